@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test test-slow lint format clean
+
+run: .venv/run  ## the main job: five algorithms on one split of real digits
+	$(BIN)/python run.py cfkd fd fedavg independent centralized --dataset digits --n_clients 5 --partition lda --alpha 0.5 --lr 3e-3 --rounds 60
+
+test: .venv/dev lint  ## lint and every test but the slow ones
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: .venv/dev  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/run: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	touch $@
+
+.venv/dev: requirements-dev.txt requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+clean:  ## remove the environment and the caches, never data or saved runs
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,37 @@
+"""The algorithms. To add one: its module, and its line in `ALGORITHMS`."""
+
+from dataclasses import fields
+from types import ModuleType
+
+from algorithms import centralized, cfkd, fd, fedavg, independent
+from algorithms.published import cfkd as published_cfkd
+from algorithms.published import fd as published_fd
+from algorithms.published import fedavg as published_fedavg
+
+ALGORITHMS: dict[str, ModuleType] = {
+    "cfkd": cfkd,
+    "fd": fd,
+    "fedavg": fedavg,
+    "independent": independent,
+    "centralized": centralized,
+}
+# the same with the quirks of a reference system, where it has any that change numbers
+PUBLISHED: dict[str, ModuleType] = {"cfkd": published_cfkd, "fd": published_fd, "fedavg": published_fedavg}
+
+
+def options_of(name: str) -> type:
+    """The Options class of an algorithm, its quirks included."""
+    return PUBLISHED.get(name, ALGORITHMS[name]).Options
+
+
+def module_of(options) -> ModuleType:
+    """The module that carries these options out: the published one where any of its quirks is asked for."""
+    plain = ALGORITHMS[options.algorithm]
+    inherited = {f.name for f in fields(plain.Options)}
+    asked = any(getattr(options, f.name) != f.default for f in fields(options) if f.name not in inherited)
+    return PUBLISHED[options.algorithm] if asked else plain
+
+
+def describe(name: str) -> str:
+    """One line on an algorithm: what is sent."""
+    return ALGORITHMS[name].__doc__.splitlines()[0].rstrip(".")

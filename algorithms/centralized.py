@@ -1,0 +1,38 @@
+"""The raw data, once: one model learns from everybody's examples in one place. The upper reference line.
+
+Before round 1 every client sends all its training examples to the server, which is counted on the wire; then nothing is
+sent any more. A round is `--epoch_per_round` epochs over the pooled data. The model is evaluated where it is; sending it
+back to the clients is not counted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+import options
+from helpers import Round, model_of, train
+
+
+@dataclass(frozen=True)
+class Options(options.Options):
+    pass
+
+
+def loss(model, batch, given, options):
+    _, logits = model(batch.x)
+    return F.cross_entropy(logits, batch.y)
+
+
+def start(federation, options):
+    everyone = federation.clients
+    sent = federation.wire.up("examples", [federation.examples(federation.shares[k]) for k in everyone], everyone)
+    pooled = torch.cat([examples.indices for examples in sent])
+    return {"pooled": pooled, "weights": federation.initial(), "memory": None}
+
+
+def communicate(federation, state, options):
+    server = federation.server(state["pooled"])
+    weights, memory, losses = train(server, [0], [state["weights"]], loss, options, memory=[state["memory"]])
+    (state["weights"],), (state["memory"],) = weights, memory
+    return Round([], losses, {"global": model_of(federation, state["weights"])})

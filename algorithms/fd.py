@@ -1,0 +1,79 @@
+"""Mean predictions by class: each client learns from the others' average output for the label at hand.
+
+E. Jeong, S. Oh, H. Kim, J. Park, M. Bennis, S.-L. Kim: Communication-Efficient On-Device Machine Learning: Federated
+Distillation and Augmentation under Non-IID Private Data, 2018 (arXiv 1811.11479), Algorithm 1.
+
+Differences from the paper:
+1. A client's mean output for a class is that of its model after the local epochs, over its own training share; the paper
+   keeps a running mean during the epochs. Same payload, one more pass forward, and no outputs of weights that are gone.
+2. The leave-one-out mean is over the other clients that hold the class; the paper divides by all of them, M - 1, since
+   there everyone holds every class. A class that nobody else holds has no target: for it the client learns alone.
+   Therefore a client also sends which classes it holds, and receives which have a target.
+3. Federated augmentation (FAug, a conditional GAN at the server) is not part of it.
+4. Models stay with their clients: each starts from weights of its own and keeps its optimizer's memory.
+
+The variant with which CFKD was compared is in `algorithms/published/fd.py`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+import options
+from helpers import Round, class_means, model_of, outputs, own_models, pick, put, train_own
+from options import Number, flag
+
+mixed = True
+
+
+@dataclass(frozen=True)
+class Options(options.Options):
+    fd_gamma: float = flag(
+        1.0, Number(float, least=0), "weight of the distillation beside the cross-entropy; 0 is independent learning"
+    )
+
+
+def loss(model, batch, given, options):
+    _, logits = model(batch.x)
+    target, held = given["targets"][batch.y], given["held"][batch.y]  # [B, C], [B]
+    distillation = F.cross_entropy(logits, target, reduction="none")
+    return F.cross_entropy(logits, batch.y) + options.fd_gamma * (held * distillation).mean()
+
+
+def start(federation, options):
+    n_classes = len(federation.data.classes)
+    nothing = {
+        "means": torch.zeros(n_classes, n_classes, dtype=federation.dtype, device=federation.device),
+        "held": torch.zeros(n_classes, dtype=torch.bool, device=federation.device),
+    }
+    return {**own_models(federation), "sent": [nothing for _ in federation.clients]}
+
+
+def communicate(federation, state, options):
+    clients = federation.sample()
+    given = federation.wire.down("mean outputs", leave_one_out(state["sent"], clients), clients)
+    losses = train_own(federation, clients, state, loss, options, given)
+    state["sent"] = put(state["sent"], clients, upload(federation, clients, pick(state["weights"], clients)))
+    return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
+
+
+def leave_one_out(sent, clients):
+    """For each client the mean over all *others* that hold a class: targets [C, C], held [C] (whether any of them does).
+
+    The mean of a class that a client does not hold is 0 in what it sent.
+    """
+    total = sum(row["means"] for row in sent)
+    holders = sum(row["held"].long() for row in sent)
+    rows = []
+    for own in pick(sent, clients):
+        n = holders - own["held"].long()
+        rows.append({"targets": (total - own["means"]) / n.clamp(min=1).unsqueeze(1), "held": n > 0})
+    return rows
+
+
+def upload(federation, clients, weights):
+    """Each client's mean softmax output by class -> what the server receives: means [C, C], held bool [C]."""
+    n_classes = len(federation.data.classes)
+    said = [class_means(o.logits.softmax(1), o.y, n_classes) for o in outputs(federation, clients, weights)]
+    return federation.wire.up("mean outputs", [{"means": m, "held": counts > 0} for m, counts in said], clients)

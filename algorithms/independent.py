@@ -1,0 +1,34 @@
+"""Nothing is sent: every client learns from its own data alone. The lower reference line.
+
+Known as local-only training. Each client starts from weights of its own and keeps its optimizer's memory from round to
+round, so that `--rounds 100` is one training of 100 epochs.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+
+import options
+from helpers import Round, model_of, own_models, train_own
+
+mixed = True
+
+
+@dataclass(frozen=True)
+class Options(options.Options):
+    pass
+
+
+def loss(model, batch, given, options):
+    _, logits = model(batch.x)
+    return F.cross_entropy(logits, batch.y)
+
+
+def start(federation, options):
+    return own_models(federation)
+
+
+def communicate(federation, state, options):
+    clients = federation.sample()
+    losses = train_own(federation, clients, state, loss, options)
+    return Round(clients, losses, {"personal": model_of(federation, state["weights"])})

@@ -1,0 +1,73 @@
+"""Mean predictions by class, as CFKD's authors compared themselves with (Berdoz et al. 2022, `--preset fd` of their code).
+
+`--fd_variant mse_logits`, or `--as_published`, which is the same:
+1. What is shared are mean raw logits, not softmax outputs.
+2. The mean is over all examples of a class of all clients, the receiver's own included: weighted by class counts, which
+   travel too.
+3. The loss is CE + lambda_kd * the mean over batch and classes of (logits - mean)^2.
+4. Untrained models send before round 1, so that round 1 has teachers.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+
+from algorithms import fd
+from helpers import Round, average, class_means, model_of, outputs, own_models, pick, put, train_own
+from options import Choice, Needs, Number, flag
+
+
+@dataclass(frozen=True)
+class Options(fd.Options):
+    fd_variant: str = flag("leave_one_out", Choice(("leave_one_out", "mse_logits")), "Jeong et al., or CFKD's comparison")
+    fd_gamma: float = flag(
+        1.0,
+        Number(float, least=0),
+        "weight of the distillation beside the cross-entropy; 0 is independent learning",
+        Needs("--fd_variant leave_one_out", lambda o: not mse_logits(o)),
+    )
+    lambda_kd: float = flag(
+        10.0,
+        Number(float, least=0),
+        "weight of the distance between logits; 0 is independent learning",
+        Needs("--fd_variant mse_logits", lambda o: mse_logits(o)),
+    )
+    as_published: bool = flag(False, None, "as in the CFKD paper: --fd_variant mse_logits")
+
+
+def mse_logits(options) -> bool:
+    return options.as_published or options.fd_variant == "mse_logits"
+
+
+def loss(model, batch, given, options):
+    _, logits = model(batch.x)
+    means, held = given["means"][batch.y], given["held"][batch.y]  # [B, C], [B]
+    distance = (held.unsqueeze(1) * (logits - means).square()).mean()
+    return F.cross_entropy(logits, batch.y) + options.lambda_kd * distance
+
+
+def start(federation, options):
+    own = own_models(federation)
+    return {**own, "sent": upload(federation, federation.clients, own["weights"])}
+
+
+def communicate(federation, state, options):
+    clients = federation.sample()
+    given = federation.wire.broadcast("mean outputs", pooled(state["sent"]), clients)
+    losses = train_own(federation, clients, state, loss, options, given)
+    state["sent"] = put(state["sent"], clients, upload(federation, clients, pick(state["weights"], clients)))
+    return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
+
+
+def pooled(sent):
+    """The mean logits of each class over all examples of all clients: means [C, C], held [C]."""
+    counts = [row["counts"] for row in sent]
+    means = average([row["means"] for row in sent], [n.unsqueeze(1) for n in counts])
+    return {"means": means, "held": sum(counts) > 0}
+
+
+def upload(federation, clients, weights):
+    """Each client's mean logits by class -> what the server receives: means [C, C], counts int64 [C]."""
+    n_classes = len(federation.data.classes)
+    said = [class_means(o.logits, o.y, n_classes) for o in outputs(federation, clients, weights)]
+    return federation.wire.up("mean outputs", [{"means": m, "counts": counts} for m, counts in said], clients)

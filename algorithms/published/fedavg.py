@@ -1,0 +1,64 @@
+"""The model, both ways, with the quirks of two reference systems.
+
+`--as_published` is "Federated Learning - Your Data Stays With You!" (S. Agarwal, 2021):
+1. `--select fixed`: the clients are sampled once, before round 1, and the others' data are never used.
+2. `--aggregate all`: the average is over all K models, of which those that were not selected still are the server's, so
+   that a fraction 1 - C of every step is taken back. The server knows these: nothing is sent for them.
+3. `--keep_optimizer`: a client's Adam keeps its moments although its weights are replaced.
+4. The average is unweighted. (No flag of its own.)
+Left out: its accuracy, correct answers over the number of *batches*, a percentage only for batches of 100.
+
+The FL baseline of CFKD's Table 1 (Berdoz et al. 2022, `--preset fl` of its code) is `--init independent
+--keep_optimizer --optimizer adam`: in round 1 every client trains from weights of its own, and what is averaged are
+networks that have nothing in common yet.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from algorithms import fedavg
+from algorithms.fedavg import loss
+from helpers import Round, average, model_of, pick, put, train
+from options import Choice, flag
+
+
+@dataclass(frozen=True)
+class Options(fedavg.Options):
+    init: str = flag("shared", Choice(("shared", "independent")), "start from one model, or each client from its own")
+    keep_optimizer: bool = flag(False, None, "clients keep their optimizer's memory from round to round")
+    aggregate: str = flag("selected", Choice(("selected", "all")), "average the sampled clients' models, or all K models")
+    select: str = flag("per_round", Choice(("per_round", "fixed")), "sample the clients in every round, or once")
+    as_published: bool = flag(
+        False, None, 'as "Your Data Stays With You!" does it: the last three, and an average without weights'
+    )
+
+
+def start(federation, options):
+    return {
+        "server": federation.initial() if options.init == "shared" else None,
+        "memory": [None for _ in federation.clients],
+        "selected": federation.sample(),
+    }
+
+
+def communicate(federation, state, options):
+    quirks = options.as_published
+    clients = state["selected"] if quirks or options.select == "fixed" else federation.sample()
+    if state["server"] is None:  # round 1 of --init independent
+        weights = [federation.initial(k) for k in clients]
+    else:
+        weights = federation.wire.broadcast("weights", state["server"], clients)
+    keep = quirks or options.keep_optimizer
+    memory = pick(state["memory"], clients) if keep else None
+    weights, memory, losses = train(federation, clients, weights, loss, options, memory=memory)
+    if keep:
+        state["memory"] = put(state["memory"], clients, memory)
+    weights = federation.wire.up("weights", weights, clients)
+    n = federation.wire.up("n_k", federation.sizes(clients), clients)
+    if quirks or options.aggregate == "all":
+        absent = [k for k in federation.clients if k not in clients]
+        weights = weights + [state["server"] or federation.initial(k) for k in absent]
+        n = n + federation.sizes(absent)
+    state["server"] = average(weights, [torch.ones_like(n_k) for n_k in n] if quirks else n)
+    return Round(clients, losses, {"global": model_of(federation, state["server"])})

@@ -1,0 +1,390 @@
+"""One experiment: data -> federation -> rounds -> saved run."""
+
+import hashlib
+import logging
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import algorithms
+import figures.split
+import models
+import saves
+import saves.workbook
+from data import datasets, partition
+from errors import DivergedError, UserError
+from federation import Federation
+from helpers import Round
+from options import Launch, Options, plain
+
+HERE = Path(__file__).resolve().parent
+CHECKPOINT_SECONDS = 60  # at most this much work is lost when a run is killed, or the round it was in
+SOURCES = ("streams", "wire", "data/datasets", "data/partition", "models", "federation", "helpers", "experiment")
+log = logging.getLogger("chorus")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run that is ready: everything is checked and named, nothing is written yet."""
+
+    options: Options
+    data: datasets.Data
+    split: partition.Split
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def module(self) -> ModuleType:
+        return algorithms.module_of(self.options)
+
+
+# --- before -------------------------------------------------------------------------------------------------------------
+
+
+def prepare(options: Options, launch: Launch) -> Experiment:
+    """Resolve `auto`, load the data, draw the split, name the folder. Raises UserError for whatever cannot work."""
+    options = resolve(options)
+    _writable(launch.export_dir)
+    data = _data(options.dataset, launch.data_dir)
+    inputs = (data.shape, len(data.classes))
+    _fits(options, inputs)
+    split = partition.split(data, options)
+    described = {"options": plain(options), "split": split.digest, "data": {"name": data.name, "digest": data.digest}}
+    environment = _environment(options.device)
+    source = _digest([environment["torch"], environment["numpy"], environment["processor"], *_sources(options.algorithm)])
+    config = {**described, "inputs": inputs, "source": source, "revision": _revision(), "environment": environment}
+    name = f"{options.algorithm}-{options.dataset}-{_digest([described])[:8]}-{source[:6]}"
+    return Experiment(options, data, split, launch.export_dir / name, config)
+
+
+def resolve(options: Options) -> Options:
+    """The same options with every `auto` replaced by what it means on this machine."""
+    device, threads = options.device, options.threads
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {options.device}: no CUDA device is there; --device cpu or auto")
+        index = int(device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            allowed = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+            raise UserError(f"--device {options.device}: no such CUDA device; must be cpu, auto or one of {allowed}")
+        device = f"cuda:{index}"
+    if threads == "auto":
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return replace(options, device=device, threads=threads)
+
+
+def _writable(folder: Path) -> None:
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--export_dir {folder}: cannot be written; must be a folder, there or to be made")
+
+
+@cache
+def _data(name: str, data_dir: Path) -> datasets.Data:
+    return datasets.load(name, data_dir)
+
+
+def _fits(options: Options, inputs: tuple) -> None:
+    """Whether the algorithm can do with these architectures, and they with these images."""
+    module, named = algorithms.ALGORITHMS[options.algorithm], ",".join(options.model)
+    with torch.random.fork_rng(devices=[]):
+        built = [models.build(name, *inputs, options.feature_dim) for name in options.model]
+    if len(set(options.model)) > 1 and not getattr(module, "mixed", False):
+        raise UserError(
+            f"--model {named}: {options.algorithm} averages or pools weights, which takes one architecture for all clients"
+        )
+    widths = {model.classifier.in_features for model in built}
+    if len(widths) > 1 and getattr(module, "same_features", False):
+        found = ", ".join(f"{name} {model.classifier.in_features}" for name, model in zip(options.model, built, strict=True))
+        raise UserError(f"--model {named}: {options.algorithm} shares features, which must be of one dimension, got {found}")
+
+
+def _digest(parts: list) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _sources(algorithm: str) -> list[str]:
+    """The text of every module that can change a number of this algorithm."""
+    names = [*SOURCES, f"algorithms/{algorithm}", f"algorithms/published/{algorithm}"]
+    return [path.read_text() for name in names if (path := HERE / f"{name}.py").exists()]
+
+
+def _revision() -> str | None:
+    """The commit of this checkout, "-dirty" where files differ from it; None outside git."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=HERE, capture_output=True, text=True, check=False
+    )
+    return described.stdout.strip() or None
+
+
+def _environment(device: str) -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "system": platform.system(),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+    }
+
+
+def earlier(experiment: Experiment) -> Path | None:
+    """The finished run of the same options, split and data that other code, libraries or processor made, if there is one."""
+    stem = experiment.folder.name.rpartition("-")[0]
+    others = [done.parent for done in experiment.folder.parent.glob(f"{stem}-*/done")]
+    return next((folder for folder in sorted(others) if folder != experiment.folder), None)
+
+
+# --- the rounds ---------------------------------------------------------------------------------------------------------
+
+
+def run(
+    experiment: Experiment, force: bool = False, watch: Callable[[dict[str, float]], None] = lambda row: None
+) -> saves.Run:
+    """Carry the experiment out, or go on with it, and save it; a finished run is returned as it is.
+
+    `watch` is called after each round with its row of the history. Raises DivergedError when a training loss is not finite.
+    """
+    folder = experiment.folder
+    with saves.locked(folder):
+        if force:
+            saves.clear(folder)
+        if (folder / "done").exists():
+            return saves.load(folder)
+        with _logged(folder / "run.log"):
+            _begin(experiment)
+            _rounds(experiment, watch)
+            _finish(experiment)
+    return saves.load(folder)
+
+
+class _logged:
+    """Inside, warnings and tracebacks go to the run's log as well."""
+
+    def __init__(self, path: Path) -> None:
+        self.handler = logging.FileHandler(path)
+        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def __enter__(self) -> None:
+        logging.getLogger().addHandler(self.handler)
+        log.debug("%s in %s", " ".join(sys.argv), Path.cwd())
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if error is not None:
+            log.debug("stopped by %s", kind.__name__, exc_info=(kind, error, traceback))
+        logging.getLogger().removeHandler(self.handler)
+        self.handler.close()
+
+
+def _begin(experiment: Experiment) -> None:
+    folder, data, split = experiment.folder, experiment.data, experiment.split
+    saves.write_json(folder / "config.json", experiment.config)
+    saves.write_split(folder, split, data.classes, partition.table(data, split))
+    figures.split.draw(folder / "split.npz", folder / "split.png")
+
+
+def federation_of(experiment: Experiment) -> Federation:
+    """The clients of an experiment, on its device."""
+    options, data = experiment.options, experiment.data
+    inputs = (data.shape, len(data.classes), options.feature_dim)
+    architectures = [partial(models.build, name, *inputs) for name in options.model]
+    return Federation.of(
+        data,
+        experiment.split.train,
+        architectures,
+        options.device,
+        seed=options.seed,
+        participation=options.participation,
+        threads=options.threads,
+    )
+
+
+def _rounds(experiment: Experiment, watch: Callable[[dict[str, float]], None]) -> None:
+    options, module, folder = experiment.options, experiment.module, experiment.folder
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    federation = federation_of(experiment)
+    saved = saves.read_checkpoint(folder)
+    if saved is None:
+        began = time.perf_counter()
+        state = module.start(federation, options)
+        history = [_entry(federation, 0, Round([], torch.zeros(0), {}), {}, {}, time.perf_counter() - began, 0.0)]
+        first = 1
+    else:
+        state, history, first = _to(saved["state"], federation.device), saved["history"], saved["round"] + 1
+        log.info("%s: resumed after round %d of %d", folder.name, saved["round"], options.rounds)
+
+    written = time.perf_counter()
+    for r in range(first, options.rounds + 1):
+        before = dict(state), list(history)
+        try:
+            began = time.perf_counter()
+            done = module.communicate(federation.at(r), state, options)
+            _check(options, r, done)
+            trained = time.perf_counter()
+            evaluated = ({}, {})
+            if r == options.rounds or (options.track_history and r % options.track_history == 0):
+                evaluated = evaluate(federation, experiment.split, done)
+            spent = time.perf_counter() - trained
+            history.append(_entry(federation, r, done, *evaluated, trained - began, spent))
+        except KeyboardInterrupt:
+            saves.write_tensors(folder / "checkpoint.pt", {"round": r - 1, "state": before[0], "history": before[1]})
+            raise
+        if r == options.rounds:
+            saves.write_tensors(folder / "weights.pt", _final_weights(federation, done))
+        if r == options.rounds or time.perf_counter() - written >= CHECKPOINT_SECONDS:
+            saves.write_tensors(folder / "checkpoint.pt", {"round": r, "state": state, "history": history})
+            written = time.perf_counter()
+        watch(history[-1]["round"])
+
+
+def _to(tree: Any, device: torch.device) -> Any:
+    if isinstance(tree, dict):
+        return {key: _to(value, device) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_to(value, device) for value in tree]
+    return tree.to(device) if isinstance(tree, Tensor) else tree
+
+
+def _check(options: Options, r: int, done: Round) -> None:
+    wrong = [i for i, value in enumerate(done.loss.tolist()) if not math.isfinite(value)]
+    if wrong:
+        who = f"client {done.clients[wrong[0]]}" if done.clients else "the server"
+        raise DivergedError(
+            f"{options.algorithm}: the training loss of {who} is {done.loss[wrong[0]].item()} in round {r}; "
+            f"nothing after it would mean anything; a smaller --lr (it is {options.lr:g}) may help"
+        )
+
+
+def _entry(federation: Federation, r: int, done: Round, of_round: dict, of_clients: dict, seconds: float, evaluation: float):
+    """A round's part of the history, as plain numbers and tensors; see `saves.frame_of`."""
+    crossed = federation.wire.collect()
+    effort, columns = dict(federation.effort), {}
+    federation.effort.clear()
+    totals: dict[str, float] = {"bytes_up": 0, "bytes_down": 0, "steps": 0, "samples": 0}
+
+    def count(name: str, client: int | None, amount: int) -> None:
+        totals[name] = totals.get(name, 0) + amount
+        if client is not None:
+            columns.setdefault(name, {}).setdefault(client, 0)
+            columns[name][client] += amount
+
+    for (direction, kind), by_client in crossed.items():
+        for client, nbytes in by_client.items():
+            count(f"bytes_{direction}", client, nbytes)
+            count(f"bytes_{direction}:{kind}", client, nbytes)
+    for (what, party, client), amount in effort.items():
+        count(what, client if party == "client" else None, amount)
+    columns["loss"] = dict(zip(done.clients, done.loss.tolist(), strict=False))
+    columns.update(of_clients)
+    present = sorted({client for column in columns.values() for client in column})
+    clients = {
+        name: torch.tensor([column.get(k, math.nan) for k in present], dtype=torch.float64)
+        for name, column in columns.items()
+    }
+    clients["client"] = torch.tensor(present, dtype=torch.int64)
+    loss = done.loss.mean().item() if len(done.loss) else math.nan
+    timing = dict(zip(saves.TIMING, (seconds, evaluation), strict=True))
+    return {"round": {"round": r, "loss": loss, **totals, **of_round, **timing}, "clients": clients}
+
+
+def _final_weights(federation: Federation, done: Round) -> dict[str, Any]:
+    """{answer: weights}, or rows of weights where every client has its own."""
+
+    def weights(answer: Callable, k: int) -> dict[str, Tensor]:
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in answer(k).state_dict().items()}
+
+    return {
+        name: weights(answer, 0) if name == "global" else [weights(answer, k) for k in federation.clients]
+        for name, answer in done.answers.items()
+    }
+
+
+def _finish(experiment: Experiment) -> None:
+    """Derive from the checkpoint what people open, and say that the run is done."""
+    folder = experiment.folder
+    saves.write_frame(folder / "history.pkl", saves.frame_of(saves.read_checkpoint(folder)["history"]))
+    finished = saves.Run(folder, experiment.config)
+    saves.workbook.write(folder / ".history.xlsx", finished)
+    (folder / ".history.xlsx").replace(folder / "history.xlsx")
+    (folder / "done").touch()
+
+
+# --- evaluation ---------------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    federation: Federation, split: partition.Split, done: Round
+) -> tuple[dict[str, float], dict[str, dict[int, float]]]:
+    """The accuracy of every answer -> (columns of the round, {column: {client: value}}).
+
+    *global* is the whole test set, *personal* the client's own test examples, *validation* its held-out training
+    examples. Means, standard deviations (of the population) and the worst are over clients; an answer that is one model
+    for all has no spread on the global test. Columns of all but the first answer end in ":" and its name.
+    """
+    of_round: dict[str, float] = {}
+    of_clients: dict[str, dict[int, float]] = {}
+    data = federation.data
+    test = torch.arange(data.n_train, len(data.y), device=federation.device)
+    personal, validation = (
+        [torch.as_tensor(share, device=federation.device) for share in part] for part in (split.test, split.validation)
+    )
+    for name, answer in done.answers.items():
+        suffix = "" if name == next(iter(done.answers)) else f":{name}"
+        one_for_all = name == "global"
+        found: dict[str, dict[int, float]] = {"personal": {}, "validation": {}, "global": {}, "loss": {}}
+        right = loss = None
+        for k in federation.clients:
+            if right is None or not one_for_all:
+                needed = [*personal, *validation] if one_for_all else [personal[k], validation[k]]
+                right, loss = _scores(federation, answer(k), torch.unique(torch.cat([test, *needed])))
+                found["global"][k], found["loss"][k] = right[test].mean().item(), loss[test].mean().item()
+            found["personal"][k] = right[personal[k]].mean().item()
+            if len(validation[k]):
+                found["validation"][k] = right[validation[k]].mean().item()
+        for what, by_client in found.items():
+            if not by_client:
+                continue
+            values = np.array(list(by_client.values()))
+            if what == "loss":
+                of_round[f"global_loss{suffix}"] = values.mean().item()
+                continue
+            of_round[f"{what}_mean{suffix}"] = values.mean().item()
+            if len(values) > 1 or not one_for_all:
+                of_round[f"{what}_std_clients{suffix}"] = values.std().item()
+            of_round[f"{what}_worst{suffix}"] = values.min().item()
+            if not (one_for_all and what == "global"):
+                of_clients[f"{what}_accuracy{suffix}"] = by_client
+    return of_round, of_clients
+
+
+@torch.no_grad()
+def _scores(federation: Federation, model: torch.nn.Module, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether the model is right about each of these examples (0 or 1), and its cross-entropy: two float64 [n of the data
+    set], defined at `indices` only. In batches that fit a processor's cache."""
+    y = federation.data.y
+    right = torch.full((len(y),), math.nan, dtype=torch.float64, device=federation.device)
+    loss = right.clone()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for i in indices.split(250):
+        _, logits = model(federation.data.images(i, federation.dtype))
+        right[i] = (logits.argmax(1) == y[i]).double()
+        loss[i] = F.cross_entropy(logits, y[i], reduction="none").double()
+    torch.set_num_threads(threads)
+    return right, loss

@@ -1,0 +1,137 @@
+"""K clients: their architectures, their shares of one data set, their random streams, and how "for every client" is
+carried out.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import streams
+from data.datasets import Data
+from models import Net
+from wire import Examples, Wire
+
+Weights = dict[str, Tensor]  # parameters and buffers by name: one row of an algorithm's state
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What a round finds given. Nothing in it changes but the counts of `wire` and `effort`.
+
+    `shares`: K tensors int64 [n_k], each client's training examples as indices into `data`. `architectures`: functions
+    that build a model, dealt to the clients in turn; `skeletons`: one model of each, into which weights are loaded when
+    they are needed. `threads`: for a phase that trains a single model; a client always trains with one.
+    """
+
+    data: Data
+    shares: tuple[Tensor, ...]
+    architectures: tuple[Callable[[], Net], ...]
+    skeletons: tuple[Net, ...]
+    seed: int = 0
+    participation: float = 1.0
+    threads: int = 1
+    round: int = 0
+    party: str = "client"
+    dtype: torch.dtype = torch.float32
+    wire: Wire = field(default_factory=Wire)
+    effort: Counter = field(default_factory=Counter)  # {("steps" or "samples", party, client): how many}
+
+    @classmethod
+    def of(cls, data: Data, shares, architectures, device: str = "cpu", dtype=torch.float32, **others) -> "Federation":
+        """A federation on a device, with its skeletons. `data` is moved there; `shares` may be arrays."""
+        with streams.torch_seeded("skeletons"):  # never the caller's generator
+            skeletons = tuple(build().to(device, dtype) for build in architectures)
+        shares = tuple(torch.as_tensor(share, dtype=torch.int64, device=device) for share in shares)
+        return cls(data.to(device), shares, tuple(architectures), skeletons, dtype=dtype, **others)
+
+    @property
+    def clients(self) -> range:
+        """All of them: 0 .. K - 1."""
+        return range(len(self.shares))
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.x.device
+
+    # --- the same federation, seen from elsewhere ---
+
+    def at(self, round: int) -> "Federation":
+        """In that round: its streams are new, all else is the same."""
+        return replace(self, round=round)
+
+    def aside(self, party: str) -> "Federation":
+        """With the streams of another party, so that its draws leave the clients' draws as they are."""
+        return replace(self, party=party)
+
+    def server(self, share: Tensor) -> "Federation":
+        """The server as a federation of one, which holds the examples `share` int64 [n] and may use every thread."""
+        return replace(self, party="server", shares=(share,))
+
+    # --- words of a round ---
+
+    def stream(self, purpose: str, client: int = -1) -> np.random.Generator:
+        """The random stream of (seed, party, purpose, round, client), at its beginning; -1 stands for no client."""
+        return streams.generator(self.seed, self.party, purpose, self.round, client)
+
+    def sample(self) -> list[int]:
+        """The clients of this round, in order: max(floor(C K), 1) of them (McMahan et al. 2017, Algorithm 1)."""
+        if self.participation == 1:
+            return list(self.clients)
+        m = max(int(self.participation * len(self.shares) + 1e-9), 1)
+        return sorted(self.stream("participation").choice(len(self.shares), m, replace=False).tolist())
+
+    def sizes(self, clients: Sequence[int]) -> list[Tensor]:
+        """n_k, the number of training examples, of each: int64 scalars."""
+        return [torch.tensor(len(self.shares[k]), device=self.device) for k in clients]
+
+    def examples(self, indices: Tensor) -> Examples:
+        """These images and labels, int64 [n], ready for the wire."""
+        x, y = self.data.x, self.data.y
+        return Examples(indices, len(indices) * (x[0].nbytes + y.element_size()))
+
+    def initial(self, client: int | None = None) -> Weights:
+        """Initial weights: of one client, from its own stream, or (None) the common start that the server hands out."""
+        named = (self.seed, "server", "initial") if client is None else (self.seed, "client", "initial", client)
+        with streams.torch_seeded(*named):
+            model = self.architectures[(client or 0) % len(self.architectures)]()
+        return {name: tensor.to(self.device, _kept(tensor, self.dtype)) for name, tensor in model.state_dict().items()}
+
+    def model(self, client: int, weights: Weights) -> Net:
+        """The client's architecture with these weights, in evaluation mode.
+
+        It is a skeleton that the next call fills anew: use it at once, and take out copies of what is to stay.
+        """
+        skeleton = self.skeletons[client % len(self.skeletons)]
+        with torch.no_grad():
+            for name, tensor in skeleton.state_dict().items():
+                tensor.copy_(weights[name])
+        return skeleton.requires_grad_(True).eval()
+
+    def each(self, work: Callable[..., Any], clients: Sequence[int], *rows: Sequence[Any]) -> list[Any]:
+        """[work(self, k, row of the first, row of the second, ...) for every client k], one after another.
+
+        A client computes with one thread, so that the result does not depend on how many work side by side; a server
+        computes with all of `threads`.
+        """
+        with _threads(self.threads if self.party == "server" else 1):
+            return [work(self, k, *row) for k, *row in zip(clients, *rows, strict=True)]
+
+
+def _kept(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    return dtype if tensor.is_floating_point() else tensor.dtype
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

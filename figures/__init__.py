@@ -1,0 +1,1 @@
+"""Tables and pictures of saved runs; nothing here reads anything but `saves`."""

@@ -1,0 +1,155 @@
+"""The comparison of saved runs: a table, and what it says in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from saves import Run
+
+REFERENCES = ("independent", "centralized")  # the lower and the upper line: not methods that share what they learned
+OF_A_SEED = ("algorithm", "seed", "split_seed")
+
+
+class Group:
+    """Runs that differ in their seeds only, and for each the `independent` run on its split, where there is one."""
+
+    def __init__(self, runs: Sequence[tuple[Run, Run | None]]) -> None:
+        self.runs = [run for run, _ in runs]
+        self.options = self.runs[0].options
+        self.algorithm = self.options["algorithm"]
+        self.summaries = [run.summary() for run in self.runs]
+        self.baselines = [base.summary() if base else None for _, base in runs]
+
+    def values(self, name: str) -> np.ndarray:
+        """One value a run, float [n]."""
+        return np.array([summary[name] for summary in self.summaries], dtype=float)
+
+    def mean(self, name: str) -> float:
+        return float(self.values(name).mean())
+
+    def gain(self, name: str) -> float | None:
+        """Mean difference to `independent` on the same split and seed; None where one of them is missing."""
+        if self.algorithm == "independent" or None in self.baselines:
+            return None
+        return float(np.mean([own[name] - base[name] for own, base in zip(self.summaries, self.baselines, strict=True)]))
+
+    def per_client_and_round(self, name: str) -> float:
+        return self.mean(name) / self.options["n_clients"] / self.options["rounds"]
+
+    @property
+    def steps(self) -> float:
+        return float(np.mean([run.rounds["steps"].sum() for run in self.runs]))
+
+
+def groups(runs: Sequence[tuple[Run, Run | None]]) -> list[Group]:
+    """Group (run, its independent run or None) by all options but the seeds, in order of appearance."""
+    found: dict[str, list] = {}
+    for run, baseline in runs:
+        key = repr((run.options["algorithm"], {k: v for k, v in run.options.items() if k not in OF_A_SEED}))
+        found.setdefault(key, []).append((run, baseline))
+    return [Group(members) for members in found.values()]
+
+
+def comparison(found: Sequence[Group]) -> str:
+    """The table. Accuracies in percent after the last round; gains in points; a spread is over seeds and says so."""
+    varying = _varying(found)
+    several = any(len(group.runs) > 1 for group in found)
+    rows = []
+    for group in found:
+        row: dict[str, Any] = {"algorithm": group.algorithm}
+        row |= {f"--{name}": _plain(group.options.get(name, "")) for name in varying}
+        if several:
+            row["seeds"] = len(group.runs)
+        for what in ("global", "personal"):
+            row[f"{what}\n%"] = f"{group.mean(f'{what}_mean'):.2%}".rstrip("%")
+            if several:
+                row[f"{what} std\nover seeds"] = _spread(group.values(f"{what}_mean"))
+        row["worst client\npersonal %"] = f"{group.mean('personal_worst'):.2%}".rstrip("%")
+        row["gain over independent\nglobal, personal"] = _gains(group)
+        row["up a client\nand round"] = size(group.per_client_and_round("bytes_up"))
+        row["down a client\nand round"] = size(group.per_client_and_round("bytes_down"))
+        row["steps"] = f"{group.steps:,.0f}"
+        row["seconds"] = f"{group.mean('seconds'):.1f}"
+        rows.append(row)
+    text = ("algorithm", *(f"--{name}" for name in varying))
+    aligned = ["left" if name in text else "right" for name in rows[0]]
+    return tabulate(rows, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)
+
+
+def verdict(found: Sequence[Group]) -> list[str]:
+    """Who wins what, in words. Empty for a single algorithm."""
+    if len({group.algorithm for group in found}) < 2:
+        return []
+    varying = _varying(found)
+    methods = [group for group in found if group.algorithm not in REFERENCES]
+    lines = []
+    winners = {}
+    for what, where in (("global", "On the global test set"), ("personal", "On the clients' own distributions")):
+        if not methods:
+            continue
+        best = winners[what] = max(methods, key=lambda group: group.mean(f"{what}_mean"))
+        words = f"{where} {_name(best, varying)} is best of the collaborating methods, with {best.mean(f'{what}_mean'):.1%}"
+        gain = best.gain(f"{what}_mean")
+        if gain is not None:
+            beats = f"{gain * 100:.1f} points above" if gain > 0 else f"which does not beat ({gain * 100:+.1f} points)"
+            words += f", {beats} independent learning"
+        lines.append(words + ".")
+    if methods and winners["global"] is not winners["personal"]:
+        sent = {what: _sent(group) for what, group in winners.items()}
+        small, large = sorted(("global", "personal"), key=lambda what: sent[what])
+        if sent[small]:
+            lines.append(
+                f"{_name(winners[small], varying)} moves {sent[large] / sent[small]:.3g} times fewer bytes "
+                f"than {_name(winners[large], varying)}."
+            )
+    lines += [
+        f"{_name(group, varying)} reaches {group.mean('global_mean'):.1%} global and {group.mean('personal_mean'):.1%} "
+        f"personal, {'without sending anything' if group.algorithm == 'independent' else 'with all raw data in one place'}."
+        for group in found
+        if group.algorithm in REFERENCES
+    ]
+    return lines
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people: 940 B, 6.7 kB, 2.48 MB (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 999.5:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} TB"
+
+
+def _sent(group: Group) -> float:
+    return group.mean("bytes_up") + group.mean("bytes_down")
+
+
+def _gains(group: Group) -> str:
+    gains = [group.gain("global_mean"), group.gain("personal_mean")]
+    return "" if None in gains else ", ".join(f"{gain * 100:+.1f}" for gain in gains)
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{values.std(ddof=1):.2%}".rstrip("%") if len(values) > 1 else ""
+
+
+def _varying(found: Sequence[Group]) -> list[str]:
+    """The options that tell groups of one algorithm apart."""
+    names: dict[str, None] = {}
+    for algorithm in {group.algorithm for group in found}:
+        of_it = [group.options for group in found if group.algorithm == algorithm]
+        for name in of_it[0]:
+            if name not in OF_A_SEED and len({repr(options[name]) for options in of_it}) > 1:
+                names[name] = None
+    return list(names)
+
+
+def _plain(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _name(group: Group, varying: Sequence[str]) -> str:
+    told = [f"--{name} {_plain(group.options[name])}" for name in varying if name in group.options]
+    return f"{group.algorithm} ({' '.join(told)})" if told else group.algorithm

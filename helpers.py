@@ -1,0 +1,205 @@
+"""The verbs of a communication round, in the words of the papers' pseudo-code.
+
+Every verb takes and returns rows, lists with one entry a client, aligned with `clients`. No tensor that comes in is
+changed in place. A function stands here only if two algorithms call it.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from federation import Federation, Weights
+from models import Net
+
+
+class Batch(NamedTuple):
+    """x [B, channels, height, width], normalised; y int64 [B]; i int64 [B], positions in the client's own share, by
+    which a teacher of single examples is indexed so that it cannot meet another image."""
+
+    x: Tensor
+    y: Tensor
+    i: Tensor
+
+
+class Round(NamedTuple):
+    """What a round leaves: the clients that trained, the training loss of each [S] (of the server, where it alone
+    trained), and answers {name: k -> model of client k now}. "global" is one model for all, asked once; any other name
+    is a model a client. The first is the headline."""
+
+    clients: Sequence[int]
+    loss: Tensor
+    answers: dict[str, Callable[[int], Net]]
+
+
+Loss = Callable[[Net, Batch, Any, Any], Tensor]
+
+
+def train(
+    federation: Federation,
+    clients: Sequence[int],
+    weights: Sequence[Weights],
+    loss: Loss,
+    options,
+    given: Sequence[Any] | None = None,
+    memory: Sequence[Any] | None = None,
+    only: Sequence[str] | None = None,
+) -> tuple[list[Weights], list[dict], Tensor]:
+    """Local epochs: every client trains its row of weights on its own share -> (weights, memory, losses [S]).
+
+    `loss(model, batch, given, options)` is the loss of one client on one batch. `given`: rows of teachers and other
+    constants. `memory`: rows of optimizer state, as returned by an earlier call (None: a fresh optimizer). `only`: names
+    of the parameters that are trained (None: all). A loss is the mean over the examples of all local epochs.
+
+    Batches are `options.batch_size` long, of a new order every epoch; a left-over batch of one joins the batch before
+    it. A share without examples takes no step, and its loss is 0.
+    """
+    none = [None] * len(clients)
+    work = partial(_local_epochs, loss=loss, options=options, only=only)
+    done = federation.each(work, clients, weights, given or none, memory or none)
+    for k, (_, _, _, steps, samples) in zip(clients, done, strict=True):
+        federation.effort["steps", federation.party, k] += steps
+        federation.effort["samples", federation.party, k] += samples
+    trained, remembered, losses = ([row[part] for row in done] for part in range(3))
+    return trained, remembered, torch.stack(losses)
+
+
+def _local_epochs(federation: Federation, k: int, weights: Weights, given, memory, *, loss: Loss, options, only):
+    """One client's part of `train` -> (weights, memory, loss, steps, samples)."""
+    model = federation.model(k, weights).train()
+    trained = {name: p for name, p in model.named_parameters() if only is None or name in only}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    optimizer = OPTIMIZERS[options.optimizer](list(trained.values()), options)
+    _recall(optimizer, trained, memory)
+
+    share, order = federation.shares[k], federation.stream("batches", k)
+    total, steps, samples = torch.zeros((), device=federation.device, dtype=torch.float64), 0, 0
+    for _ in range(options.epoch_per_round):
+        positions = torch.from_numpy(order.permutation(len(share))).to(federation.device)
+        for i in batches(positions, options.batch_size):
+            indices = share[i]
+            batch = Batch(federation.data.images(indices, federation.dtype), federation.data.y[indices], i)
+            optimizer.zero_grad(set_to_none=True)
+            value = loss(model, batch, given, options)
+            value.backward()
+            optimizer.step()
+            total += value.detach() * len(i)  # stays on the device: no waiting for it within an epoch
+            steps, samples = steps + 1, samples + len(i)
+    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    memory = {name: dict(optimizer.state[parameter]) for name, parameter in trained.items()}
+    return weights, memory, total / max(samples, 1), steps, samples
+
+
+def batches(positions: Tensor, batch_size: int) -> list[Tensor]:
+    """Cut int64 [n] into batches; a left-over batch of one joins the one before, for BatchNorm has no use for it."""
+    cut = list(positions.split(batch_size))
+    if len(cut) > 1 and len(cut[-1]) == 1 < batch_size:
+        cut[-2:] = [torch.cat(cut[-2:])]
+    return cut if len(positions) else []
+
+
+def _adam(parameters, options):
+    return torch.optim.Adam(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+
+
+def _sgd(parameters, options):
+    return torch.optim.SGD(
+        parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=True
+    )
+
+
+OPTIMIZERS = {"adam": _adam, "sgd": _sgd}
+
+
+def _recall(optimizer: torch.optim.Optimizer, trained: dict[str, Tensor], memory: dict | None) -> None:
+    """Give the optimizer its memory back, as copies: it works in place."""
+    for name, parameter in trained.items():
+        if memory and memory[name]:
+            optimizer.state[parameter] = {
+                key: value.clone() if isinstance(value, Tensor) else value for key, value in memory[name].items()
+            }
+
+
+def own_models(federation: Federation) -> dict[str, list]:
+    """The part of a state that holds models which stay with their clients: rows "weights", each client's own initial
+    ones, and "memory", of its optimizer."""
+    everyone = federation.clients
+    return {"weights": [federation.initial(k) for k in everyone], "memory": [None for _ in everyone]}
+
+
+def train_own(federation: Federation, clients: Sequence[int], state: dict, loss: Loss, options, given=None) -> Tensor:
+    """`train` for the models of `own_models`, whose rows it replaces in the state -> losses [S]."""
+    weights, memory = pick(state["weights"], clients), pick(state["memory"], clients)
+    weights, memory, losses = train(federation, clients, weights, loss, options, given, memory)
+    state["weights"] = put(state["weights"], clients, weights)
+    state["memory"] = put(state["memory"], clients, memory)
+    return losses
+
+
+class Outputs(NamedTuple):
+    """What a model says of n examples: features [n, D], logits [n, C], and their labels y int64 [n]."""
+
+    features: Tensor
+    logits: Tensor
+    y: Tensor
+
+
+def outputs(federation: Federation, clients: Sequence[int], weights: Sequence[Weights]) -> list[Outputs]:
+    """Every client's outputs on its own training share, in evaluation mode, in the order of the share."""
+    return federation.each(_outputs, clients, weights)
+
+
+def _outputs(federation: Federation, k: int, weights: Weights) -> Outputs:
+    return evaluate(federation, federation.model(k, weights), federation.shares[k])
+
+
+@torch.no_grad()
+def evaluate(federation: Federation, model: Net, indices: Tensor, batch_size: int = 250) -> Outputs:
+    """A model's outputs on the examples int64 [n], in batches that fit a processor's cache."""
+    model.eval()
+    parts = [model(federation.data.images(i, federation.dtype)) for i in indices.split(batch_size)]
+    features, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Outputs(features, logits, federation.data.y[indices])
+
+
+def class_means(values: Tensor, y: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Mean of values [n, D] by class -> (means [C, D], counts int64 [C]). An absent class has mean 0 and count 0."""
+    counts = torch.bincount(y, minlength=n_classes)
+    one_hot = torch.nn.functional.one_hot(y, n_classes).to(values.dtype)  # a product: index_add is not repeatable on CUDA
+    return one_hot.T @ values / counts.clamp(min=1).unsqueeze(1), counts
+
+
+def average(rows: Sequence[Any], n: Sequence[Tensor]) -> Any:
+    """sum_k n_k row_k / sum_k n_k over rows of tensors, or of dicts of tensors; n_k broadcasts against the row.
+
+    Where all n_k are 0 the average is 0. Integer tensors (BatchNorm's counter of batches) are not averaged: the first
+    row's are kept.
+    """
+    if isinstance(rows[0], dict):
+        return {name: average([row[name] for row in rows], n) for name in rows[0]}
+    if not rows[0].is_floating_point():
+        return rows[0]
+    total = sum(n)
+    weighted = sum(n_k.to(row.dtype) * row for row, n_k in zip(rows, n, strict=True))
+    return weighted / torch.where(total == 0, 1, total).to(weighted.dtype)
+
+
+def pick(rows: Sequence[Any], clients: Sequence[int]) -> list[Any]:
+    """The rows of these clients."""
+    return [rows[k] for k in clients]
+
+
+def put(rows: Sequence[Any], clients: Sequence[int], new: Sequence[Any]) -> list[Any]:
+    """A new list of all rows, those of `clients` replaced."""
+    replaced = list(rows)
+    for k, row in zip(clients, new, strict=True):
+        replaced[k] = row
+    return replaced
+
+
+def model_of(federation: Federation, weights: Weights | Sequence[Weights]) -> Callable[[int], Net]:
+    """k -> model of client k: all with the same weights (a dict), or each with its own row."""
+    return lambda k: federation.model(k, weights if isinstance(weights, dict) else weights[k])

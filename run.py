@@ -1,0 +1,142 @@
+"""The command line: parse the flags, launch the experiments, print the table.
+
+python run.py cfkd fedavg independent --dataset MNIST --n_clients 10 --seed 0 1 2
+python run.py -h
+"""
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+import algorithms
+import experiment
+import options
+import saves
+from data import partition
+from errors import DivergedError, UserError
+from experiment import Experiment
+from figures import table
+from launch import launch
+
+MAX_CLIENTS_SHOWN = 20
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line; returns the exit status: 0, 1 where a run diverged, 2 for a mistake in the command."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.INFO, force=True)
+    logging.captureWarnings(True)
+    logging.getLogger("chorus").setLevel(logging.DEBUG)
+    logging.getLogger().handlers[0].setLevel(logging.INFO)
+    try:
+        classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
+        runs, how, notes = options.parse(argv, classes, {name: algorithms.describe(name) for name in classes})
+        ready = [experiment.prepare(run, how) for run in runs]
+        return _launch(ready, how, notes)
+    except UserError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
+        return 130
+
+
+def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[str]) -> int:
+    out = sys.stderr if how.json else sys.stdout
+    say = (lambda *words: None) if how.quiet else (lambda *words: print(*words, file=out, flush=True))
+    for note in notes:
+        say(note)
+    for one in ready:
+        if not how.force and (one.folder / "done").exists():
+            say(f"already finished, read from {one.folder} (--force runs it anew)")
+        elif (older := experiment.earlier(one)) is not None:
+            say(f"the code, a library or the processor has changed since {older} was made: it is kept, and this is run anew")
+    for drawn in {one.split.digest: one for one in ready if not (one.folder / "done").exists()}.values():
+        say(_split(drawn))
+
+    finished, failed = [], []
+    for one, result in launch(ready, how.force, how.quiet):
+        if isinstance(result, DivergedError):
+            print(f"run.py: {result}", file=sys.stderr)
+            failed.append(one)
+            continue
+        finished.append((one, result))
+        if how.json:
+            print(json.dumps(result.summary(), allow_nan=False), flush=True)
+    if finished:
+        _report(finished, how, out)
+    return 1 if failed else 0
+
+
+def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launch, out) -> None:
+    baselines = [_independent(one, how) for one, _ in finished]
+    runs = [
+        (run, saves.load(base.folder) if (base.folder / "done").exists() else None)
+        for (_, run), base in zip(finished, baselines, strict=True)
+    ]
+    found = table.groups(runs)
+    print(file=out)
+    print(table.comparison(found), file=out)
+    print(file=out)
+    for line in table.verdict(found):
+        print(line, file=out)
+    missing = {
+        _command(base): None
+        for base, (_, run), (_, there) in zip(baselines, finished, runs, strict=True)
+        if there is None and run.options["algorithm"] != "independent"
+    }
+    for command in list(missing)[:3]:
+        print(f"no independent learning on this split yet, so no gain: {command}", file=out)
+    for _, run in finished:
+        best = run.best_on_validation()
+        if best:
+            print(
+                f"{run.options['algorithm']} seed {run.options['seed']}, best on validation: round {best['round']:.0f}, "
+                f"global {best['global_mean']:.1%}, personal {best['personal_mean']:.1%}",
+                file=out,
+            )
+    if len({run.options["seed"] for _, run in finished}) == 1:
+        print("one seed: an illustration; `--seed 0 1 2 3 4` for a comparison", file=out)
+    print(f"saved in {how.export_dir}/ (history.xlsx, history.pkl, weights.pt, split.png in each):", file=out)
+    for _, run in finished:
+        print(f"  {run.folder.name}", file=out)
+
+
+def _independent(one: Experiment, how: options.Launch) -> Experiment:
+    """Independent learning with the same shared flags, on the same split."""
+    shared = {f.name: getattr(one.options, f.name) for f in fields(options.Options)}
+    return experiment.prepare(algorithms.options_of("independent")(**{**shared, "algorithm": "independent"}), how)
+
+
+def _command(one: Experiment) -> str:
+    """The command that makes this very run."""
+    cls = type(one.options)
+    words = ["python", "run.py", one.options.algorithm]
+    resolved = experiment.resolve(cls())
+    for f in fields(cls):
+        value = getattr(one.options, f.name)
+        if f.name != "algorithm" and value != getattr(resolved, f.name):
+            words += [f"--{f.name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
+
+
+def _split(one: Experiment) -> str:
+    """The split as a table of client x class."""
+    counts = partition.table(one.data, one.split)
+    names = [name if len(name) <= 8 else f"{name[:7]}." for name in one.data.classes]
+    width = max(6, *(len(name) + 1 for name in names))
+    lines = [
+        f"split {one.split.digest}: training examples by client and class",
+        "client" + "".join(f"{n:>{width}}" for n in names) + f"{'all':>8}{'test':>8}",
+    ]
+    for k, row in enumerate(counts[:MAX_CLIENTS_SHOWN]):
+        lines.append(f"{k:>6}" + "".join(f"{n:>{width}}" for n in row) + f"{row.sum():>8}{len(one.split.test[k]):>8}")
+    if len(counts) > MAX_CLIENTS_SHOWN:
+        lines.append(f"   ... {len(counts) - MAX_CLIENTS_SHOWN} more clients, all of them in split.npz")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

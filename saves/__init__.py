@@ -1,0 +1,281 @@
+"""Runs on disk, one folder each. Two lines in a notebook:
+
+    import saves
+    run = saves.load("saves/fedavg-digits-0123abcd-4567ef")  # run.rounds, run.clients, run.summary(), run.model()
+
+A folder holds `config.json`, `checkpoint.pt` (everything needed to go on: round, state, history, in one file), `weights.pt`
+(of the answers after the last round), and what is derived from them: `history.pkl`, `history.xlsx`, `split.npz`,
+`split.png`; `run.log`; and `done`, written last. Whatever is written appears whole or not at all. Loading runs no code
+from a file: tensors are read with `weights_only`, and the pickle admits nothing but frames, arrays and plain containers.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+
+import models
+from errors import UserError
+
+TIMING = ("seconds", "evaluation_seconds")  # the only columns of a history that differ when a run is repeated
+ALL = -1  # "client" in the row of a round itself
+FILES = (
+    "config.json",
+    "checkpoint.pt",
+    "weights.pt",
+    "history.pkl",
+    "history.xlsx",
+    "split.npz",
+    "split.png",
+    "run.log",
+    "done",
+)
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A saved run. `folder`, `config` (options, environment, hashes) and `history`, one frame: a row a round (client -1)
+    and a row for each client that trained or was evaluated in it. Accuracies are fractions of 1, losses nats, bytes and
+    steps those of that round."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        return read_frame(self.folder / "history.pkl")
+
+    @property
+    def rounds(self) -> pd.DataFrame:
+        """A row a round, round 0 (what is sent before the first) included."""
+        of_rounds = self.history[self.history["client"] == ALL]
+        return of_rounds.drop(columns="client").dropna(axis=1, how="all").reset_index(drop=True)
+
+    @property
+    def clients(self) -> pd.DataFrame:
+        """A row for each client and round in which it trained or was evaluated."""
+        return self.history[self.history["client"] != ALL].dropna(axis=1, how="all").reset_index(drop=True)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.config["options"]
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "done").exists()
+
+    def summary(self) -> dict[str, Any]:
+        """The keys of `--json`: accuracies after the last round, totals of bytes and seconds over the run."""
+        return summarize(self)
+
+    def best_on_validation(self) -> dict[str, Any] | None:
+        """The round with the best mean validation accuracy (the first of equals) and its test accuracies, or None
+        without `--validation`. Never the best over test rounds."""
+        rounds = self.rounds
+        if "validation_mean" not in rounds:
+            return None
+        best = rounds.loc[rounds["validation_mean"].idxmax()]
+        return {
+            name: _number(best[name])
+            for name in ("round", "validation_mean", "global_mean", "personal_mean")
+            if name in best
+        }
+
+    def model(self, client: int = 0, answer: str | None = None) -> models.Net:
+        """The model after the last round: the one for all, or a client's own; in evaluation mode, on the CPU.
+
+        `answer` names another than the headline. Raises KeyError or IndexError where there is no such answer or client.
+        """
+        weights = torch.load(self.folder / "weights.pt", weights_only=True, map_location="cpu")
+        row = weights[answer or next(iter(weights))]
+        row = row if isinstance(row, dict) else row[client]
+        names = self.options["model"]
+        model = models.build(names[client % len(names)], *self.config["inputs"], self.options["feature_dim"])
+        model.load_state_dict(row)
+        return model.eval()
+
+
+def load(folder: str | Path) -> Run:
+    """A finished run from its folder. Raises UserError where there is none, FileNotFoundError for no folder at all."""
+    folder = Path(folder)
+    run = Run(folder, json.loads((folder / "config.json").read_text()))
+    if not run.done:
+        raise UserError(f"{folder}: the run is not finished; the command in its run.log resumes it")
+    return run
+
+
+def find(export_dir: Path) -> Iterator[Run]:
+    """Every finished run in a folder of runs, by name."""
+    for done in sorted(export_dir.glob("*/done")):
+        yield load(done.parent)
+
+
+def summarize(run: Run) -> dict[str, Any]:
+    rounds = run.rounds
+    last = rounds.iloc[-1]
+    accuracies = [f"{which}_{what}" for which in ("global", "personal") for what in ("mean", "std_clients", "worst")]
+    return {
+        "algorithm": run.options["algorithm"],
+        "seed": run.options["seed"],
+        "split_seed": run.options["split_seed"],
+        "folder": str(run.folder),
+        **{name: _number(last.get(name)) for name in accuracies},
+        "bytes_up": int(rounds["bytes_up"].sum()),
+        "bytes_down": int(rounds["bytes_down"].sum()),
+        "seconds": round(float(rounds["seconds"].sum() + rounds["evaluation_seconds"].sum()), 3),
+        "options": run.options,
+    }
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits what a pickled frame of numbers is made of, and nothing that could run code."""
+
+    allowed = {
+        ("builtins", "slice"),
+        ("numpy", "dtype"),
+        ("numpy", "ndarray"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy._core.numeric", "_frombuffer"),
+        ("pandas", "DataFrame"),
+        ("pandas", "Index"),
+        ("pandas", "RangeIndex"),
+        ("pandas._libs.internals", "_unpickle_block"),
+        ("pandas.core.indexes.base", "_new_Index"),
+        ("pandas.core.internals.managers", "BlockManager"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.allowed:
+            raise UserError(f"refused to load a pickle that asks for {module}.{name}: Chorus saves frames of numbers only")
+        return super().find_class(module, name)
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """A frame that `write_frame` wrote. Raises UserError for a pickle of anything else."""
+    with path.open("rb") as file:
+        frame = _PlainUnpickler(file).load()
+    if not isinstance(frame, pd.DataFrame):
+        raise UserError(f"{path}: not a history, but a {type(frame).__name__}")
+    return frame
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The checkpoint of an unfinished run, or None where it has none yet."""
+    path = folder / "checkpoint.pt"
+    return torch.load(path, weights_only=True) if path.exists() else None
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write beside and rename, so that a half-written file is never read."""
+    beside = path.with_name(f".{path.name}")
+    write(beside)
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    _whole(path, lambda p: p.write_text(text))
+
+
+def write_tensors(path: Path, tree: Any) -> None:
+    """A tree of tensors and plain values. Tensors are compacted first: a row of a stack would drag the stack along."""
+    _whole(path, lambda p: torch.save(_compact(tree), p))
+
+
+def _compact(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _compact(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_compact(value) for value in tree]
+    if isinstance(tree, torch.Tensor) and tree.untyped_storage().nbytes() > tree.nbytes:
+        return tree.clone()
+    return tree
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """A frame of numbers."""
+    plain = frame.set_axis(frame.columns.astype(object), axis=1)
+    _whole(path, lambda p: p.write_bytes(pickle.dumps(plain)))
+
+
+def write_split(folder: Path, split, classes: tuple[str, ...], table: np.ndarray) -> None:
+    """`split.npz`: train_K, validation_K and test_K, indices into the data set (test examples follow the training
+    examples) of client K, the table of client x class, and the names of the classes."""
+    arrays = {
+        f"{part}_{k}": share for part in ("train", "validation", "test") for k, share in enumerate(getattr(split, part))
+    }
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, table=table, classes=np.array(classes), **arrays)
+
+    _whole(folder / "split.npz", write)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run wrote, and nothing else."""
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder. Raises UserError where another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{folder}: another process is at work on this very run; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
+    """The tidy frame of a run. `history`: for each round {"round": {column: number}, "clients": {column: tensor [S]}},
+    the latter with a column "client"; bytes that a client did not send are 0, what was not measured is NaN."""
+    of_rounds = pd.DataFrame([entry["round"] for entry in history]).assign(client=ALL)
+    of_clients = [
+        pd.DataFrame({name: column.numpy() for name, column in entry["clients"].items()}).assign(
+            round=entry["round"]["round"]
+        )
+        for entry in history
+        if len(entry["clients"]["client"])
+    ]
+    frame = pd.concat([of_rounds, *of_clients], ignore_index=True)
+    frame = frame.sort_values(["round", "client"], kind="stable", ignore_index=True)
+    counts = [name for name in frame if name.startswith("bytes_") or name in ("steps", "samples")]
+    frame[counts] = frame[counts].fillna(0)
+    integers = ["round", "client", *counts]
+    first = ["round", "client", "loss"]
+    order = [*first, *sorted((name for name in frame if name not in first), key=lambda name: (_place(name), name))]
+    return frame.astype(dict.fromkeys(integers, np.int64))[order]
+
+
+def _place(name: str) -> int:
+    """Where a column stands: accuracies, effort, bytes, time."""
+    groups = (("global", "personal", "validation"), ("steps", "samples"), ("bytes",), TIMING)
+    return next((i for i, group in enumerate(groups) if name.startswith(group)), len(groups))

@@ -1,0 +1,102 @@
+"""A run as an Excel workbook: sheets summary, rounds, clients (of the last evaluated round), costs, config."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from openpyxl.styles import Alignment, Font
+from openpyxl.utils import get_column_letter
+
+MAX_ROWS, MAX_COLUMNS, MAX_TEXT = 1_048_576, 16_384, 32_767  # Excel's limits
+
+
+def write(path: Path, run) -> None:
+    """Write the workbook of a finished `saves.Run`. A sheet too long for Excel is cut, with a last row that says so."""
+    sheets = {
+        "summary": _summary(run),
+        "rounds": run.rounds,
+        "clients": _last_clients(run),
+        "costs": costs(run),
+        "config": pd.DataFrame(_flat(run.config), columns=["option", "value"]),
+    }
+    with pd.ExcelWriter(path, engine="openpyxl") as writer:
+        for name, frame in sheets.items():
+            _cut(frame).to_excel(writer, sheet_name=name, index=False)
+            _dress(writer.sheets[name])
+
+
+def _summary(run) -> pd.DataFrame:
+    summary = {name: value for name, value in run.summary().items() if name != "options"}
+    best = run.best_on_validation()
+    rows = list(summary.items())
+    if best:
+        rows += [(f"{name} (best on validation)", value) for name, value in best.items()]
+    return pd.DataFrame(rows, columns=["what", "value (accuracies after the last round)"])
+
+
+def _last_clients(run) -> pd.DataFrame:
+    clients = run.clients
+    if clients.empty:
+        return clients
+    return clients[clients["round"] == clients["round"].max()].dropna(axis=1, how="all")
+
+
+def costs(run) -> pd.DataFrame:
+    """Bytes of the whole run by direction and kind, in all, a round, and a client and round (over all K clients)."""
+    rounds, n_clients = run.rounds, run.options["n_clients"]
+    n_rounds = int(rounds["round"].max())
+    rows = []
+    for column in rounds.columns:
+        if column.startswith("bytes_"):
+            direction, _, kind = column.removeprefix("bytes_").partition(":")
+            total = int(rounds[column].sum())
+            rows.append((direction, kind or "all", total, total / n_rounds, total / n_rounds / n_clients))
+    return pd.DataFrame(rows, columns=["direction", "kind", "bytes", "bytes a round", "bytes a client and round"])
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            text = json.dumps(value) if isinstance(value, list) else value
+            rows.append((f"{prefix}{name}", text[:MAX_TEXT] if isinstance(text, str) else text))
+    return rows
+
+
+def _cut(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.iloc[:, :MAX_COLUMNS]
+    if len(frame) < MAX_ROWS:  # one row is the header's
+        return frame
+    kept = frame.iloc[: MAX_ROWS - 2].astype(object)
+    kept.loc[len(kept)] = [f"cut here: {len(frame)} rows, all of them in history.pkl"] + [None] * (frame.shape[1] - 1)
+    return kept
+
+
+def _dress(sheet) -> None:
+    sheet.freeze_panes = "B2"
+    for cell in sheet[1]:
+        cell.font = Font(bold=True)
+        cell.alignment = Alignment(horizontal="left", vertical="top", wrap_text=True)
+    for index, column in enumerate(sheet.iter_cols(min_row=1), start=1):
+        header = str(column[0].value)
+        texts = [str(cell.value) for cell in column[1:200] if isinstance(cell.value, str)]
+        widest = max([len(text) for text in texts] + [10])
+        sheet.column_dimensions[get_column_letter(index)].width = min(max(widest, min(len(header), 18)) + 2, 70)
+        for cell in column[1:]:
+            if isinstance(cell.value, int) and not isinstance(cell.value, bool):
+                cell.number_format = "#,##0"
+                cell.alignment = Alignment(horizontal="right")
+            elif isinstance(cell.value, float):
+                cell.number_format = _format(header, cell.value)
+                cell.alignment = Alignment(horizontal="right")
+
+
+def _format(header: str, value: float) -> str:
+    if "seconds" in header:
+        return "0.000"
+    if "bytes" in header or value >= 1000:
+        return "#,##0"
+    return "0.0000"
