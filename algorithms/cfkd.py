@@ -44,11 +44,13 @@ def loss(model, batch, given, options):
     means, held = given["means"][batch.y], given["held"][batch.y]  # [B, D], [B]
     distillation = (held.unsqueeze(1) * (features - means).square()).mean()
 
-    observed = model.classifier(given["observation"]).softmax(1)  # [C, C]: the classifier learns through it as well
-    agreement = (logits.softmax(1) @ observed.T).clamp(max=1)  # [B, C]: would both be given the same label?
-    same = F.one_hot(batch.y, len(observed)).to(agreement.dtype)
-    weight = given["observed"].to(agreement.dtype).expand_as(agreement)
-    discrimination = F.binary_cross_entropy(agreement, same, weight)
+    # would two clients give the same label? log h[b, c] = log <softmax(logits_b), softmax(tau(observation_c))>; in logs,
+    # for h is as small as 1e-38. The classifier learns through both of its arguments.
+    said, observed = logits.log_softmax(1), model.classifier(given["observation"]).log_softmax(1)
+    log_same = torch.logsumexp(said.unsqueeze(1) + observed.unsqueeze(0), dim=2)  # [B, C]
+    log_other = torch.log1p(-log_same.exp().clamp(max=1 - torch.finfo(said.dtype).eps))
+    is_same = F.one_hot(batch.y, len(observed)).bool()
+    discrimination = -(given["observed"] * torch.where(is_same, log_same, log_other)).mean()
     return F.cross_entropy(logits, batch.y) + options.lambda_kd * distillation + options.lambda_disc * discrimination
 
 

@@ -5,7 +5,6 @@ operation (`Data.images`).
 """
 
 import hashlib
-import logging
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,7 +40,7 @@ class Data:
 
     def images(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Normalised images [B, channels, height, width] for indices int64 [B]."""
-        x = self.x[indices].to(dtype)
+        x = self.x[indices].to(dtype, memory_format=torch.channels_last)
         return x.sub_(self.mean.to(dtype).view(-1, 1, 1)).div_(self.std.to(dtype).view(-1, 1, 1))
 
     def to(self, device: str) -> "Data":
@@ -116,7 +115,6 @@ def _idx(name: str, source: str, data_dir: Path) -> Data:
         try:
             parts = [reader(str(data_dir), train=train) for train in (True, False)]
         except RuntimeError:  # torchvision's word for "the files are not there"
-            logging.getLogger("chorus").info("downloading %s to %s", name, data_dir / source)
             parts = [reader(str(data_dir), train=train, download=True) for train in (True, False)]
     except (RuntimeError, OSError, ValueError) as error:
         raw = data_dir / source / "raw"

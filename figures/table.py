@@ -93,8 +93,10 @@ def verdict(found: Sequence[Group]) -> list[str]:
         words = f"{where} {_name(best, varying)} is best of the collaborating methods, with {best.mean(f'{what}_mean'):.1%}"
         gain = best.gain(f"{what}_mean")
         if gain is not None:
-            beats = f"{gain * 100:.1f} points above" if gain > 0 else f"which does not beat ({gain * 100:+.1f} points)"
-            words += f", {beats} independent learning"
+            points = round(gain * 100, 1)
+            words += (
+                f", {points} points above independent learning" if points > 0 else ", no better than independent learning"
+            )
         lines.append(words + ".")
     if methods and winners["global"] is not winners["personal"]:
         sent = {what: _sent(group) for what, group in winners.items()}
@@ -128,7 +130,7 @@ def _sent(group: Group) -> float:
 
 def _gains(group: Group) -> str:
     gains = [group.gain("global_mean"), group.gain("personal_mean")]
-    return "" if None in gains else ", ".join(f"{gain * 100:+.1f}" for gain in gains)
+    return "" if None in gains else ", ".join(f"{round(gain * 100, 1) + 0.0:+.1f}" for gain in gains)
 
 
 def _spread(values: np.ndarray) -> str:
