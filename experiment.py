@@ -66,7 +66,13 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     described = {"options": plain(options), "split": split.digest, "data": {"name": data.name, "digest": data.digest}}
     environment = _environment(options.device)
     source = _digest([environment["torch"], environment["numpy"], environment["processor"], *_sources(options.algorithm)])
-    config = {**described, "inputs": inputs, "source": source, "revision": _revision(), "environment": environment}
+    config = {
+        **described,
+        "inputs": [list(data.shape), len(data.classes)],
+        "source": source,
+        "revision": _revision(),
+        "environment": environment,
+    }
     name = f"{options.algorithm}-{options.dataset}-{_digest([described])[:8]}-{source[:6]}"
     return Experiment(options, data, split, launch.export_dir / name, config)
 
@@ -126,11 +132,12 @@ def _sources(algorithm: str) -> list[str]:
 
 
 def _revision() -> str | None:
-    """The commit of this checkout, "-dirty" where files differ from it; None outside git."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=HERE, capture_output=True, text=True, check=False
-    )
-    return described.stdout.strip() or None
+    """The commit of this checkout, "-dirty" where files differ from it; None outside git, or without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _environment(device: str) -> dict[str, Any]:

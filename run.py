@@ -26,10 +26,7 @@ MAX_CLIENTS_SHOWN = 20
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; returns the exit status: 0, 1 where a run diverged, 2 for a mistake in the command."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.INFO, force=True)
-    logging.captureWarnings(True)
-    logging.getLogger("chorus").setLevel(logging.DEBUG)
-    logging.getLogger().handlers[0].setLevel(logging.INFO)
+    _log_to_stderr()
     try:
         classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
         runs, how, notes = options.parse(argv, classes, {name: algorithms.describe(name) for name in classes})
@@ -41,6 +38,14 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
         return 130
+
+
+def _log_to_stderr() -> None:
+    """Warnings of all, and what Chorus tells, on standard error; a run's log gets more (see experiment.py)."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
+    logging.getLogger().handlers[0].setLevel(logging.INFO)
+    logging.getLogger("chorus").setLevel(logging.DEBUG)
+    logging.captureWarnings(True)
 
 
 def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[str]) -> int:

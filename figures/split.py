@@ -29,7 +29,7 @@ def draw(npz: Path, png: Path) -> None:
     axes.set_title(f"training examples by client and class{more}", fontsize=10)
     if shown.size <= 400:
         for (k, c), count in np.ndenumerate(shown):
-            colour = "black" if count > 0.6 * shown.max() else "white"
+            colour = "black" if count > 0.5 * shown.max() else "white"
             axes.text(c, k, f"{count}", ha="center", va="center", fontsize=8, color=colour)
     figure.colorbar(image, ax=axes, label="examples")
     figure.savefig(png, format="png")

@@ -101,8 +101,8 @@ class Run:
         weights = torch.load(self.folder / "weights.pt", weights_only=True, map_location="cpu")
         row = weights[answer or next(iter(weights))]
         row = row if isinstance(row, dict) else row[client]
-        names = self.options["model"]
-        model = models.build(names[client % len(names)], *self.config["inputs"], self.options["feature_dim"])
+        names, (shape, n_classes) = self.options["model"], self.config["inputs"]
+        model = models.build(names[client % len(names)], tuple(shape), n_classes, self.options["feature_dim"])
         model.load_state_dict(row)
         return model.eval()
 

@@ -76,27 +76,28 @@ def _cut(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _dress(sheet) -> None:
+    """Headers that stay in sight, widths that show what is there, numbers in the form of what they are."""
     sheet.freeze_panes = "B2"
+    sheet.row_dimensions[1].height = 32  # two lines
     for cell in sheet[1]:
         cell.font = Font(bold=True)
         cell.alignment = Alignment(horizontal="left", vertical="top", wrap_text=True)
     for index, column in enumerate(sheet.iter_cols(min_row=1), start=1):
         header = str(column[0].value)
         texts = [str(cell.value) for cell in column[1:200] if isinstance(cell.value, str)]
-        widest = max([len(text) for text in texts] + [10])
-        sheet.column_dimensions[get_column_letter(index)].width = min(max(widest, min(len(header), 18)) + 2, 70)
-        for cell in column[1:]:
-            if isinstance(cell.value, int) and not isinstance(cell.value, bool):
-                cell.number_format = "#,##0"
-                cell.alignment = Alignment(horizontal="right")
-            elif isinstance(cell.value, float):
-                cell.number_format = _format(header, cell.value)
-                cell.alignment = Alignment(horizontal="right")
+        widest = max([len(text) for text in texts] + [10, min(len(header), 18)])
+        sheet.column_dimensions[get_column_letter(index)].width = min(widest + 2, 70)
+        for row, cell in enumerate(column[1:], start=2):
+            described = header if sheet.title not in ("summary", "config") else str(sheet.cell(row, 1).value)
+            number = isinstance(cell.value, int | float) and not isinstance(cell.value, bool)
+            if number and sheet.title != "config":  # options are shown as they were given
+                cell.number_format = _format(described, cell.value)
+            cell.alignment = Alignment(horizontal="right" if number and sheet.title != "config" else "left")
 
 
-def _format(header: str, value: float) -> str:
-    if "seconds" in header:
-        return "0.000"
-    if "bytes" in header or value >= 1000:
+def _format(described: str, value: float) -> str:
+    if any(word in described for word in ("_mean", "_std_clients", "_worst", "accuracy")):
+        return "0.00%"
+    if isinstance(value, int) or "bytes" in described:
         return "#,##0"
-    return "0.0000"
+    return "0.000" if "seconds" in described else "0.0000"

@@ -1,0 +1,91 @@
+"""What the tests share: a cut wire, a small data set, and federations of a few clients in float64 or float32."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import algorithms
+import models
+from data.datasets import Data, from_arrays
+from federation import Federation
+from options import Options
+from wire import Examples, Wire
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).resolve().parent.parent
+MNIST_FILES = ROOT / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte"
+needs_mnist = pytest.mark.skipif(not MNIST_FILES.exists(), reason="real MNIST is not in data/MNIST/raw")
+
+
+class CutWire(Wire):
+    """Counts as ever, but zeros arrive in place of tensors, and no examples in place of examples.
+
+    With it a client can know its own data only: if its answer still moves when everybody else's data change, something
+    has reached it without passing the wire.
+    """
+
+    def _carry(self, direction, kind, rows, clients):
+        return [map_leaves(_nothing, row) for row in super()._carry(direction, kind, rows, clients)]
+
+
+def _nothing(leaf):
+    return Examples(leaf.indices[:0], 0) if isinstance(leaf, Examples) else torch.zeros_like(leaf)
+
+
+def map_leaves(function, tree):
+    """The same tree with `function` applied to its leaves; None and plain values stay as they are."""
+    if isinstance(tree, dict):
+        return {name: map_leaves(function, branch) for name, branch in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(map_leaves(function, branch) for branch in tree)
+    return function(tree) if isinstance(tree, torch.Tensor | Examples) else tree
+
+
+def tiny_data(n_train: int = 60, n_test: int = 30, n_classes: int = 3, size: int = 12, seed: int = 0) -> Data:
+    """Random images [1, size, size] whose brightness tells their class; labels in turn, so every class is there."""
+    generator = np.random.default_rng(seed)
+    y = np.arange(n_train + n_test) % n_classes
+    x = generator.integers(0, 120, (len(y), 1, size, size)) + (y * 130 // n_classes)[:, None, None, None]
+    x = x.astype(np.uint8)
+    return from_arrays("tiny", (x[:n_train], y[:n_train]), (x[n_train:], y[n_train:]), tuple("abcdefghij"[:n_classes]))
+
+
+def tiny_federation(
+    data: Data | None = None,
+    shares=None,
+    model: str | tuple[str, ...] = "LeNet5",
+    feature_dim: int = 6,
+    dtype=torch.float64,
+    wire: Wire | None = None,
+    **others,
+) -> Federation:
+    """Three clients with 10, 20 and 30 examples of the tiny data, in float64 unless told otherwise."""
+    data = data or tiny_data()
+    shares = shares if shares is not None else [range(10), range(10, 30), range(30, 60)]
+    names = (model,) if isinstance(model, str) else model
+    build = [partial(models.build, name, data.shape, len(data.classes), feature_dim) for name in names]
+    shares = [np.array(share) for share in shares]
+    return Federation.of(data, shares, build, dtype=dtype, wire=wire or Wire(), **others)
+
+
+def options_for(name: str, **flags) -> Options:
+    """Options of an algorithm on the tiny data: small batches, one epoch, one thread, the rest as declared."""
+    defaults = {"algorithm": name, "batch_size": 8, "epoch_per_round": 1, "lr": 0.05, "optimizer": "sgd", "threads": 1}
+    return algorithms.options_of(name)(**{**defaults, **flags})
+
+
+def play(federation: Federation, options: Options, rounds: int = 1):
+    """start and `rounds` rounds of an algorithm -> (state, the last Round)."""
+    module = algorithms.module_of(options)
+    state, done = module.start(federation, options), None
+    for r in range(1, rounds + 1):
+        done = module.communicate(federation.at(r), state, options)
+    return state, done
+
+
+def weights_of(answer, client: int = 0) -> dict[str, torch.Tensor]:
+    """Copies of the weights of an answer's model."""
+    return {name: tensor.detach().clone() for name, tensor in answer(client).state_dict().items()}

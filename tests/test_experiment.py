@@ -1,0 +1,284 @@
+"""One experiment: the same bits whatever came before, killed or interrupted; and never an old result for new code."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+
+import algorithms
+import experiment
+import saves
+from data import partition
+from errors import DivergedError
+from helpers import Round
+from options import Launch
+
+QUICK = {"n_clients": 3, "rounds": 3, "reduced": 0.1, "model": ("MLP",), "threads": 1, "batch_size": 16, "lr": 0.01}
+
+
+def prepared(name: str, export: Path, **flags) -> experiment.Experiment:
+    return experiment.prepare(
+        algorithms.options_of(name)(**{"algorithm": name, **QUICK, **flags}), Launch(export_dir=export)
+    )
+
+
+def untimed(run: saves.Run) -> pd.DataFrame:
+    return run.history.drop(columns=list(saves.TIMING))
+
+
+def assert_same(one: saves.Run, other: saves.Run) -> None:
+    """The same histories, all columns but those of time, and the same weights, to the last bit."""
+    pd.testing.assert_frame_equal(untimed(one), untimed(other), check_exact=True)
+    a, b = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (one, other))
+    assert a.keys() == b.keys()
+    for name in a:
+        rows = zip(a[name], b[name], strict=True) if isinstance(a[name], list) else [(a[name], b[name])]
+        assert all(torch.equal(left[key], right[key]) for left, right in rows for key in left)
+
+
+NAMES = [*algorithms.ALGORITHMS, *(f"{name} --as_published" for name in algorithms.PUBLISHED)]
+
+
+def test_histories_are_the_same_in_two_folders_whatever_ran_before(tmp_path):
+    def everything(names, folder):
+        found = {}
+        for name in names:
+            algorithm, _, quirks = name.partition(" ")
+            flags = {"as_published": True} if quirks else {}
+            found[name] = experiment.run(prepared(algorithm, folder, **flags))
+            torch.rand(3), np.random.random()  # noqa: NPY002  # what else a process may draw
+        return found
+
+    one, other = everything(NAMES, tmp_path / "a"), everything(reversed(NAMES), tmp_path / "b")
+    for name in NAMES:
+        assert one[name].folder.name == other[name].folder.name
+        assert_same(one[name], other[name])
+
+
+def test_all_algorithms_train_on_one_split(tmp_path):
+    assert len({prepared(name, tmp_path).split.digest for name in algorithms.ALGORITHMS}) == 1
+
+
+KILLED = """
+import experiment, run, sys
+experiment.CHECKPOINT_SECONDS = 0
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("name", ["cfkd", "fedavg", "centralized"])
+def test_a_run_killed_half_way_and_started_again_is_the_same_to_the_last_bit(name, tmp_path):
+    flags = f"{name} --n_clients 3 --rounds 8 --reduced 0.3 --participation 0.7 --epoch_per_round 3 --threads 1 --quiet"
+    command = [sys.executable, "-c", KILLED, *flags.split(), "--export_dir"]
+    whole = subprocess.run([*command, str(tmp_path / "whole")], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stderr
+    with subprocess.Popen([*command, str(tmp_path / "killed")], cwd=ROOT) as process:
+        deadline = time.monotonic() + 120
+        while not (found := list((tmp_path / "killed").glob("*/checkpoint.pt"))) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (found[0].parent / "done").exists()
+    assert 0 < saves.read_checkpoint(found[0].parent)["round"] < 8
+    again = subprocess.run([*command, str(tmp_path / "killed")], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "resumed after round" in again.stderr
+    (one,), (other,) = saves.find(tmp_path / "whole"), saves.find(tmp_path / "killed")
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("name", algorithms.ALGORITHMS)
+def test_an_interrupted_run_goes_on_from_the_last_finished_round(name, tmp_path, monkeypatch):
+    whole = experiment.run(prepared(name, tmp_path / "whole"))
+    cut, module = prepared(name, tmp_path / "cut"), algorithms.ALGORITHMS[name]
+    communicate = module.communicate
+
+    def interrupted(federation, state, options):
+        done = communicate(federation, state, options)  # the state has moved on, and must not be what is saved
+        if federation.round == 2:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(module, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(cut)
+    monkeypatch.setattr(module, "communicate", communicate)
+    assert saves.read_checkpoint(cut.folder)["round"] == 1
+    assert_same(whole, experiment.run(cut))
+
+
+def test_the_checkpoint_is_written_once_its_time_has_passed_and_at_the_end(tmp_path, monkeypatch):
+    written = []
+    write = saves.write_tensors
+    monkeypatch.setattr(
+        saves, "write_tensors", lambda path, tree: (written.append((path.name, tree.get("round"))), write(path, tree))
+    )
+    experiment.run(prepared("fedavg", tmp_path / "slow"))
+    assert written == [("weights.pt", None), ("checkpoint.pt", 3)]
+    written.clear()
+    monkeypatch.setattr(experiment, "CHECKPOINT_SECONDS", 0)
+    experiment.run(prepared("fedavg", tmp_path / "fast"))
+    assert [r for name, r in written if name == "checkpoint.pt"] == [1, 2, 3]
+
+
+def test_a_finished_run_is_returned_as_it_is_unless_forced(tmp_path):
+    one = prepared("fedavg", tmp_path)
+    seen: list[int] = []
+    first = experiment.run(one, watch=lambda row: seen.append(row["round"]))
+    experiment.run(one, watch=lambda row: seen.append(row["round"]))
+    assert seen == [1, 2, 3]
+    again = experiment.run(one, force=True, watch=lambda row: seen.append(row["round"]))
+    assert seen == [1, 2, 3] * 2
+    assert_same(first, again)
+
+
+def test_changed_code_makes_a_new_run_beside_the_old_one(tmp_path, monkeypatch):
+    old = prepared("fedavg", tmp_path)
+    experiment.run(old)
+    assert experiment.earlier(old) is None
+    sources = experiment._sources
+    monkeypatch.setattr(experiment, "_sources", lambda algorithm: [*sources(algorithm), "# a change"])
+    new = prepared("fedavg", tmp_path)
+    assert new.folder != old.folder
+    assert experiment.earlier(new) == old.folder
+    assert not new.folder.exists()
+    assert (old.folder / "done").exists()
+
+
+def test_the_name_of_a_run_covers_every_option_the_split_and_the_data(tmp_path, monkeypatch):
+    other = {
+        "reduced": 0.2, "reduced_draw": "random", "n_clients": 4, "partition": "lda", "alpha": 0.3, "validation": 0.2,
+        "split_seed": 1, "model": ("LeNet5",), "rounds": 4, "epoch_per_round": 2, "batch_size": 8, "lr": 0.1,
+        "optimizer": "sgd", "weight_decay": 0.1, "participation": 0.5, "track_history": 2, "seed": 1, "threads": 2,
+        "lambda_kd": 1.0, "lambda_disc": 2.0, "n_avg": 3, "as_published": True,
+    }  # fmt: skip
+    names = [prepared("cfkd", tmp_path).folder.name]
+    names += [prepared("cfkd", tmp_path, **{name: value}).folder.name for name, value in other.items()]
+    data = experiment._data("digits", Path("data"))
+    monkeypatch.setattr(experiment, "_data", lambda *_: replace(data, mean=data.mean + 1))
+    names.append(prepared("cfkd", tmp_path).folder.name)
+    assert len(set(names)) == len(names)
+
+
+def test_auto_is_resolved_before_a_run_is_named(tmp_path):
+    options = prepared("fedavg", tmp_path, threads="auto").options
+    assert isinstance(options.threads, int)
+    assert options.device.startswith(("cpu", "cuda:"))
+    config = prepared("fedavg", tmp_path, device="auto").config
+    assert "auto" not in json.dumps(config)
+
+
+def test_the_configuration_names_what_a_result_depends_on(tmp_path):
+    one = prepared("cfkd", tmp_path)
+    config = experiment.run(one).config
+    assert config["split"] == one.split.digest
+    assert config["data"]["digest"] == one.data.digest
+    assert config["environment"]["torch"] == torch.__version__
+    assert config["environment"]["processor"].endswith(torch.backends.cpu.get_cpu_capability())
+    assert config["options"]["threads"] == 1
+    assert len(config["source"]) == 64
+
+
+def test_preparing_writes_nothing(tmp_path):
+    prepared("fedavg", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_who_and_when(tmp_path):
+    one = prepared("independent", tmp_path, lr=1e30, optimizer="sgd", rounds=20)
+    with pytest.raises(DivergedError, match=r"independent: the training loss of client \d is (nan|inf) in round \d"):
+        experiment.run(one)
+    assert not (one.folder / "done").exists()
+
+
+def test_the_log_has_the_command_and_the_traceback(tmp_path, monkeypatch):
+    one = prepared("fedavg", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py", "fedavg", "--rounds", "3"])
+    monkeypatch.setattr(algorithms.fedavg, "average", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        experiment.run(one)
+    text = (one.folder / "run.log").read_text()
+    assert "run.py fedavg --rounds 3" in text
+    assert "ZeroDivisionError" in text
+
+
+# --- evaluation ---
+
+
+class Fixed(torch.nn.Module):
+    """Says class `c` whatever it sees."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.c = c
+
+    def forward(self, x):
+        return x.flatten(1), torch.nn.functional.one_hot(torch.full((len(x),), self.c), 10).float()
+
+
+def test_global_is_the_whole_test_set_and_personal_the_clients_own_share_of_it(tmp_path):
+    one = prepared("independent", tmp_path, partition="dirichlet", alpha=0.3, validation=0.3)
+    federation, y = experiment.federation_of(one), one.data.y.numpy()
+    done = Round([0, 1, 2], torch.zeros(3), {"personal": lambda k: Fixed(k)})
+    of_round, of_clients = experiment.evaluate(federation, one.split, done)
+    for k in range(3):
+        assert of_clients["global_accuracy"][k] == pytest.approx((y[one.data.n_train :] == k).mean(), abs=1e-12)
+        assert of_clients["personal_accuracy"][k] == pytest.approx((y[one.split.test[k]] == k).mean(), abs=1e-12)
+        assert of_clients["validation_accuracy"][k] == pytest.approx((y[one.split.validation[k]] == k).mean(), abs=1e-12)
+    for what in ("global", "personal", "validation"):
+        values = np.array(list(of_clients[f"{what}_accuracy"].values()))
+        assert of_round[f"{what}_mean"] == pytest.approx(values.mean(), abs=1e-12)
+        assert of_round[f"{what}_std_clients"] == pytest.approx(values.std(), abs=1e-12)
+        assert of_round[f"{what}_worst"] == values.min()
+
+
+def test_one_model_for_all_has_no_spread_on_the_global_test_but_one_on_the_clients_own(tmp_path):
+    one = prepared("fedavg", tmp_path, partition="dirichlet", alpha=0.3)
+    asked = []
+    done = Round([0], torch.zeros(1), {"global": lambda k: asked.append(k) or Fixed(3)})
+    of_round, of_clients = experiment.evaluate(experiment.federation_of(one), one.split, done)
+    assert asked == [0]  # once, however many clients there are
+    assert "global_std_clients" not in of_round
+    assert "global_accuracy" not in of_clients
+    assert of_round["global_worst"] == of_round["global_mean"]
+    assert of_round["personal_std_clients"] > 0
+
+
+def test_further_answers_have_columns_of_their_own(tmp_path):
+    one = prepared("fedavg", tmp_path)
+    done = Round([], torch.zeros(0), {"personal": lambda k: Fixed(0), "tuned": lambda k: Fixed(1)})
+    of_round, of_clients = experiment.evaluate(experiment.federation_of(one), one.split, done)
+    test = one.data.y[one.data.n_train :].numpy()
+    assert of_round["global_mean"] == pytest.approx((test == 0).mean(), abs=1e-12)
+    assert of_round["global_mean:tuned"] == pytest.approx((test == 1).mean(), abs=1e-12)
+    assert "personal_accuracy:tuned" in of_clients
+
+
+@pytest.mark.parametrize(("every", "evaluated"), [(0, [5]), (1, [1, 2, 3, 4, 5]), (2, [2, 4, 5])])
+def test_track_history_is_the_interval_of_evaluations_and_the_last_round_always_is_one(every, evaluated, tmp_path):
+    rounds = experiment.run(prepared("fedavg", tmp_path, rounds=5, track_history=every)).rounds
+    assert list(rounds.dropna(subset=["global_mean"])["round"]) == evaluated
+
+
+def test_round_0_holds_what_is_sent_before_the_first_round(tmp_path):
+    rounds = experiment.run(prepared("centralized", tmp_path)).rounds.set_index("round")
+    n = sum(map(len, prepared("centralized", tmp_path).split.train))
+    assert list(rounds["bytes_up"]) == [n * (28 * 28 + 8), 0, 0, 0]  # an image in uint8 and a label in int64
+    assert list(rounds["steps"])[0] == 0
+
+
+def test_the_split_that_is_drawn_is_the_split_that_is_saved(tmp_path):
+    one = prepared("independent", tmp_path, partition="lda", alpha=0.4)
+    run = experiment.run(one)
+    with np.load(run.folder / "split.npz") as saved:
+        for k in range(3):
+            assert np.array_equal(saved[f"train_{k}"], one.split.train[k])
+        assert np.array_equal(saved["table"], partition.table(one.data, one.split))

@@ -1,0 +1,72 @@
+"""The house keeps its order: imports only point down, versions are pinned, git holds no generated files."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import experiment
+
+STAIRCASE = (
+    *("run", "launch", "experiment", "figures", "saves", "algorithms", "options", "helpers", "federation"),
+    *("models", "wire", "data", "streams", "errors"),
+)
+MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0].removesuffix(".py") in STAIRCASE]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the house that a file imports, with dots."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in STAIRCASE}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_only_point_down(path):
+    here = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for name in imported(path):
+        there = name.split(".")[0]
+        assert there == here or STAIRCASE.index(there) > STAIRCASE.index(here), f"{here} imports {name}"
+
+
+def test_a_run_is_named_by_the_source_of_every_module_that_can_change_a_number():
+    # what experiment.py reaches, less what only writes, draws or parses
+    reached, todo = set(), ["experiment"]
+    while todo:
+        name = todo.pop()
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        if (
+            name in reached
+            or not path.exists()
+            or name.split(".")[0] in ("saves", "figures", "options", "errors", "algorithms")
+        ):
+            continue
+        reached.add(name)
+        for found in imported(path):
+            todo += [found, found.rpartition(".")[0]]
+    assert {name.replace(".", "/") for name in reached} == set(experiment.SOURCES)
+
+
+def test_every_requirement_is_pinned_and_the_pair_is_torch_2_13_and_torchvision_0_28():
+    lines = [
+        line for name in ("requirements.txt", "requirements-dev.txt") for line in (ROOT / name).read_text().splitlines()
+    ]
+    pins = [line for line in lines if line and not line.startswith(("#", "-r"))]
+    assert all("==" in line for line in pins)
+    assert {"torch==2.13.0", "torchvision==0.28.0"} <= set(pins)
+
+
+def test_git_ignores_downloads_runs_and_environments():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    paths = ["data/MNIST/raw/x", "saves/fedavg-digits-0/done", ".venv/bin/python", "data/x.npz"]
+    ignored = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ignored.stdout.split() == paths
+    kept = subprocess.run(["git", "check-ignore", "data/datasets.py", "saves/workbook.py"], cwd=ROOT, check=False)
+    assert kept.returncode == 1

@@ -1,0 +1,251 @@
+"""The run folder: what is written appears whole, reads back as it was, and runs no code when it is read."""
+
+import json
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import openpyxl
+import pandas as pd
+import pytest
+import torch
+
+import run as command
+import saves
+from errors import UserError
+from saves import workbook
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run of cfkd: 3 clients, 2 rounds, evaluated in both, with validation."""
+    export = tmp_path_factory.mktemp("runs")
+    flags = "--n_clients 3 --rounds 2 --reduced 0.1 --model MLP --validation 0.2 --threads 1 --quiet"
+    assert command.main(["cfkd", *flags.split(), "--export_dir", str(export)]) == 0
+    (found,) = saves.find(export)
+    return found.folder
+
+
+def test_a_folder_holds_what_the_design_lists_and_nothing_half_written(folder):
+    present = {path.name for path in folder.iterdir()}
+    assert present == {*saves.FILES, ".lock"}
+
+
+def test_two_lines_give_the_frame_and_the_model(folder):
+    run = saves.load(folder)
+    features, logits = run.model(client=2)(torch.zeros(1, 1, 28, 28))
+    assert features.shape == (1, 200)
+    assert logits.shape == (1, 10)
+    assert list(run.rounds["round"]) == [0, 1, 2]
+    assert list(run.clients["client"]) == [0, 1, 2] * 3
+
+
+def test_the_saved_model_is_the_one_that_was_evaluated(folder):
+    from pathlib import Path
+
+    from data import datasets
+
+    run, data = saves.load(folder), datasets.load("digits", Path("data"))
+    test = torch.arange(data.n_train, len(data.y))
+    last = run.clients[run.clients["round"] == 2].set_index("client")
+    with np.load(folder / "split.npz") as split, torch.no_grad():
+        for k in range(3):
+            model = run.model(k)
+            right = model(data.images(test))[1].argmax(1) == data.y[test]
+            assert right.double().mean().item() == last.loc[k, "global_accuracy"]
+            own = torch.from_numpy(split[f"test_{k}"])
+            right = model(data.images(own))[1].argmax(1) == data.y[own]
+            assert right.double().mean().item() == last.loc[k, "personal_accuracy"]
+            held = torch.from_numpy(split[f"validation_{k}"])
+            right = model(data.images(held))[1].argmax(1) == data.y[held]
+            assert right.double().mean().item() == last.loc[k, "validation_accuracy"]
+
+
+def test_the_row_of_a_round_sums_up_its_clients(folder):
+    run = saves.load(folder)
+    for r, of_round in run.rounds.set_index("round").iterrows():
+        clients = run.clients[run.clients["round"] == r]
+        for name in ("bytes_up", "bytes_down", "steps", "samples"):
+            assert of_round[name] == clients[name].sum()
+        if r:
+            for what in ("global", "personal", "validation"):
+                values = clients[f"{what}_accuracy"].to_numpy()
+                assert of_round[f"{what}_mean"] == pytest.approx(values.mean(), abs=1e-12)
+                assert of_round[f"{what}_std_clients"] == pytest.approx(values.std(), abs=1e-12)
+                assert of_round[f"{what}_worst"] == values.min()
+            assert of_round["loss"] == pytest.approx(clients["loss"].mean(), abs=1e-12)
+    kinds = [name for name in run.rounds if name.startswith("bytes_") and ":" in name]
+    total = run.rounds[["bytes_up", "bytes_down"]].to_numpy().sum()
+    assert run.rounds[kinds].to_numpy().sum() == total
+
+
+def test_a_client_steps_through_its_own_training_share_once_an_epoch(folder):
+    clients = saves.load(folder).clients
+    with np.load(folder / "split.npz") as split:
+        for k in range(3):
+            of_client = clients[(clients["client"] == k) & (clients["round"] > 0)]
+            assert set(of_client["samples"]) == {len(split[f"train_{k}"])}
+
+
+def test_the_headline_is_the_last_round_and_validation_chooses_only_by_validation(folder):
+    run = saves.load(folder)
+    rounds = run.rounds
+    assert run.summary()["global_mean"] == rounds["global_mean"].iloc[-1]
+    best = run.best_on_validation()
+    assert best["validation_mean"] == rounds["validation_mean"].max()
+    chosen = rounds[rounds["round"] == best["round"]].iloc[0]
+    assert best["global_mean"] == chosen["global_mean"]
+
+
+def test_the_best_round_on_validation_is_not_the_best_on_test(tmp_path):
+    rows = [{"round": r, "loss": 1.0, "global_mean": g, "validation_mean": v} for r, g, v in ((1, 0.9, 0.5), (2, 0.6, 0.7))]
+    history = [{"round": row, "clients": {"client": torch.zeros(0)}} for row in rows]
+    saves.write_frame(tmp_path / "history.pkl", saves.frame_of(history))
+    best = saves.Run(tmp_path, {}).best_on_validation()
+    assert (best["round"], best["global_mean"]) == (2, 0.6)
+
+
+def test_without_validation_there_is_no_best(tmp_path):
+    history = [{"round": {"round": 1, "loss": 1.0, "global_mean": 0.5}, "clients": {"client": torch.zeros(0)}}]
+    saves.write_frame(tmp_path / "history.pkl", saves.frame_of(history))
+    assert saves.Run(tmp_path, {}).best_on_validation() is None
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("code of a stranger",))
+
+
+@pytest.mark.parametrize("content", [Bomb(), {"frame": Bomb()}, pd.Series(["text"]), np.float64(3)])
+def test_a_pickle_of_anything_but_frames_of_numbers_is_refused(content, tmp_path, capsys):
+    (tmp_path / "history.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError):
+        saves.read_frame(tmp_path / "history.pkl")
+    assert "stranger" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    torch.save({"state": Bomb()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        saves.read_checkpoint(tmp_path)
+
+
+def test_a_history_reads_back_as_it_was(tmp_path):
+    clients = {"client": torch.tensor([3, 1]), "loss": torch.tensor([0.5, float("nan")]), "steps": torch.tensor([2.0, 1.0])}
+    frame = saves.frame_of([{"round": {"round": 1, "loss": 0.5, "bytes_up": 8, "steps": 3}, "clients": clients}])
+    saves.write_frame(tmp_path / "history.pkl", frame)
+    back = saves.read_frame(tmp_path / "history.pkl")
+    pd.testing.assert_frame_equal(back, frame, check_column_type=False)
+    assert list(back["client"]) == [saves.ALL, 1, 3]
+    assert back["bytes_up"].dtype == np.int64
+
+
+def test_one_row_of_a_stack_is_saved_without_the_stack(tmp_path):
+    stack = torch.zeros(100, 1000)
+    saves.write_tensors(tmp_path / "row.pt", {"row": stack[3]})
+    assert (tmp_path / "row.pt").stat().st_size < 3 * stack[3].nbytes
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    saves.write_json(tmp_path / "config.json", {"a": 1})
+    with pytest.raises(ValueError, match="Out of range"):
+        saves.write_json(tmp_path / "config.json", {"a": float("nan")})
+    with pytest.raises(RuntimeError):
+        saves._whole(tmp_path / "config.json", _half_a_file)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
+
+
+def _half_a_file(path):
+    path.write_text('{"a": ')
+    raise RuntimeError("killed")
+
+
+def test_clear_removes_what_a_run_wrote_and_nothing_else(tmp_path):
+    for name in (*saves.FILES, "notes.txt"):
+        (tmp_path / name).touch()
+    saves.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_at_work_is_refused_to_a_second_process(tmp_path):
+    with saves.locked(tmp_path), pytest.raises(UserError, match="another process"), saves.locked(tmp_path):
+        pass
+
+
+def test_an_unfinished_run_is_not_loaded(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="not finished"):
+        saves.load(tmp_path)
+
+
+# --- the workbook ---
+
+
+def test_the_workbook_has_the_sheets_and_the_numbers_of_the_history(folder):
+    book, run = openpyxl.load_workbook(folder / "history.xlsx"), saves.load(folder)
+    assert book.sheetnames == ["summary", "rounds", "clients", "costs", "config"]
+    rounds = pd.DataFrame(book["rounds"].values)
+    rounds.columns = rounds.iloc[0]
+    assert list(rounds["bytes_up"][1:]) == list(run.rounds["bytes_up"])
+    assert list(rounds["global_mean"][2:]) == list(run.rounds["global_mean"][1:])
+    clients = list(book["clients"].values)
+    assert len(clients) == 1 + 3
+    assert {row[clients[0].index("round")] for row in clients[1:]} == {2}
+    config = dict(row[:2] for row in book["config"].values)
+    assert config["options.n_clients"] == 3
+    assert config["options.alpha"] == "inf"
+
+
+def test_every_sheet_has_a_frozen_header_and_columns_wide_enough_for_their_numbers(folder):
+    for sheet in openpyxl.load_workbook(folder / "history.xlsx"):
+        assert sheet.freeze_panes == "B2"
+        for column in sheet.iter_cols():
+            width = sheet.column_dimensions[column[0].column_letter].width
+            shown = [
+                f"{c.value:,}" if isinstance(c.value, int) else f"{c.value:.4f}"
+                for c in column[1:]
+                if isinstance(c.value, int | float) and not isinstance(c.value, bool)
+            ]
+            assert width >= max([len(text) for text in shown], default=0)
+
+
+def test_accuracies_are_shown_in_percent_and_bytes_with_thousands(folder):
+    sheet = openpyxl.load_workbook(folder / "history.xlsx")["rounds"]
+    formats = {cell.value: sheet.cell(3, cell.column).number_format for cell in sheet[1]}
+    assert formats["global_mean"] == formats["personal_worst"] == "0.00%"
+    assert formats["bytes_up"] == formats["steps"] == "#,##0"
+    assert formats["seconds"] == "0.000"
+
+
+def test_costs_add_up_by_direction(folder):
+    costs = workbook.costs(saves.load(folder)).set_index(["direction", "kind"])
+    for direction in ("up", "down"):
+        of_kinds = costs.loc[direction].drop("all")["bytes"].sum()
+        assert of_kinds == costs.loc[(direction, "all"), "bytes"]
+        assert costs.loc[(direction, "all"), "bytes a client and round"] == of_kinds / 2 / 3  # 2 rounds, 3 clients
+
+
+def test_a_sheet_too_long_for_excel_is_cut_and_says_so(monkeypatch):
+    monkeypatch.setattr(workbook, "MAX_ROWS", 10)
+    cut = workbook._cut(pd.DataFrame({"a": range(50), "b": range(50)}))
+    assert len(cut) == 9  # and the header
+    assert "50 rows" in cut.iloc[-1, 0]
+    assert list(cut["a"][:8]) == list(range(8))
+    fits = pd.DataFrame({"a": range(9)})
+    pd.testing.assert_frame_equal(workbook._cut(fits), fits)
+
+
+def test_text_too_long_for_a_cell_is_cut():
+    ((_, text),) = workbook._flat({"sizes": [0.123456789] * 10_000})
+    assert len(text) == workbook.MAX_TEXT
+
+
+def test_a_split_reads_back(tmp_path):
+    shares = [np.array([0, 2]), np.array([1])]
+    split = SimpleNamespace(train=shares, validation=[np.array([3]), np.array([], int)], test=[np.array([4]), np.array([5])])
+    saves.write_split(tmp_path, split, ("cat", "dog"), np.array([[1, 2], [0, 1]]))
+    with np.load(tmp_path / "split.npz") as back:
+        assert list(back["train_0"]) == [0, 2]
+        assert list(back["validation_1"]) == []
+        assert list(back["test_1"]) == [5]
+        assert list(back["classes"]) == ["cat", "dog"]
