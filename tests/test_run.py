@@ -1,0 +1,201 @@
+"""The command line as its users meet it: what it prints where, and what a second call does."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import algorithms
+import run as command
+import saves
+from figures import curves, table
+
+QUICK = "--n_clients 3 --rounds 2 --reduced 0.1 --model MLP --threads 1"
+KEYS = [
+    *("algorithm", "seed", "split_seed", "folder", "global_mean", "global_std_clients", "global_worst"),
+    *("personal_mean", "personal_std_clients", "personal_worst", "bytes_up", "bytes_down", "seconds", "options"),
+]
+
+
+def main(words: str, export: Path) -> int:
+    return command.main([*shlex.split(words), "--export_dir", str(export)])
+
+
+def test_json_is_one_line_a_run_and_nothing_else_on_standard_output(tmp_path, capsys):
+    assert main(f"fedavg cfkd --seed 0 1 {QUICK} --json", tmp_path) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["algorithm"], line["seed"]) for line in lines] == [("fedavg", 0), ("fedavg", 1), ("cfkd", 0), ("cfkd", 1)]
+    for line in lines:
+        assert list(line) == KEYS
+        assert 0 <= line["global_worst"] <= line["global_mean"] <= 1
+        assert line == json.loads(json.dumps(saves.load(line["folder"]).summary()))
+    assert all(line["global_std_clients"] is None for line in lines[:2])
+    assert all(line["global_std_clients"] >= 0 for line in lines[2:])
+
+
+def test_totals_in_json_are_those_of_the_history(tmp_path, capsys):
+    main(f"cfkd {QUICK} --json", tmp_path)
+    line = json.loads(capsys.readouterr().out)
+    clients = saves.load(line["folder"]).clients
+    assert line["bytes_up"] == clients["bytes_up"].sum()
+    assert line["bytes_down"] == clients["bytes_down"].sum()
+
+
+def test_the_split_is_shown_before_the_first_round_and_the_table_after_the_last(tmp_path, capsys):
+    assert main(f"fedavg independent {QUICK}", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert out.index("training examples by client and class") < out.index("gain over independent")
+    counts = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit() and len(line.split()) == 13]
+    assert sum(int(row[-2]) for row in counts) == 143  # a tenth of 1,437 training images
+    assert sum(int(row[-1]) for row in counts) == 360
+    assert "one seed: an illustration; `--seed 0 1 2 3 4` for a comparison" in out
+    assert all(run.folder.name in out for run in saves.find(tmp_path))
+
+
+def test_a_second_call_returns_the_finished_runs_and_says_so(tmp_path, capsys):
+    main(f"fedavg {QUICK}", tmp_path)
+    before = capsys.readouterr().out
+    (done,) = tmp_path.glob("*/done")
+    stamp = done.stat().st_mtime_ns
+    main(f"fedavg {QUICK}", tmp_path)
+    after = capsys.readouterr().out
+    assert f"already finished, read from {done.parent}" in after
+    assert "training examples by client" not in after
+    assert before[before.index("algorithm") :] == after[after.index("algorithm") :]
+    assert done.stat().st_mtime_ns == stamp
+
+
+def test_changed_code_is_said_and_run_anew(tmp_path, capsys, monkeypatch):
+    import experiment
+
+    main(f"fedavg {QUICK}", tmp_path)
+    monkeypatch.setattr(experiment, "_sources", lambda algorithm: ["changed"])
+    main(f"fedavg {QUICK}", tmp_path)
+    assert "has changed since" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("*/done"))) == 2
+
+
+def test_the_gain_is_over_the_independent_run_on_the_same_split(tmp_path, capsys):
+    main(f"cfkd {QUICK} --alpha 0.5", tmp_path)
+    out = capsys.readouterr().out
+    (hint,) = [line for line in out.splitlines() if line.startswith("no independent learning on this split yet")]
+    words = hint.split("python run.py ")[1]
+    assert main(f"{words} --data_dir data", tmp_path) == 0  # the line is a command that works
+    capsys.readouterr()
+    main(f"cfkd {QUICK} --alpha 0.5", tmp_path)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cfkd ")]
+    found = {run.options["algorithm"]: run.summary() for run in saves.find(tmp_path)}
+    gains = [100 * (found["cfkd"][name] - found["independent"][name]) for name in ("global_mean", "personal_mean")]
+    assert ", ".join(f"{round(gain, 1) + 0.0:+.1f}" for gain in gains) in row
+
+
+def test_quiet_prints_the_table_only_and_no_terminal_means_no_bar(tmp_path, capsys):
+    main(f"fedavg {QUICK} --quiet", tmp_path)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out.lstrip().startswith("algorithm")
+    main(f"cfkd {QUICK}", tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def test_shared_defaults_hold_for_all_and_the_output_says_so(tmp_path, capsys):
+    main(f"fedavg independent {QUICK}", tmp_path)
+    assert "shared defaults for all; fedavg alone would take" in capsys.readouterr().out
+    assert {run.options["optimizer"] for run in saves.find(tmp_path)} == {"adam"}
+
+
+def test_a_diverging_run_is_told_in_one_line_and_the_others_go_on(tmp_path, capsys):
+    assert main(f"independent {QUICK} --optimizer sgd --lr 1e30 0.01 --rounds 9", tmp_path) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert "smaller --lr" in printed.err
+    assert len(list(tmp_path.glob("*/done"))) == 1
+
+
+def test_last_and_best_on_validation_are_both_told(tmp_path, capsys):
+    main(f"fedavg {QUICK} --validation 0.2", tmp_path)
+    (run,) = saves.find(tmp_path)
+    assert f"best on validation: round {run.best_on_validation()['round']:.0f}" in capsys.readouterr().out
+
+
+def test_help_exits_with_0(capsys):
+    with pytest.raises(SystemExit) as exit:
+        command.main(["-h"])
+    assert exit.value.code == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in algorithms.ALGORITHMS)
+
+
+# --- the table and its words ---
+
+
+class Told:
+    """A run that tells what it is told."""
+
+    def __init__(self, algorithm, global_mean, personal_mean, nbytes, seed=0, **options):
+        self.options = {"algorithm": algorithm, "seed": seed, "split_seed": 0, "n_clients": 2, "rounds": 10, **options}
+        accuracies = {"global_mean": global_mean, "personal_mean": personal_mean, "personal_worst": personal_mean}
+        self._summary = {**accuracies, "bytes_up": nbytes, "bytes_down": nbytes, "seconds": 1.0}
+        self.rounds = pd.DataFrame({"steps": [5, 5]})
+
+    def summary(self):
+        return self._summary
+
+
+def test_the_words_name_the_winner_of_each_accuracy_and_the_price():
+    base = Told("independent", 0.5, 0.8, 0)
+    runs = [Told("fedavg", 0.9, 0.85, 8000), Told("cfkd", 0.6, 0.95, 1000), base, Told("centralized", 0.97, 0.96, 500)]
+    first, second, third, *references = table.verdict(table.groups([(run, base) for run in runs]))
+    assert "fedavg" in first
+    assert "90.0%" in first
+    assert "40.0 points above" in first  # 0.9 - 0.5
+    assert "cfkd" in second
+    assert "15.0 points above" in second  # 0.95 - 0.8
+    assert third == "cfkd moves 8 times fewer bytes than fedavg."
+    assert len(references) == 2
+
+
+def test_a_winner_that_does_not_beat_independent_learning_is_not_said_to():
+    base = Told("independent", 0.5, 0.9, 0)
+    lines = table.verdict(table.groups([(run, base) for run in (Told("fedavg", 0.6, 0.7, 1), base)]))
+    assert "no better than independent learning" in lines[1]
+
+
+def test_the_spread_over_seeds_is_a_column_of_its_own_and_says_so():
+    runs = [Told("fedavg", value, value, 1, seed=seed) for seed, value in enumerate((0.80, 0.82, 0.84))]
+    found = table.groups([(run, None) for run in runs])
+    text = table.comparison(found)
+    assert len(found) == 1
+    assert "over seeds" in text
+    assert "82.00" in text  # the mean
+    assert "2.00" in text  # the standard deviation of a sample
+    assert "±" not in text
+    assert "over seeds" not in table.comparison(table.groups([(runs[0], None)]))
+
+
+def test_groups_are_told_apart_by_the_options_that_differ():
+    runs = [Told("fedavg", 0.5, 0.5, 1, lr=lr) for lr in (0.1, 0.2)]
+    text = table.comparison(table.groups([(run, None) for run in runs]))
+    assert "--lr" in text
+    assert "0.2" in text
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "told"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2_480_000, "2.48 MB"), (5e12, "5 TB")]
+)
+def test_sizes_are_in_powers_of_1000(nbytes, told):
+    assert table.size(nbytes) == told
+
+
+def test_curves_are_drawn_and_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+    main(f"fedavg {QUICK} --quiet", tmp_path / "runs")
+    (run,) = saves.find(tmp_path / "runs")
+    curves.main([str(run.folder), "-o", str(tmp_path / "curves.png")])
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        curves.main([str(tmp_path), "-o", str(tmp_path / "curves.png")])
+    assert exit.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
