@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import algorithms
@@ -27,14 +26,26 @@ import saves
 import saves.workbook
 from data import datasets, partition
 from errors import DivergedError, UserError
-from federation import Federation, computing_with
-from helpers import EVALUATION_BATCH, Round
+from evaluation import evaluate
+from federation import Federation
+from helpers import Round
 from options import Launch, Options, plain
 
 HERE = Path(__file__).resolve().parent
 CHECKPOINT_SECONDS = 60  # at most this much work is lost when a run is killed, or the round it was in
-SOURCES = ("streams", "wire", "data/datasets", "data/partition", "models", "federation", "helpers", "experiment")
+SOURCES = (
+    "streams",
+    "wire",
+    "data/datasets",
+    "data/partition",
+    "models",
+    "federation",
+    "helpers",
+    "evaluation",
+    "experiment",
+)
 log = logging.getLogger("chorus")
+log.setLevel(logging.DEBUG)  # a run's log gets all of it; what is shown is decided in run.py
 
 
 @dataclass(frozen=True)
@@ -330,66 +341,3 @@ def _finish(experiment: Experiment) -> None:
     saves.workbook.write(folder / ".history.xlsx", finished)
     (folder / ".history.xlsx").replace(folder / "history.xlsx")
     (folder / "done").touch()
-
-
-# --- evaluation ---------------------------------------------------------------------------------------------------------
-
-
-def evaluate(
-    federation: Federation, split: partition.Split, done: Round
-) -> tuple[dict[str, float], dict[str, dict[int, float]]]:
-    """The accuracy of every answer -> (columns of the round, {column: {client: value}}).
-
-    *global* is the whole test set, *personal* the client's own test examples, *validation* its held-out training
-    examples. Means, standard deviations (of the population) and the worst are over clients; an answer that is one model
-    for all has no spread on the global test. Columns of all but the first answer end in ":" and its name.
-    """
-    of_round: dict[str, float] = {}
-    of_clients: dict[str, dict[int, float]] = {}
-    data = federation.data
-    test = torch.arange(data.n_train, len(data.y), device=federation.device)
-    personal, validation = (
-        [torch.as_tensor(share, device=federation.device) for share in part] for part in (split.test, split.validation)
-    )
-    for name, answer in done.answers.items():
-        suffix = "" if name == next(iter(done.answers)) else f":{name}"
-        one_for_all = name == "global"
-        found: dict[str, dict[int, float]] = {"personal": {}, "validation": {}, "global": {}, "loss": {}}
-        right = loss = None
-        for k in federation.clients:
-            if right is None or not one_for_all:
-                needed = [*personal, *validation] if one_for_all else [personal[k], validation[k]]
-                right, loss = _scores(federation, answer(k), torch.unique(torch.cat([test, *needed])))
-                found["global"][k], found["loss"][k] = right[test].mean().item(), loss[test].mean().item()
-            found["personal"][k] = right[personal[k]].mean().item()
-            if len(validation[k]):
-                found["validation"][k] = right[validation[k]].mean().item()
-        for what, by_client in found.items():
-            if not by_client:
-                continue
-            values = np.array(list(by_client.values()))
-            if what == "loss":
-                of_round[f"global_loss{suffix}"] = values.mean().item()
-                continue
-            of_round[f"{what}_mean{suffix}"] = values.mean().item()
-            if len(values) > 1 or not one_for_all:
-                of_round[f"{what}_std_clients{suffix}"] = values.std().item()
-            of_round[f"{what}_worst{suffix}"] = values.min().item()
-            if not (one_for_all and what == "global"):
-                of_clients[f"{what}_accuracy{suffix}"] = by_client
-    return of_round, of_clients
-
-
-@torch.no_grad()
-def _scores(federation: Federation, model: torch.nn.Module, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether the model is right about each of these examples (0 or 1), and its cross-entropy: two float64 [n of the data
-    set], defined at `indices` only. In batches that fit a processor's cache."""
-    y = federation.data.y
-    right = torch.full((len(y),), math.nan, dtype=torch.float64, device=federation.device)
-    loss = right.clone()
-    with computing_with(federation.threads):
-        for i in indices.split(EVALUATION_BATCH):
-            _, logits = model(federation.data.images(i, federation.dtype))
-            right[i] = (logits.argmax(1) == y[i]).double()
-            loss[i] = F.cross_entropy(logits, y[i], reduction="none").double()
-    return right, loss

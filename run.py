@@ -44,7 +44,6 @@ def _log_to_stderr() -> None:
     """Warnings of all, and what Chorus tells, on standard error; a run's log gets more (see experiment.py)."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     logging.getLogger().handlers[0].setLevel(logging.INFO)
-    logging.getLogger("chorus").setLevel(logging.DEBUG)
     logging.captureWarnings(True)
 
 

@@ -10,7 +10,7 @@ from conftest import ROOT
 import experiment
 
 STAIRCASE = (
-    *("run", "launch", "experiment", "figures", "saves", "algorithms", "options", "helpers", "federation"),
+    *("run", "launch", "experiment", "evaluation", "figures", "saves", "algorithms", "options", "helpers", "federation"),
     *("models", "wire", "data", "streams", "errors"),
 )
 MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0].removesuffix(".py") in STAIRCASE]
