@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # CFKD (Berdoz et al. 2022), Table 1, its MNIST columns for 5 and 10 clients: 1,200 training images, dealt with the class
 # mix of the whole; LeNet5, 100 rounds of 1 epoch, Adam 1e-3, batch 32. Seeds 0, 1, 2, each with a split of its own.
-# Resumable: finished runs are read, not repeated. About 25 minutes on one core.
+# Resumable: finished runs are read, not repeated. About half an hour on one core.
 #
 #   bash figures/cfkd_table1.sh [--data_dir DIR] [--export_dir DIR]; python -m figures.cfkd_table1 [DIR]
 set -euo pipefail
@@ -19,6 +19,7 @@ for seed in 0 1 2; do
             $python run.py fd --fd_variant mse_logits $run
             $python run.py cfkd $run
             $python run.py fedavg --init independent --keep_optimizer $run
+            $python run.py fedavg --keep_optimizer $run # only the start differs from the line above
             $python run.py fedavg $run
         }
     done
