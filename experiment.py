@@ -142,6 +142,7 @@ def _sources(algorithm: str) -> list[str]:
     return [path.read_text() for name in names if (path := HERE / f"{name}.py").exists()]
 
 
+@cache
 def _revision() -> str | None:
     """The commit of this checkout, "-dirty" where files differ from it; None outside git, or without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]

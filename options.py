@@ -403,14 +403,15 @@ def _notes(names, values, algorithms, shared) -> list[str]:
     notes = []
     for name in names:
         own = flags_of(algorithms[name])
-        differing = [
-            f"--{f} {_shown([own[f]['default']])}"
-            for f in shared
-            if f not in values and own[f]["default"] != shared[f]["default"]
-        ]
+        differing = [f for f in shared if f not in values and own[f]["default"] != shared[f]["default"]]
         if differing:
-            notes.append(f"shared defaults for all; {name} alone would take {' '.join(differing)}")
+            taken = _flags(shared, differing)
+            notes.append(f"{name} took the shared defaults {taken}; named alone it takes {_flags(own, differing)}")
     return notes
+
+
+def _flags(declared: Mapping[str, dict], names: Sequence[str]) -> str:
+    return " ".join(f"--{name} {_shown([declared[name]['default']])}" for name in names)
 
 
 # --- options as plain text ---------------------------------------------------------------------------------------------

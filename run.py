@@ -50,8 +50,6 @@ def _log_to_stderr() -> None:
 def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[str]) -> int:
     out = sys.stderr if how.json else sys.stdout
     say = (lambda *words: None) if how.quiet else (lambda *words: print(*words, file=out, flush=True))
-    for note in notes:
-        say(note)
     for one in ready:
         if not how.force and (one.folder / "done").exists():
             say(f"already finished, read from {one.folder} (--force runs it anew)")
@@ -70,11 +68,12 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
         if how.json:
             print(json.dumps(result.summary(), allow_nan=False), flush=True)
     if finished:
-        _report(finished, how, out)
+        _report(finished, how, notes, out)
     return 1 if failed else 0
 
 
-def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launch, out) -> None:
+def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launch, notes: Sequence[str], out) -> None:
+    """The table, what it says in words, and where everything is."""
     baselines = [_independent(one, how) for one, _ in finished]
     runs = [
         (run, saves.load(base.folder) if (base.folder / "done").exists() else None)
@@ -84,7 +83,7 @@ def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launc
     print(file=out)
     print(table.comparison(found), file=out)
     print(file=out)
-    for line in table.verdict(found):
+    for line in (*table.verdict(found), *notes):
         print(line, file=out)
     missing = {
         _command(base): None

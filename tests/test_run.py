@@ -102,7 +102,7 @@ def test_quiet_prints_the_table_only_and_no_terminal_means_no_bar(tmp_path, caps
 
 def test_shared_defaults_hold_for_all_and_the_output_says_so(tmp_path, capsys):
     main(f"fedavg independent {QUICK}", tmp_path)
-    assert "shared defaults for all; fedavg alone would take" in capsys.readouterr().out
+    assert "fedavg took the shared defaults --epoch_per_round 1 --batch_size 32" in capsys.readouterr().out
     assert {run.options["optimizer"] for run in saves.find(tmp_path)} == {"adam"}
 
 

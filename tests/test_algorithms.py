@@ -1,0 +1,441 @@
+"""What every algorithm must keep to, over the table of algorithms and of their published variants: a new one is tested by
+being registered, and has only its closed form of the bytes to add (`BYTES`).
+"""
+
+import inspect
+import io
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from conftest import CutWire, options_for, play, tiny_data, tiny_federation, weights_of
+
+import algorithms
+import options as shared
+from federation import Federation
+from wire import Wire
+
+MODULES = {**algorithms.ALGORITHMS, **{f"{name} --as_published": module for name, module in algorithms.PUBLISHED.items()}}
+SHARES = [range(10), range(10, 30), range(30, 60)]
+every_case = pytest.mark.parametrize("case", MODULES)
+
+
+def options_of(case, **flags):
+    """Options of a case: an algorithm's name, with or without --as_published."""
+    name, _, published = case.partition(" ")
+    options = options_for(name, **({"as_published": True} if published else {}), **flags)
+    assert algorithms.module_of(options) is MODULES[case]
+    return options
+
+
+def tensors(tree):
+    """The tensors in nested dicts and lists, in order."""
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
+        return [tensor for branch in tree for tensor in tensors(branch)]
+    return [tree] if isinstance(tree, torch.Tensor) else []
+
+
+def equal(one, other):
+    """Whether two trees are the same in structure, plain values and bits."""
+    if isinstance(one, dict):
+        return isinstance(other, dict) and list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(equal, one, other))
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    return type(one) is type(other) and one == other
+
+
+def answers_of(federation, done):
+    """The weights of every answer for every client."""
+    return {name: [weights_of(answer, k) for k in federation.clients] for name, answer in done.answers.items()}
+
+
+def headline(federation, done):
+    return next(iter(answers_of(federation, done).values()))
+
+
+# --- repeatable ---
+
+
+@every_case
+def test_playing_twice_gives_the_same_bits(case):
+    first = tiny_federation(participation=0.7)
+    state, done = play(first, options_of(case), rounds=3)
+    play(tiny_federation(seed=9), options_for("fedavg", optimizer="adam"))  # another run in between, in this process
+    torch.rand(3)
+    np.random.default_rng(0).random(3)
+    second = tiny_federation(participation=0.7)
+    again, redone = play(second, options_of(case), rounds=3)
+    assert equal(again, state)
+    assert list(redone.clients) == list(done.clients)
+    assert torch.equal(redone.loss, done.loss)
+    assert equal(answers_of(second, redone), answers_of(first, done))
+    assert second.wire.collect() == first.wire.collect()
+    assert second.effort == first.effort
+
+
+@every_case
+def test_another_seed_is_another_result(case):
+    first, second = (tiny_federation(seed=seed) for seed in (0, 1))
+    assert not equal(headline(first, play(first, options_of(case))[1]), headline(second, play(second, options_of(case))[1]))
+
+
+@every_case
+def test_the_order_in_which_clients_are_visited_changes_no_bit(case, monkeypatch):
+    federation = tiny_federation()
+    state, done = play(federation, options_of(case), rounds=2)
+    expected = answers_of(federation, done)
+    visited, forwards = [], Federation.each
+
+    def backwards(self, work, clients, *rows):
+        visited.extend(list(clients)[::-1])
+        return forwards(self, work, list(clients)[::-1], *(list(row)[::-1] for row in rows))[::-1]
+
+    monkeypatch.setattr(Federation, "each", backwards)
+    other = tiny_federation()
+    again, redone = play(other, options_of(case), rounds=2)
+    assert visited, "the clients' work goes through `each`"
+    assert equal(again, state)
+    assert torch.equal(redone.loss, done.loss)
+    assert equal(answers_of(other, redone), expected)
+
+
+# --- nothing reaches a client but by the wire ---
+
+
+def changed_for_all_but(k):
+    """The tiny federation's data and shares with everybody's changed but client k's: other images (the negatives), other
+    labels, and three examples fewer. Mean and standard deviation are constants of the data set."""
+    data = tiny_data()
+    others = torch.ones(len(data.y), dtype=torch.bool)
+    others[data.n_train :] = False  # the test set is nobody's
+    others[list(SHARES[k])] = False
+    x = torch.where(others.view(-1, 1, 1, 1), 255 - data.x, data.x)
+    y = torch.where(others, (data.y + 1) % len(data.classes), data.y)
+    return replace(data, x=x, y=y), [share if j == k else share[:-3] for j, share in enumerate(SHARES)]
+
+
+def answer_and_loss(case, k, wire, data=None, shares=None):
+    """Client k's headline answer and its last training loss after two rounds, and whether anything was sent.
+
+    A "global" answer is the one model there is for everybody, so it is client k's too. Under a cut wire the server has
+    received nothing: its model, that of `centralized` included, cannot depend on any client's data at all.
+    """
+    federation = tiny_federation(data, shares, wire=wire)
+    _, done = play(federation, options_of(case), rounds=2)
+    losses = dict(zip(done.clients, done.loss.tolist(), strict=False))
+    return headline(federation, done)[k], losses.get(k), bool(wire.collect())
+
+
+@every_case
+def test_with_the_wire_cut_a_clients_answer_does_not_depend_on_anybody_elses_data(case):
+    for k in range(3):
+        answer, loss, _ = answer_and_loss(case, k, CutWire())
+        changed, changed_loss, _ = answer_and_loss(case, k, CutWire(), *changed_for_all_but(k))
+        assert equal(changed, answer), f"something of another client's reached client {k} beside the wire"
+        assert changed_loss == loss, f"something of another client's reached client {k}'s training beside the wire"
+
+
+@every_case
+def test_with_the_wire_it_does_where_anything_is_sent(case):
+    for k in range(3):
+        answer, _, sent = answer_and_loss(case, k, Wire())
+        changed, _, _ = answer_and_loss(case, k, Wire(), *changed_for_all_but(k))
+        assert equal(changed, answer) != sent
+        assert sent or case == "independent", "all but independent learning communicate"
+
+
+@every_case
+def test_a_client_learns_from_its_own_data_even_if_the_wire_is_cut(case):
+    """So that the tests above compare answers that could have changed."""
+    if case == "centralized":
+        pytest.skip("its clients do not learn")
+    federation, data = tiny_federation(wire=CutWire()), tiny_data()
+    changed = tiny_federation(replace(data, y=torch.zeros_like(data.y)), wire=CutWire())
+    assert not torch.equal(play(federation, options_of(case))[1].loss, play(changed, options_of(case))[1].loss)
+
+
+# --- states ---
+
+
+@every_case
+def test_no_tensor_of_a_state_is_changed_in_place(case):
+    federation, options = tiny_federation(participation=0.7), options_of(case, optimizer="adam")
+    state, done = play(federation, options)
+    before = tensors(state)
+    kept = [tensor.clone() for tensor in before]
+    done = MODULES[case].communicate(federation.at(2), state, options)
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(before, kept, strict=True))
+    after = tensors(state)
+    kept = [tensor.clone() for tensor in after]
+    for answer in done.answers.values():
+        for k in federation.clients:
+            with torch.no_grad():
+                for tensor in answer(k).state_dict().values():
+                    tensor.zero_()  # as fine-tuning would, only worse
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(after, kept, strict=True))
+
+
+def plain(tree):
+    if isinstance(tree, dict):
+        return type(tree) is dict and all(type(key) in (str, int) for key in tree) and all(map(plain, tree.values()))
+    if isinstance(tree, list | tuple):
+        return type(tree) in (list, tuple) and all(map(plain, tree))
+    return type(tree) in (torch.Tensor, str, int, float, bool, type(None))
+
+
+@every_case
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_run_goes_on_from_a_saved_state_as_if_it_had_not_stopped(case, optimizer):
+    options, module = options_of(case, optimizer=optimizer, momentum=0.9 if optimizer == "sgd" else 0.0), MODULES[case]
+    saved = {}
+    federation = tiny_federation(participation=0.7)
+    state = module.start(federation, options)
+    for r in range(4):
+        if r:
+            done = module.communicate(federation.at(r), state, options)
+        assert plain(state), "plain containers and tensors"
+        for tensor in tensors(state):
+            assert not tensor.requires_grad
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes, "no view of something larger is saved"
+        saved[r] = io.BytesIO()
+        torch.save(state, saved[r])
+        assert equal(torch.load(io.BytesIO(saved[r].getvalue()), weights_only=True), state)
+    for stop in (0, 2):
+        resumed = tiny_federation(participation=0.7)  # a new process would have a new one
+        loaded = torch.load(io.BytesIO(saved[stop].getvalue()), weights_only=True)
+        for r in range(stop + 1, 4):
+            redone = module.communicate(resumed.at(r), loaded, options)
+        assert equal(loaded, state)
+        assert torch.equal(redone.loss, done.loss)
+        assert equal(answers_of(resumed, redone), answers_of(federation, done))
+
+
+# --- rounds ---
+
+
+@every_case
+def test_a_round_names_its_clients_their_losses_and_the_answers(case):
+    federation = tiny_federation(participation=0.7)  # two of three
+    for r in (1, 2, 3):
+        _, done = play(federation, options_of(case), rounds=r)
+        assert list(done.clients) == sorted(set(done.clients))
+        if case in algorithms.ALGORITHMS:
+            assert list(done.clients) in ([], federation.at(r).sample())
+        assert done.loss.shape == (len(done.clients) or 1,), "of the server, where it alone trained"
+        assert torch.isfinite(done.loss).all()
+        assert done.answers
+        for name, rows in answers_of(federation, done).items():
+            assert all(equal(row, rows[0]) for row in rows) == (name == "global"), "one model for all, or one a client"
+
+
+@every_case
+def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
+    federation, options = tiny_federation(participation=0.7), options_of(case, epoch_per_round=2)
+    state = MODULES[case].start(federation, options)
+    federation.wire.collect()
+    previous, absent_at_all = None, set()
+    for r in range(1, 6):
+        federation.effort.clear()
+        done = MODULES[case].communicate(federation.at(r), state, options)
+        clients, absent = set(done.clients), set(federation.clients) - set(done.clients)
+        crossed = {k for by_client in federation.wire.collect().values() for k in by_client}
+        assert crossed <= clients
+        worked = {(what, k): n for (what, party, k), n in federation.effort.items() if party == "client"}
+        assert worked.keys() == {(what, k) for k in clients for what in ("steps", "samples")}
+        assert all(worked["samples", k] == 2 * len(federation.shares[k]) for k in clients)
+        answers = {name: rows for name, rows in answers_of(federation, done).items() if name != "global"}
+        for name, rows in answers.items():
+            if previous:
+                assert all(equal(rows[k], previous[name][k]) for k in absent), "bit for bit"
+                assert not any(equal(rows[k], previous[name][k]) for k in clients)
+        previous = answers
+        absent_at_all |= absent
+    assert len(absent_at_all) > 1 or case not in algorithms.ALGORITHMS, "the sample changes from round to round"
+
+
+@pytest.mark.parametrize("case", [c for c in MODULES if getattr(algorithms.ALGORITHMS[c.split()[0]], "mixed", False)])
+def test_clients_may_have_different_architectures_where_mixed_says_so(case):
+    # a LeNet5 with the feature dimension of the MLP, so that features can be compared
+    federation = tiny_federation(model=("LeNet5", "MLP"), feature_dim=200)
+    _, done = play(federation, options_of(case), rounds=2)
+    assert torch.isfinite(done.loss).all()
+    for rows in answers_of(federation, done).values():
+        for k, row in enumerate(rows):
+            assert {n: t.shape for n, t in row.items()} == {n: t.shape for n, t in federation.initial(k).items()}
+
+
+# --- the loss ---
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter(case, dtype, monkeypatch):
+    module, seen = MODULES[case], []
+    inner = module.loss
+
+    def checked(model, batch, given, options):
+        value = inner(model, batch, given, options)
+        assert value.shape == ()
+        assert value.dtype == dtype, "nothing is computed in another precision by the way"
+        assert torch.isfinite(value)
+        gradients = torch.autograd.grad(value, list(model.parameters()), retain_graph=True)  # raises where there is none
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+        assert any(gradient.any() for gradient in gradients)
+        seen.append(len(batch.y))
+        return value
+
+    monkeypatch.setattr(module, "loss", checked)
+    state, _ = play(tiny_federation(dtype=dtype), options_of(case), rounds=2)
+    assert sum(seen) == 2 * 60
+    assert {tensor.dtype for tensor in tensors(state) if tensor.is_floating_point()} <= {dtype, torch.float32}
+
+
+
+# --- the bytes, by hand ---
+
+
+class Bytes(NamedTuple):
+    """Of one client: up before round 1, then up and down in every round it takes part in."""
+
+    start: int
+    up: int
+    down: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the closed forms are made of: C classes, D features, n examples of the client, `model` numbers in a model
+    (parameters and buffers), `item` bytes a number, `example` bytes an image and its label."""
+
+    C: int
+    D: int
+    n: int
+    model: int
+    item: int
+    example: int
+
+
+COUNT = 8  # an int64; a bool is 1
+
+
+def _cfkd(s):
+    up = 2 * s.C * s.D * s.item + s.C * COUNT  # class means and an observation; class counts
+    return Bytes(up, up, 2 * s.C * s.D * s.item + 2 * s.C)  # both again; which classes of each are there
+
+
+def _fd(s):
+    both_ways = s.C * s.C * s.item + s.C  # mean outputs; which classes are there
+    return Bytes(0, both_ways, both_ways)
+
+
+def _mse_logits(s):
+    up = s.C * s.C * s.item + s.C * COUNT  # mean logits; class counts
+    return Bytes(up, up, s.C * s.C * s.item + s.C)
+
+
+def _fedavg(s):
+    return Bytes(0, s.model * s.item + COUNT, s.model * s.item)  # the model, and n_k
+
+
+BYTES = {
+    "cfkd": _cfkd,
+    "cfkd --as_published": _cfkd,
+    "fd": _fd,
+    "fd --as_published": _mse_logits,
+    "fedavg": _fedavg,
+    "fedavg --as_published": _fedavg,
+    "independent": lambda s: Bytes(0, 0, 0),
+    "centralized": lambda s: Bytes(s.n * s.example, 0, 0),
+}
+
+
+def by_direction(wire):
+    """{direction: {client: bytes}} of all kinds together."""
+    total = {}
+    for (direction, _), by_client in wire.collect().items():
+        for k, nbytes in by_client.items():
+            total.setdefault(direction, {}).setdefault(k, 0)
+            total[direction][k] += nbytes
+    return total
+
+
+def without_zeros(**expected):
+    present = {direction: {k: n for k, n in by_client.items() if n} for direction, by_client in expected.items()}
+    return {direction: by_client for direction, by_client in present.items() if by_client}
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_bytes_on_the_wire_are_those_worked_out_by_hand(case, dtype):
+    if case not in BYTES:
+        pytest.fail(f"no closed form for the bytes of {case}: add what a client sends and receives to BYTES")
+    # LeNet5 of one channel with D = 6, C = 3: convolutions 1-6 and 6-16 of 5x5 and 16-120 of 3x3, linear 120-6 and 6-3
+    model = 6 * (25 + 1) + 16 * (6 * 25 + 1) + 120 * (16 * 9 + 1) + 6 * (120 + 1) + 3 * (6 + 1)
+    one = {"C": 3, "D": 6, "model": model, "item": torch.finfo(dtype).bits // 8, "example": 12 * 12 + 8}
+    expected = [BYTES[case](Sizes(n=len(share), **one)) for share in SHARES]
+
+    federation, options = tiny_federation(dtype=dtype, participation=0.7), options_of(case)
+    state = MODULES[case].start(federation, options)
+    assert by_direction(federation.wire) == without_zeros(up={k: expected[k].start for k in federation.clients})
+    for r in (1, 2, 3):
+        done = MODULES[case].communicate(federation.at(r), state, options)
+        up, down = ({k: getattr(expected[k], way) for k in done.clients} for way in ("up", "down"))
+        assert by_direction(federation.wire) == without_zeros(up=up, down=down)
+
+
+def test_no_closed_form_is_left_of_an_algorithm_that_is_gone():
+    assert BYTES.keys() <= MODULES.keys()
+
+
+# --- form ---
+
+
+@every_case
+def test_a_module_has_the_parts_of_an_algorithm_in_the_agreed_form(case):
+    module = MODULES[case]
+    assert list(inspect.signature(module.loss).parameters) == ["model", "batch", "given", "options"]
+    assert list(inspect.signature(module.start).parameters) == ["federation", "options"]
+    assert list(inspect.signature(module.communicate).parameters) == ["federation", "state", "options"]
+    assert issubclass(module.Options, shared.Options)
+    assert is_dataclass(module.Options)
+    assert module.Options.__dataclass_params__.frozen
+    assert issubclass(algorithms.options_of(case.split()[0]), algorithms.ALGORITHMS[case.split()[0]].Options)
+
+
+@every_case
+def test_the_first_line_of_the_docstring_says_what_is_sent_in_a_sentence_of_its_own(case):
+    first, *rest = MODULES[case].__doc__.splitlines()
+    assert first.strip() == first
+    assert first.endswith(".")
+    assert len(first) > len("Nothing.")
+    assert rest[0] == "", "then the paper, after an empty line"
+    if case in algorithms.ALGORITHMS:
+        assert algorithms.describe(case) == first[:-1]
+
+
+@every_case
+def test_an_algorithm_is_20_to_90_lines(case):
+    lines = Path(MODULES[case].__file__).read_text().splitlines()
+    assert 20 <= len(lines) <= 90
+
+
+@pytest.mark.parametrize(
+    ("folder", "table"), [(".", algorithms.ALGORITHMS), ("published", algorithms.PUBLISHED)], ids=["algorithms", "published"]
+)
+def test_every_file_of_an_algorithm_is_registered_under_its_name(folder, table):
+    found = {path.stem for path in (Path(algorithms.__file__).parent / folder).glob("*.py")} - {"__init__"}
+    assert found == set(table)
+    assert all(Path(module.__file__).stem == name for name, module in table.items())
+
+
+@pytest.mark.parametrize("name", algorithms.PUBLISHED)
+def test_a_published_module_is_used_only_where_one_of_its_quirks_is_asked_for(name):
+    assert algorithms.module_of(options_for(name)) is algorithms.ALGORITHMS[name]
+    assert algorithms.module_of(options_for(name, as_published=True)) is algorithms.PUBLISHED[name]

@@ -1,0 +1,466 @@
+"""The verbs of a round, each against its slow and obvious version: training loops, averages, class means, outputs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import options_for, tiny_data, tiny_federation
+from torch import nn
+
+from algorithms.independent import loss
+from federation import Federation
+from helpers import average, batches, class_means, outputs, own_models, pick, put, train, train_own
+from models import Net
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def close(one, other, tolerance=1e-11):
+    """Equal up to the order of float64 sums."""
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=tolerance)
+
+
+def copies(rows):
+    return [{name: tensor.clone() for name, tensor in row.items()} for row in rows]
+
+
+def initial(federation):
+    return [federation.initial(k) for k in federation.clients]
+
+
+def linear():
+    """A softmax regression, whose gradient can be written by hand."""
+    return Net(nn.Flatten(), 144, 3)
+
+
+def normed():
+    """A model with BatchNorm and dropout, which tells training from evaluation mode."""
+    return Net(nn.Sequential(nn.Flatten(), nn.Linear(144, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Dropout(0.5)), 5, 3)
+
+
+def federation_of(build, shares=(range(10), range(10, 30), range(30, 60)), **others):
+    return Federation.of(tiny_data(), [np.array(share) for share in shares], [build], dtype=torch.float64, **others)
+
+
+def recorder():
+    """(loss, seen): cross-entropy that notes the positions of each batch under the name that `given` has."""
+    seen = {}
+
+    def noted(model, batch, given, options):
+        seen.setdefault(given, []).append(batch.i.clone())
+        return loss(model, batch, None, options)
+
+    return noted, seen
+
+
+def plain_training(federation, k, weights, positions, make):
+    """What any textbook does: one optimizer, batch after batch of client k's own examples."""
+    model = federation.architectures[0]().to(federation.dtype).train()
+    model.load_state_dict(weights)
+    optimizer = make(model.parameters())
+    for i in positions:
+        own = federation.shares[k][i]
+        _, logits = model(federation.data.images(own, federation.dtype))
+        optimizer.zero_grad()
+        F.cross_entropy(logits, federation.data.y[own]).backward()
+        optimizer.step()
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+# --- train: the steps ---
+
+
+def test_one_full_batch_step_of_sgd_is_w_minus_lr_times_the_gradient():
+    federation, lr = federation_of(linear), 0.05
+    rows = initial(federation)
+    trained, _, losses = train(federation, federation.clients, rows, loss, options_for("independent", batch_size=60, lr=lr))
+    for k in federation.clients:
+        share, row = federation.shares[k], rows[k]
+        x = federation.data.images(share, torch.float64).flatten(1)
+        logits = x @ row["classifier.weight"].T + row["classifier.bias"]
+        # cross-entropy's derivative by the logits is softmax - one-hot, and the loss is a mean over the n examples
+        slope = (logits.softmax(1) - torch.eye(3)[federation.data.y[share]]) / len(share)
+        step = {"classifier.weight": slope.T @ x, "classifier.bias": slope.sum(0)}
+        close(trained[k], {name: row[name] - lr * step[name] for name in row})
+        by_hand = -logits.log_softmax(1)[torch.arange(len(share)), federation.data.y[share]].mean()
+        torch.testing.assert_close(losses[k], by_hand)
+
+
+OPTIMIZERS = {
+    "plain SGD": ({"optimizer": "sgd"}, lambda p: torch.optim.SGD(p, lr=0.05)),
+    "momentum": ({"optimizer": "sgd", "momentum": 0.9}, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
+    "weight decay": ({"optimizer": "sgd", "weight_decay": 0.1}, lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=0.1)),
+    "Adam": ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, lr=0.05)),
+    "Adam with weight decay": (
+        {"optimizer": "adam", "weight_decay": 0.1},
+        lambda p: torch.optim.Adam(p, lr=0.05, weight_decay=0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_is_a_plain_loop_of_the_optimizer_over_the_same_batches(name):
+    flags, make = OPTIMIZERS[name]
+    federation = tiny_federation(model="MLP")
+    rows, (noted, seen) = initial(federation), recorder()
+    trained, _, _ = train(
+        federation, [0, 1, 2], rows, noted, options_for("independent", epoch_per_round=2, **flags), given=["a", "b", "c"]
+    )
+    for k in federation.clients:
+        close(trained[k], plain_training(federation, k, rows[k], seen["abc"[k]], make))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_that_gets_its_memory_back_goes_on_as_if_it_had_never_stopped(name):
+    flags, make = OPTIMIZERS[name]
+    federation, options = tiny_federation(model="MLP"), options_for("independent", **flags)
+    rows, (noted, seen), given = initial(federation), recorder(), ["a", "b", "c"]
+    halfway, memory, _ = train(federation.at(1), [0, 1, 2], rows, noted, options, given)
+    trained, _, _ = train(federation.at(2), [0, 1, 2], halfway, noted, options, given, memory)
+    for k in federation.clients:
+        close(trained[k], plain_training(federation, k, rows[k], seen["abc"[k]], make))
+    forgotten, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, options)
+    remembers = name in ("momentum", "Adam", "Adam with weight decay")
+    assert all(same(forgotten[k], trained[k]) != remembers for k in federation.clients)
+
+
+def test_memory_may_be_missing_for_some_clients():
+    federation, options = tiny_federation(model="MLP"), options_for("independent", optimizer="adam")
+    rows = initial(federation)
+    _, memory, _ = train(federation.at(1), [0, 1, 2], rows, loss, options)
+    mixed, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=[None, memory[1], None])
+    kept, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=memory)
+    fresh, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options)
+    assert same(mixed[0], fresh[0])
+    assert same(mixed[1], kept[1])
+    assert not same(kept[0], fresh[0])
+
+
+def test_only_the_named_parameters_are_trained():
+    federation = federation_of(normed)
+    rows, only = initial(federation), ["classifier.weight", "body.1.bias"]
+    flags = options_for("independent", momentum=0.9, weight_decay=0.1, epoch_per_round=2)
+    trained, memory, _ = train(federation, [0, 1, 2], rows, loss, flags, only=only)
+    parameters = {name for name, _ in federation.skeletons[0].named_parameters()}
+    for k in federation.clients:
+        moved = {name for name in parameters if not torch.equal(trained[k][name], rows[k][name])}
+        assert moved == set(only), "the others keep their bits, weight decay or not"
+        assert memory[k].keys() == set(only)
+        assert not torch.equal(trained[k]["body.2.running_mean"], rows[k]["body.2.running_mean"]), "statistics still run"
+    again, _, _ = train(federation, [0], rows[:1], loss, flags)
+    assert all(not torch.equal(again[0][name], rows[0][name]) for name in parameters), "and afterwards all are free again"
+
+
+def test_the_model_is_in_training_mode_and_its_gradient_is_that_of_one_batch():
+    federation, seen = federation_of(normed), []
+
+    def watchful(model, batch, given, options):
+        seen.append((model.training, [p.grad is None for p in model.parameters()]))
+        return loss(model, batch, given, options)
+
+    train(federation, [0], initial(federation)[:1], watchful, options_for("independent"))
+    assert len(seen) == 2  # 10 examples: 8 and 2
+    assert all(training and all(no_gradient) for training, no_gradient in seen)
+
+
+# --- train: the batches ---
+
+
+def test_a_batch_is_the_clients_own_examples_and_given_is_its_own_row():
+    federation, options = tiny_federation(), options_for("independent", epoch_per_round=2)
+    shares = [torch.tensor([9, 2, 30, 41]), torch.tensor([59, 3]), torch.arange(10, 25)]
+    federation, counted = replace(federation, shares=tuple(shares)), [0, 0, 0]
+
+    def watchful(model, batch, given, options):
+        own = shares[given][batch.i]
+        assert torch.equal(batch.x, federation.data.images(own, torch.float64))
+        assert torch.equal(batch.y, federation.data.y[own])
+        assert batch.x.dtype == torch.float64
+        assert batch.i.dtype == batch.y.dtype == torch.int64
+        counted[given] += len(batch.i)
+        return loss(model, batch, None, options)
+
+    train(federation, [2, 0, 1], pick(initial(federation), [2, 0, 1]), watchful, options, given=[2, 0, 1])
+    assert counted == [2 * 4, 2 * 2, 2 * 15]
+
+
+def test_every_example_is_seen_once_an_epoch_in_an_order_that_is_new_for_each_epoch_round_and_client():
+    federation = tiny_federation(shares=[range(20), range(20, 40)], model="MLP")
+    options, orders = options_for("independent", epoch_per_round=3), []
+    for r in (1, 2):
+        noted, seen = recorder()
+        train(federation.at(r), [0, 1], initial(federation), noted, options, given=[0, 1])
+        for k in (0, 1):
+            positions = torch.cat(seen[k]).tolist()
+            assert [len(i) for i in seen[k]] == 3 * [8, 8, 4]
+            epochs = [positions[:20], positions[20:40], positions[40:]]
+            assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
+            orders += [tuple(epoch) for epoch in epochs]
+    assert len(set(orders)) == len(orders) == 2 * 2 * 3
+    noted, seen = recorder()
+    train(federation.at(1).aside("fine-tuning"), [0], initial(federation)[:1], noted, options, given=[0])
+    assert tuple(torch.cat(seen[0])[:20].tolist()) not in orders, "another party's draws are its own"
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "lengths"),
+    [
+        (16, 8, [8, 8]),
+        (18, 8, [8, 8, 2]),
+        (17, 8, [8, 9]),  # a left-over of one joins the batch before
+        (9, 8, [9]),
+        (1, 8, [1]),  # no batch before it
+        (5, 1, [1, 1, 1, 1, 1]),  # not left over: asked for
+        (3, 2, [3]),
+        (4, 100, [4]),
+        (0, 8, []),
+        (0, 1, []),
+    ],
+)
+def test_batches_are_cut_in_order_and_a_left_over_one_joins_the_batch_before(n, size, lengths):
+    positions = torch.arange(n).flip(0)
+    cut = batches(positions, size)
+    assert [len(batch) for batch in cut] == lengths
+    assert [i for batch in cut for i in batch.tolist()] == positions.tolist()
+
+
+# --- train: what is returned ---
+
+
+def test_the_loss_is_the_mean_over_the_examples_of_all_local_epochs():
+    federation, values = tiny_federation(model="MLP"), {}
+
+    def noted(model, batch, given, options):
+        value = loss(model, batch, None, options)
+        values.setdefault(given, []).extend([value.item()] * len(batch.y))  # a batch's mean, once for each of its examples
+        return value
+
+    options = options_for("independent", epoch_per_round=2, batch_size=7)
+    _, _, losses = train(federation, [2, 0], pick(initial(federation), [2, 0]), noted, options, given=[2, 0])
+    assert losses.shape == (2,)
+    assert [len(values[k]) for k in (2, 0)] == [2 * 30, 2 * 10]
+    for found, k in zip(losses, (2, 0), strict=True):
+        assert found.item() == pytest.approx(np.mean(values[k]), rel=1e-14)
+
+
+def test_effort_counts_steps_and_samples_by_party_and_client():
+    federation = tiny_federation(model="MLP")
+    rows, options = initial(federation), options_for("independent", epoch_per_round=2)
+    train(federation, [0, 2], pick(rows, [0, 2]), loss, options)
+    # batches of 8: 10 examples are 8 + 2, 30 are 8 + 8 + 8 + 6
+    expected = {("steps", "client", 0): 4, ("samples", "client", 0): 20}
+    expected |= {("steps", "client", 2): 8, ("samples", "client", 2): 60}
+    assert dict(federation.effort) == expected
+    train(federation.at(1), [0], rows[:1], loss, options)
+    train(federation.server(torch.arange(17)), [0], rows[:1], loss, options)  # 17 examples are 8 + 9
+    expected |= {("steps", "client", 0): 2 * 4, ("samples", "client", 0): 2 * 20}
+    expected |= {("steps", "server", 0): 4, ("samples", "server", 0): 34}
+    assert dict(federation.effort) == expected
+
+
+def test_training_changes_nothing_that_it_was_given():
+    federation, options = federation_of(normed), options_for("independent", optimizer="adam")
+    rows, common = initial(federation), federation.initial()
+    given = [{"teacher": torch.ones(3, dtype=torch.float64)} for _ in federation.clients]
+
+    def taught(model, batch, given, options):
+        return loss(model, batch, None, options) + (model(batch.x)[1].mean(0) * given["teacher"]).sum()
+
+    trained, memory, _ = train(federation.at(1), [0, 1, 2], rows, taught, options, given)
+    remembered = [{name: {**entry} for name, entry in row.items()} for row in memory]
+    values = [[tensor.clone() for entry in row.values() for tensor in entry.values()] for row in memory]
+    kept, shared, images = copies(trained), copies([common])[0], federation.data.x.clone()
+    train(federation.at(2), [0, 1, 2], trained, taught, options, given, memory)
+    train(federation.at(2), [0, 1, 2], [common] * 3, taught, options, given, memory)  # rows may be one and the same
+    assert all(same(row, before) for row, before in zip(trained, kept, strict=True))
+    assert same(common, shared)
+    for row, before, numbers in zip(memory, remembered, values, strict=True):
+        assert {name: list(entry) for name, entry in row.items()} == {name: list(entry) for name, entry in before.items()}
+        now = [tensor for entry in row.values() for tensor in entry.values()]
+        assert all(torch.equal(a, b) for a, b in zip(now, numbers, strict=True))
+    assert all(torch.equal(row["teacher"], torch.ones(3)) for row in given)
+    assert torch.equal(federation.data.x, images)
+
+
+def test_what_training_returns_is_free_of_gradients_and_of_the_model_it_came_from():
+    federation = tiny_federation()
+    (row,), _, losses = train(federation, [0], initial(federation)[:1], loss, options_for("independent"))
+    kept = copies([row])[0]
+    federation.model(0, federation.initial())  # fills the skeleton anew
+    assert same(row, kept)
+    assert not any(tensor.requires_grad for tensor in [*row.values(), losses])
+
+
+def test_a_client_gets_the_same_bits_in_any_order_and_company():
+    federation, options = tiny_federation(), options_for("independent", optimizer="adam")
+    rows = initial(federation)
+    expected, _, losses = train(federation, [0, 1, 2], rows, loss, options)
+    said = outputs(federation, [0, 1, 2], expected)
+    for clients in ([2, 0, 1], [1], [2, 1]):
+        trained, _, found = train(federation, clients, pick(rows, clients), loss, options)
+        again = outputs(federation, clients, trained)
+        for s, k in enumerate(clients):
+            assert same(trained[s], expected[k])
+            assert torch.equal(found[s], losses[k])
+            assert all(torch.equal(a, b) for a, b in zip(again[s], said[k], strict=True))
+
+
+def test_an_empty_share_takes_no_step_and_has_loss_0():
+    federation = tiny_federation(shares=[[], range(10)], model="MLP")
+    rows, options = initial(federation), options_for("independent", optimizer="adam")
+    trained, memory, losses = train(federation.at(1), [0, 1], rows, loss, options)
+    assert same(trained[0], rows[0])
+    assert losses[0] == 0
+    assert federation.effort["steps", "client", 0] == federation.effort["samples", "client", 0] == 0
+    trained, _, _ = train(federation.at(2), [0, 1], trained, loss, options, memory=memory)
+    assert same(trained[0], rows[0]), "its memory, of nothing, can be given back"
+
+
+# --- models that stay with their clients ---
+
+
+def test_own_models_start_from_each_clients_own_weights_with_nothing_to_remember():
+    federation = tiny_federation()
+    state = own_models(federation)
+    assert state["memory"] == [None, None, None]
+    assert all(same(state["weights"][k], federation.initial(k)) for k in federation.clients)
+
+
+def test_train_own_replaces_the_rows_of_its_clients_and_keeps_the_others():
+    federation, options = tiny_federation(model="MLP"), options_for("independent", optimizer="adam")
+    state, clients = own_models(federation), [0, 2]
+    for r in (1, 2):
+        before = dict(state)
+        rows, memory = pick(before["weights"], clients), pick(before["memory"], clients)
+        trained, remembered, losses = train(federation.at(r), clients, rows, loss, options, memory=memory)
+        assert torch.equal(train_own(federation.at(r), clients, state, loss, options), losses)
+        for s, k in enumerate(clients):
+            assert same(state["weights"][k], trained[s])
+            assert all(same(state["memory"][k][name], remembered[s][name]) for name in remembered[s])
+        assert state["weights"][1] is before["weights"][1]
+        assert state["memory"][1] is None
+
+
+# --- outputs ---
+
+
+def test_outputs_are_those_of_evaluation_mode_in_the_order_of_the_share():
+    federation = federation_of(normed, [[59, 3, 7, 20, 21], range(10)])
+    rows = initial(federation)
+    for row in rows:
+        row["body.2.running_mean"] = torch.arange(5, dtype=torch.float64)
+        row["body.2.running_var"] = torch.arange(5, dtype=torch.float64) + 0.5
+    kept = copies(rows)
+    for k, found in zip([1, 0], outputs(federation, [1, 0], pick(rows, [1, 0])), strict=True):
+        share, row = federation.shares[k], rows[k]
+        x = federation.data.images(share, torch.float64).flatten(1)
+        hidden = x @ row["body.1.weight"].T + row["body.1.bias"]
+        normal = (hidden - row["body.2.running_mean"]) / (row["body.2.running_var"] + 1e-5).sqrt()  # BatchNorm's eps
+        features = (normal * row["body.2.weight"] + row["body.2.bias"]).tanh()  # no dropout
+        torch.testing.assert_close(found.features, features)
+        torch.testing.assert_close(found.logits, features @ row["classifier.weight"].T + row["classifier.bias"])
+        assert torch.equal(found.y, federation.data.y[share])
+        assert not found.features.requires_grad
+        assert not found.logits.requires_grad
+    assert all(same(row, before) for row, before in zip(rows, kept, strict=True)), "running statistics stay as they are"
+
+
+def test_outputs_of_a_share_longer_than_an_evaluation_batch_are_those_of_its_examples_one_by_one():
+    data = tiny_data(n_train=520)
+    share = np.random.default_rng(0).permutation(520)[:503]  # 250 + 250 + 3
+    federation = Federation.of(data, [share], [linear], dtype=torch.float64)
+    row = federation.initial(0)
+    (found,) = outputs(federation, [0], [row])
+    assert found.features.shape == (503, 144)
+    for position in (0, 249, 250, 251, 499, 500, 502):
+        x = data.images(torch.tensor([share[position]]), torch.float64).flatten(1)
+        torch.testing.assert_close(found.features[position], x[0])
+        torch.testing.assert_close(found.logits[position], (x @ row["classifier.weight"].T + row["classifier.bias"])[0])
+        assert found.y[position] == data.y[share[position]]
+
+
+# --- averages ---
+
+
+def test_the_average_is_weighted_by_n():
+    n = [torch.tensor(1), torch.tensor(3)]
+    assert average([torch.tensor([0.0]), torch.tensor([4.0])], n).tolist() == [3.0]  # (1 * 0 + 3 * 4) / 4
+    rows = [{"a": torch.tensor([0.0]), "b": torch.tensor([8.0])}, {"a": torch.tensor([4.0]), "b": torch.tensor([0.0])}]
+    found = average(rows, n)
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {"a": [3.0], "b": [2.0]}
+    assert rows[0]["a"] == 0, "nothing is added up in place"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_average_of_equal_models_is_that_model(dtype):
+    row = tiny_federation(dtype=dtype).initial()
+    found = average([row, row, row], [torch.tensor(n) for n in (1, 2, 5)])  # eighths: exact but for rounding n_k w
+    assert {tensor.dtype for tensor in found.values()} == {dtype}
+    for name in row:
+        torch.testing.assert_close(found[name], row[name], rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_integer_buffers_are_kept_and_not_averaged():
+    rows = [{"count": torch.tensor(n), "flag": torch.tensor([n > 3])} for n in (3, 8)]
+    found = average(rows, [torch.tensor(1), torch.tensor(7)])
+    assert found["count"].dtype == torch.int64
+    assert found["count"] == 3
+    assert found["flag"].dtype == torch.bool
+
+
+def test_the_average_of_nothing_is_0():
+    rows = [torch.ones(2), torch.full((2,), 5.0)]
+    assert average(rows, [torch.tensor(0), torch.tensor(0)]).tolist() == [0.0, 0.0]
+
+
+def test_weights_may_differ_by_class():
+    one, other = torch.tensor([[2.0, 4.0], [1.0, 1.0], [7.0, 7.0]]), torch.tensor([[6.0, 8.0], [5.0, 9.0], [7.0, 7.0]])
+    n = [torch.tensor([[1], [1], [0]]), torch.tensor([[1], [3], [0]])]
+    expected = [[4.0, 6.0], [4.0, 7.0], [0.0, 0.0]]  # means, (1 + 3 * 5) / 4 and (1 + 3 * 9) / 4, and nobody's class
+    assert average([one, other], n).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_class_means_are_those_of_a_loop_over_the_classes(dtype):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(40, 7, generator=generator, dtype=dtype)
+    y = torch.randint(0, 4, (40,), generator=generator)
+    y[y == 2] = 1  # nobody is of class 2, nor of class 4, the last
+    means, counts = class_means(values, y, 5)
+    assert means.dtype == dtype
+    assert counts.dtype == torch.int64
+    for c in range(5):
+        mine = [values[i] for i in range(40) if y[i] == c]
+        assert counts[c] == len(mine)
+        expected = torch.stack(mine).mean(0) if mine else torch.zeros(7, dtype=dtype)
+        torch.testing.assert_close(means[c], expected)
+    assert counts.tolist()[2] == counts.tolist()[4] == 0
+    assert counts.sum() == 40
+
+
+def test_class_means_of_a_single_example_and_of_none():
+    means, counts = class_means(torch.tensor([[2.0, 3.0]]), torch.tensor([1]), 3)
+    assert means.tolist() == [[0.0, 0.0], [2.0, 3.0], [0.0, 0.0]]
+    assert counts.tolist() == [0, 1, 0]
+    means, counts = class_means(torch.empty(0, 2), torch.empty(0, dtype=torch.int64), 3)
+    assert means.tolist() == 3 * [[0.0, 0.0]]
+    assert counts.tolist() == [0, 0, 0]
+
+
+# --- rows ---
+
+
+def test_pick_takes_rows_and_put_replaces_them_in_a_new_list():
+    rows = ["a", "b", "c", "d"]
+    assert pick(rows, [3, 1]) == ["d", "b"]
+    assert put(rows, [3, 1], ["D", "B"]) == ["a", "B", "c", "D"]
+    assert put(rows, [], []) == rows
+    assert rows == ["a", "b", "c", "d"]
+    with pytest.raises(ValueError, match="zip"):
+        put(rows, [0, 1], ["A"])
