@@ -70,7 +70,7 @@ def comparison(found: Sequence[Group]) -> str:
         row["gain over independent\nglobal, personal"] = _gains(group)
         row["up a client\nand round"] = size(group.per_client_and_round("bytes_up"))
         row["down a client\nand round"] = size(group.per_client_and_round("bytes_down"))
-        row["steps"] = f"{group.steps:,.0f}"
+        row["steps of\nall clients"] = f"{group.steps:,.0f}"
         row["seconds"] = f"{group.mean('seconds'):.1f}"
         rows.append(row)
     text = ("algorithm", *(f"--{name}" for name in varying))

@@ -297,7 +297,6 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter(case, d
     assert {tensor.dtype for tensor in tensors(state) if tensor.is_floating_point()} <= {dtype, torch.float32}
 
 
-
 # --- the bytes, by hand ---
 
 

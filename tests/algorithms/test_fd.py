@@ -83,6 +83,11 @@ class Fixed(nn.Module):
         return x, self.logits
 
 
+def draw(*shape, seed=0):
+    """Normal numbers in float64, the same every time."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 def batch_of(y):
     return Batch(torch.zeros(len(y), 1), torch.tensor(y), torch.arange(len(y)))
 
@@ -91,10 +96,8 @@ def batch_of(y):
 
 
 def test_the_loss_is_that_of_a_loop_over_the_examples():
-    generator = torch.Generator().manual_seed(0)
     y = [0, 2, 1, 1, 3, 0, 2]
-    model = Fixed(torch.randn(7, 4, generator=generator, dtype=torch.float64))
-    targets = torch.randn(4, 4, generator=generator, dtype=torch.float64).softmax(1)
+    model, targets = Fixed(draw(7, 4)), draw(4, 4, seed=1).softmax(1)
     held = torch.tensor([True, False, True, False])
     total = 0.0
     for z, label in zip(model.logits.tolist(), y, strict=True):
@@ -108,7 +111,7 @@ def test_the_loss_is_that_of_a_loop_over_the_examples():
 
 
 def test_a_class_without_a_target_contributes_its_cross_entropy_alone():
-    model, held = Fixed(torch.randn(3, 3, dtype=torch.float64)), torch.tensor([True, False, True])
+    model, held = Fixed(draw(3, 3)), torch.tensor([True, False, True])
     batch, flags = batch_of([1, 1, 1]), options_for("fd", fd_gamma=5.0)
     for targets in (torch.zeros(3, 3).double(), torch.full((3, 3), 7.0).double()):
         value = fd.loss(model, batch, {"targets": targets, "held": held}, flags)
@@ -150,7 +153,7 @@ def test_the_mean_is_over_the_others_that_hold_the_class():
 
 def test_a_class_that_nobody_else_holds_has_no_target():
     held = [[True, True], [False, True]]
-    sent = [{"means": torch.rand(2, 2) * torch.tensor(h).view(2, 1), "held": torch.tensor(h)} for h in held]
+    sent = [{"means": draw(2, 2) * torch.tensor(h).view(2, 1), "held": torch.tensor(h)} for h in held]
     own, other = fd.leave_one_out(sent, [0, 1])
     assert own["held"].tolist() == [False, True]
     assert other["held"].tolist() == [True, True]
@@ -320,10 +323,8 @@ def test_a_class_that_nobody_has_has_no_mean_logits():
 
 
 def test_the_loss_of_mse_logits_is_that_of_a_loop_over_examples_and_classes():
-    generator = torch.Generator().manual_seed(1)
     y, held = [0, 2, 1, 1, 3], torch.tensor([True, False, True, True])
-    model = Fixed(torch.randn(5, 4, generator=generator, dtype=torch.float64))
-    means = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    model, means = Fixed(draw(5, 4)), draw(4, 4, seed=1)
     flags = options_for("fd", **VARIANT, lambda_kd=3.0)
     distance = sum(
         (z - m) ** 2

@@ -49,9 +49,7 @@ def descended(federation, row, indices, make: Callable, steps=1, optimizer_state
 
 def mean_of(rows, n):
     """sum_k n_k w_k / sum_k n_k, tensor by tensor."""
-    return {
-        name: sum(n_k * row[name] for row, n_k in zip(rows, n, strict=True)) / sum(n) for name in rows[0]
-    }
+    return {name: sum(n_k * row[name] for row, n_k in zip(rows, n, strict=True)) / sum(n) for name in rows[0]}
 
 
 def sgd(parameters):
@@ -155,7 +153,10 @@ def test_running_statistics_are_averaged_like_weights_and_counters_are_kept():
     build = partial(models.build, "ResNet9", data.shape, 3, 6)
     federation = Federation.of(data, shares, [build], dtype=torch.float64)
     _, done = play(federation, options_for("fedavg", batch_size=12, lr=0.01))
-    rows = [descended(federation, federation.initial(), share, partial(torch.optim.SGD, lr=0.01))[0] for share in federation.shares]
+    rows = [
+        descended(federation, federation.initial(), share, partial(torch.optim.SGD, lr=0.01))[0]
+        for share in federation.shares
+    ]
     found, averaged = weights_of(done.answers["global"]), mean_of(rows, [4, 8])
     buffers = [name for name, _ in federation.skeletons[0].named_buffers()]
     running = [name for name in buffers if "running" in name]
@@ -247,7 +248,8 @@ def test_aggregate_all_weighs_the_absent_by_their_size():
     federation = tiny_federation(participation=0.7)  # two of three, of sizes 10, 20 and 30
     old = federation.initial()
     selected, damped = (
-        weights_of(play(federation, options_for("fedavg", **flags))[1].answers["global"]) for flags in ({}, {"aggregate": "all"})
+        weights_of(play(federation, options_for("fedavg", **flags))[1].answers["global"])
+        for flags in ({}, {"aggregate": "all"})
     )
     present = sum(len(federation.shares[k]) for k in federation.at(1).sample())
     close(damped, mean_of([selected, old], [present, 60 - present]), tolerance=1e-14)
@@ -260,7 +262,9 @@ def test_nothing_is_sent_for_the_absent():
 
 
 def test_as_published_is_the_damped_unweighted_average_over_a_fixed_half():
-    federation = tiny_federation(shares=[range(4), range(4, 12), range(12, 30), range(30, 60)], participation=0.5, model="MLP")
+    federation = tiny_federation(
+        shares=[range(4), range(4, 12), range(12, 30), range(30, 60)], participation=0.5, model="MLP"
+    )
     flags = options_for("fedavg", as_published=True, batch_size=WHOLE, epoch_per_round=2, optimizer="adam", lr=0.01)
     _, done = play(federation, flags, rounds=3)
     row, moments = federation.initial(), {}
@@ -292,7 +296,9 @@ def test_keep_optimizer_keeps_each_clients_moments_although_its_weights_are_repl
             rows.append(trained)
         row = mean_of(rows, [15, 15])
         close(weights_of(done.answers["global"]), row, tolerance=1e-9)
-    fresh = weights_of(play(federation, options_for("fedavg", optimizer="adam", lr=0.01, batch_size=WHOLE), 4)[1].answers["global"])
+    fresh = weights_of(
+        play(federation, options_for("fedavg", optimizer="adam", lr=0.01, batch_size=WHOLE), 4)[1].answers["global"]
+    )
     assert not torch.allclose(fresh["classifier.weight"], row["classifier.weight"])
 
 
