@@ -83,7 +83,7 @@ def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launc
     print(file=out)
     print(table.comparison(found), file=out)
     print(file=out)
-    for line in (*table.verdict(found), *notes):
+    for line in (*table.verdict(found), *table.best_on_validation(found), *notes):
         print(line, file=out)
     missing = {
         _command(base): None
@@ -92,14 +92,6 @@ def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launc
     }
     for command in list(missing)[:3]:
         print(f"no independent learning on this split yet, so no gain: {command}", file=out)
-    for _, run in finished:
-        best = run.best_on_validation()
-        if best:
-            print(
-                f"{run.options['algorithm']} seed {run.options['seed']}, best on validation: round {best['round']:.0f}, "
-                f"global {best['global_mean']:.1%}, personal {best['personal_mean']:.1%}",
-                file=out,
-            )
     if len({run.options["seed"] for _, run in finished}) == 1:
         print("one seed: an illustration; `--seed 0 1 2 3 4` for a comparison", file=out)
     print(f"saved in {how.export_dir}/ (history.xlsx, history.pkl, weights.pt, split.png in each):", file=out)

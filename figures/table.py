@@ -39,6 +39,13 @@ class Group:
         return self.mean(name) / self.options["n_clients"] / self.options["rounds"]
 
     @property
+    def validation(self) -> float | None:
+        """Mean validation accuracy after the last round, or None without `--validation`."""
+        if any("validation_mean" not in run.rounds for run in self.runs):
+            return None
+        return float(np.mean([run.rounds["validation_mean"].iloc[-1] for run in self.runs]))
+
+    @property
     def steps(self) -> float:
         return float(np.mean([run.rounds["steps"].sum() for run in self.runs]))
 
@@ -78,13 +85,30 @@ def comparison(found: Sequence[Group]) -> str:
     return tabulate(rows, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)
 
 
+def chosen(found: Sequence[Group]) -> list[Group] | None:
+    """One group for each algorithm: of several settings the one with the best validation accuracy. None where there are
+    several without `--validation`: to choose by test accuracy would be to tune on the test set."""
+    best = []
+    for algorithm in dict.fromkeys(group.algorithm for group in found):
+        settings = [group for group in found if group.algorithm == algorithm]
+        if len(settings) > 1 and any(group.validation is None for group in settings):
+            return None
+        best.append(max(settings, key=lambda group: group.validation) if len(settings) > 1 else settings[0])
+    return best
+
+
 def verdict(found: Sequence[Group]) -> list[str]:
     """Who wins what, in words. Empty for a single algorithm."""
     if len({group.algorithm for group in found}) < 2:
         return []
     varying = _varying(found)
+    tried, found = len(found), chosen(found)
+    if found is None:
+        return [
+            "no winner is named: an algorithm has several settings, and only `--validation 0.1` could choose among them."
+        ]
+    lines = ["of each algorithm's settings the one with the best validation accuracy:"] if len(found) < tried else []
     methods = [group for group in found if group.algorithm not in REFERENCES]
-    lines = []
     winners = {}
     for what, where in (("global", "On the global test set"), ("personal", "On the clients' own distributions")):
         if not methods:
@@ -113,6 +137,18 @@ def verdict(found: Sequence[Group]) -> list[str]:
         if group.algorithm in REFERENCES
     ]
     return lines
+
+
+def best_on_validation(found: Sequence[Group]) -> list[str]:
+    """For each run with `--validation` the round that was best there, and its test accuracies."""
+    varying = _varying(found)
+    chosen = [(group, run, run.best_on_validation()) for group in found for run in group.runs]
+    return [
+        f"{_name(group, varying)} seed {run.options['seed']}, best on validation: round {best['round']:.0f}, with "
+        f"{best['validation_mean']:.1%} there, {best['global_mean']:.1%} global and {best['personal_mean']:.1%} personal."
+        for group, run, best in chosen
+        if best
+    ]
 
 
 def size(nbytes: float) -> str:

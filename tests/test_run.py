@@ -134,11 +134,13 @@ def test_help_exits_with_0(capsys):
 class Told:
     """A run that tells what it is told."""
 
-    def __init__(self, algorithm, global_mean, personal_mean, nbytes, seed=0, **options):
+    def __init__(self, algorithm, global_mean, personal_mean, nbytes, seed=0, validation=None, **options):
         self.options = {"algorithm": algorithm, "seed": seed, "split_seed": 0, "n_clients": 2, "rounds": 10, **options}
         accuracies = {"global_mean": global_mean, "personal_mean": personal_mean, "personal_worst": personal_mean}
         self._summary = {**accuracies, "bytes_up": nbytes, "bytes_down": nbytes, "seconds": 1.0}
         self.rounds = pd.DataFrame({"steps": [5, 5]})
+        if validation is not None:
+            self.rounds["validation_mean"] = [0.0, validation]
 
     def summary(self):
         return self._summary
@@ -161,6 +163,16 @@ def test_a_winner_that_does_not_beat_independent_learning_is_not_said_to():
     base = Told("independent", 0.5, 0.9, 0)
     lines = table.verdict(table.groups([(run, base) for run in (Told("fedavg", 0.6, 0.7, 1), base)]))
     assert "no better than independent learning" in lines[1]
+
+
+def test_settings_are_chosen_by_validation_and_never_by_test():
+    runs = [Told("fedavg", 0.9, 0.9, 1, validation=0.6, lr=0.1), Told("fedavg", 0.7, 0.7, 1, validation=0.8, lr=0.2)]
+    other = Told("cfkd", 0.75, 0.75, 1, validation=0.7, lr=0.1)
+    lines = table.verdict(table.groups([(run, None) for run in (*runs, other)]))
+    assert "validation" in lines[0]
+    assert "cfkd" in lines[1]  # 0.75 on test beats the chosen 0.7; the 0.9 was not chosen
+    (line,) = table.verdict(table.groups([(Told("fedavg", 0.9, 0.9, 1, lr=lr), None) for lr in (1, 2)] + [(other, None)]))
+    assert "no winner is named" in line
 
 
 def test_the_spread_over_seeds_is_a_column_of_its_own_and_says_so():
