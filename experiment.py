@@ -27,7 +27,7 @@ import saves.workbook
 from data import datasets, partition
 from errors import DivergedError, UserError
 from evaluation import evaluate
-from federation import Federation
+from federation import Federation, computing_with
 from helpers import Round
 from options import Launch, Options, plain
 
@@ -107,8 +107,12 @@ def resolve(options: Options) -> Options:
 
 
 def _writable(folder: Path) -> None:
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    try:
+        there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+        writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    except OSError:  # a name that is too long, say
+        writable = False
+    if not writable:
         raise UserError(f"--export_dir {folder}: cannot be written; must be a folder, there or to be made")
 
 
@@ -188,7 +192,8 @@ def run(
             return saves.load(folder)
         with _logged(folder / "run.log"):
             _begin(experiment)
-            _rounds(experiment, watch)
+            with computing_with(1):  # what is not a server's phase or an evaluation, whatever the process has
+                _rounds(experiment, watch)
             _finish(experiment)
     return saves.load(folder)
 

@@ -91,7 +91,7 @@ def _local_epochs(federation: Federation, k: int, weights: Weights, given, memor
             total += value.detach() * len(i)  # stays on the device: no waiting for it within an epoch
             steps, samples = steps + 1, samples + len(i)
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    memory = {name: dict(optimizer.state[parameter]) for name, parameter in trained.items()}
+    memory = {**(memory or {}), **{name: dict(optimizer.state[parameter]) for name, parameter in trained.items()}}
     return weights, memory, total / max(samples, 1), steps, samples
 
 
@@ -117,7 +117,7 @@ OPTIMIZERS = {"adam": _adam, "sgd": _sgd}
 def _recall(optimizer: torch.optim.Optimizer, trained: dict[str, Tensor], memory: dict | None) -> None:
     """Give the optimizer its memory back, as copies: it works in place."""
     for name, parameter in trained.items():
-        if memory and memory[name]:
+        if memory and memory.get(name):
             optimizer.state[parameter] = {
                 key: value.clone() if isinstance(value, Tensor) else value for key, value in memory[name].items()
             }
@@ -147,13 +147,12 @@ class Outputs(NamedTuple):
     y: Tensor
 
 
-def outputs(federation: Federation, clients: Sequence[int], weights: Sequence[Weights]) -> list[Outputs]:
-    """Every client's outputs on its own training share, in evaluation mode, in the order of the share."""
-    return federation.each(_outputs, clients, weights)
-
-
 @torch.no_grad()
-def _outputs(federation: Federation, k: int, weights: Weights) -> Outputs:
+def outputs(federation: Federation, k: int, weights: Weights) -> Outputs:
+    """What client k's model says of its own training share, in evaluation mode, in the order of the share.
+
+    Part of the work of one client, to be called within `federation.each`.
+    """
     model, share = federation.model(k, weights), federation.shares[k]
     parts = [model(federation.data.images(i, federation.dtype)) for i in share.split(EVALUATION_BATCH)]
     features, logits = (torch.cat(part) for part in zip(*parts, strict=True))

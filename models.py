@@ -5,6 +5,7 @@
 `classifier.*`. Parameter counts below are for one channel, 28x28 images and C = 10.
 """
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -117,8 +118,8 @@ READ_FEATURE_DIM = ("LeNet5", "ResNet9")
 def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int) -> Net:
     """A new `name` with torch's default initialisation. Raises UserError where it does not fit such images."""
     try:
-        model = MODELS[name](shape, n_classes, feature_dim)
-        with torch.no_grad():
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():  # a layer of size 0 warns, and is refused below
+            model = MODELS[name](shape, n_classes, feature_dim)
             model.eval()(torch.zeros(1, *shape))
     except (RuntimeError, ValueError, ZeroDivisionError) as error:
         size = "x".join(map(str, shape[1:]))

@@ -28,6 +28,9 @@ from models import MODELS, READ_FEATURE_DIM
 # --- what a flag takes -------------------------------------------------------------------------------------------------
 
 
+LARGEST = {int: 2**63 - 1, float: 3.4e38}  # what a tensor's index and a single-precision number can hold
+
+
 @dataclass(frozen=True)
 class Number:
     """A whole number (`type` int) or any number (float) within bounds; infinity only where `infinite`."""
@@ -44,6 +47,8 @@ class Number:
         if text in self.words:
             return text
         value = self.type(text)
+        if not math.isinf(value) and abs(value) > LARGEST[self.type]:
+            raise ValueError("; too large")
         inside = self.least <= value <= self.most and self.above < value < self.below
         if not (inside or (self.infinite and value == math.inf)) or (math.isinf(value) and not self.infinite):
             raise ValueError
@@ -123,9 +128,16 @@ class Needs:
     holds: Callable[[Any], bool]
 
 
-def flag(default: Any, takes: Callable[[str], Any] | None, help: str, needs: Needs | None = None) -> Any:
-    """A dataclass field that is a flag. `takes` None is a switch, off by default, that takes no value."""
-    return field(default=default, metadata={"takes": takes, "help": help, "needs": needs})
+def flag(
+    default: Any,
+    takes: Callable[[str], Any] | None,
+    help: str,
+    needs: Needs | None = None,
+    stands_for: Mapping | None = None,
+) -> Any:
+    """A dataclass field that is a flag. `takes` None is a switch, off by default, that takes no value; `stands_for` are
+    the values of other flags that a switch stands for, which must not be given otherwise beside it."""
+    return field(default=default, metadata={"takes": takes, "help": help, "needs": needs, "stands_for": stands_for or {}})
 
 
 # --- the shared flags --------------------------------------------------------------------------------------------------
@@ -179,7 +191,7 @@ class Options:
     )
     feature_dim: int = flag(
         100,
-        Number(int, least=1),
+        Number(int, least=1, most=65_536),
         "dimension of the features",
         Needs(f"--model {' or '.join(READ_FEATURE_DIM)} (the others have their own)", _model),
     )
@@ -211,7 +223,7 @@ class Options:
     )
     threads: int | str = flag(
         "auto",
-        Number(int, least=1, words=("auto",)),
+        Number(int, least=1, most=1024, words=("auto",)),
         "processor threads to evaluate, and to train one model (centralized); a client trains with one; auto is all cores",
     )
 
@@ -258,6 +270,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"argument (--\w+): expected at least one argument", r"\1: a value is missing", message)
+        message = re.sub(r"argument (--\w+): ignored explicit argument '(.*)'", r"\1=\2: \1 takes no value", message)
         message = re.sub(r"unrecognized arguments: (.*)", r"\1: belongs to no flag (algorithms come first)", message)
         raise UserError(message)
 
@@ -294,8 +307,9 @@ def parse(argv: Sequence[str], algorithms: Mapping[str, type[Options]], describe
     for name, declared in launching.items():
         _add(group, name, declared)
 
-    _reject_strangers(argv[n_names:], parser, algorithms)
-    given = vars(parser.parse_args(argv[n_names:]))
+    _reject_strange_flags(argv[n_names:], parser, algorithms)
+    # argparse takes -1e-3 for a flag; a blank before it makes it a value
+    given = vars(parser.parse_args([f" {word}" if _is_number(word) else word for word in argv[n_names:]]))
     declared = {**launching, **shared, **{f: d for own in owned.values() for f, d in own.items()}}
     values = {name: _values(name, texts, declared[name]["takes"], algorithms) for name, texts in given.items()}
     for name in launching:
@@ -312,6 +326,7 @@ def parse(argv: Sequence[str], algorithms: Mapping[str, type[Options]], describe
             chosen = dict(zip(readable, combination, strict=True))
             candidate = cls(**{**start, **chosen, "algorithm": name})
             idle = {f for f in chosen if (needs := flags_of(cls)[f]["needs"]) and not needs.holds(candidate)}
+            _consistent(chosen, flags_of(cls))
             in_use |= chosen.keys() - idle
             used = {f: v for f, v in chosen.items() if f not in idle}
             run = cls(**{**start, **used, "algorithm": name})
@@ -351,14 +366,24 @@ def _add(group, name: str, declared: Mapping[str, Any]) -> None:
     group.add_argument(f"--{name}", nargs="+", help=f"{help}{allowed}{default_text}".replace("%", "%%"))
 
 
-def _reject_strangers(words: Sequence[str], parser: argparse.ArgumentParser, algorithms: Mapping[str, type]) -> None:
+def _reject_strange_flags(words: Sequence[str], parser: argparse.ArgumentParser, algorithms: Mapping[str, type]) -> None:
     known = [f for f in parser._option_string_actions if f.startswith("--")]
-    for word in words:
-        text = word.split("=")[0]
-        if text.startswith("--") and text not in known:
+    flags = [word.split("=")[0] for word in words if word.startswith("--")]
+    for text in flags:
+        if flags.count(text) > 1:
+            raise UserError(f"{text}: given twice; several values stand behind one flag, {text} A B")
+        if text not in known:
             owners = [name for name, cls in algorithms.items() if text[2:] in flags_of(cls)]
             hint = f"; it is a flag of {', '.join(owners)}" if owners else nearest(text, known)
             raise UserError(f"{text}: no algorithm named here reads such a flag{hint}")
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _values(name: str, texts: Any, takes: Callable | None, algorithms: Mapping[str, type]) -> list:
@@ -367,13 +392,13 @@ def _values(name: str, texts: Any, takes: Callable | None, algorithms: Mapping[s
     if isinstance(takes, Several) and isinstance(takes.of, Number) and not any("," in text for text in texts):
         texts = [",".join(texts)]  # --sizes 0.5 0.5 is one split, as the reference spells it
     found = []
-    for text in texts:
+    for text in map(str.strip, texts):
         try:
             value = takes(text)
         except (ValueError, OverflowError) as error:
             if text in algorithms:
                 raise UserError(f"--{name} {text}: name the algorithms first, python run.py {text} --{name} ...") from None
-            hint = str(error) if str(error).startswith("; did") else ""
+            hint = str(error) if str(error).startswith("; ") else ""
             raise UserError(f"--{name} {text}: must be {takes}{hint}") from None
         if value not in found:
             found.append(value)
@@ -384,8 +409,18 @@ def _shown(values: Sequence[Any]) -> str:
     return " ".join(",".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in values)
 
 
+def _consistent(chosen: Mapping[str, Any], declared: Mapping[str, dict]) -> None:
+    """No flag says otherwise than a switch that stands for it."""
+    for switch in chosen:
+        for name, value in declared[switch]["stands_for"].items():
+            if chosen.get(name, value) != value:
+                raise UserError(f"--{name} {_shown([chosen[name]])}: contradicts --{switch}, which is --{name} {value}")
+
+
 def _check(run: Options) -> None:
     """What no single flag can know."""
+    if len(run.model) > run.n_clients:
+        raise UserError(f"--model {','.join(run.model)}: more architectures than --n_clients {run.n_clients}")
     if run.sizes is not None:
         shown = ",".join(f"{size:g}" for size in run.sizes)
         if len(run.sizes) != run.n_clients:

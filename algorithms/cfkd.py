@@ -19,6 +19,7 @@ The reference code's own draw is in `algorithms/published/cfkd.py`.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -87,16 +88,18 @@ def another(federation, k):
 
 
 def upload(federation, clients, weights, options):
-    """Each client's features on its own data -> what the server receives: class means [C, D], class counts [C], and an
-    observation [C, D], the mean of at most `n_avg` features of each class drawn without replacement."""
-    n_classes = len(federation.data.classes)
-    rows = []
-    for k, o in zip(clients, outputs(federation, clients, weights), strict=True):
-        means, counts = class_means(o.features, o.y, n_classes)
-        drawn = few_of_each(o.y, options.n_avg, federation.stream("observation", k))
-        observation, _ = class_means(o.features[drawn], o.y[drawn], n_classes)
-        rows.append({"means": means, "counts": counts, "observation": observation})
+    rows = federation.each(partial(represent, n_avg=options.n_avg), clients, weights)
     return federation.wire.up("mean features", rows, clients)
+
+
+def represent(federation, k, weights, n_avg):
+    """What client k sends: the mean feature of each class [C, D], class counts [C], and an observation [C, D], the mean of
+    at most n_avg features of each class drawn without replacement."""
+    features, _, y = outputs(federation, k, weights)
+    drawn = few_of_each(y, n_avg, federation.stream("observation", k))
+    means, counts = class_means(features, y, len(federation.data.classes))
+    observation, _ = class_means(features[drawn], y[drawn], len(counts))
+    return {"means": means, "counts": counts, "observation": observation}
 
 
 def few_of_each(y, n, stream):

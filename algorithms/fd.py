@@ -73,7 +73,11 @@ def leave_one_out(sent, clients):
 
 
 def upload(federation, clients, weights):
-    """Each client's mean softmax output by class -> what the server receives: means [C, C], held bool [C]."""
-    n_classes = len(federation.data.classes)
-    said = [class_means(o.logits.softmax(1), o.y, n_classes) for o in outputs(federation, clients, weights)]
-    return federation.wire.up("mean outputs", [{"means": m, "held": counts > 0} for m, counts in said], clients)
+    return federation.wire.up("mean outputs", federation.each(represent, clients, weights), clients)
+
+
+def represent(federation, k, weights):
+    """What client k sends: its mean softmax output for each class [C, C], and which classes it holds, bool [C]."""
+    _, logits, y = outputs(federation, k, weights)
+    means, counts = class_means(logits.softmax(1), y, len(federation.data.classes))
+    return {"means": means, "held": counts > 0}

@@ -62,7 +62,11 @@ class Data:
 
 
 def from_arrays(name: str, train: tuple, test: tuple, classes: tuple[str, ...]) -> Data:
-    """Data from two pairs (x uint8 [n, channels, height, width], y integers [n]), arrays or tensors."""
+    """Data from two pairs (x uint8 [n, channels, height, width], y integers [n]), arrays or tensors. Raises
+    ValueError where there are not as many labels as images."""
+    for images, labels in (train, test):
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images, but {len(labels)} labels")
     x = torch.cat([torch.as_tensor(train[0]), torch.as_tensor(test[0])]).contiguous()
     y = torch.cat([torch.as_tensor(train[1]), torch.as_tensor(test[1])]).long()
     pixels = x[: len(train[1])].transpose(0, 1).flatten(1)  # [channels, n_train * height * width]
@@ -111,24 +115,25 @@ def _torchvision():
 def _idx(name: str, source: str, data_dir: Path) -> Data:
     """MNIST and its kin through torchvision's class `source`: read where the files are, else downloaded and checked."""
     reader = getattr(_torchvision(), source)
+    raw = data_dir / source / "raw"
+    made = [folder for folder in (raw, *raw.parents) if not folder.exists()]
     try:
         try:
             parts = [reader(str(data_dir), train=train) for train in (True, False)]
         except RuntimeError:  # torchvision's word for "the files are not there"
             parts = [reader(str(data_dir), train=train, download=True) for train in (True, False)]
-    except (RuntimeError, OSError, ValueError) as error:
-        raw = data_dir / source / "raw"
-        for folder in (raw, raw.parent, data_dir):  # what the attempt may have made
+        train, test = ((part.data.unsqueeze(1), part.targets) for part in parts)
+        return from_arrays(name, train, test, tuple(parts[0].classes))
+    except Exception as error:  # whatever a reader stumbles over in a file, and every kind of failed download
+        for folder in made:
             with suppress(OSError):
                 folder.rmdir()  # only if it is empty
         files = ", ".join(Path(url).stem for url, _ in reader.resources)
-        why = str(error).splitlines()[0].rstrip(":")
+        why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
         raise UserError(
             f"--dataset {name}: not to be read from {raw} and not to be downloaded ({why}); "
             f"put {files} (unpacked, or as .gz) into {raw}, or name the folder above {source}/ with --data_dir"
         ) from error
-    train, test = ((part.data.unsqueeze(1), part.targets) for part in parts)
-    return from_arrays(name, train, test, tuple(parts[0].classes))
 
 
 def mnist(data_dir: Path) -> Data:

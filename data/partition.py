@@ -66,7 +66,7 @@ def iid(labels: Pair, counts: Pair, alpha: float, generator: np.random.Generator
 def dirichlet(labels: Pair, counts: Pair, alpha: float, generator: np.random.Generator) -> tuple[Shares, Shares]:
     """Client by client a class mix p ~ Dirichlet(alpha * class frequencies), the same for train and test (Berdoz et al.
     2022, reference code). Sizes are exact. Alpha inf (or above 1e12) is a stratified split: every client has the mix of
-    the whole, to about one example a class; alpha towards 0 gives one class each, as long as that class lasts.
+    the whole, to within two examples a class; alpha towards 0 gives one class each, as long as that class lasts.
 
     The reference rounds a stratified split alike for every client, so that its last client gets what the rounding of all
     the others left over; ours corrects itself from client to client.
@@ -136,9 +136,13 @@ def lda(labels: Pair, counts: Pair, alpha: float, generator: np.random.Generator
     equal = np.full(n_clients, 1 / n_clients)
     totals = _class_totals(labels)
     parts = np.stack([_mix(equal, alpha * n_clients, generator) for _ in totals[0]])  # [C, K]
+    # a class is rounded in an order of its own: else it is the same clients that every class rounds up
+    orders = [generator.permutation(n_clients) for _ in parts]
     shares = []
     for y, total in zip(labels, totals, strict=True):
-        per_class = np.stack([_rounded(part, n) for part, n in zip(parts, total, strict=True)], axis=1)  # [K, C]
+        per_class = np.zeros((n_clients, len(parts)), dtype=np.int64)
+        for c, (part, order, n) in enumerate(zip(parts, orders, total, strict=True)):
+            per_class[order, c] = _rounded(part[order], n)
         for k in np.flatnonzero(per_class.sum(1) == 0):
             spare = np.where(per_class.sum(1, keepdims=True) > 1, per_class, 0)
             c = next(c for c in np.argsort(-parts[:, k], kind="stable") if spare[:, c].any())
@@ -178,6 +182,8 @@ def split(data, options) -> Split:
     kept = kept[:n_kept]
     y_test = y[data.n_train :]
     n_clients = options.n_clients
+    if n_kept < 1:
+        raise UserError(f"--reduced {options.reduced:g}: keeps none of the {data.n_train} training images of {data.name}")
     counts = []
     for n, what in ((n_kept, "training"), (len(y_test), "test")):
         if n < n_clients:

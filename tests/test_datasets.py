@@ -200,7 +200,18 @@ def changed(data, what):
 
 @pytest.mark.parametrize(
     "what",
-    ["one pixel", "one test pixel", "one label", "two examples swapped", "n_train", "mean", "std", "name", "classes", "shape"],
+    [
+        "one pixel",
+        "one test pixel",
+        "one label",
+        "two examples swapped",
+        "n_train",
+        "mean",
+        "std",
+        "name",
+        "classes",
+        "shape",
+    ],
 )
 def test_the_digest_changes_with(what):
     data = tiny_data()

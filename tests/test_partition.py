@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import options_for
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import streams
@@ -44,7 +44,7 @@ def shares_of(name, labels, counts, alpha, seed=0):
 
 @st.composite
 def problems(draw, partitions=tuple(PARTITIONS), alphas=ALPHAS):
-    """(data, options): any labels, some of whose classes may be rare or absent, and any number of clients that they allow."""
+    """(data, options): any labels, some classes rare or absent, and any number of clients that can have an example each."""
     n_classes = draw(st.integers(1, 12))
     generator = np.random.default_rng(draw(st.integers(0, 10_000)))
     skew = draw(st.sampled_from([0.1, 1.0, 100.0]))
@@ -64,7 +64,7 @@ def problems(draw, partitions=tuple(PARTITIONS), alphas=ALPHAS):
 
 @st.composite
 def sized_problems(draw):
-    """(data, options, parts, whole): client k asks for parts[k] of `whole` equal pieces, which fit the data without a rest."""
+    """(data, options, parts, whole): client k asks for parts[k] of `whole` equal pieces, into which the data divide."""
     parts = draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
     whole = sum(parts) + draw(st.sampled_from([0, 0, 1, 7]))
     n_train, n_test = whole * draw(st.integers(1, 8)), whole * draw(st.integers(1, 8))
@@ -165,6 +165,7 @@ def test_as_many_clients_as_examples_get_one_each(name, alpha):
 
 
 @modestly
+@example(100, [29])
 @given(st.integers(1, 10_000), st.lists(st.integers(1, 100), min_size=1, max_size=20))
 def test_counts_are_the_whole_parts_of_size_times_n(n, hundredths):
     """0.29 * 100 is 28.999... in floats and 29 in fractions."""
@@ -236,7 +237,9 @@ def test_dirichlet_at_inf_is_stratified_for_unequal_sizes_too(problem):
     labels = data.y.numpy()[: data.n_train]
     counts = np.array(parts) * (data.n_train // whole)
     shares, _ = shares_of("dirichlet", labels, counts, math.inf)
-    assert_stratified(class_table(labels, shares, len(data.classes)), np.bincount(labels, minlength=len(data.classes)), counts)
+    assert_stratified(
+        class_table(labels, shares, len(data.classes)), np.bincount(labels, minlength=len(data.classes)), counts
+    )
 
 
 @pytest.mark.parametrize("n_clients", [2, 3, 5, 10, 20, 50, 100])
@@ -477,6 +480,8 @@ def test_the_digest_tells_splits_apart():
         Split(arrays([0], [1, 2]), one.validation, one.test),  # the same indices, cut elsewhere
         Split(arrays([0, 1, 2], []), one.validation, one.test),
         Split(arrays([0, 1], [8]), one.validation, one.test),  # one index
+        Split(one.train, arrays([3], [4, 8]), one.test),
+        Split(one.train, one.validation, arrays([6], [8])),
     ]
     digests = [part.digest for part in (one, *others)]
     assert len(set(digests)) == len(digests)

@@ -32,7 +32,9 @@ class Options(fd.Options):
         "weight of the distance between logits; 0 is independent learning",
         Needs("--fd_variant mse_logits", lambda o: mse_logits(o)),
     )
-    as_published: bool = flag(False, None, "as in the CFKD paper: --fd_variant mse_logits")
+    as_published: bool = flag(
+        False, None, "as in the CFKD paper: --fd_variant mse_logits", stands_for={"fd_variant": "mse_logits"}
+    )
 
 
 def mse_logits(options) -> bool:
@@ -67,7 +69,11 @@ def pooled(sent):
 
 
 def upload(federation, clients, weights):
-    """Each client's mean logits by class -> what the server receives: means [C, C], counts int64 [C]."""
-    n_classes = len(federation.data.classes)
-    said = [class_means(o.logits, o.y, n_classes) for o in outputs(federation, clients, weights)]
-    return federation.wire.up("mean outputs", [{"means": m, "counts": counts} for m, counts in said], clients)
+    return federation.wire.up("mean outputs", federation.each(represent, clients, weights), clients)
+
+
+def represent(federation, k, weights):
+    """What client k sends: its mean logits for each class [C, C], and class counts int64 [C]."""
+    _, logits, y = outputs(federation, k, weights)
+    means, counts = class_means(logits, y, len(federation.data.classes))
+    return {"means": means, "counts": counts}

@@ -30,7 +30,10 @@ class Options(fedavg.Options):
     aggregate: str = flag("selected", Choice(("selected", "all")), "average the sampled clients' models, or all K models")
     select: str = flag("per_round", Choice(("per_round", "fixed")), "sample the clients in every round, or once")
     as_published: bool = flag(
-        False, None, 'as "Your Data Stays With You!" does it: the last three, and an average without weights'
+        False,
+        None,
+        'as "Your Data Stays With You!" does it: --aggregate all --select fixed --keep_optimizer, and an unweighted average',
+        stands_for={"aggregate": "all", "select": "fixed", "keep_optimizer": True, "init": "shared"},
     )
 
 
@@ -55,10 +58,8 @@ def communicate(federation, state, options):
     if keep:
         state["memory"] = put(state["memory"], clients, memory)
     weights = federation.wire.up("weights", weights, clients)
-    n = federation.wire.up("n_k", federation.sizes(clients), clients)
-    if quirks or options.aggregate == "all":
-        absent = [k for k in federation.clients if k not in clients]
-        weights = weights + [state["server"] or federation.initial(k) for k in absent]
-        n = n + federation.sizes(absent)
+    absent = [k for k in federation.clients if k not in clients] if quirks or options.aggregate == "all" else []
+    weights += [state["server"] or federation.initial(k) for k in absent]
+    n = federation.wire.up("n_k", federation.sizes([*clients, *absent]), [*clients, *absent])
     state["server"] = average(weights, [torch.ones_like(n_k) for n_k in n] if quirks else n)
     return Round(clients, losses, {"global": model_of(federation, state["server"])})
