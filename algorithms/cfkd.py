@@ -1,27 +1,20 @@
 """Mean features by class, and a few averaged features of one other client: representations are shared, models are not.
 
 F. Berdoz, A. Singh, M. Jaggi, R. Raskar: Scalable Collaborative Learning via Representation Sharing, 2022 (arXiv
-2211.10943); called CFKD, contrastive and feature-based knowledge distillation, in its code.
+2211.10943); CFKD, contrastive and feature-based knowledge distillation, in its code.
 
 Differences from the paper:
-1. The weights are scaled as in the reference code, whose published numbers they belong to: the squared distance is a mean
-   over the D features and the contrastive loss a mean over the C classes, where the paper sums. lambda_kd = 10 at D = 84
-   is 0.119 for a sum.
-2. The global mean of a class is that of all its examples, client means weighted by their counts (as in the code; the text
-   says the mean of the clients' means, the same for equal counts). Therefore the counts travel too.
-3. One observation a client and round (M_up = M_down = 1, as in all of the paper's experiments).
-4. The observation comes from a random *other* client; the code's draw includes the client itself.
-5. A class that nobody has sent, or that the observed client does not hold, has weight 0 in the loss; the code reads
-   memory that was never written.
-6. With `--participation` below 1 the server keeps what it last received of the others.
-
-The reference code's own draw is in `algorithms/published/cfkd.py`.
+1. Means over the D features and over the C classes, as in the reference code and its published weights; the paper sums.
+2. The global mean of a class is that of all its examples, clients' means weighted by their counts (as in the code; the
+   text says the mean of the means). Therefore the counts travel too.
+3. One observation a client and round (M_up = M_down = 1, as in all of the paper's experiments), of a random *other* client.
+4. A class that nobody has sent, or that the observed client does not hold, has weight 0 in the loss.
+5. With `--participation` below 1 the server keeps what the others sent last. The code's draw: `published/cfkd.py`.
 """
 
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -29,8 +22,7 @@ import options
 from helpers import Round, average, class_means, model_of, outputs, own_models, pick, put, train_own
 from options import Number, flag
 
-mixed = True
-same_features = True
+mixed = same_features = True
 
 
 @dataclass(frozen=True)
@@ -44,9 +36,7 @@ def loss(model, batch, given, options):
     features, logits = model(batch.x)  # [B, D], [B, C]
     means, held = given["means"][batch.y], given["held"][batch.y]  # [B, D], [B]
     distillation = (held.unsqueeze(1) * (features - means).square()).mean()
-
-    # would two clients give the same label? log h[b, c] = log <softmax(logits_b), softmax(tau(observation_c))>; in logs,
-    # for h is as small as 1e-38. The classifier learns through both of its arguments.
+    # log h[b, c] = log <softmax(logits_b), softmax(tau(observation_c))>, which the classifier learns from on both sides
     said, observed = logits.log_softmax(1), model.classifier(given["observation"]).log_softmax(1)
     log_same = torch.logsumexp(said.unsqueeze(1) + observed.unsqueeze(0), dim=2)  # [B, C]
     log_other = torch.log1p(-log_same.exp().clamp(max=1 - torch.finfo(said.dtype).eps))
@@ -56,11 +46,8 @@ def loss(model, batch, given, options):
 
 
 def start(federation, options):
-    own = own_models(federation)
-    return {
-        **own,
-        "sent": upload(federation, federation.clients, own["weights"], options),
-    }  # untrained: round 1's teachers
+    own = own_models(federation)  # untrained, they teach in round 1
+    return {**own, "sent": upload(federation, federation.clients, own["weights"], options)}
 
 
 def communicate(federation, state, options):
@@ -75,16 +62,12 @@ def teachers(federation, sent, clients):
     """What the server sends to each: the global class means, and the observation of another client drawn at random."""
     means = average([row["means"] for row in sent], [row["counts"].unsqueeze(1) for row in sent])  # [C, D]
     held = sum(row["counts"] for row in sent) > 0  # [C]
-    drawn = [sent[another(federation, k)] for k in clients]
-    return [
-        {"means": means, "held": held, "observation": row["observation"], "observed": row["counts"] > 0} for row in drawn
-    ]
-
-
-def another(federation, k):
-    """A client other than k, uniformly; k itself where there is no other."""
-    others = [j for j in federation.clients if j != k] or [k]
-    return others[federation.stream("teacher", k).integers(len(others))]
+    rows = []
+    for k in clients:
+        others = sent[:k] + sent[k + 1 :] or sent
+        other = others[federation.stream("teacher", k).integers(len(others))]
+        rows.append({"means": means, "held": held, "observation": other["observation"], "observed": other["counts"] > 0})
+    return rows
 
 
 def upload(federation, clients, weights, options):
@@ -93,19 +76,15 @@ def upload(federation, clients, weights, options):
 
 
 def represent(federation, k, weights, n_avg):
-    """What client k sends: the mean feature of each class [C, D], class counts [C], and an observation [C, D], the mean of
-    at most n_avg features of each class drawn without replacement."""
+    """Client k's mean feature of each class [C, D], class counts [C], and an observation [C, D] of n_avg of each class."""
     features, _, y = outputs(federation, k, weights)
-    drawn = few_of_each(y, n_avg, federation.stream("observation", k))
+    few = few_of_each(y, n_avg, federation.stream("observation", k))
     means, counts = class_means(features, y, len(federation.data.classes))
-    observation, _ = class_means(features[drawn], y[drawn], len(counts))
-    return {"means": means, "counts": counts, "observation": observation}
+    return {"means": means, "counts": counts, "observation": class_means(features[few], y[few], len(counts))[0]}
 
 
 def few_of_each(y, n, stream):
-    """Positions of at most n examples of each class, drawn without replacement: y int64 [m] -> int64 [<= n C]."""
-    order = stream.permutation(len(y))
-    label = y.cpu().numpy()[order]
-    by_class = np.argsort(label, kind="stable")  # each class in its random order
-    rank = np.arange(len(y)) - np.searchsorted(label[by_class], label[by_class])
-    return torch.from_numpy(order[by_class[rank < n]]).to(y.device)
+    """Positions of n examples of each class (all of a smaller one), drawn without replacement: int64 [m] -> [<= n C]."""
+    order = torch.from_numpy(stream.permutation(len(y))).to(y.device)
+    nth = F.one_hot(y[order]).cumsum(0).gather(1, y[order].unsqueeze(1)).squeeze(1)  # 1, 2, ... within its class
+    return order[nth <= n]

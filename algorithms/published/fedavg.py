@@ -47,7 +47,7 @@ def start(federation, options):
 
 def communicate(federation, state, options):
     quirks = options.as_published
-    clients = state["selected"] if quirks or options.select == "fixed" else federation.sample()
+    trained = clients = state["selected"] if quirks or options.select == "fixed" else federation.sample()
     if state["server"] is None:  # round 1 of --init independent
         weights = [federation.initial(k) for k in clients]
     else:
@@ -58,8 +58,13 @@ def communicate(federation, state, options):
     if keep:
         state["memory"] = put(state["memory"], clients, memory)
     weights = federation.wire.up("weights", weights, clients)
-    absent = [k for k in federation.clients if k not in clients] if quirks or options.aggregate == "all" else []
-    weights += [state["server"] or federation.initial(k) for k in absent]
-    n = federation.wire.up("n_k", federation.sizes([*clients, *absent]), [*clients, *absent])
-    state["server"] = average(weights, [torch.ones_like(n_k) for n_k in n] if quirks else n)
-    return Round(clients, losses, {"global": model_of(federation, state["server"])})
+    if quirks or options.aggregate == "all":
+        absent = [k for k in federation.clients if k not in clients]
+        if state["server"] is None:
+            weights += federation.wire.up("weights", [federation.initial(k) for k in absent], absent)
+        else:
+            weights += [state["server"]] * len(absent)
+        clients = [*clients, *absent]
+    n = federation.wire.up("n_k", federation.sizes(clients), clients) if not quirks else [torch.tensor(1)] * len(clients)
+    state["server"] = average(weights, n)
+    return Round(trained, losses, {"global": model_of(federation, state["server"])})
