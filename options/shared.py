@@ -1,0 +1,169 @@
+"""How a flag is declared, and the flags that every algorithm reads."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from data.datasets import LOADERS
+from data.partition import PARTITIONS, READ_ALPHA, READ_SIZES
+from models import MODELS, READ_FEATURE_DIM
+from options.values import Choice, Matching, Number, Several
+
+
+@dataclass(frozen=True)
+class Needs:
+    """When a flag is read at all: said in its help, and an error where it is given in vain."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def flag(
+    default: Any,
+    takes: Callable[[str], Any] | None,
+    help: str,
+    needs: Needs | None = None,
+    stands_for: Mapping | None = None,
+) -> Any:
+    """A dataclass field that is a flag. `takes` None is a switch, off by default, that takes no value; `stands_for` are
+    the values of other flags that a switch stands for, which must not be given otherwise beside it."""
+    return field(default=default, metadata={"takes": takes, "help": help, "needs": needs, "stands_for": stands_for or {}})
+
+
+def _model(options) -> bool:
+    return bool(set(options.model) & set(READ_FEATURE_DIM))
+
+
+@dataclass(frozen=True)
+class Options:
+    """One run: the algorithm and every flag that can change a number. All of it is hashed into the run's name."""
+
+    algorithm: str = ""
+
+    dataset: str = flag("digits", Choice(tuple(LOADERS)), "data set; digits is embedded, others are downloaded if absent")
+    reduced: float = flag(1.0, Number(float, above=0, most=1), "part of the training set that is kept; 1 is all of it")
+    reduced_draw: str = flag(
+        "first",
+        Choice(("first", "random")),
+        "which part --reduced keeps: the first images of the file or a random draw (from --split_seed)",
+        Needs("--reduced below 1", lambda o: o.reduced < 1),
+    )
+    n_clients: int = flag(2, Number(int, least=1), "number of clients K")
+    sizes: tuple[float, ...] | None = flag(
+        None,
+        Several(Number(float, above=0, most=1)),
+        "fraction of the data for each client, one for each, adding up to at most 1 (0.7,0.2,0.1); default: equal parts",
+        Needs(f"--partition {' or '.join(READ_SIZES)}", lambda o: o.partition in READ_SIZES),
+    )
+    partition: str = flag(
+        "dirichlet",
+        Choice(tuple(PARTITIONS)),
+        "who gets what: dirichlet draws each client's class mix, lda deals each class over the clients, iid shuffles",
+    )
+    alpha: float = flag(
+        math.inf,
+        Number(float, above=0, infinite=True),
+        "Dirichlet concentration: smaller is more heterogeneous; inf is every client with the class mix of the whole",
+        Needs(f"--partition {' or '.join(READ_ALPHA)}", lambda o: o.partition in READ_ALPHA),
+    )
+    validation: float = flag(
+        0.0, Number(float, least=0, below=1), "part of each client's training data held out for validation; 0 is none"
+    )
+    split_seed: int = flag(0, Number(int, least=0), "seed of the split alone: of --reduced_draw, --partition, --validation")
+
+    model: tuple[str, ...] = flag(
+        ("LeNet5",),
+        Several(Choice(tuple(MODELS))),
+        "architecture; LeNet5,ResNet9 is a mixed federation, dealt to the clients in turn",
+    )
+    feature_dim: int = flag(
+        100,
+        Number(int, least=1, most=65_536),
+        "dimension of the features",
+        Needs(f"--model {' or '.join(READ_FEATURE_DIM)} (the others have their own)", _model),
+    )
+
+    rounds: int = flag(100, Number(int, least=1), "communication rounds")
+    epoch_per_round: int = flag(1, Number(int, least=1), "local epochs a round")
+    batch_size: int = flag(32, Number(int, least=1), "examples in a batch")
+    lr: float = flag(1e-3, Number(float, above=0), "learning rate")
+    optimizer: str = flag("adam", Choice(("adam", "sgd")), "local optimizer")
+    momentum: float = flag(
+        0.0,
+        Number(float, least=0, below=1),
+        "momentum; 0 is plain SGD",
+        Needs("--optimizer sgd", lambda o: o.optimizer == "sgd"),
+    )
+    weight_decay: float = flag(0.0, Number(float, least=0), "L2 penalty, added to the gradient; 0 is none")
+    participation: float = flag(
+        1.0, Number(float, above=0, most=1), "fraction of the clients that take part in a round, at least one; 1 is all"
+    )
+    track_history: int = flag(
+        1, Number(int, least=0), "rounds from one evaluation to the next; 0 evaluates after the last round only"
+    )
+
+    seed: int = flag(0, Number(int, least=0), "seed of all but the split: initial weights, batches, sampling")
+    device: str = flag(
+        "auto",
+        Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
+        "where to compute; auto is cuda if there",
+    )
+    threads: int | str = flag(
+        "auto",
+        Number(int, least=1, most=1024, words=("auto",)),
+        "processor threads to evaluate, and to train one model (centralized); a client trains with one; auto is all cores",
+    )
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where runs are read and written and what is shown: flags that change no number, and so no run's name."""
+
+    data_dir: Path = flag(Path("data"), Path, "folder of the data sets")
+    export_dir: Path = flag(Path("saves"), Path, "folder of the runs, one folder each")
+    force: bool = flag(False, None, "run anew even where a finished run is saved")
+    json: bool = flag(False, None, "one line of JSON a finished run on standard output, and nothing else there")
+    quiet: bool = flag(False, None, "no progress bar, no split, only the table")
+
+
+def flags_of(cls: type) -> dict[str, dict]:
+    """{flag: {"takes", "help", "needs", "default"}} of an Options class, an overridden default keeping its help."""
+    found = {}
+    for f in fields(cls):
+        declared = next(
+            (
+                base.__dataclass_fields__[f.name].metadata
+                for base in cls.__mro__
+                if f.name in getattr(base, "__dataclass_fields__", {}) and base.__dataclass_fields__[f.name].metadata
+            ),
+            None,
+        )
+        if declared:
+            found[f.name] = {**declared, "default": f.default}
+    return found
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """Every option as JSON can hold it: tuples as lists, inf as "inf", paths as text."""
+
+    def value(v: Any) -> Any:
+        if isinstance(v, tuple):
+            return [value(part) for part in v]
+        if isinstance(v, Path):
+            return str(v)
+        return "inf" if v == math.inf else v
+
+    return {f.name: value(getattr(options, f.name)) for f in fields(options)}
+
+
+def from_plain(cls: type[Options], values: Mapping[str, Any]) -> Options:
+    """The inverse of `plain`."""
+
+    def value(v: Any) -> Any:
+        if isinstance(v, list):
+            return tuple(value(part) for part in v)
+        return math.inf if v == "inf" else v
+
+    return cls(**{name: value(v) for name, v in values.items()})
