@@ -28,7 +28,8 @@ def module_of(options) -> ModuleType:
     """The module that carries these options out: the published one where any of its quirks is asked for."""
     plain = ALGORITHMS[options.algorithm]
     inherited = {f.name for f in fields(plain.Options)}
-    asked = any(getattr(options, f.name) != f.default for f in fields(options) if f.name not in inherited)
+    quirks = [f for f in fields(options) if f.name not in inherited and getattr(options, f.name) != f.default]
+    asked = any(f.metadata["needs"] is None or f.metadata["needs"].holds(options) for f in quirks)
     return PUBLISHED[options.algorithm] if asked else plain
 
 

@@ -5,6 +5,7 @@ being registered, and has only its closed form of the bytes to add (`BYTES`).
 import inspect
 import io
 from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import CutWire, options_for, play, tiny_data, tiny_federation, weights_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import algorithms
+import models
 import options as shared
 from federation import Federation
 from wire import Wire
@@ -106,6 +109,55 @@ def test_the_order_in_which_clients_are_visited_changes_no_bit(case, monkeypatch
     assert equal(answers_of(other, redone), expected)
 
 
+@every_case
+@pytest.mark.parametrize("n_classes", [3, 10])
+def test_the_number_of_threads_of_the_process_changes_no_bit(case, n_classes):
+    """A sum of many terms has other last bits with other threads, and how many a process has is not among the options."""
+    found, before = [], torch.get_num_threads()
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            data = tiny_data(2000, n_classes=n_classes)  # large enough for torch to divide the work
+            federation = tiny_federation(data, [range(1000), range(1000, 2000)], model="MLP", dtype=torch.float32)
+            state, _ = play(federation, options_of(case, batch_size=250), rounds=1)
+            found.append(state)
+    finally:
+        torch.set_num_threads(before)
+    same = equal(*found)
+    assert same, "sums over examples were computed with the threads of the process"
+
+
+class SumsOfTheProcess(TorchDispatchMode):
+    """Notes the operations that add up many terms while torch has the three threads that the process was given."""
+
+    SUMS = ("mm", "addmm", "bmm", "convolution", "convolution_backward", "sum", "mean", "_softmax", "_log_softmax")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if torch.get_num_threads() == 3 and function.overloadpacket.__name__ in self.SUMS:
+            self.seen.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@every_case
+def test_nothing_is_added_up_but_with_the_threads_of_a_client_or_the_server(case):
+    """The same whatever the size of the data and the machine: sums belong into the work that `each` carries out."""
+    data, before = tiny_data(), torch.get_num_threads()
+    lenet = partial(models.LeNet5, data.shape, 3, 6)  # `models.build` tries a new model out, which leaves no number
+    federation = Federation.of(data, SHARES, [lenet], dtype=torch.float64, threads=2)
+    torch.set_num_threads(3)
+    try:
+        with SumsOfTheProcess() as watched:
+            torch.ones(2, 2).sum()  # so that the watch is known to see
+            play(federation, options_of(case), rounds=2)
+    finally:
+        torch.set_num_threads(before)
+    assert watched.seen == ["sum"]
+
+
 # --- nothing reaches a client but by the wire ---
 
 
@@ -121,32 +173,55 @@ def changed_for_all_but(k):
     return replace(data, x=x, y=y), [share if j == k else share[:-3] for j, share in enumerate(SHARES)]
 
 
-def answer_and_loss(case, k, wire, data=None, shares=None):
-    """Client k's headline answer and its last training loss after two rounds, and whether anything was sent.
+class CutOneWay(CutWire):
+    """Cut in one direction and between clients. A leak on the way up is hidden as long as the way down is cut as well."""
+
+    def __init__(self, direction):
+        super().__init__()
+        self.direction = direction
+
+    def _carry(self, direction, kind, rows, clients):
+        carrier = CutWire if direction in (self.direction, "between") else Wire
+        return carrier._carry(self, direction, kind, rows, clients)
+
+
+def answer_and_losses(case, k, wire, data=None, shares=None):
+    """Client k's headline answer after three rounds, its training loss in each, and whether anything was sent.
 
     A "global" answer is the one model there is for everybody, so it is client k's too. Under a cut wire the server has
     received nothing: its model, that of `centralized` included, cannot depend on any client's data at all.
     """
-    federation = tiny_federation(data, shares, wire=wire)
-    _, done = play(federation, options_of(case), rounds=2)
-    losses = dict(zip(done.clients, done.loss.tolist(), strict=False))
-    return headline(federation, done)[k], losses.get(k), bool(wire.collect())
+    federation, options, losses = tiny_federation(data, shares, wire=wire), options_of(case), []
+    state = MODULES[case].start(federation, options)
+    for r in (1, 2, 3):
+        done = MODULES[case].communicate(federation.at(r), state, options)
+        losses.append(dict(zip(done.clients, done.loss.tolist(), strict=False)).get(k))
+    return headline(federation, done)[k], losses, bool(wire.collect())
 
 
 @every_case
-def test_with_the_wire_cut_a_clients_answer_does_not_depend_on_anybody_elses_data(case):
+@pytest.mark.parametrize("cut", [CutWire, lambda: CutOneWay("up")], ids=["cut", "cut on the way up"])
+def test_with_the_wire_cut_a_clients_answer_does_not_depend_on_anybody_elses_data(case, cut):
     for k in range(3):
-        answer, loss, _ = answer_and_loss(case, k, CutWire())
-        changed, changed_loss, _ = answer_and_loss(case, k, CutWire(), *changed_for_all_but(k))
+        answer, losses, _ = answer_and_losses(case, k, cut())
+        changed, changed_losses, _ = answer_and_losses(case, k, cut(), *changed_for_all_but(k))
         assert equal(changed, answer), f"something of another client's reached client {k} beside the wire"
-        assert changed_loss == loss, f"something of another client's reached client {k}'s training beside the wire"
+        assert changed_losses == losses, f"something of another client's reached client {k}'s training beside the wire"
+
+
+@every_case
+def test_with_the_way_down_cut_a_clients_training_does_not_depend_on_anybody_elses_data(case):
+    for k in range(3):  # the server may know of the others, its model is another matter
+        _, losses, _ = answer_and_losses(case, k, CutOneWay("down"))
+        _, changed_losses, _ = answer_and_losses(case, k, CutOneWay("down"), *changed_for_all_but(k))
+        assert changed_losses == losses, f"something that the server knows reached client {k} beside the wire"
 
 
 @every_case
 def test_with_the_wire_it_does_where_anything_is_sent(case):
     for k in range(3):
-        answer, _, sent = answer_and_loss(case, k, Wire())
-        changed, _, _ = answer_and_loss(case, k, Wire(), *changed_for_all_but(k))
+        answer, _, sent = answer_and_losses(case, k, Wire())
+        changed, _, _ = answer_and_losses(case, k, Wire(), *changed_for_all_but(k))
         assert equal(changed, answer) != sent
         assert sent or case == "independent", "all but independent learning communicate"
 
@@ -294,7 +369,7 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter(case, d
     monkeypatch.setattr(module, "loss", checked)
     state, _ = play(tiny_federation(dtype=dtype), options_of(case), rounds=2)
     assert sum(seen) == 2 * 60
-    assert {tensor.dtype for tensor in tensors(state) if tensor.is_floating_point()} <= {dtype, torch.float32}
+    assert {tensor.dtype for tensor in tensors(state) if tensor.is_floating_point()} == {dtype}
 
 
 # --- the bytes, by hand ---
@@ -349,7 +424,7 @@ BYTES = {
     "fd": _fd,
     "fd --as_published": _mse_logits,
     "fedavg": _fedavg,
-    "fedavg --as_published": _fedavg,
+    "fedavg --as_published": lambda s: Bytes(0, s.model * s.item, s.model * s.item),  # unweighted: no n_k
     "independent": lambda s: Bytes(0, 0, 0),
     "centralized": lambda s: Bytes(s.n * s.example, 0, 0),
 }
@@ -438,3 +513,8 @@ def test_every_file_of_an_algorithm_is_registered_under_its_name(folder, table):
 def test_a_published_module_is_used_only_where_one_of_its_quirks_is_asked_for(name):
     assert algorithms.module_of(options_for(name)) is algorithms.ALGORITHMS[name]
     assert algorithms.module_of(options_for(name, as_published=True)) is algorithms.PUBLISHED[name]
+
+
+def test_a_weight_that_is_not_read_asks_for_no_quirk():
+    assert algorithms.module_of(options_for("fd", lambda_kd=3.0)) is algorithms.ALGORITHMS["fd"]
+    assert algorithms.module_of(options_for("fd", lambda_kd=3.0, fd_variant="mse_logits")) is algorithms.PUBLISHED["fd"]

@@ -128,7 +128,7 @@ def test_nothing_touches_the_random_numbers_of_the_caller():
     federation.initial()
     federation.model(0, weights[0])
     trained, _, _ = train(federation, federation.clients, weights, loss, options_for("independent"))
-    outputs(federation, clients, [trained[k] for k in clients])
+    federation.each(outputs, clients, [trained[k] for k in clients])
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert all(np.array_equal(now, then) for now, then in zip(np.random.get_state(), before[2], strict=True))

@@ -142,6 +142,32 @@ def test_memory_may_be_missing_for_some_clients():
     assert not same(kept[0], fresh[0])
 
 
+def test_parameters_that_an_earlier_training_left_out_have_nothing_to_remember():
+    federation, options = tiny_federation(model="MLP"), options_for("independent", optimizer="adam")
+    rows, only = initial(federation), ["classifier.weight"]
+    halfway, memory, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, only=only)
+    trained, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, options, memory=memory)
+    fresh, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, options)
+    assert not any(same(a, b) for a, b in zip(trained, fresh, strict=True)), "classifier.weight remembers"
+    one_step = options_for("independent", optimizer="adam", batch_size=60)
+    trained, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, one_step, memory=memory)
+    fresh, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, one_step)
+    for a, b in zip(trained, fresh, strict=True):
+        assert {name for name in a if not torch.equal(a[name], b[name])} == set(only)
+
+
+def test_parameters_that_are_left_out_now_are_remembered_until_they_are_trained_again():
+    federation, options = tiny_federation(model="MLP"), options_for("independent", optimizer="adam", batch_size=60)
+    head, body = ["classifier.weight", "classifier.bias"], ["body.1.weight", "body.1.bias"]
+    rows = initial(federation)
+    _, first, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, only=head)
+    _, second, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=first, only=body)
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == set(head)
+        assert other.keys() == {*head, *body}
+        assert all(same(one[name], other[name]) for name in head)
+
+
 def test_only_the_named_parameters_are_trained():
     federation = federation_of(normed)
     rows, only = initial(federation), ["classifier.weight", "body.1.bias"]
@@ -301,10 +327,10 @@ def test_a_client_gets_the_same_bits_in_any_order_and_company():
     federation, options = tiny_federation(), options_for("independent", optimizer="adam")
     rows = initial(federation)
     expected, _, losses = train(federation, [0, 1, 2], rows, loss, options)
-    said = outputs(federation, [0, 1, 2], expected)
+    said = federation.each(outputs, [0, 1, 2], expected)
     for clients in ([2, 0, 1], [1], [2, 1]):
         trained, _, found = train(federation, clients, pick(rows, clients), loss, options)
-        again = outputs(federation, clients, trained)
+        again = federation.each(outputs, clients, trained)
         for s, k in enumerate(clients):
             assert same(trained[s], expected[k])
             assert torch.equal(found[s], losses[k])
@@ -357,8 +383,8 @@ def test_outputs_are_those_of_evaluation_mode_in_the_order_of_the_share():
         row["body.2.running_mean"] = torch.arange(5, dtype=torch.float64)
         row["body.2.running_var"] = torch.arange(5, dtype=torch.float64) + 0.5
     kept = copies(rows)
-    for k, found in zip([1, 0], outputs(federation, [1, 0], pick(rows, [1, 0])), strict=True):
-        share, row = federation.shares[k], rows[k]
+    for k in (1, 0):
+        share, row, found = federation.shares[k], rows[k], outputs(federation, k, rows[k])
         x = federation.data.images(share, torch.float64).flatten(1)
         hidden = x @ row["body.1.weight"].T + row["body.1.bias"]
         normal = (hidden - row["body.2.running_mean"]) / (row["body.2.running_var"] + 1e-5).sqrt()  # BatchNorm's eps
@@ -376,7 +402,7 @@ def test_outputs_of_a_share_longer_than_an_evaluation_batch_are_those_of_its_exa
     share = np.random.default_rng(0).permutation(520)[:503]  # 250 + 250 + 3
     federation = Federation.of(data, [share], [linear], dtype=torch.float64)
     row = federation.initial(0)
-    (found,) = outputs(federation, [0], [row])
+    found = outputs(federation, 0, row)
     assert found.features.shape == (503, 144)
     for position in (0, 249, 250, 251, 499, 500, 502):
         x = data.images(torch.tensor([share[position]]), torch.float64).flatten(1)

@@ -3,7 +3,7 @@
 `--as_published` is "Federated Learning - Your Data Stays With You!" (S. Agarwal, 2021):
 1. `--select fixed`: the clients are sampled once, before round 1, and the others' data are never used.
 2. `--aggregate all`: the average is over all K models, of which those that were not selected still are the server's, so
-   that a fraction 1 - C of every step is taken back. The server knows these: nothing is sent for them.
+   that a fraction 1 - C of every step is taken back. The server knows these: no weights are sent for them.
 3. `--keep_optimizer`: a client's Adam keeps its moments although its weights are replaced.
 4. The average is unweighted. (No flag of its own.)
 Left out: its accuracy, correct answers over the number of *batches*, a percentage only for batches of 100.

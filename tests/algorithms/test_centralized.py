@@ -59,7 +59,7 @@ def test_the_work_is_the_servers_and_its_model_is_the_only_one():
     assert dict(federation.effort) == {("steps", "server", 0): 3 * 8, ("samples", "server", 0): 3 * 60}  # 60 = 7 * 8 + 4
     assert list(done.answers) == ["global"]
     assert list(done.clients) == []
-    (said,) = outputs(federation, [0], [state["weights"]])
+    said = outputs(federation, 0, state["weights"])
     model = done.answers["global"](2)
     with torch.no_grad():
         _, logits = model(federation.data.images(federation.shares[0], torch.float64))

@@ -255,10 +255,18 @@ def test_aggregate_all_weighs_the_absent_by_their_size():
     close(damped, mean_of([selected, old], [present, 60 - present]), tolerance=1e-14)
 
 
-def test_nothing_is_sent_for_the_absent():
+def test_no_weights_are_sent_for_the_absent():
     federation = four()
     _, done = play(federation, options_for("fedavg", aggregate="all"))
-    assert all(set(by_client) == set(done.clients) for by_client in federation.wire.collect().values())
+    crossed = federation.wire.collect()
+    for direction in ("up", "down"):
+        assert set(crossed[direction, "weights"]) == set(done.clients)
+
+
+def test_the_sizes_by_which_the_absent_are_weighed_have_been_sent():
+    federation = tiny_federation(participation=0.7)
+    play(federation, options_for("fedavg", aggregate="all"))
+    assert set(federation.wire.collect()["up", "n_k"]) == {0, 1, 2}, "the wire is the only road between parties"
 
 
 def test_as_published_is_the_damped_unweighted_average_over_a_fixed_half():
