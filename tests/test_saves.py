@@ -105,6 +105,25 @@ def test_the_best_round_on_validation_is_not_the_best_on_test(tmp_path):
     assert (best["round"], best["global_mean"]) == (2, 0.6)
 
 
+def test_the_summary_is_of_the_last_round_even_where_an_earlier_one_was_better_on_test(tmp_path):
+    rows = [
+        {
+            "round": r,
+            "loss": 1.0,
+            "global_mean": g,
+            "bytes_up": 1,
+            "bytes_down": 2,
+            "seconds": 0.5,
+            "evaluation_seconds": 0.5,
+        }
+        for r, g in ((1, 0.9), (2, 0.6))
+    ]
+    saves.write_frame(tmp_path / "history.pkl", saves.frame_of([{"round": row, "clients": {"client": []}} for row in rows]))
+    summary = saves.Run(tmp_path, {"options": {"algorithm": "fedavg", "seed": 0, "split_seed": 0}}).summary()
+    assert summary["global_mean"] == 0.6
+    assert (summary["bytes_up"], summary["bytes_down"], summary["seconds"]) == (2, 4, 2.0)  # totals of the run
+
+
 def test_without_validation_there_is_no_best(tmp_path):
     history = [{"round": {"round": 1, "loss": 1.0, "global_mean": 0.5}, "clients": {"client": torch.zeros(0)}}]
     saves.write_frame(tmp_path / "history.pkl", saves.frame_of(history))
