@@ -4,6 +4,7 @@ import argparse
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from errors import UserError
@@ -141,15 +142,18 @@ def _is_number(word: str) -> bool:
 def _values(name: str, texts: Any, takes: Callable | None, algorithms: Mapping[str, type]) -> list:
     if takes is None:
         return [True]
+    texts = [text.strip() for text in texts]
+    for place, text in enumerate(texts):
+        if text in algorithms and (place or takes is not Path):  # a folder may have an algorithm's name
+            others = " ".join(texts[:place]) or "..."
+            raise UserError(f"--{name} {text}: name the algorithms first, python run.py {text} --{name} {others}")
     if isinstance(takes, Several) and isinstance(takes.of, Number) and not any("," in text for text in texts):
         texts = [",".join(texts)]  # --sizes 0.5 0.5 is one split, as the reference spells it
     found = []
-    for text in map(str.strip, texts):
+    for text in texts:
         try:
             value = takes(text)
         except (ValueError, OverflowError) as error:
-            if text in algorithms:
-                raise UserError(f"--{name} {text}: name the algorithms first, python run.py {text} --{name} ...") from None
             hint = str(error) if str(error).startswith("; ") else ""
             raise UserError(f"--{name} {text}: must be {takes}{hint}") from None
         if value not in found:

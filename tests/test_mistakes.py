@@ -56,6 +56,7 @@ CASES = [
     ("--n_clients 1 --model LeNet5,ResNet9", ["--model LeNet5,ResNet9", "more architectures than --n_clients 1"]),
     ("fd --fd_variant leave_one_out --as_published", ["--fd_variant leave_one_out", "contradicts --as_published"]),
     ("fedavg --as_published --select per_round", ["--select per_round", "contradicts --as_published", "--select fixed"]),
+    ("--data_dir data fedavg", ["--data_dir fedavg", "algorithms first", "python run.py fedavg --data_dir data"]),
     ("fedavg --force=yes", ["--force=yes", "takes no value"]),
     # numbers
     ("--lr 0", ["--lr 0", "a number above 0"]),
