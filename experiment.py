@@ -8,7 +8,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -198,22 +199,21 @@ def run(
     return saves.load(folder)
 
 
-class _logged:
-    """Inside, warnings and tracebacks go to the run's log as well."""
-
-    def __init__(self, path: Path) -> None:
-        self.handler = logging.FileHandler(path)
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-
-    def __enter__(self) -> None:
-        logging.getLogger().addHandler(self.handler)
-        log.debug("%s in %s", " ".join(sys.argv), Path.cwd())
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if error is not None:
-            log.debug("stopped by %s", kind.__name__, exc_info=(kind, error, traceback))
-        logging.getLogger().removeHandler(self.handler)
-        self.handler.close()
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Inside, the command, warnings and tracebacks go to the run's log as well."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    log.debug("%s in %s", " ".join(sys.argv), Path.cwd())
+    try:
+        yield
+    except BaseException:
+        log.debug("stopped", exc_info=True)
+        raise
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def _begin(experiment: Experiment) -> None:
