@@ -46,7 +46,7 @@ class Federation:
     def of(cls, data: Data, shares, architectures, device: str = "cpu", dtype=torch.float32, **others) -> "Federation":
         """A federation on a device, with its skeletons. `data` is moved there; `shares` may be arrays."""
         with streams.torch_seeded("skeletons"):  # never the caller's generator
-            # channels last: the same numbers to rounding, a fifth faster on a processor
+            # channels last: the same numbers to rounding, and faster
             skeletons = tuple(build().to(device, dtype, memory_format=torch.channels_last) for build in architectures)
         shares = tuple(torch.as_tensor(share, dtype=torch.int64, device=device) for share in shares)
         return cls(data.to(device), shares, tuple(architectures), skeletons, dtype=dtype, **others)
