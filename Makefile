@@ -1,16 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow lint format clean
+.PHONY: run test lint format clean
 
 run: .venv/run  ## the main job: five algorithms on one split of real digits
 	$(BIN)/python run.py cfkd fd fedavg independent centralized --dataset digits --n_clients 5 --partition lda --alpha 0.5 --lr 3e-3 --rounds 60
 
-test: .venv/dev lint  ## lint and every test but the slow ones
+test: .venv/dev lint  ## lint and every test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
-
-test-slow: .venv/dev  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
 
 lint: .venv/dev
 	$(BIN)/ruff check .
