@@ -86,7 +86,7 @@ def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launc
     for line in (*table.verdict(found), *table.best_on_validation(found), *notes):
         print(line, file=out)
     missing = {
-        _command(base): None
+        _command(base, how): None
         for base, (_, run), (_, there) in zip(baselines, finished, runs, strict=True)
         if there is None and run.options["algorithm"] != "independent"
     }
@@ -105,15 +105,14 @@ def _independent(one: Experiment, how: options.Launch) -> Experiment:
     return experiment.prepare(algorithms.options_of("independent")(**{**shared, "algorithm": "independent"}), how)
 
 
-def _command(one: Experiment) -> str:
-    """The command that makes this very run."""
-    cls = type(one.options)
+def _command(one: Experiment, how: options.Launch) -> str:
+    """The command that makes this very run, where this command looks for it."""
     words = ["python", "run.py", one.options.algorithm]
-    resolved = experiment.resolve(cls())
-    for f in fields(cls):
-        value = getattr(one.options, f.name)
-        if f.name != "algorithm" and value != getattr(resolved, f.name):
-            words += [f"--{f.name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    for given, default in ((one.options, experiment.resolve(type(one.options)())), (how, options.Launch())):
+        for f in fields(given):
+            value = getattr(given, f.name)
+            if f.name not in ("algorithm", "force", "json", "quiet") and value != getattr(default, f.name):
+                words += [f"--{f.name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
 
 

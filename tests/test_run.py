@@ -82,7 +82,7 @@ def test_the_gain_is_over_the_independent_run_on_the_same_split(tmp_path, capsys
     out = capsys.readouterr().out
     (hint,) = [line for line in out.splitlines() if line.startswith("no independent learning on this split yet")]
     words = hint.split("python run.py ")[1]
-    assert main(words, tmp_path) == 0  # the line is a command that works
+    assert command.main(shlex.split(words)) == 0  # the line is a command that works
     capsys.readouterr()
     main(f"cfkd {QUICK} --alpha 0.5", tmp_path)
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cfkd ")]
