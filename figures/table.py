@@ -121,6 +121,9 @@ def verdict(found: Sequence[Group]) -> list[str]:
             words += (
                 f", {points} points above independent learning" if points > 0 else ", no better than independent learning"
             )
+        level = [_name(group, varying) for group in methods if group is not best and _level(best, group, f"{what}_mean")]
+        if level:
+            words += f"; not to be told apart from {' or '.join(level)}, within twice the standard error over seeds"
         lines.append(words + ".")
     if methods and winners["global"] is not winners["personal"]:
         sent = {what: _sent(group) for what, group in winners.items()}
@@ -158,6 +161,15 @@ def size(nbytes: float) -> str:
             return f"{nbytes:.3g} {unit}"
         nbytes /= 1000
     return f"{nbytes:.3g} TB"
+
+
+def _level(best: Group, other: Group, name: str) -> bool:
+    """Whether runs of the same seeds differ by no more than twice the standard error of their paired difference."""
+    seeds = [[(run.options["seed"], run.options["split_seed"]) for run in group.runs] for group in (best, other)]
+    if len(best.runs) < 2 or seeds[0] != seeds[1]:
+        return False
+    difference = best.values(name) - other.values(name)
+    return bool(difference.mean() <= 2 * difference.std(ddof=1) / len(difference) ** 0.5)
 
 
 def _sent(group: Group) -> float:

@@ -165,6 +165,17 @@ def test_a_winner_that_does_not_beat_independent_learning_is_not_said_to():
     assert "no better than independent learning" in lines[1]
 
 
+def test_a_lead_within_what_the_seeds_differ_by_is_said_to_be_none():
+    def words(leads):
+        runs = [Told("fedavg", 0.9, 0.9, 1, seed=seed) for seed in range(3)]
+        runs += [Told("cfkd", 0.9 + lead, 0.8, 1, seed=seed) for seed, lead in enumerate(leads)]
+        return table.verdict(table.groups([(run, None) for run in runs]))[0]
+
+    # mean 0.01 both times; standard errors 0.03 / sqrt(3) = 0.017 and 0.001 / sqrt(3) = 0.0006
+    assert "not to be told apart from fedavg" in words((0.04, 0.01, -0.02))
+    assert "told apart" not in words((0.011, 0.010, 0.009))
+
+
 def test_settings_are_chosen_by_validation_and_never_by_test():
     runs = [Told("fedavg", 0.9, 0.9, 1, validation=0.6, lr=0.1), Told("fedavg", 0.7, 0.7, 1, validation=0.8, lr=0.2)]
     other = Told("cfkd", 0.75, 0.75, 1, validation=0.7, lr=0.1)
