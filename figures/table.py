@@ -145,11 +145,11 @@ def verdict(found: Sequence[Group]) -> list[str]:
 def best_on_validation(found: Sequence[Group]) -> list[str]:
     """For each run with `--validation` the round that was best there, and its test accuracies."""
     varying = _varying(found)
-    chosen = [(group, run, run.best_on_validation()) for group in found for run in group.runs]
+    rounds = [(group, run, run.best_on_validation()) for group in found for run in group.runs]
     return [
         f"{_name(group, varying)} seed {run.options['seed']}, best on validation: round {best['round']:.0f}, with "
         f"{best['validation_mean']:.1%} there, {best['global_mean']:.1%} global and {best['personal_mean']:.1%} personal."
-        for group, run, best in chosen
+        for group, run, best in rounds
         if best
     ]
 

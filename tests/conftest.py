@@ -89,3 +89,21 @@ def play(federation: Federation, options: Options, rounds: int = 1):
 def weights_of(answer, client: int = 0) -> dict[str, torch.Tensor]:
     """Copies of the weights of an answer's model."""
     return {name: tensor.detach().clone() for name, tensor in answer(client).state_dict().items()}
+
+
+def spied(monkeypatch, module):
+    """What is given to the clients, in the order of the calls of the loss."""
+    seen, inner = [], module.loss
+
+    def watchful(model, batch, given, options):
+        seen.append(given)
+        return inner(model, batch, given, options)
+
+    monkeypatch.setattr(module, "loss", watchful)
+    return seen
+
+
+def uneven_shares(data: Data) -> list[list[int]]:
+    """Shares of the tiny data: client 0 lacks class 2, client 1 has class 1 alone, client 2 has 0, 1 and 2."""
+    by_class = [[i for i in range(60) if data.y[i] == c] for c in range(3)]
+    return [by_class[0][:6] + by_class[1][:4], by_class[1][4:9], by_class[0][6:9] + by_class[1][9:11] + by_class[2][:7]]

@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CutWire, options_for, play, tiny_data, tiny_federation, weights_of
+from conftest import CutWire, options_for, play, spied, tiny_data, tiny_federation, uneven_shares, weights_of
 from torch import nn
 
 import streams
@@ -101,25 +101,11 @@ def class_means_of(federation, rows, clients):
     return {c: mean_of(vectors) for c, vectors in found.items()}
 
 
-def spied(monkeypatch, module):
-    """What is given to the clients, in the order of the calls of the loss."""
-    seen, inner = [], module.loss
-
-    def watchful(model, batch, given, options):
-        seen.append(given)
-        return inner(model, batch, given, options)
-
-    monkeypatch.setattr(module, "loss", watchful)
-    return seen
-
-
 def uneven(**others):
     """Class 3 is nobody's; client 0 lacks class 2, client 1 has class 1 alone, client 2 has 0, 1 and 2."""
     data = tiny_data()
     data = replace(data, classes=(*data.classes, "d"))
-    by_class = [[i for i in range(60) if data.y[i] == c] for c in range(3)]
-    shares = [by_class[0][:6] + by_class[1][:4], by_class[1][4:9], by_class[0][6:9] + by_class[1][9:11] + by_class[2][:7]]
-    return tiny_federation(data, shares, **others)
+    return tiny_federation(data, uneven_shares(data), **others)
 
 
 # --- the loss ---

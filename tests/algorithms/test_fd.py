@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CutWire, options_for, play, tiny_data, tiny_federation, weights_of
+from conftest import CutWire, options_for, play, spied, tiny_data, tiny_federation, uneven_shares, weights_of
 from torch import nn
 
 from algorithms import fd
@@ -52,24 +52,10 @@ def softmax_means(federation, k, row):
     return {c: mean_of([p for p, label in zip(said, y, strict=True) if label == c]) for c in set(y)}
 
 
-def spied(monkeypatch, module):
-    """What is given to the clients, in the order of the calls of the loss."""
-    seen, inner = [], module.loss
-
-    def watchful(model, batch, given, options):
-        seen.append(given)
-        return inner(model, batch, given, options)
-
-    monkeypatch.setattr(module, "loss", watchful)
-    return seen
-
-
 def uneven(**others):
     """Client 0 lacks class 2, client 1 has class 1 alone, and client 2 all three."""
     data = tiny_data()
-    by_class = [[i for i in range(60) if data.y[i] == c] for c in range(3)]
-    shares = [by_class[0][:6] + by_class[1][:4], by_class[1][4:9], by_class[0][6:9] + by_class[1][9:11] + by_class[2][:7]]
-    return tiny_federation(data, shares, **others)
+    return tiny_federation(data, uneven_shares(data), **others)
 
 
 class Fixed(nn.Module):
