@@ -4,13 +4,15 @@ import hashlib
 import logging
 import math
 import os
+import pickle
 import platform
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +26,6 @@ import algorithms
 import figures.split
 import models
 import saves
-import saves.workbook
 from data import datasets, partition
 from errors import DivergedError, UserError
 from evaluation import evaluate
@@ -37,8 +38,11 @@ CHECKPOINT_SECONDS = 60  # at most this much work is lost when a run is killed, 
 SOURCES = (
     "streams",
     "wire",
+    "data/augment",
     "data/datasets",
+    "data/files",
     "data/partition",
+    "data/pictures",
     "models",
     "federation",
     "helpers",
@@ -56,6 +60,7 @@ class Experiment:
     options: Options
     data: datasets.Data
     split: partition.Split
+    start: saves.Rows | None  # initial weights of --init_from
     folder: Path
     config: dict[str, Any]
 
@@ -71,22 +76,28 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     """Resolve `auto`, load the data, draw the split, name the folder. Raises UserError for whatever cannot work."""
     options = resolve(options)
     _writable(launch.export_dir)
-    data = _data(options.dataset, launch.data_dir)
+    source = datasets.Source(launch.data_dir, options.image_size, options.attribute, options.unverified_data)
+    data = _data(options.dataset, source)
     inputs = (data.shape, len(data.classes))
     _fits(options, inputs)
-    split = partition.split(data, options)
+    shared = {f.name: getattr(options, f.name) for f in fields(Options)}
+    split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
+    start = _start(options, inputs)
     described = {"options": plain(options), "split": split.digest, "data": {"name": data.name, "digest": data.digest}}
+    if start is not None:
+        described["init_from"] = saves.digest(start)
     environment = _environment(options.device)
-    source = _digest([environment["torch"], environment["numpy"], environment["processor"], *_sources(options.algorithm)])
+    code = _digest([environment["torch"], environment["numpy"], environment["processor"], *_sources(options.algorithm)])
     config = {
         **described,
+        "unverified_data": data.unverified,
         "inputs": [list(data.shape), len(data.classes)],
-        "source": source,
+        "source": code,
         "revision": _revision(),
         "environment": environment,
     }
-    name = f"{options.algorithm}-{options.dataset}-{_digest([described])[:8]}-{source[:6]}"
-    return Experiment(options, data, split, launch.export_dir / name, config)
+    name = f"{options.algorithm}-{_stem(data)}-{_digest([described])[:8]}-{code[:6]}"
+    return Experiment(options, data, split, start, launch.export_dir / name, config)
 
 
 def resolve(options: Options) -> Options:
@@ -118,8 +129,48 @@ def _writable(folder: Path) -> None:
 
 
 @cache
-def _data(name: str, data_dir: Path) -> datasets.Data:
-    return datasets.load(name, data_dir)
+def _data(name: str, source: datasets.Source) -> datasets.Data:
+    data = datasets.load(name, source)
+    if data.unverified:
+        log.warning("--dataset %s: %s", name, data.unverified)
+    return data
+
+
+@cache
+def _split(options: Options, source: datasets.Source) -> partition.Split:
+    """The split, drawn once for all that share it: it reads neither the algorithm nor the seed."""
+    return partition.split(_data(options.dataset, source), options)
+
+
+def _start(options: Options, inputs: tuple) -> saves.Rows | None:
+    """The weights after the last round of `--init_from`: of the one model for all where it has one, or a row a client."""
+    if options.init_from is None:
+        return None
+    given = f"--init_from {options.init_from}:"
+    try:
+        weights = saves.load(options.init_from).weights()
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{given} not to be read; must be the folder of a finished run") from error
+    except UserError as error:
+        raise UserError(f"{given} {str(error).partition(': ')[2]}") from None
+    found = weights.get("global", next(iter(weights.values())))
+    if isinstance(found, list):
+        if not getattr(algorithms.ALGORITHMS[options.algorithm], "mixed", False):
+            raise UserError(
+                f"{given} has a model a client, and {options.algorithm} starts from one for all; must be a run that ends "
+                f"with one, of fedavg or centralized"
+            )
+        if len(found) != options.n_clients:
+            raise UserError(f"{given} has models of {len(found)} clients, and --n_clients is {options.n_clients}")
+    for k, row in enumerate(found if isinstance(found, list) else [found] * len(options.model)):
+        name = options.model[k % len(options.model)]
+        expected = models.build(name, *inputs, options.feature_dim).state_dict()
+        if {n: t.shape for n, t in row.items()} != {n: t.shape for n, t in expected.items()}:
+            raise UserError(
+                f"{given} is of another architecture than --model {name} for {inputs[1]} classes and images of "
+                f"{'x'.join(map(str, inputs[0]))}; must be the same"
+            )
+    return found
 
 
 def _fits(options: Options, inputs: tuple) -> None:
@@ -135,6 +186,11 @@ def _fits(options: Options, inputs: tuple) -> None:
     if len(widths) > 1 and getattr(module, "same_features", False):
         found = ", ".join(f"{name} {model.classifier.in_features}" for name, model in zip(options.model, built, strict=True))
         raise UserError(f"--model {named}: {options.algorithm} shares features, which must be of one dimension, got {found}")
+
+
+def _stem(data: datasets.Data) -> str:
+    """The name of the data as part of a file's name."""
+    return re.sub(r"[^\w.]+", "_", data.name)
 
 
 def _digest(parts: list) -> str:
@@ -191,7 +247,7 @@ def run(
             saves.clear(folder)
         if (folder / "done").exists():
             return saves.load(folder)
-        with _logged(folder / "run.log"):
+        with _logged(folder / "run.log", experiment.data.unverified):
             _begin(experiment)
             with computing_with(1):  # what is not a server's phase or an evaluation, whatever the process has
                 _rounds(experiment, watch)
@@ -200,12 +256,14 @@ def run(
 
 
 @contextmanager
-def _logged(path: Path) -> Iterator[None]:
+def _logged(path: Path, unverified: str) -> Iterator[None]:
     """Inside, the command, warnings and tracebacks go to the run's log as well."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
     log.debug("%s in %s", " ".join(sys.argv), Path.cwd())
+    if unverified:
+        log.debug("unverified data: %s", unverified)
     try:
         yield
     except BaseException:
@@ -217,10 +275,19 @@ def _logged(path: Path) -> Iterator[None]:
 
 
 def _begin(experiment: Experiment) -> None:
-    folder, data, split = experiment.folder, experiment.data, experiment.split
-    saves.write_json(folder / "config.json", experiment.config)
-    saves.write_split(folder, split, data.classes, partition.table(data, split))
-    figures.split.draw(folder / "split.npz", folder / "split.png")
+    saves.write_json(experiment.folder / "config.json", experiment.config)
+    draw_split(experiment, experiment.folder, "split")
+
+
+def draw_split(experiment: Experiment, folder: Path, stem: str = "") -> Path:
+    """Save the split as `stem.npz` in a folder and draw it beside as `stem.png`, which is returned. Without a stem it is
+    named by the data set, the partition and the split's digest."""
+    options, split = experiment.options, experiment.split
+    npz = folder / f"{stem or f'split-{_stem(experiment.data)}-{options.partition}-{split.digest}'}.npz"
+    folder.mkdir(parents=True, exist_ok=True)
+    saves.write_arrays(npz, partition.arrays(experiment.data, split))
+    figures.split.draw(npz, npz.with_suffix(".png"))
+    return npz.with_suffix(".png")
 
 
 def federation_of(experiment: Experiment) -> Federation:
@@ -233,6 +300,7 @@ def federation_of(experiment: Experiment) -> Federation:
         experiment.split.train,
         architectures,
         options.device,
+        start=experiment.start,
         seed=options.seed,
         participation=options.participation,
         threads=options.threads,
@@ -341,9 +409,11 @@ def _final_weights(federation: Federation, done: Round) -> dict[str, Any]:
 
 def _finish(experiment: Experiment) -> None:
     """Derive from the checkpoint what people open, and say that the run is done."""
+    from saves import workbook  # openpyxl and pandas, not before they are needed
+
     folder = experiment.folder
     saves.write_frame(folder / "history.pkl", saves.frame_of(saves.read_checkpoint(folder)["history"]))
     finished = saves.Run(folder, experiment.config)
-    saves.workbook.write(folder / ".history.xlsx", finished)
+    workbook.write(folder / ".history.xlsx", finished)
     (folder / ".history.xlsx").replace(folder / "history.xlsx")
     (folder / "done").touch()

@@ -26,13 +26,15 @@ class Federation:
 
     `shares`: K tensors int64 [n_k], each client's training examples as indices into `data`. `architectures`: functions
     that build a model, dealt to the clients in turn; `skeletons`: one model of each, into which weights are loaded when
-    they are needed. `threads`: for a phase that trains a single model, and for evaluation; a client always trains with one.
+    they are needed. `start`: initial weights from elsewhere, of one model for all or a row a client; None draws new ones.
+    `threads`: for a phase that trains a single model, and for evaluation; a client always trains with one.
     """
 
     data: Data
     shares: tuple[Tensor, ...]
     architectures: tuple[Callable[[], Net], ...]
     skeletons: tuple[Net, ...]
+    start: Weights | Sequence[Weights] | None = None
     seed: int = 0
     participation: float = 1.0
     threads: int = 1
@@ -97,7 +99,11 @@ class Federation:
         return Examples(indices, len(indices) * (x[0].nbytes + y.element_size()))
 
     def initial(self, client: int | None = None) -> Weights:
-        """Initial weights: of one client, from its own stream, or (None) the common start that the server hands out."""
+        """Initial weights: of one client, from its own stream, or (None) the common start that the server hands out; or
+        what `start` has."""
+        if self.start is not None:
+            row = self.start if isinstance(self.start, dict) else self.start[client]
+            return {name: tensor.to(self.device, _kept(tensor, self.dtype), copy=True) for name, tensor in row.items()}
         named = (self.seed, "server", "initial") if client is None else (self.seed, "client", "initial", client)
         with streams.torch_seeded(*named):
             model = self.architectures[(client or 0) % len(self.architectures)]()

@@ -4,6 +4,7 @@ Every verb takes and returns rows, lists with one entry a client, aligned with `
 changed in place. A function stands here only if two algorithms call it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from data import augment
 from federation import Federation, Weights
 from models import Net
 
@@ -18,8 +20,8 @@ EVALUATION_BATCH = 250  # images at a time without gradients: what fits a proces
 
 
 class Batch(NamedTuple):
-    """x [B, channels, height, width], normalised; y int64 [B]; i int64 [B], positions in the client's own share, by
-    which a teacher of single examples is indexed so that it cannot meet another image."""
+    """x [B, channels, height, width], normalised and changed by `--augment`; y int64 [B]; i int64 [B], positions in the
+    client's own share, by which a teacher of single examples is indexed so that it cannot meet another image."""
 
     x: Tensor
     y: Tensor
@@ -71,22 +73,28 @@ def train(
 def _local_epochs(federation: Federation, k: int, weights: Weights, given, memory, *, loss: Loss, options, only):
     """One client's part of `train` -> (weights, memory, loss, steps, samples)."""
     model = federation.model(k, weights).train()
+    model.drop_from(federation.stream("dropout", k))  # anew: clients share their skeletons
     trained = {name: p for name, p in model.named_parameters() if only is None or name in only}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
-    optimizer = OPTIMIZERS[options.optimizer](list(trained.values()), options)
+    lr = options.lr * SCHEDULES[options.lr_schedule]((federation.round - 1) / options.rounds)
+    optimizer = OPTIMIZERS[options.optimizer](list(trained.values()), lr, options)
     _recall(optimizer, trained, memory)
 
-    share, order = federation.shares[k], federation.stream("batches", k)
+    share, order, changes = federation.shares[k], federation.stream("batches", k), federation.stream("augment", k)
     total, steps, samples = torch.zeros((), device=federation.device, dtype=torch.float64), 0, 0
     for _ in range(options.epoch_per_round):
         positions = torch.from_numpy(order.permutation(len(share))).to(federation.device)
+        drawn = augment.draw(options.augment, len(share), federation.data.shape, changes, federation.device)
         for i in batches(positions, options.batch_size):
             indices = share[i]
-            batch = Batch(federation.data.images(indices, federation.dtype), federation.data.y[indices], i)
+            images = federation.data.images(indices, federation.dtype, augment.part(drawn, i))
+            batch = Batch(images, federation.data.y[indices], i)
             optimizer.zero_grad(set_to_none=True)
             value = loss(model, batch, given, options)
             value.backward()
+            if options.clip_grad:
+                torch.nn.utils.clip_grad_norm_(trained.values(), options.clip_grad)
             optimizer.step()
             total += value.detach() * len(i)  # stays on the device: no waiting for it within an epoch
             steps, samples = steps + 1, samples + len(i)
@@ -103,15 +111,22 @@ def batches(positions: Tensor, batch_size: int) -> list[Tensor]:
     return cut if len(positions) else []
 
 
-def _adam(parameters, options):
-    return torch.optim.Adam(parameters, lr=options.lr, weight_decay=options.weight_decay)
+def _adam(parameters, lr: float, options):
+    return torch.optim.Adam(parameters, lr=lr, weight_decay=options.weight_decay)
 
 
-def _sgd(parameters, options):
-    return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
+def _sgd(parameters, lr: float, options):
+    return torch.optim.SGD(parameters, lr=lr, momentum=options.momentum, weight_decay=options.weight_decay)
 
 
 OPTIMIZERS = {"adam": _adam, "sgd": _sgd}
+
+# the factor of the learning rate in a round, by the part of the rounds that is done before it: 0 in the first round
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "step": lambda done: 0.1 ** ((done >= 0.5) + (done >= 0.75)),
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
 
 
 def _recall(optimizer: torch.optim.Optimizer, trained: dict[str, Tensor], memory: dict | None) -> None:

@@ -1,15 +1,19 @@
-"""The zoo. A model is a function `(shape, n_classes, feature_dim) -> Net` and a line in `MODELS`.
+"""The zoo. A model is a function `(shape, n_classes) -> Net`, or `(shape, n_classes, feature_dim) -> Net` where it reads
+`--feature_dim`, and a line in `MODELS`.
 
 `shape` is (channels, height, width) of an image. Every model is a body, images [B, channels, height, width] -> features
 [B, D], and a classifier, features -> logits [B, C]; `forward` returns both. Parameters are named accordingly, `body.*` and
 `classifier.*`. Parameter counts below are for one channel, 28x28 images and C = 10.
 """
 
+import inspect
 import warnings
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from errors import UserError
@@ -27,6 +31,12 @@ class Net(nn.Module):
         features = self.body(x)
         return features, self.classifier(features)
 
+    def drop_from(self, stream: np.random.Generator) -> None:
+        """From now on every `Dropout` draws from `stream`, one after another."""
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.stream = stream
+
 
 ReLU = partial(nn.ReLU, inplace=True)  # the same numbers from less memory
 
@@ -36,6 +46,29 @@ class GlobalMean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=(2, 3))
+
+
+class Dropout(nn.Module):
+    """In training, each number of x [B, ...] is 0 with probability p and 1 / (1 - p) times itself otherwise; with
+    `channels`, whole channels of x [B, D, height, width] share their fate. In evaluation, x.
+
+    The draws come from the `stream` of `Net.drop_from`, so that they depend on what is trained and not on what was drawn
+    before; without one, as in a notebook, from torch's own generator.
+    """
+
+    def __init__(self, p: float, channels: bool = False) -> None:
+        super().__init__()
+        self.p, self.channels = p, channels
+        self.stream: np.random.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        if self.stream is None:
+            return (F.dropout2d if self.channels else F.dropout)(x, self.p)
+        shape = (*x.shape[:2], 1, 1) if self.channels else x.shape
+        draws = self.stream.random(shape, dtype=np.float32)  # the same whatever the precision of x
+        return x * torch.from_numpy((draws >= self.p) / (1 - self.p)).to(x)
 
 
 def LeNet5(shape, n_classes: int, feature_dim: int) -> Net:
@@ -52,7 +85,7 @@ def LeNet5(shape, n_classes: int, feature_dim: int) -> Net:
     return Net(body, feature_dim, n_classes)
 
 
-def LeNet5_classic(shape, n_classes: int, feature_dim: int) -> Net:
+def LeNet5_classic(shape, n_classes: int) -> Net:
     """LeNet-5 (LeCun et al., 1998) as it is built today, with max-pooling and ReLU: 61,706 parameters, 84 features."""
     channels, height, width = shape
     flat = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
@@ -66,40 +99,106 @@ def LeNet5_classic(shape, n_classes: int, feature_dim: int) -> Net:
 
 
 class ResBlock(nn.Module):
-    """x + ReLU(BN(conv(ReLU(BN(conv(x)))))), 3x3 convolutions without bias: the ReLU stands before the sum, none after."""
+    """shortcut(x) + ReLU(BN(conv(ReLU(BN(conv(x)))))), 3x3 convolutions without bias: the ReLU stands before the sum, none
+    after. [B, inputs, height, width] -> [B, outputs, height / stride, width / stride], rounded up.
 
-    def __init__(self, channels: int) -> None:
+    The stride is the first convolution's. The shortcut is x itself, or BN(conv(x)), 1x1 without bias, where the stride is
+    not 1.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
-        self.residual = nn.Sequential(*_conv_bn_relu(channels, channels), *_conv_bn_relu(channels, channels))
+        self.residual = nn.Sequential(*_conv_bn_relu(inputs, outputs, stride), *_conv_bn_relu(outputs, outputs))
+        self.shortcut = nn.Identity()
+        if stride != 1:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.residual(x)
+        return self.shortcut(x) + self.residual(x)
 
 
-def _conv_bn_relu(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), ReLU()
+def _conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), ReLU()
 
 
 def ResNet9(shape, n_classes: int, feature_dim: int) -> Net:
     """The CFKD paper's ResNet9 (Berdoz et al. 2022): 2,470,730 parameters with feature_dim 128; images from 16x16 on."""
     body = nn.Sequential(
         *_conv_bn_relu(shape[0], 64),
-        *(*_conv_bn_relu(64, 128), nn.MaxPool2d(2), ResBlock(128)),
+        *(*_conv_bn_relu(64, 128), nn.MaxPool2d(2), ResBlock(128, 128)),
         *(*_conv_bn_relu(128, 256), nn.MaxPool2d(2)),
-        *(*_conv_bn_relu(256, 256), nn.MaxPool2d(2), ResBlock(256)),
+        *(*_conv_bn_relu(256, 256), nn.MaxPool2d(2), ResBlock(256, 256)),
         *(nn.MaxPool2d(2), GlobalMean()),
         *(nn.Linear(256, feature_dim), nn.Tanh()),
     )
     return Net(body, feature_dim, n_classes)
 
 
-def MLP(shape, n_classes: int, feature_dim: int) -> Net:
+def ResNet18(shape, n_classes: int, feature_dim: int) -> Net:
+    """The CFKD paper's ResNet18 (Berdoz et al. 2022): 11,302,730 parameters with three channels and feature_dim 256; images
+    from 9x9 on."""
+    channels, height, width = shape
+    if max(height, width) <= 8:
+        raise ValueError("the last maps would be single pixels, and a batch of one example nothing to normalise over")
+    body = nn.Sequential(
+        *_conv_bn_relu(channels, 64),
+        *(ResBlock(64, 64), ResBlock(64, 64)),
+        *(ResBlock(64, 128, stride=2), ResBlock(128, 128)),
+        *(ResBlock(128, 256, stride=2), ResBlock(256, 256)),
+        *(ResBlock(256, 512, stride=2), ResBlock(512, 512)),
+        *(GlobalMean(), nn.Linear(512, feature_dim), nn.Tanh()),
+    )
+    return Net(body, feature_dim, n_classes)
+
+
+def MLP(shape, n_classes: int) -> Net:
     """One hidden layer of 200 ReLU units, which are the features: 159,010 parameters."""
     channels, height, width = shape
     return Net(nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, 200), ReLU()), 200, n_classes)
 
 
-def CNN_scratch(shape, n_classes: int, feature_dim: int) -> Net:
+def TwoNN(shape, n_classes: int) -> Net:
+    """The "2NN" of the FedAvg paper (McMahan et al. 2017), two hidden layers of 200 ReLU units, of which the second are the
+    features: 199,210 parameters."""
+    channels, height, width = shape
+    body = nn.Sequential(
+        *(nn.Flatten(), nn.Linear(channels * height * width, 200), ReLU()),
+        *(nn.Linear(200, 200), ReLU()),
+    )
+    return Net(body, 200, n_classes)
+
+
+def CNN_McMahan(shape, n_classes: int) -> Net:
+    """The CNN of the FedAvg paper (McMahan et al. 2017): 1,663,370 parameters, 512 features.
+
+    The paper names no activation after the convolutions; ReLU is what TensorFlow Federated's version has.
+    """
+    channels, height, width = shape
+    body = nn.Sequential(
+        *(nn.Conv2d(channels, 32, 5, padding=2), nn.MaxPool2d(2), ReLU()),
+        *(nn.Conv2d(32, 64, 5, padding=2), nn.MaxPool2d(2), ReLU(), nn.Flatten()),
+        *(nn.Linear(64 * (height // 4) * (width // 4), 512), ReLU()),
+    )
+    return Net(body, 512, n_classes)
+
+
+def CNNMnist(shape, n_classes: int) -> Net:
+    """The CNN of "Decentralized learning with data exchanging" (Lan, Guo and Yao, 2022): 21,840 parameters, 50 features;
+    images from 16x16 on.
+
+    Pooling stands before the dropout of channels and the ReLU: the same values from fewer of them.
+    """
+    channels, height, width = shape
+    flat = 20 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
+    body = nn.Sequential(
+        *(nn.Conv2d(channels, 10, 5), nn.MaxPool2d(2), ReLU()),
+        *(nn.Conv2d(10, 20, 5), nn.MaxPool2d(2), Dropout(0.5, channels=True), ReLU(), nn.Flatten()),
+        *(nn.Linear(flat, 50), ReLU(), Dropout(0.5)),
+    )
+    return Net(body, 50, n_classes)
+
+
+def CNN_scratch(shape, n_classes: int) -> Net:
     """The network of "Federated Learning - Your Data Stays With You!" (Agarwal, 2021): 28,938 parameters, 1,568 features."""
     channels, height, width = shape
     body = nn.Sequential(
@@ -109,21 +208,26 @@ def CNN_scratch(shape, n_classes: int, feature_dim: int) -> Net:
     return Net(body, 32 * (height // 4) * (width // 4), n_classes)
 
 
-MODELS: dict[str, Callable[[tuple[int, int, int], int, int], Net]] = {
+MODELS: dict[str, Callable[..., Net]] = {
     "LeNet5": LeNet5,
     "LeNet5_classic": LeNet5_classic,
     "ResNet9": ResNet9,
+    "ResNet18": ResNet18,
     "MLP": MLP,
+    "2NN": TwoNN,
+    "CNN_McMahan": CNN_McMahan,
+    "CNNMnist": CNNMnist,
     "CNN_scratch": CNN_scratch,
 }
-READ_FEATURE_DIM = ("LeNet5", "ResNet9")
+READ_FEATURE_DIM = tuple(name for name, model in MODELS.items() if "feature_dim" in inspect.signature(model).parameters)
 
 
 def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int) -> Net:
     """A new `name` with torch's default initialisation. Raises UserError where it does not fit such images."""
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():  # a layer of size 0 warns, and is refused below
-            model = MODELS[name](shape, n_classes, feature_dim)
+            read = {"feature_dim": feature_dim} if name in READ_FEATURE_DIM else {}
+            model = MODELS[name](shape, n_classes, **read)
             model.eval()(torch.zeros(1, *shape))
     except (RuntimeError, ValueError, ZeroDivisionError) as error:
         size = "x".join(map(str, shape[1:]))

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: parse the flags, launch the experiments, print the table.
 
 python run.py cfkd fedavg independent --dataset MNIST --n_clients 10 --seed 0 1 2
@@ -6,6 +7,7 @@ python run.py -h
 
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,14 +29,20 @@ MAX_CLIENTS_SHOWN = 20
 def main(argv: Sequence[str]) -> int:
     """Run a command line; returns the exit status: 0, 1 where a run diverged, 2 for a mistake in the command."""
     _log_to_stderr()
+    classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
+    described = {name: algorithms.describe(name) for name in classes}
+    if "_ARGCOMPLETE" in os.environ:
+        options.complete(os.environ["COMP_LINE"], classes, described)
     try:
-        classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
-        runs, how, notes = options.parse(argv, classes, {name: algorithms.describe(name) for name in classes})
+        runs, how, notes = options.parse(argv, classes, described)
         ready = [experiment.prepare(run, how) for run in runs]
-        return _launch(ready, how, notes)
+        return _show_split(ready, how) if how.show_split else _launch(ready, how, notes)
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has gone: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
         return 130
@@ -70,6 +78,14 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
     if finished:
         _report(finished, how, notes, out)
     return 1 if failed else 0
+
+
+def _show_split(ready: Sequence[Experiment], how: options.Launch) -> int:
+    """Who gets what, on the screen and in --export_dir, and nothing else."""
+    for one in {one.split.digest: one for one in ready}.values():
+        print(_split(one))
+        print(f"drawn in {experiment.draw_split(one, how.export_dir)}, saved beside it for --partition_file")
+    return 0
 
 
 def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launch, notes: Sequence[str], out) -> None:
@@ -112,7 +128,9 @@ def _command(one: Experiment, how: options.Launch) -> str:
         for f in fields(given):
             value = getattr(given, f.name)
             if f.name not in ("algorithm", "force", "json", "quiet") and value != getattr(default, f.name):
-                words += [f"--{f.name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+                words.append(f"--{f.name}")
+                if value is not True:
+                    words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return shlex.join(words)
 
 

@@ -1,17 +1,20 @@
-"""Who gets what: partitioners, pure functions of labels, sizes and a generator.
+"""Who gets what: partitioners, pure functions of a pool of examples, a generator and the flags they name.
 
-A partitioner is a function `(labels, counts, alpha, generator) -> shares` and a line in `PARTITIONS`. Each of the three
-is a pair, for the training and for the test set: `labels` int64 [n], `counts` int64 [K] how many examples each client is
-to get (a rule whose sizes come out as they may reads only their number), and `shares` K arrays of positions among the
-labels. A client's test share follows the same rule as its training share: it is a sample of its own distribution.
+A partitioner is a function `(pool, generator, ...) -> (training shares, test shares)` and a line in `PARTITIONS`. Its
+further parameters name the flags that it reads (`n_clients`, `alpha`, ...), or `counts`: how many training and how many test
+examples each client is to get, two int64 [K], from `--sizes`. A flag that a partitioner does not name is an error beside
+it. Shares are K arrays of indices into the data set. A client's test share follows the same rule as its training share: it
+is a sample of its own distribution.
 
 Every client gets at least one training and one test example by construction; nothing is drawn again in a loop until it
 fits. What cannot be had is a UserError.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -24,10 +27,25 @@ STRATIFIED = 1e12  # from this alpha on a Dirichlet draw is its mean, as far as 
 
 
 @dataclass(frozen=True)
+class Pool:
+    """What there is to deal: `train` and `test`, int64 indices into one data set, of which `y` int64 [n] are the labels and
+    `writers` int64 [n] the people whose hand each example is from, where that is known."""
+
+    y: np.ndarray
+    train: np.ndarray
+    test: np.ndarray
+    writers: np.ndarray | None = None
+
+    @property
+    def parts(self) -> Pair:
+        return self.train, self.test
+
+
+@dataclass(frozen=True)
 class Split:
     """Each client's examples as sorted int64 indices into one `Data`: K arrays for training, validation and test.
 
-    No example is in two training or validation shares, or in two test shares; no share but validation's is empty.
+    No example is in two shares; no share but validation's is empty.
     """
 
     train: tuple[np.ndarray, ...]
@@ -56,14 +74,15 @@ def counts_of(sizes: Sequence[float] | None, n: int, n_clients: int) -> np.ndarr
     return counts
 
 
-def iid(labels: Pair, counts: Pair, alpha: float, generator: np.random.Generator) -> tuple[Shares, Shares]:
+def iid(pool: Pool, generator: np.random.Generator, counts: Pair) -> tuple[Shares, Shares]:
     """Shuffle and deal (McMahan et al. 2017). Every example is dealt where the sizes add up to 1."""
     return tuple(
-        np.split(generator.permutation(len(y)), np.cumsum(wanted))[:-1] for y, wanted in zip(labels, counts, strict=True)
+        np.split(generator.permutation(part), np.cumsum(wanted))[:-1]
+        for part, wanted in zip(pool.parts, counts, strict=True)
     )
 
 
-def dirichlet(labels: Pair, counts: Pair, alpha: float, generator: np.random.Generator) -> tuple[Shares, Shares]:
+def dirichlet(pool: Pool, generator: np.random.Generator, counts: Pair, alpha: float) -> tuple[Shares, Shares]:
     """Client by client a class mix p ~ Dirichlet(alpha * class frequencies), the same for train and test (Berdoz et al.
     2022, reference code). Sizes are exact. Alpha inf (or above 1e12) is a stratified split: every client has the mix of
     the whole, to within two examples a class; alpha towards 0 gives one class each, as long as that class lasts.
@@ -71,17 +90,18 @@ def dirichlet(labels: Pair, counts: Pair, alpha: float, generator: np.random.Gen
     The reference rounds a stratified split alike for every client, so that its last client gets what the rounding of all
     the others left over; ours corrects itself from client to client.
     """
-    totals = _class_totals(labels)
+    totals = _class_totals(pool)
     prior = totals.sum(0) / totals.sum()
     mixes = None if alpha > STRATIFIED else [_mix(prior, alpha, generator) for _ in counts[0]]
     return tuple(
-        _deal(y, _per_class(total, mixes, wanted), generator)
-        for y, total, wanted in zip(labels, totals, counts, strict=True)
+        _deal(pool.y, part, _per_class(total, mixes, wanted), generator)
+        for part, total, wanted in zip(pool.parts, totals, counts, strict=True)
     )
 
 
-def _class_totals(labels: Pair) -> np.ndarray:
-    """How many examples of each class the training and the test set have: int64 [2, C]."""
+def _class_totals(pool: Pool) -> np.ndarray:
+    """How many examples of each class the training and the test part have: int64 [2, C]."""
+    labels = [pool.y[part] for part in pool.parts]
     n_classes = 1 + int(max(y.max() for y in labels))
     return np.stack([np.bincount(y, minlength=n_classes) for y in labels])
 
@@ -123,7 +143,7 @@ def _rounded(mix: np.ndarray, n: int) -> np.ndarray:
     return np.diff(bounds, prepend=0)
 
 
-def lda(labels: Pair, counts: Pair, alpha: float, generator: np.random.Generator) -> tuple[Shares, Shares]:
+def lda(pool: Pool, generator: np.random.Generator, n_clients: int, alpha: float) -> tuple[Shares, Shares]:
     """Class by class, parts of the clients q ~ Dirichlet(alpha), the same for train and test (latent Dirichlet
     allocation, as in FedGKT's experiments, He et al. 2020). Every example is dealt; sizes come out unequal, the more so
     the smaller alpha.
@@ -132,14 +152,13 @@ def lda(labels: Pair, counts: Pair, alpha: float, generator: np.random.Generator
     has 10 examples, this is one draw: a client left without an example is given one, of the class it has the largest part
     in that another client can spare.
     """
-    n_clients = len(counts[0])
     equal = np.full(n_clients, 1 / n_clients)
-    totals = _class_totals(labels)
+    totals = _class_totals(pool)
     parts = np.stack([_mix(equal, alpha * n_clients, generator) for _ in totals[0]])  # [C, K]
     # a class is rounded in an order of its own: else it is the same clients that every class rounds up
     orders = [generator.permutation(n_clients) for _ in parts]
     shares = []
-    for y, total in zip(labels, totals, strict=True):
+    for examples, total in zip(pool.parts, totals, strict=True):
         per_class = np.zeros((n_clients, len(parts)), dtype=np.int64)
         for c, (part, order, n) in enumerate(zip(parts, orders, total, strict=True)):
             per_class[order, c] = _rounded(part[order], n)
@@ -148,44 +167,165 @@ def lda(labels: Pair, counts: Pair, alpha: float, generator: np.random.Generator
             c = next(c for c in np.argsort(-parts[:, k], kind="stable") if spare[:, c].any())
             per_class[spare[:, c].argmax(), c] -= 1
             per_class[k, c] += 1
-        shares.append(_deal(y, per_class, generator))
+        shares.append(_deal(pool.y, examples, per_class, generator))
     return tuple(shares)
 
 
-def _deal(labels: np.ndarray, per_class: np.ndarray, generator: np.random.Generator) -> Shares:
-    """Shuffle each class once and deal it in client order: per_class int64 [K, C] -> K shares."""
+def _deal(y: np.ndarray, part: np.ndarray, per_class: np.ndarray, generator: np.random.Generator) -> Shares:
+    """Shuffle each class of a part once and deal it in client order: per_class int64 [K, C] -> K shares."""
     dealt: list[list[np.ndarray]] = [[] for _ in per_class]
     for c in range(per_class.shape[1]):
-        positions = generator.permutation(np.flatnonzero(labels == c))
-        for k, piece in enumerate(np.split(positions, np.cumsum(per_class[:, c]))[:-1]):
+        examples = generator.permutation(part[y[part] == c])
+        for k, piece in enumerate(np.split(examples, np.cumsum(per_class[:, c]))[:-1]):
             dealt[k].append(piece)
     return [np.concatenate(pieces) for pieces in dealt]
 
 
-PARTITIONS: dict[str, Callable] = {"dirichlet": dirichlet, "lda": lda, "iid": iid}
-READ_ALPHA = ("dirichlet", "lda")
-READ_SIZES = ("dirichlet", "iid")
+def shards(pool: Pool, generator: np.random.Generator, n_clients: int, shard_per_user: int) -> tuple[Shares, Shares]:
+    """Sort by label, cut every class into shards, deal `shard_per_user` of them to each client; the test set is cut and
+    dealt with the same labels (Oh, Kim, Yun 2022, FedBABU's reference code, after McMahan et al. 2017).
+
+    The K s shards are as many for one class as for another, but for a remainder that goes one each to classes drawn at
+    random (the reference takes only numbers without a remainder). They are dealt at random, so that a client may hold
+    two of one class: s shards, not s classes. Every example is dealt, but those of a class that has none to train on.
+    """
+    present = np.unique(pool.y[pool.train])
+    n_shards, n_classes = n_clients * shard_per_user, len(present)
+    least, most = -(-n_classes // n_clients), min(map(len, pool.parts)) // n_clients
+    if not least <= shard_per_user <= most:
+        raise UserError(
+            f"--shard_per_user {shard_per_user}: with --n_clients {n_clients} there would be {n_shards} shards, and each of "
+            f"the {n_classes} classes needs a shard, each shard a training and a test image; must be {least} to {most}"
+        )
+    n_of = np.full(n_classes, n_shards // n_classes)  # shards of each class
+    n_of[generator.permutation(n_classes)[: n_shards % n_classes]] += 1
+    labels = generator.permutation(np.repeat(present, n_of))
+    owners = np.repeat(np.arange(n_clients), shard_per_user)  # of shard i, which has labels[i]
+    holders = {c: owners[labels == c] for c in present}
+    return _deal_pieces(pool, n_clients, holders, np.sort, f"--shard_per_user {shard_per_user}", generator)
+
+
+def classes(pool: Pool, generator: np.random.Generator, n_clients: int, classes_per_client: int) -> tuple[Shares, Shares]:
+    """Every client holds exactly `classes_per_client` classes, drawn at random among those that the fewest clients hold
+    so far; a class is shuffled and dealt evenly to those that hold it, in training and test. Where K k is less than the
+    number of classes some are nobody's; otherwise every example is dealt, but those of a class that has none to train on.
+    """
+    present = np.unique(pool.y[pool.train])
+    if classes_per_client > len(present):
+        raise UserError(
+            f"--classes_per_client {classes_per_client}: the training images are of {len(present)} classes; "
+            f"must be at most {len(present)}"
+        )
+    holders: dict[int, list[int]] = {c: [] for c in present}
+    for k in range(n_clients):
+        fewest_first = np.lexsort((generator.random(len(present)), [len(held) for held in holders.values()]))
+        for c in present[fewest_first[:classes_per_client]]:
+            holders[c].append(k)
+    holders = {c: clients for c, clients in holders.items() if clients}
+    asked = f"--classes_per_client {classes_per_client}"
+    return _deal_pieces(pool, n_clients, holders, generator.permutation, asked, generator)
+
+
+def _deal_pieces(
+    pool: Pool,
+    n_clients: int,
+    holders: Mapping[int, Sequence[int]],
+    arranged: Callable[[np.ndarray], np.ndarray],
+    asked: str,
+    generator: np.random.Generator,
+) -> tuple[Shares, Shares]:
+    """Put each class's examples in order by `arranged`, cut them as evenly as can be into a piece for each of its holders
+    {class: clients}, and deal the pieces at random. Raises UserError, on the flag `asked`, where a class has too few."""
+    shares = []
+    for part, what in zip(pool.parts, ("training", "test"), strict=True):
+        dealt: list[list[np.ndarray]] = [[] for _ in range(n_clients)]
+        for c, clients in holders.items():
+            examples = arranged(part[pool.y[part] == c])
+            if len(examples) < len(clients):
+                raise UserError(
+                    f"{asked}: class {c} would be cut into {len(clients)} pieces and has {len(examples)} {what} images; "
+                    f"use a smaller number or fewer clients"
+                )
+            pieces = np.array_split(examples, len(clients))
+            for k, piece in zip(generator.permutation(clients), pieces, strict=True):
+                dealt[k].append(piece)
+        shares.append([np.concatenate(pieces) for pieces in dealt])
+    return tuple(shares)
+
+
+def writers(pool: Pool, generator: np.random.Generator, n_clients: int, test_share: float) -> tuple[Shares, Shares]:
+    """Natural: whole writers, as many to one client as to another to within one, with all their training images. A client's
+    test examples are a share of its own images that it does not train on; the test set, of other writers, is not dealt.
+    """
+    if pool.writers is None:
+        raise UserError(
+            "--partition writers: it is not known who wrote these images; must be data with writers, such as "
+            "--dataset MNIST with MNIST/mnist_writer_ids.npz in --data_dir"
+        )
+    hands = pool.writers[pool.train]
+    ids = np.unique(hands)
+    if len(ids) < n_clients:
+        raise UserError(f"--n_clients {n_clients}: more clients than the {len(ids)} writers; at most {len(ids)}")
+    train, test = [], []
+    for k, own in enumerate(np.array_split(generator.permutation(ids), n_clients)):
+        images = generator.permutation(pool.train[np.isin(hands, own)])
+        if len(images) < 2:
+            raise UserError(f"--partition writers: client {k} has a single image and cannot hold one out; use fewer clients")
+        n = _held_out(test_share, len(images))
+        test.append(images[:n])
+        train.append(images[n:])
+    return train, test
+
+
+def _held_out(share: float, n: int) -> int:
+    """round(share n), at least 1 and never all."""
+    return min(max(round(share * n), 1), n - 1)
+
+
+PARTITIONS: dict[str, Callable] = {
+    "dirichlet": dirichlet,
+    "lda": lda,
+    "iid": iid,
+    "shards": shards,
+    "classes": classes,
+    "writers": writers,
+}
+
+
+def parameters(partitioner: Callable) -> list[str]:
+    """What a partitioner reads beside the pool and the generator."""
+    return list(inspect.signature(partitioner).parameters)[2:]
+
+
+def readers(parameter: str) -> tuple[str, ...]:
+    """The partitioners that read it."""
+    return tuple(name for name, partitioner in PARTITIONS.items() if parameter in parameters(partitioner))
 
 
 def split(data, options) -> Split:
     """The split that `options` ask for, drawn from `options.split_seed` alone: the same for every algorithm and seed.
 
     First `--reduced` keeps a part of the training set, then `--partition` deals it and the test set, then
-    `--validation` holds out a share of every client's training examples. Raises UserError for what cannot be had.
+    `--validation` holds out a share of every client's training examples; or all of it is read from `--partition_file`.
+    Raises UserError for what cannot be had.
     """
-    generator = streams.generator("split", options.split_seed)
-    y = data.y.cpu().numpy()
-    n_kept = int(options.reduced * data.n_train + 1e-9)
+    if options.partition_file:
+        return from_file(Path(options.partition_file), data, options.n_clients)
+    n_clients, n_kept = options.n_clients, int(options.reduced * data.n_train + 1e-9)
     kept = np.arange(data.n_train)
     if options.reduced_draw == "random":
         kept = streams.generator("reduced", options.split_seed).permutation(kept)
-    kept = kept[:n_kept]
-    y_test = y[data.n_train :]
-    n_clients = options.n_clients
     if n_kept < 1:
         raise UserError(f"--reduced {options.reduced:g}: keeps none of the {data.n_train} training images of {data.name}")
+    pool = Pool(
+        data.y.cpu().numpy(),
+        kept[:n_kept],
+        np.arange(data.n_train, len(data.y)),
+        None if data.writers is None else data.writers.cpu().numpy(),
+    )
     counts = []
-    for n, what in ((n_kept, "training"), (len(y_test), "test")):
+    for part, what in zip(pool.parts, ("training", "test"), strict=True):
+        n = len(part)
         if n < n_clients:
             raise UserError(
                 f"--n_clients {n_clients}: more clients than the {n} {what} images of {data.name} there are to deal"
@@ -198,13 +338,16 @@ def split(data, options) -> Split:
                 f"images; every size must be at least {1 / n:.2g}"
             )
 
-    train, test = PARTITIONS[options.partition]((y[kept], y_test), counts, options.alpha, generator)
-    train = [np.sort(kept[share]) for share in train]
+    partitioner = PARTITIONS[options.partition]
+    available = {**vars(options), "counts": tuple(counts)}
+    read = {name: available[name] for name in parameters(partitioner)}
+    train, test = partitioner(pool, streams.generator("split", options.split_seed), **read)
+    train = [np.sort(share) for share in train]
     held_out = [_hold_out(share, options, k) for k, share in enumerate(train)]
     return Split(
         train=tuple(np.setdiff1d(share, held) for share, held in zip(train, held_out, strict=True)),
         validation=tuple(held_out),
-        test=tuple(np.sort(data.n_train + share) for share in test),
+        test=tuple(np.sort(share) for share in test),
     )
 
 
@@ -217,8 +360,49 @@ def _hold_out(share: np.ndarray, options, k: int) -> np.ndarray:
             f"--validation {options.validation:g}: client {k} has a single training image and cannot hold one out; "
             f"use fewer clients or --validation 0"
         )
-    n = min(max(round(options.validation * len(share)), 1), len(share) - 1)
+    n = _held_out(options.validation, len(share))
     return np.sort(streams.generator("validation", options.split_seed, k).permutation(share)[:n])
+
+
+PARTS = ("train", "validation", "test")
+
+
+def arrays(data, split: Split) -> dict[str, np.ndarray]:
+    """What a split is saved as (`split.npz`): train_K, validation_K and test_K, indices into the data set (test examples
+    follow the training examples) of client K; the table of client x class; the names of the classes; the data's digest."""
+    shares = {f"{part}_{k}": share for part in PARTS for k, share in enumerate(getattr(split, part))}
+    return {"data": np.array(data.digest), "table": table(data, split), "classes": np.array(data.classes), **shares}
+
+
+def from_file(path: Path, data, n_clients: int) -> Split:
+    """A split that was saved as `arrays`, perhaps edited by hand: the table and the names in it are not read. Raises
+    UserError where it is none, of other data, of other clients, or deals what is not there or something twice."""
+    wrong = f"--partition_file {path}:"
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            digest, k = str(saved["data"]), sum(name.startswith("train_") for name in saved.files)
+            parts = [[np.asarray(saved[f"{part}_{client}"]) for client in range(max(k, 1))] for part in PARTS]
+    except FileNotFoundError:
+        raise UserError(f"{wrong} there is no such file; must be the split.npz of a run") from None
+    except Exception as error:  # whatever a reader stumbles over in a file that may be anything
+        raise UserError(f"{wrong} not to be read as a split; must be the split.npz of a run") from error
+    if digest != data.digest:
+        raise UserError(f"{wrong} is a split of other data than those of --dataset {data.name} ({data.digest})")
+    if k != n_clients:
+        raise UserError(f"{wrong} deals to {k} clients, and --n_clients is {n_clients}; add --n_clients {k}")
+    # a test share may be of the training set (`writers`), a training share of the test set never
+    for part, shares, n, least in zip(PARTS, parts, (data.n_train, data.n_train, len(data.y)), (1, 0, 1), strict=True):
+        for client, share in enumerate(shares):
+            proper = share.ndim == 1 and len(share) >= least and (share.dtype.kind in "iu" or not len(share))
+            if not proper or (len(share) and not 0 <= share.min() <= share.max() < n):
+                enough = ", at least one" if least else ""
+                raise UserError(f"{wrong} {part}_{client} must be a list of indices from 0 to {n - 1}{enough}")
+    found = Split(*(tuple(np.sort(share.astype(np.int64)) for share in shares) for shares in parts))
+    indices, times = np.unique(np.concatenate([*found.train, *found.validation, *found.test]), return_counts=True)
+    if times.max() > 1:
+        twice = indices[times.argmax()]
+        raise UserError(f"{wrong} deals example {twice} {times.max()} times; an example must be in one share at most")
+    return found
 
 
 def table(data, split: Split) -> np.ndarray:

@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
 MAX_CLIENTS = 60  # more rows than this cannot be told apart
+MANY_CLASSES = 26  # more names than this do not fit side by side
 
 
 def draw(npz: Path, png: Path) -> None:
     """Draw `split.npz` of a run's folder as a map of client x class."""
+    import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -18,10 +20,13 @@ def draw(npz: Path, png: Path) -> None:
     n_clients = len(table)
     shown = table[:MAX_CLIENTS]
     figure, axes = plt.subplots(
-        figsize=(1.8 + 0.55 * len(classes), 1.6 + 0.32 * max(len(shown), 4)), layout="constrained", dpi=110
+        figsize=(1.8 + min(0.55 * len(classes), 14), 1.6 + 0.32 * max(len(shown), 4)), layout="constrained", dpi=110
     )
     image = axes.imshow(shown, cmap="cividis", aspect="auto", vmin=0)
-    axes.set_xticks(range(len(classes)), classes, rotation=45 if max(map(len, classes)) > 3 else 0, ha="center")
+    if len(classes) <= MANY_CLASSES:
+        slanted = max(map(len, classes)) > 3
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+        axes.set_xticks(range(len(classes)), classes, **turned)
     step = max(1, len(shown) // 20)
     axes.set_yticks(range(0, len(shown), step))
     axes.set(xlabel="class", ylabel="client")

@@ -10,7 +10,7 @@ A flag is declared where it stands, with its default, what it takes and a help t
 case; `parse` turns a command line into the runs that it asks for.
 """
 
-from options.command import parse
+from options.command import complete, parse
 from options.shared import Launch, Needs, Options, flag, flags_of, from_plain, plain
 from options.values import Choice, Matching, Number, Several, nearest
 
@@ -22,6 +22,7 @@ __all__ = [
     "Number",
     "Options",
     "Several",
+    "complete",
     "flag",
     "flags_of",
     "from_plain",

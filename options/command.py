@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from errors import UserError
+from options import shorthand
 from options.shared import Launch, Options, flags_of
+from options.shorthand import TRANSLATIONS, Shorthand, words_of
 from options.values import Choice, Matching, Number, Several, nearest
 
 
@@ -16,14 +18,17 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=118)
 
-    def _format_args(self, action, default_metavar) -> str:
-        return "" if action.nargs == 0 else default_metavar
+    def _format_action_invocation(self, action) -> str:
+        """The flag by its own name alone: its help tells the other ones."""
+        if action.nargs == 0:
+            return ", ".join(action.option_strings)
+        return f"{action.option_strings[0]} {self._get_default_metavar_for_optional(action)}"
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"argument (--\w+): expected at least one argument", r"\1: a value is missing", message)
-        message = re.sub(r"argument (--\w+): ignored explicit argument '(.*)'", r"\1=\2: \1 takes no value", message)
+        message = re.sub(r"argument (--\w+)\S*: expected at least one argument", r"\1: a value is missing", message)
+        message = re.sub(r"argument (--\w+)\S*: ignored explicit argument '(.*)'", r"\1=\2: \1 takes no value", message)
         message = re.sub(r"unrecognized arguments: (.*)", r"\1: belongs to no flag (algorithms come first)", message)
         raise UserError(message)
 
@@ -35,42 +40,31 @@ def parse(argv: Sequence[str], algorithms: Mapping[str, type[Options]], describe
     values given, algorithm by algorithm: a list of Options, checked each by itself. `notes` are lines worth telling.
     Raises UserError; `-h` prints the help and exits.
     """
-    argv = list(argv)
-    n_names = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
-    names = argv[:n_names] or ["cfkd"]
-    for name in names:
-        if name not in algorithms:
-            raise UserError(f"algorithm {name}: must be one of {', '.join(algorithms)}{nearest(name, list(algorithms))}")
-    names = list(dict.fromkeys(names))
-    shared, launching = flags_of(Options), flags_of(Launch)
-    owned = {name: {f: d for f, d in flags_of(algorithms[name]).items() if f not in shared} for name in names}
-
+    named = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    for name in named:
+        _known(name, algorithms)
+    origin, held, words = _expand(argv[len(named) :], named, algorithms)
+    names = list(dict.fromkeys([held.pop("algorithm")] if "algorithm" in held else named)) or ["cfkd"]
     alone = len(names) == 1
-    parser = _parser(names if argv[:n_names] else list(algorithms), describe)
-    common = parser.add_argument_group("flags of every algorithm (several values are a grid of runs)")
-    defaults = flags_of(algorithms[names[0]]) if alone else shared
-    for name in shared:
-        _add(common, name, defaults[name])
-    for algorithm, own in owned.items():
-        group = parser.add_argument_group(f"flags of {algorithm} ({describe[algorithm]})")
-        for name, declared in own.items():
-            if f"--{name}" not in parser._option_string_actions:
-                _add(group, name, declared)
-    group = parser.add_argument_group("where and how to run (these change no number)")
-    for name, declared in launching.items():
-        _add(group, name, declared)
+    parser, declared = parser_of(names, algorithms, describe, names if named or origin else list(algorithms))
 
-    _reject_strange_flags(argv[n_names:], parser, algorithms)
-    # argparse takes -1e-3 for a flag; a blank before it makes it a value
-    given = vars(parser.parse_args([f" {word}" if _is_number(word) else word for word in argv[n_names:]]))
-    declared = {**launching, **shared, **{f: d for own in owned.values() for f, d in own.items()}}
-    values = {name: _values(name, texts, declared[name]["takes"], algorithms) for name, texts in given.items()}
+    notes: list[str] = []
+    given = _read(words, parser, declared, algorithms, notes)
+    try:
+        switches = [name for name, flag in declared.items() if flag["takes"] is None]
+        base = _read(words_of(held, switches), parser, declared, algorithms, notes)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
+    # a saved configuration holds every flag, those that nothing reads too: at their defaults
+    base = {name: found for name, found in base.items() if found != [declared[name]["default"]]}
+    values = {**base, **given}
+    launching, shared = flags_of(Launch), flags_of(Options)
     for name in launching:
         if len(values.get(name, [])) > 1:
             raise UserError(f"--{name}: takes one value, got {len(values[name])}")
     launch = Launch(**{name: values.pop(name)[0] for name in launching if name in values})
 
-    runs, in_use = [], set()
+    runs, in_use = [], set(launching)
     for name in names:
         cls = algorithms[name]
         readable = {f: v for f, v in values.items() if f in flags_of(cls)}
@@ -85,25 +79,89 @@ def parse(argv: Sequence[str], algorithms: Mapping[str, type[Options]], describe
             run = cls(**{**start, **used, "algorithm": name})
             if run not in runs:
                 runs.append(run)
-    for name, given_values in values.items():
+    for name, found in given.items():
         if name not in in_use:
-            raise UserError(f"--{name} {_shown(given_values)}: read only with {declared[name]['needs'].words}")
+            raise UserError(f"--{name} {_shown(found)}: read only with {declared[name]['needs'].words}")
     for run in runs:
         _check(run)
-    return runs, launch, _notes(names, values, algorithms, shared)
+    return runs, launch, [*notes, *_notes(names, values, algorithms, shared)]
 
 
-def _parser(names: Sequence[str], describe: Mapping[str, str]) -> argparse.ArgumentParser:
-    listed = "\n".join(f"  {name:<14}{describe[name]}" for name in names)
-    return _Parser(
+def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mapping[str, str]) -> None:
+    """Answer a shell that asks, by argcomplete's protocol, how the command `line` may go on, and exit."""
+    import argcomplete
+
+    names = [name for name in line.split() if name in algorithms] or list(algorithms)
+    parser, declared = parser_of(names, algorithms, describe, names)
+    parser.add_argument("algorithms", nargs="*", choices=list(algorithms))
+    for action in parser._actions:
+        takes = {**declared, **flags_of(Shorthand)}.get(action.dest, {}).get("takes")
+        found = getattr(takes, "of", takes)
+        if isinstance(found, Choice):
+            action.completer = argcomplete.ChoicesCompleter(found.names)
+    argcomplete.autocomplete(parser, always_complete_options="long")
+
+
+def _known(name: str, algorithms: Mapping[str, type]) -> None:
+    if name not in algorithms:
+        raise UserError(f"algorithm {name}: must be one of {', '.join(algorithms)}{nearest(name, list(algorithms))}")
+
+
+def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str, type]):
+    """What a preset or a saved configuration among the words stands for -> (its words, its flags, all other words)."""
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for name in flags_of(Shorthand):
+        parser.add_argument(f"--{name}", nargs="+", action="extend")
+    found, others = parser.parse_known_args([_guarded(word) for word in words])
+    texts = [(name, text) for name, given in vars(found).items() for text in given]
+    if not texts:
+        return "", {}, list(words)
+    (name, text), *more = texts
+    origin = f"--{name} {text}"
+    if more:
+        raise UserError(f"{origin}: takes one value, and stands alone")
+    value = _value(name, text, flags_of(Shorthand)[name]["takes"])
+    try:
+        held = shorthand.preset(value, named) if name == "preset" else shorthand.config_file(value, named)
+        if "algorithm" in held:
+            _known(str(held["algorithm"]), algorithms)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
+    return origin, held, others
+
+
+def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Mapping[str, str], listed: Sequence[str]):
+    """The parser of the flags of these algorithms, whose help lists others too -> (parser, {flag: its declaration})."""
+    lines = "\n".join(f"  {name:<14}{describe[name]}" for name in listed)
+    parser = _Parser(
         prog="run.py",
         usage="python run.py [ALGORITHM ...] [--flag VALUE ...]",
-        description=f"Collaborative learning, compared on one split.\n\nalgorithms (none named: cfkd):\n{listed}",
+        description=f"Collaborative learning, compared on one split.\n\nalgorithms (none named: cfkd):\n{lines}",
         epilog="run.py ALGORITHM -h shows that algorithm's flags and defaults.",
         formatter_class=_Help,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
+    shared = flags_of(Options)
+    defaults = flags_of(algorithms[names[0]]) if len(names) == 1 else shared
+    groups = {"flags of every algorithm (several values are a grid of runs)": {name: defaults[name] for name in shared}}
+    for name in names:
+        groups[f"flags of {name} ({describe[name]})"] = flags_of(algorithms[name])
+    groups["where and how to run (these change no number)"] = flags_of(Launch)
+    declared: dict[str, dict] = {}
+    for title, flags in groups.items():
+        group = parser.add_argument_group(title)
+        for name, flag in flags.items():
+            if name not in declared:
+                declared[name] = flag
+                _add(group, name, flag)
+    group = parser.add_argument_group("flags that stand for others (one given beside them has the last word)")
+    for name, flag in flags_of(Shorthand).items():
+        _add(group, name, flag)
+    for name, flag in TRANSLATIONS.items():
+        takes = {"nargs": "+"} if flag.takes else {"action": "store_true"}
+        group.add_argument(f"--{name}", help=argparse.SUPPRESS, **takes)
+    return parser, declared
 
 
 def _add(group, name: str, declared: Mapping[str, Any]) -> None:
@@ -116,19 +174,62 @@ def _add(group, name: str, declared: Mapping[str, Any]) -> None:
     default = declared["default"]
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     default_text = "" if default is None else f" (default: {shown})"
-    group.add_argument(f"--{name}", nargs="+", help=f"{help}{allowed}{default_text}".replace("%", "%%"))
+    also = f" [also --{', --'.join(declared['spelled'])}]" if declared["spelled"] else ""
+    spellings = [f"--{spelling}" for spelling in (name, *declared["spelled"])]
+    kinds = {Number: "N" if getattr(takes, "type", None) is int else "X", Choice: "NAME", Several: "A,B,..."}
+    metavar = kinds.get(type(takes), "PATH" if takes is Path else "TEXT")
+    group.add_argument(
+        *spellings, nargs="+", metavar=metavar, help=f"{help}{allowed}{default_text}{also}".replace("%", "%%")
+    )
 
 
-def _reject_strange_flags(words: Sequence[str], parser: argparse.ArgumentParser, algorithms: Mapping[str, type]) -> None:
-    known = [f for f in parser._option_string_actions if f.startswith("--")]
-    flags = [word.split("=")[0] for word in words if word.startswith("--")]
-    for text in flags:
-        if flags.count(text) > 1:
-            raise UserError(f"{text}: given twice; several values stand behind one flag, {text} A B")
+def _read(
+    words: Sequence[str], parser: argparse.ArgumentParser, declared: Mapping, algorithms: Mapping, notes: list
+) -> dict:
+    """The words behind the algorithms' names -> {flag: its values}, other systems' spellings translated to ours."""
+    typed = _reject_strange_flags(words, parser, algorithms)
+    texts = vars(parser.parse_args([_guarded(word) for word in words]))
+    found = {
+        name: _values(typed[name], text, declared[name]["takes"], algorithms)
+        for name, text in texts.items()
+        if name in declared
+    }
+    clients = found.get("n_clients", [declared["n_clients"]["default"]])
+    for name in TRANSLATIONS.keys() & texts.keys():
+        other = TRANSLATIONS[name]
+        given = _values(name, texts[name], other.takes, algorithms)
+        if other.says in found:
+            raise UserError(f"--{name}: says the same as --{typed[other.says]}, which is given too")
+        if len(clients) > 1:
+            raise UserError(f"--{name} {_shown(given)}: with several --n_clients use --{other.says}")
+        try:
+            found[other.says] = [other.translate(value, clients[0]) for value in given]
+        except ValueError as error:
+            raise UserError(f"--{name} {_shown(given)}: {error}") from None
+        notes.append(f"--{name} {_shown(given)} is --{other.says} {_shown(found[other.says])} here".replace(" True ", " "))
+    return found
+
+
+def _guarded(word: str) -> str:
+    """argparse takes -1e-3 for a flag; a blank before it makes it a value."""
+    return f" {word}" if _is_number(word) else word
+
+
+def _reject_strange_flags(words: Sequence[str], parser: argparse.ArgumentParser, algorithms: Mapping[str, type]) -> dict:
+    """{flag: how it is spelled here}. Raises UserError for a flag that is not there, or is given twice."""
+    known, typed = {f: a.dest for f, a in parser._option_string_actions.items() if f.startswith("--")}, {}
+    for text in (word.split("=")[0] for word in words if word.startswith("--")):
         if text not in known:
             owners = [name for name, cls in algorithms.items() if text[2:] in flags_of(cls)]
-            hint = f"; it is a flag of {', '.join(owners)}" if owners else nearest(text, known)
+            hint = f"; it is a flag of {', '.join(owners)}" if owners else nearest(text, list(known))
             raise UserError(f"{text}: no algorithm named here reads such a flag{hint}")
+        name = known[text]
+        if typed.get(name) == text[2:]:
+            raise UserError(f"{text}: given twice; several values stand behind one flag, {text} A B")
+        if name in typed:
+            raise UserError(f"{text}: is another name of --{typed[name]}, which is given too")
+        typed[name] = text[2:]
+    return typed
 
 
 def _is_number(word: str) -> bool:
@@ -144,21 +245,25 @@ def _values(name: str, texts: Any, takes: Callable | None, algorithms: Mapping[s
         return [True]
     texts = [text.strip() for text in texts]
     for place, text in enumerate(texts):
-        if text in algorithms and (place or takes is not Path):  # a folder may have an algorithm's name
+        if text in algorithms and (place or takes not in (Path, str)):  # a folder may have an algorithm's name
             others = " ".join(texts[:place]) or "..."
             raise UserError(f"--{name} {text}: name the algorithms first, python run.py {text} --{name} {others}")
     if isinstance(takes, Several) and isinstance(takes.of, Number) and not any("," in text for text in texts):
         texts = [",".join(texts)]  # --sizes 0.5 0.5 is one split, as the reference spells it
     found = []
     for text in texts:
-        try:
-            value = takes(text)
-        except (ValueError, OverflowError) as error:
-            hint = str(error) if str(error).startswith("; ") else ""
-            raise UserError(f"--{name} {text}: must be {takes}{hint}") from None
+        value = _value(name, text, takes)
         if value not in found:
             found.append(value)
     return found
+
+
+def _value(name: str, text: str, takes: Callable) -> Any:
+    try:
+        return takes(text)
+    except (ValueError, OverflowError) as error:
+        hint = str(error) if str(error).startswith("; ") else ""
+        raise UserError(f"--{name} {text}: must be {takes}{hint}") from None
 
 
 def _shown(values: Sequence[Any]) -> str:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from data.augment import AUGMENTATIONS
 from data.datasets import LOADERS
-from data.partition import PARTITIONS, READ_ALPHA, READ_SIZES
+from data.partition import PARTITIONS, readers
+from helpers import OPTIMIZERS, SCHEDULES
 from models import MODELS, READ_FEATURE_DIM
 from options.values import Choice, Matching, Number, Several
 
@@ -26,14 +28,26 @@ def flag(
     help: str,
     needs: Needs | None = None,
     stands_for: Mapping | None = None,
+    spelled: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field that is a flag. `takes` None is a switch, off by default, that takes no value; `stands_for` are
-    the values of other flags that a switch stands for, which must not be given otherwise beside it."""
-    return field(default=default, metadata={"takes": takes, "help": help, "needs": needs, "stands_for": stands_for or {}})
+    the values of other flags that a switch stands for, which must not be given otherwise beside it; `spelled` are the
+    names that other systems have for the same flag, all of which are understood."""
+    metadata = {"takes": takes, "help": help, "needs": needs, "stands_for": stands_for or {}, "spelled": spelled}
+    return field(default=default, metadata=metadata)
 
 
 def _model(options) -> bool:
     return bool(set(options.model) & set(READ_FEATURE_DIM))
+
+
+def _partition(parameter: str) -> Needs:
+    """Only the partitioners that name this parameter read the flag."""
+    names = readers(parameter)
+    return Needs(f"--partition {' or '.join(names)}", lambda o: o.partition in names and not o.partition_file)
+
+
+DRAWN = Needs("a split that is drawn, not --partition_file", lambda o: not o.partition_file)
 
 
 @dataclass(frozen=True)
@@ -42,36 +56,77 @@ class Options:
 
     algorithm: str = ""
 
-    dataset: str = flag("digits", Choice(tuple(LOADERS)), "data set; digits is embedded, others are downloaded if absent")
-    reduced: float = flag(1.0, Number(float, above=0, most=1), "part of the training set that is kept; 1 is all of it")
+    dataset: str = flag(
+        "digits",
+        Choice(tuple(LOADERS), paths="a .npz file, or a folder of images, by path"),
+        "data set; digits is embedded, others are downloaded if absent; a file has x_train y_train x_test y_test, a folder "
+        "train/CLASS/*.png and test/CLASS/*.png",
+    )
+    attribute: str = flag(
+        "Smiling",
+        str,
+        "which of CelebA's 40 attributes is the label",
+        Needs("--dataset CELEBA", lambda o: o.dataset == "CELEBA"),
+    )
+    image_size: int | None = flag(
+        None,
+        Number(int, least=1, most=1024),
+        "side in pixels to which all images are resized; default: as they are (CELEBA: 32)",
+    )
+    unverified_data: bool = flag(
+        False, None, "take files that do not have their published checksum; a warning, recorded in the run, says which"
+    )
+    reduced: float = flag(
+        1.0, Number(float, above=0, most=1), "part of the training set that is kept; 1 is all of it", DRAWN
+    )
     reduced_draw: str = flag(
         "first",
         Choice(("first", "random")),
         "which part --reduced keeps: the first images of the file or a random draw (from --split_seed)",
-        Needs("--reduced below 1", lambda o: o.reduced < 1),
+        Needs("--reduced below 1", lambda o: o.reduced < 1 and not o.partition_file),
     )
-    n_clients: int = flag(2, Number(int, least=1), "number of clients K")
+    n_clients: int = flag(
+        2, Number(int, least=1), "number of clients K", spelled=("num_clients", "num_users", "client_number")
+    )
     sizes: tuple[float, ...] | None = flag(
         None,
         Several(Number(float, above=0, most=1)),
         "fraction of the data for each client, one for each, adding up to at most 1 (0.7,0.2,0.1); default: equal parts",
-        Needs(f"--partition {' or '.join(READ_SIZES)}", lambda o: o.partition in READ_SIZES),
+        _partition("counts"),
     )
     partition: str = flag(
         "dirichlet",
-        Choice(tuple(PARTITIONS)),
-        "who gets what: dirichlet draws each client's class mix, lda deals each class over the clients, iid shuffles",
+        Choice(tuple(PARTITIONS), also={"homo": "iid", "hetero": "lda"}),
+        "who gets what: dirichlet draws each client's class mix, lda deals each class over the clients, iid shuffles, "
+        "shards deals pieces of one class each, classes deals whole classes, writers deals people",
+        DRAWN,
+        spelled=("partition_method",),
     )
     alpha: float = flag(
         math.inf,
         Number(float, above=0, infinite=True),
         "Dirichlet concentration: smaller is more heterogeneous; inf is every client with the class mix of the whole",
-        Needs(f"--partition {' or '.join(READ_ALPHA)}", lambda o: o.partition in READ_ALPHA),
+        _partition("alpha"),
+        spelled=("partition_alpha",),
     )
+    shard_per_user: int = flag(2, Number(int, least=1), "shards a client, of one class each", _partition("shard_per_user"))
+    classes_per_client: int = flag(2, Number(int, least=1), "classes a client", _partition("classes_per_client"))
+    test_share: float = flag(
+        0.2,
+        Number(float, above=0, below=1),
+        "part of each client's own images that is its personal test data, not trained on",
+        _partition("test_share"),
+    )
+    partition_file: str | None = flag(None, str, "split.npz of an earlier run, whose split is taken as it is")
     validation: float = flag(
-        0.0, Number(float, least=0, below=1), "part of each client's training data held out for validation; 0 is none"
+        0.0,
+        Number(float, least=0, below=1),
+        "part of each client's training data held out for validation; 0 is none",
+        DRAWN,
     )
-    split_seed: int = flag(0, Number(int, least=0), "seed of the split alone: of --reduced_draw, --partition, --validation")
+    split_seed: int = flag(
+        0, Number(int, least=0), "seed of the split alone: of --reduced_draw, --partition, --validation", DRAWN
+    )
 
     model: tuple[str, ...] = flag(
         ("LeNet5",),
@@ -85,20 +140,41 @@ class Options:
         Needs(f"--model {' or '.join(READ_FEATURE_DIM)} (the others have their own)", _model),
     )
 
-    rounds: int = flag(100, Number(int, least=1), "communication rounds")
-    epoch_per_round: int = flag(1, Number(int, least=1), "local epochs a round")
-    batch_size: int = flag(32, Number(int, least=1), "examples in a batch")
-    lr: float = flag(1e-3, Number(float, above=0), "learning rate")
-    optimizer: str = flag("adam", Choice(("adam", "sgd")), "local optimizer")
+    init_from: str | None = flag(
+        None, str, "folder of a saved run, whose models after the last round are the initial ones; default: new ones"
+    )
+
+    rounds: int = flag(100, Number(int, least=1), "communication rounds", spelled=("comm_round", "global_epoch"))
+    epoch_per_round: int = flag(1, Number(int, least=1), "local epochs a round", spelled=("local_ep", "local_epoch"))
+    batch_size: int = flag(32, Number(int, least=1), "examples in a batch", spelled=("local_bs",))
+    augment: str = flag(
+        "none",
+        Choice(tuple(AUGMENTATIONS)),
+        "random changes of each training image: flip mirrors left and right, crop shifts by up to an eighth of the side, "
+        "cutout blanks a square of half the side",
+    )
+    lr: float = flag(1e-3, Number(float, above=0), "learning rate", spelled=("init_lr",))
+    lr_schedule: str = flag(
+        "constant",
+        Choice(tuple(SCHEDULES)),
+        "learning rate over the rounds: step divides it by 10 at half and again at three quarters, cosine lets it fall to 0",
+    )
+    optimizer: str = flag("adam", Choice(tuple(OPTIMIZERS)), "local optimizer")
     momentum: float = flag(
         0.0,
         Number(float, least=0, below=1),
         "momentum; 0 is plain SGD",
         Needs("--optimizer sgd", lambda o: o.optimizer == "sgd"),
     )
-    weight_decay: float = flag(0.0, Number(float, least=0), "L2 penalty, added to the gradient; 0 is none")
+    weight_decay: float = flag(0.0, Number(float, least=0), "L2 penalty, added to the gradient; 0 is none", spelled=("wd",))
+    clip_grad: float = flag(
+        0.0, Number(float, least=0), "largest norm of a step's gradient, longer ones are scaled down to it; 0 is no limit"
+    )
     participation: float = flag(
-        1.0, Number(float, above=0, most=1), "fraction of the clients that take part in a round, at least one; 1 is all"
+        1.0,
+        Number(float, above=0, most=1),
+        "fraction of the clients that take part in a round, at least one; 1 is all",
+        spelled=("frac",),
     )
     track_history: int = flag(
         1, Number(int, least=0), "rounds from one evaluation to the next; 0 evaluates after the last round only"
@@ -126,6 +202,9 @@ class Launch:
     force: bool = flag(False, None, "run anew even where a finished run is saved")
     json: bool = flag(False, None, "one line of JSON a finished run on standard output, and nothing else there")
     quiet: bool = flag(False, None, "no progress bar, no split, only the table")
+    show_split: bool = flag(
+        False, None, "draw who gets what into --export_dir (PNG, and npz for --partition_file); no training"
+    )
 
 
 def flags_of(cls: type) -> dict[str, dict]:

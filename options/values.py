@@ -3,8 +3,9 @@
 import difflib
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 LARGEST = {int: 2**63 - 1, float: 3.4e38}  # what a tensor's index and a single-precision number can hold
@@ -50,17 +51,23 @@ class Number:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some names."""
+    """One of some names, in any case; `also` are other systems' words for them. Where `paths` says in words what else may
+    be given, text that is a path is taken as it is."""
 
     names: tuple[str, ...]
+    also: Mapping[str, str] = field(default_factory=dict)
+    paths: str = ""
 
     def __call__(self, text: str) -> str:
-        if text not in self.names:
-            raise ValueError(nearest(text, self.names))
-        return text
+        found = {**self.also, **{name.lower(): name for name in self.names}}.get(text.lower())
+        if found:
+            return found
+        if self.paths and ("/" in text or text.endswith(".npz") or Path(text).exists()):
+            return text
+        raise ValueError(nearest(text, self.names))
 
     def __str__(self) -> str:
-        return f"one of {', '.join(self.names)}"
+        return f"one of {', '.join(self.names)}{f', or {self.paths}' if self.paths else ''}"
 
 
 @dataclass(frozen=True)

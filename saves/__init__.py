@@ -9,6 +9,9 @@ A folder holds `config.json`, `checkpoint.pt` (everything needed to go on: round
 from a file: tensors are read with `weights_only`, and the pickle admits nothing but frames, arrays and plain containers.
 """
 
+from __future__ import annotations
+
+import hashlib
 import json
 import os
 import pickle
@@ -17,16 +20,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
 import models
 from errors import UserError
 
+if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
+    import pandas as pd
+
+Rows = dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]  # of one model for all, or of each client
 TIMING = ("seconds", "evaluation_seconds")  # the only columns of a history that differ when a run is repeated
 ALL = -1  # "client" in the row of a round itself
 FILES = (
@@ -93,12 +99,16 @@ class Run:
             if name in best
         }
 
+    def weights(self) -> dict[str, Rows]:
+        """{answer: weights of the one model for all, or a row a client}, after the last round, on the CPU."""
+        return torch.load(self.folder / "weights.pt", weights_only=True, map_location="cpu")
+
     def model(self, client: int = 0, answer: str | None = None) -> models.Net:
         """The model after the last round: the one for all, or a client's own; in evaluation mode, on the CPU.
 
         `answer` names another than the headline. Raises KeyError or IndexError where there is no such answer or client.
         """
-        weights = torch.load(self.folder / "weights.pt", weights_only=True, map_location="cpu")
+        weights = self.weights()
         row = weights[answer or next(iter(weights))]
         row = row if isinstance(row, dict) else row[client]
         names, (shape, n_classes) = self.options["model"], self.config["inputs"]
@@ -139,6 +149,15 @@ def summarize(run: Run) -> dict[str, Any]:
     }
 
 
+def digest(rows: Rows) -> str:
+    """Sixteen hexadecimal digits that name these very weights."""
+    sha = hashlib.sha256()
+    for row in rows if isinstance(rows, list) else [rows]:
+        for name, tensor in row.items():
+            sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + tensor.contiguous().numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
 def _number(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
@@ -168,6 +187,8 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def read_frame(path: Path) -> pd.DataFrame:
     """A frame that `write_frame` wrote. Raises UserError for a pickle of anything else."""
+    import pandas as pd
+
     with path.open("rb") as file:
         frame = _PlainUnpickler(file).load()
     if not isinstance(frame, pd.DataFrame):
@@ -219,18 +240,14 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
     _whole(path, lambda p: p.write_bytes(pickle.dumps(plain)))
 
 
-def write_split(folder: Path, split, classes: tuple[str, ...], table: np.ndarray) -> None:
-    """`split.npz`: train_K, validation_K and test_K, indices into the data set (test examples follow the training
-    examples) of client K, the table of client x class, and the names of the classes."""
-    arrays = {
-        f"{part}_{k}": share for part in ("train", "validation", "test") for k, share in enumerate(getattr(split, part))
-    }
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Named arrays, as `.npz`."""
 
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, table=table, classes=np.array(classes), **arrays)
+    def write(beside: Path) -> None:
+        with beside.open("wb") as file:
+            np.savez_compressed(file, **arrays)
 
-    _whole(folder / "split.npz", write)
+    _whole(path, write)
 
 
 def clear(folder: Path) -> None:
@@ -257,6 +274,8 @@ def locked(folder: Path) -> Iterator[None]:
 def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
     """The tidy frame of a run. `history`: for each round {"round": {column: number}, "clients": {column: tensor [S]}},
     the latter with a column "client"; bytes that a client did not send are 0, what was not measured is NaN."""
+    import pandas as pd
+
     of_rounds = pd.DataFrame([entry["round"] for entry in history]).assign(client=ALL)
     of_clients = [
         pd.DataFrame({name: column.numpy() for name, column in entry["clients"].items()}).assign(

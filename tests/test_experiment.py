@@ -18,6 +18,7 @@ import algorithms
 import experiment
 import saves
 from data import partition
+from data.datasets import Source
 from errors import DivergedError
 from options import Launch
 
@@ -157,11 +158,12 @@ def test_the_name_of_a_run_covers_every_option_the_split_and_the_data(tmp_path, 
         "reduced": 0.2, "reduced_draw": "random", "n_clients": 4, "partition": "lda", "alpha": 0.3, "validation": 0.2,
         "split_seed": 1, "model": ("LeNet5",), "rounds": 4, "epoch_per_round": 2, "batch_size": 8, "lr": 0.1,
         "optimizer": "sgd", "weight_decay": 0.1, "participation": 0.5, "track_history": 2, "seed": 1, "threads": 2,
+        "image_size": 16, "augment": "flip", "lr_schedule": "cosine", "clip_grad": 1.0, "unverified_data": True,
         "lambda_kd": 1.0, "lambda_disc": 2.0, "n_avg": 3, "as_published": True,
     }  # fmt: skip
     names = [prepared("cfkd", tmp_path).folder.name]
     names += [prepared("cfkd", tmp_path, **{name: value}).folder.name for name, value in other.items()]
-    data = experiment._data("digits", Path("data"))
+    data = experiment._data("digits", Source())
     monkeypatch.setattr(experiment, "_data", lambda *_: replace(data, mean=data.mean + 1))
     names.append(prepared("cfkd", tmp_path).folder.name)
     assert len(set(names)) == len(names)

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from conftest import options_for, tiny_data, tiny_federation
 from torch import nn
 
+import streams
 from algorithms.independent import loss
 from federation import Federation
-from helpers import average, batches, class_means, outputs, own_models, pick, put, train, train_own
-from models import Net
+from helpers import SCHEDULES, average, batches, class_means, outputs, own_models, pick, put, train, train_own
+from models import Dropout, Net
 
 
 def same(one, other):
@@ -41,7 +42,7 @@ def linear():
 
 def normed():
     """A model with BatchNorm and dropout, which tells training from evaluation mode."""
-    return Net(nn.Sequential(nn.Flatten(), nn.Linear(144, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Dropout(0.5)), 5, 3)
+    return Net(nn.Sequential(nn.Flatten(), nn.Linear(144, 5), nn.BatchNorm1d(5), nn.Tanh(), Dropout(0.5)), 5, 3)
 
 
 def federation_of(build, shares=(range(10), range(10, 30), range(30, 60)), **others):
@@ -254,6 +255,92 @@ def test_batches_are_cut_in_order_and_a_left_over_one_joins_the_batch_before(n, 
     cut = batches(positions, size)
     assert [len(batch) for batch in cut] == lengths
     assert [i for batch in cut for i in batch.tolist()] == positions.tolist()
+
+
+# --- train: dropout ---
+
+
+def dropping():
+    """A model with two dropouts, whose features [B, 20] are 0 where the second dropped them and nowhere else."""
+    return Net(nn.Sequential(Dropout(0.2), nn.Flatten(), nn.Linear(144, 20), nn.Tanh(), Dropout(0.5)), 20, 3)
+
+
+def masks_of(federation, rows, options):
+    """By client, the masks of its features in each step of its training: bool [B, 20]."""
+    seen = {}
+
+    def noted(model, batch, given, options):
+        features, logits = model(batch.x)
+        seen.setdefault(given, []).append(features.detach() != 0)
+        return F.cross_entropy(logits, batch.y)
+
+    train(federation, federation.clients, rows, noted, options, given=federation.clients)
+    return seen
+
+
+def test_the_masks_of_a_client_are_those_of_its_stream_one_after_another():
+    federation, options = federation_of(dropping, seed=3).at(2), options_for("independent", epoch_per_round=2)
+    seen = masks_of(federation, initial(federation), options)
+    for k, steps in zip(federation.clients, (2 * 2, 2 * 3, 2 * 4), strict=True):  # batches of 8
+        draws = streams.generator(3, "client", "dropout", 2, k)
+        assert len(seen[k]) == steps
+        for kept in seen[k]:
+            draws.random((len(kept), 1, 12, 12), dtype=np.float32)  # the first dropout's, of the images
+            assert torch.equal(kept, torch.from_numpy(draws.random(kept.shape, dtype=np.float32) >= 0.5))
+
+
+def test_masks_are_new_for_each_step_epoch_round_client_party_and_seed():
+    federation = federation_of(dropping, [range(8), range(8, 16)])
+    rows, options, masks = initial(federation), options_for("independent", batch_size=4, epoch_per_round=3), []
+    first = federation.at(1)
+    for other in (first, federation.at(2), first.aside("fine-tuning"), replace(first, seed=1)):
+        seen = masks_of(other, rows, options)
+        masks += [tuple(kept.flatten().tolist()) for k in federation.clients for kept in seen[k]]
+    assert len(set(masks)) == len(masks) == 4 * 2 * 6
+
+
+def test_dropout_leaves_the_order_of_the_batches_as_it_is():
+    options, orders = options_for("independent", epoch_per_round=2), []
+    for build in (dropping, linear):
+        (noted, seen), federation = recorder(), federation_of(build)
+        train(federation, [0, 1, 2], initial(federation), noted, options, given=[0, 1, 2])
+        orders.append({k: torch.cat(seen[k]).tolist() for k in seen})
+    assert orders[0] == orders[1]
+
+
+def test_with_dropout_a_client_gets_the_same_bits_in_any_order_and_company_and_after_anything_else():
+    federation, options = federation_of(dropping), options_for("independent", optimizer="adam")
+    rows = initial(federation)
+    expected, _, losses = train(federation, [0, 1, 2], rows, loss, options)
+    assert not any(same(row, before) for row, before in zip(expected, rows, strict=True))
+    before = torch.get_rng_state()
+    for clients in ([2, 0, 1], [1], [2, 1]):
+        train(federation.at(4), [0], rows[:1], loss, options)  # one round more for the skeleton that all share
+        trained, _, found = train(federation, clients, pick(rows, clients), loss, options)
+        for s, k in enumerate(clients):
+            assert same(trained[s], expected[k])
+            assert torch.equal(found[s], losses[k])
+    assert torch.equal(torch.get_rng_state(), before), "nor is anything drawn from torch's own generator"
+
+
+def test_with_dropout_training_goes_on_in_fresh_models_as_if_it_had_not_stopped():
+    options, clients = options_for("independent", optimizer="adam"), [0, 1, 2]
+    federation = federation_of(dropping)
+    halfway, memory, _ = train(federation.at(1), clients, initial(federation), loss, options)
+    expected, _, losses = train(federation.at(2), clients, halfway, loss, options, memory=memory)
+    fresh = federation_of(dropping)  # skeletons that have never been trained
+    resumed, _, found = train(fresh.at(2), clients, halfway, loss, options, memory=memory)
+    assert all(same(row, other) for row, other in zip(resumed, expected, strict=True))
+    assert torch.equal(found, losses)
+
+
+def test_outputs_after_a_training_with_dropout_are_without_it():
+    federation = federation_of(dropping)
+    trained, _, _ = train(federation, [0, 1, 2], initial(federation), loss, options_for("independent"))
+    for k in federation.clients:
+        x = federation.data.images(federation.shares[k], torch.float64).flatten(1)
+        features = torch.tanh(x @ trained[k]["body.2.weight"].T + trained[k]["body.2.bias"])
+        torch.testing.assert_close(outputs(federation, k, trained[k]).features, features)
 
 
 # --- train: what is returned ---
@@ -490,3 +577,50 @@ def test_pick_takes_rows_and_put_replaces_them_in_a_new_list():
     assert rows == ["a", "b", "c", "d"]
     with pytest.raises(ValueError, match="zip"):
         put(rows, [0, 1], ["A"])
+
+
+# --- train: the learning rate over the rounds, and long gradients ---
+
+FACTORS = {
+    "constant": [1] * 8,
+    "step": [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01],  # a tenth from half on, a hundredth from three quarters on
+    "cosine": [np.cos(np.pi * r / 16) ** 2 for r in range(8)],  # (1 + cos(2 a)) / 2 = cos(a)^2
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_schedule_is_counted_in_rounds_and_scales_the_learning_rate(name, optimizer):
+    federation = tiny_federation(model="MLP")
+    rows = initial(federation)
+
+    def trained(r, **flags):
+        asked = options_for("independent", optimizer=optimizer, rounds=8, epoch_per_round=2, **flags)
+        return train(federation.at(r), federation.clients, rows, loss, asked)[0]
+
+    for r, factor in enumerate(FACTORS[name], start=1):
+        for one, other in zip(trained(r, lr=0.05, lr_schedule=name), trained(r, lr=0.05 * factor), strict=True):
+            close(one, other)
+
+
+def test_steps_fall_at_half_and_three_quarters_of_an_odd_number_of_rounds_too():
+    """With 7 rounds 3.5 are done in the middle of round 4, so round 5 is the first after half; 5.25 lies in round 6."""
+    factors = [SCHEDULES["step"]((r - 1) / 7) for r in range(1, 8)]
+    assert factors == [1, 1, 1, 1, 0.1, 0.1, 0.1**2]
+
+
+@pytest.mark.parametrize("limit", [0.01, 0.5, 1e6])
+def test_a_gradient_longer_than_the_limit_is_scaled_down_to_it(limit):
+    federation, lr = federation_of(linear), 0.05
+    rows = initial(federation)
+
+    def steps(clip_grad):
+        asked = options_for("independent", batch_size=60, lr=lr, clip_grad=clip_grad)
+        trained, _, _ = train(federation, federation.clients, rows, loss, asked)
+        return [{name: (row[name] - new[name]) / lr for name in row} for row, new in zip(rows, trained, strict=True)]
+
+    for whole, clipped in zip(steps(0.0), steps(limit), strict=True):
+        length = torch.cat([part.flatten() for part in whole.values()]).norm().item()
+        assert 0.5 < length < 1e6
+        for name in whole:  # torch divides by the length plus 1e-6
+            torch.testing.assert_close(clipped[name], whole[name] * min(1, limit / length), rtol=1e-5, atol=1e-9)

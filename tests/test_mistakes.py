@@ -1,16 +1,24 @@
 """Every mistake in a command gives exit status 2 and one line that says what was wrong and what is allowed, and no more."""
 
+import functools
+import json
 import logging
+import math
+import shutil
+from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_data
+from PIL import Image
 
 import algorithms
+import experiment
 import run
-from data import datasets
-from options import Number, flags_of
+from data import datasets, partition
+from options import Launch, Number, Options, flags_of
 
 HUGE = 10**24  # more than 64 bits hold
 
@@ -21,7 +29,6 @@ CASES = [
     ("fedavg indpendent", ["algorithm indpendent", "did you mean independent?"]),
     ("fedavg qqq", ["algorithm qqq", "one of cfkd, fd, fedavg"]),
     ("--dataset MNITS", ["--dataset MNITS", "one of digits, MNIST, FMNIST", "did you mean MNIST?"]),
-    ("--dataset mnist", ["--dataset mnist", "did you mean MNIST?"]),
     ("--model LeNet", ["--model LeNet", "one of LeNet5, LeNet5_classic, ResNet9", "did you mean LeNet5?"]),
     ("--model LeNet5,RestNet9", ["--model LeNet5,RestNet9", "several joined by commas", "did you mean ResNet9?"]),
     ("--partition dirichelt", ["--partition dirichelt", "one of dirichlet, lda, iid", "did you mean dirichlet?"]),
@@ -88,7 +95,34 @@ CASES = [
     ("--sizes 0.5,0", ["--sizes 0.5,0", "above 0 and at most 1"]),
     ("--sizes 0.5,0.001", ["--sizes 0.5,0.001", "360 test images", "at least 0.0028"]),
     ("--n_clients 1 --reduced 0.001 --validation 0.5", ["--validation 0.5", "client 0", "single training image"]),
+    ("--partition shards --n_clients 2", ["--shard_per_user 2", "--n_clients 2", "10 classes", "must be 5 to"]),
+    ("--partition shards --n_clients 100 --shard_per_user 50", ["--shard_per_user 50", "shards"]),
+    ("--partition shards --shard_per_user 0", ["--shard_per_user 0", "at least 1"]),
+    ("--partition classes --classes_per_client 11", ["--classes_per_client 11", "10 classes"]),
+    ("--partition classes --n_clients 300 --classes_per_client 10", ["--classes_per_client 10", "300 pieces", "images"]),
+    ("--partition writers", ["--partition writers", "--dataset MNIST"]),
+    ("--partition writers --test_share 1", ["--test_share 1", "above 0 and below 1"]),
+    # how others say it
+    ("--num_users two", ["--num_users two", "a whole number at least 1"]),
+    ("--num_users 3 --n_clients 3", ["--n_clients", "--num_users", "given too"]),
+    ("--num_users 8 --num_select_clients 9", ["--num_select_clients 9", "at most --n_clients 8"]),
+    ("--num_select_clients 1 --frac 0.5", ["--num_select_clients", "--frac", "given too"]),
+    ("--partition_method hetero-fix", ["--partition_method hetero-fix", "one of dirichlet, lda"]),
+    ("--iid --partition lda", ["--iid", "--partition", "given too"]),
+    ("--gpu one", ["--gpu one", "a whole number at least -1"]),
+    ("--preset fa", ["--preset fa", "one of fl, fd, il, cl"]),
+    ("fedavg --preset fl", ["--preset fl", "fedavg is named"]),
+    ("--preset fl --preset il", ["--preset fl", "takes one value"]),
+    # schedules, gradients, augmentation
+    ("--lr_schedule linear", ["--lr_schedule linear", "one of constant, step, cosine"]),
+    ("--clip_grad -1", ["--clip_grad -1", "a number at least 0"]),
+    ("--augment crop", ["--augment crop", "one of none, flip, crop_flip, crop_flip_cutout"]),
     # flags given in vain
+    ("--shard_per_user 3", ["--shard_per_user 3", "read only with --partition shards"]),
+    ("--partition shards --alpha 0.5", ["--alpha 0.5", "read only with --partition dirichlet or lda"]),
+    ("--partition classes --test_share 0.5", ["--test_share 0.5", "read only with --partition writers"]),
+    ("--attribute Young", ["--attribute Young", "read only with --dataset CELEBA"]),
+    ("--image_size 16.5", ["--image_size 16.5", "a whole number at least 1"]),
     ("--alpha 0.5 --partition iid", ["--alpha 0.5", "read only with --partition dirichlet or lda"]),
     ("--sizes 0.5,0.5 --partition lda", ["--sizes 0.5,0.5", "read only with --partition dirichlet or iid"]),
     ("--momentum 0.9 --optimizer adam", ["--momentum 0.9", "read only with --optimizer sgd"]),
@@ -126,6 +160,274 @@ CASES = [
     ),
     ("--dataset FMNIST --data_dir {tmp}/file", ["--dataset FMNIST", "/file/FashionMNIST/raw", "--data_dir"]),
 ]
+
+
+# --- files ---
+
+
+def arrays(**changes):
+    """The arrays of a proper .npz of 12 + 6 images [1, 8, 8] in 3 classes, some of them changed; None leaves one out."""
+    draw = np.random.default_rng(0)
+    held = {
+        **{"x_train": draw.integers(0, 256, (12, 8, 8), dtype=np.uint8), "y_train": np.arange(12) % 3},
+        **{"x_test": draw.integers(0, 256, (6, 8, 8), dtype=np.uint8), "y_test": np.arange(6) % 3},
+    }
+    return {name: value for name, value in {**held, **changes}.items() if value is not None}
+
+
+def npz(**changes):
+    def make(tmp):
+        np.savez(tmp / "mine.npz", **arrays(**changes))
+
+    return make
+
+
+def spoiled(spoil):
+    """A proper .npz whose bytes are changed."""
+
+    def make(tmp):
+        np.savez(tmp / "mine.npz", **arrays())
+        (tmp / "mine.npz").write_bytes(spoil((tmp / "mine.npz").read_bytes()))
+
+    return make
+
+
+def pictures(size=8, **spoil):
+    """train/ and test/ with three pictures each of two classes; `spoil`: what else is done, by name."""
+
+    def make(tmp):
+        for part in ("train", "test"):
+            for name in ("cat", "dog"):
+                (tmp / "pets" / part / name).mkdir(parents=True)
+                for i in range(3):
+                    Image.new("RGB", (size, size), (40 * i, 0, 0)).save(tmp / "pets" / part / name / f"{i}.png")
+        for change in spoil.values():
+            change(tmp / "pets")
+
+    return make
+
+
+def lion(pets):
+    (pets / "test" / "lion").mkdir()
+    Image.new("RGB", (8, 8)).save(pets / "test" / "lion" / "0.png")
+
+
+def half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def config(held):
+    def make(tmp):
+        (tmp / "c.json").write_text(held if isinstance(held, str) else json.dumps(held))
+
+    return make
+
+
+def saved_split(change=lambda arrays: arrays, **options):
+    """A split of the digits, its arrays changed."""
+
+    def make(tmp):
+        data = datasets.load("digits", datasets.Source())
+        split = partition.split(data, Options(**options))
+        np.savez(tmp / "split.npz", **change(partition.arrays(data, split)))
+
+    return make
+
+
+@functools.cache
+def finished(name, **flags):
+    """The folder of a finished run on the digits."""
+    import tempfile
+
+    asked = {"algorithm": name, "n_clients": 3, "rounds": 1, "reduced": 0.05, "model": ("MLP",), "threads": 1, **flags}
+    folder = Path(tempfile.mkdtemp())
+    return experiment.run(experiment.prepare(algorithms.options_of(name)(**asked), Launch(export_dir=folder))).folder
+
+
+def copied(name, change=lambda folder: None, **flags):
+    def make(tmp):
+        shutil.copytree(finished(name, **flags), tmp / "run")
+        change(tmp / "run")
+
+    return make
+
+
+def small_mnist(tmp):
+    """Four files that are none of the published ones."""
+    raw = tmp / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+        axes = (20, 9, 9) if "images" in name else (20,)
+        header = bytes([0, 0, 8, len(axes)]) + b"".join(n.to_bytes(4, "big") for n in axes)
+        (raw / name).write_bytes(header + bytes(math.prod(axes)))
+
+
+RUN = "--n_clients 3 --model MLP --init_from {tmp}/run"
+FILES = {
+    # what is made in {tmp}, the command, the words of its line
+    "no such file": (None, "--dataset {tmp}/none.npz", ["--dataset", "none.npz", "a .npz file or a folder"]),
+    "neither npz nor folder": (None, "--dataset {tmp}/file", ["--dataset", "/file", "npz"]),
+    "empty npz": (spoiled(lambda b: b""), "--dataset {tmp}/mine.npz", ["mine.npz", "not to be read as an .npz file"]),
+    "truncated npz": (spoiled(lambda b: b[:700]), "--dataset {tmp}/mine.npz", ["mine.npz", "not to be read"]),
+    "corrupt npz": (
+        spoiled(lambda b: b[:300] + bytes(100) + b[400:]),
+        "--dataset {tmp}/mine.npz",
+        ["mine.npz", "not to be read"],
+    ),
+    "npz without labels": (npz(y_train=None), "--dataset {tmp}/mine.npz", ["mine.npz", "lacks y_train", "x_test"]),
+    "npz with objects": (npz(x_train=np.array([{}])), "--dataset {tmp}/mine.npz", ["mine.npz", "not to be read"]),
+    "images of one axis": (npz(x_train=np.zeros(12)), "--dataset {tmp}/mine.npz", ["x_train", "[12]", "[n, height, width]"]),
+    "pixels beyond 255": (npz(x_test=np.full((6, 8, 8), 300)), "--dataset {tmp}/mine.npz", ["x_test", "300", "0 .. 255"]),
+    "pixels that are NaN": (npz(x_test=np.full((6, 8, 8), np.nan)), "--dataset {tmp}/mine.npz", ["x_test", "not finite"]),
+    "unlike images": (npz(x_test=np.zeros((6, 9, 9), np.uint8)), "--dataset {tmp}/mine.npz", ["x_train", "x_test", "alike"]),
+    "negative labels": (npz(y_train=np.arange(12) % 3 - 1), "--dataset {tmp}/mine.npz", ["y_train", "-1", "0 .. C - 1"]),
+    "labels that are floats": (
+        npz(y_train=np.arange(12) % 3 / 1),
+        "--dataset {tmp}/mine.npz",
+        ["y_train", "float64", "integers"],
+    ),
+    "labels with a gap": (
+        npz(y_train=np.arange(12) % 3 * 2),
+        "--dataset {tmp}/mine.npz",
+        ["no label 1, 3", "all of 0 .. 4"],
+    ),
+    "fewer labels than images": (
+        npz(y_test=np.arange(5) % 3),
+        "--dataset {tmp}/mine.npz",
+        ["y_test", "5 labels for 6 images"],
+    ),
+    "a test class that train lacks": (
+        npz(y_test=np.arange(6)),
+        "--dataset {tmp}/mine.npz",
+        ["y_test", "label 5", "y_train lacks"],
+    ),
+    "a folder without train": (None, "--dataset {tmp}", ["--dataset", "/train", "train/CLASS/*.png"]),
+    "one broken picture": (
+        pictures(broken=lambda pets: half(pets / "train" / "dog" / "1.png")),
+        "--dataset {tmp}/pets",
+        ["--dataset", "/pets", "train/dog/1.png"],
+    ),
+    "a page for a picture": (
+        pictures(page=lambda pets: (pets / "test" / "cat" / "2.png").write_text("<html>")),
+        "--dataset {tmp}/pets",
+        ["test/cat/2.png"],
+    ),
+    "pictures of unequal size": (
+        pictures(large=lambda pets: Image.new("RGB", (9, 7)).save(pets / "train" / "cat" / "2.png")),
+        "--dataset {tmp}/pets",
+        ["8x8", "train/cat/2.png 9x7", "--image_size"],
+    ),
+    "a class of test that train lacks": (pictures(lion=lion), "--dataset {tmp}/pets", ["test/lion", "cat, dog"]),
+    "a class without pictures": (
+        pictures(empty=lambda pets: (pets / "train" / "ant").mkdir()),
+        "--dataset {tmp}/pets",
+        ["train/ant", "holds no images"],
+    ),
+    "an image size of nothing": (pictures(), "--dataset {tmp}/pets --image_size 0", ["--image_size 0", "at least 1"]),
+    "a model that such images do not fit": (
+        pictures(size=3),
+        "--dataset {tmp}/pets --model ResNet9",
+        ["--model ResNet9", "3x3"],
+    ),
+    "more clients than test images": (pictures(), "--dataset {tmp}/pets --n_clients 7", ["--n_clients 7", "at most 6"]),
+    "a wrong checksum": (
+        small_mnist,
+        "--dataset MNIST --data_dir {tmp}",
+        ["--dataset MNIST", "train-images-idx3-ubyte", "md5", "6bbc9ace898e44ae57da46a324031adb", "--unverified_data"],
+    ),
+    "an attribute that CelebA has not": (
+        None,
+        "--dataset CELEBA --attribute Smile",
+        ["--attribute Smile", "one of 5_o_Clock_Shadow", "did you mean Smiling?"],
+    ),
+    "CelebA is not there": (
+        None,
+        "--dataset CELEBA --data_dir {tmp}/none",
+        ["--dataset CELEBA", "img_align_celeba", "--data_dir"],
+    ),
+    "a config that is not there": (
+        None,
+        "--config_file {tmp}/c.json",
+        ["--config_file", "c.json", "cannot be read", "config.json"],
+    ),
+    "a config that is no JSON": (
+        config("{"),
+        "--config_file {tmp}/c.json",
+        ["c.json", "is not JSON", "config.json of a saved run"],
+    ),
+    "a config with an unknown key": (
+        config({"n_client": 3}),
+        "--config_file {tmp}/c.json",
+        ["c.json: --n_client", "did you mean"],
+    ),
+    "a config with another algorithm's flag": (
+        config({"options": {"algorithm": "fedavg", "lambda_kd": 3}}),
+        "--config_file {tmp}/c.json",
+        ["c.json: --lambda_kd", "a flag of cfkd, fd"],
+    ),
+    "a config with a wrong value": (
+        config({"algorithm": "fedavg", "lr": -1}),
+        "--config_file {tmp}/c.json",
+        ["c.json: --lr -1", "a number above 0"],
+    ),
+    "a config of another algorithm": (
+        config({"algorithm": "fedavg"}),
+        "cfkd --config_file {tmp}/c.json",
+        ["c.json: is of fedavg, and cfkd is named"],
+    ),
+    "no such partition file": (
+        None,
+        "--partition_file {tmp}/none.npz",
+        ["--partition_file", "none.npz", "split.npz of a run"],
+    ),
+    "a partition file that is none": (
+        npz(),
+        "--partition_file {tmp}/mine.npz",
+        ["--partition_file", "mine.npz", "split.npz"],
+    ),
+    "a partition file of other data": (
+        saved_split(lambda arrays: {**arrays, "data": np.array("0123456789abcdef")}),
+        "--partition_file {tmp}/split.npz",
+        ["--partition_file", "split.npz", "other data", "--dataset digits"],
+    ),
+    "a partition file of other clients": (
+        saved_split(n_clients=3),
+        "--partition_file {tmp}/split.npz",
+        ["3 clients", "--n_clients 3"],
+    ),
+    "a partition file and a flag of a drawn split": (
+        saved_split(),
+        "--partition_file {tmp}/split.npz --alpha 0.5",
+        ["--alpha 0.5", "read only with"],
+    ),
+    "no such run to start from": (None, "--init_from {tmp}/none", ["--init_from", "/none", "folder of a finished run"]),
+    "a folder that is no run": (None, "--init_from {tmp}", ["--init_from", "folder of a finished run"]),
+    "a run that is not finished": (
+        copied("fedavg", lambda run: (run / "done").unlink()),
+        f"fedavg {RUN}",
+        ["--init_from", "/run", "not finished"],
+    ),
+    "a run whose weights are broken": (
+        copied("fedavg", lambda run: half(run / "weights.pt")),
+        f"fedavg {RUN}",
+        ["--init_from", "/run"],
+    ),
+    "a run of another architecture": (
+        copied("fedavg"),
+        "fedavg --n_clients 3 --model LeNet5 --init_from {tmp}/run",
+        ["--init_from", "/run", "another architecture", "--model LeNet5"],
+    ),
+    "models of other clients": (
+        copied("cfkd"),
+        f"cfkd {RUN} --n_clients 2".replace("--n_clients 3 ", ""),
+        ["3 clients", "--n_clients is 2"],
+    ),
+    "a model a client where one is needed": (
+        copied("cfkd"),
+        f"fedavg {RUN}",
+        ["--init_from", "a model a client", "fedavg starts from one"],
+    ),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +480,16 @@ def line_for(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(("command", "words"), CASES, ids=[command[:60] for command, _ in CASES])
 def test_a_mistake_is_one_line(command, words, line_for):
+    line = line_for(command.split())
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_wrong_file_is_one_line(name, line_for, tmp_path):
+    make, command, words = FILES[name]
+    if make:
+        make(tmp_path)
     line = line_for(command.split())
     for word in words:
         assert word in line

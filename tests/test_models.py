@@ -1,5 +1,6 @@
 """The zoo: sizes that were published, what `forward` gives, and each network written out the slow and obvious way."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,14 +8,16 @@ from torch import nn
 
 import streams
 from errors import UserError
-from models import MODELS, READ_FEATURE_DIM, ResBlock, build
+from models import MODELS, READ_FEATURE_DIM, Dropout, Net, ResBlock, build
 
 GREY = (1, 28, 28)
 
 
 def made(name, shape=GREY, n_classes=10, feature_dim=20, dtype=torch.float64):
     with streams.torch_seeded("test", name):
-        return build(name, shape, n_classes, feature_dim).to(dtype)
+        model = build(name, shape, n_classes, feature_dim).to(dtype)
+    model.drop_from(streams.generator("test"))
+    return model
 
 
 def random_images(n, shape, dtype=torch.float64):
@@ -29,6 +32,21 @@ def layers(model, kind):
 # --- sizes -------------------------------------------------------------------------------------------------------------
 
 
+COLOUR = (3, 32, 32)
+
+
+def resnet18_parameters(channels, feature_dim, n_classes=10):
+    """Convolutions have no bias, and each a BatchNorm of two numbers a channel."""
+
+    def conv(inputs, outputs, size=3):
+        return inputs * size**2 * outputs + 2 * outputs
+
+    plain = [conv(width, width) for width in (64, 64, 64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)]
+    halving = [conv(a, 2 * a) + conv(a, 2 * a, size=1) for a in (64, 128, 256)]
+    linear = 512 * feature_dim + feature_dim + feature_dim * n_classes + n_classes
+    return conv(channels, 64) + sum(plain) + sum(halving) + linear
+
+
 @pytest.mark.parametrize(
     ("name", "feature_dim", "n_parameters"),
     [
@@ -38,20 +56,45 @@ def layers(model, kind):
         ("LeNet5_classic", 84, (25 * 6 + 6) + (6 * 25 * 16 + 16) + (400 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)),
         ("LeNet5_classic", 1, 61_706),
         ("ResNet9", 128, 2_470_730),
+        ("ResNet18", 256, resnet18_parameters(1, 256)),
         ("MLP", 1, (784 * 200 + 200) + (200 * 10 + 10)),
         ("MLP", 1, 159_010),
         ("CNN_scratch", 1, (25 * 16 + 16) + (16 * 25 * 32 + 32) + (7 * 7 * 32 * 10 + 10)),
         ("CNN_scratch", 1, 28_938),
+        ("2NN", 1, (784 * 200 + 200) + (200 * 200 + 200) + (200 * 10 + 10)),
+        ("2NN", 1, 199_210),
+        ("CNN_McMahan", 1, (25 * 32 + 32) + (32 * 25 * 64 + 64) + (7 * 7 * 64 * 512 + 512) + (512 * 10 + 10)),
+        ("CNN_McMahan", 1, 1_663_370),
+        ("CNNMnist", 1, (25 * 10 + 10) + (10 * 25 * 20 + 20) + (4 * 4 * 20 * 50 + 50) + (50 * 10 + 10)),
+        ("CNNMnist", 1, 21_840),
     ],
 )
 def test_parameters_are_as_many_as_published(name, feature_dim, n_parameters):
-    model = build(name, GREY, 10, feature_dim)
-    assert sum(parameter.numel() for parameter in model.parameters()) == n_parameters
+    assert count(build(name, GREY, 10, feature_dim)) == n_parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "feature_dim", "n_parameters"),
+    [
+        ("ResNet18", 256, resnet18_parameters(3, 256)),
+        ("ResNet18", 256, 11_302_730),  # printed by the CFKD authors
+        ("2NN", 1, (3072 * 200 + 200) + (200 * 200 + 200) + (200 * 10 + 10)),
+        ("CNN_McMahan", 1, (75 * 32 + 32) + (32 * 25 * 64 + 64) + (8 * 8 * 64 * 512 + 512) + (512 * 10 + 10)),
+        ("CNNMnist", 1, (75 * 10 + 10) + (10 * 25 * 20 + 20) + (5 * 5 * 20 * 50 + 50) + (50 * 10 + 10)),
+    ],
+)
+def test_parameters_for_colour_images_are_as_many_as_published(name, feature_dim, n_parameters):
+    assert count(build(name, COLOUR, 10, feature_dim)) == n_parameters
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def features_of(name, shape, feature_dim):
     _, height, width = shape
-    own = {"LeNet5_classic": 84, "MLP": 200, "CNN_scratch": 32 * (height // 4) * (width // 4)}
+    own = {"LeNet5_classic": 84, "MLP": 200, "2NN": 200, "CNN_McMahan": 512, "CNNMnist": 50}
+    own["CNN_scratch"] = 32 * (height // 4) * (width // 4)
     return own.get(name, feature_dim)
 
 
@@ -111,9 +154,21 @@ def test_an_example_does_not_depend_on_its_batch_in_evaluation_mode(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_learns(name):
-    model = made(name)
+    model = made(name)  # with seeded masks, if any, which leave something of every unit in eight examples
     F.cross_entropy(model(random_images(8, GREY))[1], torch.arange(8)).backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_draws_from_the_stream_that_it_was_given_and_never_from_torchs_own(name):
+    model, x, before = made(name), random_images(4, GREY), torch.get_rng_state()
+    said = []
+    for seed in (1, 1, 2):
+        model.drop_from(np.random.default_rng(seed))
+        said.append(torch.cat(model(x), dim=1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(said[0], said[1])
+    assert torch.equal(said[0], said[2]) == (not layers(model, Dropout)), "and a model without dropout from none"
 
 
 # --- what does not fit -------------------------------------------------------------------------------------------------
@@ -126,6 +181,8 @@ def test_every_parameter_learns(name):
         ("LeNet5_classic", 12),  # (12 / 2 - 4) / 2 = 1
         ("ResNet9", 16),  # four halvings
         ("CNN_scratch", 4),
+        ("CNN_McMahan", 4),
+        ("CNNMnist", 16),  # ((16 - 4) / 2 - 4) / 2 = 1
     ],
 )
 def test_the_smallest_image_fits_and_a_smaller_one_is_a_user_error(name, least):
@@ -140,8 +197,21 @@ def test_the_smallest_image_fits_and_a_smaller_one_is_a_user_error(name, least):
         assert f"{shape[1]}x{shape[2]}" in line
 
 
-def test_an_mlp_fits_every_image():
-    assert made("MLP", (1, 1, 1))(random_images(2, (1, 1, 1)))[1].shape == (2, 10)
+@pytest.mark.parametrize("name", ["MLP", "2NN"])
+def test_a_network_without_convolutions_fits_every_image(name):
+    assert made(name, (1, 1, 1))(random_images(2, (1, 1, 1)))[1].shape == (2, 10)
+
+
+def test_resnet18_can_be_trained_on_a_single_example_of_whatever_it_takes():
+    """Three halvings, rounded up: of eight pixels one is left, and BatchNorm has nothing to normalise over."""
+    for shape in [(3, 9, 9), (3, 9, 1), (3, 1, 9)]:
+        features, _ = made("ResNet18", shape)(random_images(1, shape))
+        assert torch.isfinite(features).all()
+    for shape in [(3, 8, 8), (3, 8, 1), (3, 1, 8), (3, 1, 1)]:
+        with pytest.raises(
+            UserError, match=f"--model ResNet18: does not fit .* 3 channels and {shape[1]}x{shape[2]} pixels"
+        ):
+            build("ResNet18", shape, 10, 20)
 
 
 # --- the slow and obvious way ------------------------------------------------------------------------------------------
@@ -180,6 +250,43 @@ def test_cnn_scratch_is_two_convolutions_and_mlp_one_hidden_layer():
     torch.testing.assert_close(model(x)[0], F.relu(x.flatten(1) @ linear.weight.T + linear.bias))
 
 
+def test_2nn_is_two_hidden_layers_of_relus():
+    model, x = made("2NN"), random_images(5, GREY)
+    first, second = layers(model.body, nn.Linear)
+    hidden = F.relu(x.flatten(1) @ first.weight.T + first.bias)
+    torch.testing.assert_close(model(x)[0], F.relu(hidden @ second.weight.T + second.bias))
+
+
+@pytest.mark.parametrize("shape", [GREY, (2, 13, 18)])
+def test_cnn_mcmahan_is_two_convolutions_and_one_hidden_layer(shape):
+    model, x = made("CNN_McMahan", shape), random_images(5, shape)
+    hidden = x
+    for conv in layers(model.body, nn.Conv2d):
+        hidden = F.max_pool2d(F.relu(F.conv2d(hidden, conv.weight, conv.bias, padding=2)), 2)
+    (linear,) = layers(model.body, nn.Linear)
+    torch.testing.assert_close(model(x)[0], F.relu(hidden.flatten(1) @ linear.weight.T + linear.bias))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [GREY, (2, 17, 20)])
+def test_cnnmnist_is_the_published_sequence_with_its_dropout_of_channels_before_the_second_pooling(shape, training):
+    model, x = made("CNNMnist", shape).train(training), random_images(5, shape)
+    model.drop_from(np.random.default_rng(7))
+    draws = np.random.default_rng(7)
+
+    def dropped(hidden, shape):
+        kept = torch.from_numpy(draws.random(shape, dtype=np.float32)) >= 0.5  # every example and every layer its own
+        return torch.where(kept, 2 * hidden, 0) if training else hidden
+
+    first, second = layers(model.body, nn.Conv2d)
+    (linear,) = layers(model.body, nn.Linear)
+    hidden = F.relu(F.max_pool2d(F.conv2d(x, first.weight, first.bias), 2))
+    hidden = dropped(F.conv2d(hidden, second.weight, second.bias), (5, 20, 1, 1))
+    hidden = F.relu(F.max_pool2d(hidden, 2)).flatten(1)
+    hidden = dropped(F.relu(hidden @ linear.weight.T + linear.bias), (5, 50))
+    torch.testing.assert_close(model(x)[0], hidden)
+
+
 def normalised(x, norm, training):
     """Batch normalisation over everything but the channel, by its definition."""
     if training:
@@ -202,7 +309,7 @@ def shaken(module):
 @pytest.mark.parametrize("training", [True, False])
 def test_a_resblock_has_its_relu_before_the_sum_and_none_after(training):
     with streams.torch_seeded("block"):
-        block = shaken(ResBlock(3).double()).train(training)
+        block = shaken(ResBlock(3, 3).double()).train(training)
     x = random_images(4, (3, 6, 5))
     (conv1, conv2), (norm1, norm2) = layers(block, nn.Conv2d), layers(block, nn.BatchNorm2d)
     assert conv1.bias is None
@@ -212,6 +319,37 @@ def test_a_resblock_has_its_relu_before_the_sum_and_none_after(training):
     found = block(x)
     torch.testing.assert_close(found, x + residual)
     assert (found < 0).any()  # a ReLU after the sum would leave none
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("outputs", "stride"), [(7, 2), (3, 2), (7, 3)])
+def test_a_resblock_with_a_stride_has_a_normalised_convolution_for_a_shortcut(outputs, stride, training):
+    with streams.torch_seeded("block"):
+        block = shaken(ResBlock(3, outputs, stride).double()).train(training)
+    x = random_images(4, (3, 6, 5))
+    (conv1, conv2), (norm1, norm2) = layers(block.residual, nn.Conv2d), layers(block.residual, nn.BatchNorm2d)
+    ((conv3,), (norm3,)) = layers(block.shortcut, nn.Conv2d), layers(block.shortcut, nn.BatchNorm2d)
+    assert [conv.weight.shape for conv in (conv1, conv2, conv3)] == [
+        (outputs, 3, 3, 3),
+        (outputs, outputs, 3, 3),
+        (outputs, 3, 1, 1),
+    ]
+    assert conv1.bias is conv2.bias is conv3.bias is None
+    inner = F.relu(normalised(F.conv2d(x, conv1.weight, stride=stride, padding=1), norm1, training))
+    residual = F.relu(normalised(F.conv2d(inner, conv2.weight, padding=1), norm2, training))
+    every = x[:, :, ::stride, ::stride]  # a 1x1 convolution is a product, channel by channel, at each place
+    shortcut = normalised(torch.einsum("oi,bihw->bohw", conv3.weight[:, :, 0, 0], every), norm3, training)
+    found = block(x)
+    assert found.shape == (4, outputs, -(-6 // stride), -(-5 // stride))
+    torch.testing.assert_close(found, shortcut + residual)
+    assert (found < 0).any(), "no ReLU after the sum, nor on the shortcut"
+
+
+def test_the_names_of_resnet9s_weights_stay_as_runs_have_saved_them():
+    block = [name for name in build("ResNet9", GREY, 10, 20).state_dict() if name.startswith("body.7.")]
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    halves = [[f"{conv}.weight", *(f"{conv + 1}.{what}" for what in norm)] for conv in (0, 3)]
+    assert block == [f"body.7.residual.{name}" for half in halves for name in half]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -238,7 +376,33 @@ def test_resnet9_is_the_published_sequence(training):
     assert next(convs, None) is None
 
 
-@pytest.mark.parametrize("name", ["LeNet5", "ResNet9"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [(16, 16), (9, 12)])
+def test_resnet18_is_the_published_sequence(size, training):
+    """64 | 64, 64 | 128 / 2, 128 | 256 / 2, 256 | 512 / 2, 512 | mean, linear, Tanh."""
+    shape = (3, *size)
+    model, x = shaken(made("ResNet18", shape)).train(training), random_images(2, shape)
+    convs, norms = iter(layers(model, nn.Conv2d)), iter(layers(model, nn.BatchNorm2d))
+
+    def conv_bn(hidden, channels, stride=1, size=3):
+        conv, norm = next(convs), next(norms)
+        assert conv.weight.shape == (channels, hidden.shape[1], size, size)
+        assert conv.bias is None
+        return normalised(F.conv2d(hidden, conv.weight, stride=stride, padding=size // 2), norm, training)
+
+    hidden = F.relu(conv_bn(x, 64))
+    for channels, stride in [(64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)]:
+        residual = F.relu(conv_bn(hidden, channels, stride))
+        residual = F.relu(conv_bn(residual, channels))
+        shortcut = hidden if stride == 1 else conv_bn(hidden, channels, stride, size=1)
+        hidden = shortcut + residual
+    (linear,) = layers(model.body, nn.Linear)
+    hidden = hidden.mean(dim=(2, 3))
+    torch.testing.assert_close(model(x)[0], torch.tanh(F.linear(hidden, linear.weight, linear.bias)))
+    assert next(convs, None) is None
+
+
+@pytest.mark.parametrize("name", ["LeNet5", "ResNet9", "ResNet18"])
 def test_features_end_in_a_tanh_and_so_lie_between_minus_one_and_one(name):
     model = made(name).eval()
     (linear,) = layers(model.body, nn.Linear)
@@ -248,3 +412,101 @@ def test_features_end_in_a_tanh_and_so_lie_between_minus_one_and_one(name):
     torch.testing.assert_close(features.abs(), torch.ones_like(features))
     assert (features < 0).any()
     assert (features > 0).any()
+
+
+# --- dropout ---
+
+
+def dropping(p=0.3, channels=False, seed=0):
+    dropout = Dropout(p, channels)
+    dropout.stream = np.random.default_rng(seed)
+    return dropout
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [True, False])
+def test_dropout_zeroes_a_share_of_p_and_keeps_the_expectation(channels, dtype):
+    x = torch.full((200, 500, 1, 1) if channels else (200, 500), 2.0, dtype=dtype)
+    found = dropping(0.3, channels)(x)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found[found != 0], torch.full_like(found[found != 0], 2 / (1 - 0.3)))
+    five_deviations = 5 * (0.3 * 0.7 / 1e5) ** 0.5
+    assert abs((found == 0).double().mean().item() - 0.3) < five_deviations
+    assert abs(found.double().mean().item() - 2) < five_deviations * 2 / (1 - 0.3)
+
+
+def test_dropout_of_channels_takes_whole_channels_of_single_examples():
+    kept = dropping(0.5, channels=True)(torch.ones(20, 30, 4, 6)) != 0
+    assert torch.equal(kept, kept[:, :, :1, :1].expand_as(kept))
+    whole = kept[:, :, 0, 0]
+    for pattern in (whole, whole.T):
+        assert len({tuple(row.tolist()) for row in pattern}) == len(pattern), (
+            "examples and channels each have their own fate"
+        )
+
+
+def test_dropout_of_numbers_takes_each_by_itself():
+    kept = dropping(0.5)(torch.ones(20, 30, 4, 6)) != 0
+    shares = kept.double().mean(dim=(2, 3))
+    assert ((shares > 0) & (shares < 1)).any(dim=1).all()  # whole channels alone would give 0 or 1
+
+
+@pytest.mark.parametrize("channels", [True, False])
+def test_dropout_does_nothing_and_draws_nothing_in_evaluation_mode(channels):
+    dropout, x = dropping(0.5, channels).eval(), random_images(3, (4, 5, 5))
+    assert torch.equal(dropout(x), x)
+    assert dropout.stream.random() == np.random.default_rng(0).random()
+    dropout.stream = None
+    assert torch.equal(dropout(x), x)
+
+
+@pytest.mark.parametrize("channels", [True, False])
+def test_dropout_draws_the_same_masks_from_the_same_stream_and_new_ones_every_time(channels):
+    x, before = random_images(6, (20, 5, 5)), torch.get_rng_state()
+    one, same, other = dropping(0.5, channels, 1), dropping(0.5, channels, 1), dropping(0.5, channels, 2)
+    first, second = one(x), one(x)
+    assert torch.equal(same(x), first)
+    assert torch.equal(same(x), second)
+    assert not torch.equal(first, second)
+    assert not torch.equal(other(x), first)
+    assert torch.equal(torch.get_rng_state(), before), "none of torch's"
+    single = dropping(0.5, channels, 1)(x.float())
+    assert torch.equal(single != 0, first != 0), "whatever the precision"
+
+
+@pytest.mark.parametrize("channels", [True, False])
+def test_the_gradient_of_dropout_is_its_mask(channels):
+    x = random_images(6, (20, 5, 5)).requires_grad_()
+    dropping(0.3, channels)(x).sum().backward()
+    torch.testing.assert_close(x.grad, dropping(0.3, channels)(torch.ones_like(x)))
+    assert (x.grad == 0).any()
+
+
+def test_the_mask_is_where_the_numbers_are():
+    assert dropping()(torch.ones(3, 2, device="meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize(("channels", "torchs"), [(True, F.dropout2d), (False, F.dropout)])
+def test_without_a_stream_dropout_is_torchs(channels, torchs):
+    dropout, x = Dropout(0.3, channels), random_images(6, (20, 5, 5))
+    assert dropout.stream is None
+    with streams.torch_seeded("one"):
+        found = dropout(x)
+    with streams.torch_seeded("one"):
+        assert torch.equal(found, torchs(x, 0.3))
+    assert (found == 0).any()
+
+
+def test_a_model_hands_its_stream_to_every_dropout_and_they_draw_from_it_in_turn():
+    inner = nn.Sequential(nn.Sequential(Dropout(0.5)), nn.Flatten(), Dropout(0.5))
+    model, stream = Net(inner, 40, 2), np.random.default_rng(3)
+    model.drop_from(stream)
+    assert all(dropout.stream is stream for dropout in layers(model, Dropout))
+    expected = np.random.default_rng(3)
+    both = [torch.from_numpy(expected.random(shape, dtype=np.float32)) >= 0.5 for shape in ((7, 40, 1, 1), (7, 40))]
+    features, _ = model(torch.ones(7, 40, 1, 1))
+    assert torch.equal(features, 4.0 * (both[0].flatten(1) & both[1]))
+
+
+def test_a_model_that_was_just_built_has_no_stream():
+    assert all(dropout.stream is None for dropout in layers(build("CNNMnist", GREY, 10, 20), Dropout))

@@ -3,10 +3,14 @@
 import itertools
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, fields
 
 import pytest
+from conftest import ROOT
 
 import algorithms
 import options
@@ -215,7 +219,9 @@ def test_an_equals_sign_is_as_good_as_a_blank():
         (Number(float, least=0, below=1), {"0": 0.0, "0.5": 0.5}, ["1", "-0.1", "nan"]),
         (Number(float, above=0), {"1e38": 1e38}, ["inf", "1e999", "1e39", "-1", "nan"]),
         (Number(float, above=0, infinite=True), {"inf": math.inf, "1e15": 1e15}, ["-inf", "0", "nan"]),
-        (Choice(("one", "two")), {"one": "one"}, ["One", "three", "", "one,two"]),
+        (Choice(("One", "two")), {"One": "One", "one": "One", "TWO": "two"}, ["three", "", "one,two", "a/b", "x.npz"]),
+        (Choice(("one",), also={"uno": "one"}), {"uno": "one", "Uno": "one"}, ["un"]),
+        (Choice(("one",), paths="a path"), {"one": "one", "a/one": "a/one", "x.npz": "x.npz"}, ["two"]),
         (Matching("cpu|cuda", "cpu or cuda"), {"cpu": "cpu"}, ["cpu ", "cuda1", "CPU"]),
         (Several(Number(int, least=0)), {"1,2": (1, 2), "3": (3,)}, ["1,", ",1", "1,-1", "1;2"]),
         (Several(Choice(("a", "b"))), {"a,b,a": ("a", "b", "a")}, ["a,c", "a,,b", ""]),
@@ -367,3 +373,206 @@ def test_a_flag_given_twice_is_refused_rather_than_half_heard():
 def test_a_negative_number_in_any_spelling_is_a_value():
     for text in ("-1", "-0.5", "-1e-3", "-inf"):
         assert f"--lr {text}: must be" in refused(f"fedavg --lr {text}")
+
+
+# --- how others say it -------------------------------------------------------------------------------------------------
+
+SPELLED = [(name, other) for name, declared in flags_of(Options).items() for other in declared["spelled"]]
+EXAMPLES = {
+    **{"n_clients": "7", "rounds": "3", "epoch_per_round": "4", "batch_size": "11", "lr": "0.125", "weight_decay": "0.5"},
+    **{"participation": "0.25", "partition": "lda", "alpha": "0.75"},
+}
+
+
+@pytest.mark.parametrize(("name", "other"), SPELLED)
+def test_another_name_of_a_flag_is_the_flag(name, other):
+    also = " --partition lda" if name == "alpha" else ""
+    assert one(f"fedavg --{other} {EXAMPLES[name]}{also}") == one(f"fedavg --{name} {EXAMPLES[name]}{also}")
+    assert f"--{other}" in refused(f"fedavg --{other} {EXAMPLES[name]} --{name} {EXAMPLES[name]}{also}")
+
+
+def test_a_mistake_under_another_name_is_told_under_that_name():
+    assert "--num_users two: must be a whole number at least 1" in refused("--num_users two")
+    assert "--partition_method heter: must be one of" in refused("--partition_method heter")
+
+
+def test_names_are_read_in_any_case_and_other_systems_words_too():
+    assert one("--dataset mnist --model mlp --optimizer SGD").dataset == "MNIST"
+    assert one("--dataset mnist --model mlp --optimizer SGD").optimizer == "sgd"
+    assert one("--model resnet9").model == ("ResNet9",)
+    assert one("--partition_method homo").partition == "iid"
+    assert one("--partition_method hetero --partition_alpha 0.5") == one("--partition lda --alpha 0.5")
+
+
+def test_a_number_of_selected_clients_is_a_fraction():
+    run = one("fedavg --num_clients 8 --num_select_clients 4")
+    assert run == one("fedavg --n_clients 8 --participation 0.5")
+    assert one("fedavg --n_clients 7 --num_select_clients 3").participation == 3 / 7
+    assert [r.participation for r in runs_of("fedavg --n_clients 8 --num_select_clients 2 8")] == [0.25, 1.0]
+    assert "at most --n_clients 8" in refused("fedavg --n_clients 8 --num_select_clients 9")
+    assert "several --n_clients use --participation" in refused("fedavg --n_clients 8 9 --num_select_clients 4")
+    assert "--frac" in refused("fedavg --n_clients 8 --num_select_clients 4 --frac 0.5")
+    # the two clients that the shared defaults have
+    assert one("fedavg --num_select_clients 1").participation == 0.5
+
+
+def test_a_gpu_number_is_a_device_and_the_cpu_where_there_is_none(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    runs, _, notes = parse("fedavg --gpu 0")
+    assert runs[0].device == "cpu"
+    assert notes == ["--gpu 0 is --device cpu here"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert one("fedavg --gpu 1").device == "cuda:1"
+    assert one("fedavg --gpu -1").device == "cpu"
+
+
+def test_iid_is_a_partition():
+    assert one("fedavg --iid").partition == "iid"
+    assert "--iid" in refused("fedavg --iid --partition lda")
+
+
+def test_the_command_of_another_system_as_typed():
+    line = "--dataset MNIST --model CNN_scratch {} --batch_size 100 {} 5e-5 --optimizer adam"
+    theirs = "--n_clients 8 --num_select_clients 4 --global_epoch 5 --local_epoch 5"
+    ours = "--n_clients 8 --participation 0.5 --rounds 5 --epoch_per_round 5"
+    assert one(f"fedavg {line.format(theirs, '--init_lr')}") == one(f"fedavg {line.format(ours, '--lr')}")
+
+
+def test_every_other_name_is_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        parse("fedavg -h")
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(f"--{other}" in out for _, other in SPELLED)
+
+
+# --- presets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "meant"),
+    [
+        ("fl", "fedavg --optimizer adam --lr 1e-3 --batch_size 32 --epoch_per_round 1 --keep_optimizer"),
+        ("fd", "fd --fd_variant mse_logits"),
+        ("il", "independent"),
+        ("cl", "centralized"),
+    ],
+)
+def test_a_preset_is_an_algorithm_with_its_flags(preset, meant):
+    assert one(f"--preset {preset} --n_clients 3 --seed 4") == one(f"{meant} --n_clients 3 --seed 4")
+
+
+def test_a_flag_beside_a_preset_has_the_last_word():
+    assert one("--preset fl --lr 0.5").lr == 0.5
+    assert [run.lr for run in runs_of("--preset fl --lr 0.5 0.25")] == [0.5, 0.25]
+    # what only Adam reads would be an error beside another optimizer, if it had been typed
+    assert one("--preset fl --optimizer sgd --momentum 0.5").optimizer == "sgd"
+
+
+def test_a_preset_stands_alone():
+    assert "stands for an algorithm, and cfkd is named" in refused("cfkd --preset fl")
+    assert "must be one of fl, fd, il, cl" in refused("--preset xx")
+    for line in ("--preset fl fd", "--preset fl --preset fd", "--preset fl --config_file x"):
+        assert "takes one value, and stands alone" in refused(line)
+    assert "a value is missing" in refused("--preset")
+
+
+# --- saved configurations ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def write(held):
+        path = tmp_path / "config.json"
+        path.write_text(held if isinstance(held, str) else json.dumps(held))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cfkd",
+        "fedavg --partition lda --alpha 0.5 --n_clients 3 --optimizer sgd --momentum 0.9 --keep_optimizer",
+        "fd --model LeNet5,MLP --sizes 0.25,0.75 --validation 0.125 --track_history 0 --threads 2",
+        "independent --partition shards --shard_per_user 3 --n_clients 9 --augment flip --unverified_data",
+        "fedavg --as_published --device cpu --reduced 0.5 --reduced_draw random --split_seed 12345678901234",
+    ],
+)
+def test_a_saved_configuration_is_the_very_same_run(line, saved):
+    run = one(line)
+    for held in ({"options": plain(run), "source": "abc"}, plain(run)):
+        path = saved(held)
+        again = one(f"--config_file {path}")
+        assert again == run
+        assert type(again) is type(run)
+        assert one(f"{run.algorithm} --config_file {path}") == run  # the algorithm may be named
+
+
+def test_a_flag_beside_a_saved_configuration_has_the_last_word(saved):
+    path = saved(plain(one("fedavg --partition lda --alpha 0.5 --rounds 3")))
+    assert [(run.seed, run.alpha) for run in runs_of(f"--config_file {path} --seed 1 2")] == [(1, 0.5), (2, 0.5)]
+    assert one(f"--config_file {path} --partition iid") == one("fedavg --partition iid --rounds 3")
+    assert "--alpha 0.1: read only with" in refused(f"--config_file {path} --partition iid --alpha 0.1")
+
+
+def test_a_file_of_flags_need_not_name_an_algorithm(saved):
+    path = saved({"n_clients": 5, "alpha": 0.5, "sizes": None, "seed": 3})
+    assert one(f"--config_file {path}") == one("cfkd --n_clients 5 --alpha 0.5 --seed 3")
+    runs = runs_of(f"fd independent --config_file {path}")
+    assert runs == runs_of("fd independent --n_clients 5 --alpha 0.5 --seed 3")
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ({"n_clientss": 3}, "--n_clientss: no algorithm named here reads such a flag; did you mean --n_clients?"),
+        ({"foo": False}, "--foo: no algorithm"),
+        ({"algorithm": "fedavg", "lambda_kd": 1}, "--lambda_kd: no algorithm named here reads such a flag; it is a flag of"),
+        ({"algorithm": "fedprox"}, "algorithm fedprox: must be one of cfkd"),
+        ({"algorithm": 3}, "algorithm 3: must be one of cfkd"),
+        ({"rounds": "many"}, "--rounds many: must be a whole number at least 1"),
+        ({"rounds": False}, "--rounds False: must be a whole number"),
+        ({"rounds": {"a": 1}}, "--rounds"),
+        ({"algorithm": "fedavg", "keep_optimizer": "yes"}, "yes"),
+        ({"config_file": "other.json"}, "holds --config_file"),
+        ({"model": "-h"}, "--model -h: must be one of LeNet5"),
+        ("[1, 2]", "holds no flags"),
+        ("{", "is not JSON"),
+        ("", "is not JSON"),
+        (b"\xff\xfe".decode("latin1"), "is not JSON"),
+    ],
+    ids=str,
+)
+def test_a_file_that_is_no_configuration_is_one_line(held, words, saved):
+    path = saved(held)
+    line = refused(f"--config_file {path}")
+    assert line.startswith(f"--config_file {path}: ")
+    assert words in line
+    assert "\n" not in line
+
+
+def test_a_configuration_of_another_algorithm_than_the_one_named(saved):
+    path = saved(plain(one("fedavg")))
+    for named in ("cfkd", "fedavg cfkd"):
+        assert f"is of fedavg, and {named} is named" in refused(f"{named} --config_file {path}")
+
+
+# --- a shell that asks -------------------------------------------------------------------------------------------------
+
+
+def test_a_shell_is_told_algorithms_flags_and_names(tmp_path):
+    """argcomplete's protocol: the line in the environment, the answers on descriptor 8, one a line."""
+
+    def asked(line):
+        environment = {
+            **{"_ARGCOMPLETE": "2", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SUPPRESS_SPACE": "1"},
+            **{"COMP_TYPE": "9", "COMP_LINE": line, "COMP_POINT": str(len(line))},
+        }
+        command = f"'{sys.executable}' run.py 8> '{tmp_path}/answers'"
+        subprocess.run(["sh", "-c", command], cwd=ROOT, env={**os.environ, **environment}, check=True, capture_output=True)
+        return (tmp_path / "answers").read_text().split("\n")
+
+    assert asked("python run.py fed") == ["fedavg"]
+    assert asked("python run.py cfkd --lambda") == ["--lambda_kd", "--lambda_disc"]
+    assert asked("python run.py cfkd --model LeN") == ["LeNet5", "LeNet5_classic"]

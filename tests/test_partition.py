@@ -1,65 +1,108 @@
 """Who gets what: properties of every partitioner at every alpha and size, and the limits that can be written down."""
 
 import math
+import pickle
+from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
-from conftest import options_for
+from conftest import ROOT, needs_mnist, options_for
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import saves
 import streams
+from data import datasets
 from data.datasets import from_arrays
-from data.partition import PARTITIONS, READ_ALPHA, READ_SIZES, Split, counts_of, split, table
+from data.partition import PARTITIONS, Pool, Split, arrays, counts_of, from_file, parameters, readers, split, table
 from errors import UserError
 from options import Options
 
 ALPHAS = (1e-300, 1e-15, 0.01, 0.5, 1.0, 1e3, 1e12, 1e15, math.inf)
+OF_TRAINING = ("writers",)  # their test shares are a part of the training set; the test set is not dealt
+WRITER_IDS = ROOT / "data" / "MNIST" / "mnist_writer_ids.npz"
 modestly = settings(deadline=None, max_examples=150)
 
 
-def labelled(train, test, n_classes=None):
-    """Data with these labels and images of one pixel."""
+def labelled(train, test, n_classes=None, hands=None):
+    """Data with these labels and images of one pixel; the training images are of `hands`, two each unless told otherwise."""
     train, test = np.asarray(train, dtype=np.int64), np.asarray(test, dtype=np.int64)
     n_classes = n_classes or 1 + int(max(train.max(), test.max()))
     parts = [(np.zeros((len(y), 1, 1, 1), dtype=np.uint8), y) for y in (train, test)]
-    return from_arrays("labelled", *parts, tuple(map(str, range(n_classes))))
+    hands = np.arange(len(train)) // 2 if hands is None else np.asarray(hands)
+    writers = torch.from_numpy(np.concatenate([hands, 1000 + np.arange(len(test))]))
+    return replace(from_arrays("labelled", *parts, tuple(map(str, range(n_classes)))), writers=writers)
 
 
 def in_turn(n_train, n_test, n_classes):
     return labelled(np.arange(n_train) % n_classes, np.arange(n_test) % n_classes, n_classes)
 
 
-def class_table(labels, shares, n_classes):
-    return np.stack([np.bincount(labels[share], minlength=n_classes) for share in shares])
+def class_table(y, shares, n_classes):
+    return np.stack([np.bincount(y[share], minlength=n_classes) for share in shares])
 
 
-def shares_of(name, labels, counts, alpha, seed=0):
-    """A partitioner by itself, on labels that train and test have in common -> (training shares, test shares)."""
-    counts = np.asarray(counts)
-    return PARTITIONS[name]((labels, labels), (counts, counts), alpha, streams.generator("test", seed))
+def pool_of(train_y, test_y=None):
+    """All there is of `labelled` data; training and test have the same labels unless told otherwise."""
+    data = labelled(train_y, train_y if test_y is None else test_y)
+    return Pool(data.y.numpy(), np.arange(data.n_train), np.arange(data.n_train, len(data.y)), data.writers.numpy())
+
+
+def dealt(name, pool, seed=0, n_clients=2, counts=None, **flags):
+    """A partitioner by itself -> (training shares, test shares); `counts` are of training and test alike, or a pair."""
+    counts = counts or tuple(counts_of(None, len(part), n_clients) for part in pool.parts)
+    counts = counts if isinstance(counts, tuple) else (np.array(counts),) * 2
+    flags = {**vars(Options()), "n_clients": n_clients, "counts": counts, **flags}
+    generator = streams.generator("test", seed)
+    return PARTITIONS[name](pool, generator, **{flag: flags[flag] for flag in parameters(PARTITIONS[name])})
 
 
 @st.composite
 def problems(draw, partitions=tuple(PARTITIONS), alphas=ALPHAS):
-    """(data, options): any labels, some classes rare or absent, and any number of clients that can have an example each."""
+    """(data, options) that can be had: any labels, some classes rare or absent, and any number of clients that can have an
+    example each. Shards and classes need enough of every class; writers need two images each, one to train on."""
+    name = draw(st.sampled_from(partitions))
     n_classes = draw(st.integers(1, 12))
     generator = np.random.default_rng(draw(st.integers(0, 10_000)))
     skew = draw(st.sampled_from([0.1, 1.0, 100.0]))
+    n_pieces = draw(st.integers(1, 5))  # into which every class can be cut, where that matters
+    of_each = np.repeat(np.arange(n_classes), n_pieces) if name in ("shards", "classes") else np.arange(0)
     train, test = (
-        generator.choice(n_classes, n, p=generator.dirichlet(np.full(n_classes, skew)))
-        for n in (draw(st.integers(1, 150)), draw(st.integers(1, 150)))
+        generator.permutation(
+            np.concatenate([of_each, generator.choice(n_classes, n, p=generator.dirichlet(np.full(n_classes, skew)))])
+        )
+        for n in (draw(st.integers(2 if name == "writers" else 1, 150)), draw(st.integers(1, 150)))
     )
-    n_clients = draw(st.integers(1, min(len(train), len(test))))
+    most, hands, flags = min(len(train), len(test)), None, {}
+    if name == "shards":
+        fitting = [
+            (n_clients, n)
+            for n_clients in range(1, len(of_each) + 1)
+            for n in range(1, len(of_each) // n_clients + 1)
+            if n_clients * n >= n_classes
+        ]
+        flags["n_clients"], flags["shard_per_user"] = draw(st.sampled_from(fitting))
+    elif name == "classes":
+        flags["classes_per_client"] = draw(st.integers(1, n_classes))
+        flags["n_clients"] = draw(st.integers(1, len(of_each) // flags["classes_per_client"]))
+    elif name == "writers":
+        n_writers = draw(st.integers(1, len(train) // 2))
+        of_each = np.repeat(np.arange(n_writers), 2)
+        hands = generator.permutation(np.concatenate([of_each, generator.choice(n_writers, len(train) - len(of_each))]))
+        flags["n_clients"] = draw(st.integers(1, min(n_writers, most)))
+        flags["test_share"] = draw(st.sampled_from([1e-9, 0.2, 0.5, 0.999]))
     asked = Options(
-        partition=draw(st.sampled_from(partitions)),
+        partition=name,
         alpha=draw(st.sampled_from(alphas)),
-        n_clients=n_clients,
         split_seed=draw(st.integers(0, 2**70)),
+        **{"n_clients": draw(st.integers(1, most)), **flags},
     )
-    return labelled(train, test, n_classes), asked
+    return labelled(train, test, n_classes, hands), asked
 
 
 @st.composite
@@ -69,7 +112,7 @@ def sized_problems(draw):
     whole = sum(parts) + draw(st.sampled_from([0, 0, 1, 7]))
     n_train, n_test = whole * draw(st.integers(1, 8)), whole * draw(st.integers(1, 8))
     asked = Options(
-        partition=draw(st.sampled_from(READ_SIZES)),
+        partition=draw(st.sampled_from(readers("counts"))),
         alpha=draw(st.sampled_from(ALPHAS)),
         n_clients=len(parts),
         sizes=tuple(part / whole for part in parts),
@@ -78,18 +121,29 @@ def sized_problems(draw):
     return in_turn(n_train, n_test, draw(st.integers(1, 10))), asked, parts, whole
 
 
-def assert_proper(data, found, n_clients):
+def assert_proper(data, found, asked):
     """Nothing twice, nothing out of range, nobody without an example, indices sorted."""
-    for shares, least, end in ((found.train, 0, data.n_train), (found.test, data.n_train, len(data.y))):
-        assert len(shares) == n_clients
+    tests = (0, data.n_train) if asked.partition in OF_TRAINING else (data.n_train, len(data.y))
+    for shares, (least, end) in ((found.train, (0, data.n_train)), (found.test, tests)):
+        assert len(shares) == asked.n_clients
         assert all(len(share) >= 1 for share in shares)
-        every = np.concatenate(shares)
-        assert len(np.unique(every)) == len(every)
-        assert every.min() >= least
-        assert every.max() < end
-    for share in (*found.train, *found.validation, *found.test):
+        assert min(share.min() for share in shares) >= least
+        assert max(share.max() for share in shares) < end
+    assert len(found.validation) == asked.n_clients
+    every = [*found.train, *found.validation, *found.test]
+    assert len(np.unique(np.concatenate(every))) == sum(map(len, every))
+    for share in every:
         assert share.dtype == np.int64
         assert (np.diff(share) > 0).all()
+
+
+def refusal(data, asked):
+    """The one line that refuses what is asked."""
+    with pytest.raises(UserError) as raised:
+        split(data, asked)
+    line = str(raised.value)
+    assert len(line.splitlines()) == 1
+    return line
 
 
 # --- every partitioner -------------------------------------------------------------------------------------------------
@@ -97,16 +151,26 @@ def assert_proper(data, found, n_clients):
 
 @modestly
 @given(problems())
-def test_shares_are_disjoint_in_range_complete_and_not_empty(problem):
+def test_shares_are_disjoint_in_range_and_not_empty(problem):
     data, asked = problem
-    found = split(data, asked)
-    assert_proper(data, found, asked.n_clients)
-    assert sum(map(len, found.train)) == data.n_train  # no sizes: everything is dealt, by every rule
-    assert sum(map(len, found.test)) == len(data.y) - data.n_train
+    assert_proper(data, split(data, asked), asked)
 
 
 @modestly
-@given(problems(partitions=READ_SIZES))
+@given(problems())
+def test_every_example_is_dealt(problem):
+    data, asked = problem
+    found, y = split(data, asked), data.y.numpy()
+    every = np.concatenate([*found.train, *found.test])
+    expected = np.arange(data.n_train if asked.partition in OF_TRAINING else len(y))
+    if asked.partition == "classes" and asked.n_clients * asked.classes_per_client < len(data.classes):
+        expected = np.flatnonzero(np.isin(y, y[every]))  # too few clients for all classes: those that are dealt are whole
+        assert len(np.unique(y[every])) == asked.n_clients * asked.classes_per_client
+    assert np.array_equal(np.sort(every), expected)
+
+
+@modestly
+@given(problems(partitions=readers("counts")))
 def test_without_sizes_clients_get_equal_numbers_and_the_first_ones_the_rest(problem):
     data, asked = problem
     found = split(data, asked)
@@ -120,7 +184,7 @@ def test_without_sizes_clients_get_equal_numbers_and_the_first_ones_the_rest(pro
 def test_sizes_are_exactly_as_asked(problem):
     data, asked, parts, whole = problem
     found = split(data, asked)
-    assert_proper(data, found, asked.n_clients)
+    assert_proper(data, found, asked)
     assert [len(share) * whole for share in found.train] == [part * data.n_train for part in parts]
     assert [len(share) * whole for share in found.test] == [part * (len(data.y) - data.n_train) for part in parts]
 
@@ -135,30 +199,56 @@ def test_the_same_split_seed_gives_the_same_split(problem):
 @pytest.mark.parametrize("name", PARTITIONS)
 @pytest.mark.parametrize("alpha", [0.5, math.inf])
 def test_another_generator_gives_another_split(name, alpha):
-    labels = np.arange(200) % 5
-    once, again, other = (shares_of(name, labels, [50, 50, 50, 50], alpha, seed) for seed in (0, 0, 1))
+    pool = pool_of(np.arange(200) % 5)
+    once, again, other = (dealt(name, pool, seed, n_clients=4, alpha=alpha) for seed in (0, 0, 1))
     for part in (0, 1):  # training, test
         assert all(np.array_equal(a, b) for a, b in zip(once[part], again[part], strict=True))
         assert not all(np.array_equal(np.sort(a), np.sort(b)) for a, b in zip(once[part], other[part], strict=True))
 
 
 @pytest.mark.parametrize("name", PARTITIONS)
-def test_labels_are_only_read(name):
-    labels = np.arange(60) % 3
-    labels.setflags(write=False)
-    counts = np.array([20, 20, 20])
-    counts.setflags(write=False)
-    PARTITIONS[name]((labels, labels), (counts, counts), 0.5, streams.generator("test"))
+def test_the_pool_is_only_read(name):
+    pool, counts = pool_of(np.arange(60) % 3), (np.array([20, 20, 20]), np.array([20, 20, 20]))
+    for array in (*vars(pool).values(), *counts):
+        array.setflags(write=False)
+    dealt(name, pool, counts=counts, n_clients=3, alpha=0.5)
 
 
-@pytest.mark.parametrize("name", PARTITIONS)
+@pytest.mark.parametrize("name", [name for name in PARTITIONS if name not in OF_TRAINING])
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_as_many_clients_as_examples_get_one_each(name, alpha):
     """The tightest case: nothing is left to be drawn again until it fits."""
-    data = in_turn(30, 30, 4)
-    found = split(data, Options(partition=name, alpha=alpha, n_clients=30))
-    assert_proper(data, found, 30)
+    data = in_turn(30, 30, 5)
+    asked = Options(partition=name, alpha=alpha, n_clients=30, shard_per_user=1, classes_per_client=1)
+    found = split(data, asked)
+    assert_proper(data, found, asked)
     assert {len(share) for share in (*found.train, *found.test)} == {1}
+
+
+@pytest.mark.parametrize("name", OF_TRAINING)
+def test_as_many_clients_as_pairs_of_examples_train_on_one_and_keep_the_other(name):
+    data, asked = in_turn(30, 30, 5), Options(partition=name, n_clients=15)
+    found = split(data, asked)
+    assert_proper(data, found, asked)
+    assert {len(share) for share in (*found.train, *found.test)} == {1}
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_a_partitioner_reads_the_flags_that_it_names_and_no_others(name):
+    data = in_turn(400, 200, 5)
+    before = {"n_clients": 4, "partition": name, "alpha": 0.5}
+    once = split(data, Options(**before)).digest
+    others = {"alpha": 5.0, "sizes": (0.4, 0.3, 0.2, 0.1), "shard_per_user": 3, "classes_per_client": 3, "test_share": 0.4}
+    for flag, value in others.items():
+        other = split(data, Options(**{**before, flag: value})).digest
+        assert (other != once) == ({"sizes": "counts"}.get(flag, flag) in parameters(PARTITIONS[name])), flag
+
+
+def test_readers_are_the_partitioners_that_name_a_flag():
+    assert readers("alpha") == ("dirichlet", "lda")
+    assert readers("counts") == ("dirichlet", "iid")
+    assert readers("shard_per_user") == ("shards",)
+    assert readers("no_such_flag") == ()
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------------
@@ -191,20 +281,20 @@ def test_sizes_that_add_up_to_one_deal_the_rest_to_the_first_clients(n, parts):
 
 def test_iid_does_not_look_at_the_labels():
     counts = [10, 25, 15]
-    one, _ = shares_of("iid", np.arange(50) % 5, counts, math.inf)
-    other, _ = shares_of("iid", np.zeros(50, dtype=np.int64), counts, math.inf)
+    one, _ = dealt("iid", pool_of(np.arange(50) % 5), counts=counts)
+    other, _ = dealt("iid", pool_of(np.zeros(50)), counts=counts)
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_iid_is_shuffled():
-    (share,), _ = shares_of("iid", np.arange(50) % 5, [25], math.inf)
+    (share,), _ = dealt("iid", pool_of(np.arange(50) % 5), counts=[25])
     assert not np.array_equal(np.sort(share), np.arange(25))
 
 
 # --- dirichlet ---------------------------------------------------------------------------------------------------------
 
 
-def assert_stratified(dealt, totals, counts):
+def assert_stratified(counted, totals, counts):
     """A client's count of a class differs from its proportional part by at most 1 + n_k sum_{j<k} 1/N_{j+1}.
 
     N_j is what is left when client j comes, and client j gets n_j/N_j of what is left of each class, plus a rounding error
@@ -213,7 +303,7 @@ def assert_stratified(dealt, totals, counts):
     """
     n = totals.sum()
     left = n - np.concatenate([[0], np.cumsum(counts)])
-    for k, row in enumerate(dealt):
+    for k, row in enumerate(counted):
         bound = 1 + counts[k] * sum(1 / left[j + 1] for j in range(k))
         assert np.abs(row - totals * counts[k] / n).max() <= bound + 1e-9
 
@@ -226,8 +316,8 @@ def test_dirichlet_at_inf_is_stratified(alpha, problem):
     asked = Options(partition="dirichlet", alpha=alpha, n_clients=asked.n_clients)
     found, labels, n_classes = split(data, asked), data.y.numpy(), len(data.classes)
     for shares in (found.train, found.test):
-        dealt = class_table(labels, shares, n_classes)
-        assert_stratified(dealt, dealt.sum(0), dealt.sum(1))
+        counted = class_table(labels, shares, n_classes)
+        assert_stratified(counted, counted.sum(0), counted.sum(1))
 
 
 @modestly
@@ -236,7 +326,7 @@ def test_dirichlet_at_inf_is_stratified_for_unequal_sizes_too(problem):
     data, asked, parts, whole = problem
     labels = data.y.numpy()[: data.n_train]
     counts = np.array(parts) * (data.n_train // whole)
-    shares, _ = shares_of("dirichlet", labels, counts, math.inf)
+    shares, _ = dealt("dirichlet", pool_of(labels), counts=(counts, counts))
     assert_stratified(
         class_table(labels, shares, len(data.classes)), np.bincount(labels, minlength=len(data.classes)), counts
     )
@@ -249,20 +339,19 @@ def test_dirichlet_at_inf_is_within_two_examples_of_proportional_on_mnist(n_clie
     totals = np.array([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])
     labels = np.repeat(np.arange(10), totals)
     counts = counts_of(None, len(labels), n_clients)
-    shares, _ = shares_of("dirichlet", labels, counts, math.inf)
-    dealt = class_table(labels, shares, 10)
-    assert np.abs(dealt - np.outer(counts, totals / len(labels))).max() < 2
+    shares, _ = dealt("dirichlet", pool_of(labels), counts=(counts, counts))
+    assert np.abs(class_table(labels, shares, 10) - np.outer(counts, totals / len(labels))).max() < 2
 
 
 def test_dirichlet_at_inf_is_even_where_all_divides():
-    shares, _ = shares_of("dirichlet", np.arange(200) % 5, [40] * 5, math.inf)
+    shares, _ = dealt("dirichlet", pool_of(np.arange(200) % 5), counts=[40] * 5)
     assert (class_table(np.arange(200) % 5, shares, 5) == 8).all()
 
 
 def test_dirichlet_towards_zero_gives_one_class_each_while_it_lasts():
-    labels = np.repeat(np.arange(4), [100, 200, 300, 400])
+    pool = pool_of(np.repeat(np.arange(4), [100, 200, 300, 400]))
     counts = [3] * 30  # 90 examples: no class can run out, whoever wants it
-    train, test = (class_table(labels, shares, 4) for shares in shares_of("dirichlet", labels, counts, 1e-15))
+    train, test = (class_table(pool.y, shares, 4) for shares in dealt("dirichlet", pool, counts=counts, alpha=1e-15))
     assert ((train == 3).sum(1) == 1).all()
     assert np.array_equal(train, test)  # and of the same class
     assert len(np.unique(train.argmax(1))) > 1  # which is not the same for all
@@ -271,10 +360,10 @@ def test_dirichlet_towards_zero_gives_one_class_each_while_it_lasts():
 @pytest.mark.parametrize("seed", range(5))
 def test_dirichlet_towards_zero_fills_up_only_from_a_class_that_ran_out(seed):
     labels = np.arange(120) % 6
-    shares, _ = shares_of("dirichlet", labels, [15] * 8, 1e-15, seed)
-    dealt = class_table(labels, shares, 6)
-    left = 20 - np.cumsum(dealt, axis=0)
-    for k, row in enumerate(dealt):
+    shares, _ = dealt("dirichlet", pool_of(labels), seed, counts=[15] * 8, alpha=1e-15)
+    counted = class_table(labels, shares, 6)
+    left = 20 - np.cumsum(counted, axis=0)
+    for k, row in enumerate(counted):
         assert (row > 0).sum() == 1 or (left[k] == 0).any()
 
 
@@ -287,7 +376,7 @@ def test_dirichlet_spreads_mixes_as_alpha_times_the_class_frequencies_would(alph
     totals = np.array([400_000, 300_000, 300_000])
     labels, n_clients = np.repeat(np.arange(3), totals), 100
     q = totals / totals.sum()
-    train, _ = shares_of("dirichlet", labels, [2000] * n_clients, alpha)
+    train, _ = dealt("dirichlet", pool_of(labels), counts=[2000] * n_clients, alpha=alpha)
     squares = (class_table(labels, train, 3) / 2000) ** 2
     expected = q * (alpha * q + 1) / (alpha + 1)
     error = squares.std(0) / math.sqrt(n_clients)
@@ -306,19 +395,19 @@ def test_lda_at_inf_gives_every_client_the_same_of_every_class(alpha, problem):
     data, asked = problem
     found = split(data, Options(partition="lda", alpha=alpha, n_clients=asked.n_clients))
     for shares in (found.train, found.test):
-        dealt = class_table(data.y.numpy(), shares, len(data.classes))
-        assert np.abs(dealt - dealt.sum(0) / asked.n_clients).max() <= 1 + 1e-9
+        counted = class_table(data.y.numpy(), shares, len(data.classes))
+        assert np.abs(counted - counted.sum(0) / asked.n_clients).max() <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_lda_towards_zero_gives_each_class_to_one_client(seed):
     """But for one example each that the clients without any are given."""
     labels, n_clients = np.arange(300) % 10, 6
-    shares, _ = shares_of("lda", labels, [50] * n_clients, 1e-15, seed)
-    dealt = class_table(labels, shares, 10)
-    given_away = dealt.sum() - dealt.max(0).sum()
+    shares, _ = dealt("lda", pool_of(labels), seed, n_clients=n_clients, alpha=1e-15)
+    counted = class_table(labels, shares, 10)
+    given_away = counted.sum() - counted.max(0).sum()
     assert given_away <= n_clients - 1
-    assert (dealt.sum(1) >= 1).all()
+    assert (counted.sum(1) >= 1).all()
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
@@ -326,42 +415,250 @@ def test_lda_spreads_classes_as_alpha_for_each_client_would(alpha):
     """E q_k^2 = (alpha + 1) / (K (K alpha + 1)) for q ~ Dirichlet(alpha, ..., alpha) over K clients."""
     n_classes, n_clients, n_each = 200, 5, 1000
     labels = np.repeat(np.arange(n_classes), n_each)
-    train, _ = shares_of("lda", labels, [n_classes * n_each // n_clients] * n_clients, alpha)
+    train, _ = dealt("lda", pool_of(labels), n_clients=n_clients, alpha=alpha)
     squares = ((class_table(labels, train, n_classes) / n_each) ** 2).mean(0)  # over clients, for each class
     expected = (alpha + 1) / (n_clients * (n_clients * alpha + 1))
     assert abs(squares.mean() - expected) < 4 * squares.std() / math.sqrt(n_classes)
 
 
+# --- shards ------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def even_shards(draw):
+    """(pool, flags, number of classes, shards a class, images a shard in training and test) where all divides; labels in
+    any order."""
+    n_classes, n_of, n_clients = draw(st.integers(1, 6)), draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    n_of *= n_clients // math.gcd(n_clients, n_classes * n_of)  # as many shards for one client as for another
+    each = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    generator = np.random.default_rng(draw(st.integers(0, 1000)))
+    labels = [generator.permutation(np.repeat(np.arange(n_classes), n_of * m)) for m in each]
+    flags = {"n_clients": n_clients, "shard_per_user": n_classes * n_of // n_clients}
+    return pool_of(*labels), flags, n_classes, n_of, each
+
+
+@modestly
+@given(even_shards(), st.integers(0, 1000))
+def test_shards_are_as_many_for_each_class_and_each_client_and_of_the_same_labels_in_training_and_test(problem, seed):
+    pool, flags, n_classes, n_of, each = problem
+    parts = dealt("shards", pool, seed, **flags)
+    train, test = (class_table(pool.y, shares, n_classes) for shares in parts)
+    n_train, n_test = train // each[0], test // each[1]  # shards by client and class
+    assert np.array_equal(train, n_train * each[0])  # whole ones
+    assert np.array_equal(test, n_test * each[1])
+    assert np.array_equal(n_train, n_test)
+    assert (n_train.sum(0) == n_of).all()
+    assert (n_train.sum(1) == flags["shard_per_user"]).all()
+
+
+@modestly
+@given(even_shards(), st.integers(0, 1000))
+def test_a_shard_is_a_run_of_its_class_in_the_order_of_the_file(problem, seed):
+    pool, flags, n_classes, _, each = problem
+    pool = replace(pool, train=streams.generator("test", seed).permutation(pool.train))  # as of --reduced_draw random
+    for shares, m in zip(dealt("shards", pool, seed, **flags), each, strict=True):
+        owner = np.full(len(pool.y), -1)
+        for k, share in enumerate(shares):
+            owner[share] = k
+        for c in range(n_classes):
+            of_class = owner[(pool.y == c) & (owner >= 0)].reshape(-1, m)  # [shards, images a shard]
+            assert (of_class == of_class[:, :1]).all()
+
+
+@modestly
+@given(problems(partitions=("shards",)))
+def test_one_shard_a_client_cuts_every_class_as_evenly_as_can_be(problem):
+    """With one shard each a client is a shard: as many a class, give or take one, and the longer pieces first."""
+    data, asked = problem
+    n_clients = asked.n_clients * asked.shard_per_user
+    found, y = split(data, replace(asked, n_clients=n_clients, shard_per_user=1)), data.y.numpy()
+    numbers = []
+    for shares, begin, end in ((found.train, 0, data.n_train), (found.test, data.n_train, len(y))):
+        by_class = [sorted((s for s in shares if y[s[0]] == c), key=lambda s: s[0]) for c in range(len(data.classes))]
+        numbers.append([len(pieces) for pieces in by_class])
+        for c, pieces in enumerate(by_class):
+            of_class = begin + np.flatnonzero(y[begin:end] == c)
+            cut = np.array_split(of_class, len(pieces))
+            assert all(np.array_equal(a, b) for a, b in zip(pieces, cut, strict=True))
+    assert numbers[0] == numbers[1]
+    each, rest = divmod(n_clients, len(data.classes))
+    assert sorted(numbers[0]) == [each] * (len(data.classes) - rest) + [each + 1] * rest
+    labels = [[y[share[0]] for share in shares] for shares in (found.train, found.test)]
+    assert labels[0] == labels[1]
+
+
+def assert_rate(times, n, p):
+    """So many of n independent tries, each with probability p, to within four standard deviations."""
+    assert abs(times - n * p) <= 4 * math.sqrt(n * p * (1 - p))
+
+
+def test_shards_are_dealt_at_random_whatever_their_labels():
+    """Two clients with two of the shards 0 0 1 1: the first has two of one class in 1 of 3 deals."""
+    pool = pool_of(np.arange(40) % 2)
+    firsts = [dealt("shards", pool, seed, n_clients=2, shard_per_user=2)[0][0] for seed in range(300)]
+    assert_rate(sum(len(np.unique(pool.y[share])) == 1 for share in firsts), 300, 1 / 3)
+
+
+def test_the_classes_with_a_shard_more_are_drawn_at_random():
+    """Four shards of three classes: each class is the one with two in 1 of 3 deals."""
+    pool = pool_of(np.arange(60) % 3)
+    times = np.zeros(3)
+    for seed in range(300):
+        train, _ = dealt("shards", pool, seed, n_clients=4, shard_per_user=1)
+        times[(class_table(pool.y, train, 3) > 0).sum(0).argmax()] += 1
+    for n in times:
+        assert_rate(n, 300, 1 / 3)
+
+
+def test_which_shard_of_a_class_is_whose_is_drawn_apart_for_training_and_test():
+    """One class, two clients: the first has the first half in 1 of 2 deals, of both sets in 1 of 4."""
+    firsts = [dealt("shards", pool_of(np.zeros(20)), seed, shard_per_user=1) for seed in range(300)]
+    in_train, in_test = np.array([[min(part[0]) in (0, 20) for part in parts] for parts in firsts]).T
+    assert_rate(in_train.sum(), 300, 1 / 2)
+    assert_rate(in_test.sum(), 300, 1 / 2)
+    assert_rate((in_train & in_test).sum(), 300, 1 / 4)
+
+
+# --- classes -----------------------------------------------------------------------------------------------------------
+
+
+@modestly
+@given(problems(partitions=("classes",)))
+def test_classes_are_exactly_as_many_as_asked_the_same_in_training_and_test_and_shared_evenly(problem):
+    data, asked = problem
+    found, y, n_classes = split(data, asked), data.y.numpy(), len(data.classes)
+    train, test = (class_table(y, shares, n_classes) for shares in (found.train, found.test))
+    assert ((train > 0).sum(1) == asked.classes_per_client).all()
+    assert np.array_equal(train > 0, test > 0)
+    n_holders = (train > 0).sum(0)
+    assert n_holders.max() - n_holders.min() <= 1
+    for counted in (train, test):
+        for column in counted.T:
+            held = column[column > 0]
+            assert len(held) == 0 or held.max() - held.min() <= 1  # a class is dealt evenly to those that hold it
+
+
+def test_the_classes_of_a_client_are_drawn_at_random():
+    """Two of three classes: each pair in 1 of 3 deals; one class each of three: each order in 1 of 6."""
+    pool, pairs, orders = pool_of(np.arange(60) % 3), Counter(), Counter()
+    for seed in range(300):
+        train, _ = dealt("classes", pool, seed, n_clients=1, classes_per_client=2)
+        pairs[tuple(np.unique(pool.y[train[0]]))] += 1
+        train, _ = dealt("classes", pool, seed, n_clients=3, classes_per_client=1)
+        orders[tuple(int(pool.y[share[0]]) for share in train)] += 1
+    assert len(pairs) == 3
+    assert len(orders) == 6
+    for times in pairs.values():
+        assert_rate(times, 300, 1 / 3)
+    for times in orders.values():
+        assert_rate(times, 300, 1 / 6)
+
+
+def test_a_class_is_shuffled_before_it_is_dealt():
+    train, test = dealt("classes", pool_of(np.zeros(40)), classes_per_client=1)
+    for share in (*train, *test):
+        assert (np.diff(np.sort(share)) > 1).any()  # no run of the file
+
+
+@pytest.mark.parametrize("name", ["shards", "classes"])
+def test_a_class_that_nobody_trains_on_is_nobodys_to_be_tested_on(name):
+    data = labelled(np.arange(40) % 2, np.arange(30) % 3)
+    found, y = split(data, Options(partition=name, n_clients=2, shard_per_user=2, classes_per_client=2)), data.y.numpy()
+    assert sorted(np.concatenate(found.test)) == [i for i in range(40, 70) if y[i] < 2]
+
+
+# --- writers -----------------------------------------------------------------------------------------------------------
+
+
+def assert_whole_writers(data, found, asked):
+    """No writer is two clients', none is left out, and the clients have as many of them to within one."""
+    hands = data.writers.numpy()
+    own = [np.unique(hands[np.concatenate(parts)]) for parts in zip(found.train, found.validation, found.test, strict=True)]
+    every = np.concatenate(own)
+    assert np.array_equal(np.sort(every), np.unique(hands[: data.n_train]))
+    assert max(map(len, own)) - min(map(len, own)) <= 1
+    for train, held, test in zip(found.train, found.validation, found.test, strict=True):
+        n = len(train) + len(held) + len(test)
+        assert len(test) == min(max(round(asked.test_share * n), 1), n - 1)
+
+
+@modestly
+@given(problems(partitions=("writers",)))
+def test_writers_are_whole_and_their_test_images_are_a_share_of_their_own(problem):
+    data, asked = problem
+    assert_whole_writers(data, split(data, asked), asked)
+
+
+def test_writers_are_dealt_at_random():
+    """Of four writers client 0 has each pair in 1 of 6 deals."""
+    pool, pairs = pool_of(np.zeros(8)), Counter()
+    for seed in range(300):
+        train, test = dealt("writers", pool, seed)
+        pairs[tuple(np.unique(pool.writers[[*train[0], *test[0]]]))] += 1
+    assert len(pairs) == 6
+    for times in pairs.values():
+        assert_rate(times, 300, 1 / 6)
+
+
+def test_the_test_images_of_a_client_are_drawn_at_random():
+    """Of four images each is the one tested on in 1 of 4 deals."""
+    tested = Counter(int(dealt("writers", pool_of(np.zeros(4)), s, n_clients=1)[1][0][0]) for s in range(300))
+    assert sorted(tested) == [0, 1, 2, 3]
+    for times in tested.values():
+        assert_rate(times, 300, 1 / 4)
+
+
+def test_writers_of_the_images_that_are_kept_are_dealt():
+    data = in_turn(100, 40, 5)
+    asked = Options(partition="writers", n_clients=5, reduced=0.4)
+    found = split(data, asked)
+    assert sorted(np.concatenate([*found.train, *found.test])) == list(range(40))
+
+
+@needs_mnist
+@pytest.mark.skipif(not WRITER_IDS.exists(), reason="the writers are not in data/MNIST")
+def test_mnists_writers_in_fifty_clients():
+    """539 people wrote the training images: 39 clients have 11 of them and 11 have 10."""
+    with np.load(WRITER_IDS) as ids:
+        hands = np.concatenate([ids["train_writer"], ids["test_writer"]]).astype(np.int64)
+    data = replace(datasets.load("MNIST", datasets.Source(ROOT / "data")), writers=torch.from_numpy(hands))
+    asked = Options(partition="writers", n_clients=50, validation=0.1)
+    found = split(data, asked)
+    assert_proper(data, found, asked)
+    assert_whole_writers(data, found, asked)
+    every = [np.concatenate(parts) for parts in zip(found.train, found.validation, found.test, strict=True)]
+    assert np.array_equal(np.sort(np.concatenate(every)), np.arange(60_000))
+    assert Counter(len(np.unique(hands[own])) for own in every) == {11: 39, 10: 11}
+
+
 # --- train and test ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", READ_ALPHA)
+@pytest.mark.parametrize("name", readers("alpha"))
 @pytest.mark.parametrize("alpha", [0.05, 0.5, 5.0, math.inf])
 def test_a_client_has_the_same_class_mix_in_training_and_test(name, alpha):
     """With the same class counts in both, the two tables of client and class are one."""
-    labels = np.repeat(np.arange(5), [300, 500, 200, 400, 600])
-    train, test = shares_of(name, labels, [500] * 4, alpha)
-    assert np.array_equal(class_table(labels, train, 5), class_table(labels, test, 5))
-    assert not all(np.array_equal(np.sort(a), np.sort(b)) for a, b in zip(train, test, strict=True))  # two draws
+    pool = pool_of(np.repeat(np.arange(5), [300, 500, 200, 400, 600]))
+    train, test = dealt(name, pool, n_clients=4, alpha=alpha)
+    assert np.array_equal(class_table(pool.y, train, 5), class_table(pool.y, test, 5))
+    assert not all(np.array_equal(np.sort(a), np.sort(b) - 2000) for a, b in zip(train, test, strict=True))  # two draws
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.5, 5.0])
 def test_ldas_parts_of_a_class_are_the_same_in_training_and_test_up_to_rounding(alpha):
     """A client's count is within 1 of its part of the class, and within 2 where it gave or was given one."""
-    train_y, test_y = np.arange(5000) % 5, np.arange(1500) % 5
-    counts = np.full(4, 1), np.full(4, 1)
-    train, test = PARTITIONS["lda"]((train_y, test_y), counts, alpha, streams.generator("test"))
-    parts = [class_table(y, shares, 5) / n for y, shares, n in ((train_y, train, 1000), (test_y, test, 300))]
+    pool = pool_of(np.arange(5000) % 5, np.arange(1500) % 5)
+    train, test = dealt("lda", pool, n_clients=4, alpha=alpha)
+    parts = [class_table(pool.y, shares, 5) / n for shares, n in ((train, 1000), (test, 300))]
     assert np.abs(parts[0] - parts[1]).max() <= 2 / 1000 + 2 / 300
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.5, 5.0])
 def test_dirichlets_mixes_are_the_same_in_training_and_test_up_to_rounding(alpha):
     """Few of many are dealt, so no class runs out and each count is within 1 of the mix times the share's size."""
-    train_y, test_y = np.arange(50_000) % 5, np.arange(20_000) % 5
-    counts = np.full(4, 1000), np.full(4, 300)
-    train, test = PARTITIONS["dirichlet"]((train_y, test_y), counts, alpha, streams.generator("test"))
-    mixes = [class_table(y, shares, 5) / n for y, shares, n in ((train_y, train, 1000), (test_y, test, 300))]
+    pool = pool_of(np.arange(50_000) % 5, np.arange(20_000) % 5)
+    train, test = dealt("dirichlet", pool, counts=(np.full(4, 1000), np.full(4, 300)), alpha=alpha)
+    mixes = [class_table(pool.y, shares, 5) / n for shares, n in ((train, 1000), (test, 300))]
     assert np.abs(mixes[0] - mixes[1]).max() <= 1 / 1000 + 1 / 300
 
 
@@ -398,13 +695,13 @@ def test_the_random_draw_does_not_depend_on_who_gets_what():
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.25, 0.5, 0.999])
 def test_validation_is_held_out_of_each_share(name, fraction):
     data = in_turn(203, 50, 5)
-    asked = {"partition": name, "alpha": 0.5, "n_clients": 6} if name in READ_ALPHA else {"partition": name, "n_clients": 6}
-    whole, found = split(data, Options(**asked)), split(data, Options(**asked, validation=fraction))
+    asked = Options(partition=name, alpha=0.5, n_clients=6)
+    whole, found = split(data, asked), split(data, replace(asked, validation=fraction))
     for before, train, held in zip(whole.train, found.train, found.validation, strict=True):
         assert np.array_equal(np.sort(np.concatenate([train, held])), before)  # nothing else of the split changes
         assert len(held) == min(max(round(fraction * len(before)), 1), len(before) - 1)
     assert all(np.array_equal(a, b) for a, b in zip(whole.test, found.test, strict=True))
-    assert_proper(data, found, 6)
+    assert_proper(data, found, asked)
 
 
 def test_validation_of_two_images_holds_one_out_whatever_the_fraction():
@@ -436,6 +733,8 @@ def test_the_split_depends_on_the_split_seed_alone(name):
     assert split(data, options_for("independent", **asked, **other)).digest == expected
     assert split(data, options_for("cfkd", **asked, lambda_kd=3.0)).digest == expected
     assert split(data, options_for("fedavg", **asked, split_seed=1)).digest != expected
+    bare = Options(partition=name, n_clients=4)  # of the partitioner's own draws alone
+    assert split(data, bare).digest != split(data, replace(bare, split_seed=1)).digest
 
 
 def test_torch_and_numpys_global_generators_are_left_alone():
@@ -450,13 +749,14 @@ def test_torch_and_numpys_global_generators_are_left_alone():
 def test_the_table_adds_up(problem, validation):
     data, asked = problem
     try:
-        found = split(data, Options(**{**vars(asked), "validation": validation}))
+        found = split(data, replace(asked, validation=validation))
     except UserError:  # a client with a single image cannot hold one out
         assert validation
         return
     counted = table(data, found)
     assert counted.shape == (asked.n_clients, len(data.classes))
-    assert np.array_equal(counted.sum(0), np.bincount(data.y[: data.n_train].numpy(), minlength=len(data.classes)))
+    every = data.y.numpy()[np.concatenate([*found.train, *found.validation])]
+    assert np.array_equal(counted.sum(0), np.bincount(every, minlength=len(data.classes)))
     sizes = [len(train) + len(held) for train, held in zip(found.train, found.validation, strict=True)]
     assert np.array_equal(counted.sum(1), sizes)
     for row, share, held in zip(counted, found.train, found.validation, strict=True):
@@ -467,32 +767,239 @@ def test_the_table_adds_up(problem, validation):
 # --- the digest --------------------------------------------------------------------------------------------------------
 
 
-def arrays(*shares):
+def shares_of(*shares):
     return tuple(np.array(share, dtype=np.int64) for share in shares)
 
 
 def test_the_digest_tells_splits_apart():
-    one = Split(arrays([0, 1], [2]), arrays([3], [4, 5]), arrays([6], [7]))
+    one = Split(shares_of([0, 1], [2]), shares_of([3], [4, 5]), shares_of([6], [7]))
     others = [
         Split(one.validation, one.train, one.test),  # training and validation swapped
         Split(one.train, one.test, one.validation),
         Split(one.train[::-1], one.validation, one.test),  # two clients swapped
-        Split(arrays([0], [1, 2]), one.validation, one.test),  # the same indices, cut elsewhere
-        Split(arrays([0, 1, 2], []), one.validation, one.test),
-        Split(arrays([0, 1], [8]), one.validation, one.test),  # one index
-        Split(one.train, arrays([3], [4, 8]), one.test),
-        Split(one.train, one.validation, arrays([6], [8])),
+        Split(shares_of([0], [1, 2]), one.validation, one.test),  # the same indices, cut elsewhere
+        Split(shares_of([0, 1, 2], []), one.validation, one.test),
+        Split(shares_of([0, 1], [8]), one.validation, one.test),  # one index
+        Split(one.train, shares_of([3], [4, 8]), one.test),
+        Split(one.train, one.validation, shares_of([6], [8])),
     ]
     digests = [part.digest for part in (one, *others)]
     assert len(set(digests)) == len(digests)
 
 
 def test_the_digest_is_that_of_the_content():
-    one = Split(arrays([0, 1], [2]), arrays([], []), arrays([6], [7]))
-    same = Split(tuple(share.astype(np.int32) for share in one.train), arrays([], []), arrays([6], [7]))
+    one = Split(shares_of([0, 1], [2]), shares_of([], []), shares_of([6], [7]))
+    same = Split(tuple(share.astype(np.int32) for share in one.train), shares_of([], []), shares_of([6], [7]))
     assert one.digest == same.digest
     assert len(one.digest) == 16
     int(one.digest, 16)
+
+
+# --- a split from a file -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("splits")
+
+
+def saved(path, data, found, /, **edited):
+    """The split, saved, with some of its arrays in place of what they were; None leaves one out."""
+    kept = {name: array for name, array in {**arrays(data, found), **edited}.items() if array is not None}
+    saves.write_arrays(path, kept)
+    return path
+
+
+@modestly
+@given(problem=problems(), validation=st.sampled_from([0.0, 0.3]))
+def test_a_split_reads_back_as_it_was(folder, problem, validation):
+    data, asked = problem
+    try:
+        found = split(data, replace(asked, validation=validation))
+    except UserError:  # a client with a single image cannot hold one out
+        assert validation
+        return
+    path = saved(folder / "split.npz", data, found)
+    back = split(data, Options(partition_file=str(path), n_clients=asked.n_clients, split_seed=asked.split_seed + 1))
+    assert back.digest == found.digest
+    for part in ("train", "validation", "test"):
+        for before, after in zip(getattr(found, part), getattr(back, part), strict=True):
+            assert np.array_equal(before, after)
+            assert after.dtype == np.int64
+
+
+def test_what_is_saved_says_what_it_is(folder):
+    data = in_turn(60, 30, 3)
+    found = split(data, Options(n_clients=2, validation=0.1))
+    with np.load(saved(folder / "split.npz", data, found)) as back:
+        assert str(back["data"]) == data.digest
+        assert np.array_equal(back["table"], table(data, found))
+        assert tuple(back["classes"]) == data.classes
+        assert np.array_equal(back["validation_1"], found.validation[1])
+        assert len(back.files) == 3 + 3 * 2
+
+
+@pytest.fixture
+def whole():
+    """(data, a split of it for two clients, its options)."""
+    data = in_turn(60, 30, 3)
+    asked = Options(n_clients=2, validation=0.1)
+    return data, split(data, asked), asked
+
+
+def test_a_split_edited_by_hand_may_be_in_any_order_and_of_any_whole_numbers(folder, whole):
+    data, found, _ = whole
+    edited = {"train_0": found.train[0][::-1].astype(np.uint16), "validation_1": np.array([]), "table": None}
+    back = from_file(saved(folder / "split.npz", data, found, **edited), data, 2)
+    assert back.digest == Split(found.train, (found.validation[0], np.array([], dtype=np.int64)), found.test).digest
+    assert back.validation[1].dtype == np.int64
+
+
+NO_SPLIT = "not to be read as a split; must be the split.npz of a run"
+
+
+@pytest.mark.parametrize(
+    ("edited", "words"),
+    [
+        ({"data": None}, [NO_SPLIT]),
+        ({"train_0": None, "train_1": None}, [NO_SPLIT]),
+        ({"validation_1": None}, [NO_SPLIT]),
+        ({"test_0": None}, [NO_SPLIT]),
+        ({"data": np.array("0123456789abcdef")}, ["split of other data than those of --dataset labelled"]),
+        ({"data": np.array([[1, 2], [3, 4]])}, ["split of other data"]),
+        ({"train_2": np.array([0])}, [NO_SPLIT]),
+        ({"train_1": None}, ["deals to 1 clients", "--n_clients is 2", "add --n_clients 1"]),
+        ({"train_0": np.array([0, 60])}, ["train_0 must be a list of indices from 0 to 59, at least one"]),
+        ({"train_0": np.array([-1, 3])}, ["train_0 must be a list of indices from 0 to 59"]),
+        ({"train_1": np.array([], dtype=np.int64)}, ["train_1", "at least one"]),
+        ({"train_1": np.array([1.0, 2.5])}, ["train_1 must be"]),
+        ({"train_1": np.array([True, False])}, ["train_1 must be"]),
+        ({"train_1": np.array(["1", "2"])}, ["train_1 must be"]),
+        ({"train_1": np.array([[1, 2]])}, ["train_1 must be"]),
+        ({"train_1": np.array(1)}, ["train_1 must be"]),
+        ({"train_1": np.array([2**64 - 1], dtype=np.uint64)}, ["train_1 must be"]),
+        ({"validation_0": np.array([60])}, ["validation_0 must be a list of indices from 0 to 59"]),
+        ({"test_1": np.array([90])}, ["test_1 must be a list of indices from 0 to 89, at least one"]),
+        ({"test_1": np.array([], dtype=np.int64)}, ["test_1", "at least one"]),
+    ],
+)
+def test_a_file_that_is_no_proper_split_is_refused(folder, whole, edited, words):
+    data, found, asked = whole
+    path = saved(folder / "split.npz", data, found, **edited)
+    line = refusal(data, replace(asked, partition_file=str(path)))
+    for word in (f"--partition_file {path}: ", *words):
+        assert word in line
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+@pytest.mark.parametrize("other", ["train_1", "validation_1", "test_1", "train_0", "validation_0", "test_0"])
+def test_an_example_in_two_shares_or_twice_in_one_is_refused(folder, whole, part, other):
+    data, found, asked = whole
+    before = arrays(data, found)
+    twice = before[other][0]
+    edited = {f"{part}_0": np.append(before[f"{part}_0"], twice)}
+    path = saved(folder / "split.npz", data, found, **edited)
+    line = refusal(data, replace(asked, partition_file=str(path)))
+    if other.startswith("test") and part != "test":
+        assert f"{part}_0 must be a list of indices from 0 to 59" in line  # nobody trains on the test set
+    else:
+        assert f"deals example {twice} 2 times; an example must be in one share at most" in line
+
+
+def test_a_split_of_other_clients_is_refused(folder, whole):
+    data, found, asked = whole
+    path = saved(folder / "split.npz", data, found)
+    for n in (1, 3):
+        line = refusal(data, replace(asked, n_clients=n, partition_file=str(path)))
+        assert line == f"--partition_file {path}: deals to 2 clients, and --n_clients is {n}; add --n_clients 2"
+
+
+def test_a_split_of_data_that_differ_in_one_label_is_refused(folder, whole):
+    data, found, asked = whole
+    path = saved(folder / "split.npz", data, found)
+    y = data.y.clone()
+    y[0] += 1
+    other = replace(data, y=y)
+    assert other.digest in refusal(other, replace(asked, partition_file=str(path)))
+
+
+def text(path, whole):
+    path.write_text("train_0: 1 2 3\n")
+
+
+def truncated(path, whole):
+    path.write_bytes(saved(path, *whole[:2]).read_bytes()[:-30])
+
+
+def damaged(path, whole):
+    content = bytearray(saved(path, *whole[:2]).read_bytes())
+    content[60:200] = bytes(140)
+    path.write_bytes(content)
+
+
+def one_array(path, whole):
+    with path.open("wb") as file:
+        np.save(file, np.arange(5))
+
+
+def too_large(path, whole):
+    """Its first share claims 2**60 numbers, and has none."""
+    with ZipFile(path, "w") as archive:
+        archive.writestr("data.npy", _npy("<U16", "()") + np.array(whole[0].digest).tobytes())
+        for name in ("train_0", "train_1"):
+            archive.writestr(f"{name}.npy", _npy("<i8", f"({2**60},)"))
+
+
+def _npy(dtype, shape):
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+def a_folder(path, whole):
+    path.mkdir()
+
+
+@pytest.mark.parametrize("made", [Path.touch, text, truncated, damaged, one_array, too_large, a_folder])
+def test_a_file_that_is_something_else_is_refused(tmp_path, whole, made):
+    path = tmp_path / "split.npz"
+    made(path) if made is Path.touch else made(path, whole)
+    line = refusal(whole[0], replace(whole[2], partition_file=str(path)))
+    assert line == f"--partition_file {path}: {NO_SPLIT}"
+
+
+def test_members_that_are_no_arrays_are_refused(tmp_path, whole):
+    data, found, asked = whole
+    path = saved(tmp_path / "split.npz", data, found, train_1=None)
+    with ZipFile(path, "a") as archive:
+        archive.writestr("train_1.npy", "1 2 3")
+    assert f"--partition_file {path}: train_1 must be" in refusal(data, replace(asked, partition_file=str(path)))
+
+
+def test_no_file_is_refused(tmp_path, whole):
+    path = tmp_path / "no.npz"
+    line = refusal(whole[0], replace(whole[2], partition_file=str(path)))
+    assert line == f"--partition_file {path}: there is no such file; must be the split.npz of a run"
+
+
+class Touch:
+    """Unpickled, it leaves a mark."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["data", "train_0", "test_1"])
+def test_a_pickle_inside_is_not_opened(tmp_path, whole, name):
+    data, found, asked = whole
+    path, mark = tmp_path / "split.npz", tmp_path / "mark"
+    np.savez(path, **{**arrays(data, found), name: np.array([Touch(mark)], dtype=object)})
+    assert NO_SPLIT in refusal(data, replace(asked, partition_file=str(path)))
+    path.write_bytes(pickle.dumps(Touch(mark)))
+    assert NO_SPLIT in refusal(data, replace(asked, partition_file=str(path)))
+    assert not mark.exists()
 
 
 # --- what cannot be had ------------------------------------------------------------------------------------------------
@@ -505,21 +1012,76 @@ def test_the_digest_is_that_of_the_content():
         ({"n_clients": 31}, ("--n_clients 31", "30 test", "at most 30")),
         ({"n_clients": 11, "reduced": 0.1}, ("--n_clients 11", "10 training", "--reduced 0.1", "at most 10")),
         ({"n_clients": 101}, ("--n_clients 101", "100 training")),
-        ({"n_clients": 1, "reduced": 0.001}, ("--reduced 0.001", "0 training")),
+        ({"n_clients": 10**24}, ("100 training", "at most 100")),
+        ({"n_clients": 1, "reduced": 0.001}, ("--reduced 0.001", "none of the 100 training images")),
         ({"n_clients": 2, "sizes": (0.5, 0.01)}, ("--sizes 0.5,0.01", "30 test", "at least 0.033")),
         ({"n_clients": 2, "sizes": (0.5, 0.005)}, ("--sizes 0.5,0.005", "100 training", "at least 0.01")),
-        ({"n_clients": 10, "reduced": 0.1, "validation": 0.5}, ("--validation 0.5", "single training image")),
     ],
 )
-def test_what_cannot_be_had_is_a_clear_line(name, flags, words):
-    with pytest.raises(UserError) as raised:
-        split(in_turn(100, 30, 5), Options(partition=name, **flags))
-    line = str(raised.value)
-    assert len(line.splitlines()) == 1
+def test_what_nobody_can_deal_is_a_clear_line(name, flags, words):
+    line = refusal(in_turn(100, 30, 5), Options(partition=name, **flags))
     for word in words:
         assert word in line
 
 
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_a_single_training_image_cannot_be_held_out(name):
+    """Ten images: one each for ten clients, two each for five that keep one to be tested on."""
+    flags = {"n_clients": 5 if name in OF_TRAINING else 10, "shard_per_user": 1, "classes_per_client": 1}
+    line = refusal(in_turn(100, 30, 5), Options(partition=name, reduced=0.1, validation=0.5, **flags))
+    for word in ("--validation 0.5", "client 0", "single training image", "use fewer clients or --validation 0"):
+        assert word in line
+
+
+ONE_OF_CLASS_1 = labelled([0] * 9 + [1], [0] * 5 + [1] * 5)
+NONE_OF_CLASS_1 = labelled([0, 1] * 5, [0] * 10)
+
+
+@pytest.mark.parametrize(
+    ("data", "flags", "words"),
+    [
+        (in_turn(100, 30, 5), {"shard_per_user": 2}, ["4 shards", "5 classes", "must be 3 to 15"]),
+        (in_turn(100, 30, 5), {"shard_per_user": 16}, ["32 shards", "must be 3 to 15"]),
+        (in_turn(30, 100, 5), {"shard_per_user": 16}, ["32 shards", "must be 3 to 15"]),
+        (in_turn(100, 30, 5), {"shard_per_user": 10**24}, ["must be 3 to 15"]),
+        (ONE_OF_CLASS_1, {"shard_per_user": 2}, ["class 1 would be cut into 2 pieces and has 1 training images"]),
+        (
+            NONE_OF_CLASS_1,
+            {"shard_per_user": 2},
+            ["class 1", "2 pieces and has 0 test images"],
+        ),
+        (in_turn(100, 30, 5), {"classes_per_client": 6}, ["training images are of 5 classes", "at most 5"]),
+        (in_turn(100, 30, 5), {"classes_per_client": 10**24}, ["at most 5"]),
+        (ONE_OF_CLASS_1, {"classes_per_client": 2}, ["class 1 would be cut into 2 pieces and has 1 training images"]),
+        (NONE_OF_CLASS_1, {"classes_per_client": 2}, ["class 1", "0 test images", "a smaller number or fewer clients"]),
+    ],
+)
+def test_shards_and_classes_that_cannot_be_had_are_a_clear_line(data, flags, words):
+    ((flag, value),) = flags.items()
+    line = refusal(data, Options(partition={"shard_per_user": "shards"}.get(flag, "classes"), n_clients=2, **flags))
+    for word in (f"--{flag} {value}", *words):
+        assert word in line
+
+
+@pytest.mark.parametrize("n", [3, 15])
+def test_the_numbers_of_shards_that_the_line_allows_can_be_had(n):
+    data, asked = in_turn(100, 30, 5), Options(partition="shards", n_clients=2, shard_per_user=n)
+    assert_proper(data, split(data, asked), asked)
+
+
+def test_writers_that_cannot_be_had_are_a_clear_line():
+    data = in_turn(100, 60, 5)  # 50 writers of two images
+    asked = Options(partition="writers", n_clients=51)
+    assert refusal(data, asked) == "--n_clients 51: more clients than the 50 writers; at most 50"
+    assert "--n_clients 11" in refusal(data, replace(asked, n_clients=11, reduced=0.2))  # 10 writers are kept
+    line = refusal(replace(data, writers=None), asked)
+    assert "--partition writers: it is not known who wrote these images; must be" in line
+    assert "--dataset MNIST" in line
+    line = refusal(labelled(np.zeros(6), np.zeros(6), hands=range(6)), replace(asked, n_clients=6))
+    assert line == "--partition writers: client 0 has a single image and cannot hold one out; use fewer clients"
+
+
 def test_every_partitioner_is_documented_and_its_flags_are_declared():
-    assert all(rule.__doc__ for rule in PARTITIONS.values())
-    assert set(READ_ALPHA) | set(READ_SIZES) == set(PARTITIONS)
+    for rule in PARTITIONS.values():
+        assert rule.__doc__
+        assert set(parameters(rule)) <= {*vars(Options()), "counts"}

@@ -1,10 +1,13 @@
 """What the README says works as it stands: its commands parse, its worked example runs."""
 
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -13,6 +16,8 @@ import algorithms
 import options
 import run as command
 import saves
+from data.datasets import LOADERS
+from data.partition import PARTITIONS
 
 TEXT = (ROOT / "README.md").read_text()
 
@@ -50,6 +55,7 @@ def test_the_worked_example_is_of_about_thirty_lines_of_code(example):
 
 
 COMMANDS = re.findall(r"^python run\.py[^\n#]*", TEXT, re.MULTILINE)
+COMMANDS += re.findall(r"`(python run\.py [^`]*)`", TEXT.split("## Commands you know")[1].split("\n## ")[0])
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -62,6 +68,49 @@ def test_every_command_of_the_readme_is_understood(line):
     else:
         runs, _, _ = options.parse(words, classes, dict.fromkeys(classes, ""))
         assert runs
+
+
+REGISTER = """
+import sys
+from pathlib import Path
+
+import models
+from data import datasets, partition
+
+texts = dict(pair.split("\\0") for pair in Path("examples").read_text().split("\\0\\0"))
+for module, table in ((datasets, "LOADERS"), (models, "MODELS"), (partition, "PARTITIONS")):
+    for name, text in texts.items():
+        if name.split()[0] == f"{module.__name__.replace('.', '/')}.py":
+            exec(text, vars(module))
+            getattr(module, table)[name.split()[1]] = getattr(module, name.split()[1])
+import run
+
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+def test_a_data_set_a_model_and_a_partitioner_are_one_function_and_one_line(tmp_path):
+    """The examples, put into their modules and tables before the flags are made of them; then the command below them."""
+    examples = re.findall(r"<!-- ((?:data|models)\S* \w+) -->\n```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len(examples) == 3
+    (tmp_path / "examples").write_text("\0\0".join("\0".join(pair) for pair in examples))
+    (line,) = re.findall(r"Then `python run\.py ([^`]*stripes[^`]*)`", TEXT)
+    words = [*shlex.split(line), "--rounds", "2", "--quiet", "--export_dir", str(tmp_path / "runs"), "--threads", "1"]
+    subprocess.run(
+        [sys.executable, "-c", REGISTER, *words], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
+    )
+    (run,) = saves.find(tmp_path / "runs")
+    with np.load(run.folder / "split.npz") as saved:
+        assert saved["table"].sum(1).tolist() == [500, 250, 125, 125]
+    assert run.options["model"] == ["Softmax"]
+    assert run.config["inputs"] == [[1, 16, 16], 2]
+
+
+def test_the_readme_tells_for_every_data_set_and_partitioner_what_it_is():
+    for title, names in (("## Your data", LOADERS), ("## Who gets what", PARTITIONS)):
+        section = TEXT.split(title)[1].split("\n## ")[0]
+        told = "".join(re.findall(r"^\|([^|]*)\|", section, re.MULTILINE))
+        assert set(re.findall(r"`(\w+)`", told)) == set(names)
 
 
 def test_the_readme_tells_for_every_algorithm_what_leaves_the_client():

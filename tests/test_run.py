@@ -4,8 +4,10 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import algorithms
 import run as command
@@ -126,6 +128,82 @@ def test_help_exits_with_0(capsys):
     assert exit.value.code == 0
     out = capsys.readouterr().out
     assert all(f"  {name} " in out for name in algorithms.ALGORITHMS)
+
+
+# --- a split, a saved configuration, a saved run ---
+
+
+def test_a_split_is_shown_drawn_and_saved_and_nothing_is_trained(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "launch", None)
+    words = f"fedavg cfkd {QUICK} --partition classes --classes_per_client 4 --seed 0 1 --show_split"
+    assert main(words, tmp_path) == 0
+    out = capsys.readouterr().out
+    png, npz = sorted(tmp_path.iterdir(), key=lambda path: path.suffix, reverse=True)
+    assert out.count("training examples by client and class") == 1  # one split for all four runs
+    assert str(png) in out
+    assert png.read_bytes().startswith(b"\x89PNG")
+    with np.load(npz) as saved:
+        assert ((saved["table"] > 0).sum(1) == 4).all()
+
+
+def test_a_saved_split_is_taken_as_it_is(tmp_path, capsys):
+    main(f"fedavg {QUICK} --partition lda --alpha 0.5 --validation 0.2", tmp_path)
+    (first,) = saves.find(tmp_path)
+    split = str(first.folder / "split.npz")
+    assert main(f"independent {QUICK.replace('--reduced 0.1', '')} --partition_file '{split}'", tmp_path) == 0
+    (second,) = [run for run in saves.find(tmp_path) if run.options["algorithm"] == "independent"]
+    assert second.config["split"] == first.config["split"]
+    assert second.best_on_validation() is not None  # what was held out is held out
+
+
+def test_a_saved_configuration_gives_the_identical_run(tmp_path, capsys):
+    main(f"cfkd {QUICK} --partition lda --alpha 0.5 --lambda_kd 3", tmp_path)
+    (run,) = saves.find(tmp_path)
+    capsys.readouterr()
+    config = shlex.quote(str(run.folder / "config.json"))
+    assert main(f"--config_file {config}", tmp_path) == 0
+    assert f"already finished, read from {run.folder}" in capsys.readouterr().out
+    assert main(f"--config_file {config}", tmp_path / "other") == 0
+    (again,) = saves.find(tmp_path / "other")
+    assert again.folder.name == run.folder.name
+    columns = [name for name in run.history if name not in saves.TIMING]
+    pd.testing.assert_frame_equal(again.history[columns], run.history[columns], check_exact=True)
+
+
+def test_training_goes_on_from_a_saved_run(tmp_path):
+    """With a learning rate that moves nothing, the models after the last round are those that the run started from."""
+    main(f"fedavg {QUICK} --lr 0.01", tmp_path / "a")
+    (first,) = saves.find(tmp_path / "a")
+    folder = shlex.quote(str(first.folder))
+    main(f"fedavg {QUICK} --lr 1e-30 --init_from {folder}", tmp_path / "b")
+    (second,) = saves.find(tmp_path / "b")
+    one, other = first.weights()["global"], second.weights()["global"]
+    assert all(torch.allclose(one[name], other[name], rtol=1e-6) for name in one)  # averages of equal models
+    assert second.config["init_from"] == saves.digest(one)
+    # every client starts from the one model; with models of their own each from its own
+    main(f"cfkd {QUICK} --lr 1e-30 --init_from {folder}", tmp_path / "c")
+    (third,) = saves.find(tmp_path / "c")
+    assert all(torch.equal(row[name], one[name]) for row in third.weights()["personal"] for name in one)
+    main(f"independent {QUICK}", tmp_path / "d")
+    (own,) = saves.find(tmp_path / "d")
+    main(f"fd {QUICK} --lr 1e-30 --init_from {shlex.quote(str(own.folder))}", tmp_path / "e")
+    (fifth,) = saves.find(tmp_path / "e")
+    rows = zip(own.weights()["personal"], fifth.weights()["personal"], strict=True)
+    assert all(torch.equal(a[name], b[name]) for a, b in rows for name in a)
+    assert not torch.equal(*(row["classifier.bias"] for row in own.weights()["personal"][:2]))
+
+
+def test_the_weights_that_a_run_starts_from_are_part_of_its_name(tmp_path):
+    """The same folder with other weights in it is another run."""
+    main(f"fedavg {QUICK}", tmp_path / "a")
+    (first,) = saves.find(tmp_path / "a")
+    words = f"fedavg {QUICK} --init_from {shlex.quote(str(first.folder))}"
+    main(words, tmp_path / "b")
+    weights = first.weights()
+    weights["global"]["classifier.bias"] += 1
+    torch.save(weights, first.folder / "weights.pt")
+    main(words, tmp_path / "b")
+    assert len({run.config["init_from"] for run in saves.find(tmp_path / "b")}) == 2
 
 
 # --- the table and its words ---

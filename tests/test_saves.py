@@ -2,16 +2,18 @@
 
 import json
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import openpyxl
 import pandas as pd
 import pytest
 import torch
+from conftest import tiny_data
 
 import run as command
 import saves
+from data import datasets, partition
+from data.partition import Split
 from errors import UserError
 from saves import workbook
 
@@ -41,11 +43,7 @@ def test_two_lines_give_the_frame_and_the_model(folder):
 
 
 def test_the_saved_model_is_the_one_that_was_evaluated(folder):
-    from pathlib import Path
-
-    from data import datasets
-
-    run, data = saves.load(folder), datasets.load("digits", Path("data"))
+    run, data = saves.load(folder), datasets.load("digits", datasets.Source())
     test = torch.arange(data.n_train, len(data.y))
     last = run.clients[run.clients["round"] == 2].set_index("client")
     with np.load(folder / "split.npz") as split, torch.no_grad():
@@ -260,11 +258,12 @@ def test_text_too_long_for_a_cell_is_cut():
 
 
 def test_a_split_reads_back(tmp_path):
-    shares = [np.array([0, 2]), np.array([1])]
-    split = SimpleNamespace(train=shares, validation=[np.array([3]), np.array([], int)], test=[np.array([4]), np.array([5])])
-    saves.write_split(tmp_path, split, ("cat", "dog"), np.array([[1, 2], [0, 1]]))
+    data = tiny_data(n_train=4, n_test=2, n_classes=2)
+    shares = [[np.array([0, 2]), np.array([1])], [np.array([3]), np.array([], int)], [np.array([4]), np.array([5])]]
+    saves.write_arrays(tmp_path / "split.npz", partition.arrays(data, Split(*map(tuple, shares))))
     with np.load(tmp_path / "split.npz") as back:
         assert list(back["train_0"]) == [0, 2]
         assert list(back["validation_1"]) == []
         assert list(back["test_1"]) == [5]
-        assert list(back["classes"]) == ["cat", "dog"]
+        assert list(back["classes"]) == ["a", "b"]
+        assert back["table"].tolist() == [[2, 1], [0, 1]]  # labels in turn: images 0, 2 and 3 (held out); image 1

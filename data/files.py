@@ -1,0 +1,301 @@
+"""Files of data sets: are they there, are they the published ones, and reading them without running anything in them."""
+
+import hashlib
+import pickle
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from errors import UserError
+
+PATIENCE = 60  # seconds without a byte after which a download is given up
+
+
+@contextmanager
+def naming(name: str, path: Path | None = None) -> Iterator[None]:
+    """Whatever is stumbled over inside becomes one line that names the data set, and the file where one is given."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can break its reader in any way
+        where = f"{path} cannot be read ({reason(error)})" if path else reason(error)
+        raise UserError(f"--dataset {name}: {where}") from error
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
+
+
+def listed(names: Iterable[str]) -> str:
+    """a, b, c: all of them if they are few, else the first and the last."""
+    names = list(names)
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, ..., {names[-1]}"
+
+
+# --- published files ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Published:
+    """The files of a published data set, and where they are to be had.
+
+    `files` are what is read: path below `root` -> md5 as published; None where only an archive has one (then the path may
+    be a folder). `archives` are what they are unpacked from: path -> md5, or None where the download alone checks it.
+    `download` puts all of them below the folder that it is given; `by_hand` tells the user what to put where instead.
+    """
+
+    name: str
+    root: Path
+    files: Mapping[str, str | None]
+    archives: Mapping[str, str | None]
+    download: Callable[[str], object]
+    by_hand: str
+
+    @property
+    def place(self) -> Path:
+        """The folder in which the first file lies."""
+        return (self.root / next(iter(self.files))).parent
+
+    def read(self, path: str, reader: Callable[[Path], Any]) -> Any:
+        """What `reader` makes of the file at this path below `root`; whatever it stumbles over names the file."""
+        with naming(self.name, self.root / path):
+            return reader(self.root / path)
+
+
+def obtain(wanted: Published, unverified: bool) -> str:
+    """Make sure that the files are there and are the published ones -> which are not, or cannot be checked, in words.
+
+    Raises UserError where files are neither there nor to be had, and, unless `unverified`, where one is not the published.
+    """
+    if _missing(wanted):
+        _fetch(wanted)
+    unchecked = [path for path, md5 in wanted.files.items() if md5 is None]
+    archives = [path for path in wanted.archives if (wanted.root / path).exists()] if unchecked else []
+    wrong = []
+    for path in (*wanted.files, *archives):
+        if complaint := _complaint(wanted, path):
+            if not unverified:
+                raise UserError(f"--dataset {wanted.name}: {complaint}; --unverified_data takes it all the same")
+            wrong.append(path)
+    words = []
+    if wrong:
+        words.append(f"{_names(wrong)} {'does' if len(wrong) == 1 else 'do'} not have the published checksum")
+    if unchecked and not archives:
+        words.append(f"{_names(unchecked)} cannot be checked: the archive {_names(wanted.archives)} is not there")
+    return "; ".join(words)
+
+
+def _missing(wanted: Published) -> list[str]:
+    return [path for path in wanted.files if not (wanted.root / path).exists()]
+
+
+def _names(paths: Iterable[str]) -> str:
+    return listed(Path(path).name for path in paths)
+
+
+def _complaint(wanted: Published, path: str) -> str:
+    """That a file does not have its published checksum, in words; "" where it has, or where none is published."""
+    published = {**wanted.files, **wanted.archives}[path]
+    if published is None:
+        return ""
+    with naming(wanted.name, wanted.root / path), (wanted.root / path).open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found == published:
+        return ""
+    return f"{wanted.root / path} does not have its published checksum (md5 {found}, published {published})"
+
+
+def _fetch(wanted: Published) -> None:
+    """Download into a folder of its own beside the others, and move what is complete into its place: nothing is left of a
+    download that failed, nobody reads half of one, and what is there already stays as it is."""
+    archives = [path for path in wanted.archives if (wanted.root / path).exists()]
+    for path in archives:
+        if complaint := _complaint(wanted, path):
+            raise UserError(f"--dataset {wanted.name}: {complaint}; without it the data set is downloaded anew")
+    made = [folder for folder in (wanted.root, *wanted.root.parents) if not folder.exists()]
+    patience = socket.getdefaulttimeout()
+    try:
+        socket.setdefaulttimeout(PATIENCE)
+        wanted.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=wanted.root, prefix=".download-") as folder:
+            for path in archives:  # copies, because the download may write over them
+                (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(wanted.root / path, Path(folder) / path)
+            wanted.download(folder)
+            _move(Path(folder), wanted.root)
+        if _missing(wanted):
+            raise FileNotFoundError(f"the download lacks {_names(_missing(wanted))}")
+    except Exception as error:  # every kind of failed download
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()  # only if it is empty
+        raise UserError(
+            f"--dataset {wanted.name}: not to be read from {wanted.place} and not to be downloaded ({reason(error)}); "
+            f"{wanted.by_hand}, or name another folder of data sets with --data_dir"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def _move(new: Path, place: Path) -> None:
+    """Move a file or a folder to its place, where there is none yet; what two folders hold is put together."""
+    if not place.exists():
+        new.rename(place)
+    elif new.is_dir() and place.is_dir():
+        for child in new.iterdir():
+            _move(child, place / child.name)
+
+
+# --- readers -----------------------------------------------------------------------------------------------------------
+
+
+def idx(path: Path, axes: int) -> np.ndarray:
+    """An IDX file of bytes (MNIST's format): 0, 0, 8, the number of axes, their lengths as big-endian int32, the bytes."""
+    content = np.fromfile(path, np.uint8)
+    start = 4 * (axes + 1)
+    if len(content) < start or content[:4].tolist() != [0, 0, 8, axes]:
+        raise ValueError(f"not an IDX file of bytes with {axes} axes")
+    return content[start:].reshape(content[4:start].view(">u4").astype(int))
+
+
+class _Array:
+    """Stands in for numpy's array while a pickle is read, and keeps its state: no byte of the file reaches numpy's own
+    reconstruction, which trusts it."""
+
+    def __setstate__(self, state: tuple) -> None:
+        self.state = state
+
+
+class _DType(_Array):
+    """Stands in for numpy's dtype: `name` is what it was made of."""
+
+    def __init__(self, name: str, *_: Any) -> None:
+        self.name = name
+
+
+class _Unpickler(pickle.Unpickler):
+    """Plain containers and arrays; nothing else that a pickle asks for is looked up, so nothing in it can run."""
+
+    known = {
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _DType,
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),  # since numpy 2
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.known:
+            raise ValueError(f"refused: it asks for {module}.{name}, and only arrays and plain containers are read")
+        return self.known[module, name]
+
+
+def unpickled(path: Path) -> dict[str, Any]:
+    """A pickled dict of plain containers and arrays of bytes, as the CIFAR files are, by Python 2 or 3. Nothing runs."""
+    with path.open("rb") as file:
+        content = _Unpickler(file, encoding="latin1").load()
+    if not isinstance(content, dict):
+        raise ValueError(f"not a dict, but a {type(content).__name__}")
+    return {key: _bytes(value) if isinstance(value, _Array) else value for key, value in content.items()}
+
+
+def _bytes(array: _Array) -> np.ndarray:
+    """The uint8 array that a stand-in stands for."""
+    _, shape, dtype, fortran, content = array.state
+    if dtype.name not in ("u1", "|u1"):
+        raise ValueError(f"an array of {dtype.name}, not of bytes")
+    if isinstance(content, str):  # as Python 3 reads the bytes of Python 2
+        content = content.encode("latin1")
+    return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
+
+
+# --- arrays of the user ------------------------------------------------------------------------------------------------
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def arrays(path: Path) -> tuple[tuple, tuple, tuple[str, ...]]:
+    """An .npz file with x_train, y_train, x_test, y_test -> (x, y) of the training and of the test set, and the classes.
+
+    In the file: x [n, height, width], [n, height, width, channels] or [n, channels, height, width] with 1 to 4 channels;
+    where both readings of four axes are possible, the channels are the last. Integers must lie in 0 .. 255; floats are any
+    finite numbers. y are integers [n] or [n, 1], and every label 0 .. C - 1 occurs in y_train. `classes`, the C names, may
+    be left out. Returned: x uint8 or float32 [n, channels, height, width], y int64 [n]. Raises ValueError.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {key: np.asarray(file[key]) for key in (*KEYS, "classes") if key in file}
+    except Exception as error:  # not a zip file, half a zip file, objects in it, ...
+        raise ValueError(f"not to be read as an .npz file ({reason(error)})") from error
+    if lacking := [key for key in KEYS if key not in found]:
+        raise ValueError(f"it lacks {', '.join(lacking)}; must hold {', '.join(KEYS)}")
+    train, test = ((_images(f"x_{part}", found[f"x_{part}"]), found[f"y_{part}"]) for part in ("train", "test"))
+    if train[0].shape[1:] != test[0].shape[1:] or train[0].dtype != test[0].dtype:
+        kinds = [f"{x.dtype} {list(x.shape[1:])}" for x, _ in (train, test)]
+        raise ValueError(f"an image of x_train is {kinds[0]}, of x_test {kinds[1]} [channels, height, width]; must be alike")
+    train, test = ((x, _labels(f"y_{part}", y, len(x))) for part, (x, y) in (("train", train), ("test", test)))
+    classes = _classes(train[1], test[1], found.get("classes"))
+    return train, test, classes
+
+
+def _images(key: str, x: np.ndarray) -> np.ndarray:
+    """-> uint8 or float32 [n, channels, height, width]."""
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and 1 <= x.shape[3] <= 4:
+        x = x.transpose(0, 3, 1, 2)
+    if x.ndim != 4 or not 1 <= x.shape[1] <= 4:
+        allowed = "[n, height, width], [n, height, width, channels] and [n, channels, height, width], 1 to 4 channels"
+        raise ValueError(f"{key} has the shape {list(x.shape)}; allowed are {allowed}")
+    if x.size == 0:
+        raise ValueError(f"{key} holds no images")
+    if x.dtype.kind in "iu":
+        if x.min() < 0 or x.max() > 255:
+            raise ValueError(f"{key} holds integers from {x.min()} to {x.max()}; must be 0 .. 255, or floats")
+        return np.ascontiguousarray(x, np.uint8)
+    if x.dtype.kind != "f":
+        raise ValueError(f"{key} holds {x.dtype}; must be integers 0 .. 255, or floats")
+    with np.errstate(over="ignore"):
+        x = np.ascontiguousarray(x, np.float32)
+    if not np.isfinite(x).all():
+        raise ValueError(f"{key} holds numbers that are not finite (NaN, inf, or too large for 32 bits)")
+    return x
+
+
+def _labels(key: str, y: np.ndarray, n: int) -> np.ndarray:
+    """-> int64 [n]."""
+    if y.dtype.kind not in "iu":
+        raise ValueError(f"{key} holds {y.dtype}; must be integers")
+    if y.ndim != 1 and not (y.ndim == 2 and y.shape[1] == 1):
+        raise ValueError(f"{key} has the shape {list(y.shape)}; must be [n] or [n, 1]")
+    if len(y) != n:
+        raise ValueError(f"{key} holds {len(y)} labels for {n} images")
+    if y.min() < 0 or y.max() >= 2**31:
+        raise ValueError(f"{key} holds the label {y.min() if y.min() < 0 else y.max()}; must be 0 .. C - 1")
+    return y.reshape(-1).astype(np.int64)
+
+
+def _classes(train: np.ndarray, test: np.ndarray, names: np.ndarray | None) -> tuple[str, ...]:
+    """The names of the classes, by default their numbers; every one must occur in the training set."""
+    present = np.unique(train)
+    n_classes = int(present[-1]) + 1
+    if n_classes > len(present):
+        missing = np.setdiff1d(np.arange(min(n_classes, len(present) + 4)), present)[:4]
+        raise ValueError(f"no label {', '.join(map(str, missing))} in y_train; all of 0 .. {n_classes - 1} must occur")
+    if test.max() >= n_classes:
+        raise ValueError(f"y_test holds the label {test.max()}, which y_train lacks")
+    if names is None:
+        return tuple(map(str, range(n_classes)))
+    if names.shape != (n_classes,):
+        raise ValueError(f"classes has the shape {list(names.shape)}; must be [{n_classes}], a name for each label")
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())

@@ -1,0 +1,160 @@
+"""Image files: the folder of a data set, and decoding many of them at once."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from data.files import reason
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+MANY = 10_000  # files; more of them are decoded with a progress bar, and what comes out is kept
+GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's words for one channel
+
+
+def tree(root: Path) -> tuple[tuple[list[Path], list[int]], tuple[list[Path], list[int]], tuple[str, ...]]:
+    """root/train/CLASS/*.png and root/test/CLASS/*.png -> (files, labels) of both, and the names of the classes.
+
+    Classes are the folders of train/ by name, files come by class and name. What is hidden, or is no image by its name, is
+    passed over. Raises ValueError where a folder is not there or holds nothing, and for a class of test/ that train/ lacks.
+    """
+    for part in ("train", "test"):
+        if not (root / part).is_dir():
+            raise ValueError(f"no folder {root / part}; must hold train/CLASS/*.png and test/CLASS/*.png (or .jpg, ...)")
+    classes = tuple(folder.name for folder in _folders(root / "train"))
+    train = _files(root / "train", classes)
+    test = _files(root / "test", classes)
+    return train, test, classes
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _folders(folder: Path) -> list[Path]:
+    found = [path for path in _visible(folder) if path.is_dir()]
+    if not found:
+        raise ValueError(f"{folder} holds no folders; must hold one for each class")
+    return found
+
+
+def _files(part: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
+    """The images below train/ or test/ and their labels."""
+    files, labels = [], []
+    for folder in _folders(part):
+        if folder.name not in classes:
+            raise ValueError(f"{folder} is a class that train/ lacks; train/ has {', '.join(classes)}")
+        images = [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES]
+        if not images:
+            raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+        files += images
+        labels += [classes.index(folder.name)] * len(images)
+    return files, labels
+
+
+def decode(files: list[Path], size: int | None, channels: int | None, kept: Path) -> np.ndarray:
+    """Image files -> uint8 [n, channels, height, width].
+
+    `size` is the side to which each is resized (bilinear, with antialias); None: they must be of one size. `channels` is 3
+    for RGB, or None: 1 if all of them are grey, else 3. Transparency is dropped. What came of more than 10,000 files is kept
+    in the folder `kept`, under a name that changes with any of the files, and read from there the next time; that folder may
+    be removed at any time. Raises ValueError, naming the file.
+    """
+    if not files:
+        raise ValueError("no images")
+    place = _place(files, size, channels, kept) if len(files) > MANY else None
+    if place and (x := _read(place, len(files))) is not None:
+        return x
+    pictures = list(_decoded(files, size, channels))
+    shapes = [picture.shape for picture in pictures]
+    for path, shape in zip(files, shapes, strict=True):
+        if shape[1:] != shapes[0][1:]:
+            sizes = [f"{width}x{height}" for _, height, width in (shapes[0], shape)]
+            raise ValueError(
+                f"images of different sizes: {files[0]} is {sizes[0]}, {path} {sizes[1]} (width x height); "
+                "--image_size resizes all of them"
+            )
+    x = np.empty((len(files), max(shape[0] for shape in shapes), *shapes[0][1:]), np.uint8)
+    for i, picture in enumerate(pictures):
+        x[i] = picture  # one grey channel becomes three equal ones where others have three
+    if place:
+        _keep(place, x)
+    return x
+
+
+def _decoded(files: list[Path], size: int | None, channels: int | None) -> Iterator[np.ndarray]:
+    """Each image uint8 [1 or 3, height, width], in order; several threads decode at once."""
+    from tqdm import tqdm
+
+    def some(start: int) -> list[np.ndarray]:
+        return [_picture(path, size, channels) for path in files[start : start + 256]]
+
+    bar = {"desc": "decoding", "unit": " images", "file": sys.stderr, "leave": False}
+    hidden = None if len(files) > MANY else True  # None: hidden where nobody watches
+    with ThreadPoolExecutor() as pool, tqdm(total=len(files), disable=hidden, **bar) as progress:
+        for pictures in pool.map(some, range(0, len(files), 256)):
+            progress.update(len(pictures))
+            yield from pictures
+
+
+def _picture(path: Path, size: int | None, channels: int | None) -> np.ndarray:
+    """One image, uint8 [1 or 3, height, width]."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("I", "F"):
+                raise ValueError("32 bits a pixel; must be 8 or 16")
+            grey = image.mode in GREY and channels != 3
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 becomes 255
+            elif image.mode == "P":
+                image = image.convert("RGBA")  # a palette may have transparent colours
+            image = image.convert("L" if grey else "RGB")
+            if size is not None:
+                image = image.resize((size, size), Image.Resampling.BILINEAR)
+            pixels = np.asarray(image)
+    except Exception as error:  # Pillow has many words for a broken file
+        raise ValueError(f"{path} is not to be read as an image ({reason(error)})") from error
+    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+
+
+# --- what is kept of a long decoding -----------------------------------------------------------------------------------
+
+
+def _place(files: list[Path], size: int | None, channels: int | None, kept: Path) -> Path | None:
+    """Where it is kept; None where a file is not there."""
+    from PIL import __version__
+
+    try:
+        stats = [(str(path.absolute()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
+    except OSError:
+        return None  # the decoding will say which
+    return kept / f"{hashlib.sha256(repr((stats, size, channels, __version__)).encode()).hexdigest()[:32]}.npy"
+
+
+def _read(place: Path, n: int) -> np.ndarray | None:
+    """What was kept, unless it is not there or damaged."""
+    with suppress(Exception):
+        x = np.load(place, allow_pickle=False)
+        if x.dtype == np.uint8 and x.ndim == 4 and len(x) == n:
+            return x
+    return None
+
+
+def _keep(place: Path, x: np.ndarray) -> None:
+    """Write beside and rename; without room or permission it is done without."""
+    beside = place.with_suffix(f".{os.getpid()}")
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("wb") as file:
+                np.save(file, x)
+            beside.replace(place)
+        finally:
+            beside.unlink(missing_ok=True)

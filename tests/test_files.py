@@ -1,0 +1,305 @@
+"""Files are read for what they are, whatever is in them: nothing runs, and what is wrong is one line."""
+
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from data.files import arrays, idx, listed, reason, unpickled
+from errors import UserError
+
+# --- pickles -----------------------------------------------------------------------------------------------------------
+
+
+def python_2(array, labels):
+    """A dict of an array of bytes and a list, opcode by opcode as Python 2 wrote CIFAR: text is bytes to it."""
+
+    def text(content, four=False):
+        return (b"T" + struct.pack("<i", len(content)) if four else b"U" + bytes([len(content)])) + content
+
+    numbers = b"".join(b"K" + bytes([number]) for number in labels)
+    shape = b"".join(b"M" + struct.pack("<H", length) for length in array.shape)
+    dtype = (
+        b"cnumpy\ndtype\n" + text(b"u1") + b"K\0K\1\x87R(K\3" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+    )
+    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" + text(b"b") + b"\x87R"
+    state = b"(K\1" + shape + b"\x86" + dtype + b"\x89" + text(array.tobytes(), True) + b"tb"
+    return b"\x80\2}(" + text(b"data") + made + state + text(b"labels") + b"](" + numbers + b"eu."
+
+
+BYTES = np.random.default_rng(0).integers(0, 256, (5, 300), dtype=np.uint8)
+
+
+def test_a_pickle_of_python_2_is_read(tmp_path):
+    (tmp_path / "batch").write_bytes(python_2(BYTES, [3, 1, 4, 1, 5]))
+    content = unpickled(tmp_path / "batch")
+    assert content["labels"] == [3, 1, 4, 1, 5]
+    assert np.array_equal(content["data"], BYTES)
+    assert np.array_equal(
+        pickle.loads((tmp_path / "batch").read_bytes(), encoding="latin1")["data"], BYTES
+    )  # nor is it ours
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+@pytest.mark.parametrize("array", [BYTES, BYTES.T, BYTES[:0], np.asfortranarray(BYTES[:, :7])], ids=["C", "T", "none", "F"])
+def test_a_pickle_of_python_3_is_read(protocol, array, tmp_path):
+    (tmp_path / "batch").write_bytes(pickle.dumps({"data": array, "more": (1, None, ["a"])}, protocol))
+    content = unpickled(tmp_path / "batch")
+    assert np.array_equal(content["data"], array)
+    assert content["data"].dtype == np.uint8
+    assert content["more"] == (1, None, ["a"])
+
+
+class Calls:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+FORBIDDEN = {
+    "builtins.eval": Calls(eval, "1 + 1"),
+    "builtins.getattr": Calls(getattr, "a", "upper"),
+    "collections.OrderedDict": OrderedDict(a=1),
+    "numpy.frombuffer": Calls(np.frombuffer, b"abc", "u1"),
+    "errors.UserError": UserError,
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_that_asks_for_anything_else_is_refused(what, protocol, tmp_path):
+    (tmp_path / "batch").write_bytes(pickle.dumps({"data": FORBIDDEN[what]}, protocol))
+    module, name = what.split(".")
+    with pytest.raises(ValueError, match=rf"refused: it asks for (numpy\._?core.*|{module}|__builtin__)\.{name}, and only"):
+        unpickled(tmp_path / "batch")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": np.zeros(3)},
+        {"data": np.array([None])},
+        {"data": np.array(["a"])},
+        {"data": np.zeros(3, np.int8)},
+        {"data": np.zeros(3, [("a", "u1")])},
+    ],
+    ids=["floats", "objects", "text", "signed", "records"],
+)
+def test_arrays_of_anything_but_bytes_are_refused(content, tmp_path):
+    (tmp_path / "batch").write_bytes(pickle.dumps(content, 4))
+    with pytest.raises(ValueError, match="not of bytes"):
+        unpickled(tmp_path / "batch")
+
+
+def test_no_state_of_a_pickle_reaches_numpy(tmp_path):
+    """A shape or a type that does not fit the bytes is an error here, whatever numpy would make of it."""
+    whole = pickle.dumps({"data": BYTES}, 4)
+    for old, new in ((b"M,\x01", b"M,\x7f"), (b"u1", b"O8")):
+        assert whole.count(old) == 1
+        (tmp_path / "batch").write_bytes(whole.replace(old, new))
+        with pytest.raises(ValueError, match="cannot reshape|not of bytes"):
+            unpickled(tmp_path / "batch")
+
+
+# --- IDX ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(7,), (300, 2, 3), (0,)])
+def test_idx_files_hold_big_endian_lengths(shape, tmp_path):
+    content = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    header = bytes([0, 0, 8, len(shape)]) + b"".join(struct.pack(">I", length) for length in shape)
+    (tmp_path / "file").write_bytes(header + content.tobytes())
+    assert np.array_equal(idx(tmp_path / "file", len(shape)), content)
+    with pytest.raises(ValueError, match="not an IDX file"):
+        idx(tmp_path / "file", len(shape) + 1)
+
+
+# --- words -------------------------------------------------------------------------------------------------------------
+
+
+def test_few_names_are_listed_and_many_are_not():
+    assert listed(["a", "b", "c", "d"]) == "a, b, c, d"
+    assert listed("abcde") == "a, ..., e"
+
+
+def test_a_reason_is_never_empty_and_never_two_lines():
+    assert reason(ValueError("one:\ntwo")) == "one"
+    assert reason(AssertionError()) == "AssertionError"
+    assert reason(KeyError("y")) == "it lacks 'y'"
+
+
+# --- .npz --------------------------------------------------------------------------------------------------------------
+
+X = np.random.default_rng(0).integers(0, 256, (9, 5, 6, 3), dtype=np.uint8)
+Y = np.arange(9) % 3
+
+
+def content(**changes):
+    """A whole .npz with some of its arrays changed, or left out where they are None."""
+    whole = {"x_train": X[:6], "y_train": Y[:6], "x_test": X[6:], "y_test": Y[6:], **changes}
+    return {key: value for key, value in whole.items() if value is not None}
+
+
+def save(path, **changes):
+    np.savez(path, **content(**changes))
+    return path
+
+
+def both(array):
+    return {"x_train": array[:6], "x_test": array[6:]}
+
+
+FIRST = X.transpose(0, 3, 1, 2)  # [9, 3, 5, 6]
+LAYOUTS = {
+    "channels last": (X, FIRST),
+    "channels first": (FIRST, FIRST),
+    "no channels": (X[..., 0], FIRST[:, :1]),
+    "one channel": (X[..., :1], FIRST[:, :1]),
+    "four channels": (FIRST[:, :, :4].transpose(0, 2, 1, 3), FIRST[:, :, :4].transpose(0, 2, 1, 3)),
+    "both possible": (X[:, :3, :, :2], FIRST[:, :2, :3]),  # the last axis has the last word
+    "five channels last": (FIRST[..., :5], FIRST[..., :5]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_come_with_their_channels_first(layout, tmp_path):
+    x, expected = LAYOUTS[layout]
+    (x_train, _), (x_test, _), _ = arrays(save(tmp_path / "x.npz", **both(x)))
+    assert np.array_equal(np.concatenate([x_train, x_test]), expected)
+    assert x_train.dtype == np.uint8
+    assert x_train.flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", ">i4", "u8", "i8"])
+def test_any_integers_become_bytes(dtype, tmp_path):
+    (x_train, _), (x_test, _), _ = arrays(save(tmp_path / "x.npz", **both(X.astype(dtype))))
+    assert x_train.dtype == x_test.dtype == np.uint8
+    assert np.array_equal(x_train, X[:6].transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])
+def test_floats_stay_as_they_are(dtype, tmp_path):
+    x = (X / 255 - 0.5).astype(dtype)
+    (x_train, _), (x_test, _), _ = arrays(save(tmp_path / "x.npz", **both(x)))
+    assert x_train.dtype == x_test.dtype == np.float32
+    assert np.array_equal(x_test, x[6:].transpose(0, 3, 1, 2).astype("f4"))
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+@pytest.mark.parametrize("dtype", ["u1", "i4", "u8", ">i2"])
+def test_labels_are_integers_in_one_or_two_axes(shape, dtype, tmp_path):
+    y = Y.astype(dtype).reshape(shape)
+    (_, y_train), (_, y_test), classes = arrays(save(tmp_path / "x.npz", y_train=y[:6], y_test=y[6:]))
+    assert (y_train.dtype, y_train.tolist(), y_test.tolist()) == (np.int64, Y[:6].tolist(), Y[6:].tolist())
+    assert classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], [b"a", b"b", b"c"]])
+def test_classes_may_have_names(names, tmp_path):
+    assert arrays(save(tmp_path / "x.npz", classes=np.array(names)))[2] == ("a", "b", "c")
+
+
+def test_the_test_set_may_lack_a_class(tmp_path):
+    arrays(save(tmp_path / "x.npz", y_test=np.array([0, 0, 1])))
+
+
+def test_a_compressed_file_is_read(tmp_path):
+    np.savez_compressed(tmp_path / "x.npz", **content())
+    assert np.array_equal(arrays(tmp_path / "x.npz")[0][0], X[:6].transpose(0, 3, 1, 2))
+
+
+def ended_early(path):
+    path.write_bytes(save(path).read_bytes()[:-100])
+
+
+def corrupt(path):
+    whole = save(path).read_bytes()
+    place = whole.index(X[:6].tobytes()[:50])
+    path.write_bytes(whole[:place] + bytes(50) + whole[place + 50 :])
+
+
+def one_array(path):
+    np.save(path.with_suffix(".npy"), X)
+    path.with_suffix(".npy").rename(path)
+
+
+def other_zip(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("notes.txt", "nothing")
+
+
+def foreign_entry(path):
+    with zipfile.ZipFile(save(path, x_train=None), "a") as file:
+        file.writestr("x_train.npy", "not an array")
+
+
+def of(**changes):
+    return lambda path: save(path, **changes)
+
+
+OBJECTS = np.array([{"a": 1}] * 6, dtype=object)
+ODD = np.where(np.arange(6 * 5 * 6 * 3).reshape(6, 5, 6, 3) == 7, np.nan, 0.5)
+WRONG = {
+    "an empty file": (lambda path: path.write_bytes(b""), "not to be read as an .npz file"),
+    "text": (lambda path: path.write_text("x_train = 1"), "not to be read as an .npz file"),
+    "a pickle": (lambda path: path.write_bytes(pickle.dumps({"x_train": 1})), "not to be read as an .npz file"),
+    "half a file": (ended_early, "not to be read as an .npz file"),
+    "a changed file": (corrupt, "Bad CRC-32"),
+    "an .npy": (one_array, "not to be read as an .npz file"),
+    "another zip": (other_zip, "it lacks x_train, y_train, x_test, y_test; must hold"),
+    "no array inside": (foreign_entry, "x_train"),
+    "no y_test": (of(y_test=None), "it lacks y_test; must hold x_train, y_train, x_test, y_test"),
+    "no x": (of(x_train=None, x_test=None), "it lacks x_train, x_test"),
+    "two axes": (of(x_train=X[:6].reshape(6, -1)), "x_train has the shape [6, 90]; allowed are [n, height, width], "),
+    "five axes": (of(x_test=X[6:, None]), "x_test has the shape [3, 1, 5, 6, 3]"),
+    "five channels": (of(x_train=np.zeros((6, 5, 6, 5), int)), "1 to 4 channels"),
+    "no channels": (of(x_train=np.zeros((6, 5, 6, 0), int)), "1 to 4 channels"),
+    "a number": (of(x_train=3), "x_train has the shape []"),
+    "sizes differ": (of(x_test=X[6:, :4]), "an image of x_train is uint8 [3, 5, 6], of x_test uint8 [3, 4, 6]"),
+    "channels differ": (of(x_test=X[6:, ..., :1]), "of x_test uint8 [1, 5, 6]"),
+    "types differ": (of(x_test=X[6:] / 255), "of x_test float32 [3, 5, 6]"),
+    "NaN": (of(x_train=ODD, x_test=X[6:] / 255), "x_train holds numbers that are not finite"),
+    "infinite": (of(x_train=X[:6] / 255, x_test=np.full((3, 5, 6, 3), np.inf)), "x_test holds numbers that are not finite"),
+    "too large": (of(x_train=X[:6] * 1e300, x_test=X[6:] / 255), "x_train holds numbers that are not finite"),
+    "negative": (of(x_train=X[:6].astype(int) - 1), "x_train holds integers from -1 to"),
+    "256": (of(x_test=np.full((3, 5, 6, 3), 256)), "x_test holds integers from 256 to 256; must be 0 .. 255, or floats"),
+    "booleans": (of(x_train=X[:6] > 9), "x_train holds bool"),
+    "complex": (of(x_train=X[:6] * 1j), "x_train holds complex128"),
+    "text for images": (of(x_train=X[:6].astype(str)), "x_train holds <U3"),
+    "objects": (of(x_train=OBJECTS), "not to be read as an .npz file"),
+    "objects for names": (of(classes=np.array(["a", "b", None], object)), "not to be read as an .npz file"),
+    "negative labels": (of(y_train=Y[:6] - 1), "y_train holds the label -1; must be 0 .. C - 1"),
+    "fractions": (of(y_train=Y[:6] / 2), "y_train holds float64; must be integers"),
+    "whole floats": (of(y_test=Y[6:].astype(float)), "y_test holds float64; must be integers"),
+    "labels of text": (of(y_test=Y[6:].astype(str)), "y_test holds <U"),
+    "labels that are bool": (of(y_train=Y[:6] > 1), "y_train holds bool"),
+    "one-hot": (of(y_train=np.eye(3, dtype=int)[Y[:6]]), "y_train has the shape [6, 3]; must be [n] or [n, 1]"),
+    "a gap": (of(y_train=Y[:6] * 2), "no label 1, 3 in y_train; all of 0 .. 4 must occur"),
+    "from 1": (of(y_train=Y[:6] + 1, y_test=Y[6:] + 1), "no label 0 in y_train; all of 0 .. 3 must occur"),
+    "a wide gap": (of(y_train=Y[:6] * 10**9), "no label 1, 2, 3, 4 in y_train; all of 0 .. 2000000000"),
+    "a vast label": (of(y_train=Y[:6].astype("u8") * 2**62), "y_train holds the label 9223372036854775808"),
+    "an unknown class": (of(y_test=np.array([0, 3, 1])), "y_test holds the label 3, which y_train lacks"),
+    "fewer labels": (of(y_train=Y[:5]), "y_train holds 5 labels for 6 images"),
+    "more labels": (of(y_test=Y), "y_test holds 9 labels for 3 images"),
+    "no training images": (of(x_train=X[:0], y_train=Y[:0]), "x_train holds no images"),
+    "no test images": (of(x_test=X[:0], y_test=Y[:0]), "x_test holds no images"),
+    "no pixels": (of(x_train=X[:6, :0], x_test=X[6:, :0]), "x_train holds no images"),
+    "no labels": (of(y_train=Y[:0]), "y_train holds 0 labels for 6 images"),
+    "two names": (of(classes=np.array(["a", "b"])), "classes has the shape [2]; must be [3], a name for each label"),
+    "four names": (of(classes=np.array(list("abcd"))), "classes has the shape [4]"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_no_data_set_is_one_line(what, tmp_path):
+    write, words = WRONG[what]
+    write(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match=".") as raised:
+        arrays(tmp_path / "x.npz")
+    assert len(reason(raised.value).splitlines()) == 1
+    assert words in str(raised.value)
