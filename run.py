@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
+import numpy as np
+
 import algorithms
 import experiment
 import options
@@ -23,7 +25,7 @@ from experiment import Experiment
 from figures import table
 from launch import launch
 
-MAX_CLIENTS_SHOWN = 20
+MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN = 20, 12
 
 
 def main(argv: Sequence[str]) -> int:
@@ -135,16 +137,20 @@ def _command(one: Experiment, how: options.Launch) -> str:
 
 
 def _split(one: Experiment) -> str:
-    """The split as a table of client x class."""
+    """The split as a table of client x class; where there are many classes, of how many a client holds."""
     counts = partition.table(one.data, one.split)
-    names = [name if len(name) <= 8 else f"{name[:7]}." for name in one.data.classes]
-    width = max(6, *(len(name) + 1 for name in names))
+    columns = [(name if len(name) <= 8 else f"{name[:7]}.", counts[:, c]) for c, name in enumerate(one.data.classes)]
+    if len(columns) > MAX_CLASSES_SHOWN:
+        largest, median = counts.max(1), np.median(counts, axis=1).astype(int)
+        columns = [("classes", (counts > 0).sum(1)), ("largest", largest), ("median", median)]
+    columns += [("all", counts.sum(1)), ("test", np.array([len(share) for share in one.split.test]))]
+    width = max(7, *(len(name) + 1 for name, _ in columns))
     lines = [
         f"split {one.split.digest}: training examples by client and class",
-        "client" + "".join(f"{n:>{width}}" for n in names) + f"{'all':>8}{'test':>8}",
+        "client" + "".join(f"{name:>{width}}" for name, _ in columns),
     ]
-    for k, row in enumerate(counts[:MAX_CLIENTS_SHOWN]):
-        lines.append(f"{k:>6}" + "".join(f"{n:>{width}}" for n in row) + f"{row.sum():>8}{len(one.split.test[k]):>8}")
+    for k in range(min(len(counts), MAX_CLIENTS_SHOWN)):
+        lines.append(f"{k:>6}" + "".join(f"{column[k]:>{width}}" for _, column in columns))
     if len(counts) > MAX_CLIENTS_SHOWN:
         lines.append(f"   ... {len(counts) - MAX_CLIENTS_SHOWN} more clients, all of them in split.npz")
     return "\n".join(lines)

@@ -22,7 +22,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         """The flag by its own name alone: its help tells the other ones."""
         if action.nargs == 0:
             return ", ".join(action.option_strings)
-        return f"{action.option_strings[0]} {self._get_default_metavar_for_optional(action)}"
+        return f"{action.option_strings[0]} {action.metavar}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,16 +48,15 @@ def parse(argv: Sequence[str], algorithms: Mapping[str, type[Options]], describe
     alone = len(names) == 1
     parser, declared = parser_of(names, algorithms, describe, names if named or origin else list(algorithms))
 
-    notes: list[str] = []
-    given = _read(words, parser, declared, algorithms, notes)
+    defaults = {name: [flag["default"]] for name, flag in declared.items()}
     try:
         switches = [name for name, flag in declared.items() if flag["takes"] is None]
-        base = _read(words_of(held, switches), parser, declared, algorithms, notes)
+        base, notes = _read(words_of(held, switches), parser, declared, algorithms, defaults["n_clients"])
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
+    given, more = _read(words, parser, declared, algorithms, base.get("n_clients", defaults["n_clients"]))
     # a saved configuration holds every flag, those that nothing reads too: at their defaults
-    base = {name: found for name, found in base.items() if found != [declared[name]["default"]]}
-    values = {**base, **given}
+    values = {**{name: found for name, found in base.items() if found != defaults[name]}, **given}
     launching, shared = flags_of(Launch), flags_of(Options)
     for name in launching:
         if len(values.get(name, [])) > 1:
@@ -84,7 +83,7 @@ def parse(argv: Sequence[str], algorithms: Mapping[str, type[Options]], describe
             raise UserError(f"--{name} {_shown(found)}: read only with {declared[name]['needs'].words}")
     for run in runs:
         _check(run)
-    return runs, launch, [*notes, *_notes(names, values, algorithms, shared)]
+    return runs, launch, [*notes, *more, *_notes(names, values, algorithms, shared)]
 
 
 def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mapping[str, str]) -> None:
@@ -158,9 +157,9 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
     group = parser.add_argument_group("flags that stand for others (one given beside them has the last word)")
     for name, flag in flags_of(Shorthand).items():
         _add(group, name, flag)
-    for name, flag in TRANSLATIONS.items():
-        takes = {"nargs": "+"} if flag.takes else {"action": "store_true"}
-        group.add_argument(f"--{name}", help=argparse.SUPPRESS, **takes)
+    for name, other in TRANSLATIONS.items():
+        takes = {"nargs": "+", "metavar": "N"} if other.takes else {"action": "store_true"}
+        group.add_argument(f"--{name}", help=f"another system's --{other.says}: {other.help}", **takes)
     return parser, declared
 
 
@@ -183,31 +182,30 @@ def _add(group, name: str, declared: Mapping[str, Any]) -> None:
     )
 
 
-def _read(
-    words: Sequence[str], parser: argparse.ArgumentParser, declared: Mapping, algorithms: Mapping, notes: list
-) -> dict:
-    """The words behind the algorithms' names -> {flag: its values}, other systems' spellings translated to ours."""
+def _read(words: Sequence[str], parser: argparse.ArgumentParser, declared: Mapping, algorithms: Mapping, clients: list):
+    """The words behind the algorithms' names -> ({flag: its values}, how other systems' flags were translated to ours).
+    `clients` are the numbers of clients, where the words do not give them."""
     typed = _reject_strange_flags(words, parser, algorithms)
     texts = vars(parser.parse_args([_guarded(word) for word in words]))
-    found = {
-        name: _values(typed[name], text, declared[name]["takes"], algorithms)
-        for name, text in texts.items()
-        if name in declared
-    }
-    clients = found.get("n_clients", [declared["n_clients"]["default"]])
-    for name in TRANSLATIONS.keys() & texts.keys():
-        other = TRANSLATIONS[name]
-        given = _values(name, texts[name], other.takes, algorithms)
-        if other.says in found:
-            raise UserError(f"--{name}: says the same as --{typed[other.says]}, which is given too")
-        if len(clients) > 1:
-            raise UserError(f"--{name} {_shown(given)}: with several --n_clients use --{other.says}")
-        try:
-            found[other.says] = [other.translate(value, clients[0]) for value in given]
-        except ValueError as error:
-            raise UserError(f"--{name} {_shown(given)}: {error}") from None
-        notes.append(f"--{name} {_shown(given)} is --{other.says} {_shown(found[other.says])} here".replace(" True ", " "))
-    return found
+    found, notes = {}, []
+    for name, text in texts.items():
+        if name in declared:
+            found[name] = _values(typed[name], text, declared[name]["takes"], algorithms)
+    clients = found.get("n_clients", clients)
+    for name, other in TRANSLATIONS.items():
+        if name in texts:
+            given = _values(name, texts[name], other.takes, algorithms)
+            shown = f"--{name} {_shown(given)}" if other.takes else f"--{name}"
+            if other.says in found:
+                raise UserError(f"{shown}: says the same as --{typed[other.says]}, which is given too")
+            if len(clients) > 1:
+                raise UserError(f"{shown}: with several --n_clients use --{other.says}")
+            try:
+                found[other.says] = [other.translate(value, clients[0]) for value in given]
+            except ValueError as error:
+                raise UserError(f"{shown}: {error}") from None
+            notes.append(f"{shown} is --{other.says} {_shown(found[other.says])} here")
+    return found, notes
 
 
 def _guarded(word: str) -> str:

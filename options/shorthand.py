@@ -83,6 +83,7 @@ class Translation:
     value, and the number of clients, to our value; raises ValueError with the reason."""
 
     says: str
+    help: str
     takes: Callable[[str], Any] | None
     translate: Callable[[Any, int], Any]
 
@@ -98,7 +99,7 @@ def _device(number: int, n_clients: int) -> str:
 
 
 TRANSLATIONS = {
-    "num_select_clients": Translation("participation", Number(int, least=1), _fraction),
-    "gpu": Translation("device", Number(int, least=-1), _device),
-    "iid": Translation("partition", None, lambda _, n_clients: "iid"),
+    "num_select_clients": Translation("participation", "a number of clients", Number(int, least=1), _fraction),
+    "gpu": Translation("device", "a number, -1 is the CPU", Number(int, least=-1), _device),
+    "iid": Translation("partition", "iid", None, lambda _, n_clients: "iid"),
 }

@@ -429,6 +429,7 @@ def test_a_gpu_number_is_a_device_and_the_cpu_where_there_is_none(monkeypatch):
 def test_iid_is_a_partition():
     assert one("fedavg --iid").partition == "iid"
     assert "--iid" in refused("fedavg --iid --partition lda")
+    assert parse("fedavg --iid")[2] == ["--iid is --partition iid here"]
 
 
 def test_the_command_of_another_system_as_typed():
@@ -514,6 +515,12 @@ def test_a_flag_beside_a_saved_configuration_has_the_last_word(saved):
     assert [(run.seed, run.alpha) for run in runs_of(f"--config_file {path} --seed 1 2")] == [(1, 0.5), (2, 0.5)]
     assert one(f"--config_file {path} --partition iid") == one("fedavg --partition iid --rounds 3")
     assert "--alpha 0.1: read only with" in refused(f"--config_file {path} --partition iid --alpha 0.1")
+
+
+def test_a_number_of_selected_clients_is_a_fraction_of_those_of_the_file(saved):
+    path = saved(plain(one("fedavg --n_clients 20")))
+    assert one(f"--config_file {path} --num_select_clients 5").participation == 0.25
+    assert one(f"--config_file {path} --num_select_clients 5 --n_clients 10").participation == 0.5
 
 
 def test_a_file_of_flags_need_not_name_an_algorithm(saved):
