@@ -48,13 +48,17 @@ def assert_same(one: saves.Run, other: saves.Run) -> None:
 NAMES = [*algorithms.ALGORITHMS, *(f"{name} --as_published" for name in algorithms.PUBLISHED)]
 
 
-def test_histories_are_the_same_in_two_folders_whatever_ran_before(tmp_path):
+RANDOM = {"model": ("CNNMnist",), "augment": "crop_flip_cutout", "lr_schedule": "cosine", "clip_grad": 1.0}
+
+
+@pytest.mark.parametrize("drawn", [{}, RANDOM], ids=["plain", "dropout and augmentation"])
+def test_histories_are_the_same_in_two_folders_whatever_ran_before(drawn, tmp_path):
     def everything(names, folder):
         found = {}
         for name in names:
             algorithm, _, quirks = name.partition(" ")
             flags = {"as_published": True} if quirks else {}
-            found[name] = experiment.run(prepared(algorithm, folder, **flags))
+            found[name] = experiment.run(prepared(algorithm, folder, **flags, **drawn))
             torch.rand(3), np.random.random()  # noqa: NPY002  # what else a process may draw
         return found
 
@@ -78,6 +82,7 @@ sys.exit(run.main(sys.argv[1:]))
 @pytest.mark.parametrize("name", ["cfkd", "fedavg", "centralized"])
 def test_a_run_killed_half_way_and_started_again_is_the_same_to_the_last_bit(name, tmp_path):
     flags = f"{name} --n_clients 3 --rounds 8 --reduced 0.3 --participation 0.7 --epoch_per_round 3 --threads 1 --quiet"
+    flags += " --model CNNMnist --augment crop_flip --lr_schedule step"
     command = [sys.executable, "-c", KILLED, *flags.split(), "--export_dir"]
     whole = subprocess.run([*command, str(tmp_path / "whole")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stderr

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from test_datasets import LAYOUTS
 
 import algorithms
 import options
@@ -68,6 +69,21 @@ def test_every_command_of_the_readme_is_understood(line):
     else:
         runs, _, _ = options.parse(words, classes, dict.fromkeys(classes, ""))
         assert runs
+
+
+def test_the_cfkd_codes_own_example_runs_as_typed(tmp_path, monkeypatch):
+    """Where CelebA's files are: here eight pictures of its layout, whose checksums are taken for the published ones."""
+    (line,) = [typed for typed in COMMANDS if "CELEBA" in typed]
+    assert line == "python run.py --n_clients 2 --dataset CELEBA --model LeNet5 --feature_dim 84 --rounds 100"
+    LAYOUTS["CELEBA"].write(tmp_path / "data")
+    for path in (tmp_path / "data" / "celeba").glob("*.txt"):
+        LAYOUTS["CELEBA"].publish(monkeypatch, path)
+    monkeypatch.chdir(tmp_path)
+    assert command.main(shlex.split(line)[2:]) == 0
+    (run,) = saves.find(tmp_path / "saves")
+    assert run.options["algorithm"] == "cfkd"
+    assert run.config["inputs"] == [[3, 32, 32], 2]
+    assert run.rounds["round"].max() == 100
 
 
 REGISTER = """

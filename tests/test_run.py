@@ -12,6 +12,7 @@ import torch
 import algorithms
 import run as command
 import saves
+from data.datasets import LOADERS, from_arrays
 from figures import curves, table
 
 QUICK = "--n_clients 3 --rounds 2 --reduced 0.1 --model MLP --threads 1"
@@ -144,6 +145,19 @@ def test_a_split_is_shown_drawn_and_saved_and_nothing_is_trained(tmp_path, capsy
     assert png.read_bytes().startswith(b"\x89PNG")
     with np.load(npz) as saved:
         assert ((saved["table"] > 0).sum(1) == 4).all()
+
+
+def test_many_classes_are_summed_up_on_the_screen(tmp_path, capsys, monkeypatch):
+    names = tuple(f"a class with number {c}" for c in range(20))
+    x, y = np.zeros((100, 1, 28, 28), np.uint8), np.repeat(np.arange(20), 5)
+    monkeypatch.setitem(LOADERS, "digits", lambda source: from_arrays("digits", (x, y), (x, y), names))
+    words = "--partition classes --classes_per_client 10 --n_clients 2 --show_split --data_dir elsewhere"
+    assert main(words, tmp_path) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:4]]
+    # every client has ten classes of five examples, and none of the ten others
+    assert rows == [["client", "classes", "largest", "median", "all", "test"]] + [
+        [k, "10", "5", "2", "50", "50"] for k in "01"
+    ]
 
 
 def test_a_saved_split_is_taken_as_it_is(tmp_path, capsys):
