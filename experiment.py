@@ -162,13 +162,13 @@ def _start(options: Options, inputs: tuple) -> saves.Rows | None:
             )
         if len(found) != options.n_clients:
             raise UserError(f"{given} has models of {len(found)} clients, and --n_clients is {options.n_clients}")
-    for k, row in enumerate(found if isinstance(found, list) else [found] * len(options.model)):
-        name = options.model[k % len(options.model)]
-        expected = models.build(name, *inputs, options.feature_dim).state_dict()
-        if {n: t.shape for n, t in row.items()} != {n: t.shape for n, t in expected.items()}:
+    with torch.random.fork_rng(devices=[]):
+        built = [models.build(name, *inputs, options.feature_dim).state_dict() for name in options.model]
+    for k, row in enumerate(found if isinstance(found, list) else [found] * len(built)):
+        if {n: t.shape for n, t in row.items()} != {n: t.shape for n, t in built[k % len(built)].items()}:
             raise UserError(
-                f"{given} is of another architecture than --model {name} for {inputs[1]} classes and images of "
-                f"{'x'.join(map(str, inputs[0]))}; must be the same"
+                f"{given} is of another architecture than --model {options.model[k % len(built)]} for {inputs[1]} classes "
+                f"and images of {'x'.join(map(str, inputs[0]))}; must be the same"
             )
     return found
 
