@@ -4,11 +4,15 @@
 `shape` is (channels, height, width) of an image. Every model is a body, images [B, channels, height, width] -> features
 [B, D], and a classifier, features -> logits [B, C]; `forward` returns both. Parameters are named accordingly, `body.*` and
 `classifier.*`. Parameter counts below are for one channel, 28x28 images and C = 10.
+
+Models with a stem that can be cut off are `StemNet`s; the server models of FedGKT read the maps of such a stem, whose shape
+is then `shape`.
 """
 
 import inspect
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -36,6 +40,21 @@ class Net(nn.Module):
         for module in self.modules():
             if isinstance(module, Dropout):
                 module.stream = stream
+
+
+class StemNet(Net):
+    """A `Net` in two parts, of which another network may take the second's place: its body is nn.Sequential(stem, rest), and
+    forward(x) is tail(stem(x))."""
+
+    @property
+    def stem(self) -> nn.Module:
+        """Images [B, channels, height, width] -> map [B, width of the stem, height, width]."""
+        return self.body[0]
+
+    def tail(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The map of the stem, which stays as it is -> (features [B, D], logits [B, C])."""
+        features = self.body[1](x)
+        return features, self.classifier(features)
 
 
 ReLU = partial(nn.ReLU, inplace=True)  # the same numbers from less memory
@@ -117,8 +136,12 @@ class ResBlock(nn.Module):
         return self.shortcut(x) + self.residual(x)
 
 
-def _conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), ReLU()
+def _conv_bn_relu(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> tuple[nn.Module, ...]:
+    return *_conv_bn(inputs, outputs, stride, size), ReLU()
+
+
+def _conv_bn(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(outputs)
 
 
 def ResNet9(shape, n_classes: int, feature_dim: int) -> Net:
@@ -149,6 +172,115 @@ def ResNet18(shape, n_classes: int, feature_dim: int) -> Net:
         *(GlobalMean(), nn.Linear(512, feature_dim), nn.Tanh()),
     )
     return Net(body, feature_dim, n_classes)
+
+
+# --- the CIFAR ResNets of Group Knowledge Transfer (He, Annavaram and Avestimehr, 2020) ---------------------------------
+
+STEM_WIDTH = 16  # channels of the map between the two sides
+
+
+class SumBlock(nn.Module):
+    """ReLU(shortcut(x) + residual(x)), the block of He et al. (2016): [B, inputs, height, width] -> [B, outputs, height /
+    stride, width / stride], rounded up.
+
+    The shortcut is x itself, or BN(conv(x)), 1x1 without bias, where the channels or the size change. x stays as it is.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *residual: nn.Module) -> None:
+        super().__init__()
+        self.outputs, self.stride = outputs, stride
+        self.residual = nn.Sequential(*residual)
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(*_conv_bn(inputs, outputs, stride, size=1))
+        self.relu = ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.shortcut(x) + self.residual(x))
+
+
+class BasicBlock(SumBlock):
+    """A `SumBlock` whose residual is BN(conv(ReLU(BN(conv(x))))): 3x3 without bias, the first with the stride."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        residual = (*_conv_bn_relu(inputs, outputs, stride), *_conv_bn(outputs, outputs))
+        super().__init__(inputs, outputs, stride, *residual)
+
+
+class Bottleneck(SumBlock):
+    """A `SumBlock` of 4 * planes outputs, whose residual is 1x1 to `planes` channels, 3x3 with the stride, and 1x1 to the
+    outputs: convolutions without bias, each with its BN, and a ReLU after the first two."""
+
+    def __init__(self, inputs: int, planes: int, stride: int = 1) -> None:
+        narrow = (*_conv_bn_relu(inputs, planes, size=1), *_conv_bn_relu(planes, planes, stride))
+        super().__init__(inputs, 4 * planes, stride, *narrow, *_conv_bn(planes, 4 * planes, size=1))
+
+
+def _bottlenecks(inputs: int, *depths: int) -> list[SumBlock]:
+    """So many blocks a stage, of planes 16, 32, 64; each stage but the first halves the map."""
+    blocks: list[SumBlock] = []
+    for stage, depth in enumerate(depths):
+        for place in range(depth):
+            stride = 2 if stage > 0 and place == 0 else 1
+            blocks.append(Bottleneck(blocks[-1].outputs if blocks else inputs, 16 * 2**stage, stride))
+    return blocks
+
+
+def _of_blocks(shape, n_classes: int, blocks: Sequence[SumBlock], stem: bool) -> Net:
+    """[stem, ]blocks, mean, classifier; the features are the means. Convolutions start normal with variance 2 / fan_out."""
+    channels, height, width = shape
+    if max(height, width) <= math.prod(block.stride for block in blocks):
+        raise ValueError("the last maps would be single pixels, and a batch of one example nothing to normalise over")
+    body = nn.Sequential(*blocks, GlobalMean())
+    if stem:
+        body = nn.Sequential(nn.Sequential(*_conv_bn_relu(channels, STEM_WIDTH)), body)
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return (StemNet if stem else Net)(body, blocks[-1].outputs, n_classes)
+
+
+def ResNet8(shape, n_classes: int) -> Net:
+    """FedGKT's client: stem and two bottlenecks, 64 features; 10,298 parameters, and 10,586 with three channels."""
+    return _of_blocks(shape, n_classes, _bottlenecks(STEM_WIDTH, 2), stem=True)
+
+
+def ResNet5(shape, n_classes: int) -> Net:
+    """A smaller client: stem and one bottleneck, 64 features; 5,754 parameters, and 6,042 with three channels."""
+    return _of_blocks(shape, n_classes, _bottlenecks(STEM_WIDTH, 1), stem=True)
+
+
+def ResNet4(shape, n_classes: int) -> Net:
+    """A smaller client, `resnet5_56` in the authors' code: stem and one basic block, 16 features; 5,018 parameters, and
+    5,306 with three channels."""
+    return _of_blocks(shape, n_classes, [BasicBlock(STEM_WIDTH, STEM_WIDTH)], stem=True)
+
+
+def ResNet56(shape, n_classes: int) -> Net:
+    """Stem and stages of 6, 6, 6 bottlenecks, 256 features; 591,034 parameters, and 591,322 with three channels; images from
+    5x5 on."""
+    return _of_blocks(shape, n_classes, _bottlenecks(STEM_WIDTH, 6, 6, 6), stem=True)
+
+
+def ResNet110(shape, n_classes: int) -> Net:
+    """Stem and stages of 12, 12, 12 bottlenecks, 256 features; 1,147,450 parameters, and 1,147,738 with three channels;
+    images from 5x5 on."""
+    return _of_blocks(shape, n_classes, _bottlenecks(STEM_WIDTH, 12, 12, 12), stem=True)
+
+
+def ResNet19(shape, n_classes: int) -> Net:
+    """A small server for FedGKT, 2, 2, 2 bottlenecks and no stem; 219,914 parameters on maps of 16 channels; from 5x5 on."""
+    return _of_blocks(shape, n_classes, _bottlenecks(shape[0], 2, 2, 2), stem=False)
+
+
+def ResNet55(shape, n_classes: int) -> Net:
+    """FedGKT's server, `ResNet56` without its stem: 590,858 parameters on maps of 16 channels; from 5x5 on."""
+    return _of_blocks(shape, n_classes, _bottlenecks(shape[0], 6, 6, 6), stem=False)
+
+
+def ResNet109(shape, n_classes: int) -> Net:
+    """FedGKT's larger server, `ResNet110` without its stem: 1,147,274 parameters on maps of 16 channels; from 5x5 on."""
+    return _of_blocks(shape, n_classes, _bottlenecks(shape[0], 12, 12, 12), stem=False)
 
 
 def MLP(shape, n_classes: int) -> Net:
@@ -213,6 +345,14 @@ MODELS: dict[str, Callable[..., Net]] = {
     "LeNet5_classic": LeNet5_classic,
     "ResNet9": ResNet9,
     "ResNet18": ResNet18,
+    "ResNet4": ResNet4,
+    "ResNet5": ResNet5,
+    "ResNet8": ResNet8,
+    "ResNet56": ResNet56,
+    "ResNet110": ResNet110,
+    "ResNet19": ResNet19,
+    "ResNet55": ResNet55,
+    "ResNet109": ResNet109,
     "MLP": MLP,
     "2NN": TwoNN,
     "CNN_McMahan": CNN_McMahan,
@@ -223,7 +363,7 @@ READ_FEATURE_DIM = tuple(name for name, model in MODELS.items() if "feature_dim"
 
 
 def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int) -> Net:
-    """A new `name` with torch's default initialisation. Raises UserError where it does not fit such images."""
+    """A new `name`, initialised from torch's generator. Raises UserError where it does not fit such images."""
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():  # a layer of size 0 warns, and is refused below
             read = {"feature_dim": feature_dim} if name in READ_FEATURE_DIM else {}

@@ -5,12 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import streams
 from errors import UserError
-from models import MODELS, READ_FEATURE_DIM, Dropout, Net, ResBlock, build
+from models import MODELS, READ_FEATURE_DIM, BasicBlock, Bottleneck, Dropout, Net, ResBlock, StemNet, build
 
 GREY = (1, 28, 28)
+WITH_STEM = {"ResNet4": (), "ResNet5": (1,), "ResNet8": (2,), "ResNet56": (6, 6, 6), "ResNet110": (12, 12, 12)}
+WITHOUT_STEM = {"ResNet19": (2, 2, 2), "ResNet55": (6, 6, 6), "ResNet109": (12, 12, 12)}
+BOTTLENECKS = {name: depths for name, depths in {**WITH_STEM, **WITHOUT_STEM}.items() if depths}  # a stage
 
 
 def made(name, shape=GREY, n_classes=10, feature_dim=20, dtype=torch.float64):
@@ -47,6 +51,25 @@ def resnet18_parameters(channels, feature_dim, n_classes=10):
     return conv(channels, 64) + sum(plain) + sum(halving) + linear
 
 
+def bottleneck_parameters(inputs, depths):
+    """Of the blocks alone: 1x1, 3x3 and 1x1 of planes 16, 32, 64, and where the channels change a 1x1 beside them."""
+
+    def conv(inputs, outputs, size=1):
+        return inputs * size**2 * outputs + 2 * outputs
+
+    total = 0
+    for planes, depth in zip((16, 32, 64), depths, strict=False):
+        for _ in range(depth):
+            shortcut = conv(inputs, 4 * planes) if inputs != 4 * planes else 0
+            total += conv(inputs, planes) + conv(planes, planes, size=3) + conv(planes, 4 * planes) + shortcut
+            inputs = 4 * planes
+    return total
+
+
+GREY_STEM, COLOUR_STEM = 9 * 16 + 32, 27 * 16 + 32
+BASIC = 2 * (9 * 16 * 16 + 32)
+
+
 @pytest.mark.parametrize(
     ("name", "feature_dim", "n_parameters"),
     [
@@ -67,6 +90,14 @@ def resnet18_parameters(channels, feature_dim, n_classes=10):
         ("CNN_McMahan", 1, 1_663_370),
         ("CNNMnist", 1, (25 * 10 + 10) + (10 * 25 * 20 + 20) + (4 * 4 * 20 * 50 + 50) + (50 * 10 + 10)),
         ("CNNMnist", 1, 21_840),
+        ("ResNet4", 1, GREY_STEM + BASIC + (16 * 10 + 10)),
+        ("ResNet4", 1, 5_306 - 2 * 9 * 16),
+        ("ResNet5", 1, GREY_STEM + bottleneck_parameters(16, [1]) + (64 * 10 + 10)),
+        ("ResNet8", 1, GREY_STEM + bottleneck_parameters(16, [2]) + (64 * 10 + 10)),
+        ("ResNet8", 1, 10_298),
+        ("ResNet56", 1, 591_034),
+        ("ResNet110", 1, 1_147_450),
+        ("ResNet19", 1, bottleneck_parameters(1, [2, 2, 2]) + (256 * 10 + 10)),
     ],
 )
 def test_parameters_are_as_many_as_published(name, feature_dim, n_parameters):
@@ -87,6 +118,54 @@ def test_parameters_for_colour_images_are_as_many_as_published(name, feature_dim
     assert count(build(name, COLOUR, 10, feature_dim)) == n_parameters
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "n_classes", "n_parameters"),
+    [
+        # the second numbers were measured on the authors' networks, but that their servers carry an idle stem of 464
+        ("ResNet4", COLOUR, 10, COLOUR_STEM + BASIC + (16 * 10 + 10)),
+        ("ResNet4", COLOUR, 10, 5_306),
+        ("ResNet4", COLOUR, 100, 6_836),
+        ("ResNet5", COLOUR, 10, COLOUR_STEM + (288 + 2_336 + 1_152 + 1_152) + (64 * 10 + 10)),
+        ("ResNet5", COLOUR, 10, 6_042),
+        ("ResNet8", COLOUR, 10, COLOUR_STEM + bottleneck_parameters(16, [2]) + (64 * 10 + 10)),
+        ("ResNet8", COLOUR, 10, 10_586),
+        ("ResNet8", COLOUR, 100, 16_436),
+        ("ResNet56", COLOUR, 10, COLOUR_STEM + bottleneck_parameters(16, [6, 6, 6]) + (256 * 10 + 10)),
+        ("ResNet56", COLOUR, 10, 591_322),
+        ("ResNet56", COLOUR, 100, 614_452),
+        ("ResNet110", COLOUR, 10, COLOUR_STEM + bottleneck_parameters(16, [12, 12, 12]) + (256 * 10 + 10)),
+        ("ResNet110", COLOUR, 10, 1_147_738),
+        ("ResNet110", COLOUR, 100, 1_170_868),
+        ("ResNet19", (16, 32, 32), 10, bottleneck_parameters(16, [2, 2, 2]) + (256 * 10 + 10)),
+        ("ResNet19", (16, 32, 32), 10, 219_914),
+        ("ResNet55", (16, 32, 32), 10, 591_322 - 464),
+        ("ResNet55", (16, 32, 32), 100, 614_452 - 464),
+        ("ResNet109", (16, 32, 32), 10, 1_147_738 - 464),
+        ("ResNet109", (16, 32, 32), 100, 1_170_868 - 464),
+    ],
+)
+def test_the_networks_of_fedgkt_have_as_many_parameters_as_published(name, shape, n_classes, n_parameters):
+    assert count(build(name, shape, n_classes, 1)) == n_parameters
+
+
+def test_fedgkts_client_computes_9_to_17_times_less_than_the_networks_it_replaces():
+    """Multiply-adds of the convolutions and the classifier for one image of 3x32x32, and the ratios of the paper."""
+
+    def multiply_adds(name):
+        model = build(name, COLOUR, 10, 1)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, *COLOUR))
+        return counter.get_total_flops() / 2
+
+    client, resnet56, resnet110 = (multiply_adds(name) for name in ("ResNet8", "ResNet56", "ResNet110"))
+    first, second = 16 * 16 + 9 * 16 * 16 + 2 * 16 * 64, 64 * 16 + 9 * 16 * 16 + 16 * 64
+    assert client == 32 * 32 * (27 * 16 + first + second) + 64 * 10
+    assert [round(n / 1e6, 2) for n in (client, resnet56, resnet110)] == [9.62, 87.21, 167.43]
+    assert [round(n / client, 2) for n in (resnet56, resnet110)] == [9.07, 17.41]
+    parameters = [count(build(name, COLOUR, 10, 1)) for name in ("ResNet56", "ResNet110", "ResNet8")]
+    assert [round(n / parameters[2], 1) for n in parameters[:2]] == [55.9, 108.4]
+
+
 def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -95,6 +174,7 @@ def features_of(name, shape, feature_dim):
     _, height, width = shape
     own = {"LeNet5_classic": 84, "MLP": 200, "2NN": 200, "CNN_McMahan": 512, "CNNMnist": 50}
     own["CNN_scratch"] = 32 * (height // 4) * (width // 4)
+    own |= {"ResNet4": 16} | {other: 64 * 2 ** (len(depths) - 1) for other, depths in BOTTLENECKS.items()}
     return own.get(name, feature_dim)
 
 
@@ -106,6 +186,15 @@ def test_features_and_logits_have_their_shapes_for_images_of(name, shape):
     assert features.shape == (2, features_of(name, shape, 20))
     assert logits.shape == (2, 7)
     assert model.classifier.in_features == features.shape[1]
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (16, 8, 8), (16, 5, 7), (2, 1, 6)])
+@pytest.mark.parametrize("name", [*WITH_STEM, *WITHOUT_STEM])
+def test_the_networks_of_fedgkt_take_any_number_of_channels_and_small_maps(name, shape):
+    features, logits = made(name, shape, n_classes=7)(random_images(2, shape))
+    assert features.shape == (2, features_of(name, shape, 20))
+    assert logits.shape == (2, 7)
+    assert torch.isfinite(logits).all()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -202,16 +291,23 @@ def test_a_network_without_convolutions_fits_every_image(name):
     assert made(name, (1, 1, 1))(random_images(2, (1, 1, 1)))[1].shape == (2, 10)
 
 
-def test_resnet18_can_be_trained_on_a_single_example_of_whatever_it_takes():
-    """Three halvings, rounded up: of eight pixels one is left, and BatchNorm has nothing to normalise over."""
-    for shape in [(3, 9, 9), (3, 9, 1), (3, 1, 9)]:
-        features, _ = made("ResNet18", shape)(random_images(1, shape))
+@pytest.mark.parametrize(
+    ("name", "too_small"),
+    [
+        ("ResNet18", 8),  # three halvings, rounded up: of eight pixels one is left
+        *((name, 4) for name in ("ResNet56", "ResNet110", "ResNet19", "ResNet55", "ResNet109")),
+        *((name, 1) for name in ("ResNet4", "ResNet5", "ResNet8")),
+    ],
+)
+def test_a_resnet_can_be_trained_on_a_single_example_of_whatever_it_takes(name, too_small):
+    """Of a single pixel BatchNorm would have nothing to normalise over."""
+    enough = too_small + 1
+    for shape in [(3, enough, enough), (3, enough, 1), (3, 1, enough)]:
+        features, _ = made(name, shape)(random_images(1, shape))
         assert torch.isfinite(features).all()
-    for shape in [(3, 8, 8), (3, 8, 1), (3, 1, 8), (3, 1, 1)]:
-        with pytest.raises(
-            UserError, match=f"--model ResNet18: does not fit .* 3 channels and {shape[1]}x{shape[2]} pixels"
-        ):
-            build("ResNet18", shape, 10, 20)
+    for shape in [(3, too_small, too_small), (3, too_small, 1), (3, 1, too_small), (3, 1, 1)]:
+        with pytest.raises(UserError, match=f"--model {name}: does not fit .* 3 channels and {shape[1]}x{shape[2]} pixels"):
+            build(name, shape, 10, 20)
 
 
 # --- the slow and obvious way ------------------------------------------------------------------------------------------
@@ -400,6 +496,179 @@ def test_resnet18_is_the_published_sequence(size, training):
     hidden = hidden.mean(dim=(2, 3))
     torch.testing.assert_close(model(x)[0], torch.tanh(F.linear(hidden, linear.weight, linear.bias)))
     assert next(convs, None) is None
+
+
+def projected(x, shortcut, stride, training):
+    """BN(conv(x)), 1x1: a product, channel by channel, at each place that the stride leaves."""
+    ((conv,), (norm,)) = layers(shortcut, nn.Conv2d), layers(shortcut, nn.BatchNorm2d)
+    assert conv.weight.shape[1:] == (x.shape[1], 1, 1)
+    assert conv.bias is None
+    places = x[:, :, ::stride, ::stride]
+    return normalised(torch.einsum("oi,bihw->bohw", conv.weight[:, :, 0, 0], places), norm, training)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("inputs", "planes", "stride", "projects"),
+    [(12, 3, 1, False), (3, 3, 1, True), (3, 2, 2, True), (12, 3, 2, True), (12, 2, 1, True)],
+)
+def test_a_bottleneck_is_1x1_3x3_1x1_with_the_stride_in_the_middle_and_its_last_relu_after_the_sum(
+    inputs, planes, stride, projects, training
+):
+    with streams.torch_seeded("block"):
+        block = shaken(Bottleneck(inputs, planes, stride).double()).train(training)
+    x = random_images(4, (inputs, 7, 5))
+    before = x.clone()
+    convs, norms = layers(block.residual, nn.Conv2d), layers(block.residual, nn.BatchNorm2d)
+    shapes = [(planes, inputs, 1, 1), (planes, planes, 3, 3), (4 * planes, planes, 1, 1)]
+    assert [conv.weight.shape for conv in convs] == shapes
+    assert [conv.bias for conv in convs] == [None] * 3
+    narrow = torch.einsum("oi,bihw->bohw", convs[0].weight[:, :, 0, 0], x)
+    narrow = F.relu(normalised(narrow, norms[0], training))
+    narrow = F.relu(normalised(F.conv2d(narrow, convs[1].weight, stride=stride, padding=1), norms[1], training))
+    residual = normalised(torch.einsum("oi,bihw->bohw", convs[2].weight[:, :, 0, 0], narrow), norms[2], training)
+    shortcut = projected(x, block.shortcut, stride, training) if projects else x
+    assert projects == bool(layers(block.shortcut, nn.Conv2d))
+    found = block(x)
+    assert found.shape == (4, 4 * planes, -(-7 // stride), -(-5 // stride))
+    torch.testing.assert_close(found, torch.clamp(shortcut + residual, min=0))
+    assert (residual < 0).any(), "none before the sum"
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("outputs", "stride", "projects"), [(3, 1, False), (7, 1, True), (3, 2, True), (7, 2, True)])
+def test_a_basic_block_is_two_3x3_with_the_stride_in_the_first_and_its_last_relu_after_the_sum(
+    outputs, stride, projects, training
+):
+    with streams.torch_seeded("block"):
+        block = shaken(BasicBlock(3, outputs, stride).double()).train(training)
+    x = random_images(4, (3, 7, 5))
+    before = x.clone()
+    (conv1, conv2), (norm1, norm2) = layers(block.residual, nn.Conv2d), layers(block.residual, nn.BatchNorm2d)
+    assert [conv1.weight.shape, conv2.weight.shape] == [(outputs, 3, 3, 3), (outputs, outputs, 3, 3)]
+    assert conv1.bias is conv2.bias is None
+    inner = F.relu(normalised(F.conv2d(x, conv1.weight, stride=stride, padding=1), norm1, training))
+    residual = normalised(F.conv2d(inner, conv2.weight, padding=1), norm2, training)
+    shortcut = projected(x, block.shortcut, stride, training) if projects else x
+    assert projects == bool(layers(block.shortcut, nn.Conv2d))
+    found = block(x)
+    assert found.shape == (4, outputs, -(-7 // stride), -(-5 // stride))
+    torch.testing.assert_close(found, torch.clamp(shortcut + residual, min=0))
+    assert (residual < 0).any(), "none before the sum"
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", [*WITH_STEM, *WITHOUT_STEM])
+def test_the_networks_of_fedgkt_are_their_published_sequences(name, training):
+    """[16 |] bottlenecks of 64 | 128 / 2 | 256 / 2 | mean; or of ResNet4, 16 | a basic block of 16 | mean."""
+    shape = (3, 9, 6)
+    model, x = shaken(made(name, shape)).train(training), random_images(3, shape)
+    convs, norms = iter(layers(model, nn.Conv2d)), iter(layers(model, nn.BatchNorm2d))
+
+    def conv_bn(hidden, channels, size=1, stride=1):
+        conv, norm = next(convs), next(norms)
+        assert conv.weight.shape == (channels, hidden.shape[1], size, size)
+        assert conv.bias is None
+        return normalised(F.conv2d(hidden, conv.weight, stride=stride, padding=size // 2), norm, training)
+
+    hidden = F.relu(conv_bn(x, 16, size=3)) if name in WITH_STEM else x
+    if name == "ResNet4":
+        hidden = F.relu(hidden + conv_bn(F.relu(conv_bn(hidden, 16, size=3)), 16, size=3))
+    for stage, depth in enumerate(BOTTLENECKS.get(name, ())):
+        planes = (16, 32, 64)[stage]
+        for place in range(depth):
+            stride = 2 if stage in (1, 2) and place == 0 else 1
+            residual = F.relu(conv_bn(F.relu(conv_bn(hidden, planes)), planes, size=3, stride=stride))
+            residual = conv_bn(residual, 4 * planes)
+            shortcut = conv_bn(hidden, 4 * planes, stride=stride) if place == 0 else hidden
+            hidden = F.relu(shortcut + residual)
+    assert hidden.shape[2:] == ((3, 2) if len(BOTTLENECKS.get(name, ())) == 3 else (9, 6))
+    torch.testing.assert_close(model(x)[0], hidden.mean(dim=(2, 3)))
+    assert next(convs, None) is None
+    assert not layers(model.body, nn.Linear)
+
+
+@pytest.mark.parametrize("name", [*WITH_STEM, *WITHOUT_STEM])
+def test_the_convolutions_of_fedgkts_networks_start_normal_with_two_over_fan_out_for_a_variance(name):
+    model = made(name, (16, 8, 8))
+    scaled = []
+    for conv in layers(model, nn.Conv2d):
+        outputs, _, size, _ = conv.weight.shape
+        scaled.append(conv.weight.detach().flatten() / (2 / (outputs * size**2)) ** 0.5)
+        assert abs(scaled[-1].std().item() - 1) < 5 / (2 * scaled[-1].numel()) ** 0.5
+    numbers = torch.cat(scaled)
+    assert abs(numbers.mean().item()) < 5 / len(numbers) ** 0.5
+    assert abs((numbers**4).mean().item() - 3) < 5 * (96 / len(numbers)) ** 0.5, "normal; a uniform one would have 1.8"
+    for norm in layers(model, nn.BatchNorm2d):
+        assert (norm.weight == 1).all()
+        assert (norm.bias == 0).all()
+
+
+# --- a stem and a tail ---
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_models_with_a_stem_have_the_attribute_and_the_others_have_none(name):
+    model = build(name, GREY, 10, 20)
+    assert isinstance(model, StemNet) == hasattr(model, "stem") == hasattr(model, "tail") == (name in WITH_STEM)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", WITH_STEM)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_is_its_tail_on_its_stem_to_the_bit(name, dtype, training):
+    shape = (3, 9, 10)
+    model, x = shaken(made(name, shape, dtype=dtype)).train(training), random_images(4, shape, dtype)
+    maps = model.stem(x)
+    assert maps.shape == (4, 16, 9, 10)
+    (conv,), (norm,) = layers(model.stem, nn.Conv2d), layers(model.stem, nn.BatchNorm2d)
+    torch.testing.assert_close(maps, F.relu(normalised(F.conv2d(x, conv.weight, padding=1), norm, training)))
+    for found, expected in zip(model.tail(maps), model(x), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", WITH_STEM)
+def test_the_tail_leaves_the_map_as_it_is_and_teaches_the_stem(name, training):
+    """The map goes on to a server, so nothing may be done to it in place."""
+    model, x = made(name, (3, 8, 8)).train(training), random_images(4, (3, 8, 8))
+    leaf = (random_images(4, (16, 8, 8)) + 0.1).requires_grad_()  # with negative numbers too, that a ReLU would show in
+    before = leaf.detach().clone()
+    F.cross_entropy(model.tail(leaf)[1], torch.arange(4)).backward()
+    assert torch.equal(leaf, before)
+    assert leaf.grad.abs().sum() > 0
+    with torch.no_grad():
+        sent = model.stem(x)
+        before = sent.clone()
+        model.tail(sent)
+    assert torch.equal(sent, before)
+    whole, parts = [], []
+    for said, grads in ((model(x)[1], whole), (model.tail(model.stem(x))[1], parts)):
+        grads += torch.autograd.grad(F.cross_entropy(said, torch.arange(4)), list(model.parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
+
+
+@pytest.mark.parametrize("name", WITH_STEM)
+def test_no_parameter_of_a_model_with_a_stem_is_named_twice(name):
+    model = build(name, COLOUR, 10, 20)
+    named = list(model.named_parameters(remove_duplicate=False))
+    assert len({id(parameter) for _, parameter in named}) == len(named)
+    assert len({tensor.data_ptr() for tensor in model.state_dict().values()}) == len(model.state_dict())
+    stem = [name for name, _ in named if name.startswith("body.0.")]
+    assert stem == ["body.0.0.weight", "body.0.1.weight", "body.0.1.bias"]
+    assert [id(model.get_parameter(name)) for name in stem] == [id(parameter) for parameter in model.stem.parameters()]
+
+
+@pytest.mark.parametrize(("whole", "server"), [("ResNet56", "ResNet55"), ("ResNet110", "ResNet109")])
+def test_fedgkts_server_is_the_whole_network_without_its_stem(whole, server):
+    model, x = shaken(made(whole, (3, 8, 8))).eval(), random_images(3, (3, 8, 8))
+    rest = made(server, (16, 8, 8)).eval()
+    named = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("body.0.")}
+    rest.load_state_dict({name.replace("body.1.", "body.", 1): tensor for name, tensor in named.items()})
+    for found, expected in zip(rest(model.stem(x)), model(x), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ["LeNet5", "ResNet9", "ResNet18"])
