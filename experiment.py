@@ -83,6 +83,8 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     shared = {f.name: getattr(options, f.name) for f in fields(Options)}
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
     start = _start(options, inputs)
+    if hasattr(algorithms.ALGORITHMS[options.algorithm], "check"):
+        log.info(algorithms.ALGORITHMS[options.algorithm].check(options, data, sum(map(len, split.train))))
     described = {"options": plain(options), "split": split.digest, "data": {"name": data.name, "digest": data.digest}}
     if start is not None:
         described["init_from"] = saves.digest(start)
@@ -200,7 +202,8 @@ def _digest(parts: list) -> str:
 def _sources(algorithm: str) -> list[str]:
     """The text of every module that can change a number of this algorithm."""
     names = [*SOURCES, f"algorithms/{algorithm}", f"algorithms/published/{algorithm}"]
-    return [path.read_text() for name in names if (path := HERE / f"{name}.py").exists()]
+    files = [HERE / f"{name}.py" for name in names] + sorted((HERE / "algorithms" / algorithm).glob("*.py"))
+    return [path.read_text() for path in files if path.exists()]
 
 
 @cache
@@ -300,7 +303,9 @@ def federation_of(experiment: Experiment) -> Federation:
         experiment.split.train,
         architectures,
         options.device,
+        validation=experiment.split.validation,
         start=experiment.start,
+        precision=options.precision,
         seed=options.seed,
         participation=options.participation,
         threads=options.threads,
@@ -392,7 +397,7 @@ def _entry(federation: Federation, r: int, done: Round, of_round: dict, of_clien
     clients["client"] = torch.tensor(present, dtype=torch.int64)
     loss = done.loss.mean().item() if len(done.loss) else math.nan
     timing = dict(zip(saves.TIMING, (seconds, evaluation), strict=True))
-    return {"round": {"round": r, "loss": loss, **totals, **of_round, **timing}, "clients": clients}
+    return {"round": {"round": r, "loss": loss, **totals, **of_round, **done.told, **timing}, "clients": clients}
 
 
 def _final_weights(federation: Federation, done: Round) -> dict[str, Any]:

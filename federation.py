@@ -24,10 +24,11 @@ Weights = dict[str, Tensor]  # parameters and buffers by name: one row of an alg
 class Federation:
     """What a round finds given. Nothing in it changes but the counts of `wire` and `effort`.
 
-    `shares`: K tensors int64 [n_k], each client's training examples as indices into `data`. `architectures`: functions
-    that build a model, dealt to the clients in turn; `skeletons`: one model of each, into which weights are loaded when
-    they are needed. `start`: initial weights from elsewhere, of one model for all or a row a client; None draws new ones.
-    `threads`: for a phase that trains a single model, and for evaluation; a client always trains with one.
+    `shares`: K tensors int64 [n_k], each client's training examples as indices into `data`; `validation`: those it holds
+    out, alike. `architectures`: functions that build a model, dealt to the clients in turn; `skeletons`: one model of each,
+    into which weights are loaded when they are needed. `start`: initial weights from elsewhere, of one model for all or a
+    row a client; None draws new ones. `threads`: for a phase that trains a single model, and for evaluation; a client always
+    trains with one. `precision`: float32 or bf16, in which networks are computed.
     """
 
     data: Data
@@ -35,23 +36,41 @@ class Federation:
     architectures: tuple[Callable[[], Net], ...]
     skeletons: tuple[Net, ...]
     start: Weights | Sequence[Weights] | None = None
+    validation: tuple[Tensor, ...] = ()
     seed: int = 0
     participation: float = 1.0
     threads: int = 1
     round: int = 0
     party: str = "client"
     dtype: torch.dtype = torch.float32
+    precision: str = "float32"
     wire: Wire = field(default_factory=Wire)
     effort: Counter = field(default_factory=Counter)  # {("steps" or "samples", party, client): how many}
 
     @classmethod
-    def of(cls, data: Data, shares, architectures, device: str = "cpu", dtype=torch.float32, **others) -> "Federation":
+    def of(
+        cls,
+        data: Data,
+        shares,
+        architectures,
+        device="cpu",
+        dtype=torch.float32,
+        validation=(),
+        precision="float32",
+        **others,
+    ) -> "Federation":
         """A federation on a device, with its skeletons. `data` is moved there; `shares` may be arrays."""
         with streams.torch_seeded("skeletons"):  # never the caller's generator
             # channels last: the same numbers to rounding, and faster
             skeletons = tuple(build().to(device, dtype, memory_format=torch.channels_last) for build in architectures)
-        shares = tuple(torch.as_tensor(share, dtype=torch.int64, device=device) for share in shares)
-        return cls(data.to(device), shares, tuple(architectures), skeletons, dtype=dtype, **others)
+        for skeleton in skeletons:
+            skeleton.precision = precision
+        shares, validation = (
+            tuple(torch.as_tensor(share, dtype=torch.int64, device=device) for share in part)
+            for part in (shares, validation)
+        )
+        fixed = {"dtype": dtype, "validation": validation, "precision": precision}
+        return cls(data.to(device), shares, tuple(architectures), skeletons, **fixed, **others)
 
     @property
     def clients(self) -> range:

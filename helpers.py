@@ -31,11 +31,12 @@ class Batch(NamedTuple):
 class Round(NamedTuple):
     """What a round leaves: the clients that trained, the training loss of each [S] (of the server, where it alone
     trained), and answers {name: k -> model of client k now}. "global" is one model for all, asked once; any other name
-    is a model a client. The first is the headline."""
+    is a model a client. The first is the headline. `told` are further columns of the round in the history."""
 
     clients: Sequence[int]
     loss: Tensor
     answers: dict[str, Callable[[int], Net]]
+    told: dict[str, float] = {}  # noqa: RUF012
 
 
 Loss = Callable[[Net, Batch, Any, Any], Tensor]
@@ -50,19 +51,21 @@ def train(
     given: Sequence[Any] | None = None,
     memory: Sequence[Any] | None = None,
     only: Sequence[str] | None = None,
+    drawn: Sequence[augment.Draw | None] | None = None,
 ) -> tuple[list[Weights], list[dict], Tensor]:
     """Local epochs: every client trains its row of weights on its own share -> (weights, memory, losses [S]).
 
     `loss(model, batch, given, options)` is the loss of one client on one batch. `given`: rows of teachers and other
     constants. `memory`: rows of optimizer state, as returned by an earlier call (None: a fresh optimizer). `only`: names
-    of the parameters that are trained (None: all). A loss is the mean over the examples of all local epochs.
+    of the parameters that are trained (None: all). `drawn`: rows of changes of the images that all epochs train on (None:
+    new ones every epoch, as `--augment` says). A loss is the mean over the examples of all local epochs.
 
     Batches are `options.batch_size` long, of a new order every epoch; a left-over batch of one joins the batch before
     it. A share without examples takes no step, and its loss is 0.
     """
     none = [None] * len(clients)
     work = partial(_local_epochs, loss=loss, options=options, only=only)
-    done = federation.each(work, clients, weights, given or none, memory or none)
+    done = federation.each(work, clients, weights, given or none, memory or none, drawn or none)
     for k, (_, _, _, steps, samples) in zip(clients, done, strict=True):
         federation.effort["steps", federation.party, k] += steps
         federation.effort["samples", federation.party, k] += samples
@@ -70,7 +73,7 @@ def train(
     return trained, remembered, torch.stack(losses)
 
 
-def _local_epochs(federation: Federation, k: int, weights: Weights, given, memory, *, loss: Loss, options, only):
+def _local_epochs(federation: Federation, k: int, weights: Weights, given, memory, drawn, *, loss: Loss, options, only):
     """One client's part of `train` -> (weights, memory, loss, steps, samples)."""
     model = federation.model(k, weights).train()
     model.drop_from(federation.stream("dropout", k))  # anew: clients share their skeletons
@@ -85,10 +88,12 @@ def _local_epochs(federation: Federation, k: int, weights: Weights, given, memor
     total, steps, samples = torch.zeros((), device=federation.device, dtype=torch.float64), 0, 0
     for _ in range(options.epoch_per_round):
         positions = torch.from_numpy(order.permutation(len(share))).to(federation.device)
-        drawn = augment.draw(options.augment, len(share), federation.data.shape, changes, federation.device)
+        changed = drawn
+        if changed is None:
+            changed = augment.draw(options.augment, len(share), federation.data.shape, changes, federation.device)
         for i in batches(positions, options.batch_size):
             indices = share[i]
-            images = federation.data.images(indices, federation.dtype, augment.part(drawn, i))
+            images = federation.data.images(indices, federation.dtype, augment.part(changed, i))
             batch = Batch(images, federation.data.y[indices], i)
             optimizer.zero_grad(set_to_none=True)
             value = loss(model, batch, given, options)
@@ -111,15 +116,15 @@ def batches(positions: Tensor, batch_size: int) -> list[Tensor]:
     return cut if len(positions) else []
 
 
-def _adam(parameters, lr: float, options):
-    return torch.optim.Adam(parameters, lr=lr, weight_decay=options.weight_decay)
+def _adam(parameters, lr: float, options, amsgrad: bool = False):
+    return torch.optim.Adam(parameters, lr=lr, weight_decay=options.weight_decay, amsgrad=amsgrad)
 
 
 def _sgd(parameters, lr: float, options):
     return torch.optim.SGD(parameters, lr=lr, momentum=options.momentum, weight_decay=options.weight_decay)
 
 
-OPTIMIZERS = {"adam": _adam, "sgd": _sgd}
+OPTIMIZERS = {"adam": _adam, "sgd": _sgd, "amsgrad": partial(_adam, amsgrad=True)}
 
 # the factor of the learning rate in a round, by the part of the rounds that is done before it: 0 in the first round
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -145,10 +150,12 @@ def own_models(federation: Federation) -> dict[str, list]:
     return {"weights": [federation.initial(k) for k in everyone], "memory": [None for _ in everyone]}
 
 
-def train_own(federation: Federation, clients: Sequence[int], state: dict, loss: Loss, options, given=None) -> Tensor:
+def train_own(
+    federation: Federation, clients: Sequence[int], state: dict, loss: Loss, options, given=None, drawn=None
+) -> Tensor:
     """`train` for the models of `own_models`, whose rows it replaces in the state -> losses [S]."""
     weights, memory = pick(state["weights"], clients), pick(state["memory"], clients)
-    weights, memory, losses = train(federation, clients, weights, loss, options, given, memory)
+    weights, memory, losses = train(federation, clients, weights, loss, options, given, memory, drawn=drawn)
     state["weights"] = put(state["weights"], clients, weights)
     state["memory"] = put(state["memory"], clients, memory)
     return losses

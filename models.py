@@ -23,8 +23,19 @@ from torch import Tensor, nn
 from errors import UserError
 
 
+def computed(module: nn.Module, x: Tensor, precision: str) -> Tensor:
+    """module(x), of the type of x; where `precision` is "bf16", computed by torch's autocast to bfloat16."""
+    if precision == "float32":
+        return module(x)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        return module(x).to(x.dtype)
+
+
 class Net(nn.Module):
-    """A body and a linear classifier on its features: forward(x) -> (features [B, D], logits [B, C])."""
+    """A body and a linear classifier on its features: forward(x) -> (features [B, D], logits [B, C]). With `precision`
+    "bf16" the body is computed in bfloat16; the classifier, and so any loss, in what its weights are."""
+
+    precision = "float32"
 
     def __init__(self, body: nn.Module, feature_dim: int, n_classes: int) -> None:
         super().__init__()
@@ -32,7 +43,7 @@ class Net(nn.Module):
         self.classifier = nn.Linear(feature_dim, n_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.body(x)
+        features = computed(self.body, x, self.precision)
         return features, self.classifier(features)
 
     def drop_from(self, stream: np.random.Generator) -> None:
@@ -51,9 +62,13 @@ class StemNet(Net):
         """Images [B, channels, height, width] -> map [B, width of the stem, height, width]."""
         return self.body[0]
 
+    def cut(self, x: Tensor) -> Tensor:
+        """The map of the stem."""
+        return computed(self.stem, x, self.precision)
+
     def tail(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The map of the stem, which stays as it is -> (features [B, D], logits [B, C])."""
-        features = self.body[1](x)
+        features = computed(self.body[1], x, self.precision)
         return features, self.classifier(features)
 
 
@@ -362,12 +377,16 @@ MODELS: dict[str, Callable[..., Net]] = {
 READ_FEATURE_DIM = tuple(name for name, model in MODELS.items() if "feature_dim" in inspect.signature(model).parameters)
 
 
+def make(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int) -> Net:
+    """A new `name`, initialised from torch's generator."""
+    return MODELS[name](shape, n_classes, **({"feature_dim": feature_dim} if name in READ_FEATURE_DIM else {}))
+
+
 def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int) -> Net:
-    """A new `name`, initialised from torch's generator. Raises UserError where it does not fit such images."""
+    """A new `name`, tried out. Raises UserError where it does not fit such images."""
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():  # a layer of size 0 warns, and is refused below
-            read = {"feature_dim": feature_dim} if name in READ_FEATURE_DIM else {}
-            model = MODELS[name](shape, n_classes, **read)
+            model = make(name, shape, n_classes, feature_dim)
             model.eval()(torch.zeros(1, *shape))
     except (RuntimeError, ValueError, ZeroDivisionError) as error:
         size = "x".join(map(str, shape[1:]))

@@ -1,6 +1,6 @@
 """The only road between parties. Whatever crosses it is counted, from the tensors themselves.
 
-A *row* is what one client sends or receives: a tensor, `Examples`, or a dict, list or tuple of them. Verbs take and
+A *row* is what one client sends or receives: a tensor, `Rows`, `Examples`, or a dict, list or tuple of them. Verbs take and
 return rows aligned with `clients`. The wire returns what the other side receives: the very same tensors, since no tensor
 of a state is ever changed in place.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-Tree = Any  # a tensor, Examples, or a dict, list or tuple of trees
+Tree = Any  # a tensor, Rows, Examples, or a dict, list or tuple of trees
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,19 @@ class Examples:
     nbytes: int
 
 
-def leaves(tree: Tree) -> Iterable[Tensor | Examples]:
-    """The tensors and examples in a tree, from left to right."""
+@dataclass(frozen=True)
+class Rows:
+    """A tensor with a row for each of a sender's examples: how many rows there are is itself a message."""
+
+    tensor: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes
+
+
+def leaves(tree: Tree) -> Iterable[Tensor | Rows | Examples]:
+    """The tensors, rows and examples in a tree, from left to right."""
     if isinstance(tree, dict):
         tree = tree.values()
     elif not isinstance(tree, list | tuple):

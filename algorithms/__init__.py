@@ -3,20 +3,27 @@
 from dataclasses import fields
 from types import ModuleType
 
-from algorithms import centralized, cfkd, fd, fedavg, independent
+from algorithms import centralized, cfkd, fd, fedavg, fedgkt, independent
 from algorithms.published import cfkd as published_cfkd
 from algorithms.published import fd as published_fd
 from algorithms.published import fedavg as published_fedavg
+from algorithms.published import fedgkt as published_fedgkt
 
 ALGORITHMS: dict[str, ModuleType] = {
     "cfkd": cfkd,
     "fd": fd,
     "fedavg": fedavg,
+    "fedgkt": fedgkt,
     "independent": independent,
     "centralized": centralized,
 }
 # the same with the quirks of a reference system, where it has any that change numbers
-PUBLISHED: dict[str, ModuleType] = {"cfkd": published_cfkd, "fd": published_fd, "fedavg": published_fedavg}
+PUBLISHED: dict[str, ModuleType] = {
+    "cfkd": published_cfkd,
+    "fd": published_fd,
+    "fedavg": published_fedavg,
+    "fedgkt": published_fedgkt,
+}
 
 
 def options_of(name: str) -> type:

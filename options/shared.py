@@ -145,7 +145,9 @@ class Options:
     )
 
     rounds: int = flag(100, Number(int, least=1), "communication rounds", spelled=("comm_round", "global_epoch"))
-    epoch_per_round: int = flag(1, Number(int, least=1), "local epochs a round", spelled=("local_ep", "local_epoch"))
+    epoch_per_round: int = flag(
+        1, Number(int, least=1), "local epochs a round", spelled=("local_ep", "local_epoch", "epochs_client")
+    )
     batch_size: int = flag(32, Number(int, least=1), "examples in a batch", spelled=("local_bs",))
     augment: str = flag(
         "none",
@@ -185,6 +187,11 @@ class Options:
         "auto",
         Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
         "where to compute; auto is cuda if there",
+    )
+    precision: str = flag(
+        "float32",
+        Choice(("float32", "bf16")),
+        "in which networks are computed; bf16 is faster where the processor has it, weights and losses stay float32",
     )
     threads: int | str = flag(
         "auto",

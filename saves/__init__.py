@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+import algorithms
 import models
 from errors import UserError
 
@@ -109,12 +110,19 @@ class Run:
         `answer` names another than the headline. Raises KeyError or IndexError where there is no such answer or client.
         """
         weights = self.weights()
-        row = weights[answer or next(iter(weights))]
-        row = row if isinstance(row, dict) else row[client]
-        names, (shape, n_classes) = self.options["model"], self.config["inputs"]
-        model = models.build(names[client % len(names)], tuple(shape), n_classes, self.options["feature_dim"])
+        answer = answer or next(iter(weights))
+        row = weights[answer] if isinstance(weights[answer], dict) else weights[answer][client]
+        rebuild = getattr(algorithms.ALGORITHMS.get(self.options["algorithm"]), "rebuild", _rebuild)
+        model = rebuild(self.options, self.config["inputs"], client, answer)
         model.load_state_dict(row)
+        model.precision = self.options.get("precision", "float32")
         return model.eval()
+
+
+def _rebuild(options: Mapping[str, Any], inputs: Sequence[Any], client: int, answer: str) -> models.Net:
+    """The client's architecture: what every answer is made of, where an algorithm does not say otherwise."""
+    (shape, n_classes), names = inputs, options["model"]
+    return models.make(names[client % len(names)], tuple(shape), n_classes, options["feature_dim"])
 
 
 def load(folder: str | Path) -> Run:

@@ -12,7 +12,7 @@ import models
 from data.datasets import Data, from_arrays
 from federation import Federation
 from options import Options
-from wire import Examples, Wire
+from wire import Examples, Rows, Wire
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +21,7 @@ needs_mnist = pytest.mark.skipif(not MNIST_FILES.exists(), reason="real MNIST is
 
 
 class CutWire(Wire):
-    """Counts as ever, but zeros arrive in place of tensors, and no examples in place of examples.
+    """Counts as ever, but zeros arrive in place of tensors, and no examples or rows of examples in place of such.
 
     With it a client can know its own data only: if its answer still moves when everybody else's data change, something
     has reached it without passing the wire.
@@ -32,6 +32,8 @@ class CutWire(Wire):
 
 
 def _nothing(leaf):
+    if isinstance(leaf, Rows):
+        return Rows(leaf.tensor[:0])
     return Examples(leaf.indices[:0], 0) if isinstance(leaf, Examples) else torch.zeros_like(leaf)
 
 
@@ -41,7 +43,7 @@ def map_leaves(function, tree):
         return {name: map_leaves(function, branch) for name, branch in tree.items()}
     if isinstance(tree, list | tuple):
         return type(tree)(map_leaves(function, branch) for branch in tree)
-    return function(tree) if isinstance(tree, torch.Tensor | Examples) else tree
+    return function(tree) if isinstance(tree, torch.Tensor | Rows | Examples) else tree
 
 
 def tiny_data(n_train: int = 60, n_test: int = 30, n_classes: int = 3, size: int = 12, seed: int = 0) -> Data:

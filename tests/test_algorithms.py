@@ -26,12 +26,21 @@ SHARES = [range(10), range(10, 30), range(30, 60)]
 every_case = pytest.mark.parametrize("case", MODULES)
 
 
+SMALL = {"fedgkt": {"server_model": "ResNet19"}}  # flags that make an algorithm's own networks small
+THROUGH_SERVER = "server"  # the answer of a network of which a part is the server's
+
+
 def options_of(case, **flags):
     """Options of a case: an algorithm's name, with or without --as_published."""
     name, _, published = case.partition(" ")
-    options = options_for(name, **({"as_published": True} if published else {}), **flags)
+    options = options_for(name, **({"as_published": True} if published else {}), **{**SMALL.get(name, {}), **flags})
     assert algorithms.module_of(options) is MODULES[case]
     return options
+
+
+def federation_for(case, data=None, shares=None, model=None, participation=1.0, **others):
+    """The tiny federation of the architecture that is the algorithm's own."""
+    return tiny_federation(data, shares, model or options_of(case).model, participation=participation, **others)
 
 
 def tensors(tree):
@@ -68,12 +77,12 @@ def headline(federation, done):
 
 @every_case
 def test_playing_twice_gives_the_same_bits(case):
-    first = tiny_federation(participation=0.7)
+    first = federation_for(case, participation=0.7)
     state, done = play(first, options_of(case), rounds=3)
-    play(tiny_federation(seed=9), options_for("fedavg", optimizer="adam"))  # another run in between, in this process
+    play(federation_for(case, seed=9), options_for("fedavg", optimizer="adam"))  # another run in between, in this process
     torch.rand(3)
     np.random.default_rng(0).random(3)
-    second = tiny_federation(participation=0.7)
+    second = federation_for(case, participation=0.7)
     again, redone = play(second, options_of(case), rounds=3)
     assert equal(again, state)
     assert list(redone.clients) == list(done.clients)
@@ -85,13 +94,13 @@ def test_playing_twice_gives_the_same_bits(case):
 
 @every_case
 def test_another_seed_is_another_result(case):
-    first, second = (tiny_federation(seed=seed) for seed in (0, 1))
+    first, second = (federation_for(case, seed=seed) for seed in (0, 1))
     assert not equal(headline(first, play(first, options_of(case))[1]), headline(second, play(second, options_of(case))[1]))
 
 
 @every_case
 def test_the_order_in_which_clients_are_visited_changes_no_bit(case, monkeypatch):
-    federation = tiny_federation()
+    federation = federation_for(case)
     state, done = play(federation, options_of(case), rounds=2)
     expected = answers_of(federation, done)
     visited, forwards = [], Federation.each
@@ -101,7 +110,7 @@ def test_the_order_in_which_clients_are_visited_changes_no_bit(case, monkeypatch
         return forwards(self, work, list(clients)[::-1], *(list(row)[::-1] for row in rows))[::-1]
 
     monkeypatch.setattr(Federation, "each", backwards)
-    other = tiny_federation()
+    other = federation_for(case)
     again, redone = play(other, options_of(case), rounds=2)
     assert visited, "the clients' work goes through `each`"
     assert equal(again, state)
@@ -118,7 +127,8 @@ def test_the_number_of_threads_of_the_process_changes_no_bit(case, n_classes):
         for n_threads in (1, 2):
             torch.set_num_threads(n_threads)
             data = tiny_data(2000, n_classes=n_classes)  # large enough for torch to divide the work
-            federation = tiny_federation(data, [range(1000), range(1000, 2000)], model="MLP", dtype=torch.float32)
+            model = None if case.split()[0] in SMALL else "MLP"
+            federation = federation_for(case, data, [range(1000), range(1000, 2000)], model, dtype=torch.float32)
             state, _ = play(federation, options_of(case, batch_size=250), rounds=1)
             found.append(state)
     finally:
@@ -146,8 +156,8 @@ class SumsOfTheProcess(TorchDispatchMode):
 def test_nothing_is_added_up_but_with_the_threads_of_a_client_or_the_server(case):
     """The same whatever the size of the data and the machine: sums belong into the work that `each` carries out."""
     data, before = tiny_data(), torch.get_num_threads()
-    lenet = partial(models.LeNet5, data.shape, 3, 6)  # `models.build` tries a new model out, which leaves no number
-    federation = Federation.of(data, SHARES, [lenet], dtype=torch.float64, threads=2)
+    build = partial(models.make, options_of(case).model[0], data.shape, 3, 6)  # `models.build` tries a new model out
+    federation = Federation.of(data, SHARES, [build], dtype=torch.float64, threads=2)
     torch.set_num_threads(3)
     try:
         with SumsOfTheProcess() as watched:
@@ -191,7 +201,7 @@ def answer_and_losses(case, k, wire, data=None, shares=None):
     A "global" answer is the one model there is for everybody, so it is client k's too. Under a cut wire the server has
     received nothing: its model, that of `centralized` included, cannot depend on any client's data at all.
     """
-    federation, options, losses = tiny_federation(data, shares, wire=wire), options_of(case), []
+    federation, options, losses = federation_for(case, data, shares, wire=wire), options_of(case), []
     state = MODULES[case].start(federation, options)
     for r in (1, 2, 3):
         done = MODULES[case].communicate(federation.at(r), state, options)
@@ -231,8 +241,8 @@ def test_a_client_learns_from_its_own_data_even_if_the_wire_is_cut(case):
     """So that the tests above compare answers that could have changed."""
     if case == "centralized":
         pytest.skip("its clients do not learn")
-    federation, data = tiny_federation(wire=CutWire()), tiny_data()
-    changed = tiny_federation(replace(data, y=torch.zeros_like(data.y)), wire=CutWire())
+    federation, data = federation_for(case, wire=CutWire()), tiny_data()
+    changed = federation_for(case, replace(data, y=torch.zeros_like(data.y)), wire=CutWire())
     assert not torch.equal(play(federation, options_of(case))[1].loss, play(changed, options_of(case))[1].loss)
 
 
@@ -241,7 +251,7 @@ def test_a_client_learns_from_its_own_data_even_if_the_wire_is_cut(case):
 
 @every_case
 def test_no_tensor_of_a_state_is_changed_in_place(case):
-    federation, options = tiny_federation(participation=0.7), options_of(case, optimizer="adam")
+    federation, options = federation_for(case, participation=0.7), options_of(case, optimizer="adam")
     state, done = play(federation, options)
     before = tensors(state)
     kept = [tensor.clone() for tensor in before]
@@ -270,7 +280,7 @@ def plain(tree):
 def test_a_run_goes_on_from_a_saved_state_as_if_it_had_not_stopped(case, optimizer):
     options, module = options_of(case, optimizer=optimizer, momentum=0.9 if optimizer == "sgd" else 0.0), MODULES[case]
     saved = {}
-    federation = tiny_federation(participation=0.7)
+    federation = federation_for(case, participation=0.7)
     state = module.start(federation, options)
     for r in range(4):
         if r:
@@ -283,7 +293,7 @@ def test_a_run_goes_on_from_a_saved_state_as_if_it_had_not_stopped(case, optimiz
         torch.save(state, saved[r])
         assert equal(torch.load(io.BytesIO(saved[r].getvalue()), weights_only=True), state)
     for stop in (0, 2):
-        resumed = tiny_federation(participation=0.7)  # a new process would have a new one
+        resumed = federation_for(case, participation=0.7)  # a new process would have a new one
         loaded = torch.load(io.BytesIO(saved[stop].getvalue()), weights_only=True)
         for r in range(stop + 1, 4):
             redone = module.communicate(resumed.at(r), loaded, options)
@@ -297,7 +307,7 @@ def test_a_run_goes_on_from_a_saved_state_as_if_it_had_not_stopped(case, optimiz
 
 @every_case
 def test_a_round_names_its_clients_their_losses_and_the_answers(case):
-    federation = tiny_federation(participation=0.7)  # two of three
+    federation = federation_for(case, participation=0.7)  # two of three
     for r in (1, 2, 3):
         _, done = play(federation, options_of(case), rounds=r)
         assert list(done.clients) == sorted(set(done.clients))
@@ -312,7 +322,7 @@ def test_a_round_names_its_clients_their_losses_and_the_answers(case):
 
 @every_case
 def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
-    federation, options = tiny_federation(participation=0.7), options_of(case, epoch_per_round=2)
+    federation, options = federation_for(case, participation=0.7), options_of(case, epoch_per_round=2)
     state = MODULES[case].start(federation, options)
     federation.wire.collect()
     previous, absent_at_all = None, set()
@@ -325,7 +335,7 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
         worked = {(what, k): n for (what, party, k), n in federation.effort.items() if party == "client"}
         assert worked.keys() == {(what, k) for k in clients for what in ("steps", "samples")}
         assert all(worked["samples", k] == 2 * len(federation.shares[k]) for k in clients)
-        answers = {name: rows for name, rows in answers_of(federation, done).items() if name != "global"}
+        answers = {name: rows for name, rows in answers_of(federation, done).items() if name == "personal"}
         for name, rows in answers.items():
             if previous:
                 assert all(equal(rows[k], previous[name][k]) for k in absent), "bit for bit"
@@ -337,12 +347,13 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
 
 @pytest.mark.parametrize("case", [c for c in MODULES if getattr(algorithms.ALGORITHMS[c.split()[0]], "mixed", False)])
 def test_clients_may_have_different_architectures_where_mixed_says_so(case):
-    # a LeNet5 with the feature dimension of the MLP, so that features can be compared
-    federation = tiny_federation(model=("LeNet5", "MLP"), feature_dim=200)
+    # a LeNet5 with the feature dimension of the MLP, so that features can be compared; two networks with a stem
+    named = ("ResNet8", "ResNet4") if case.split()[0] in SMALL else ("LeNet5", "MLP")
+    federation = federation_for(case, model=named, feature_dim=200)
     _, done = play(federation, options_of(case), rounds=2)
     assert torch.isfinite(done.loss).all()
-    for rows in answers_of(federation, done).values():
-        for k, row in enumerate(rows):
+    for name, rows in answers_of(federation, done).items():
+        for k, row in enumerate(rows if name != THROUGH_SERVER else []):
             assert {n: t.shape for n, t in row.items()} == {n: t.shape for n, t in federation.initial(k).items()}
 
 
@@ -367,7 +378,7 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter(case, d
         return value
 
     monkeypatch.setattr(module, "loss", checked)
-    state, _ = play(tiny_federation(dtype=dtype), options_of(case), rounds=2)
+    state, _ = play(federation_for(case, dtype=dtype), options_of(case), rounds=2)
     assert sum(seen) == 2 * 60
     assert {tensor.dtype for tensor in tensors(state) if tensor.is_floating_point()} == {dtype}
 
@@ -418,6 +429,11 @@ def _fedavg(s):
     return Bytes(0, s.model * s.item + COUNT, s.model * s.item)  # the model, and n_k
 
 
+def _fedgkt(s):
+    up = s.n * (16 * 12 * 12 * 4 + s.C * s.item + COUNT)  # a map of 16 channels in float32, logits, and the label
+    return Bytes(0, up, s.n * s.C * s.item)
+
+
 BYTES = {
     "cfkd": _cfkd,
     "cfkd --as_published": _cfkd,
@@ -425,6 +441,8 @@ BYTES = {
     "fd --as_published": _mse_logits,
     "fedavg": _fedavg,
     "fedavg --as_published": lambda s: Bytes(0, s.model * s.item, s.model * s.item),  # unweighted: no n_k
+    "fedgkt": _fedgkt,
+    "fedgkt --as_published": _fedgkt,
     "independent": lambda s: Bytes(0, 0, 0),
     "centralized": lambda s: Bytes(s.n * s.example, 0, 0),
 }
@@ -455,7 +473,7 @@ def test_the_bytes_on_the_wire_are_those_worked_out_by_hand(case, dtype):
     one = {"C": 3, "D": 6, "model": model, "item": torch.finfo(dtype).bits // 8, "example": 12 * 12 + 8}
     expected = [BYTES[case](Sizes(n=len(share), **one)) for share in SHARES]
 
-    federation, options = tiny_federation(dtype=dtype, participation=0.7), options_of(case)
+    federation, options = federation_for(case, dtype=dtype, participation=0.7), options_of(case)
     state = MODULES[case].start(federation, options)
     assert by_direction(federation.wire) == without_zeros(up={k: expected[k].start for k in federation.clients})
     for r in (1, 2, 3):
@@ -504,9 +522,10 @@ def test_an_algorithm_is_20_to_90_lines(case):
     ("folder", "table"), [(".", algorithms.ALGORITHMS), ("published", algorithms.PUBLISHED)], ids=["algorithms", "published"]
 )
 def test_every_file_of_an_algorithm_is_registered_under_its_name(folder, table):
-    found = {path.stem for path in (Path(algorithms.__file__).parent / folder).glob("*.py")} - {"__init__"}
-    assert found == set(table)
-    assert all(Path(module.__file__).stem == name for name, module in table.items())
+    place = Path(algorithms.__file__).parent / folder
+    files = {path.stem for path in place.glob("*.py")} | {path.parent.name for path in place.glob("*/__init__.py")}
+    assert files - {"__init__", "published"} == set(table)
+    assert all(module.__name__.split(".")[-1] == name for name, module in table.items())
 
 
 @pytest.mark.parametrize("name", algorithms.PUBLISHED)

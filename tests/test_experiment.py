@@ -25,10 +25,12 @@ from options import Launch
 QUICK = {"n_clients": 3, "rounds": 3, "reduced": 0.1, "model": ("MLP",), "threads": 1, "batch_size": 16, "lr": 0.01}
 
 
+OWN = {"fedgkt": {"model": ("ResNet4",), "server_model": "ResNet19", "epochs_server": 1, "validation": 0.0}}
+
+
 def prepared(name: str, export: Path, **flags) -> experiment.Experiment:
-    return experiment.prepare(
-        algorithms.options_of(name)(**{"algorithm": name, **QUICK, **flags}), Launch(export_dir=export)
-    )
+    asked = {"algorithm": name, **QUICK, **flags, **OWN.get(name, {})}
+    return experiment.prepare(algorithms.options_of(name)(**asked), Launch(export_dir=export))
 
 
 def untimed(run: saves.Run) -> pd.DataFrame:

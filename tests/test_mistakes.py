@@ -137,7 +137,7 @@ CASES = [
     ("-x 3", ["-x", "belongs to no flag"]),
     ("fedavg --lambda_disc 1", ["--lambda_disc", "a flag of cfkd"]),
     ("fedavg independent --lambda_kd 1", ["--lambda_kd", "a flag of cfkd, fd"]),
-    ("independent --as_published", ["--as_published", "a flag of cfkd, fd, fedavg"]),
+    ("independent --as_published", ["--as_published", "a flag of cfkd, fd, fedavg, fedgkt"]),
     # values that are not there, or are too many
     ("--lr --seed 1", ["--lr", "a value is missing"]),
     ("--seed", ["--seed", "a value is missing"]),
@@ -150,6 +150,19 @@ CASES = [
     ("fedavg --model LeNet5,ResNet9", ["--model LeNet5,ResNet9", "fedavg", "one architecture for all clients"]),
     ("centralized --model LeNet5,MLP", ["--model LeNet5,MLP", "centralized", "one architecture for all clients"]),
     ("cfkd --model LeNet5,MLP", ["--model LeNet5,MLP", "of one dimension", "LeNet5 100, MLP 200"]),
+    ("fedgkt --model LeNet5", ["--model LeNet5", "has no stem", "ResNet8"]),
+    ("fedgkt --server_model ResNet", ["--server_model ResNet", "one of LeNet5"]),
+    (
+        "fedgkt --image_size 4 --server_model ResNet55",
+        ["--server_model ResNet55", "does not fit maps of 16 channels and 4x4"],
+    ),
+    ("fedgkt --distill_client 2", ["--distill_client 2", "one of 0, 1"]),
+    ("fedgkt --temperature 0", ["--temperature 0", "a number above 0"]),
+    ("fedgkt --augment_extract 0", ["--augment_extract 0", "read only with --augment"]),
+    ("fedgkt --stale drop", ["--stale drop", "read only with --participation below 1"]),
+    ("fedgkt --feature_dtype int8", ["--feature_dtype int8", "one of float32, float16, bfloat16"]),
+    ("fedavg --precision bf8", ["--precision bf8", "one of float32, bf16"]),
+    ("fedavg --server_model ResNet19", ["--server_model", "a flag of fedgkt"]),
     # files and machines
     ("--export_dir {tmp}/file", ["--export_dir", "/file", "cannot be written", "must be a folder"]),
     ("--export_dir {tmp}/file/below", ["--export_dir", "/file/below", "must be a folder"]),

@@ -1,0 +1,90 @@
+"""Feature maps, predictions and labels of every example go up, the server's predictions come down; no model is sent.
+
+C. He, M. Annavaram, S. Avestimehr: Group Knowledge Transfer: Federated Learning of Large CNNs at the Edge, NeurIPS 2020,
+Algorithm 1. What a client answers with is the stem of its small network and the server's large network behind it.
+
+Differences from the paper and the authors' code:
+1. The server's predictions are kept by example, so that a target always belongs to its image (the code keeps them by place
+   in batches of another order). They are the last epoch's, in training mode, before the step, as in the code.
+2. One augmented draw a client and round is extracted, answered by the server, and trained on in the next round; the code
+   extracts and trains on different draws. `--augment_extract 0` extracts plain images and trains on fresh draws.
+3. Clients start from new networks, not from ones trained on everybody's data; the server shuffles over all clients.
+4. Its learning rate falls on a plateau of *validation* accuracy, of examples that clients hold out and send (counted); the
+   code's is of the test set, whose features clients send in every round. `--validation 0` keeps it constant.
+5. With `--participation` below 1 the server learns from what has arrived and, with `--stale keep`, from what the absent sent
+   last: the paper's asynchronous training, which is not in the code.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+
+import options
+from algorithms.fedgkt import server
+from helpers import Round, model_of, own_models, put, train_own
+from options import Choice, Needs, Number, flag
+
+mixed = True
+check, rebuild = server.check, server.rebuild
+ON_OFF, KEPT = Choice(("0", "1")), Choice(("keep", "drop"))
+AUGMENTED = Needs("--augment", lambda o: o.augment != "none")
+PARTIAL = Needs("--participation below 1", lambda o: o.participation < 1)
+
+
+@dataclass(frozen=True)
+class Options(options.Options):
+    model: tuple[str, ...] = ("ResNet8",)
+    optimizer: str = "amsgrad"
+    weight_decay: float = 1e-4
+    batch_size: int = 64
+    validation: float = 0.1
+    server_model: str = flag("ResNet55", server.NETWORK, "network at the server, behind the clients' stems")
+    epochs_server: int = flag(3, Number(int, least=1), "epochs of the server a round (20 in the authors' script)")
+    temperature: float = flag(3.0, Number(float, above=0), "temperature of both softmaxes; 1 compares them as they are")
+    kd_alpha: float = flag(1.0, Number(float, least=0), "weight of a client's distillation, of the server's cross-entropy")
+    distill_client: str = flag("1", ON_OFF, "clients learn from the server's predictions; 0 is independent learning")
+    distill_server: str = flag("1", ON_OFF, "the server learns from the clients' predictions; 0 is from labels alone")
+    augment_extract: str = flag("1", ON_OFF, "extract one augmented draw a round; 0 is plain images", AUGMENTED)
+    stale: str = flag("keep", KEPT, "whether the server goes on learning from what absent clients sent last", PARTIAL)
+    feature_dtype: str = flag("float32", Choice(tuple(server.DTYPES)), "numbers of the maps, on the wire and at the server")
+
+
+def loss(model, batch, given, options):
+    _, logits = model(batch.x)
+    return F.cross_entropy(logits, batch.y) + given["weight"] * transfer(logits, given["targets"][batch.i], options)
+
+
+def server_loss(model, batch, given, options):
+    _, logits = model(batch.x)
+    given["said"][batch.i] = logits.detach().to(given["said"].dtype)  # the last epoch's stay
+    learned = F.cross_entropy(logits, batch.y)
+    if options.distill_server == "0":
+        return learned
+    return transfer(logits, given["targets"][batch.i], options) + options.kd_alpha * learned
+
+
+def transfer(logits, targets, options):
+    """T^2 KL(softmax(targets / T) + 1e-7 || softmax(logits / T)), mean over the batch, with the constant of the code."""
+    teacher = (targets / options.temperature).softmax(1) + 1e-7
+    return options.temperature**2 * (teacher * (teacher.log() - (logits / options.temperature).log_softmax(1))).sum(1).mean()
+
+
+def start(federation, options):
+    nothing = [None for _ in federation.clients]
+    return {**own_models(federation), "targets": nothing, "draws": nothing, **server.start(federation, options)}
+
+
+def communicate(federation, state, options):
+    return phases(federation, state, options, loss)
+
+
+def phases(federation, state, options, loss):
+    clients = federation.sample()
+    given, drawn = server.teachers(federation, state, clients, options)
+    losses = train_own(federation, clients, state, loss, options, given, drawn)
+    draws = [server.draw(federation, k, options) for k in clients]
+    learned = server.learn(federation, state, clients, draws, server_loss, options)
+    state["targets"] = put(state["targets"], clients, federation.wire.down("logits", learned.said, clients))
+    state["draws"] = put(state["draws"], clients, draws)
+    answers = {"server": server.behind(federation, state, options), "personal": model_of(federation, state["weights"])}
+    return Round(clients, losses, answers, learned.told)
