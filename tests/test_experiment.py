@@ -25,7 +25,9 @@ from options import Launch
 QUICK = {"n_clients": 3, "rounds": 3, "reduced": 0.1, "model": ("MLP",), "threads": 1, "batch_size": 16, "lr": 0.01}
 
 
-OWN = {"fedgkt": {"model": ("ResNet4",), "server_model": "ResNet19", "epochs_server": 1, "validation": 0.0}}
+OWN = {
+    "fedgkt": {"model": ("ResNet4",), "server_model": "ResNet19", "epochs_server": 1, "validation": 0.0, "image_size": 12}
+}
 
 
 def prepared(name: str, export: Path, **flags) -> experiment.Experiment:

@@ -19,6 +19,7 @@ import models
 import streams
 from algorithms import fedgkt, independent
 from algorithms.fedgkt import server
+from algorithms.published import fedgkt as published
 from errors import UserError
 from federation import Federation
 from helpers import Batch
@@ -27,7 +28,7 @@ from wire import Wire
 
 SIZE = 8  # side of the images
 SHARES = [range(4), range(4, 10), range(10, 19)]  # of different lengths, which tell the clients apart
-HELD_OUT = [range(20, 23), range(23, 28), range(28, 32)]
+HELD_OUT = [range(20, 32), range(32, 47), range(47, 60)]
 N = 19
 WHOLE = 64  # one full batch an epoch, of a client and of the server
 B, C = 7, 4
@@ -619,7 +620,7 @@ def test_the_server_keeps_no_maps_between_rounds_in_which_all_take_part():
         assert not any(t.ndim == 4 and t.shape[2] == SIZE for t in state.values() if isinstance(t, torch.Tensor))
 
 
-def test_clients_without_examples_take_no_part_in_anything():
+def test_a_client_without_examples_is_no_obstacle():
     federation = federation_of([range(0), range(6), range(6, 15)], validation=[range(0), range(20, 23), range(23, 28)])
     for _, state, done in rounds_of(federation, flags_for(), 2):
         assert done.loss[0] == 0
@@ -881,6 +882,7 @@ def test_the_models_of_a_saved_run_have_the_accuracies_of_its_history(precision,
         ):
             model = run.model(k, answer)
             assert model.precision == precision
+            assert answer == "personal" or model.dtype == torch.bfloat16, "of the map"
             with torch.no_grad():
                 accuracy = (model(x)[1].argmax(1) == y).double().mean().item()
             expected = last[last["client"] == k][column].item()
@@ -949,3 +951,25 @@ def test_with_bf16_networks_are_computed_in_it_and_states_and_losses_are_not(mon
         assert not same(a, b)
         for name in a:
             assert torch.allclose(a[name].double(), b[name].double(), rtol=0.1, atol=0.3), "the same but for rounding"
+
+
+# --- as published ---
+
+
+def test_as_published_predictions_meet_other_images_and_draws_are_new(monkeypatch):
+    shared = {"augment": "crop_flip_cutout", "epoch_per_round": 2}
+    fresh = fresh_batches(monkeypatch, 3, **shared)
+    federation, seen = federation_of(wire=Heard()), watched(monkeypatch, "loss", published)
+    flags, received = flags_for(as_published=True, **shared), None
+    for r, _, _ in rounds_of(federation, flags, 3, published):
+        for step, batch in zip(seen, fresh[r - 1], strict=True):
+            assert torch.equal(step.batch.x, batch.x)
+        orders = []
+        for step in seen if r > 1 else []:
+            k = [len(share) for share in SHARES].index(len(step.given["targets"]))
+            equal = (step.given["targets"][:, None] == received[k][None]).all(2)
+            assert (equal.sum(0) == 1).all(), "the same predictions"
+            orders.append(equal.int().argmax(1).tolist())
+        assert all(order != sorted(order) for order in orders), "in another order"
+        received = federation.wire.take("logits")
+        seen.clear()
