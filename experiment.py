@@ -155,7 +155,7 @@ def _start(options: Options, inputs: tuple) -> saves.Rows | None:
         raise UserError(f"{given} not to be read; must be the folder of a finished run") from error
     except UserError as error:
         raise UserError(f"{given} {str(error).partition(': ')[2]}") from None
-    found = weights.get("global", next(iter(weights.values())))
+    found = weights["global"] if "global" in weights else weights["personal"]
     if isinstance(found, list):
         if not getattr(algorithms.ALGORITHMS[options.algorithm], "mixed", False):
             raise UserError(
@@ -359,11 +359,13 @@ def _to(tree: Any, device: torch.device) -> Any:
 
 
 def _check(options: Options, r: int, done: Round) -> None:
-    wrong = [i for i, value in enumerate(done.loss.tolist()) if not math.isfinite(value)]
+    losses = dict(zip([f"client {k}" for k in done.clients] or ["the server"], done.loss.tolist(), strict=True))
+    if "server_loss" in done.told:
+        losses["the server"] = done.told["server_loss"]
+    wrong = [who for who, value in losses.items() if not math.isfinite(value)]
     if wrong:
-        who = f"client {done.clients[wrong[0]]}" if done.clients else "the server"
         raise DivergedError(
-            f"{options.algorithm}: the training loss of {who} is {done.loss[wrong[0]].item()} in round {r}; "
+            f"{options.algorithm}: the training loss of {wrong[0]} is {losses[wrong[0]]} in round {r}; "
             f"nothing after it would mean anything; a smaller --lr (it is {options.lr:g}) may help"
         )
 

@@ -80,7 +80,7 @@ def _local_epochs(federation: Federation, k: int, weights: Weights, given, memor
     trained = {name: p for name, p in model.named_parameters() if only is None or name in only}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
-    lr = options.lr * SCHEDULES[options.lr_schedule]((federation.round - 1) / options.rounds)
+    lr = learning_rate(options, federation.round)
     optimizer = OPTIMIZERS[options.optimizer](list(trained.values()), lr, options)
     _recall(optimizer, trained, memory)
 
@@ -132,6 +132,11 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "step": lambda done: 0.1 ** ((done >= 0.5) + (done >= 0.75)),
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
 }
+
+
+def learning_rate(options, round: int) -> float:
+    """`--lr` in a round, as `--lr_schedule` has it."""
+    return options.lr * SCHEDULES[options.lr_schedule]((round - 1) / options.rounds)
 
 
 def _recall(optimizer: torch.optim.Optimizer, trained: dict[str, Tensor], memory: dict | None) -> None:

@@ -1,6 +1,7 @@
 """One experiment: the same bits whatever came before, killed or interrupted; and never an old result for new code."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -195,6 +196,15 @@ def test_the_configuration_names_what_a_result_depends_on(tmp_path):
     assert config["environment"]["processor"].endswith(torch.backends.cpu.get_cpu_capability())
     assert config["options"]["threads"] == 1
     assert len(config["source"]) == 64
+
+
+def test_a_server_whose_loss_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    """Also in the last round, and where no client would notice."""
+    from algorithms import fedgkt
+
+    monkeypatch.setattr(fedgkt, "server_loss", lambda model, batch, given, options: model(batch.x)[1].sum() * math.nan)
+    with pytest.raises(DivergedError, match="fedgkt: the training loss of the server is nan in round 1"):
+        experiment.run(prepared("fedgkt", tmp_path, rounds=1, distill_client="0"))
 
 
 def test_preparing_writes_nothing(tmp_path):

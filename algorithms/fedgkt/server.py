@@ -15,7 +15,7 @@ from data import augment
 from data.datasets import Data
 from errors import UserError
 from federation import Federation
-from helpers import EVALUATION_BATCH, train
+from helpers import EVALUATION_BATCH, learning_rate, train
 from options import Choice
 from wire import Rows
 
@@ -181,7 +181,7 @@ def learn(federation: Federation, state: dict, clients: Sequence[int], draws, lo
     )
     (weights,), (memory,), losses = train(server, [0], [state["server"]], loss, asked, [given], [state["server_memory"]])
     state["server"], state["server_memory"] = weights, memory
-    told = {"server_loss": losses.item(), "server_lr": asked.lr}
+    told = {"server_loss": losses.item(), "server_lr": learning_rate(asked, federation.round)}
     ages = [(len(row["labels"]), federation.round - row["round"]) for row in held]
     told["feature_age_mean"] = sum(n * age for n, age in ages) / max(place, 1)
     told["feature_age_max"] = float(max(age for _, age in ages))
@@ -232,7 +232,7 @@ def _right(server: Federation, k: int, weights, maps: Tensor, y: Tensor) -> int:
 
 def _plateau(plateau: dict, accuracy: float) -> dict:
     """After more than PATIENCE rounds without a better accuracy the learning rate is a tenth."""
-    if accuracy > plateau["best"] * (1 + BETTER) or plateau["best"] < 0:
+    if accuracy > plateau["best"] * (1 + BETTER):
         return {**plateau, "best": accuracy, "bad": 0}
     if plateau["bad"] == PATIENCE:
         return {**plateau, "bad": 0, "factor": plateau["factor"] * FACTOR}
