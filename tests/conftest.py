@@ -10,6 +10,7 @@ import torch
 import algorithms
 import models
 from data.datasets import Data, from_arrays
+from errors import UserError
 from federation import Federation
 from options import Options
 from wire import Examples, Rows, Wire
@@ -109,3 +110,12 @@ def uneven_shares(data: Data) -> list[list[int]]:
     """Shares of the tiny data: client 0 lacks class 2, client 1 has class 1 alone, client 2 has 0, 1 and 2."""
     by_class = [[i for i in range(60) if data.y[i] == c] for c in range(3)]
     return [by_class[0][:6] + by_class[1][:4], by_class[1][4:9], by_class[0][6:9] + by_class[1][9:11] + by_class[2][:7]]
+
+
+def line_of(work, *args) -> str:
+    """The one line with which work(*args) is refused."""
+    with pytest.raises(UserError) as raised:
+        work(*args)
+    line = str(raised.value)
+    assert len(line.splitlines()) == 1
+    return line

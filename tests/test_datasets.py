@@ -18,12 +18,11 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, needs_mnist, tiny_data
+from conftest import ROOT, line_of, needs_mnist, tiny_data
 from PIL import Image
 
 from data import datasets
 from data.datasets import CELEBA_ATTRIBUTES, LOADERS, Source, from_arrays, load
-from errors import UserError
 
 torchvision = datasets._torchvision()
 SOURCES = {"MNIST": "MNIST", "FMNIST": "FashionMNIST"}  # --dataset: torchvision's class, and so the folder
@@ -59,11 +58,7 @@ needs_writers = needs("MNIST/mnist_writer_ids.npz")
 
 def one_line(name, source):
     """The line that a user gets instead of the data."""
-    with pytest.raises(UserError) as raised:
-        load(name, source)
-    line = str(raised.value)
-    assert len(line.splitlines()) == 1
-    return line
+    return line_of(load, name, source)
 
 
 def md5(path):

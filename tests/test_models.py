@@ -383,6 +383,19 @@ def test_cnnmnist_is_the_published_sequence_with_its_dropout_of_channels_before_
     torch.testing.assert_close(model(x)[0], hidden)
 
 
+def by_hand(model, training):
+    """What is left of the model's convolutions, and a function that applies the next, without bias, and its BatchNorm."""
+    convs, norms = iter(layers(model, nn.Conv2d)), iter(layers(model, nn.BatchNorm2d))
+
+    def conv_bn(hidden, channels, stride=1, size=3):
+        conv, norm = next(convs), next(norms)
+        assert conv.weight.shape == (channels, hidden.shape[1], size, size)
+        assert conv.bias is None
+        return normalised(F.conv2d(hidden, conv.weight, stride=stride, padding=size // 2), norm, training)
+
+    return convs, conv_bn
+
+
 def normalised(x, norm, training):
     """Batch normalisation over everything but the channel, by its definition."""
     if training:
@@ -478,14 +491,7 @@ def test_resnet18_is_the_published_sequence(size, training):
     """64 | 64, 64 | 128 / 2, 128 | 256 / 2, 256 | 512 / 2, 512 | mean, linear, Tanh."""
     shape = (3, *size)
     model, x = shaken(made("ResNet18", shape)).train(training), random_images(2, shape)
-    convs, norms = iter(layers(model, nn.Conv2d)), iter(layers(model, nn.BatchNorm2d))
-
-    def conv_bn(hidden, channels, stride=1, size=3):
-        conv, norm = next(convs), next(norms)
-        assert conv.weight.shape == (channels, hidden.shape[1], size, size)
-        assert conv.bias is None
-        return normalised(F.conv2d(hidden, conv.weight, stride=stride, padding=size // 2), norm, training)
-
+    convs, conv_bn = by_hand(model, training)
     hidden = F.relu(conv_bn(x, 64))
     for channels, stride in [(64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)]:
         residual = F.relu(conv_bn(hidden, channels, stride))
@@ -565,24 +571,17 @@ def test_the_networks_of_fedgkt_are_their_published_sequences(name, training):
     """[16 |] bottlenecks of 64 | 128 / 2 | 256 / 2 | mean; or of ResNet4, 16 | a basic block of 16 | mean."""
     shape = (3, 9, 6)
     model, x = shaken(made(name, shape)).train(training), random_images(3, shape)
-    convs, norms = iter(layers(model, nn.Conv2d)), iter(layers(model, nn.BatchNorm2d))
-
-    def conv_bn(hidden, channels, size=1, stride=1):
-        conv, norm = next(convs), next(norms)
-        assert conv.weight.shape == (channels, hidden.shape[1], size, size)
-        assert conv.bias is None
-        return normalised(F.conv2d(hidden, conv.weight, stride=stride, padding=size // 2), norm, training)
-
-    hidden = F.relu(conv_bn(x, 16, size=3)) if name in WITH_STEM else x
+    convs, conv_bn = by_hand(model, training)
+    hidden = F.relu(conv_bn(x, 16)) if name in WITH_STEM else x
     if name == "ResNet4":
-        hidden = F.relu(hidden + conv_bn(F.relu(conv_bn(hidden, 16, size=3)), 16, size=3))
+        hidden = F.relu(hidden + conv_bn(F.relu(conv_bn(hidden, 16)), 16))
     for stage, depth in enumerate(BOTTLENECKS.get(name, ())):
         planes = (16, 32, 64)[stage]
         for place in range(depth):
             stride = 2 if stage in (1, 2) and place == 0 else 1
-            residual = F.relu(conv_bn(F.relu(conv_bn(hidden, planes)), planes, size=3, stride=stride))
-            residual = conv_bn(residual, 4 * planes)
-            shortcut = conv_bn(hidden, 4 * planes, stride=stride) if place == 0 else hidden
+            residual = F.relu(conv_bn(F.relu(conv_bn(hidden, planes, size=1)), planes, stride))
+            residual = conv_bn(residual, 4 * planes, size=1)
+            shortcut = conv_bn(hidden, 4 * planes, stride, size=1) if place == 0 else hidden
             hidden = F.relu(shortcut + residual)
     assert hidden.shape[2:] == ((3, 2) if len(BOTTLENECKS.get(name, ())) == 3 else (9, 6))
     torch.testing.assert_close(model(x)[0], hidden.mean(dim=(2, 3)))
