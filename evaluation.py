@@ -1,7 +1,11 @@
-"""Which accuracy is this? The answers of a round, asked for the whole test set and for each client's own examples."""
+"""Which accuracy is this? The answers of a round, asked for the whole test set and for each client's own examples; and what
+each client makes of the last model by fine-tuning a copy of it.
+"""
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.partition import Split
-from federation import Federation, computing_with
-from helpers import EVALUATION_BATCH, Round
+from errors import DivergedError
+from federation import Federation, Weights, computing_with
+from helpers import EVALUATION_BATCH, Loss, Round, train
 from models import Net
+from wire import Wire
 
 ByClient = dict[int, float]
 
@@ -21,57 +27,123 @@ def evaluate(federation: Federation, split: Split, done: Round) -> tuple[dict[st
 
     *global* is the whole test set, *personal* the client's own test examples, *validation* its held-out training
     examples. Means, standard deviations (of the population) and the worst are over clients; an answer that is one model
-    for all has no spread on the global test. Columns of all but the first answer end in ":" and its name.
+    for all has no spread on the global test. Columns of all but the first answer end in ":" and its name, those of an
+    auxiliary head in ":head 1" (the shallowest), ":head 2", ...
     """
     of_round: dict[str, float] = {}
     of_clients: dict[str, ByClient] = {}
     for name, answer in done.answers.items():
-        suffix = "" if name == next(iter(done.answers)) else f":{name}"
         one_for_all = name == "global"
-        found = _measure(federation, split, answer, one_for_all)
-        of_round[f"global_loss{suffix}"] = float(np.mean(list(found.pop("loss").values())))
-        for what, by_client in found.items():
-            values = np.array(list(by_client.values()))
-            if not len(values):
-                continue
-            of_round[f"{what}_mean{suffix}"] = float(values.mean())
-            of_round[f"{what}_worst{suffix}"] = float(values.min())
-            if not (one_for_all and what == "global"):
-                of_round[f"{what}_std_clients{suffix}"] = float(values.std())
-                of_clients[f"{what}_accuracy{suffix}"] = by_client
+        *auxiliary, last = _measure(federation, split, answer, one_for_all)
+        own = "" if name == next(iter(done.answers)) else name
+        for head, found in {"": last, **{f"head {i}": found for i, found in enumerate(auxiliary, start=1)}}.items():
+            suffix = f":{' '.join(filter(None, (own, head)))}" if own or head else ""
+            of_round[f"global_loss{suffix}"] = float(np.mean(list(found.pop("loss").values())))
+            for what, by_client in found.items():
+                values = np.array(list(by_client.values()))
+                if not len(values):
+                    continue
+                of_round[f"{what}_mean{suffix}"] = float(values.mean())
+                of_round[f"{what}_worst{suffix}"] = float(values.min())
+                if not (one_for_all and what == "global"):
+                    of_round[f"{what}_std_clients{suffix}"] = float(values.std())
+                    of_clients[f"{what}_accuracy{suffix}"] = by_client
     return of_round, of_clients
 
 
-def _measure(federation: Federation, split: Split, answer: Callable[[int], Net], one_for_all: bool) -> dict[str, ByClient]:
-    """{"loss", "global", "personal", "validation": {client: value}}; one model for all has one loss and one global value,
-    under client 0, and is asked once."""
+def _measure(
+    federation: Federation, split: Split, answer: Callable[[int], Net], one_for_all: bool
+) -> list[dict[str, ByClient]]:
+    """For every head, the classifier last, {"loss", "global", "personal", "validation": {client: value}}; one model for all
+    has one loss and one global value, under client 0, and is asked once."""
     data = federation.data
     test = torch.arange(data.n_train, len(data.y), device=federation.device)
     personal, validation = (
         [torch.as_tensor(share, device=federation.device) for share in part] for part in (split.test, split.validation)
     )
-    found: dict[str, ByClient] = {"loss": {}, "global": {}, "personal": {}, "validation": {}}
+    heads: list[dict[str, ByClient]] = []
     for k in federation.clients:
         if k == 0 or not one_for_all:
             own = [*personal, *validation] if one_for_all else [personal[k], validation[k]]
-            right, loss = _scores(federation, answer(k), torch.unique(torch.cat([test, *own])))
-            found["loss"][k], found["global"][k] = loss[test].mean().item(), right[test].mean().item()
-        found["personal"][k] = right[personal[k]].mean().item()
-        if len(validation[k]):
-            found["validation"][k] = right[validation[k]].mean().item()
-    return found
+            scores = _scores(federation, answer(k), torch.unique(torch.cat([test, *own])))
+            heads = heads or [{"loss": {}, "global": {}, "personal": {}, "validation": {}} for _ in scores]
+        for found, (right, loss) in zip(heads, scores, strict=True):
+            if k == 0 or not one_for_all:
+                found["loss"][k], found["global"][k] = loss[test].mean().item(), right[test].mean().item()
+            found["personal"][k] = right[personal[k]].mean().item()
+            if len(validation[k]):
+                found["validation"][k] = right[validation[k]].mean().item()
+    return heads
 
 
 @torch.no_grad()
-def _scores(federation: Federation, model: Net, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether the model is right about each of these examples (0 or 1), and its cross-entropy in nats: two float64, as
-    long as the data set, defined at `indices` only. In batches that fit a processor's cache."""
+def _scores(federation: Federation, model: Net, indices: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """For every head, the classifier last: whether it is right about each of these examples (0 or 1), and its cross-entropy
+    in nats: two float64, as long as the data set, defined at `indices` only. In batches that fit a processor's cache."""
     y = federation.data.y
-    right = torch.full((len(y),), math.nan, dtype=torch.float64, device=federation.device)
-    loss = right.clone()
+    nothing = torch.full((len(y),), math.nan, dtype=torch.float64, device=federation.device)
+    scores: list[tuple[Tensor, Tensor]] = []
     with computing_with(federation.threads):
         for i in indices.split(EVALUATION_BATCH):
-            _, logits = model(federation.data.images(i, federation.dtype))
-            right[i] = (logits.argmax(1) == y[i]).double()
-            loss[i] = F.cross_entropy(logits, y[i], reduction="none").double()
-    return right, loss
+            x = federation.data.images(i, federation.dtype)
+            heads = model.every_head(x) if isinstance(model, Net) else [model(x)[1]]
+            scores = scores or [(nothing.clone(), nothing.clone()) for _ in heads]
+            for (right, loss), logits in zip(scores, heads, strict=True):
+                right[i] = (logits.argmax(1) == y[i]).double()
+                loss[i] = F.cross_entropy(logits, y[i], reduction="none").double()
+    return scores
+
+
+# --- personalisation ---------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(model: Net, batch, given, options) -> Tensor:
+    """What a model is fine-tuned with, unless its algorithm has a `tuning_loss`."""
+    return F.cross_entropy(model(batch.x)[1], batch.y)
+
+
+def personalise(
+    federation: Federation, split: Split, done: Round, options, loss: Loss = cross_entropy
+) -> tuple[dict[str, float], dict[str, ByClient]]:
+    """Each client fine-tunes a copy of the last model on its training examples, for `--ft_epochs` -> (columns of the round,
+    {column: {client: personal accuracy}}).
+
+    *sent*: the first answer that is a client's network, as it is; *local*: of the clients of the round, after their local
+    epochs, where that is another model; *tuned*: after the last epoch of fine-tuning, and in columns that end in ":epoch 1"
+    after the first, and so on. Beside mean and standard deviation over clients stand the worst and the best client and the
+    mean of the worst tenth of them, ceil(K / 10). Draws, steps and bytes are none of the rounds'. Raises DivergedError.
+    """
+    answer = next(answer for answer in done.answers.values() if isinstance(answer(0), Net))
+    aside = replace(federation.aside("tuning"), effort=Counter(), wire=Wire())
+    asked = replace(options, lr=options.ft_lr, lr_schedule="constant", epoch_per_round=1)
+    found: dict[tuple[str, str], ByClient] = {}  # by what it is of and the end of its columns' names
+
+    def measure(what: str, k: int, weights: Weights, suffix: str = "") -> None:
+        own = torch.as_tensor(split.test[k], device=federation.device)
+        right, _ = _scores(federation, federation.model(k, weights), own)[-1]
+        found.setdefault((what, suffix), {})[k] = right[own].mean().item()
+
+    for k, weights in zip(done.clients, done.trained or [], strict=False):
+        measure("local", k, weights)
+    for k in federation.clients:
+        weights = {name: tensor.detach().clone() for name, tensor in answer(k).state_dict().items()}
+        memory, only = None, answer(k).names(options.ft_part)
+        measure("tuned", k, weights, ":epoch 0")
+        for epoch in range(1, options.ft_epochs + 1):
+            (weights,), (memory,), losses = train(aside.at(epoch), [k], [weights], loss, asked, memory=[memory], only=only)
+            if not torch.isfinite(losses).all():
+                raise DivergedError(
+                    f"{options.algorithm}: the loss of client {k} is {losses.item()} in epoch {epoch} of its fine-tuning; "
+                    f"a smaller --ft_lr (it is {options.ft_lr:g}) may help"
+                )
+            measure("tuned", k, weights, f":epoch {epoch}")
+    found["sent", ""], found["tuned", ""] = found["tuned", ":epoch 0"], found["tuned", f":epoch {options.ft_epochs}"]
+    of_round = {f"{what}_{name}{end}": value for (what, end), of in found.items() for name, value in _spread(of).items()}
+    return of_round, {f"{what}_accuracy{end}": by_client for (what, end), by_client in found.items()}
+
+
+def _spread(by_client: ByClient) -> dict[str, float]:
+    values = np.sort(list(by_client.values()))
+    tenth = values[: math.ceil(len(values) / 10)]
+    figures = {"mean": values.mean(), "std_clients": values.std(), "worst": values[0], "worst_tenth": tenth.mean()}
+    return {name: float(value) for name, value in {**figures, "best": values[-1]}.items()}

@@ -28,7 +28,7 @@ import models
 import saves
 from data import datasets, partition
 from errors import DivergedError, UserError
-from evaluation import evaluate
+from evaluation import cross_entropy, evaluate, personalise
 from federation import Federation, computing_with
 from helpers import Round
 from options import Launch, Options, plain
@@ -84,7 +84,9 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
     start = _start(options, inputs)
     if hasattr(algorithms.ALGORITHMS[options.algorithm], "check"):
-        log.info(algorithms.ALGORITHMS[options.algorithm].check(options, data, sum(map(len, split.train))))
+        words = algorithms.ALGORITHMS[options.algorithm].check(options, data, sum(map(len, split.train)))
+        if words:
+            log.info(words)
     described = {"options": plain(options), "split": split.digest, "data": {"name": data.name, "digest": data.digest}}
     if start is not None:
         described["init_from"] = saves.digest(start)
@@ -165,7 +167,7 @@ def _start(options: Options, inputs: tuple) -> saves.Rows | None:
         if len(found) != options.n_clients:
             raise UserError(f"{given} has models of {len(found)} clients, and --n_clients is {options.n_clients}")
     with torch.random.fork_rng(devices=[]):
-        built = [models.build(name, *inputs, options.feature_dim).state_dict() for name in options.model]
+        built = [build().state_dict() for build in _architectures(options, inputs)]
     for k, row in enumerate(found if isinstance(found, list) else [found] * len(built)):
         if {n: t.shape for n, t in row.items()} != {n: t.shape for n, t in built[k % len(built)].items()}:
             raise UserError(
@@ -178,8 +180,14 @@ def _start(options: Options, inputs: tuple) -> saves.Rows | None:
 def _fits(options: Options, inputs: tuple) -> None:
     """Whether the algorithm can do with these architectures, and they with these images."""
     module, named = algorithms.ALGORITHMS[options.algorithm], ",".join(options.model)
+    strange = [name for name in options.model if name not in models.HAVE_HEADS]
+    if strange and getattr(module, "heads", False):
+        raise UserError(
+            f"--model {strange[0]}: has no auxiliary heads, which {options.algorithm} learns with; must be one of "
+            f"{', '.join(models.HAVE_HEADS)}"
+        )
     with torch.random.fork_rng(devices=[]):
-        built = [models.build(name, *inputs, options.feature_dim) for name in options.model]
+        built = [build() for build in _architectures(options, inputs)]
     if len(set(options.model)) > 1 and not getattr(module, "mixed", False):
         raise UserError(
             f"--model {named}: {options.algorithm} averages or pools weights, which takes one architecture for all clients"
@@ -188,6 +196,12 @@ def _fits(options: Options, inputs: tuple) -> None:
     if len(widths) > 1 and getattr(module, "same_features", False):
         found = ", ".join(f"{name} {model.classifier.in_features}" for name, model in zip(options.model, built, strict=True))
         raise UserError(f"--model {named}: {options.algorithm} shares features, which must be of one dimension, got {found}")
+
+
+def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.Net]]:
+    """What builds the models that are dealt to the clients."""
+    heads = getattr(algorithms.ALGORITHMS[options.algorithm], "heads", False)
+    return [partial(models.build, name, *inputs, options.feature_dim, heads) for name in options.model]
 
 
 def _stem(data: datasets.Data) -> str:
@@ -200,10 +214,17 @@ def _digest(parts: list) -> str:
 
 
 def _sources(algorithm: str) -> list[str]:
-    """The text of every module that can change a number of this algorithm."""
-    names = [*SOURCES, f"algorithms/{algorithm}", f"algorithms/published/{algorithm}"]
-    files = [HERE / f"{name}.py" for name in names] + sorted((HERE / "algorithms" / algorithm).glob("*.py"))
-    return [path.read_text() for path in files if path.exists()]
+    """The text of every module that can change a number of this algorithm: the house's, its own, and those of the
+    algorithms whose parts it takes."""
+    todo = [algorithms.ALGORITHMS[algorithm], *filter(None, [algorithms.PUBLISHED.get(algorithm)])]
+    own: set[str] = set()
+    while todo:
+        module = todo.pop()
+        own.add(module.__name__)
+        taken = {getattr(thing, "__module__", None) or getattr(thing, "__name__", "") for thing in vars(module).values()}
+        todo += [sys.modules[name] for name in taken if name.startswith("algorithms.") and name not in own]
+    files = [HERE / f"{name}.py" for name in SOURCES] + [Path(sys.modules[name].__file__) for name in sorted(own)]
+    return [path.read_text() for path in files]
 
 
 @cache
@@ -296,12 +317,10 @@ def draw_split(experiment: Experiment, folder: Path, stem: str = "") -> Path:
 def federation_of(experiment: Experiment) -> Federation:
     """The clients of an experiment, on its device."""
     options, data = experiment.options, experiment.data
-    inputs = (data.shape, len(data.classes), options.feature_dim)
-    architectures = [partial(models.build, name, *inputs) for name in options.model]
     return Federation.of(
         data,
         experiment.split.train,
-        architectures,
+        _architectures(options, (data.shape, len(data.classes))),
         options.device,
         validation=experiment.split.validation,
         start=experiment.start,
@@ -337,6 +356,10 @@ def _rounds(experiment: Experiment, watch: Callable[[dict[str, float]], None]) -
             evaluated = ({}, {})
             if r == options.rounds or (options.track_history and r % options.track_history == 0):
                 evaluated = evaluate(federation, experiment.split, done)
+            if r == options.rounds and options.ft_epochs:
+                loss = getattr(module, "tuning_loss", cross_entropy)
+                tuned = personalise(federation, experiment.split, done, options, loss)
+                evaluated = tuple({**one, **other} for one, other in zip(evaluated, tuned, strict=True))
             spent = time.perf_counter() - trained
             history.append(_entry(federation, r, done, *evaluated, trained - began, spent))
         except KeyboardInterrupt:

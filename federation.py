@@ -97,6 +97,10 @@ class Federation:
 
     # --- words of a round ---
 
+    def names(self, part: str) -> set[str]:
+        """The names of the weights of a part, "body", "head", "full" or "bn": see `Net.names`. Of the first architecture."""
+        return self.skeletons[0].names(part)
+
     def stream(self, purpose: str, client: int = -1) -> np.random.Generator:
         """The random stream of (seed, party, purpose, round, client), at its beginning; -1 stands for no client."""
         return streams.generator(self.seed, self.party, purpose, self.round, client)

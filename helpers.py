@@ -5,7 +5,7 @@ changed in place. A function stands here only if two algorithms call it.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,12 +31,14 @@ class Batch(NamedTuple):
 class Round(NamedTuple):
     """What a round leaves: the clients that trained, the training loss of each [S] (of the server, where it alone
     trained), and answers {name: k -> model of client k now}. "global" is one model for all, asked once; any other name
-    is a model a client. The first is the headline. `told` are further columns of the round in the history."""
+    is a model a client. The first is the headline. `told` are further columns of the round in the history. `trained` are
+    the rows of weights that the clients had after their local epochs, where these are not what they answer with."""
 
     clients: Sequence[int]
     loss: Tensor
     answers: dict[str, Callable[[int], Net]]
     told: dict[str, float] = {}  # noqa: RUF012
+    trained: Sequence[Weights] | None = None
 
 
 Loss = Callable[[Net, Batch, Any, Any], Tensor]
@@ -50,14 +52,15 @@ def train(
     options,
     given: Sequence[Any] | None = None,
     memory: Sequence[Any] | None = None,
-    only: Sequence[str] | None = None,
+    only: Collection[str] | None = None,
     drawn: Sequence[augment.Draw | None] | None = None,
 ) -> tuple[list[Weights], list[dict], Tensor]:
     """Local epochs: every client trains its row of weights on its own share -> (weights, memory, losses [S]).
 
     `loss(model, batch, given, options)` is the loss of one client on one batch. `given`: rows of teachers and other
     constants. `memory`: rows of optimizer state, as returned by an earlier call (None: a fresh optimizer). `only`: names
-    of the parameters that are trained (None: all). `drawn`: rows of changes of the images that all epochs train on (None:
+    of the parameters that are trained (None: all); a body or head without any computes as in evaluation, so that its
+    BatchNorm statistics stay as they are. `drawn`: rows of changes of the images that all epochs train on (None:
     new ones every epoch, as `--augment` says). A loss is the mean over the examples of all local epochs.
 
     Batches are `options.batch_size` long, of a new order every epoch; a left-over batch of one joins the batch before
@@ -80,6 +83,8 @@ def _local_epochs(federation: Federation, k: int, weights: Weights, given, memor
     trained = {name: p for name, p in model.named_parameters() if only is None or name in only}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
+    for part in model.children():
+        part.train(any(parameter.requires_grad for parameter in part.parameters()))
     lr = learning_rate(options, federation.round)
     optimizer = OPTIMIZERS[options.optimizer](list(trained.values()), lr, options)
     _recall(optimizer, trained, memory)
@@ -206,6 +211,25 @@ def average(rows: Sequence[Any], n: Sequence[Tensor]) -> Any:
     total = sum(n)
     weighted = sum(n_k.to(row.dtype) * row for row, n_k in zip(rows, n, strict=True))
     return weighted / torch.where(total == 0, 1, total).to(weighted.dtype)
+
+
+def parted(rows: Sequence[Weights], names: Collection[str]) -> tuple[list[Weights], list[Weights]]:
+    """Rows of weights cut in two: what is named, and the rest."""
+    named = [{name: tensor for name, tensor in row.items() if name in names} for row in rows]
+    return named, [{name: tensor for name, tensor in row.items() if name not in names} for row in rows]
+
+
+def joined(rows: Sequence[Weights], others: Sequence[Weights]) -> list[Weights]:
+    """Rows of weights put together again, each with its other part."""
+    return [{**row, **other} for row, other in zip(rows, others, strict=True)]
+
+
+def shared_model(federation: Federation, common: Weights, own: Sequence[Weights]) -> dict[str, Callable[[int], Net]]:
+    """The answer of an algorithm whose clients share the weights `common` and keep a row of their `own`: one model for
+    all where nothing is kept, and else a model a client."""
+    if not own[0]:
+        return {"global": model_of(federation, common)}
+    return {"personal": lambda k: federation.model(k, {**common, **own[k]})}
 
 
 def pick(rows: Sequence[Any], clients: Sequence[int]) -> list[Any]:

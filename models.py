@@ -1,12 +1,12 @@
-"""The zoo. A model is a function `(shape, n_classes) -> Net`, or `(shape, n_classes, feature_dim) -> Net` where it reads
-`--feature_dim`, and a line in `MODELS`.
+"""The zoo. A model is a function `(shape, n_classes) -> Net` and a line in `MODELS`; it names `feature_dim` as well where it
+reads `--feature_dim`, and `heads` where it can be had with auxiliary heads.
 
 `shape` is (channels, height, width) of an image. Every model is a body, images [B, channels, height, width] -> features
 [B, D], and a classifier, features -> logits [B, C]; `forward` returns both. Parameters are named accordingly, `body.*` and
 `classifier.*`. Parameter counts below are for one channel, 28x28 images and C = 10.
 
-Models with a stem that can be cut off are `StemNet`s; the server models of FedGKT read the maps of such a stem, whose shape
-is then `shape`.
+With `heads` a model is a `HeadsNet`, which has classifiers on the way too, `heads.*`. Models with a stem that can be cut off
+are `StemNet`s; the server models of FedGKT read the maps of such a stem, whose shape is then `shape`.
 """
 
 import inspect
@@ -31,20 +31,35 @@ def computed(module: nn.Module, x: Tensor, precision: str) -> Tensor:
         return module(x).to(x.dtype)
 
 
+PARTS = ("body", "head", "full")  # of a network: head is the classifier, and every auxiliary one
+
+
 class Net(nn.Module):
     """A body and a linear classifier on its features: forward(x) -> (features [B, D], logits [B, C]). With `precision`
     "bf16" the body is computed in bfloat16; the classifier, and so any loss, in what its weights are."""
 
     precision = "float32"
 
-    def __init__(self, body: nn.Module, feature_dim: int, n_classes: int) -> None:
+    def __init__(self, body: nn.Module, feature_dim: int, n_classes: int, bias: bool = True) -> None:
         super().__init__()
         self.body = body
-        self.classifier = nn.Linear(feature_dim, n_classes)
+        self.classifier = nn.Linear(feature_dim, n_classes, bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = computed(self.body, x, self.precision)
         return features, self.classifier(features)
+
+    def every_head(self, x: Tensor) -> list[Tensor]:
+        """Logits [B, C] of every head from the shallowest to the classifier, which here is the only one."""
+        return [self(x)[1]]
+
+    def names(self, part: str) -> set[str]:
+        """The parameters and buffers of a part: one of `PARTS`, or "bn", the BatchNorm layers."""
+        if part == "bn":
+            layers = [(name, module) for name, module in self.named_modules() if isinstance(module, nn.BatchNorm2d)]
+            return {f"{name}.{tensor}" for name, module in layers for tensor in module.state_dict()}
+        of_body = {name for name in self.state_dict() if name.startswith("body.")}
+        return {"body": of_body, "head": self.state_dict().keys() - of_body, "full": set(self.state_dict())}[part]
 
     def drop_from(self, stream: np.random.Generator) -> None:
         """From now on every `Dropout` draws from `stream`, one after another."""
@@ -70,6 +85,40 @@ class StemNet(Net):
         """The map of the stem, which stays as it is -> (features [B, D], logits [B, C])."""
         features = computed(self.body[1], x, self.precision)
         return features, self.classifier(features)
+
+
+class HeadsNet(Net):
+    """A `Net` with auxiliary heads on the maps of its body, an nn.Sequential. `taps`: for each head how many modules stand
+    before it, and the channels of the map there; the shallowest first.
+
+    An auxiliary head is the mean over the map and a linear layer without bias, of C + 1 outputs u. In training its logits
+    are u[:C] / (sigmoid(u[C]) + SCALE_EPSILON): the last output is a temperature for each image, which only sharpens; in
+    evaluation they are u[:C], of the same order (Multi-Head Model Distillation, 2024, and its code, which has no epsilon).
+    """
+
+    SCALE_EPSILON = 1e-3
+
+    def __init__(
+        self, body: nn.Sequential, feature_dim: int, n_classes: int, bias: bool, taps: Sequence[tuple[int, int]]
+    ) -> None:
+        super().__init__(body, feature_dim, n_classes, bias)
+        self.ends = [end for end, _ in taps]
+        self.heads = nn.ModuleList(
+            nn.Sequential(GlobalMean(), nn.Linear(channels, n_classes + 1, bias=False)) for _, channels in taps
+        )
+
+    def every_head(self, x: Tensor) -> list[Tensor]:
+        said, begin = [], 0
+        for head, end in zip(self.heads, self.ends, strict=True):
+            x = computed(self.body[begin:end], x, self.precision)
+            said.append(self.scaled(head(x)))
+            begin = end
+        return [*said, self.classifier(computed(self.body[begin:], x, self.precision))]
+
+    def scaled(self, u: Tensor) -> Tensor:
+        """u [B, C + 1] -> logits [B, C]."""
+        logits, temperature = u[:, :-1], u[:, -1:]
+        return logits / (temperature.sigmoid() + self.SCALE_EPSILON) if self.training else logits
 
 
 ReLU = partial(nn.ReLU, inplace=True)  # the same numbers from less memory
@@ -355,6 +404,52 @@ def CNN_scratch(shape, n_classes: int) -> Net:
     return Net(body, 32 * (height // 4) * (width // 4), n_classes)
 
 
+# --- networks that can be had with auxiliary heads ---------------------------------------------------------------------
+
+
+def _with_heads(body: nn.Sequential, feature_dim: int, n_classes: int, heads: bool, taps, bias: bool = True) -> Net:
+    """Alone or with heads, whose classifier has a `bias` or none; the initial weights of what both have are the same."""
+    return HeadsNet(body, feature_dim, n_classes, bias, taps) if heads else Net(body, feature_dim, n_classes)
+
+
+def CNN4(shape, n_classes: int, heads: bool = False) -> Net:
+    """Four 3x3 convolutions of 64 channels, each with its BN, pooling and ReLU (FedBABU, Oh et al. 2022): 115,658 parameters
+    with three channels and 32x32, and 117,770 with heads on the maps of the first three, pooled.
+
+    A block pools where at least 2x2 is left of the map: all four at 32x32, as published. Pooling stands before the ReLU: the
+    same values from fewer of them.
+    """
+    channels, height, width = shape
+    blocks = []
+    for inputs in (channels, 64, 64, 64):
+        pools = min(height, width) >= 4
+        height, width = (height // 2, width // 2) if pools else (height, width)
+        pool = [nn.MaxPool2d(2)] if pools else []
+        blocks.append(nn.Sequential(nn.Conv2d(inputs, 64, 3, padding=1), nn.BatchNorm2d(64), *pool, ReLU()))
+    body = nn.Sequential(*blocks, nn.Flatten())
+    return _with_heads(body, 64 * height * width, n_classes, heads, taps=[(1, 64), (2, 64), (3, 64)])
+
+
+def MobileNet(shape, n_classes: int, heads: bool = False) -> Net:
+    """MobileNet for CIFAR (Howard et al. 2017, as FedBABU and MHMD have it): 3x3 convolution and 13 depthwise separable
+    blocks, 1,024 features; 3,309,476 parameters with three channels and C = 100; images from 17x17 on.
+
+    With heads, on the maps after blocks 3, 6 and 9, 3,438,656: the classifier then has no bias.
+    """
+    channels, height, width = shape
+    if max(height, width) <= 16:
+        raise ValueError("the last maps would be single pixels, and a batch of one example nothing to normalise over")
+    widths = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+    blocks = [nn.Sequential(*_conv_bn_relu(channels, 32))]
+    for place, (inputs, outputs) in enumerate(zip((32, *widths), widths, strict=False)):
+        stride = 2 if place in (1, 3, 5, 11) else 1
+        depthwise = nn.Conv2d(inputs, inputs, 3, stride, padding=1, groups=inputs, bias=False)
+        pointwise = _conv_bn_relu(inputs, outputs, size=1)
+        blocks.append(nn.Sequential(depthwise, nn.BatchNorm2d(inputs), ReLU(), *pointwise))
+    body = nn.Sequential(*blocks, GlobalMean())
+    return _with_heads(body, 1024, n_classes, heads, taps=[(5, 256), (8, 512), (11, 512)], bias=False)
+
+
 MODELS: dict[str, Callable[..., Net]] = {
     "LeNet5": LeNet5,
     "LeNet5_classic": LeNet5_classic,
@@ -373,20 +468,26 @@ MODELS: dict[str, Callable[..., Net]] = {
     "CNN_McMahan": CNN_McMahan,
     "CNNMnist": CNNMnist,
     "CNN_scratch": CNN_scratch,
+    "CNN4": CNN4,
+    "MobileNet": MobileNet,
 }
-READ_FEATURE_DIM = tuple(name for name, model in MODELS.items() if "feature_dim" in inspect.signature(model).parameters)
+READ_FEATURE_DIM, HAVE_HEADS = (
+    tuple(name for name, model in MODELS.items() if what in inspect.signature(model).parameters)
+    for what in ("feature_dim", "heads")
+)
 
 
-def make(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int) -> Net:
-    """A new `name`, initialised from torch's generator."""
-    return MODELS[name](shape, n_classes, **({"feature_dim": feature_dim} if name in READ_FEATURE_DIM else {}))
+def make(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool = False) -> Net:
+    """A new `name`, initialised from torch's generator; with auxiliary heads where it has any and `heads` asks for them."""
+    asked = {"feature_dim": feature_dim} if name in READ_FEATURE_DIM else {}
+    return MODELS[name](shape, n_classes, **asked, **({"heads": heads} if name in HAVE_HEADS else {}))
 
 
-def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int) -> Net:
+def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool = False) -> Net:
     """A new `name`, tried out. Raises UserError where it does not fit such images."""
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():  # a layer of size 0 warns, and is refused below
-            model = make(name, shape, n_classes, feature_dim)
+            model = make(name, shape, n_classes, feature_dim, heads)
             model.eval()(torch.zeros(1, *shape))
     except (RuntimeError, ValueError, ZeroDivisionError) as error:
         size = "x".join(map(str, shape[1:]))

@@ -3,7 +3,7 @@
 from dataclasses import fields
 from types import ModuleType
 
-from algorithms import centralized, cfkd, fd, fedavg, fedgkt, independent
+from algorithms import centralized, cfkd, fd, fedavg, fedbabu, fedgkt, fedper, independent, lg_fedavg, mhmd
 from algorithms.published import cfkd as published_cfkd
 from algorithms.published import fd as published_fd
 from algorithms.published import fedavg as published_fedavg
@@ -14,6 +14,10 @@ ALGORITHMS: dict[str, ModuleType] = {
     "fd": fd,
     "fedavg": fedavg,
     "fedgkt": fedgkt,
+    "fedbabu": fedbabu,
+    "fedper": fedper,
+    "lg_fedavg": lg_fedavg,
+    "mhmd": mhmd,
     "independent": independent,
     "centralized": centralized,
 }

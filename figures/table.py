@@ -46,6 +46,11 @@ class Group:
         return float(np.mean([run.rounds["validation_mean"].iloc[-1] for run in self.runs]))
 
     @property
+    def tuned(self) -> bool:
+        """Whether the clients fine-tuned the last model."""
+        return not np.isnan(self.values("tuned_mean")).any()
+
+    @property
     def steps(self) -> float:
         return float(np.mean([run.rounds["steps"].sum() for run in self.runs]))
 
@@ -69,11 +74,11 @@ def comparison(found: Sequence[Group]) -> str:
         row |= {f"--{name}": _plain(group.options.get(name, "")) for name in varying}
         if several:
             row["seeds"] = len(group.runs)
-        for what in ("global", "personal"):
-            row[f"{what}\n%"] = f"{group.mean(f'{what}_mean'):.2%}".rstrip("%")
+        for what in ("global", "personal", *(["tuned"] if any(group.tuned for group in found) else [])):
+            row[f"{what}\n%"] = _percent(group.mean(f"{what}_mean"))
             if several:
                 row[f"{what} std\nover seeds"] = _spread(group.values(f"{what}_mean"))
-        row["worst client\npersonal %"] = f"{group.mean('personal_worst'):.2%}".rstrip("%")
+        row["worst client\npersonal %"] = _percent(group.mean("personal_worst"))
         row["gain over independent\nglobal, personal"] = _gains(group)
         row["up a client\nand round"] = size(group.per_client_and_round("bytes_up"))
         row["down a client\nand round"] = size(group.per_client_and_round("bytes_down"))
@@ -110,8 +115,9 @@ def verdict(found: Sequence[Group]) -> list[str]:
     lines = ["of each algorithm's settings the one with the best validation accuracy:"] if len(found) < tried else []
     methods = [group for group in found if group.algorithm not in REFERENCES]
     winners = {}
-    for what, where in (("global", "On the global test set"), ("personal", "On the clients' own distributions")):
-        if not methods:
+    own = "On the clients' own distributions"
+    for what, where in (("global", "On the global test set"), ("personal", own), ("tuned", f"{own}, after fine-tuning,")):
+        if not methods or (what == "tuned" and not all(group.tuned for group in methods)):
             continue
         best = winners[what] = max(methods, key=lambda group: group.mean(f"{what}_mean"))
         words = f"{where} {_name(best, varying)} is best of the collaborating methods, with {best.mean(f'{what}_mean'):.1%}"
@@ -179,6 +185,10 @@ def _sent(group: Group) -> float:
 def _gains(group: Group) -> str:
     gains = [group.gain("global_mean"), group.gain("personal_mean")]
     return "" if None in gains else ", ".join(f"{round(gain * 100, 1) + 0.0:+.1f}" for gain in gains)
+
+
+def _percent(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.2%}".rstrip("%")
 
 
 def _spread(values: np.ndarray) -> str:

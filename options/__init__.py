@@ -11,10 +11,11 @@ case; `parse` turns a command line into the runs that it asks for.
 """
 
 from options.command import complete, parse
-from options.shared import Launch, Needs, Options, flag, flags_of, from_plain, plain
+from options.shared import Averaging, Launch, Needs, Options, again, flag, flags_of, from_plain, plain
 from options.values import Choice, Matching, Number, Several, nearest
 
 __all__ = [
+    "Averaging",
     "Choice",
     "Launch",
     "Matching",
@@ -22,6 +23,7 @@ __all__ = [
     "Number",
     "Options",
     "Several",
+    "again",
     "complete",
     "flag",
     "flags_of",

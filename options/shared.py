@@ -10,7 +10,7 @@ from data.augment import AUGMENTATIONS
 from data.datasets import LOADERS
 from data.partition import PARTITIONS, readers
 from helpers import OPTIMIZERS, SCHEDULES
-from models import MODELS, READ_FEATURE_DIM
+from models import MODELS, PARTS, READ_FEATURE_DIM
 from options.values import Choice, Matching, Number, Several
 
 
@@ -47,6 +47,7 @@ def _partition(parameter: str) -> Needs:
     return Needs(f"--partition {' or '.join(names)}", lambda o: o.partition in names and not o.partition_file)
 
 
+TUNED = Needs("--ft_epochs above 0", lambda o: o.ft_epochs > 0)
 DRAWN = Needs("a split that is drawn, not --partition_file", lambda o: not o.partition_file)
 
 
@@ -178,6 +179,14 @@ class Options:
         "fraction of the clients that take part in a round, at least one; 1 is all",
         spelled=("frac",),
     )
+    ft_epochs: int = flag(
+        0,
+        Number(int, least=0),
+        "after the last round each client fine-tunes a copy of the last model for so many epochs, which is evaluated on its "
+        "own distribution after each; the run's models stay as they are; 0 is none",
+    )
+    ft_part: str = flag("full", Choice(PARTS), "which part is fine-tuned; the rest computes as in evaluation", TUNED)
+    ft_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the fine-tuning, constant", TUNED)
     track_history: int = flag(
         1, Number(int, least=0), "rounds from one evaluation to the next; 0 evaluates after the last round only"
     )
@@ -201,6 +210,17 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Averaging(Options):
+    """One run of an algorithm that averages weights."""
+
+    bn: str = flag(
+        "average",
+        Choice(("average", "local")),
+        "BatchNorm layers, statistics too: averaged like all weights, or local, which stay with the client",
+    )
+
+
+@dataclass(frozen=True)
 class Launch:
     """Where runs are read and written and what is shown: flags that change no number, and so no run's name."""
 
@@ -214,18 +234,19 @@ class Launch:
     )
 
 
+def again(default: Any, **changed: Any) -> Any:
+    """A shared flag once more, in an algorithm's own Options: with another default, and other `takes` or `spelled`."""
+    return field(default=default, metadata=changed)
+
+
 def flags_of(cls: type) -> dict[str, dict]:
-    """{flag: {"takes", "help", "needs", "default"}} of an Options class, an overridden default keeping its help."""
+    """{flag: {"takes", "help", "needs", "default", ...}} of an Options class: what a field of the same name in a base class
+    says of it holds, where the class does not say otherwise."""
     found = {}
     for f in fields(cls):
-        declared = next(
-            (
-                base.__dataclass_fields__[f.name].metadata
-                for base in cls.__mro__
-                if f.name in getattr(base, "__dataclass_fields__", {}) and base.__dataclass_fields__[f.name].metadata
-            ),
-            None,
-        )
+        declared: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            declared |= getattr(base, "__dataclass_fields__", {}).get(f.name, f).metadata
         if declared:
             found[f.name] = {**declared, "default": f.default}
     return found

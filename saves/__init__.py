@@ -122,7 +122,8 @@ class Run:
 def _rebuild(options: Mapping[str, Any], inputs: Sequence[Any], client: int, answer: str) -> models.Net:
     """The client's architecture: what every answer is made of, where an algorithm does not say otherwise."""
     (shape, n_classes), names = inputs, options["model"]
-    return models.make(names[client % len(names)], tuple(shape), n_classes, options["feature_dim"])
+    heads = getattr(algorithms.ALGORITHMS.get(options["algorithm"]), "heads", False)
+    return models.make(names[client % len(names)], tuple(shape), n_classes, options["feature_dim"], heads)
 
 
 def load(folder: str | Path) -> Run:
@@ -143,6 +144,8 @@ def find(export_dir: Path) -> Iterator[Run]:
 def summarize(run: Run) -> dict[str, Any]:
     rounds = run.rounds
     last = rounds.iloc[-1]
+    epochs = range(run.options.get("ft_epochs", 0) + 1)
+    by_epoch = [float(last[f"tuned_mean:epoch {e}"]) for e in epochs if f"tuned_mean:epoch {e}" in last]
     accuracies = [f"{which}_{what}" for which in ("global", "personal") for what in ("mean", "std_clients", "worst")]
     return {
         "algorithm": run.options["algorithm"],
@@ -150,6 +153,8 @@ def summarize(run: Run) -> dict[str, Any]:
         "split_seed": run.options["split_seed"],
         "folder": str(run.folder),
         **{name: _number(last.get(name)) for name in accuracies},
+        **{name: _number(last.get(name)) for name in ("tuned_mean", "tuned_std_clients", "tuned_worst")},
+        "tuned_by_epoch": by_epoch or None,
         "bytes_up": int(rounds["bytes_up"].sum()),
         "bytes_down": int(rounds["bytes_down"].sum()),
         "seconds": round(float(rounds["seconds"].sum() + rounds["evaluation_seconds"].sum()), 3),
@@ -304,5 +309,5 @@ def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _place(name: str) -> int:
     """Where a column stands: accuracies, effort, bytes, time."""
-    groups = (("global", "personal", "validation"), ("steps", "samples"), ("bytes",), TIMING)
+    groups = (("global", "personal", "validation"), ("sent", "local", "tuned"), ("steps", "samples"), ("bytes",), TIMING)
     return next((i for i, group in enumerate(groups) if name.startswith(group)), len(groups))

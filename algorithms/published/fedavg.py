@@ -19,7 +19,7 @@ import torch
 
 from algorithms import fedavg
 from algorithms.fedavg import loss
-from helpers import Round, average, model_of, pick, put, train
+from helpers import Round, average, joined, parted, pick, put, shared_model, train
 from options import Choice, flag
 
 
@@ -33,13 +33,15 @@ class Options(fedavg.Options):
         False,
         None,
         'as "Your Data Stays With You!" does it: --aggregate all --select fixed --keep_optimizer, and an unweighted average',
-        stands_for={"aggregate": "all", "select": "fixed", "keep_optimizer": True, "init": "shared"},
+        stands_for={"aggregate": "all", "select": "fixed", "keep_optimizer": True, "init": "shared", "bn": "average"},
     )
 
 
 def start(federation, options):
+    common = fedavg.start(federation, options)
     return {
-        "server": federation.initial() if options.init == "shared" else None,
+        **common,
+        "server": common["server"] if options.init == "shared" else None,
         "memory": [None for _ in federation.clients],
         "selected": federation.sample(),
     }
@@ -47,24 +49,28 @@ def start(federation, options):
 
 def communicate(federation, state, options):
     quirks = options.as_published
-    trained = clients = state["selected"] if quirks or options.select == "fixed" else federation.sample()
+    takers = clients = state["selected"] if quirks or options.select == "fixed" else federation.sample()
     if state["server"] is None:  # round 1 of --init independent
         weights = [federation.initial(k) for k in clients]
     else:
         weights = federation.wire.broadcast("weights", state["server"], clients)
+    weights = joined(weights, pick(state["own"], clients))
     keep = quirks or options.keep_optimizer
     memory = pick(state["memory"], clients) if keep else None
-    weights, memory, losses = train(federation, clients, weights, loss, options, memory=memory)
+    trained, memory, losses = train(federation, clients, weights, loss, options, memory=memory)
     if keep:
         state["memory"] = put(state["memory"], clients, memory)
+    own, weights = parted(trained, state["own"][0])
+    state["own"] = put(state["own"], clients, own)
     weights = federation.wire.up("weights", weights, clients)
     if quirks or options.aggregate == "all":
         absent = [k for k in federation.clients if k not in clients]
         if state["server"] is None:
-            weights += federation.wire.up("weights", [federation.initial(k) for k in absent], absent)
+            _, initial = parted([federation.initial(k) for k in absent], state["own"][0])
+            weights += federation.wire.up("weights", initial, absent)
         else:
             weights += [state["server"]] * len(absent)
         clients = [*clients, *absent]
     n = federation.wire.up("n_k", federation.sizes(clients), clients) if not quirks else [torch.tensor(1)] * len(clients)
     state["server"] = average(weights, n)
-    return Round(trained, losses, {"global": model_of(federation, state["server"])})
+    return Round(takers, losses, shared_model(federation, state["server"], state["own"]), trained=trained)

@@ -1,0 +1,90 @@
+"""The body, both ways: clients train and average it under a random head that nobody ever changes.
+
+J. Oh, S. Kim, S.-Y. Yun: FedBABU: Towards Enhanced Representation for Federated Image Classification, ICLR 2022,
+Algorithm 1. The head is what `--ft_epochs` is for: after the rounds each client fine-tunes a copy.
+
+`--local_upt_part` is trained, `--aggr_part` is averaged; what is both travels. What is trained and not averaged stays with
+its client, what is not trained stays as it began: everyone draws the common start from the run's seed, so it is never sent.
+With both full this is FedAvg; `fedper` and `lg_fedavg` are other settings.
+
+Differences from the paper and the authors' code:
+1. The average is weighted by n_k, which travels too; the code's is unweighted, the same where all shares are of one size.
+2. `--lr_schedule step`: the first round of the second half has a tenth of the rate, that of the last quarter a hundredth.
+   Momentum starts anew in every round.
+3. BatchNorm averages its running statistics and evaluates with them (`--bn local`: its layers stay with the clients); the
+   code keeps none and evaluates with those of a client's own test batch. A part that is not trained computes as in
+   evaluation, in the rounds and in fine-tuning.
+4. The last model is fine-tuned; the code's is the one of the round that was best on the test set.
+5. The server has no data (`server_data_ratio` of the code, FedBABU+).
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+
+import options
+from errors import UserError
+from helpers import Round, average, joined, parted, pick, put, shared_model, train
+from models import MODELS, PARTS
+from options import Choice, Several, again, flag
+
+
+@dataclass(frozen=True)
+class Training(options.Averaging):
+    """How the paper trains, for all that are settings of this code."""
+
+    model: tuple[str, ...] = again(
+        ("CNN4",), takes=Several(Choice(tuple(MODELS), also={"mobile": "MobileNet", "cnn": "CNN4"}))
+    )
+    rounds: int = again(320, spelled=("comm_round", "global_epoch", "epochs"))
+    batch_size: int = 50
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    lr_schedule: str = "step"
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class Options(Training):
+    local_upt_part: str = flag("body", Choice(PARTS), "which part clients train; full with --aggr_part full is FedAvg")
+    aggr_part: str = flag("body", Choice(PARTS), "which part is averaged, of what is trained")
+
+
+def check(options, data, n_train):
+    if {options.local_upt_part, options.aggr_part} == {"body", "head"}:
+        raise UserError(
+            f"--aggr_part {options.aggr_part}: nothing of it is trained with --local_upt_part {options.local_upt_part}; "
+            f"must be full or {options.local_upt_part}"
+        )
+    return ""
+
+
+def loss(model, batch, given, options):
+    _, logits = model(batch.x)
+    return F.cross_entropy(logits, batch.y)
+
+
+def start(federation, options):
+    trained, averaged = federation.names(options.local_upt_part), federation.names(options.aggr_part)
+    local = federation.names("bn") if options.bn == "local" else set()
+    (moving,), (still,) = parted([federation.initial()], trained)
+    (sent,), (own,) = parted([moving], averaged - local)
+    return {"server": sent, "own": [own for _ in federation.clients], "still": still}
+
+
+def communicate(federation, state, options):
+    return share(federation, state, loss, options)
+
+
+def share(federation, state, loss, options):
+    """One round of any algorithm that trains one part and averages one, with its own loss."""
+    clients, still = federation.sample(), state["still"]
+    weights = federation.wire.broadcast("weights", state["server"], clients)
+    weights = joined(joined(weights, pick(state["own"], clients)), [still] * len(clients))
+    trained, _, losses = train(federation, clients, weights, loss, options, only=federation.names(options.local_upt_part))
+    (weights, _), (own, _) = parted(trained, state["server"]), parted(trained, state["own"][0])
+    state["own"] = put(state["own"], clients, own)
+    weights = federation.wire.up("weights", weights, clients)
+    n = federation.wire.up("n_k", federation.sizes(clients), clients)
+    state["server"] = average(weights, n)
+    return Round(clients, losses, shared_model(federation, {**state["server"], **still}, state["own"]), trained=trained)

@@ -1,0 +1,27 @@
+"""The head, both ways, while every client's body stays with it.
+
+P. P. Liang, T. Liu, L. Ziyin, N. B. Allen, R. P. Auerbach, D. Brent, R. Salakhutdinov, L.-P. Morency: Think Locally, Act
+Globally: Federated Learning with Local and Global Representations, 2020 (arXiv 2001.01523), Algorithm 1. A setting of
+FedBABU's code: everything is trained, the head is averaged.
+
+Differences from the paper:
+1. The global part is the classifier; the paper tries more layers, and local losses beside the one of the whole.
+2. All bodies begin alike and untrained; the authors' code starts from rounds of FedAvg (here: `--init_from`).
+3. Those of `fedbabu` in how it trains and averages.
+"""
+
+from dataclasses import dataclass
+
+from algorithms import fedbabu
+from algorithms.fedbabu import loss, start
+
+__all__ = ["loss", "start"]
+
+
+@dataclass(frozen=True)
+class Options(fedbabu.Training):
+    local_upt_part, aggr_part = "full", "head"
+
+
+def communicate(federation, state, options):
+    return fedbabu.share(federation, state, loss, options)

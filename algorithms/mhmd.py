@@ -1,0 +1,82 @@
+"""The body, both ways, under several random heads that nobody changes and that teach one another.
+
+Multi-Head Model Distillation, in the code of CAIVIAC/FL_SD (2024), on top of FedBABU: heads on the way, each with a
+temperature for every image, learn from the labels, from the classifier where it is right (self-distillation) and teach it
+where they are right (mutual feedback). Its mode 1005 is the default here, 1 is `fedbabu`, 1002 is `--distill
+deep_to_shallow --correct_only 0`, 1004 `--distill deep_to_shallow`.
+
+What the code leaves open, or does otherwise than it means to:
+1. A head taps a block after its pooling, each another block (three of the code's CNN heads read the first one).
+2. The last of a head's C + 1 outputs is its temperature for any C; the denominator has a constant of 1e-3.
+3. A distillation term is the mean over the images for which its teacher is right, and 0 where there are none.
+4. `--w_aux` is 10 for MobileNet and 0.01 for CNN4, as its first upload says; its last has 10 for both.
+5. Heads are frozen with all they have, temperatures too: until fine-tuning these are fixed random projections of the
+   features, and adapt through the body alone.
+6. CNN4's classifier has a bias, MobileNet's none (their counts of parameters tell); auxiliary heads have none.
+7. Fine-tuning has this loss as well. Split and seed are those of the run (the code draws another split). Its modes 2 to 4
+   (one auxiliary head) and 1003 (all images if any is right) are left out.
+The rest: as in `fedbabu`, with its differences; the published table compares the two over different BatchNorms.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from algorithms import fedbabu
+from algorithms.fedbabu import check, start
+from options import Choice, Number, flag
+
+__all__ = ["check", "start"]
+heads = True
+W_AUX = {"MobileNet": 10.0, "CNN4": 0.01}
+
+
+@dataclass(frozen=True)
+class Options(fedbabu.Options):
+    distill: str = flag(
+        "mutual",
+        Choice(("none", "deep_to_shallow", "mutual")),
+        "whether auxiliary heads learn from the classifier, and (mutual) it from them",
+    )
+    correct_only: str = flag("1", Choice(("0", "1")), "distil only images that the teacher gets right; 0 is all")
+    kd_reduction: str = flag(
+        "mean", Choice(("mean", "batchmean")), "a divergence's sum over classes is divided by their number (mean), or not"
+    )
+    detach_teacher: bool = flag(False, None, "no gradient into a teacher")
+    w_aux: float | None = flag(
+        None,
+        Number(float, least=0),
+        "weight of the auxiliary heads' cross-entropies; default: 10 for MobileNet, 0.01 for CNN4",
+    )
+    w_kd: float = flag(1.0, Number(float, least=0), "weight of the distillation; 0 is none")
+    temperature: float = flag(1.0, Number(float, above=0), "temperature of the distillation")
+
+
+def loss(model, batch, given, options):
+    *auxiliary, final = model.every_head(batch.x)  # each [B, C]
+    total = F.cross_entropy(final, batch.y)
+    for logits in auxiliary:
+        w_aux = W_AUX[options.model[0]] if options.w_aux is None else options.w_aux
+        total = total + w_aux * F.cross_entropy(logits, batch.y)
+        if options.distill != "none":
+            total = total + options.w_kd * transfer(final, logits, batch.y, options)
+        if options.distill == "mutual":
+            total = total + options.w_kd * transfer(logits, final, batch.y, options)
+    return total
+
+
+def transfer(teacher, student, y, options):
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)): mean over the images that the teacher gets right, and over C."""
+    right = teacher.argmax(1) == y if options.correct_only == "1" else torch.ones_like(y, dtype=torch.bool)
+    p = ((teacher.detach() if options.detach_teacher else teacher) / options.temperature).log_softmax(1)
+    q = (student / options.temperature).log_softmax(1)
+    divergence = (right.unsqueeze(1) * p.exp() * (p - q)).sum() / right.sum().clamp(min=1)
+    return options.temperature**2 * divergence / (p.shape[1] if options.kd_reduction == "mean" else 1)
+
+
+tuning_loss = loss
+
+
+def communicate(federation, state, options):
+    return fedbabu.share(federation, state, loss, options)
