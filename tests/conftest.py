@@ -63,13 +63,14 @@ def tiny_federation(
     feature_dim: int = 6,
     dtype=torch.float64,
     wire: Wire | None = None,
+    heads: bool = False,
     **others,
 ) -> Federation:
     """Three clients with 10, 20 and 30 examples of the tiny data, in float64 unless told otherwise."""
     data = data or tiny_data()
     shares = shares if shares is not None else [range(10), range(10, 30), range(30, 60)]
     names = (model,) if isinstance(model, str) else model
-    build = [partial(models.build, name, data.shape, len(data.classes), feature_dim) for name in names]
+    build = [partial(models.build, name, data.shape, len(data.classes), feature_dim, heads) for name in names]
     shares = [np.array(share) for share in shares]
     return Federation.of(data, shares, build, dtype=dtype, wire=wire or Wire(), **others)
 

@@ -19,6 +19,7 @@ import algorithms
 import models
 import options as shared
 from federation import Federation
+from helpers import parted
 from wire import Wire
 
 MODULES = {**algorithms.ALGORITHMS, **{f"{name} --as_published": module for name, module in algorithms.PUBLISHED.items()}}
@@ -26,7 +27,11 @@ SHARES = [range(10), range(10, 30), range(30, 60)]
 every_case = pytest.mark.parametrize("case", MODULES)
 
 
-SMALL = {"fedgkt": {"server_model": "ResNet19"}}  # flags that make an algorithm's own networks small
+SMALL = {  # flags that make an algorithm's own networks small
+    "fedgkt": {"server_model": "ResNet19"},
+    **dict.fromkeys(("fedbabu", "fedper", "lg_fedavg"), {"model": ("LeNet5",)}),
+}
+OWN_MODEL = ("fedgkt", "mhmd")  # those that cannot do with any architecture
 THROUGH_SERVER = "server"  # the answer of a network of which a part is the server's
 
 
@@ -40,6 +45,7 @@ def options_of(case, **flags):
 
 def federation_for(case, data=None, shares=None, model=None, participation=1.0, **others):
     """The tiny federation of the architecture that is the algorithm's own."""
+    others["heads"] = getattr(algorithms.ALGORITHMS[case.split()[0]], "heads", False)
     return tiny_federation(data, shares, model or options_of(case).model, participation=participation, **others)
 
 
@@ -127,7 +133,7 @@ def test_the_number_of_threads_of_the_process_changes_no_bit(case, n_classes):
         for n_threads in (1, 2):
             torch.set_num_threads(n_threads)
             data = tiny_data(2000, n_classes=n_classes)  # large enough for torch to divide the work
-            model = None if case.split()[0] in SMALL else "MLP"
+            model = None if case.split()[0] in OWN_MODEL else "MLP"
             federation = federation_for(case, data, [range(1000), range(1000, 2000)], model, dtype=torch.float32)
             state, _ = play(federation, options_of(case, batch_size=250), rounds=1)
             found.append(state)
@@ -156,7 +162,8 @@ class SumsOfTheProcess(TorchDispatchMode):
 def test_nothing_is_added_up_but_with_the_threads_of_a_client_or_the_server(case):
     """The same whatever the size of the data and the machine: sums belong into the work that `each` carries out."""
     data, before = tiny_data(), torch.get_num_threads()
-    build = partial(models.make, options_of(case).model[0], data.shape, 3, 6)  # `models.build` tries a new model out
+    heads = getattr(algorithms.ALGORITHMS[case.split()[0]], "heads", False)
+    build = partial(models.make, options_of(case).model[0], data.shape, 3, 6, heads)  # `models.build` tries a new model out
     federation = Federation.of(data, SHARES, [build], dtype=torch.float64, threads=2)
     torch.set_num_threads(3)
     try:
@@ -336,6 +343,8 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
         assert worked.keys() == {(what, k) for k in clients for what in ("steps", "samples")}
         assert all(worked["samples", k] == 2 * len(federation.shares[k]) for k in clients)
         answers = {name: rows for name, rows in answers_of(federation, done).items() if name == "personal"}
+        if "own" in state:  # the rest of a client's model is everybody's
+            answers = {name: parted(rows, state["own"][0])[0] for name, rows in answers.items()}
         for name, rows in answers.items():
             if previous:
                 assert all(equal(rows[k], previous[name][k]) for k in absent), "bit for bit"
@@ -348,7 +357,7 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
 @pytest.mark.parametrize("case", [c for c in MODULES if getattr(algorithms.ALGORITHMS[c.split()[0]], "mixed", False)])
 def test_clients_may_have_different_architectures_where_mixed_says_so(case):
     # a LeNet5 with the feature dimension of the MLP, so that features can be compared; two networks with a stem
-    named = ("ResNet8", "ResNet4") if case.split()[0] in SMALL else ("LeNet5", "MLP")
+    named = ("ResNet8", "ResNet4") if case.split()[0] in OWN_MODEL else ("LeNet5", "MLP")
     federation = federation_for(case, model=named, feature_dim=200)
     _, done = play(federation, options_of(case), rounds=2)
     assert torch.isfinite(done.loss).all()
@@ -362,7 +371,7 @@ def test_clients_may_have_different_architectures_where_mixed_says_so(case):
 
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter(case, dtype, monkeypatch):
+def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter_that_is_trained(case, dtype, monkeypatch):
     module, seen = MODULES[case], []
     inner = module.loss
 
@@ -371,7 +380,8 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter(case, d
         assert value.shape == ()
         assert value.dtype == dtype, "nothing is computed in another precision by the way"
         assert torch.isfinite(value)
-        gradients = torch.autograd.grad(value, list(model.parameters()), retain_graph=True)  # raises where there is none
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(value, trained, retain_graph=True)  # raises where there is none
         assert all(torch.isfinite(gradient).all() for gradient in gradients)
         assert any(gradient.any() for gradient in gradients)
         seen.append(len(batch.y))
@@ -396,8 +406,13 @@ class Bytes(NamedTuple):
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the closed forms are made of: C classes, D features, n examples of the client, `model` numbers in a model
+    """What the closed forms are made of: C classes, D features, n examples of the client, `model` numbers in a LeNet5
     (parameters and buffers), `item` bytes a number, `example` bytes an image and its label."""
+
+    @property
+    def head(self):
+        """Numbers in a classifier."""
+        return self.C * (self.D + 1)
 
     C: int
     D: int
@@ -434,6 +449,17 @@ def _fedgkt(s):
     return Bytes(0, up, s.n * s.C * s.item)
 
 
+def _fedbabu(s):
+    body = (s.model - s.head) * s.item
+    return Bytes(0, body + COUNT, body)
+
+
+def _mhmd(s):
+    # CNN4's body: four 3x3 convolutions of 64 channels, four BatchNorms of four numbers a channel and an int64 counter
+    body = (64 * (9 + 1) + 3 * 64 * (64 * 9 + 1) + 4 * 4 * 64) * s.item + 4 * COUNT
+    return Bytes(0, body + COUNT, body)
+
+
 BYTES = {
     "cfkd": _cfkd,
     "cfkd --as_published": _cfkd,
@@ -443,6 +469,10 @@ BYTES = {
     "fedavg --as_published": lambda s: Bytes(0, s.model * s.item, s.model * s.item),  # unweighted: no n_k
     "fedgkt": _fedgkt,
     "fedgkt --as_published": _fedgkt,
+    "fedbabu": _fedbabu,
+    "fedper": _fedbabu,
+    "lg_fedavg": lambda s: Bytes(0, s.head * s.item + COUNT, s.head * s.item),
+    "mhmd": _mhmd,
     "independent": lambda s: Bytes(0, 0, 0),
     "centralized": lambda s: Bytes(s.n * s.example, 0, 0),
 }
