@@ -72,9 +72,14 @@ class StemNet(Net):
     """A `Net` in two parts, of which another network may take the second's place: its body is nn.Sequential(stem, rest), and
     forward(x) is tail(stem(x))."""
 
+    @staticmethod
+    def map_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+        """Of the map behind any stem, for images of `shape`: every pair that reads such maps fits."""
+        return (STEM_WIDTH, *shape[1:])
+
     @property
     def stem(self) -> nn.Module:
-        """Images [B, channels, height, width] -> map [B, width of the stem, height, width]."""
+        """Images [B, channels, height, width] -> map [B, STEM_WIDTH, height, width]."""
         return self.body[0]
 
     def cut(self, x: Tensor) -> Tensor:
@@ -121,6 +126,7 @@ class HeadsNet(Net):
         return logits / (temperature.sigmoid() + self.SCALE_EPSILON) if self.training else logits
 
 
+STEM_WIDTH = 16  # channels of the map between the two sides of a StemNet
 ReLU = partial(nn.ReLU, inplace=True)  # the same numbers from less memory
 
 
@@ -239,8 +245,6 @@ def ResNet18(shape, n_classes: int, feature_dim: int) -> Net:
 
 
 # --- the CIFAR ResNets of Group Knowledge Transfer (He, Annavaram and Avestimehr, 2020) ---------------------------------
-
-STEM_WIDTH = 16  # channels of the map between the two sides
 
 
 class SumBlock(nn.Module):

@@ -15,7 +15,10 @@ import saves
 from errors import UserError
 
 # Okabe and Ito's colours, told apart by colour-blind readers, with a dash pattern each for print
-STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#000000", ":"), ("#CC79A7", (0, (6, 1, 1, 1, 1, 1))))
+STYLES = (
+    *(("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#000000", ":"), ("#CC79A7", (0, (6, 1, 1, 1, 1, 1)))),
+    *(("#E69F00", (0, (1, 1))), ("#56B4E9", (0, (5, 1)))),
+)
 
 
 def draw(runs: Sequence[saves.Run], path: Path) -> None:

@@ -24,7 +24,7 @@ class Group:
 
     def values(self, name: str) -> np.ndarray:
         """One value a run, float [n]."""
-        return np.array([summary[name] for summary in self.summaries], dtype=float)
+        return np.array([summary.get(name) for summary in self.summaries], dtype=float)
 
     def mean(self, name: str) -> float:
         return float(self.values(name).mean())
@@ -75,10 +75,10 @@ def comparison(found: Sequence[Group]) -> str:
         if several:
             row["seeds"] = len(group.runs)
         for what in ("global", "personal", *(["tuned"] if any(group.tuned for group in found) else [])):
-            row[f"{what}\n%"] = _percent(group.mean(f"{what}_mean"))
+            row[f"{what}\n%"] = percent(group.mean(f"{what}_mean"))
             if several:
-                row[f"{what} std\nover seeds"] = _spread(group.values(f"{what}_mean"))
-        row["worst client\npersonal %"] = _percent(group.mean("personal_worst"))
+                row[f"{what} std\nover seeds"] = spread(group.values(f"{what}_mean"))
+        row["worst client\npersonal %"] = percent(group.mean("personal_worst"))
         row["gain over independent\nglobal, personal"] = _gains(group)
         row["up a client\nand round"] = size(group.per_client_and_round("bytes_up"))
         row["down a client\nand round"] = size(group.per_client_and_round("bytes_down"))
@@ -187,11 +187,13 @@ def _gains(group: Group) -> str:
     return "" if None in gains else ", ".join(f"{round(gain * 100, 1) + 0.0:+.1f}" for gain in gains)
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """12.34 for 0.1234, nothing for NaN."""
     return "" if np.isnan(value) else f"{value:.2%}".rstrip("%")
 
 
-def _spread(values: np.ndarray) -> str:
+def spread(values: np.ndarray) -> str:
+    """The standard deviation over seeds, in points; nothing for a single one."""
     return f"{values.std(ddof=1):.2%}".rstrip("%") if len(values) > 1 else ""
 
 
@@ -208,6 +210,11 @@ def _varying(found: Sequence[Group]) -> list[str]:
 
 def _plain(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def name_of(group: Group, found: Sequence[Group]) -> str:
+    """The algorithm, and the options that tell its groups apart."""
+    return _name(group, _varying(found))
 
 
 def _name(group: Group, varying: Sequence[str]) -> str:

@@ -1,12 +1,26 @@
-"""Global, personal and validation accuracy, against counting by hand."""
+"""Global, personal and validation accuracy, against counting by hand; fine-tuning of copies, against a plain loop."""
+
+import math
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
+from conftest import line_of, map_leaves, options_for, play, tiny_federation, weights_of
 
 import algorithms
-from evaluation import evaluate
+import evaluation
+import experiment
+import options
+import saves
+import streams
+from data.partition import Split
+from errors import DivergedError
+from evaluation import cross_entropy, evaluate, personalise
 from experiment import federation_of, prepare
+from federation import Federation
 from helpers import Round
 from options import Launch
 
@@ -64,3 +78,367 @@ def test_further_answers_have_columns_of_their_own(tmp_path):
     assert of_round["global_mean"] == pytest.approx((test == 0).mean(), abs=1e-12)
     assert of_round["global_mean:tuned"] == pytest.approx((test == 1).mean(), abs=1e-12)
     assert "personal_accuracy:tuned" in of_clients
+
+
+# --- fine-tuning of copies ---
+
+SHARES = [range(10), range(10, 30), range(30, 50)]
+HELD_OUT = [range(50, 53), range(53, 56), range(56, 60)]
+TESTS = [range(60, 70), range(70, 78), range(78, 90)]
+SPLIT = Split(*(tuple(np.array(share) for share in part) for part in (SHARES, HELD_OUT, TESTS)))
+
+
+def federation_for(name="fedavg", model="MLP", **others):
+    """Three clients of the tiny data, which hold out some examples; models that an algorithm can do with."""
+    model = {"fedgkt": "ResNet8", "mhmd": "CNN4"}.get(name, model)
+    held_out = tuple(map(np.array, HELD_OUT))
+    given = {"shares": SHARES, "model": model, "validation": held_out, "heads": name == "mhmd", **others}
+    return tiny_federation(**given)
+
+
+def asked(name="fedavg", **flags):
+    own = {"fedgkt": {"server_model": "ResNet19", "epochs_server": 1}, "mhmd": {"w_aux": 0.01}}
+    return options_for(name, **{"ft_epochs": 2, "ft_lr": 0.05, **own.get(name, {}), **flags})
+
+
+def tuned_by(name, federation, flags, done=None, split=SPLIT):
+    loss = getattr(algorithms.ALGORITHMS[name], "tuning_loss", cross_entropy)
+    return personalise(federation, split, done or play(federation, flags)[1], flags, loss)
+
+
+def digest(*trees):
+    """All tensors of some trees, as bytes, and all that is not a tensor, as text."""
+    found = []
+    for tree in trees:
+        found.append(repr(map_leaves(lambda leaf: found.append(leaf.numpy().tobytes()), tree)))
+    return found
+
+
+def answered(federation, done):
+    return {name: [weights_of(answer, k) for k in federation.clients] for name, answer in done.answers.items()}
+
+
+def spied(monkeypatch):
+    """[(client, the round that its streams are of, weights before, weights after)] of every training of `personalise`."""
+    seen, inner = [], evaluation.train
+
+    def watchful(federation, clients, weights, *args, **others):
+        before = [map_leaves(torch.clone, row) for row in weights]
+        found = inner(federation, clients, weights, *args, **others)
+        seen.append((*clients, federation.round, *before, *found[0]))
+        return found
+
+    monkeypatch.setattr(evaluation, "train", watchful)
+    return seen
+
+
+def accuracy(federation, weights, indices):
+    """Counted by hand, in a network of its own."""
+    model = federation.architectures[0]().to(federation.dtype).eval()
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        _, logits = model(federation.data.images(torch.as_tensor(indices), federation.dtype))
+    return (logits.argmax(1) == federation.data.y[torch.as_tensor(indices)]).double().mean().item()
+
+
+def untuned(names):
+    return [name for name in names if not name.startswith(("sent_", "local_", "tuned_"))]
+
+
+@pytest.mark.parametrize("name", algorithms.ALGORITHMS)
+def test_fine_tuning_changes_no_bit_of_the_state_the_answers_and_the_counts(name):
+    federation, flags = federation_for(name, dtype=torch.float32, participation=0.7), asked(name)
+    state, done = play(federation, flags)
+    before = digest(state, answered(federation, done), done.trained, federation.data.x, federation.data.y)
+    counted, crossed = dict(federation.effort), federation.wire._bytes.copy()
+    of_round, of_clients = tuned_by(name, federation, flags, done)
+    assert digest(state, answered(federation, done), done.trained, federation.data.x, federation.data.y) == before
+    assert (dict(federation.effort), federation.wire._bytes) == (counted, crossed)
+    assert all(math.isfinite(value) for value in of_round.values())
+    assert of_clients["tuned_accuracy"].keys() == {0, 1, 2}, "everyone, whoever took part in the last round"
+    expected = play(federation_for(name, dtype=torch.float32, participation=0.7), flags, rounds=2)
+    module = algorithms.module_of(flags)
+    after = module.communicate(federation.at(2), state, flags)
+    assert digest(state) == digest(expected[0]), "nor of a round after it"
+    assert torch.equal(after.loss, expected[1].loss)
+
+
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.1)])
+@pytest.mark.parametrize("name", ["fedavg", "independent"])
+def test_fine_tuning_is_a_plain_loop_over_the_clients_own_examples(name, momentum, weight_decay, monkeypatch):
+    federation, seen = replace(federation_for(name), seed=5), spied(monkeypatch)
+    # a schedule, its rate and local epochs are of the rounds
+    flags = asked(name, ft_epochs=3, momentum=momentum, weight_decay=weight_decay, lr_schedule="step", lr=0.3, rounds=1)
+    flags = replace(flags, epoch_per_round=2, ft_lr=0.02)
+    _, done = play(federation, flags)
+    sent = answered(federation, done).popitem()[1]
+    of_round, of_clients = tuned_by(name, federation, flags, done)
+    assert [(k, epoch) for k, epoch, _, _ in seen] == [(k, epoch) for k in range(3) for epoch in (1, 2, 3)]
+    for k in range(3):
+        model = federation.architectures[0]().double().train()
+        model.load_state_dict(sent[k])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=momentum, weight_decay=weight_decay)
+        for epoch in (1, 2, 3):
+            order = streams.generator(5, "tuning", "batches", epoch, k).permutation(len(SHARES[k]))
+            for i in torch.from_numpy(order).split(8):
+                own = torch.tensor(SHARES[k])[i]
+                optimizer.zero_grad()
+                F.cross_entropy(model(federation.data.images(own, torch.float64))[1], federation.data.y[own]).backward()
+                optimizer.step()
+            found = seen[3 * k + epoch - 1][3]
+            for weight, value in model.state_dict().items():
+                torch.testing.assert_close(found[weight], value, rtol=0, atol=1e-10)
+            assert of_clients[f"tuned_accuracy:epoch {epoch}"][k] == accuracy(federation, found, TESTS[k])
+    assert of_clients["tuned_accuracy"] == of_clients["tuned_accuracy:epoch 3"]
+    assert {n for n in of_round if n.startswith("tuned_mean")} == {
+        "tuned_mean",
+        *(f"tuned_mean:epoch {e}" for e in range(4)),
+    }
+
+
+def test_epoch_0_is_the_personal_accuracy_of_what_is_sent():
+    for name in ("fedavg", "fedper", "cfkd", "centralized"):
+        federation, flags = federation_for(name), asked(name)
+        _, done = play(federation, flags, 2)
+        evaluated, of_evaluated = evaluate(federation, SPLIT, done)
+        of_round, of_clients = tuned_by(name, federation, flags, done)
+        personal = of_evaluated["personal_accuracy"]
+        assert of_clients["tuned_accuracy:epoch 0"] == of_clients["sent_accuracy"] == personal
+        for end in ("mean", "std_clients", "worst"):
+            assert of_round[f"sent_{end}"] == of_round[f"tuned_{end}:epoch 0"]
+            assert of_round[f"sent_{end}"] == pytest.approx(evaluated[f"personal_{end}"], abs=1e-15)
+
+
+def test_where_the_first_answer_is_no_network_of_the_clients_the_next_one_is_fine_tuned():
+    federation, flags = federation_for("fedgkt"), asked("fedgkt")
+    _, done = play(federation, flags)
+    _, of_evaluated = evaluate(federation, SPLIT, done)
+    _, of_clients = tuned_by("fedgkt", federation, flags, done)
+    assert of_clients["sent_accuracy"] == of_evaluated["personal_accuracy:personal"]
+
+
+def test_a_client_fine_tunes_on_its_training_examples_alone(monkeypatch):
+    flags, seen = asked("fedper", augment="flip"), spied(monkeypatch)
+    federation = federation_for(model="CNN4")
+    _, done = play(federation, flags)
+    common, data = answered(federation, done)["personal"], federation.data
+    tuned_by("fedper", federation, flags, done)
+    expected = [after for _, _, _, after in seen]
+    for k in range(3):
+        poisoned = torch.ones(len(data.y), dtype=torch.bool)
+        poisoned[list(SHARES[k])] = False  # tests, what is held out, the others' examples: other images, other labels
+        x = torch.where(poisoned.view(-1, 1, 1, 1), 255 - data.x, data.x)
+        other = federation_for(model="CNN4", data=replace(data, x=x, y=torch.where(poisoned, (data.y + 1) % 3, data.y)))
+        done = Round([], torch.zeros(0), {"personal": lambda j, other=other: other.model(j, common[j])})
+        seen.clear()
+        tuned_by("fedper", other, flags, done)
+        found = [after for j, _, _, after in seen if j == k]
+        assert digest(found) == digest(expected[2 * k : 2 * k + 2])
+        assert digest([after for _, _, _, after in seen]) != digest(expected), "what is poisoned is what others learn from"
+
+
+def test_fine_tuning_does_not_depend_on_the_order_of_the_clients_nor_on_who_else_there_is(monkeypatch):
+    flags = asked(augment="crop_flip", momentum=0.9)
+    federation = federation_for(model="CNN4")  # of one skeleton, whose statistics and rates of a client before would show
+    _, done = play(federation, flags)
+    _, expected = tuned_by("fedavg", federation, flags, done)
+    seen = spied(monkeypatch)
+    tuned_by("fedavg", federation, flags, done)
+    weights = {(k, epoch): digest(after) for k, epoch, _, after in seen}
+    for clients in ([2, 0, 1], [1], [0, 2]):
+        monkeypatch.setattr(Federation, "clients", property(lambda self, clients=clients: clients))
+        seen.clear()
+        _, found = tuned_by("fedavg", federation, flags, done)
+        assert list(found["tuned_accuracy"]) == clients
+        for column in ("sent_accuracy", "tuned_accuracy:epoch 1", "tuned_accuracy"):
+            assert found[column] == {k: expected[column][k] for k in clients}
+        assert all(digest(after) == weights[k, epoch] for k, epoch, _, after in seen)
+
+
+@pytest.mark.parametrize(("part", "fixed"), [("head", "body."), ("body", "classifier."), ("full", "nothing")])
+def test_only_the_part_that_is_asked_for_is_fine_tuned(part, fixed, monkeypatch):
+    federation, flags, seen = federation_for(model="CNN4"), asked(ft_part=part, momentum=0.9), spied(monkeypatch)
+    _, done = play(federation, flags)
+    sent = weights_of(done.answers["global"])
+    tuned_by("fedavg", federation, flags, done)
+    assert len(seen) == 3 * 2
+    for _, epoch, before, after in seen:
+        kept = {name for name in sent if torch.equal(after[name], before[name])}
+        assert kept == {name for name in sent if name.startswith(fixed)}, "BatchNorm's running statistics included"
+        assert epoch == 2 or digest(before) == digest(sent), "everyone begins with what was sent"
+
+
+def test_an_algorithm_may_have_a_loss_of_its_own_for_fine_tuning(tmp_path, monkeypatch):
+    found = {}
+    monkeypatch.setattr(
+        experiment, "personalise", lambda f, s, d, options, loss: found.setdefault(options.algorithm, loss) and ({}, {})
+    )
+    for name in ("cfkd", "mhmd"):
+        small = {"model": ("CNN4",), "image_size": 8, "reduced": 0.05, "rounds": 1, "batch_size": 50, "ft_epochs": 1}
+        one = prepared(name, tmp_path, **small)
+        one.folder.mkdir(parents=True)
+        experiment._rounds(one, lambda row: None)
+    assert found == {"cfkd": cross_entropy, "mhmd": algorithms.ALGORITHMS["mhmd"].loss}
+
+
+def test_auxiliary_heads_are_fine_tuned_with_the_loss_of_their_algorithm(monkeypatch):
+    federation, flags, seen = federation_for("mhmd"), asked("mhmd", ft_part="head"), spied(monkeypatch)
+    tuned_by("mhmd", federation, flags)
+    for _, _, before, after in seen:
+        moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+        assert moved == {"classifier", "heads"}
+
+
+def test_local_is_what_the_clients_of_the_round_had_after_their_local_epochs():
+    federation, flags = federation_for(participation=0.7), asked(lr=0.5, epoch_per_round=3)
+    _, done = play(federation, flags, 2)
+    of_round, of_clients = tuned_by("fedavg", federation, flags, done)
+    by_hand = {k: accuracy(federation, row, TESTS[k]) for k, row in zip(done.clients, done.trained, strict=True)}
+    assert len(by_hand) == 2
+    assert of_clients["local_accuracy"] == by_hand
+    values = sorted(by_hand.values())
+    assert of_round["local_mean"] == pytest.approx(sum(values) / 2)
+    assert (of_round["local_worst"], of_round["local_best"]) == (values[0], values[1])
+
+
+@pytest.mark.parametrize("name", ["cfkd", "independent", "centralized", "fedgkt"])
+def test_there_is_no_local_column_where_the_answer_is_what_the_clients_trained(name):
+    federation = federation_for(name)
+    of_round, of_clients = tuned_by(name, federation, asked(name, ft_epochs=1))
+    assert not [column for column in (*of_round, *of_clients) if column.startswith("local")]
+
+
+@pytest.mark.parametrize("K", [1, 3, 10, 11, 23, 100])
+def test_the_spread_over_clients_by_hand(K):
+    values = np.random.default_rng(K).permutation(K) / 128.0
+    found = evaluation._spread(dict(enumerate(values.tolist())))
+    tenth = sorted(values)[: {1: 1, 3: 1, 10: 1, 11: 2, 23: 3, 100: 10}[K]]
+    assert found["worst"] == min(values)
+    assert found["best"] == max(values)
+    assert found["worst_tenth"] == pytest.approx(sum(tenth) / len(tenth), abs=1e-15)
+    assert found["mean"] == pytest.approx(sum(values) / K, abs=1e-15)
+    assert found["std_clients"] == pytest.approx(math.sqrt(sum((values - sum(values) / K) ** 2) / K), abs=1e-15)
+    assert len(found) == 5
+
+
+def test_every_column_of_a_round_is_the_spread_of_the_column_of_the_clients():
+    federation = federation_for()
+    of_round, of_clients = tuned_by("fedavg", federation, asked())
+    stems = {"sent": [""], "local": [""], "tuned": ["", ":epoch 0", ":epoch 1", ":epoch 2"]}
+    assert of_clients.keys() == {f"{what}_accuracy{end}" for what in stems for end in stems[what]}
+    expected = {}
+    for what in stems:
+        for end in stems[what]:
+            spread = evaluation._spread(of_clients[f"{what}_accuracy{end}"])
+            expected |= {f"{what}_{name}{end}": value for name, value in spread.items()}
+    assert of_round == expected
+
+
+def test_fine_tuning_that_diverges_names_its_rate():
+    federation, flags = federation_for(dtype=torch.float32), asked(ft_epochs=5, ft_lr=1e30)
+    _, done = play(federation, flags)
+    with pytest.raises(DivergedError) as raised:
+        tuned_by("fedavg", federation, flags, done)
+    line = str(raised.value)
+    assert len(line.splitlines()) == 1
+    assert line.startswith("fedavg: the loss of client 0 is ")
+    assert "a smaller --ft_lr (it is 1e+30) may help" in line
+
+
+@pytest.mark.parametrize("given", ["--ft_part head", "--ft_lr 0.1", "--ft_lr 0.1 --ft_epochs 0"])
+def test_what_says_how_to_fine_tune_is_refused_where_nothing_is_fine_tuned(given):
+    classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
+    line = line_of(options.parse, ["fedavg", *given.split()], classes, dict.fromkeys(classes, ""))
+    flag, value, *_ = given.split()
+    assert line == f"{flag} {value}: read only with --ft_epochs above 0"
+
+
+# --- fine-tuning at the end of a run ---
+
+RUN = {"rounds": 3, "batch_size": 16, "lr": 0.01, "participation": 0.7, "partition": "lda", "alpha": 0.5, "image_size": 8}
+TUNED = {"ft_epochs": 2, "ft_lr": 0.05, "ft_part": "head"}
+
+
+def run_of(name, export, **flags):
+    return experiment.run(prepared(name, export, **RUN, **flags))
+
+
+def untimed(frame):
+    return frame.drop(columns=list(saves.TIMING))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """{whether it fine-tunes: a run of FedBABU}."""
+    return {
+        bool(flags): run_of("fedbabu", tmp_path_factory.mktemp("tuned" if flags else "plain"), **flags)
+        for flags in ({}, TUNED)
+    }
+
+
+def test_a_run_is_the_same_but_for_the_columns_of_fine_tuning(runs, tmp_path):
+    others = [run_of("cfkd", tmp_path, **flags) for flags in ({}, TUNED)]
+    for plain, tuned in ((runs[False], runs[True]), others):
+        columns = list(plain.history.columns)
+        assert untuned(tuned.history.columns) == columns
+        assert len(tuned.history.columns) > len(columns)
+        pd.testing.assert_frame_equal(untimed(plain.history), untimed(tuned.history[columns]), check_exact=True)
+        one, other = (saves.read_checkpoint(run.folder)["state"] for run in (plain, tuned))
+        assert digest(one) == digest(other)
+        assert digest(plain.weights()) == digest(tuned.weights())
+
+
+def test_fine_tuning_is_told_in_the_last_round_alone(runs):
+    rounds = runs[True].rounds.set_index("round")
+    columns = [name for name in rounds if name not in untuned(rounds.columns)]
+    assert rounds[columns].loc[3].notna().all()
+    assert rounds[columns].loc[:2].isna().all(axis=None)
+    clients = runs[True].clients
+    assert list(clients[clients["tuned_accuracy"].notna()]["client"]) == [0, 1, 2]
+
+
+def test_the_summary_has_what_clients_made_of_the_last_model(runs):
+    last, said = runs[True].rounds.iloc[-1], runs[True].summary()
+    assert [said[f"tuned_{name}"] for name in ("mean", "std_clients", "worst")] == [
+        last[f"tuned_{name}"] for name in ("mean", "std_clients", "worst")
+    ]
+    assert said["tuned_by_epoch"] == [last[f"tuned_mean:epoch {epoch}"] for epoch in (0, 1, 2)]
+    assert said["tuned_by_epoch"][0] == last["sent_mean"] == pytest.approx(said["personal_mean"], abs=1e-15)
+    assert said["tuned_by_epoch"][-1] == said["tuned_mean"] != said["tuned_by_epoch"][0]
+    accuracies = [value for value in runs[True].clients["tuned_accuracy"] if not math.isnan(value)]
+    assert said["tuned_mean"] == pytest.approx(sum(accuracies) / 3)
+    assert said["tuned_worst"] == min(accuracies)
+
+
+def test_without_fine_tuning_the_summary_says_that_there_was_none(runs):
+    said = runs[False].summary()
+    nothing = dict.fromkeys(("tuned_mean", "tuned_std_clients", "tuned_worst", "tuned_by_epoch"))
+    assert {name: said[name] for name in said if name.startswith("tuned")} == nothing
+    assert said.keys() == runs[True].summary().keys()
+
+
+@pytest.mark.parametrize("place", ["communicate", "personalise"])
+def test_a_run_stopped_in_its_last_round_fine_tunes_as_if_it_had_not_been(place, runs, tmp_path, monkeypatch):
+    one = prepared("fedbabu", tmp_path, **RUN, **TUNED)
+    where = experiment if place == "personalise" else algorithms.ALGORITHMS["fedbabu"]
+    inner = getattr(where, place)
+
+    def stopped(federation, *rest):
+        done = inner(federation, *rest)
+        if place == "personalise" or federation.round == 3:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(where, place, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(one)
+    monkeypatch.setattr(where, place, inner)
+    assert saves.read_checkpoint(one.folder)["round"] == 2
+    resumed = experiment.run(one)
+    pd.testing.assert_frame_equal(untimed(resumed.history), untimed(runs[True].history), check_exact=True)
+    assert digest(resumed.weights()) == digest(runs[True].weights())
+
+
+def test_how_a_run_fine_tunes_is_part_of_its_name(tmp_path):
+    others = [{}, TUNED, {**TUNED, "ft_epochs": 3}, {**TUNED, "ft_lr": 0.1}, {**TUNED, "ft_part": "full"}]
+    assert len({prepared("fedbabu", tmp_path, **RUN, **flags).folder for flags in others}) == len(others)

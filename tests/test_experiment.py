@@ -27,7 +27,8 @@ QUICK = {"n_clients": 3, "rounds": 3, "reduced": 0.1, "model": ("MLP",), "thread
 
 
 OWN = {
-    "fedgkt": {"model": ("ResNet4",), "server_model": "ResNet19", "epochs_server": 1, "validation": 0.0, "image_size": 12}
+    "mhmd": {"model": ("CNN4",)},
+    "fedgkt": {"model": ("ResNet4",), "server_model": "ResNet19", "epochs_server": 1, "validation": 0.0, "image_size": 12},
 }
 
 

@@ -6,13 +6,27 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import options_for, tiny_data, tiny_federation
+from conftest import options_for, tiny_data, tiny_federation, weights_of
 from torch import nn
 
 import streams
 from algorithms.independent import loss
 from federation import Federation
-from helpers import SCHEDULES, average, batches, class_means, outputs, own_models, pick, put, train, train_own
+from helpers import (
+    SCHEDULES,
+    average,
+    batches,
+    class_means,
+    joined,
+    outputs,
+    own_models,
+    parted,
+    pick,
+    put,
+    shared_model,
+    train,
+    train_own,
+)
 from models import Dropout, Net
 
 
@@ -624,3 +638,144 @@ def test_a_gradient_longer_than_the_limit_is_scaled_down_to_it(limit):
         assert 0.5 < length < 1e6
         for name in whole:  # torch divides by the length plus 1e-6
             torch.testing.assert_close(clipped[name], whole[name] * min(1, limit / length), rtol=1e-5, atol=1e-9)
+
+
+# --- train: one part alone ---
+
+
+def modes(model):
+    """{name of a module: whether it is in training mode}, the network itself under ""."""
+    return {name: module.training for name, module in model.named_modules()}
+
+
+def watched(build, part, **flags):
+    """Train one part of the network of every client with full batches -> (federation, rows, trained, losses, the modes and
+    the parameters with a gradient before the step)."""
+    federation, seen = federation_of(build), []
+
+    def watchful(model, batch, given, options):
+        seen.append((modes(model), {name for name, p in model.named_parameters() if p.requires_grad}))
+        return loss(model, batch, given, options)
+
+    rows, only = initial(federation), part and federation.names(part)
+    asked = options_for("independent", batch_size=60, epoch_per_round=2, momentum=0.9, weight_decay=0.1, **flags)
+    trained, _, losses = train(federation, federation.clients, rows, watchful, asked, only=only)
+    return federation, rows, trained, losses, seen
+
+
+def test_a_body_under_a_head_that_is_trained_keeps_its_bits_and_its_running_statistics():
+    federation, rows, trained, _, _ = watched(normed, "head")
+    assert "body.2.running_var" in federation.names("body")
+    for row, after in zip(rows, trained, strict=True):
+        changed = {name for name in row if not torch.equal(row[name], after[name])}
+        assert changed == {"classifier.weight", "classifier.bias"}
+
+
+def test_a_body_under_a_head_that_is_trained_computes_as_in_evaluation():
+    federation = federation_of(normed)
+    rows = [{**row, "body.2.running_mean": row["body.2.running_mean"] + 0.3} for row in initial(federation)]
+    asked = options_for("independent", batch_size=60)
+    _, _, losses = train(federation, federation.clients, rows, loss, asked, only=federation.names("head"))
+    _, _, whole = train(federation, federation.clients, rows, loss, asked)
+    for k in federation.clients:
+        row, share = rows[k], federation.shares[k]
+        x = federation.data.images(share, torch.float64).flatten(1) @ row["body.1.weight"].T + row["body.1.bias"]
+        x = (x - row["body.2.running_mean"]) / (row["body.2.running_var"] + 1e-5).sqrt()  # no statistics of the batch
+        x = torch.tanh(x * row["body.2.weight"] + row["body.2.bias"])  # nor a dropout
+        by_hand = F.cross_entropy(x @ row["classifier.weight"].T + row["classifier.bias"], federation.data.y[share])
+        torch.testing.assert_close(losses[k], by_hand)
+        assert not torch.allclose(whole[k], by_hand)
+
+
+def test_a_head_over_a_body_that_is_trained_keeps_its_bits():
+    federation, rows, trained, _, seen = watched(normed, "body")
+    for row, after in zip(rows, trained, strict=True):
+        same_bits = {name for name in row if torch.equal(row[name], after[name])}
+        assert same_bits == {"classifier.weight", "classifier.bias"}, "the running statistics move with the body"
+    for mode, _ in seen:
+        assert {name for name, training in mode.items() if not training} == {"classifier"}
+
+
+@pytest.mark.parametrize(("part", "still"), [("head", "body"), ("body", "classifier"), ("full", None), (None, None)])
+def test_the_part_that_is_not_trained_is_in_evaluation_mode_and_has_no_gradients(part, still):
+    federation, _, _, _, seen = watched(normed, part)
+    parameters = {name for name, _ in federation.skeletons[0].named_parameters()}
+    for mode, free in seen:
+        assert {name.split(".")[0] for name, training in mode.items() if not training} == ({still} if still else set())
+        assert mode[""], "the network itself is being trained, whatever part of it"
+        assert free == {name for name in parameters if name.split(".")[0] != still}
+    assert not any(modes(federation.model(0, federation.initial())).values()), "what comes next finds it in evaluation"
+
+
+def test_all_of_a_network_is_trained_again_after_a_part_of_it():
+    federation = federation_of(normed)
+    rows, asked = initial(federation), options_for("independent", momentum=0.9)
+    expected, _, losses = train(federation, [0, 1, 2], rows, loss, asked)
+    train(federation, [0, 1, 2], rows, loss, asked, only=federation.names("head"))
+    trained, _, found = train(federation, [0, 1, 2], rows, loss, asked)
+    assert torch.equal(found, losses)
+    assert all(same(*pair) for pair in zip(trained, expected, strict=True))
+
+
+@pytest.mark.parametrize(("part", "trained"), [("body", {"body"}), ("head", {"classifier", "heads"})])
+def test_auxiliary_heads_belong_to_the_head(part, trained):
+    federation = tiny_federation(model="CNN4", heads=True, shares=[range(6)])
+    row, seen = federation.initial(), []
+
+    def watchful(model, batch, given, options):
+        seen.append({name for name, child in model.named_children() if child.training})
+        return sum(F.cross_entropy(logits, batch.y) for logits in model.every_head(batch.x))
+
+    asked = options_for("independent")
+    (after,), _, _ = train(federation, [0], [row], watchful, asked, only=federation.names(part))
+    assert seen == [trained]
+    assert {name.split(".")[0] for name in row if not torch.equal(row[name], after[name])} == trained
+
+
+# --- parts of weights ---
+
+
+def test_parted_and_joined_are_inverse_to_each_other():
+    federation = tiny_federation(model="CNN4")
+    rows = initial(federation)
+    for names in (federation.names("head"), federation.names("bn"), federation.names("full"), set(), ["no such name"]):
+        named, rest = parted(rows, names)
+        for row, one, other in zip(rows, named, rest, strict=True):
+            assert one.keys() == row.keys() & set(names)
+            assert other.keys() == row.keys() - set(names)
+        for again in (joined(named, rest), joined(rest, named)):
+            assert all(row.keys() == back.keys() for row, back in zip(rows, again, strict=True))
+            assert all(row[name] is back[name] for row, back in zip(rows, again, strict=True) for name in row)
+        assert [len(row) for row in rows] == 3 * [len(federation.names("full"))], "what was parted is as it was"
+        halves = parted(joined(named, rest), names)
+        assert all(
+            same(*pair)
+            for half, before in zip(halves, (named, rest), strict=True)
+            for pair in zip(half, before, strict=True)
+        )
+
+
+def test_rows_are_joined_each_with_its_own_other_part_and_both_are_as_many():
+    rows, others = [{"a": 1}, {"a": 2}], [{"b": 3}, {"b": 4}]
+    assert joined(rows, others) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
+    assert rows == [{"a": 1}, {"a": 2}]
+    with pytest.raises(ValueError, match="zip"):
+        joined(rows, others[:1])
+
+
+def test_what_nobody_keeps_anything_of_is_one_model_for_all():
+    federation = tiny_federation(model="MLP")
+    common = federation.initial()
+    answers = shared_model(federation, common, [{}, {}, {}])
+    assert list(answers) == ["global"]
+    assert all(same(weights_of(answers["global"], k), common) for k in federation.clients)
+
+
+def test_what_clients_keep_a_part_of_is_a_model_each():
+    federation = tiny_federation(model="MLP")
+    (common,), _ = parted([federation.initial()], federation.names("body"))
+    _, own = parted(initial(federation), federation.names("body"))
+    answers = shared_model(federation, common, own)
+    assert list(answers) == ["personal"]
+    for k in (2, 0, 1):
+        assert same(weights_of(answers["personal"], k), {**common, **own[k]})

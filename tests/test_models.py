@@ -1,5 +1,7 @@
 """The zoo: sizes that were published, what `forward` gives, and each network written out the slow and obvious way."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import streams
 from errors import UserError
-from models import MODELS, READ_FEATURE_DIM, BasicBlock, Bottleneck, Dropout, Net, ResBlock, StemNet, build
+from models import (
+    HAVE_HEADS,
+    MODELS,
+    READ_FEATURE_DIM,
+    BasicBlock,
+    Bottleneck,
+    Dropout,
+    HeadsNet,
+    Net,
+    ResBlock,
+    StemNet,
+    build,
+    make,
+)
 
 GREY = (1, 28, 28)
 WITH_STEM = {"ResNet4": (), "ResNet5": (1,), "ResNet8": (2,), "ResNet56": (6, 6, 6), "ResNet110": (12, 12, 12)}
@@ -17,9 +32,9 @@ WITHOUT_STEM = {"ResNet19": (2, 2, 2), "ResNet55": (6, 6, 6), "ResNet109": (12, 
 BOTTLENECKS = {name: depths for name, depths in {**WITH_STEM, **WITHOUT_STEM}.items() if depths}  # a stage
 
 
-def made(name, shape=GREY, n_classes=10, feature_dim=20, dtype=torch.float64):
+def made(name, shape=GREY, n_classes=10, feature_dim=20, dtype=torch.float64, heads=False):
     with streams.torch_seeded("test", name):
-        model = build(name, shape, n_classes, feature_dim).to(dtype)
+        model = build(name, shape, n_classes, feature_dim, heads).to(dtype)
     model.drop_from(streams.generator("test"))
     return model
 
@@ -170,10 +185,21 @@ def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def maps_of_cnn4(height, width):
+    """Their sizes after each of the four blocks, which halves where 2x2 or more is left."""
+    sizes = []
+    for _ in range(4):
+        if height // 2 >= 2 and width // 2 >= 2:
+            height, width = height // 2, width // 2
+        sizes.append((height, width))
+    return sizes
+
+
 def features_of(name, shape, feature_dim):
     _, height, width = shape
     own = {"LeNet5_classic": 84, "MLP": 200, "2NN": 200, "CNN_McMahan": 512, "CNNMnist": 50}
     own["CNN_scratch"] = 32 * (height // 4) * (width // 4)
+    own |= {"CNN4": 64 * math.prod(maps_of_cnn4(height, width)[-1]), "MobileNet": 1024}
     own |= {"ResNet4": 16} | {other: 64 * 2 ** (len(depths) - 1) for other, depths in BOTTLENECKS.items()}
     return own.get(name, feature_dim)
 
@@ -778,3 +804,315 @@ def test_a_model_hands_its_stream_to_every_dropout_and_they_draw_from_it_in_turn
 
 def test_a_model_that_was_just_built_has_no_stream():
     assert all(dropout.stream is None for dropout in layers(build("CNNMnist", GREY, 10, 20), Dropout))
+
+
+# --- networks that can be had with auxiliary heads ---------------------------------------------------------------------
+
+TAPPED = {"CNN4": (0, 1, 2), "MobileNet": (4, 7, 10)}  # modules of the body; MobileNet's first is the plain convolution
+DEPTH = {"CNN4": 4, "MobileNet": 14}
+SEPARABLE = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
+
+
+def with_heads(name, shape=COLOUR, n_classes=10, **others):
+    return made(name, shape, n_classes, heads=True, **others)
+
+
+def outputs_of(modules, work):
+    """(inputs, outputs) of each of these modules while `work()` is done."""
+    inputs, outputs = {}, {}
+
+    def hook(module, given, found):
+        inputs[module], outputs[module] = given[0].detach().clone(), found.detach().clone()
+
+    hooks = [module.register_forward_hook(hook) for module in modules]
+    work()
+    for one in hooks:
+        one.remove()
+    return [inputs[module] for module in modules], [outputs[module] for module in modules]
+
+
+def test_cnn4_and_mobilenet_can_be_had_with_heads_and_no_other():
+    assert HAVE_HEADS == ("CNN4", "MobileNet")
+    for name in ("LeNet5", "ResNet8"):
+        assert not isinstance(build(name, GREY, 10, 20, heads=True), HeadsNet)
+        assert not isinstance(make(name, GREY, 10, 20, heads=True), HeadsNet)
+    for name in HAVE_HEADS:
+        for maker in (build, make):
+            assert isinstance(maker(name, GREY, 10, 20, heads=True), HeadsNet)
+            assert type(maker(name, GREY, 10, 20)) is Net, "and without unless they are asked for"
+
+
+CNN4_BODY = (27 * 64 + 64 + 128) + 3 * (9 * 64 * 64 + 64 + 128)
+MOBILENET_BODY = (27 * 32 + 64) + sum(
+    (9 * inputs + 2 * inputs) + (inputs * outputs + 2 * outputs)  # one filter a channel, then 1x1, each with its BN
+    for inputs, (outputs, _) in zip((32, *(width for width, _ in SEPARABLE)), SEPARABLE, strict=False)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_classes", "heads", "body", "head"),
+    [
+        ("CNN4", 10, False, CNN4_BODY, 2 * 2 * 64 * 10 + 10),
+        ("CNN4", 10, False, 113_088, 115_658 - 113_088),
+        ("CNN4", 10, True, CNN4_BODY, 3 * 64 * 11 + 2 * 2 * 64 * 10 + 10),
+        ("CNN4", 10, True, 113_088, 117_770 - 113_088),
+        ("CNN4", 7, True, CNN4_BODY, 3 * 64 * 8 + 2 * 2 * 64 * 7 + 7),
+        ("MobileNet", 100, False, MOBILENET_BODY, 1024 * 100 + 100),
+        ("MobileNet", 100, False, 3_206_976, 3_309_476 - 3_206_976),
+        ("MobileNet", 100, True, MOBILENET_BODY, (256 + 512 + 512) * 101 + 1024 * 100),
+        ("MobileNet", 100, True, 3_206_976, 231_680),
+        ("MobileNet", 100, True, 3_206_976, 3_438_656 - 3_206_976),
+        ("MobileNet", 7, True, MOBILENET_BODY, (256 + 512 + 512) * 8 + 1024 * 7),
+    ],
+)
+def test_networks_with_and_without_heads_have_as_many_parameters_as_published(name, n_classes, heads, body, head):
+    model = build(name, COLOUR, n_classes, 1, heads)
+    assert count(model.body) == body
+    assert count(model) == body + head
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "biases"),
+    [
+        ("CNN4", False, [*(f"body.{block}.0.bias" for block in range(4)), "classifier.bias"]),
+        ("CNN4", True, [*(f"body.{block}.0.bias" for block in range(4)), "classifier.bias"]),
+        ("MobileNet", False, ["classifier.bias"]),
+        ("MobileNet", True, []),
+    ],
+)
+def test_the_biases_of_convolutions_and_linear_layers_are_those_that_the_counts_tell(name, heads, biases):
+    model = build(name, COLOUR, 10, 1, heads)
+    of_layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert [f"{name}.bias" for name, layer in of_layers if layer.bias is not None] == biases
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("name", "maps"),
+    [
+        ("CNN4", [(64, 16, 16), (64, 8, 8), (64, 4, 4)]),
+        ("MobileNet", [(256, 8, 8), (512, 4, 4), (512, 4, 4)]),
+    ],
+)
+def test_each_head_reads_the_map_of_another_block_as_it_leaves_it(name, maps, training):
+    model, x = shaken(with_heads(name)).train(training), random_images(2, COLOUR)
+    _, left = outputs_of([model.body[place] for place in TAPPED[name]], lambda: model.every_head(x))
+    read, _ = outputs_of(list(model.heads), lambda: model.every_head(x))
+    for map_left, map_read, shape in zip(left, read, maps, strict=True):
+        assert map_read.shape == (2, *shape)
+        assert torch.equal(map_read, map_left)
+
+
+@pytest.mark.parametrize("name", HAVE_HEADS)
+def test_a_head_teaches_the_blocks_before_it_and_none_after(name):
+    model, x = with_heads(name, (3, 20, 20)), random_images(4, (3, 20, 20))
+    for head, (place, logits) in enumerate(zip((*TAPPED[name], DEPTH[name]), model.every_head(x), strict=True)):
+        value, named = F.cross_entropy(logits, torch.arange(4)), dict(model.named_parameters())
+        gradients = torch.autograd.grad(value, list(named.values()), retain_graph=True, allow_unused=True)
+        found = dict(zip(named, gradients, strict=True))
+        for block in range(DEPTH[name]):
+            of_block = [gradient for name, gradient in found.items() if name.startswith(f"body.{block}.")]
+            if block > place:
+                assert all(gradient is None for gradient in of_block)
+            else:
+                assert any(gradient.abs().max() > 1e-8 for gradient in of_block)
+        taught = {name.rpartition(".")[0] for name, gradient in found.items() if gradient is not None}
+        own = "classifier" if head == 3 else f"heads.{head}.1"
+        assert {name for name in taught if not name.startswith("body.")} == {own}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", HAVE_HEADS)
+def test_the_last_of_the_heads_is_the_classifier_that_forward_has(name, training):
+    model, x = with_heads(name, (3, 20, 20)).train(training), random_images(4, (3, 20, 20))
+    said = model.every_head(x)
+    assert [logits.shape for logits in said] == [(4, 10)] * 4
+    assert torch.equal(said[-1], model(x)[1])
+    features, logits = model(x)
+    expected = features @ model.classifier.weight.T
+    torch.testing.assert_close(logits, expected if model.classifier.bias is None else expected + model.classifier.bias)
+
+
+@pytest.mark.parametrize("name", ["LeNet5", "ResNet8", "CNNMnist", *HAVE_HEADS])
+def test_a_network_with_one_head_has_its_logits_for_every_head(name):
+    model, x = made(name).eval(), random_images(3, GREY)
+    (logits,) = model.every_head(x)
+    assert torch.equal(logits, model(x)[1])
+
+
+@pytest.mark.parametrize("n_classes", [2, 7, 10, 100])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", HAVE_HEADS)
+def test_a_heads_last_output_is_a_temperature_of_each_image_in_training_alone(name, training, n_classes):
+    shape = (3, 20, 20)
+    model, x = shaken(with_heads(name, shape, n_classes)).train(training), random_images(3, shape)
+    maps, _ = outputs_of(list(model.heads), lambda: model.every_head(x))
+    for head, map_read, said in zip(model.heads, maps, model.every_head(x), strict=False):
+        weights = head[1].weight.detach()
+        assert weights.shape == (n_classes + 1, map_read.shape[1])
+        for b in range(3):
+            mean = [map_read[b, channel].mean().item() for channel in range(map_read.shape[1])]
+            u = [sum(w * m for w, m in zip(row.tolist(), mean, strict=True)) for row in weights]
+            divisor = 1 / (1 + math.exp(-u[n_classes])) + 1e-3 if training else 1
+            torch.testing.assert_close(said[b].tolist(), [u[c] / divisor for c in range(n_classes)], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", HAVE_HEADS)
+def test_what_is_scaled_depends_on_the_model_and_not_on_whether_its_heads_are_frozen(name):
+    """Frozen parts compute as in evaluation, and heads are frozen in all rounds."""
+    model, x = with_heads(name, (3, 20, 20)), random_images(3, (3, 20, 20))
+    expected = model.every_head(x)
+    for part in (model.heads, model.classifier):
+        part.eval()
+    for found, scaled in zip(model.every_head(x), expected, strict=True):
+        assert torch.equal(found, scaled)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("far", [-1e4, 1e4])
+def test_logits_and_gradients_stay_finite_however_far_out_a_temperature_is(far, dtype):
+    model = with_heads("CNN4", GREY, dtype=dtype)
+    u = random_images(4, (11,), dtype)
+    u[:, -1] = far
+    u.requires_grad_()
+    logits = model.scaled(u)
+    torch.testing.assert_close(logits, u[:, :10] / ((far > 0) + 1e-3))
+    F.cross_entropy(logits, torch.arange(4)).backward()
+    assert torch.isfinite(u.grad).all()
+
+
+@pytest.mark.parametrize("name", HAVE_HEADS)
+def test_the_initial_weights_of_what_both_have_are_the_same_bits_with_and_without_heads(name):
+    alone, among = made(name, COLOUR).state_dict(), with_heads(name).state_dict()
+    shared = alone.keys() & among.keys()
+    assert alone.keys() - shared == ({"classifier.bias"} if name == "MobileNet" else set())
+    assert among.keys() - shared == {f"heads.{head}.1.weight" for head in range(3)}
+    assert all(torch.equal(alone[key], among[key]) for key in shared)
+
+
+@pytest.mark.parametrize("heads", [True, False])
+@pytest.mark.parametrize(("name", "norms"), [("CNN4", 4), ("MobileNet", 27), ("LeNet5", 0), ("ResNet8", 8)])
+def test_body_and_head_are_all_of_a_network_and_its_normalisations_lie_in_the_body(name, norms, heads):
+    model = build(name, COLOUR, 10, 20, heads)
+    body, head, full, bn = (model.names(part) for part in ("body", "head", "full", "bn"))
+    assert full == set(model.state_dict())
+    assert body | head == full
+    assert not body & head
+    assert body == {f"body.{key}" for key in model.body.state_dict()}
+    auxiliary = {f"heads.{place}.1.weight" for place in range(3)} if heads and name in HAVE_HEADS else set()
+    bias = {"classifier.bias"} if model.classifier.bias is not None else set()
+    assert head == {"classifier.weight"} | bias | auxiliary
+    assert bn < body
+    ends = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    assert len(bn) == norms * len(ends) == sum(len(norm.state_dict()) for norm in layers(model, nn.BatchNorm2d))
+    assert {key.rpartition(".")[2] for key in bn} == (set(ends) if norms else set())
+    assert all(f"{key.rpartition('.')[0]}.running_mean" in full for key in bn)
+
+
+@pytest.mark.parametrize("name", HAVE_HEADS)
+def test_every_parameter_of_a_network_with_heads_learns_its_temperatures_too(name):
+    model = with_heads(name, (3, 20, 20))
+    said = model.every_head(random_images(8, (3, 20, 20)))
+    sum(F.cross_entropy(logits, torch.arange(8)) for logits in said).backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+    assert all((head[1].weight.grad[-1] != 0).any() for head in model.heads)
+
+
+@pytest.mark.parametrize("name", HAVE_HEADS)
+def test_a_network_with_heads_is_built_for_training_and_its_heads_say_the_same_of_an_example_alone(name):
+    model, x = with_heads(name, (3, 20, 20)), random_images(3, (3, 20, 20))
+    assert all(module.training for module in model.modules())
+    for norm in layers(model, nn.BatchNorm2d):
+        assert norm.num_batches_tracked == 0
+        assert (norm.running_var == 1).all()
+    together = torch.stack(shaken(model).eval().every_head(x))
+    torch.testing.assert_close(together, torch.cat([torch.stack(model.every_head(one.unsqueeze(0))) for one in x], dim=1))
+
+
+@pytest.mark.parametrize("name", HAVE_HEADS)
+def test_with_bf16_all_of_the_body_is_computed_in_it_and_the_heads_are_not(name):
+    model = with_heads(name, dtype=torch.float32).eval()
+    x = random_images(4, COLOUR, torch.float32)
+    expected = model.every_head(x)
+    model.precision = "bf16"
+    read, _ = outputs_of([*model.heads, model.classifier], lambda: model.every_head(x))
+    for values in read:
+        assert values.dtype == torch.float32
+        assert torch.equal(values.bfloat16().float(), values)
+    for found, exact in zip(model.every_head(x), expected, strict=True):
+        assert found.dtype == torch.float32
+        assert not torch.equal(found, exact)
+        torch.testing.assert_close(found, exact, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("size", "maps"),
+    [
+        ((32, 32), [(16, 16), (8, 8), (4, 4), (2, 2)]),
+        ((28, 28), [(14, 14), (7, 7), (3, 3), (3, 3)]),
+        ((12, 12), [(6, 6), (3, 3), (3, 3), (3, 3)]),
+        ((8, 8), [(4, 4), (2, 2), (2, 2), (2, 2)]),
+        ((4, 4), [(2, 2)] * 4),
+        ((3, 3), [(3, 3)] * 4),
+        ((64, 48), [(32, 24), (16, 12), (8, 6), (4, 3)]),
+        ((40, 12), [(20, 6), (10, 3), (10, 3), (10, 3)]),  # the shorter side decides
+        ((12, 40), [(6, 20), (3, 10), (3, 10), (3, 10)]),
+    ],
+)
+@pytest.mark.parametrize("heads", [True, False])
+def test_cnn4_pools_only_where_2x2_is_left(size, maps, heads):
+    model, x = made("CNN4", (3, *size), heads=heads), random_images(2, (3, *size))
+    _, found = outputs_of([model.body[block] for block in range(4)], lambda: model(x))
+    assert [map_left.shape for map_left in found] == [(2, 64, *map_size) for map_size in maps]
+    assert maps_of_cnn4(*size) == maps
+    assert len(layers(model, nn.MaxPool2d)) == sum(one != other for one, other in zip([size, *maps], maps, strict=False))
+    assert model(x)[0].shape == (2, 64 * math.prod(maps[-1]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [(32, 32), (13, 18)])
+def test_cnn4_is_four_convolutions_each_with_batchnorm_relu_and_pooling(size, training):
+    shape = (3, *size)
+    model, x = shaken(with_heads("CNN4", shape)).train(training), random_images(5, shape)
+    hidden, sizes = x, [size, *maps_of_cnn4(*size)]
+    convs, norms = layers(model, nn.Conv2d), layers(model, nn.BatchNorm2d)
+    for conv, norm, before, after in zip(convs, norms, sizes, sizes[1:], strict=False):
+        assert conv.weight.shape == (64, hidden.shape[1], 3, 3)
+        hidden = F.relu(normalised(F.conv2d(hidden, conv.weight, conv.bias, padding=1), norm, training))
+        hidden = hidden if before == after else F.max_pool2d(hidden, 2)
+    assert len(convs) == len(norms) == 4
+    torch.testing.assert_close(model(x)[0], hidden.flatten(1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [(32, 32), (17, 5)])
+def test_mobilenet_is_a_convolution_and_thirteen_depthwise_separable_blocks(size, training):
+    shape = (3, *size)
+    model, x = shaken(with_heads("MobileNet", shape)).train(training), random_images(3, shape)
+    convs, norms = iter(layers(model, nn.Conv2d)), iter(layers(model, nn.BatchNorm2d))
+    first = next(convs)
+    assert first.weight.shape == (32, 3, 3, 3)
+    hidden = F.relu(normalised(F.conv2d(x, first.weight, padding=1), next(norms), training))
+    for channels, stride in SEPARABLE:
+        depthwise, pointwise = next(convs), next(convs)
+        assert depthwise.weight.shape == (hidden.shape[1], 1, 3, 3), "a filter a channel"
+        filtered = F.conv2d(hidden, depthwise.weight, stride=stride, padding=1, groups=hidden.shape[1])
+        hidden = F.relu(normalised(filtered, next(norms), training))
+        assert pointwise.weight.shape == (channels, hidden.shape[1], 1, 1)
+        hidden = torch.einsum("oi,bihw->bohw", pointwise.weight[:, :, 0, 0], hidden)
+        hidden = F.relu(normalised(hidden, next(norms), training))
+    torch.testing.assert_close(model(x)[0], hidden.mean(dim=(2, 3)))
+    assert next(convs, None) is next(norms, None) is None
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_mobilenet_takes_images_from_17x17_on_and_can_be_trained_on_a_single_one(heads):
+    """Of a single pixel BatchNorm would have nothing to normalise over; four halvings, rounded up, leave one of sixteen."""
+    for shape in [(3, 17, 17), (3, 17, 1), (3, 1, 17)]:
+        model = made("MobileNet", shape, heads=heads)
+        assert all(torch.isfinite(logits).all() for logits in model.every_head(random_images(1, shape)))
+    for shape in [(3, 16, 16), (3, 16, 1), (1, 8, 8)]:
+        with pytest.raises(UserError) as raised:
+            build("MobileNet", shape, 10, 1, heads)
+        size = "x".join(map(str, shape[1:]))
+        assert str(raised.value) == f"--model MobileNet: does not fit images of {shape[0]} channels and {size} pixels"

@@ -18,7 +18,8 @@ from figures import curves, table
 QUICK = "--n_clients 3 --rounds 2 --reduced 0.1 --model MLP --threads 1"
 KEYS = [
     *("algorithm", "seed", "split_seed", "folder", "global_mean", "global_std_clients", "global_worst"),
-    *("personal_mean", "personal_std_clients", "personal_worst", "bytes_up", "bytes_down", "seconds", "options"),
+    *("personal_mean", "personal_std_clients", "personal_worst"),
+    *("tuned_mean", "tuned_std_clients", "tuned_worst", "tuned_by_epoch", "bytes_up", "bytes_down", "seconds", "options"),
 ]
 
 
@@ -36,6 +37,7 @@ def test_json_is_one_line_a_run_and_nothing_else_on_standard_output(tmp_path, ca
         assert line == json.loads(json.dumps(saves.load(line["folder"]).summary()))
     assert all(line["global_std_clients"] is None for line in lines[:2])
     assert all(line["global_std_clients"] >= 0 for line in lines[2:])
+    assert {line[name] for line in lines for name in KEYS if name.startswith("tuned")} == {None}, "nothing was fine-tuned"
 
 
 def test_totals_in_json_are_those_of_the_history(tmp_path, capsys):

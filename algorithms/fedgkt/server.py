@@ -16,6 +16,7 @@ from data.datasets import Data
 from errors import UserError
 from federation import Federation
 from helpers import EVALUATION_BATCH, learning_rate, train
+from models import StemNet
 from options import Choice
 from wire import Rows
 
@@ -50,7 +51,11 @@ class Relay(nn.Module):
 def check(options, data: Data, n_train: int) -> str:
     """How much memory the server needs, in words. Raises UserError where the networks do not fit at the split, or the maps
     of n_train examples not into memory."""
-    shape = _map_shape(options, data.shape, len(data.classes))
+    for name in options.model:
+        with torch.random.fork_rng(devices=[]):
+            if not isinstance(models.make(name, data.shape, len(data.classes), options.feature_dim), StemNet):
+                raise UserError(f"--model {name}: has no stem whose map could be sent; must be one that has: ResNet8, ...")
+    shape = StemNet.map_shape(data.shape)
     with torch.random.fork_rng(devices=[]):
         try:
             models.build(options.server_model, shape, len(data.classes), options.feature_dim)
@@ -60,7 +65,7 @@ def check(options, data: Data, n_train: int) -> str:
                 f"--server_model {options.server_model}: does not fit maps of {shape[0]} channels and {size} pixels, which "
                 f"--model {','.join(options.model)} sends"
             ) from None
-    copies = 2 if options.participation < 1 and options.stale == "keep" else 1  # what is kept, and what is learned from
+    copies = 2 if _keeps(options.participation, options) else 1  # what is kept, and what is learned from
     needed = copies * n_train * (torch.Size(shape).numel() * DTYPES[options.feature_dtype].itemsize)
     cuda = options.device.startswith("cuda")
     free = torch.cuda.mem_get_info(options.device)[0] if cuda else psutil.virtual_memory().available
@@ -77,14 +82,9 @@ def check(options, data: Data, n_train: int) -> str:
     return "; ".join(words)
 
 
-def _map_shape(options, shape: tuple[int, int, int], n_classes: int) -> tuple[int, int, int]:
-    """(channels, height, width) of what clients send."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        built = [models.make(name, shape, n_classes, options.feature_dim) for name in options.model]
-        for name, model in zip(options.model, built, strict=True):
-            if not isinstance(model, models.StemNet):
-                raise UserError(f"--model {name}: has no stem whose map could be sent; must be one that has: ResNet8, ...")
-        return tuple(built[0].eval().stem(torch.zeros(1, *shape)).shape[1:])
+def _keeps(participation: float, options) -> bool:
+    """Whether the server goes on learning from what absent clients sent last."""
+    return participation < 1 and options.stale == "keep"
 
 
 # --- the clients' part -------------------------------------------------------------------------------------------------
@@ -92,8 +92,7 @@ def _map_shape(options, shape: tuple[int, int, int], n_classes: int) -> tuple[in
 
 def start(federation: Federation, options) -> dict[str, Any]:
     """The server's part of the state: its network, its optimizer's memory, the plateau, and what each client sent last."""
-    shape = federation.each(_shape_of_map, [0], [federation.initial(0)])[0]
-    nothing = torch.zeros(0, *shape, device=federation.device)
+    nothing = torch.zeros(0, *StemNet.map_shape(federation.data.shape), device=federation.device)
     weights = _of(federation, nothing, nothing[:, 0, 0, 0].long(), options).initial()
     return {
         "server": weights,
@@ -101,13 +100,6 @@ def start(federation: Federation, options) -> dict[str, Any]:
         "plateau": {"best": -1.0, "bad": 0, "factor": 1.0},
         "arrived": [None for _ in federation.clients],
     }
-
-
-def _shape_of_map(federation: Federation, k: int, weights) -> tuple[int, int, int]:
-    with torch.no_grad():
-        return tuple(
-            federation.model(k, weights).stem(federation.data.images(federation.shares[k][:1], federation.dtype)).shape[1:]
-        )
 
 
 def teachers(federation: Federation, state: dict, clients: Sequence[int], options) -> tuple[list[dict], list]:
@@ -155,41 +147,49 @@ class Learned(NamedTuple):
 def learn(federation: Federation, state: dict, clients: Sequence[int], draws, loss: Callable, options) -> Learned:
     """The server's phase: it receives what the clients extract, learns from all of it in random order, and says what it
     thinks of every example. Its part of the state is replaced."""
-    keeps = federation.participation < 1 and options.stale == "keep"
-    arrived = {k: row for k, row in enumerate(state["arrived"]) if row is not None and k not in clients}
-    n = sum(len(federation.shares[k]) for k in (*clients, *arrived))
-    maps, place, ends = torch.empty(0), 0, {}
-    for k, drawn in [*zip(clients, draws, strict=True), *((k, None) for k in arrived)]:
-        if k in clients:
-            row = _sent(federation, k, state["weights"][k], federation.shares[k], drawn, "features", options)
-            arrived[k] = {**row, "round": federation.round}
-        row, end = arrived[k], place + len(arrived[k]["labels"])
-        if not len(maps):  # one tensor for all maps; a client's own are let go as soon as they stand in it
-            maps = torch.empty(n, *row["maps"].shape[1:], dtype=row["maps"].dtype, device=federation.device)
-        maps[place:end] = row["maps"] if keeps else row.pop("maps")
-        ends[k], place = slice(place, end), end
-    if keeps:
-        state["arrived"] = [arrived.get(k) for k in federation.clients]
-    maps, held = maps[:place], [arrived[k] for k in ends]
-
-    y = torch.cat([row["labels"] for row in held])
-    server = _of(federation, maps, y, options)
-    targets = torch.cat([row["logits"] for row in held])
+    maps, held = gather(federation, state, clients, draws, options)
+    server = _of(federation, maps, torch.cat([row["labels"] for row in held.values()]), options)
+    targets = torch.cat([row["logits"] for row in held.values()])
     given = {"targets": targets, "said": torch.zeros_like(targets)}
     asked = replace(
         options, epoch_per_round=options.epochs_server, augment="none", lr=options.lr * state["plateau"]["factor"]
     )
     (weights,), (memory,), losses = train(server, [0], [state["server"]], loss, asked, [given], [state["server_memory"]])
     state["server"], state["server_memory"] = weights, memory
-    told = {"server_loss": losses.item(), "server_lr": learning_rate(asked, federation.round)}
-    ages = [(len(row["labels"]), federation.round - row["round"]) for row in held]
-    told["feature_age_mean"] = sum(n * age for n, age in ages) / max(place, 1)
-    told["feature_age_max"] = float(max(age for _, age in ages))
+    ages = [(len(row["labels"]), federation.round - row["round"]) for row in held.values()]
+    told = {
+        "server_loss": losses.item(),
+        "server_lr": learning_rate(asked, federation.round),
+        "feature_age_mean": sum(n * age for n, age in ages) / max(len(targets), 1),
+        "feature_age_max": float(max(age for _, age in ages)),
+    }
     validated = _validate(federation, state, clients, server, options)
     if validated is not None:
         state["plateau"] = _plateau(state["plateau"], validated)
         told["server_validation"] = validated
-    return Learned([given["said"][ends[k]].clone() for k in clients], told)
+    said = dict(zip(held, given["said"].split([len(row["labels"]) for row in held.values()]), strict=True))
+    return Learned([said[k].clone() for k in clients], told)
+
+
+def gather(federation: Federation, state: dict, clients: Sequence[int], draws, options) -> tuple[Tensor, dict[int, dict]]:
+    """What the server learns from: one tensor of all maps, and the other rows of each client in their order there. The
+    clients of the round send anew; what the others sent last stays where the server keeps it."""
+    keeps = _keeps(federation.participation, options)
+    held = {k: row for k, row in enumerate(state["arrived"]) if row is not None and k not in clients}
+    n = sum(len(federation.shares[k]) for k in (*clients, *held))
+    maps, place, ordered = torch.empty(0), 0, {}
+    for k, drawn in [*zip(clients, draws, strict=True), *((k, None) for k in held)]:
+        if k in clients:
+            row = _sent(federation, k, state["weights"][k], federation.shares[k], drawn, "features", options)
+            held[k] = {**row, "round": federation.round}
+        row, end = held[k], place + len(held[k]["labels"])
+        if not len(maps):  # one tensor for all maps; a client's own are let go as soon as they stand in it
+            maps = torch.empty(n, *row["maps"].shape[1:], dtype=row["maps"].dtype, device=federation.device)
+        maps[place:end] = row["maps"] if keeps else row.pop("maps")
+        ordered[k], place = row, end
+    if keeps:
+        state["arrived"] = [held.get(k) for k in federation.clients]
+    return maps[:place], ordered
 
 
 def _sent(federation: Federation, k: int, weights, indices: Tensor, drawn, kind: str, options) -> dict[str, Tensor]:
@@ -247,7 +247,7 @@ def behind(federation: Federation, state: dict, options) -> Callable[[int], Rela
     rows, weights = state["weights"], state["server"]
 
     def answer(k: int) -> Relay:
-        shape = _shape_of_map(federation, k, rows[k])
+        shape = StemNet.map_shape(federation.data.shape)
         server = models.make(options.server_model, shape, len(federation.data.classes), options.feature_dim)
         server.load_state_dict(weights)
         server.precision = federation.precision
@@ -263,7 +263,5 @@ def rebuild(options: dict[str, Any], inputs: Sequence, client: int, answer: str)
     model = models.make(names[client % len(names)], tuple(shape), n_classes, options["feature_dim"])
     if answer == "personal":
         return model
-    with torch.no_grad():
-        maps = tuple(model.eval().stem(torch.zeros(1, *shape)).shape[1:])
-    server = models.make(options["server_model"], maps, n_classes, options["feature_dim"])
+    server = models.make(options["server_model"], StemNet.map_shape(shape), n_classes, options["feature_dim"])
     return Relay(model.stem, server, DTYPES[options["feature_dtype"]])

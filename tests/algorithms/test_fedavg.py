@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import options_for, play, tiny_data, tiny_federation, weights_of
+from conftest import line_of, options_for, play, tiny_data, tiny_federation, weights_of
 
+import algorithms
 import models
+import options
 from algorithms import fedavg
 from algorithms.published import fedavg as published
 from federation import Federation
 from helpers import train
 from options import flags_of
+from wire import Wire
 
 WHOLE = 60  # a batch size that no share of the tiny data exceeds: one full batch an epoch
 
@@ -145,7 +148,7 @@ def test_the_optimizer_is_fresh_in_every_round(flags, make):
         rows = [descended(federation, row, share, make, steps=2)[0] for share in federation.shares]
         row = mean_of(rows, [10, 20, 30])
     close(weights_of(done.answers["global"]), row, tolerance=1e-9)
-    assert list(state) == ["server"], "clients keep nothing"
+    assert state["own"] == [{}, {}, {}], "clients keep nothing"
 
 
 def test_running_statistics_are_averaged_like_weights_and_counters_are_kept():
@@ -354,3 +357,101 @@ def test_train_is_what_fedavg_runs_at_a_client():
     _, done = play(federation, flags)
     assert torch.equal(done.loss, losses)
     close(weights_of(done.answers["global"]), mean_of(trained, [10, 20, 30]))
+
+
+# --- --bn local ---
+
+
+class Heard(Wire):
+    """A wire that remembers the weights that cross it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = []
+
+    def _carry(self, direction, kind, rows, clients):
+        self.weights += rows if kind == "weights" else []
+        return super()._carry(direction, kind, rows, clients)
+
+
+WAYS = pytest.mark.parametrize(
+    "flags",
+    [{}, {"init": "independent"}, {"keep_optimizer": True, "optimizer": "adam", "lr": 0.01}],
+    ids=["plain", "init independent", "keep_optimizer"],
+)
+
+
+@WAYS
+def test_normalisation_that_is_local_never_travels_and_stays_with_its_client(flags):
+    federation = tiny_federation(model="CNN4", participation=0.7, wire=Heard())
+    asked, bn = options_for("fedavg", bn="local", **flags), federation.names("bn")
+    module, averaged = algorithms.module_of(asked), federation.names("full") - federation.names("bn")
+    assert {name.rpartition(".")[2] for name in bn} == {
+        *("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    }
+    assert len(bn) == 4 * 5, "four layers with all they have"
+    state, absent = module.start(federation, asked), 0
+    previous = [federation.initial(k if "init" in flags else None) for k in federation.clients]
+    for r in (1, 2, 3):
+        done = module.communicate(federation.at(r), state, asked)
+        assert len(federation.wire.weights) == (2 if r == 1 and "init" in flags else 4)
+        assert all(row.keys() == averaged for row in federation.wire.weights)
+        federation.wire.weights.clear()
+        assert list(done.answers) == ["personal"], "everyone has a model of its own"
+        rows = [weights_of(done.answers["personal"], k) for k in federation.clients]
+        trained = dict(zip(done.clients, done.trained, strict=True))
+        parts = [{name: row[name] for name in averaged} for row in done.trained]
+        close(state["server"], mean_of(parts, [10 * (k + 1) for k in done.clients]))
+        for k in federation.clients:
+            assert all(torch.equal(rows[k][name], state["server"][name]) for name in averaged)
+            assert all(torch.equal(rows[k][name], trained.get(k, previous[k])[name]) for name in bn), "as trained, or kept"
+            absent += k not in trained
+        previous = rows
+    assert absent == 3
+    assert not any(torch.equal(rows[0][name], rows[1][name]) for name in bn if "running" in name)
+
+
+def test_a_client_goes_on_training_with_its_own_normalisation_in_the_common_model(monkeypatch):
+    federation, seen = tiny_federation(model="CNN4"), first_weights(monkeypatch, fedavg)
+    asked = options_for("fedavg", bn="local", batch_size=WHOLE)
+    state = fedavg.start(federation, asked)
+    expected = [federation.initial()] * 3
+    for r in (1, 2, 3):
+        done = fedavg.communicate(federation.at(r), state, asked)
+        assert len(seen) == 3
+        for k in federation.clients:
+            # the running statistics move in the forward pass, after which the loss is worked out; all else is as it was
+            assert all(torch.equal(seen[k][n], expected[k][n]) for n in expected[k] if "running" not in n)
+        expected = [weights_of(done.answers["personal"], k) for k in federation.clients]
+        seen.clear()
+
+
+@WAYS
+def test_with_a_model_without_normalisation_local_is_average_to_the_last_bit(flags):
+    one, other = (tiny_federation(participation=0.7) for _ in range(2))
+    state, done = play(one, options_for("fedavg", bn="local", **flags), rounds=3)
+    expected, as_expected = play(other, options_for("fedavg", **flags), rounds=3)
+    assert same(state["server"], expected["server"])
+    assert torch.equal(done.loss, as_expected.loss)
+    assert list(done.answers) == list(as_expected.answers) == ["global"]
+    assert same(weights_of(done.answers["global"]), weights_of(as_expected.answers["global"]))
+    assert one.wire.collect() == other.wire.collect()
+
+
+def test_the_absent_are_averaged_too_without_their_normalisation_where_all_models_are():
+    federation = tiny_federation(model="CNN4", participation=0.7, wire=Heard())
+    bn = federation.names("bn")
+    for init in ("shared", "independent"):
+        state, done = play(federation, options_for("fedavg", bn="local", aggregate="all", init=init))
+        assert not any(bn & row.keys() for row in federation.wire.weights)
+        (absent,) = set(federation.clients) - set(done.clients)
+        rows = dict(zip(done.clients, done.trained, strict=True))
+        rows[absent] = federation.initial(absent if init == "independent" else None)
+        parts = [{name: rows[k][name] for name in rows[k].keys() - bn} for k in federation.clients]
+        close(state["server"], mean_of(parts, [10, 20, 30]))
+
+
+def test_local_normalisation_is_not_as_published():
+    classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
+    line = line_of(options.parse, ["fedavg", "--as_published", "--bn", "local"], classes, dict.fromkeys(classes, ""))
+    assert line == "--bn local: contradicts --as_published, which is --bn average"

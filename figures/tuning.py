@@ -1,0 +1,81 @@
+"""What fine-tuning makes of saved runs: a table, and a picture of accuracy against epochs of fine-tuning.
+
+    python -m figures.tuning RUN [RUN ...] -o tuning.png
+
+Personal accuracies (%): of the model as sent, after the local epochs of the last round (of the clients in it), and after
+each epoch of fine-tuning a copy; mean over clients, and over the runs that differ in their seeds only.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from tabulate import tabulate
+
+import saves
+from errors import UserError
+from figures import table
+from figures.curves import STYLES
+
+
+def report(found: Sequence[table.Group]) -> str:
+    """A row a group of runs."""
+    rows = []
+    for group in found:
+        last = [run.rounds.iloc[-1] for run in group.runs]
+        mean = {name: 100 * np.mean([row.get(name, np.nan) for row in last]) for name in last[0].index}
+        row = {"": table.name_of(group, found), "n": len(group.runs), "global": mean["global_mean"]}
+        row |= {"local": mean.get("local_mean", np.nan)}
+        row |= {("as sent" if e == 0 else f"epoch {e}"): 100 * value for e, value in enumerate(by_epoch(group))}
+        row |= {"std over clients": mean["tuned_std_clients"], "worst tenth": mean["tuned_worst_tenth"]}
+        shown = {name: value if isinstance(value, str | int) else table.percent(value / 100) for name, value in row.items()}
+        rows.append(shown | {"std over seeds": table.spread(group.values("tuned_mean"))})
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def by_epoch(group: table.Group) -> np.ndarray:
+    """Mean personal accuracy after each epoch of fine-tuning, from 0: float [epochs + 1]."""
+    return np.mean([summary["tuned_by_epoch"] for summary in group.summaries], axis=0)
+
+
+def draw(found: Sequence[table.Group], path: Path) -> None:
+    """Draw a line a group into a PNG or PDF."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained", dpi=110)
+    for (colour, dashes), group in zip(STYLES * len(found), found, strict=False):
+        line = 100 * by_epoch(group)
+        label = table.name_of(group, found)
+        axes.plot(
+            range(len(line)), line, color=colour, linestyle=dashes, label=label, linewidth=1.8, marker="o", markersize=3
+        )
+    axes.set(xlabel="epochs of fine-tuning", ylabel="personal accuracy (%), mean over clients")
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m figures.tuning", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run with --ft_epochs")
+    parser.add_argument("-o", "--output", type=Path, help="PNG or PDF; default: no picture")
+    given = parser.parse_args(argv)
+    try:
+        found = table.groups([(saves.load(folder), None) for folder in given.runs])
+        without = [group.algorithm for group in found if not group.tuned]
+        if without:
+            parser.error(f"{without[0]}: nothing was fine-tuned in a run of it; give runs with --ft_epochs")
+        print(report(found))
+        if given.output:
+            draw(found, given.output)
+    except (UserError, OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
