@@ -424,6 +424,8 @@ def CNN4(shape, n_classes: int, heads: bool = False) -> Net:
     same values from fewer of them.
     """
     channels, height, width = shape
+    if max(height, width) <= 1:
+        raise ValueError("a batch of one example would be nothing to normalise over")
     blocks = []
     for inputs in (channels, 64, 64, 64):
         pools = min(height, width) >= 4

@@ -840,6 +840,7 @@ def test_cnn4_and_mobilenet_can_be_had_with_heads_and_no_other():
         for maker in (build, make):
             assert isinstance(maker(name, GREY, 10, 20, heads=True), HeadsNet)
             assert type(maker(name, GREY, 10, 20)) is Net, "and without unless they are asked for"
+        assert type(MODELS[name](GREY, 10)) is Net
 
 
 CNN4_BODY = (27 * 64 + 64 + 128) + 3 * (9 * 64 * 64 + 64 + 128)

@@ -131,7 +131,8 @@ def test_the_readme_tells_for_every_data_set_and_partitioner_what_it_is():
 
 def test_the_readme_tells_for_every_algorithm_what_leaves_the_client():
     section = TEXT.split("## What leaves the client")[1].split("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(algorithms.ALGORITHMS)
+    first = "".join(re.findall(r"^\|([^|]*)\|", section, re.MULTILINE))
+    assert sorted(re.findall(r"`(\w+)`", first)) == sorted(algorithms.ALGORITHMS)
 
 
 def test_make_run_is_the_main_job():
