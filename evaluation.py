@@ -131,10 +131,11 @@ def personalise(
         measure("tuned", k, weights, ":epoch 0")
         for epoch in range(1, options.ft_epochs + 1):
             (weights,), (memory,), losses = train(aside.at(epoch), [k], [weights], loss, asked, memory=[memory], only=only)
-            if not torch.isfinite(losses).all():
+            finite = [torch.isfinite(tensor).all() for tensor in (losses, *weights.values())]
+            if not torch.stack(finite).all():
                 raise DivergedError(
-                    f"{options.algorithm}: the loss of client {k} is {losses.item()} in epoch {epoch} of its fine-tuning; "
-                    f"a smaller --ft_lr (it is {options.ft_lr:g}) may help"
+                    f"{options.algorithm}: the loss of client {k} or its weights are not finite after epoch {epoch} of its "
+                    f"fine-tuning; a smaller --ft_lr (it is {options.ft_lr:g}) may help"
                 )
             measure("tuned", k, weights, f":epoch {epoch}")
     found["sent", ""], found["tuned", ""] = found["tuned", ":epoch 0"], found["tuned", f":epoch {options.ft_epochs}"]
@@ -143,7 +144,7 @@ def personalise(
 
 
 def _spread(by_client: ByClient) -> dict[str, float]:
-    values = np.sort(list(by_client.values()))
-    tenth = values[: math.ceil(len(values) / 10)]
-    figures = {"mean": values.mean(), "std_clients": values.std(), "worst": values[0], "worst_tenth": tenth.mean()}
-    return {name: float(value) for name, value in {**figures, "best": values[-1]}.items()}
+    values = np.array(list(by_client.values()))
+    tenth = np.sort(values)[: math.ceil(len(values) / 10)]
+    figures = {"mean": values.mean(), "std_clients": values.std(), "worst": values.min(), "worst_tenth": tenth.mean()}
+    return {name: float(value) for name, value in {**figures, "best": values.max()}.items()}

@@ -398,7 +398,7 @@ def _entry(federation: Federation, r: int, done: Round, of_round: dict, of_clien
     crossed = federation.wire.collect()
     effort, columns = dict(federation.effort), {}
     federation.effort.clear()
-    totals: dict[str, float] = {"bytes_up": 0, "bytes_down": 0, "steps": 0, "samples": 0}
+    totals: dict[str, float] = dict.fromkeys(("bytes_up", "bytes_down", "bytes_between", "steps", "samples"), 0)
 
     def count(name: str, client: int | None, amount: int) -> None:
         totals[name] = totals.get(name, 0) + amount
@@ -414,6 +414,8 @@ def _entry(federation: Federation, r: int, done: Round, of_round: dict, of_clien
         count(what, client if party == "client" else None, amount)
     columns["loss"] = dict(zip(done.clients, done.loss.tolist(), strict=False))
     columns.update(of_clients)
+    columns.update({name: told for name, told in done.told.items() if isinstance(told, dict)})
+    of_all = {name: told for name, told in done.told.items() if not isinstance(told, dict)}
     present = sorted({client for column in columns.values() for client in column})
     clients = {
         name: torch.tensor([column.get(k, math.nan) for k in present], dtype=torch.float64)
@@ -422,7 +424,7 @@ def _entry(federation: Federation, r: int, done: Round, of_round: dict, of_clien
     clients["client"] = torch.tensor(present, dtype=torch.int64)
     loss = done.loss.mean().item() if len(done.loss) else math.nan
     timing = dict(zip(saves.TIMING, (seconds, evaluation), strict=True))
-    return {"round": {"round": r, "loss": loss, **totals, **of_round, **done.told, **timing}, "clients": clients}
+    return {"round": {"round": r, "loss": loss, **totals, **of_round, **of_all, **timing}, "clients": clients}
 
 
 def _final_weights(federation: Federation, done: Round) -> dict[str, Any]:

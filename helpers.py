@@ -31,13 +31,14 @@ class Batch(NamedTuple):
 class Round(NamedTuple):
     """What a round leaves: the clients that trained, the training loss of each [S] (of the server, where it alone
     trained), and answers {name: k -> model of client k now}. "global" is one model for all, asked once; any other name
-    is a model a client. The first is the headline. `told` are further columns of the round in the history. `trained` are
-    the rows of weights that the clients had after their local epochs, where these are not what they answer with."""
+    is a model a client. The first is the headline. `told` are further columns of the history, of the round or {client:
+    value}. `trained` are the rows of weights that the clients had after their local epochs, where these are not what they
+    answer with."""
 
     clients: Sequence[int]
     loss: Tensor
     answers: dict[str, Callable[[int], Net]]
-    told: dict[str, float] = {}  # noqa: RUF012
+    told: dict[str, float | dict[int, float]] = {}  # noqa: RUF012
     trained: Sequence[Weights] | None = None
 
 

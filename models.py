@@ -357,6 +357,13 @@ def MLP(shape, n_classes: int) -> Net:
     return Net(nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, 200), ReLU()), 200, n_classes)
 
 
+def MLP_dropout(shape, n_classes: int) -> Net:
+    """`MLP` with dropout before its ReLU, as in "Decentralized learning with data exchanging" (Lan, Guo and Yao, 2022)."""
+    channels, height, width = shape
+    body = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, 200), Dropout(0.5), ReLU())
+    return Net(body, 200, n_classes)
+
+
 def TwoNN(shape, n_classes: int) -> Net:
     """The "2NN" of the FedAvg paper (McMahan et al. 2017), two hidden layers of 200 ReLU units, of which the second are the
     features: 199,210 parameters."""
@@ -470,6 +477,7 @@ MODELS: dict[str, Callable[..., Net]] = {
     "ResNet55": ResNet55,
     "ResNet109": ResNet109,
     "MLP": MLP,
+    "MLP_dropout": MLP_dropout,
     "2NN": TwoNN,
     "CNN_McMahan": CNN_McMahan,
     "CNNMnist": CNNMnist,

@@ -3,7 +3,20 @@
 from dataclasses import fields
 from types import ModuleType
 
-from algorithms import centralized, cfkd, fd, fedavg, fedbabu, fedgkt, fedper, independent, lg_fedavg, mhmd
+from algorithms import (
+    centralized,
+    cfkd,
+    data_exchange,
+    dpsgd,
+    fd,
+    fedavg,
+    fedbabu,
+    fedgkt,
+    fedper,
+    independent,
+    lg_fedavg,
+    mhmd,
+)
 from algorithms.published import cfkd as published_cfkd
 from algorithms.published import fd as published_fd
 from algorithms.published import fedavg as published_fedavg
@@ -18,6 +31,8 @@ ALGORITHMS: dict[str, ModuleType] = {
     "fedper": fedper,
     "lg_fedavg": lg_fedavg,
     "mhmd": mhmd,
+    "data_exchange": data_exchange,
+    "dpsgd": dpsgd,
     "independent": independent,
     "centralized": centralized,
 }

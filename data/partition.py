@@ -45,7 +45,7 @@ class Pool:
 class Split:
     """Each client's examples as sorted int64 indices into one `Data`: K arrays for training, validation and test.
 
-    No example is in two shares; no share but validation's is empty.
+    No example is in two shares, but where the partitioner is one of `OVERLAPPING`; no share but validation's is empty.
     """
 
     train: tuple[np.ndarray, ...]
@@ -253,6 +253,39 @@ def _deal_pieces(
     return tuple(shares)
 
 
+def digit_sets(pool: Pool, generator: np.random.Generator, n_clients: int, digit_num: int) -> tuple[Shares, Shares]:
+    """Every client holds `digit_num` consecutive classes (Lan, Guo, Yao 2022); a class is shuffled and dealt evenly to those
+    that hold it, in training and test. Classes that nobody holds are left out.
+    """
+    held = _digit_sets(pool, n_clients, digit_num)
+    holders = {c: [k for k, own in enumerate(held) if place in own] for place, c in enumerate(np.unique(pool.y[pool.train]))}
+    holders = {c: clients for c, clients in holders.items() if clients}
+    return _deal_pieces(pool, n_clients, holders, generator.permutation, f"--digit_num {digit_num}", generator)
+
+
+def reference_blocks(pool: Pool, generator: np.random.Generator, n_clients: int, digit_num: int) -> tuple[Shares, Shares]:
+    """As `digit_sets`, but with the blocks of the authors' code in place of classes: the images sorted by label and cut into
+    as many equal parts as there are classes (on MNIST of 6,000 images, so that a block has some of the next digit). All its
+    holders have a block *whole*: an image may be in several shares. Nothing is drawn.
+    """
+    held = _digit_sets(pool, n_clients, digit_num)
+    shares = []
+    for part in pool.parts:
+        blocks = np.array_split(part[np.argsort(pool.y[part], kind="stable")], len(np.unique(pool.y[pool.train])))
+        shares.append([np.concatenate([blocks[place] for place in places]) for places in held])
+    return tuple(shares)
+
+
+def _digit_sets(pool: Pool, n_clients: int, digit_num: int) -> list[list[int]]:
+    """The classes of each client, by their place among those there are. Of ten, the first five clients begin at 0, 6, 2, 8,
+    4, the next five at 1, 7, 3, 9, 5, and so on."""
+    n = len(np.unique(pool.y[pool.train]))
+    if digit_num > n:
+        raise UserError(f"--digit_num {digit_num}: the training images are of {n} classes; must be at most {n}")
+    half = max(n // 2, 1)
+    return [[(i * (half + 1) + i // half + digit) % n for digit in range(digit_num)] for i in range(n_clients)]
+
+
 def writers(pool: Pool, generator: np.random.Generator, n_clients: int, test_share: float) -> tuple[Shares, Shares]:
     """Natural: whole writers, as many to one client as to another to within one, with all their training images. A client's
     test examples are a share of its own images that it does not train on; the test set, of other writers, is not dealt.
@@ -288,8 +321,11 @@ PARTITIONS: dict[str, Callable] = {
     "iid": iid,
     "shards": shards,
     "classes": classes,
+    "digit_sets": digit_sets,
+    "reference_blocks": reference_blocks,
     "writers": writers,
 }
+OVERLAPPING = ("reference_blocks",)  # those that may give an example to several clients
 
 
 def parameters(partitioner: Callable) -> list[str]:
@@ -369,9 +405,19 @@ PARTS = ("train", "validation", "test")
 
 def arrays(data, split: Split) -> dict[str, np.ndarray]:
     """What a split is saved as (`split.npz`): train_K, validation_K and test_K, indices into the data set (test examples
-    follow the training examples) of client K; the table of client x class; the names of the classes; the data's digest."""
+    follow the training examples) of client K; the table of client x class; the names of the classes; the data's digest;
+    whether an example is in several shares."""
     shares = {f"{part}_{k}": share for part in PARTS for k, share in enumerate(getattr(split, part))}
-    return {"data": np.array(data.digest), "table": table(data, split), "classes": np.array(data.classes), **shares}
+    several = np.array(_times(split)[1].max() > 1)
+    return {
+        **{"data": np.array(data.digest), "table": table(data, split), "classes": np.array(data.classes)},
+        **{"overlapping": several, **shares},
+    }
+
+
+def _times(split: Split) -> Pair:
+    """The examples that are dealt, and in how many shares each is."""
+    return np.unique(np.concatenate([*split.train, *split.validation, *split.test]), return_counts=True)
 
 
 def from_file(path: Path, data, n_clients: int) -> Split:
@@ -380,6 +426,7 @@ def from_file(path: Path, data, n_clients: int) -> Split:
     wrong = f"--partition_file {path}:"
     try:
         with np.load(path, allow_pickle=False) as saved:
+            overlapping = "overlapping" in saved.files and bool(saved["overlapping"])
             digest, k = str(saved["data"]), sum(name.startswith("train_") for name in saved.files)
             parts = [[np.asarray(saved[f"{part}_{client}"]) for client in range(max(k, 1))] for part in PARTS]
     except FileNotFoundError:
@@ -398,8 +445,8 @@ def from_file(path: Path, data, n_clients: int) -> Split:
                 enough = ", at least one" if least else ""
                 raise UserError(f"{wrong} {part}_{client} must be a list of indices from 0 to {n - 1}{enough}")
     found = Split(*(tuple(np.sort(share.astype(np.int64)) for share in shares) for shares in parts))
-    indices, times = np.unique(np.concatenate([*found.train, *found.validation, *found.test]), return_counts=True)
-    if times.max() > 1:
+    indices, times = _times(found)
+    if times.max() > 1 and not overlapping:
         twice = indices[times.argmax()]
         raise UserError(f"{wrong} deals example {twice} {times.max()} times; an example must be in one share at most")
     return found

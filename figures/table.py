@@ -82,6 +82,8 @@ def comparison(found: Sequence[Group]) -> str:
         row["gain over independent\nglobal, personal"] = _gains(group)
         row["up a client\nand round"] = size(group.per_client_and_round("bytes_up"))
         row["down a client\nand round"] = size(group.per_client_and_round("bytes_down"))
+        if any(group.mean("bytes_between") for group in found):
+            row["to neighbours, a\nclient and round"] = size(group.per_client_and_round("bytes_between"))
         row["steps of\nall clients"] = f"{group.steps:,.0f}"
         row["seconds"] = f"{group.mean('seconds'):.1f}"
         rows.append(row)
@@ -179,7 +181,7 @@ def _level(best: Group, other: Group, name: str) -> bool:
 
 
 def _sent(group: Group) -> float:
-    return group.mean("bytes_up") + group.mean("bytes_down")
+    return group.mean("bytes_up") + group.mean("bytes_down") + group.mean("bytes_between")
 
 
 def _gains(group: Group) -> str:

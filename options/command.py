@@ -141,9 +141,15 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    shared = flags_of(Options)
-    defaults = flags_of(algorithms[names[0]]) if len(names) == 1 else shared
-    groups = {"flags of every algorithm (several values are a grid of runs)": {name: defaults[name] for name in shared}}
+    first, *others = (flags_of(algorithms[name]) for name in names)
+    of_all = {name: first[name] for name in flags_of(Options)}
+    if others:  # the shared defaults, and the other words for a value or a flag that all of them have
+        for name, declared in flags_of(Options).items():
+            agreed = {
+                what for what in ("takes", "spelled") if all(other[name][what] == first[name][what] for other in others)
+            }
+            of_all[name] = {**declared, **{what: first[name][what] for what in agreed}}
+    groups = {"flags of every algorithm (several values are a grid of runs)": of_all}
     for name in names:
         groups[f"flags of {name} ({describe[name]})"] = flags_of(algorithms[name])
     groups["where and how to run (these change no number)"] = flags_of(Launch)

@@ -99,7 +99,8 @@ class Options:
         "dirichlet",
         Choice(tuple(PARTITIONS), also={"homo": "iid", "hetero": "lda"}),
         "who gets what: dirichlet draws each client's class mix, lda deals each class over the clients, iid shuffles, "
-        "shards deals pieces of one class each, classes deals whole classes, writers deals people",
+        "shards deals pieces of one class each, classes deals whole classes, digit_sets consecutive ones, reference_blocks "
+        "the blocks of the data exchange's authors, writers deals people",
         DRAWN,
         spelled=("partition_method",),
     )
@@ -112,6 +113,7 @@ class Options:
     )
     shard_per_user: int = flag(2, Number(int, least=1), "shards a client, of one class each", _partition("shard_per_user"))
     classes_per_client: int = flag(2, Number(int, least=1), "classes a client", _partition("classes_per_client"))
+    digit_num: int = flag(3, Number(int, least=1), "consecutive classes a client", _partition("digit_num"))
     test_share: float = flag(
         0.2,
         Number(float, above=0, below=1),

@@ -157,6 +157,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "tuned_by_epoch": by_epoch or None,
         "bytes_up": int(rounds["bytes_up"].sum()),
         "bytes_down": int(rounds["bytes_down"].sum()),
+        "bytes_between": int(rounds["bytes_between"].sum()),
         "seconds": round(float(rounds["seconds"].sum() + rounds["evaluation_seconds"].sum()), 3),
         "options": run.options,
     }

@@ -29,7 +29,7 @@ every_case = pytest.mark.parametrize("case", MODULES)
 
 SMALL = {  # flags that make an algorithm's own networks small
     "fedgkt": {"server_model": "ResNet19"},
-    **dict.fromkeys(("fedbabu", "fedper", "lg_fedavg"), {"model": ("LeNet5",)}),
+    **dict.fromkeys(("fedbabu", "fedper", "lg_fedavg", "data_exchange", "dpsgd"), {"model": ("LeNet5",)}),
 }
 OWN_MODEL = ("fedgkt", "mhmd")  # those that cannot do with any architecture
 THROUGH_SERVER = "server"  # the answer of a network of which a part is the server's
@@ -341,7 +341,8 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
         assert crossed <= clients
         worked = {(what, k): n for (what, party, k), n in federation.effort.items() if party == "client"}
         assert worked.keys() == {(what, k) for k in clients for what in ("steps", "samples")}
-        assert all(worked["samples", k] == 2 * len(federation.shares[k]) for k in clients)
+        shares = state.get("shares", federation.shares)
+        assert all(worked["samples", k] == 2 * len(shares[k]) for k in clients)
         answers = {name: rows for name, rows in answers_of(federation, done).items() if name == "personal"}
         if "own" in state:  # the rest of a client's model is everybody's
             answers = {name: parted(rows, state["own"][0])[0] for name, rows in answers.items()}
@@ -389,7 +390,7 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter_that_is
 
     monkeypatch.setattr(module, "loss", checked)
     state, _ = play(federation_for(case, dtype=dtype), options_of(case), rounds=2)
-    assert sum(seen) == 2 * 60
+    assert sum(seen) == 2 * sum(map(len, state.get("shares", SHARES)))
     assert {tensor.dtype for tensor in tensors(state) if tensor.is_floating_point()} == {dtype}
 
 
@@ -397,11 +398,17 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter_that_is
 
 
 class Bytes(NamedTuple):
-    """Of one client: up before round 1, then up and down in every round it takes part in."""
+    """Of one client: up before round 1, then up and down in every round it takes part in; to each neighbour on the graph
+    before round 1, and in every round in which the neighbour takes part too."""
 
     start: int
     up: int
     down: int
+    start_between: int = 0
+    between: int = 0
+
+
+NEIGHBOURS = {0: {1, 2}, 1: {0}, 2: {0}}  # of three clients, the first of the authors' tree
 
 
 @dataclass(frozen=True)
@@ -473,6 +480,8 @@ BYTES = {
     "fedper": _fedbabu,
     "lg_fedavg": lambda s: Bytes(0, s.head * s.item + COUNT, s.head * s.item),
     "mhmd": _mhmd,
+    "data_exchange": lambda s: Bytes(0, 0, 0, s.n // 10 * s.example, s.model * s.item),
+    "dpsgd": lambda s: Bytes(0, 0, 0, 0, s.model * s.item),
     "independent": lambda s: Bytes(0, 0, 0),
     "centralized": lambda s: Bytes(s.n * s.example, 0, 0),
 }
@@ -505,11 +514,14 @@ def test_the_bytes_on_the_wire_are_those_worked_out_by_hand(case, dtype):
 
     federation, options = federation_for(case, dtype=dtype, participation=0.7), options_of(case)
     state = MODULES[case].start(federation, options)
-    assert by_direction(federation.wire) == without_zeros(up={k: expected[k].start for k in federation.clients})
+    between = {k: expected[k].start_between * len(NEIGHBOURS[k]) for k in federation.clients}
+    start = {k: expected[k].start for k in federation.clients}
+    assert by_direction(federation.wire) == without_zeros(up=start, between=between)
     for r in (1, 2, 3):
         done = MODULES[case].communicate(federation.at(r), state, options)
         up, down = ({k: getattr(expected[k], way) for k in done.clients} for way in ("up", "down"))
-        assert by_direction(federation.wire) == without_zeros(up=up, down=down)
+        between = {k: expected[k].between * len(NEIGHBOURS[k] & set(done.clients)) for k in done.clients}
+        assert by_direction(federation.wire) == without_zeros(up=up, down=down, between=between)
 
 
 def test_no_closed_form_is_left_of_an_algorithm_that_is_gone():

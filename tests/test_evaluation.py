@@ -289,16 +289,27 @@ def test_auxiliary_heads_are_fine_tuned_with_the_loss_of_their_algorithm(monkeyp
         assert moved == {"classifier", "heads"}
 
 
+ONE_CLASS_EACH = [range(k, 50, 3) for k in range(3)]  # whoever trains on it forgets the others, which are in the tests
+
+
 def test_local_is_what_the_clients_of_the_round_had_after_their_local_epochs():
-    federation, flags = federation_for(participation=0.7), asked(lr=0.5, epoch_per_round=3)
+    federation, flags = federation_for(participation=0.7, shares=ONE_CLASS_EACH), asked(epoch_per_round=3)
     _, done = play(federation, flags, 2)
     of_round, of_clients = tuned_by("fedavg", federation, flags, done)
     by_hand = {k: accuracy(federation, row, TESTS[k]) for k, row in zip(done.clients, done.trained, strict=True)}
     assert len(by_hand) == 2
+    assert not by_hand.items() <= of_clients["sent_accuracy"].items()
     assert of_clients["local_accuracy"] == by_hand
     values = sorted(by_hand.values())
     assert of_round["local_mean"] == pytest.approx(sum(values) / 2)
     assert (of_round["local_worst"], of_round["local_best"]) == (values[0], values[1])
+
+
+def test_tuned_is_what_the_last_epoch_leaves_even_where_it_is_not_the_best():
+    federation, flags = federation_for("centralized", shares=ONE_CLASS_EACH), asked("centralized", lr=0.02)
+    of_round, of_clients = tuned_by("centralized", federation, flags)
+    assert of_round["tuned_mean"] == of_round["tuned_mean:epoch 2"] < of_round["tuned_mean:epoch 0"]
+    assert of_clients["tuned_accuracy"] == of_clients["tuned_accuracy:epoch 2"]
 
 
 @pytest.mark.parametrize("name", ["cfkd", "independent", "centralized", "fedgkt"])

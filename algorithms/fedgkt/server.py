@@ -248,7 +248,8 @@ def behind(federation: Federation, state: dict, options) -> Callable[[int], Rela
 
     def answer(k: int) -> Relay:
         shape = StemNet.map_shape(federation.data.shape)
-        server = models.make(options.server_model, shape, len(federation.data.classes), options.feature_dim)
+        with torch.random.fork_rng(devices=[]):  # its initial weights are not what is wanted
+            server = models.make(options.server_model, shape, len(federation.data.classes), options.feature_dim)
         server.load_state_dict(weights)
         server.precision = federation.precision
         stem = federation.model(k, rows[k]).stem

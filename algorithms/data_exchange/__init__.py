@@ -1,0 +1,91 @@
+"""Raw images, once, to the neighbours on a graph; then weights, in every round, to the neighbours only.
+
+M. Lan, M. Guo, Z. Yao: Decentralized learning with data exchanging, 2022 (a course report of USTC, with code). Weights are
+mixed as in decentralised SGD, w_i(t + 1) = sum_j P_ij (w_j - lr grad f_j(w_j)); see `dpsgd`.
+
+Differences from the report and the authors' code:
+1. Mixing is synchronous, `--mixing uniform` the mean over a client and its neighbours, as the report writes it; the code
+   halves in place, client after client (`--mixing reference`). Only metropolis converges to the plain average.
+2. Each neighbour is sent a draw of its own, of int(share_ratio n_i) images; the code sends all the same one, of a size that
+   is client 0's (`--as_published`).
+3. `--aggr_model ps` answers with the last average; the code's answer is the model of one round before.
+4. With `--participation` below 1 the graph of a round is that between the clients that take part; the code has all.
+The average at a parameter server is unweighted, as in the code.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from algorithms.data_exchange import exchange, graph
+from helpers import Round, average, model_of, pick, put, train
+from models import MODELS
+from options import Choice, Needs, Number, Several, again, flag
+
+check = graph.check
+MODELS_ALSO = Several(Choice(tuple(MODELS), also={"mlp": "MLP_dropout", "cnn": "CNNMnist"}))
+
+
+@dataclass(frozen=True)
+class Training(graph.Options):
+    """How the authors train."""
+
+    dataset: str = "MNIST"
+    n_clients: int = 5
+    partition: str = "digit_sets"
+    model: tuple[str, ...] = again(("MLP_dropout",), takes=MODELS_ALSO)
+    rounds: int = again(5, spelled=("comm_round", "global_epoch", "epochs"))
+    epoch_per_round: int = 3
+    batch_size: int = 64
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.5
+
+
+@dataclass(frozen=True)
+class Options(Training):
+    share_ratio: float = flag(0.1, Number(float, least=0, most=1), "part of its images that a client sends; 0 is none")
+    aggr_model: str = flag("de", Choice(("de", "ps")), "neighbours mix their models, or a parameter server averages all")
+    mixing: str = flag("uniform", Choice(tuple(graph.MIXINGS)), graph.MIXING, Needs("--aggr_model de", graph.decentralised))
+
+
+def loss(model, batch, given, options):
+    _, logits = model(batch.x)
+    return F.cross_entropy(logits, batch.y)
+
+
+def start(federation, options):
+    return begin(federation, options, options.share_ratio)
+
+
+def begin(federation, options, share_ratio, alike=False):
+    """Everyone has the same model, and a part of its neighbours' images."""
+    weights, net = federation.initial(), graph.of(len(federation.clients), options)
+    edges, sent, shares = exchange.send(federation, net, share_ratio, alike)
+    return {
+        "server": weights,
+        "weights": [weights for _ in federation.clients],
+        "shares": shares,
+        "edges": [list(edge) for edge in net.edges],
+        "maps": exchange.maps(federation, edges, sent, shares),
+        "told": {**graph.told(net, options), **exchange.leakage(federation, edges, sent, shares, share_ratio)},
+    }
+
+
+def communicate(federation, state, options):
+    return train_and_mix(federation, state, loss, options)
+
+
+def train_and_mix(federation, state, loss, options):
+    clients, holding = federation.sample(), replace(federation, shares=tuple(state["shares"]))
+    weights, central = pick(state["weights"], clients), not graph.decentralised(options)
+    if central:
+        weights = federation.wire.broadcast("weights", state["server"], clients)
+    weights, _, losses = train(holding, clients, weights, loss, options)
+    if central:
+        state["server"] = average(federation.wire.up("weights", weights, clients), [torch.tensor(1)] * len(clients))
+        return Round(clients, losses, {"global": model_of(federation, state["server"])}, state["told"], weights)
+    mixed = graph.mix(federation, clients, weights, state["edges"], options)
+    state["weights"] = put(state["weights"], clients, mixed)
+    return Round(clients, losses, {"personal": model_of(federation, state["weights"])}, state["told"], weights)

@@ -1,0 +1,91 @@
+"""The exchange of images before round 1, and what it gives away."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import Tensor
+
+from federation import Federation
+
+EPSILON = 1e-5  # added to every pixel of both distributions, as in the authors' code
+
+
+def send(federation: Federation, graph: nx.Graph, share_ratio: float, alike: bool = False) -> tuple[list, list, list]:
+    """Every client sends each of its neighbours int(share_ratio n_k) of its images, a draw without replacement for each ->
+    (edges (from, to), the images sent over each, every client's share after that, without duplicates).
+
+    `alike`: one draw for all neighbours, as many as client 0 would send (or all that there are): the authors' code.
+    """
+    edges = [(i, j) for i in graph for j in sorted(graph[i])]
+    sent = []
+    for i, j in edges:
+        own = federation.shares[i]
+        n = int(share_ratio * len(federation.shares[0] if alike else own) + 1e-9)
+        stream = federation.stream("exchange" if alike else f"exchange with {j}", i)
+        drawn = torch.from_numpy(stream.permutation(len(own))[:n]).to(own.device)
+        sent.append(own[drawn])
+    if share_ratio == 0:
+        return edges, sent, list(federation.shares)
+    received = federation.wire.between("images", [federation.examples(indices) for indices in sent], edges)
+    after = [
+        torch.unique(torch.cat([own, *(row.indices for (_, to), row in zip(edges, received, strict=True) if to == k)]))
+        for k, own in enumerate(federation.shares)
+    ]
+    return edges, sent, after
+
+
+def leakage(federation: Federation, edges, sent, after, share_ratio: float) -> dict[str, Any]:
+    """What has left the clients: columns of the history, {name: value or {client: value}}.
+
+    `exchange_kl` is the authors' figure, of client i with its neighbours j
+        share_ratio * sum_j sum_pixels (P(sent_ij) + eps) ln((P(sent_ij) + eps) / (P(after_j) + eps)),
+    where P(S) is the sum of the raw images of S over its total. It says how *unlike* what was sent is to what the
+    receiver has afterwards: it is large for images unlike the receiver's and 0 where they match, even if all were sent.
+    `images_left` is the part of a client's images that another party has received; `holders` in how many shares an image of
+    its is afterwards, its own included, on average.
+    """
+    maps = federation.each(_intensity, federation.clients, after)
+    kl = dict.fromkeys(federation.clients, 0.0)
+    for (i, j), indices in zip(edges, sent, strict=True):
+        if len(indices):
+            (found,) = federation.each(partial(_divergence, other=maps[j]), [i], [indices])
+            kl[i] += share_ratio * found
+    times = torch.zeros(len(federation.data.y), dtype=torch.int64, device=federation.device)
+    for share in after:
+        times[share] += 1
+    holders = dict(enumerate(federation.each(partial(_mean, values=times), federation.clients, federation.shares)))
+    left = {}
+    for k, own in enumerate(federation.shares):
+        gone = [indices for (i, _), indices in zip(edges, sent, strict=True) if i == k]
+        left[k] = len(torch.unique(torch.cat(gone))) / len(own) if gone else 0.0
+    return {"exchange_kl": kl, "exchange_kl_sum": sum(kl.values()), "images_left": left, "holders": holders}
+
+
+def _intensity(federation: Federation, k: int, indices: Tensor) -> Tensor:
+    """P(S): the raw images of S added up, over their total. float64 [channels, height, width]."""
+    total = torch.zeros(federation.data.shape, dtype=torch.float64, device=federation.device)
+    for part in indices.split(10_000):
+        total += federation.data.x[part].double().sum(0)
+    return total / total.sum().clamp(min=1e-12)
+
+
+def _mean(federation: Federation, k: int, indices: Tensor, values: Tensor) -> float:
+    return values[indices].double().mean().item()
+
+
+def _divergence(federation: Federation, k: int, indices: Tensor, other: Tensor) -> float:
+    p, q = _intensity(federation, k, indices) + EPSILON, other + EPSILON
+    return (p * (p / q).log()).sum().item()
+
+
+def maps(federation: Federation, edges, sent: Sequence[Tensor], after: Sequence[Tensor]) -> list[list[Tensor]]:
+    """For every client the intensity of its images before, of all that it sent, and after: of what it sent none is zeros."""
+    everything = []
+    for k in federation.clients:
+        gone = torch.cat([federation.shares[k][:0], *(part for (i, _), part in zip(edges, sent, strict=True) if i == k)])
+        rows = [federation.shares[k], torch.unique(gone), after[k]]
+        everything.append([rows.to(federation.dtype) for rows in federation.each(_intensity, [k] * 3, rows)])
+    return everything

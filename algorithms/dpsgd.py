@@ -1,0 +1,31 @@
+"""The model, in every round, to the neighbours on a graph; there is no server.
+
+X. Lian, C. Zhang, H. Zhang, C.-J. Hsieh, W. Zhang, J. Liu: Can Decentralized Algorithms Outperform Centralized Algorithms? A
+Case Study for Decentralized Parallel Stochastic Gradient Descent, NeurIPS 2017, Algorithm 1. The setting of `data_exchange`
+without an exchange, with Metropolis weights.
+
+Differences from the paper:
+1. Models are mixed after the local epochs of a round; the paper mixes after every step, with the gradient at the model
+   before (`--epoch_per_round 1` with batches as large as the shares is one step a round).
+2. Adapt-then-combine: a client steps and then mixes; in Algorithm 1 the two are one sum.
+"""
+
+from dataclasses import dataclass
+
+from algorithms import data_exchange
+from algorithms.data_exchange import check, loss
+
+__all__ = ["check", "loss"]
+
+
+@dataclass(frozen=True)
+class Options(data_exchange.Training):
+    aggr_model, mixing = "de", "metropolis"
+
+
+def start(federation, options):
+    return data_exchange.begin(federation, options, share_ratio=0.0)
+
+
+def communicate(federation, state, options):
+    return data_exchange.train_and_mix(federation, state, loss, options)
