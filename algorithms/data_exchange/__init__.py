@@ -7,10 +7,9 @@ Differences from the report and the authors' code:
 1. Mixing is synchronous, `--mixing uniform` the mean over a client and its neighbours, as the report writes it; the code
    halves in place, client after client (`--mixing reference`). Only metropolis converges to the plain average.
 2. Each neighbour is sent a draw of its own, of int(share_ratio n_i) images; the code sends all the same one, of a size that
-   is client 0's (`--as_published`).
-3. `--aggr_model ps` answers with the last average; the code's answer is the model of one round before.
+   is client 0's.
+3. `--aggr_model ps` answers with the last average, unweighted as in the code, which answers with the one before.
 4. With `--participation` below 1 the graph of a round is that between the clients that take part; the code has all.
-The average at a parameter server is unweighted, as in the code.
 """
 
 from dataclasses import dataclass, replace
@@ -59,10 +58,10 @@ def start(federation, options):
     return begin(federation, options, options.share_ratio)
 
 
-def begin(federation, options, share_ratio, alike=False):
+def begin(federation, options, share_ratio):
     """Everyone has the same model, and a part of its neighbours' images."""
     weights, net = federation.initial(), graph.of(len(federation.clients), options)
-    edges, sent, shares = exchange.send(federation, net, share_ratio, alike)
+    edges, sent, shares = exchange.send(federation, net, share_ratio)
     return {
         "server": weights,
         "weights": [weights for _ in federation.clients],

@@ -13,19 +13,16 @@ from federation import Federation
 EPSILON = 1e-5  # added to every pixel of both distributions, as in the authors' code
 
 
-def send(federation: Federation, graph: nx.Graph, share_ratio: float, alike: bool = False) -> tuple[list, list, list]:
+def send(federation: Federation, graph: nx.Graph, share_ratio: float) -> tuple[list, list, list]:
     """Every client sends each of its neighbours int(share_ratio n_k) of its images, a draw without replacement for each ->
     (edges (from, to), the images sent over each, every client's share after that, without duplicates).
-
-    `alike`: one draw for all neighbours, as many as client 0 would send (or all that there are): the authors' code.
     """
     edges = [(i, j) for i in graph for j in sorted(graph[i])]
     sent = []
     for i, j in edges:
         own = federation.shares[i]
-        n = int(share_ratio * len(federation.shares[0] if alike else own) + 1e-9)
-        stream = federation.stream("exchange" if alike else f"exchange with {j}", i)
-        drawn = torch.from_numpy(stream.permutation(len(own))[:n]).to(own.device)
+        n = int(share_ratio * len(own) + 1e-9)  # 0.29 * 100 is 28.999...
+        drawn = torch.from_numpy(federation.stream(f"exchange with {j}", i).permutation(len(own))[:n]).to(own.device)
         sent.append(own[drawn])
     if share_ratio == 0:
         return edges, sent, list(federation.shares)
