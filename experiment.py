@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 import algorithms
+import figures.exchange
 import figures.split
 import models
 import saves
@@ -444,8 +445,11 @@ def _finish(experiment: Experiment) -> None:
     from saves import workbook  # openpyxl and pandas, not before they are needed
 
     folder = experiment.folder
-    saves.write_frame(folder / "history.pkl", saves.frame_of(saves.read_checkpoint(folder)["history"]))
+    checkpoint = saves.read_checkpoint(folder)
+    saves.write_frame(folder / "history.pkl", saves.frame_of(checkpoint["history"]))
     finished = saves.Run(folder, experiment.config)
     workbook.write(folder / ".history.xlsx", finished)
     (folder / ".history.xlsx").replace(folder / "history.xlsx")
+    if "edges" in checkpoint["state"]:  # the clients are on a graph
+        figures.exchange.report(finished, checkpoint["state"])
     (folder / "done").touch()

@@ -44,6 +44,8 @@ FILES = (
     "history.xlsx",
     "split.npz",
     "split.png",
+    "graph.png",
+    "intensity.png",
     "run.log",
     "done",
 )
@@ -157,7 +159,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "tuned_by_epoch": by_epoch or None,
         "bytes_up": int(rounds["bytes_up"].sum()),
         "bytes_down": int(rounds["bytes_down"].sum()),
-        "bytes_between": int(rounds["bytes_between"].sum()),
+        "bytes_between": int(rounds["bytes_between"].sum()) if "bytes_between" in rounds else 0,  # not in older runs
         "seconds": round(float(rounds["seconds"].sum() + rounds["evaluation_seconds"].sum()), 3),
         "options": run.options,
     }

@@ -1,0 +1,99 @@
+"""The grid of `figures/data_exchange_table.sh`: published and ours, and accuracy against what it costs in privacy.
+
+    python -m figures.data_exchange_table [SAVES] [-o PICTURE]
+
+Accuracies (%) on the whole test set, mean over the 5 clients where each has a model; `exchange_kl` summed over clients. The
+published figures are read off the authors' slides, to within a point.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+import saves
+from figures.curves import STYLES
+
+SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+PUBLISHED = {  # digits: (decentralised, parameter server, leakage summed) for each of SHARES
+    2: ((33, 57, 58, 58.5, 58.5, 58), (82, 96, 96, 95.5, 96.5, 97), (0, 0.23, 0.34, 0.43, 0.50, 0.56)),
+    4: ((62, 80, 81, 81, 82, 82), (97, 98, 98, 98, 98, 98), (0, 0.09, None, None, 0.20, None)),
+    6: ((82, 96, 97.5, 97, 97.5, 97.5), (98.5, 99, 99, 99, 99, 99), (0, 0.03, 0.05, 0.07, 0.085, 0.10)),
+}
+WAYS = {"reference": "de, the authors' mixing", "uniform": "de, uniform mixing", "ps": "ps"}
+
+
+def cells(export_dir: Path) -> dict[tuple[int, float, str], saves.Run]:
+    """The runs of the grid by digits, share and way of averaging."""
+    found = {}
+    for run in saves.find(export_dir):
+        o = run.options
+        wanted = (o["algorithm"], o["partition"], o["model"], o["rounds"])
+        if wanted == ("data_exchange", "reference_blocks", ["CNNMnist"], 10):
+            found[o["digit_num"], o["share_ratio"], "ps" if o["aggr_model"] == "ps" else o["mixing"]] = run
+    return found
+
+
+def table(found: dict) -> str:
+    """A row for each number of digits and share of the grid; empty where there is no run."""
+    rows = []
+    for digit_num, (de, ps, leakage) in PUBLISHED.items():
+        for place, share in enumerate(SHARES):
+            ours = {way: found.get((digit_num, share, way)) for way in WAYS}
+            any_run = next((run for run in ours.values() if run), None)
+            row = {"digits": digit_num, "share": share, "de published": de[place]}
+            row |= {WAYS[way]: _accuracy(ours[way]) for way in ("reference", "uniform")}
+            row |= {"ps published": ps[place], "ps": _accuracy(ours["ps"])}
+            kl = "" if any_run is None else f"{any_run.rounds['exchange_kl_sum'].iloc[-1]:.3f}"
+            rows.append(row | {"leakage published": "" if leakage[place] is None else leakage[place], "exchange_kl": kl})
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _accuracy(run: saves.Run | None) -> str:
+    return "" if run is None else f"{100 * run.summary()['global_mean']:.1f}"
+
+
+def draw(found: dict, path: Path) -> None:
+    """Accuracy against the authors' figure of leakage, and against the part of its images that left a client."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True, layout="constrained", dpi=110)
+    lines = sorted({(digit_num, way) for digit_num, _, way in found}, key=lambda line: (list(WAYS).index(line[1]), line[0]))
+    for digit_num, way in lines:
+        runs = [found[cell] for cell in sorted(found) if (cell[0], cell[2]) == (digit_num, way)]
+        accuracy = [100 * run.summary()["global_mean"] for run in runs]
+        last = [run.clients[run.clients["round"] == run.clients["round"].max()] for run in runs]
+        colour, dashes = STYLES[list(PUBLISHED).index(digit_num)][0], ("--", "-", ":")[list(WAYS).index(way)]
+        style = {
+            "color": colour,
+            "linestyle": dashes,
+            "marker": "o",
+            "markersize": 3.5,
+            "label": f"{digit_num} digits, {WAYS[way]}",
+        }
+        panels[0].plot([run.rounds["exchange_kl_sum"].iloc[-1] for run in runs], accuracy, **style)
+        panels[1].plot([100 * np.mean(clients["images_left"]) for clients in last], accuracy, **style)
+    panels[0].set(xlabel="exchange_kl, summed over clients", ylabel="accuracy on the whole test set (%)")
+    panels[1].set(xlabel="images that left a client (%), mean over clients")
+    for axes in panels:
+        axes.grid(alpha=0.3)
+    panels[1].legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m figures.data_exchange_table", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "export_dir", nargs="?", type=Path, default=Path("saves"), metavar="SAVES", help="folder of the runs"
+    )
+    parser.add_argument("-o", "--output", type=Path, help="PNG or PDF of accuracy against leakage; default: no picture")
+    given = parser.parse_args()
+    grid = cells(given.export_dir)
+    print(table(grid))
+    if given.output:
+        draw(grid, given.output)

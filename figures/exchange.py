@@ -1,0 +1,136 @@
+"""What `data_exchange` and `dpsgd` leave beside a run: the graph with accuracies on its nodes, the intensity of the images
+before, sent and after, and the authors' `result.xlsx`.
+"""
+
+import logging
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from filelock import FileLock
+
+from saves import Run
+
+MAX_SHOWN = 10  # clients in the picture of intensities
+THEIRS = {"CNNMnist": "cnn", "MLP_dropout": "mlp"}  # models by the authors' names
+log = logging.getLogger("chorus")
+
+
+def report(run: Run, state: dict) -> None:
+    """Draw `graph.png` and `intensity.png` into the run's folder, and add its row to `result.xlsx` beside the folder."""
+    draw_graph(run, state["edges"], run.folder / "graph.png")
+    draw_intensity(state["maps"], run.folder / "intensity.png")
+    append(run, run.folder.parent / "result.xlsx")
+
+
+def draw_graph(run: Run, edges, path: Path) -> None:
+    """The graph; on each node its client's accuracy on the whole test set after the last round, in percent."""
+    plt = _pyplot()
+    import networkx as nx
+
+    graph = nx.Graph()
+    graph.add_nodes_from(range(run.options["n_clients"]))
+    graph.add_edges_from(edges)
+    values = dict(enumerate(accuracies(run)))
+    side = max(3.2, 1.1 * len(graph) ** 0.5 + 1.6)
+    figure, axes = plt.subplots(figsize=(side * 1.15, side), layout="constrained", dpi=110)
+    places = nx.kamada_kawai_layout(graph) if nx.is_connected(graph) else nx.spring_layout(graph, seed=0)
+    nx.draw_networkx_edges(graph, places, ax=axes, edge_color="#888888", node_size=1100)
+    shown = [values[k] for k in graph]
+    nodes = nx.draw_networkx_nodes(
+        graph, places, ax=axes, node_color=shown, cmap="cividis", vmin=0, vmax=100, node_size=1100, edgecolors="black"
+    )
+    for k, (x, y) in places.items():
+        colour = "white" if values[k] < 50 else "black"
+        axes.text(x, y, f"{k}\n{values[k]:.1f}", ha="center", va="center", fontsize=8, color=colour)
+    figure.colorbar(nodes, ax=axes, label="accuracy on the whole test set (%)", shrink=0.8)
+    what = run.options.get("topology", "")
+    axes.set_title(f"{run.options['algorithm']}: {what}, client and its accuracy", fontsize=10)
+    axes.margins(0.18)
+    axes.set_axis_off()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def draw_intensity(maps, path: Path) -> None:
+    """For each client the sum of its images over their total, before, of what it sent, and after; every map by its own
+    scale, black is none."""
+    plt = _pyplot()
+    shown = maps[:MAX_SHOWN]
+    figure, panels = plt.subplots(3, len(shown), figsize=(1.25 * len(shown) + 0.7, 4.2), layout="constrained", dpi=110)
+    for column, of_client in enumerate(shown):
+        for row, (name, intensity) in enumerate(zip(("before", "sent", "after"), of_client, strict=True)):
+            axes = np.reshape(panels, (3, -1))[row, column]
+            axes.imshow(intensity.mean(0).cpu().numpy(), cmap="gray", vmin=0)
+            axes.set(xticks=[], yticks=[])
+            if not intensity.any():
+                axes.text(0.5, 0.5, "none", color="white", ha="center", va="center", transform=axes.transAxes)
+            if row == 0:
+                axes.set_title(f"client {column}", fontsize=9)
+            if column == 0:
+                axes.set_ylabel(name)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _pyplot():
+    """matplotlib, not before it is needed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def accuracies(run: Run) -> list[float]:
+    """Percent of the whole test set after the last round, of each client's model or K times of the one for all."""
+    clients = run.clients
+    if "global_accuracy" not in clients:
+        return [100 * run.summary()["global_mean"]] * run.options["n_clients"]
+    last = clients[clients["round"] == clients["round"].max()].sort_values("client")
+    return (100 * last["global_accuracy"]).round(10).tolist()
+
+
+def row_of(run: Run) -> dict[str, object]:
+    """The authors' columns in their order. With a parameter server the one model stands under client 1."""
+    options, n = run.options, run.options["n_clients"]
+    named = ",".join(THEIRS.get(name, name) for name in options["model"])
+    of_clients = run.clients[run.clients["round"] == run.clients["round"].max()].sort_values("client")
+    central = options.get("aggr_model") == "ps"
+    values = accuracies(run)[:1] + [None] * (n - 1) if central else accuracies(run)
+    leakage = of_clients["exchange_kl"].tolist()
+    return {
+        "nn model": named,
+        "share ratio": options.get("share_ratio", 0.0),
+        "number of original digits": options["digit_num"]
+        if options["partition"] in ("digit_sets", "reference_blocks")
+        else None,
+        "aggregation model": options.get("aggr_model", "de"),
+        "iid status": options["partition"] == "iid",
+        "training rounds": options["rounds"],
+        **{f"acc client {k + 1}": value for k, value in enumerate(values)},
+        **{f"leakage {k + 1}": value for k, value in enumerate(leakage)},
+    }
+
+
+def append(run: Run, path: Path) -> None:
+    """Add a row to the sheet of so many clients; the file is made, or replaced whole. One that is no workbook is left as it
+    is, with a warning."""
+    from openpyxl import Workbook, load_workbook
+
+    row, sheet = row_of(run), f"{run.options['n_clients']} clients"
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        try:
+            book = load_workbook(path) if path.exists() else Workbook()
+        except (BadZipFile, KeyError, ValueError, OSError) as error:
+            log.warning("%s: not to be read as a workbook (%s); this run is not added to it", path, error)
+            return
+        if not path.exists():
+            book.remove(book.active)
+        if sheet not in book.sheetnames:
+            book.create_sheet(sheet).append(list(row))
+        book[sheet].append(list(row.values()))
+        beside = path.with_name(f".{path.name}.new")
+        book.save(beside)
+        beside.replace(path)
