@@ -265,7 +265,8 @@ def test_the_nearest_name_is_offered_only_where_one_is_near():
 @pytest.mark.parametrize("name", CLASSES)
 def test_options_survive_json(name):
     cls = CLASSES[name]
-    for run in (cls(), one(f"{name} --model MLP,MLP --sizes 0.6,0.4 --seed 7"), one(f"{name} --alpha inf --threads 2")):
+    sized = one(f"{name} --model MLP,MLP --n_clients 2 --partition dirichlet --sizes 0.6,0.4 --seed 7")
+    for run in (cls(), sized, one(f"{name} --partition dirichlet --alpha inf --threads 2")):
         text = json.dumps(plain(run), allow_nan=False)
         again = from_plain(cls, json.loads(text))
         assert again == run

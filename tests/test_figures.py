@@ -1,0 +1,155 @@
+"""Tables and pictures of saved runs: what a data exchange leaves beside its run, fine-tuning, the published grids."""
+
+import logging
+
+import numpy as np
+import openpyxl
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import algorithms
+import experiment
+import saves
+from figures import data_exchange_table, exchange, mhmd_table, table, tuning
+from options import Launch
+
+QUICK = {"dataset": "digits", "reduced": 0.2, "rounds": 1, "epoch_per_round": 1, "threads": 1, "model": ("MLP",)}
+
+
+def run(name, export, **flags):
+    asked = {"algorithm": name, **QUICK, **flags}
+    return experiment.run(experiment.prepare(algorithms.options_of(name)(**asked), Launch(export_dir=export)))
+
+
+@pytest.fixture(scope="module")
+def exchanged(tmp_path_factory):
+    """Three runs in one folder: five clients that mix, five with a parameter server, three on another graph."""
+    folder = tmp_path_factory.mktemp("saves")
+    mixed = run("data_exchange", folder, digit_num=4, share_ratio=0.5, model=("CNNMnist",))
+    central = run("data_exchange", folder, digit_num=4, aggr_model="ps", partition="iid")
+    three = run("dpsgd", folder, n_clients=3, topology="ring")
+    return folder, mixed, central, three
+
+
+def rows_of(path, sheet):
+    return list(openpyxl.load_workbook(path)[sheet].iter_rows(values_only=True))
+
+
+def test_the_authors_workbook_has_their_columns_and_a_row_an_experiment(exchanged):
+    folder, mixed, central, _ = exchanged
+    header, first, second = rows_of(folder / "result.xlsx", "5 clients")
+    assert header == (
+        *("nn model", "share ratio", "number of original digits", "aggregation model", "iid status", "training rounds"),
+        *(f"acc client {k}" for k in (1, 2, 3, 4, 5)),
+        *(f"leakage {k}" for k in (1, 2, 3, 4, 5)),
+    )
+    assert first[:6] == ("cnn", 0.5, 4, "de", False, 1)
+    clients = mixed.clients[mixed.clients["round"] == 1]
+    assert first[6:11] == pytest.approx(100 * clients["global_accuracy"], abs=1e-9)
+    assert first[11:] == pytest.approx(clients["exchange_kl"], abs=1e-12)
+    assert second[:6] == ("MLP", 0.1, None, "ps", True, 1), "the flag is not read by --partition iid"
+    assert second[6:11] == (pytest.approx(100 * central.summary()["global_mean"]), None, None, None, None)
+
+
+def test_another_number_of_clients_has_a_sheet_of_its_own(exchanged):
+    folder, _, _, three = exchanged
+    header, row = rows_of(folder / "result.xlsx", "3 clients")
+    assert len(header) == len(row) == 6 + 2 * 3
+    assert row[6:9] == pytest.approx(exchange.accuracies(three))
+    assert row[9:] == (0, 0, 0), "nothing was sent"
+    assert openpyxl.load_workbook(folder / "result.xlsx").sheetnames == ["5 clients", "3 clients"]
+
+
+def test_a_finished_run_that_is_read_again_adds_no_row_and_one_run_anew_does(exchanged, tmp_path):
+    run("dpsgd", tmp_path, n_clients=3)
+    run("dpsgd", tmp_path, n_clients=3)
+    assert len(rows_of(tmp_path / "result.xlsx", "3 clients")) == 1 + 1
+    prepared = experiment.prepare(
+        algorithms.options_of("dpsgd")(algorithm="dpsgd", **QUICK, n_clients=3), Launch(export_dir=tmp_path)
+    )
+    experiment.run(prepared, force=True)
+    assert len(rows_of(tmp_path / "result.xlsx", "3 clients")) == 1 + 2
+
+
+def test_a_result_file_that_is_no_workbook_is_left_as_it_is_and_the_run_is_kept(tmp_path, caplog):
+    (tmp_path / "result.xlsx").write_text("mine")
+    with caplog.at_level(logging.WARNING, logger="chorus"):
+        finished = run("dpsgd", tmp_path, n_clients=3)
+    assert finished.done
+    assert (tmp_path / "result.xlsx").read_text() == "mine"
+    assert "result.xlsx: not to be read as a workbook" in caplog.text
+
+
+def test_pictures_of_the_graph_and_the_intensities_are_drawn_and_cleared_with_the_run(exchanged):
+    for finished in exchanged[1:]:
+        for name in ("graph.png", "intensity.png"):
+            with Image.open(finished.folder / name) as picture:
+                assert picture.width > 200
+                assert len(set(picture.convert("L").tobytes())) > 20, "not empty"
+    assert {"graph.png", "intensity.png"} <= set(saves.FILES)
+
+
+def test_fine_tuning_is_reported_by_epoch_mean_over_clients_and_seeds(tmp_path, capsys):
+    runs = [run("fedavg", tmp_path, n_clients=3, ft_epochs=2, seed=seed) for seed in (0, 1)]
+    tuning.main([*(str(one.folder) for one in runs), "-o", str(tmp_path / "tuning.png")])
+    header, _, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines())
+    shown = dict(zip(header, row, strict=True))
+    last = [one.rounds.iloc[-1] for one in runs]
+    for name, column in (("as sent", "tuned_mean:epoch 0"), ("epoch 1", "tuned_mean:epoch 1"), ("local", "local_mean")):
+        assert shown[name] == f"{100 * np.mean([rounds[column] for rounds in last]):.2f}"
+    assert shown["epoch 2"] == f"{100 * np.mean([rounds['tuned_mean'] for rounds in last]):.2f}"
+    assert shown["std over seeds"] == f"{100 * np.std([rounds['tuned_mean'] for rounds in last], ddof=1):.2f}"
+    assert (shown[""], shown["n"]) == ("fedavg", "2")
+    with Image.open(tmp_path / "tuning.png") as picture:
+        assert picture.width > 200
+
+
+def test_runs_without_fine_tuning_are_refused_in_a_line(exchanged, capsys):
+    with pytest.raises(SystemExit):
+        tuning.main([str(exchanged[3].folder)])
+    assert "dpsgd: nothing was fine-tuned in a run of it; give runs with --ft_epochs" in capsys.readouterr().err
+
+
+def test_the_comparison_tells_what_went_to_neighbours_and_what_fine_tuning_made_of_it(exchanged, tmp_path):
+    tuned = run("fedavg", tmp_path, n_clients=3, ft_epochs=1)
+    found = table.groups([(exchanged[3], None), (tuned, None)])
+    text = table.comparison(found)
+    model = sum(tensor.nbytes for tensor in tuned.weights()["global"].values())
+    assert table.size(2 * model) in text, "two neighbours on a ring of three"
+    assert "tuned" in text.splitlines()[0]
+    assert f"{100 * tuned.summary()['tuned_mean']:.2f}" in text
+
+
+def test_the_published_grids_are_complete_and_show_ours_where_there_is_a_run(exchanged, tmp_path):
+    assert len(mhmd_table.table(tmp_path).splitlines()) == 2 + 3 * 2 * 3, "s, f, tau"
+    assert len(data_exchange_table.table({}).splitlines()) == 2 + 3 * 6, "digits, share"
+    finished = exchanged[1]
+    grid = {(2, 0.2, "uniform"): finished, (2, 0.4, "uniform"): finished, (2, 0.2, "ps"): exchanged[2]}
+    (row,) = (line for line in data_exchange_table.table(grid).splitlines() if line.startswith("| 2        | 0.2"))
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    ours, central = (f"{100 * one.summary()['global_mean']:.1f}" for one in (finished, exchanged[2]))
+    assert cells[:7] == ["2", "0.2", "57", "", ours, "96", central]
+    data_exchange_table.draw(grid, tmp_path / "exchange.png")
+    assert (tmp_path / "exchange.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("name", ["mhmd_table", "data_exchange_table", "personal_small", "fedgkt_digits"])
+def test_the_scripts_commands_are_understood(name):
+    """Every `python run.py` of a script, its loops' variables set to their first values."""
+    import options
+
+    text = (ROOT / "figures" / f"{name}.sh").read_text().replace("\\\n", " ")
+    text = text.replace('"$@"', "").replace("$*", "")
+    values = {"$s ": "100 ", "$f ": "1.0 ", "$tau ": "4 ", "$((320 / tau))": "80", "$digit_num": "2", "$share_ratio": "0"}
+    for variable, value in {**values, "$aggregation": "de --mixing reference", "$dataset": "CIFAR10"}.items():
+        text = text.replace(variable, value)
+    common = text.split('="')[1].split('"')[0].replace("\n", " ") if '="' in text else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith(("python run.py", "algorithms "))]
+    classes = {known: algorithms.options_of(known) for known in algorithms.ALGORITHMS}
+    assert lines
+    for line in lines:
+        words = line.removeprefix("python run.py").removeprefix("algorithms").replace("$alone", common).split()
+        words += common.split() if line.startswith("algorithms") else []
+        runs, _, _ = options.parse(words, classes, dict.fromkeys(classes, ""))
+        assert runs
