@@ -103,7 +103,12 @@ def cross_entropy(model: Net, batch, given, options) -> Tensor:
 
 
 def personalise(
-    federation: Federation, split: Split, done: Round, options, loss: Loss = cross_entropy
+    federation: Federation,
+    split: Split,
+    done: Round,
+    options,
+    loss: Loss = cross_entropy,
+    watch: Callable[[str], None] = lambda words: None,
 ) -> tuple[dict[str, float], dict[str, ByClient]]:
     """Each client fine-tunes a copy of the last model on its training examples, for `--ft_epochs` -> (columns of the round,
     {column: {client: personal accuracy}}).
@@ -111,7 +116,8 @@ def personalise(
     *sent*: the first answer that is a client's network, as it is; *local*: of the clients of the round, after their local
     epochs, where that is another model; *tuned*: after the last epoch of fine-tuning, and in columns that end in ":epoch 1"
     after the first, and so on. Beside mean and standard deviation over clients stand the worst and the best client and the
-    mean of the worst tenth of them, ceil(K / 10). Draws, steps and bytes are none of the rounds'. Raises DivergedError.
+    mean of the worst tenth of them, ceil(K / 10). Draws, steps and bytes are none of the rounds'. `watch` is told how far it
+    is. Raises DivergedError.
     """
     answer = next(answer for answer in done.answers.values() if isinstance(answer(0), Net))
     aside = replace(federation.aside("tuning"), effort=Counter(), wire=Wire())
@@ -126,6 +132,7 @@ def personalise(
     for k, weights in zip(done.clients, done.trained or [], strict=False):
         measure("local", k, weights)
     for k in federation.clients:
+        watch(f"fine-tuning client {k} of {len(federation.clients)}")
         weights = {name: tensor.detach().clone() for name, tensor in answer(k).state_dict().items()}
         memory, only = None, answer(k).names(options.ft_part)
         measure("tuned", k, weights, ":epoch 0")

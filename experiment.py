@@ -260,11 +260,12 @@ def earlier(experiment: Experiment) -> Path | None:
 
 
 def run(
-    experiment: Experiment, force: bool = False, watch: Callable[[dict[str, float]], None] = lambda row: None
+    experiment: Experiment, force: bool = False, watch: Callable[[dict[str, float] | str], None] = lambda row: None
 ) -> saves.Run:
     """Carry the experiment out, or go on with it, and save it; a finished run is returned as it is.
 
-    `watch` is called after each round with its row of the history. Raises DivergedError when a training loss is not finite.
+    `watch` is called after each round with its row of the history, and with words while clients fine-tune. Raises
+    DivergedError when a training loss is not finite.
     """
     folder = experiment.folder
     with saves.locked(folder):
@@ -332,7 +333,7 @@ def federation_of(experiment: Experiment) -> Federation:
     )
 
 
-def _rounds(experiment: Experiment, watch: Callable[[dict[str, float]], None]) -> None:
+def _rounds(experiment: Experiment, watch: Callable[[dict[str, float] | str], None]) -> None:
     options, module, folder = experiment.options, experiment.module, experiment.folder
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     federation = federation_of(experiment)
@@ -359,7 +360,7 @@ def _rounds(experiment: Experiment, watch: Callable[[dict[str, float]], None]) -
                 evaluated = evaluate(federation, experiment.split, done)
             if r == options.rounds and options.ft_epochs:
                 loss = getattr(module, "tuning_loss", cross_entropy)
-                tuned = personalise(federation, experiment.split, done, options, loss)
+                tuned = personalise(federation, experiment.split, done, options, loss, watch)
                 evaluated = tuple({**one, **other} for one, other in zip(evaluated, tuned, strict=True))
             spent = time.perf_counter() - trained
             history.append(_entry(federation, r, done, *evaluated, trained - began, spent))

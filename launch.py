@@ -27,7 +27,10 @@ def launch(
         yield one, result
 
 
-def _show(bar: tqdm, row: dict[str, float]) -> None:
+def _show(bar: tqdm, row: dict[str, float] | str) -> None:
+    if isinstance(row, str):
+        bar.set_postfix_str(row)
+        return
     shown = {"loss": f"{row['loss']:.3f}"}
     for what in ("global", "personal"):
         if f"{what}_mean" in row:

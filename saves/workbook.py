@@ -96,7 +96,7 @@ def _dress(sheet) -> None:
 
 
 def _format(described: str, value: float) -> str:
-    if any(word in described for word in ("_mean", "_std_clients", "_worst", "accuracy")):
+    if any(word in described for word in ("_mean", "_std_clients", "_worst", "_best", "accuracy")):
         return "0.00%"
     if isinstance(value, int) or "bytes" in described:
         return "#,##0"
