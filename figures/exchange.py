@@ -130,6 +130,8 @@ def append(run: Run, path: Path) -> None:
             book.remove(book.active)
         if sheet not in book.sheetnames:
             book.create_sheet(sheet).append(list(row))
+            for cell in book[sheet][1]:
+                book[sheet].column_dimensions[cell.column_letter].width = len(cell.value) + 2
         book[sheet].append(list(row.values()))
         beside = path.with_name(f".{path.name}.new")
         book.save(beside)

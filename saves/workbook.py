@@ -27,7 +27,9 @@ def write(path: Path, run) -> None:
 
 
 def _summary(run) -> pd.DataFrame:
-    summary = {name: value for name, value in run.summary().items() if name != "options"}
+    summary = {name: value for name, value in run.summary().items() if name not in ("options", "tuned_by_epoch")}
+    for epoch, value in enumerate(run.summary()["tuned_by_epoch"] or []):
+        summary[f"tuned_mean (epoch {epoch})"] = value
     best = run.best_on_validation()
     rows = list(summary.items())
     if best:

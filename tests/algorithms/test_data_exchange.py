@@ -149,6 +149,7 @@ def test_random_graphs_have_their_tree_and_each_other_edge_as_often_as_asked_and
     assert len({frozenset(net.edges) for net in nets}) == 20
     trees = [frozenset(net_of(9, "random", edge_probability=0.0, split_seed=seed).edges) for seed in range(20)]
     assert len(set(trees)) > 15
+    assert max(max(degrees(nx.Graph(list(edges)))) for edges in trees) > 3, "no mere paths"
 
 
 # --- an edge list ---
@@ -363,6 +364,11 @@ def test_mixing_over_the_wire_is_the_matrix_times_the_weights_of_those_that_are_
     ways = sides(edge for edge in net.edges if set(edge) <= set(clients))
     assert sorted((j, k) for _, j, k, _ in wire.messages) == sorted(ways), "each way once, and neighbours alone"
     assert {kind for kind, *_ in wire.messages} <= {"weights"}
+    now = dict(zip(clients, there, strict=True))
+    for _, j, k, row in wire.messages:
+        assert same(row, now[j]), "what the sender has by then"
+        if mixing == "reference":
+            now[k] = {**{name: (now[k][name] + row[name]) / 2 for name in ("w", "b")}, "counter": now[k]["counter"]}
     nbytes = {k: ((12 + 5) * 8 + 8) * sum(j == k for j, _ in ways) for k in clients}
     counted = wire.collect()
     assert counted.get(("between", "weights"), {}) == {k: n for k, n in nbytes.items() if n}
@@ -687,10 +693,11 @@ def test_images_left_and_holders_are_counted_by_hand(shares):
 
 def test_maps_are_the_intensities_before_of_all_that_was_sent_and_after():
     federation = five(data=tiny_data(size=5), shares=SHARES[:3])
-    federation, _, edges, sent, after = exchanged(0.2, "star", federation)
+    federation, _, edges, sent, after = exchanged(0.7, "star", federation)
     rows = [torch.tensor(sent[edge], dtype=torch.int64) for edge in edges]
     found = exchange.maps(federation, edges, rows, after)
     assert len(found) == 3
+    assert set(sent[0, 1]) & set(sent[0, 2]), "an image sent twice counts once"
     for k, (before, gone, afterwards) in enumerate(found):
         assert before.dtype == federation.dtype
         every = sorted(set(itertools.chain(*(images for (i, _), images in sent.items() if i == k))))
