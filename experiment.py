@@ -91,6 +91,9 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     described = {"options": plain(options), "split": split.digest, "data": {"name": data.name, "digest": data.digest}}
     if start is not None:
         described["init_from"] = saves.digest(start)
+    files = {f.name: getattr(options, f.name) for f in fields(options) if isinstance(getattr(options, f.name), Path)}
+    if files:  # their contents
+        described["files"] = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in files.items()}
     environment = _environment(options.device)
     code = _digest([environment["torch"], environment["numpy"], environment["processor"], *_sources(options.algorithm)])
     config = {

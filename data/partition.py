@@ -12,6 +12,7 @@ fits. What cannot be had is a UserError.
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,22 +269,25 @@ def reference_blocks(pool: Pool, generator: np.random.Generator, n_clients: int,
     as many equal parts as there are classes (on MNIST of 6,000 images, so that a block has some of the next digit). All its
     holders have a block *whole*: an image may be in several shares. Nothing is drawn.
     """
-    held = _digit_sets(pool, n_clients, digit_num)
+    held, n = _digit_sets(pool, n_clients, digit_num), len(np.unique(pool.y[pool.train]))
     shares = []
-    for part in pool.parts:
-        blocks = np.array_split(part[np.argsort(pool.y[part], kind="stable")], len(np.unique(pool.y[pool.train])))
+    for part, what in zip(pool.parts, ("training", "test"), strict=True):
+        if len(part) < n:
+            raise UserError(f"--partition reference_blocks: {len(part)} {what} images are fewer than the {n} blocks")
+        blocks = np.array_split(part[np.argsort(pool.y[part], kind="stable")], n)
         shares.append([np.concatenate([blocks[place] for place in places]) for places in held])
     return tuple(shares)
 
 
 def _digit_sets(pool: Pool, n_clients: int, digit_num: int) -> list[list[int]]:
     """The classes of each client, by their place among those there are. Of ten, the first five clients begin at 0, 6, 2, 8,
-    4, the next five at 1, 7, 3, 9, 5, and so on."""
+    4, the next five at 1, 7, 3, 9, 5, and so on; as many clients as there are classes begin at all of them."""
     n = len(np.unique(pool.y[pool.train]))
     if digit_num > n:
         raise UserError(f"--digit_num {digit_num}: the training images are of {n} classes; must be at most {n}")
-    half = max(n // 2, 1)
-    return [[(i * (half + 1) + i // half + digit) % n for digit in range(digit_num)] for i in range(n_clients)]
+    stride = n // 2 + 1
+    cycle = n // math.gcd(n, stride)  # so many clients on, the places come again
+    return [[(i * stride + i // cycle + digit) % n for digit in range(digit_num)] for i in range(n_clients)]
 
 
 def writers(pool: Pool, generator: np.random.Generator, n_clients: int, test_share: float) -> tuple[Shares, Shares]:
@@ -446,7 +450,14 @@ def from_file(path: Path, data, n_clients: int) -> Split:
                 raise UserError(f"{wrong} {part}_{client} must be a list of indices from 0 to {n - 1}{enough}")
     found = Split(*(tuple(np.sort(share.astype(np.int64)) for share in shares) for shares in parts))
     indices, times = _times(found)
-    if times.max() > 1 and not overlapping:
+    if overlapping:  # then several clients may have it, but none twice, and nobody as a test example of a training one
+        learned, tested = (np.concatenate(part) for part in ((*found.train, *found.validation), found.test))
+        own = [
+            np.unique(np.concatenate(of_client), return_counts=True) for of_client in zip(*vars(found).values(), strict=True)
+        ]
+        own.append(np.unique(np.concatenate([np.unique(learned), np.unique(tested)]), return_counts=True))
+        indices, times = max(own, key=lambda found: found[1].max())
+    if times.max() > 1:
         twice = indices[times.argmax()]
         raise UserError(f"{wrong} deals example {twice} {times.max()} times; an example must be in one share at most")
     return found

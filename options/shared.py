@@ -48,6 +48,7 @@ def _partition(parameter: str) -> Needs:
 
 
 TUNED = Needs("--ft_epochs above 0", lambda o: o.ft_epochs > 0)
+SPLIT = Needs("a split or a graph that is drawn", lambda o: not o.partition_file or getattr(o, "topology", "") == "random")
 DRAWN = Needs("a split that is drawn, not --partition_file", lambda o: not o.partition_file)
 
 
@@ -128,7 +129,7 @@ class Options:
         DRAWN,
     )
     split_seed: int = flag(
-        0, Number(int, least=0), "seed of the split alone: of --reduced_draw, --partition, --validation", DRAWN
+        0, Number(int, least=0), "seed of the split alone: of --reduced_draw, --partition, --validation, --topology", SPLIT
     )
 
     model: tuple[str, ...] = flag(

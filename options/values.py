@@ -59,7 +59,9 @@ class Choice:
     paths: str = ""
 
     def __call__(self, text: str) -> str:
-        found = {**self.also, **{name.lower(): name for name in self.names}}.get(text.lower())
+        if text in self.names:
+            return text
+        found = {**{name.lower(): name for name in self.names}, **self.also}.get(text.lower())
         if found:
             return found
         if self.paths and ("/" in text or text.endswith(".npz") or Path(text).exists()):

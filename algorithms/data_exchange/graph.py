@@ -1,8 +1,9 @@
 """The graph that clients are on, and how neighbours mix their models."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -69,17 +70,25 @@ def from_file(n: int, options) -> nx.Graph:
     if options.topology_file is None:
         raise UserError("--topology file: --topology_file is missing")
     try:
-        found = nx.read_edgelist(options.topology_file, nodetype=int, data=False)
+        lines = options.topology_file.read_text().splitlines()
     except OSError as error:
         raise UserError(f"{name} cannot be read ({error.strerror}); must be an edge list, two clients a line") from None
-    except (TypeError, ValueError, UnicodeDecodeError):
-        raise UserError(f"{name} is no edge list; must have two clients a line, as whole numbers") from None
-    strange = [k for k in found if not 0 <= k < n]
-    if strange:
-        raise UserError(f"{name} names client {strange[0]}; with --n_clients {n} they are 0 to {n - 1}")
-    if nx.number_of_selfloops(found):
-        raise UserError(f"{name} has an edge from client {next(nx.nodes_with_selfloops(found))} to itself")
-    return found
+    except ValueError:
+        raise UserError(f"{name} is not text; must be an edge list, two clients a line") from None
+    edges = []
+    for number, line in enumerate(lines, start=1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words) != 2 or not all(word.isascii() and word.isdecimal() for word in words):
+            raise UserError(f"{name} line {number} must be two clients, as whole numbers with a blank between them")
+        i, j = map(int, words)
+        if max(i, j) >= n:
+            raise UserError(f"{name} line {number} names client {max(i, j)}; with --n_clients {n} they are 0 to {n - 1}")
+        if i == j:
+            raise UserError(f"{name} line {number} is an edge from client {i} to itself")
+        edges.append((i, j))
+    return nx.Graph(edges)
 
 
 TOPOLOGIES: dict[str, Callable[[int, object], nx.Graph]] = {
@@ -104,17 +113,22 @@ class Options(options.Options):
         "of each edge beside those of a random tree; 0 is the tree, 1 all edges",
         Needs("--topology random", lambda o: o.topology == "random"),
     )
-    topology_file: str | None = flag(
-        None, str, "edge list: two clients a line, from 0", Needs("--topology file", lambda o: o.topology == "file")
+    topology_file: Path | None = flag(
+        None, Path, "edge list: two clients a line, from 0", Needs("--topology file", lambda o: o.topology == "file")
     )
     allow_disconnected: bool = flag(False, None, "take a graph of several parts, which never hear of one another")
 
 
 def of(n: int, options) -> nx.Graph:
     """The graph of a run, with all clients as nodes, in order. Raises UserError for an edge list that is none."""
+    return between(range(n), TOPOLOGIES[options.topology](n, options).edges)
+
+
+def between(clients: Iterable[int], edges: Iterable[Sequence[int]]) -> nx.Graph:
+    """The graph of these clients, its nodes in their order, with those of the edges that are between two of them."""
     graph = nx.Graph()
-    graph.add_nodes_from(range(n))
-    graph.add_edges_from(TOPOLOGIES[options.topology](n, options).edges)
+    graph.add_nodes_from(clients)
+    graph.add_edges_from((i, j) for i, j in edges if i in graph and j in graph)
     return graph
 
 
@@ -131,7 +145,7 @@ def check(options, data: Data, n_train: int) -> str:
     words = [f"{options.algorithm}: {shown}"]
     if decentralised(options):
         for part in parts:
-            gap = spectral_gap(MIXINGS[options.mixing](graph.subgraph(part)))
+            gap = spectral_gap(MIXINGS[options.mixing](between(part, graph.edges)))
             of_part = "" if len(parts) == 1 else f" of the part with client {part[0]} ({len(part)} clients)"
             words.append(f"{options.mixing} mixing, spectral gap{of_part} {gap:.3g}")
     return "; ".join(words)
@@ -196,10 +210,7 @@ def mix(
 ) -> list[Weights]:
     """Every client sends its weights to its neighbours among `clients`, and averages its own and what it received by its row
     of the mixing matrix -> new rows."""
-    graph = nx.Graph()
-    graph.add_nodes_from(clients)
-    graph.add_edges_from((i, j) for i, j in edges if i in graph and j in graph)
-    rows = dict(zip(clients, weights, strict=True))
+    graph, rows = between(clients, edges), dict(zip(clients, weights, strict=True))
     if options.mixing == "reference":
         for k, j in in_turn(graph):
             (received,) = federation.wire.between("weights", [rows[j]], [(j, k)])
