@@ -97,6 +97,7 @@ BASIC = 2 * (9 * 16 * 16 + 32)
         ("ResNet18", 256, resnet18_parameters(1, 256)),
         ("MLP", 1, (784 * 200 + 200) + (200 * 10 + 10)),
         ("MLP", 1, 159_010),
+        ("MLP_dropout", 1, 159_010),
         ("CNN_scratch", 1, (25 * 16 + 16) + (16 * 25 * 32 + 32) + (7 * 7 * 32 * 10 + 10)),
         ("CNN_scratch", 1, 28_938),
         ("2NN", 1, (784 * 200 + 200) + (200 * 200 + 200) + (200 * 10 + 10)),
@@ -197,7 +198,7 @@ def maps_of_cnn4(height, width):
 
 def features_of(name, shape, feature_dim):
     _, height, width = shape
-    own = {"LeNet5_classic": 84, "MLP": 200, "2NN": 200, "CNN_McMahan": 512, "CNNMnist": 50}
+    own = {"LeNet5_classic": 84, "MLP": 200, "MLP_dropout": 200, "2NN": 200, "CNN_McMahan": 512, "CNNMnist": 50}
     own["CNN_scratch"] = 32 * (height // 4) * (width // 4)
     own |= {"CNN4": 64 * math.prod(maps_of_cnn4(height, width)[-1]), "MobileNet": 1024}
     own |= {"ResNet4": 16} | {other: 64 * 2 ** (len(depths) - 1) for other, depths in BOTTLENECKS.items()}

@@ -232,7 +232,7 @@ class Told:
     def __init__(self, algorithm, global_mean, personal_mean, nbytes, seed=0, validation=None, **options):
         self.options = {"algorithm": algorithm, "seed": seed, "split_seed": 0, "n_clients": 2, "rounds": 10, **options}
         accuracies = {"global_mean": global_mean, "personal_mean": personal_mean, "personal_worst": personal_mean}
-        self._summary = {**accuracies, "bytes_up": nbytes, "bytes_down": nbytes, "seconds": 1.0}
+        self._summary = {**accuracies, "bytes_up": nbytes, "bytes_down": nbytes, "bytes_between": 0, "seconds": 1.0}
         self.rounds = pd.DataFrame({"steps": [5, 5]})
         if validation is not None:
             self.rounds["validation_mean"] = [0.0, validation]

@@ -11,7 +11,7 @@ from conftest import line_of, options_for, play, tiny_data, tiny_federation, wei
 import algorithms
 import experiment
 import options
-from algorithms import fedbabu
+from algorithms import data_exchange, fedbabu
 from helpers import average, train
 from options import Launch, flags_of
 from wire import Wire
@@ -408,9 +408,9 @@ def test_the_spellings_of_the_reference_are_understood(name):
     assert parse(f"{name} --comm_round 7")[0].rounds == parse(f"{name} --rounds 7")[0].rounds == 7
 
 
-def test_epochs_are_rounds_to_those_that_train_as_fedbabu_does_and_to_nobody_else():
+def test_epochs_are_rounds_to_those_whose_reference_says_so_and_to_nobody_else():
     for name in CLASSES:
-        if issubclass(CLASSES[name], fedbabu.Training):
+        if issubclass(CLASSES[name], fedbabu.Training | data_exchange.Training):
             assert parse(f"{name} --epochs 3")[0].rounds == 3
         else:
             assert line_of(parse, f"{name} --epochs 3").startswith("--epochs: no algorithm named here")
