@@ -1,4 +1,12 @@
-"""The algorithms. To add one: its module, and its line in `ALGORITHMS`."""
+"""The algorithms. To add one: its module, and its line in `ALGORITHMS`.
+
+A module has `Options`, `loss`, `start` and `communicate`. It may also have
+- `mixed = True`: clients may have different architectures; `same_features = True`: but features of one dimension;
+- `heads = True`: its models have auxiliary heads (`models.HeadsNet`);
+- `check(options, data, n_train) -> words`, told before the first round; it raises UserError for what cannot work;
+- `tuning_loss`: what `--ft_epochs` trains with, where that is not the cross-entropy;
+- `rebuild(options, inputs, client, answer) -> network` of a saved answer, where that is not the client's architecture.
+"""
 
 from dataclasses import fields
 from types import ModuleType
