@@ -16,7 +16,13 @@ LINES = (
     ("ResNet-8 centrally, 30 epochs", {"algorithm": "centralized", "model": ["ResNet8"], "rounds": 30}),
     ("ResNet-8 centrally, 100 epochs", {"algorithm": "centralized", "model": ["ResNet8"], "rounds": 100}),
     ("fedgkt, plain images extracted", {"algorithm": "fedgkt", "augment_extract": "0", "rounds": 10}),
-    ("fedavg of ResNet-56, 10 rounds (unconverged)", {"algorithm": "fedavg", "model": ["ResNet56"], "rounds": 10}),
+    *(
+        (
+            f"fedavg of ResNet-56, 10 rounds of {epochs} (unconverged)",
+            {"algorithm": "fedavg", "model": ["ResNet56"], "rounds": 10, "epoch_per_round": epochs},
+        )
+        for epochs in (1, 5)
+    ),
     ("ResNet-56 centrally, 30 epochs", {"algorithm": "centralized", "model": ["ResNet56"], "rounds": 30}),
     ("ResNet-110 centrally, 30 epochs", {"algorithm": "centralized", "model": ["ResNet110"], "rounds": 30}),
 )

@@ -13,4 +13,5 @@ algorithms() { python run.py "$@" $common; }
 algorithms fedavg fedbabu mhmd --dataset CIFAR10 --shard_per_user 2 --rounds 60 --seed 0 1 2
 # where the difference to fedbabu comes from: heads without distillation, distillation one way
 algorithms mhmd --distill none deep_to_shallow --dataset CIFAR10 --shard_per_user 2 --rounds 60
+algorithms mhmd --kd_reduction batchmean --dataset CIFAR10 --shard_per_user 2 --rounds 60 # distillation ten times as heavy
 algorithms fedavg fedbabu mhmd --dataset CIFAR100 --shard_per_user 10 --rounds 30
