@@ -11,7 +11,7 @@ common="--model CNN4 --n_clients 100 --partition shards --participation 0.1 --ep
   --quiet $*"
 algorithms() { python run.py "$@" $common; }
 algorithms fedavg fedbabu mhmd --dataset CIFAR10 --shard_per_user 2 --rounds 60 --seed 0 1 2
-# where the difference to fedbabu comes from: heads without distillation, distillation one way
+# what makes a difference to fedbabu: heads without distillation, distillation one way, distillation ten times as heavy
 algorithms mhmd --distill none deep_to_shallow --dataset CIFAR10 --shard_per_user 2 --rounds 60
-algorithms mhmd --kd_reduction batchmean --dataset CIFAR10 --shard_per_user 2 --rounds 60 # distillation ten times as heavy
+algorithms mhmd --kd_reduction batchmean --dataset CIFAR10 --shard_per_user 2 --rounds 60
 algorithms fedavg fedbabu mhmd --dataset CIFAR100 --shard_per_user 10 --rounds 30
