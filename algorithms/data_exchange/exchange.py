@@ -27,11 +27,18 @@ def send(federation: Federation, graph: nx.Graph, share_ratio: float) -> tuple[l
     if share_ratio == 0:
         return edges, sent, list(federation.shares)
     received = federation.wire.between("images", [federation.examples(indices) for indices in sent], edges)
-    after = [
-        torch.unique(torch.cat([own, *(row.indices for (_, to), row in zip(edges, received, strict=True) if to == k)]))
-        for k, own in enumerate(federation.shares)
-    ]
-    return edges, sent, after
+    held = [[own] for own in federation.shares]
+    for (_, k), row in zip(edges, received, strict=True):
+        held[k].append(row.indices)
+    return edges, sent, [torch.unique(torch.cat(parts)) for parts in held]
+
+
+def gone(federation: Federation, edges, sent: Sequence[Tensor]) -> list[Tensor]:
+    """The images of each client that it sent to anybody."""
+    parts = [[own[:0]] for own in federation.shares]
+    for (i, _), indices in zip(edges, sent, strict=True):
+        parts[i].append(indices)
+    return [torch.unique(torch.cat(of_client)) for of_client in parts]
 
 
 def leakage(federation: Federation, edges, sent, after, share_ratio: float) -> dict[str, Any]:
@@ -54,10 +61,7 @@ def leakage(federation: Federation, edges, sent, after, share_ratio: float) -> d
     for share in after:
         times[share] += 1
     holders = dict(enumerate(federation.each(partial(_mean, values=times), federation.clients, federation.shares)))
-    left = {}
-    for k, own in enumerate(federation.shares):
-        gone = [indices for (i, _), indices in zip(edges, sent, strict=True) if i == k]
-        left[k] = len(torch.unique(torch.cat(gone))) / len(own) if gone else 0.0
+    left = {k: len(images) / len(federation.shares[k]) for k, images in enumerate(gone(federation, edges, sent))}
     return {"exchange_kl": kl, "exchange_kl_sum": sum(kl.values()), "images_left": left, "holders": holders}
 
 
@@ -81,8 +85,7 @@ def _divergence(federation: Federation, k: int, indices: Tensor, other: Tensor) 
 def maps(federation: Federation, edges, sent: Sequence[Tensor], after: Sequence[Tensor]) -> list[list[Tensor]]:
     """For every client the intensity of its images before, of all that it sent, and after: of what it sent none is zeros."""
     everything = []
-    for k in federation.clients:
-        gone = torch.cat([federation.shares[k][:0], *(part for (i, _), part in zip(edges, sent, strict=True) if i == k)])
-        rows = [federation.shares[k], torch.unique(gone), after[k]]
-        everything.append([rows.to(federation.dtype) for rows in federation.each(_intensity, [k] * 3, rows)])
+    for k, images in enumerate(gone(federation, edges, sent)):
+        rows = federation.each(_intensity, [k] * 3, [federation.shares[k], images, after[k]])
+        everything.append([row.to(federation.dtype) for row in rows])
     return everything

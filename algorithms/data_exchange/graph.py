@@ -219,9 +219,8 @@ def mix(
     matrix = torch.from_numpy(MIXINGS[options.mixing](graph))
     ways = [(j, k) for k in graph for j in sorted(graph[k])]  # from, to
     received = federation.wire.between("weights", [rows[j] for j, _ in ways], ways)
-    place, mixed = {k: i for i, k in enumerate(graph)}, []
-    for k in graph:
-        arrived = [(j, row) for (j, to), row in zip(ways, received, strict=True) if to == k]
-        parts = [(k, rows[k]), *arrived]
-        mixed.append(average([row for _, row in parts], [matrix[place[k], place[j]] for j, _ in parts]))
-    return mixed
+    held = {k: {k: row} for k, row in rows.items()}  # what a client averages, by whose it is
+    for (j, k), row in zip(ways, received, strict=True):
+        held[k][j] = row
+    place = {k: i for i, k in enumerate(graph)}
+    return [average(list(of.values()), [matrix[place[k], place[j]] for j in of]) for k, of in held.items()]
