@@ -15,7 +15,7 @@ from torch import Tensor
 from data.partition import Split
 from errors import DivergedError
 from federation import Federation, Weights, computing_with
-from helpers import EVALUATION_BATCH, Loss, Round, train
+from helpers import EVALUATION_BATCH, Loss, Round, cross_entropy, train
 from models import Net
 from wire import Wire
 
@@ -97,11 +97,6 @@ def _scores(federation: Federation, model: Net, indices: Tensor) -> list[tuple[T
 # --- personalisation ---------------------------------------------------------------------------------------------------
 
 
-def cross_entropy(model: Net, batch, given, options) -> Tensor:
-    """What a model is fine-tuned with, unless its algorithm has a `tuning_loss`."""
-    return F.cross_entropy(model(batch.x)[1], batch.y)
-
-
 def personalise(
     federation: Federation,
     split: Split,
@@ -133,8 +128,8 @@ def personalise(
         measure("local", k, weights)
     for k in federation.clients:
         watch(f"fine-tuning client {k} of {len(federation.clients)}")
-        weights = {name: tensor.detach().clone() for name, tensor in answer(k).state_dict().items()}
-        memory, only = None, answer(k).names(options.ft_part)
+        model, memory = answer(k), None
+        weights, only = {name: w.detach().clone() for name, w in model.state_dict().items()}, model.names(options.ft_part)
         measure("tuned", k, weights, ":epoch 0")
         for epoch in range(1, options.ft_epochs + 1):
             (weights,), (memory,), losses = train(aside.at(epoch), [k], [weights], loss, asked, memory=[memory], only=only)

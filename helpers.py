@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data import augment
@@ -114,6 +115,12 @@ def _local_epochs(federation: Federation, k: int, weights: Weights, given, memor
     return weights, memory, total / max(samples, 1), steps, samples
 
 
+def cross_entropy(model: Net, batch: Batch, given, options) -> Tensor:
+    """The loss of supervised learning, mean over the batch, in nats."""
+    _, logits = model(batch.x)
+    return F.cross_entropy(logits, batch.y)
+
+
 def batches(positions: Tensor, batch_size: int) -> list[Tensor]:
     """Cut int64 [n] into batches; a left-over batch of one joins the one before, for BatchNorm has no use for it."""
     cut = list(positions.split(batch_size))
@@ -154,6 +161,9 @@ def _recall(optimizer: torch.optim.Optimizer, trained: dict[str, Tensor], memory
             }
 
 
+# --- models of their own: the state of algorithms whose clients keep what they trained ----------------------------------
+
+
 def own_models(federation: Federation) -> dict[str, list]:
     """The part of a state that holds models which stay with their clients: rows "weights", each client's own initial
     ones, and "memory", of its optimizer."""
@@ -170,6 +180,9 @@ def train_own(
     state["weights"] = put(state["weights"], clients, weights)
     state["memory"] = put(state["memory"], clients, memory)
     return losses
+
+
+# --- what a client says ----------------------------------------------------------------------------------------------------
 
 
 class Outputs(NamedTuple):
@@ -195,7 +208,7 @@ def outputs(federation: Federation, k: int, weights: Weights) -> Outputs:
 def class_means(values: Tensor, y: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
     """Mean of values [n, D] by class -> (means [C, D], counts int64 [C]). An absent class has mean 0 and count 0."""
     counts = torch.bincount(y, minlength=n_classes)
-    one_hot = torch.nn.functional.one_hot(y, n_classes).to(values.dtype)  # a product: index_add is not repeatable on CUDA
+    one_hot = F.one_hot(y, n_classes).to(values.dtype)  # a product: index_add is not repeatable on CUDA
     return one_hot.T @ values / counts.clamp(min=1).unsqueeze(1), counts
 
 
@@ -214,23 +227,55 @@ def average(rows: Sequence[Any], n: Sequence[Tensor]) -> Any:
     return weighted / torch.where(total == 0, 1, total).to(weighted.dtype)
 
 
+# --- one model for all: the state of algorithms that average weights ------------------------------------------------------
+
+
+def one_model(federation: Federation, kept: Collection[str] = (), frozen: Collection[str] = ()) -> dict[str, Any]:
+    """The part of a state that holds one model for all, from the common start: "server", the weights that travel; "own",
+    a row a client of those named in `kept`, which stay with it; "frozen", those that nobody changes, nor sends, since
+    everyone draws the common start from the run's seed."""
+    (frozen,), (moving,) = parted([federation.initial()], frozen)
+    (own,), (server,) = parted([moving], kept)
+    return {"server": server, "own": [own for _ in federation.clients], "frozen": frozen}
+
+
+def download(federation: Federation, state: dict, clients: Sequence[int]) -> list[Weights]:
+    """What the clients of a round start from: the server's weights, which it sends to each, and beside them their own."""
+    sent = federation.wire.broadcast("weights", state["server"], clients)
+    return [{**server, **own, **state["frozen"]} for server, own in zip(sent, pick(state["own"], clients), strict=True)]
+
+
+def aggregate(federation: Federation, state: dict, clients: Sequence[int], weights: Sequence[Weights]) -> None:
+    """The clients keep what is their own and send the rest, and n_k; the server's weights become sum_k n_k w_k / sum_k n_k
+    (McMahan et al. 2017, Algorithm 1)."""
+    weights = keep_own(state, clients, weights)
+    weights = federation.wire.up("weights", weights, clients)
+    n = federation.wire.up("n_k", federation.sizes(clients), clients)
+    state["server"] = average(weights, n)
+
+
+def keep_own(state: dict, clients: Sequence[int], weights: Sequence[Weights]) -> list[Weights]:
+    """The clients' own rows in the state are replaced -> the rows of what is to be sent."""
+    own, rest = parted(weights, state["own"][0])
+    state["own"] = put(state["own"], clients, own)
+    return parted(rest, state["frozen"])[1]
+
+
+def shared_model(federation: Federation, state: dict) -> dict[str, Callable[[int], Net]]:
+    """The answer: one model for all where the clients keep nothing of their own, and else a model a client."""
+    common, own = {**state["server"], **state["frozen"]}, state["own"]
+    if not own[0]:
+        return {"global": model_of(federation, common)}
+    return {"personal": lambda k: federation.model(k, {**common, **own[k]})}
+
+
 def parted(rows: Sequence[Weights], names: Collection[str]) -> tuple[list[Weights], list[Weights]]:
     """Rows of weights cut in two: what is named, and the rest."""
     named = [{name: tensor for name, tensor in row.items() if name in names} for row in rows]
     return named, [{name: tensor for name, tensor in row.items() if name not in names} for row in rows]
 
 
-def joined(rows: Sequence[Weights], others: Sequence[Weights]) -> list[Weights]:
-    """Rows of weights put together again, each with its other part."""
-    return [{**row, **other} for row, other in zip(rows, others, strict=True)]
-
-
-def shared_model(federation: Federation, common: Weights, own: Sequence[Weights]) -> dict[str, Callable[[int], Net]]:
-    """The answer of an algorithm whose clients share the weights `common` and keep a row of their `own`: one model for
-    all where nothing is kept, and else a model a client."""
-    if not own[0]:
-        return {"global": model_of(federation, common)}
-    return {"personal": lambda k: federation.model(k, {**common, **own[k]})}
+# --- rows ---------------------------------------------------------------------------------------------------------------
 
 
 def pick(rows: Sequence[Any], clients: Sequence[int]) -> list[Any]:

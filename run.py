@@ -63,7 +63,7 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
     for one in ready:
         if not how.force and (one.folder / "done").exists():
             say(f"already finished, read from {one.folder} (--force runs it anew)")
-        elif (older := experiment.earlier(one)) is not None:
+        elif (older := experiment.earlier(one.folder)) is not None:
             say(f"the code, a library or the processor has changed since {older} was made: it is kept, and this is run anew")
     for drawn in {one.split.digest: one for one in ready if not (one.folder / "done").exists()}.values():
         say(_split(drawn))

@@ -67,6 +67,11 @@ def module_of(options) -> ModuleType:
     return PUBLISHED[options.algorithm] if asked else plain
 
 
+def says(name: str, what: str) -> bool:
+    """Whether an algorithm's module says of itself that it is `mixed`, has the `same_features`, needs `heads`."""
+    return getattr(ALGORITHMS.get(name), what, False)
+
+
 def describe(name: str) -> str:
     """One line on an algorithm: what is sent."""
     return ALGORITHMS[name].__doc__.splitlines()[0].rstrip(".")

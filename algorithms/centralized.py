@@ -8,10 +8,9 @@ back to the clients is not counted.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 import options
-from helpers import Round, model_of, train
+from helpers import Round, cross_entropy, model_of, train
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,7 @@ class Options(options.Options):
     pass
 
 
-def loss(model, batch, given, options):
-    _, logits = model(batch.x)
-    return F.cross_entropy(logits, batch.y)
+loss = cross_entropy
 
 
 def start(federation, options):

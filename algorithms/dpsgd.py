@@ -13,19 +13,11 @@ Differences from the paper:
 from dataclasses import dataclass
 
 from algorithms import data_exchange
-from algorithms.data_exchange import check, loss
+from algorithms.data_exchange import check, communicate, loss, start
 
-__all__ = ["check", "loss"]
+__all__ = ["check", "communicate", "loss", "start"]
 
 
 @dataclass(frozen=True)
 class Options(data_exchange.Training):
-    aggr_model, mixing = "de", "metropolis"
-
-
-def start(federation, options):
-    return data_exchange.begin(federation, options, share_ratio=0.0)
-
-
-def communicate(federation, state, options):
-    return data_exchange.train_and_mix(federation, state, loss, options)
+    share_ratio, aggr_model, mixing = 0.0, "de", "metropolis"

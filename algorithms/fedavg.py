@@ -15,10 +15,8 @@ Two reference systems differ further; see `algorithms/published/fedavg.py`.
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
-
 import options
-from helpers import Round, average, joined, parted, pick, put, shared_model, train
+from helpers import Round, aggregate, cross_entropy, download, one_model, shared_model, train
 
 
 @dataclass(frozen=True)
@@ -29,25 +27,16 @@ class Options(options.Averaging):
     batch_size: int = 10
 
 
-def loss(model, batch, given, options):
-    _, logits = model(batch.x)
-    return F.cross_entropy(logits, batch.y)
+loss = cross_entropy
 
 
 def start(federation, options):
-    own = federation.names("bn") if options.bn == "local" else ()
-    (own,), (server,) = parted([federation.initial()], own)
-    return {"server": server, "own": [own for _ in federation.clients]}
+    return one_model(federation, kept=federation.names("bn") if options.bn == "local" else ())
 
 
 def communicate(federation, state, options):
     clients = federation.sample()
-    weights = federation.wire.broadcast("weights", state["server"], clients)
-    weights = joined(weights, pick(state["own"], clients))
+    weights = download(federation, state, clients)
     trained, _, losses = train(federation, clients, weights, loss, options)
-    own, weights = parted(trained, state["own"][0])
-    state["own"] = put(state["own"], clients, own)
-    weights = federation.wire.up("weights", weights, clients)
-    n = federation.wire.up("n_k", federation.sizes(clients), clients)
-    state["server"] = average(weights, n)
-    return Round(clients, losses, shared_model(federation, state["server"], state["own"]), trained=trained)
+    aggregate(federation, state, clients, trained)
+    return Round(clients, losses, shared_model(federation, state), trained=trained)

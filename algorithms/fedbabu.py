@@ -20,11 +20,9 @@ Differences from the paper and the authors' code:
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
-
 import options
 from errors import UserError
-from helpers import Round, average, joined, parted, pick, put, shared_model, train
+from helpers import Round, aggregate, cross_entropy, download, one_model, shared_model, train
 from models import MODELS, PARTS
 from options import Choice, Several, again, flag
 
@@ -59,32 +57,18 @@ def check(options, data, n_train):
     return ""
 
 
-def loss(model, batch, given, options):
-    _, logits = model(batch.x)
-    return F.cross_entropy(logits, batch.y)
+loss = cross_entropy
 
 
 def start(federation, options):
     trained, averaged = federation.names(options.local_upt_part), federation.names(options.aggr_part)
     local = federation.names("bn") if options.bn == "local" else set()
-    (moving,), (still,) = parted([federation.initial()], trained)
-    (sent,), (own,) = parted([moving], averaged - local)
-    return {"server": sent, "own": [own for _ in federation.clients], "still": still}
+    return one_model(federation, kept=trained - (averaged - local), frozen=federation.names("full") - trained)
 
 
 def communicate(federation, state, options):
-    return share(federation, state, loss, options)
-
-
-def share(federation, state, loss, options):
-    """One round of any algorithm that trains one part and averages one, with its own loss."""
-    clients, still = federation.sample(), state["still"]
-    weights = federation.wire.broadcast("weights", state["server"], clients)
-    weights = joined(joined(weights, pick(state["own"], clients)), [still] * len(clients))
+    clients = federation.sample()
+    weights = download(federation, state, clients)
     trained, _, losses = train(federation, clients, weights, loss, options, only=federation.names(options.local_upt_part))
-    (weights, _), (own, _) = parted(trained, state["server"]), parted(trained, state["own"][0])
-    state["own"] = put(state["own"], clients, own)
-    weights = federation.wire.up("weights", weights, clients)
-    n = federation.wire.up("n_k", federation.sizes(clients), clients)
-    state["server"] = average(weights, n)
-    return Round(clients, losses, shared_model(federation, {**state["server"], **still}, state["own"]), trained=trained)
+    aggregate(federation, state, clients, trained)
+    return Round(clients, losses, shared_model(federation, state), trained=trained)

@@ -12,15 +12,11 @@ Differences from the paper:
 from dataclasses import dataclass
 
 from algorithms import fedbabu
-from algorithms.fedbabu import loss, start
+from algorithms.fedbabu import communicate, loss, start
 
-__all__ = ["loss", "start"]
+__all__ = ["communicate", "loss", "start"]
 
 
 @dataclass(frozen=True)
 class Options(fedbabu.Training):
     local_upt_part, aggr_part = "full", "body"
-
-
-def communicate(federation, state, options):
-    return fedbabu.share(federation, state, loss, options)

@@ -6,10 +6,8 @@ round, so that `--rounds 100` is one training of 100 epochs.
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
-
 import options
-from helpers import Round, model_of, own_models, train_own
+from helpers import Round, cross_entropy, model_of, own_models, train_own
 
 mixed = True
 
@@ -19,9 +17,7 @@ class Options(options.Options):
     pass
 
 
-def loss(model, batch, given, options):
-    _, logits = model(batch.x)
-    return F.cross_entropy(logits, batch.y)
+loss = cross_entropy
 
 
 def start(federation, options):

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 
 from algorithms import fedbabu
 from algorithms.fedbabu import check, start
+from helpers import Round, aggregate, download, shared_model, train
 from options import Choice, Number, flag
 
 __all__ = ["check", "start"]
@@ -79,4 +80,8 @@ tuning_loss = loss
 
 
 def communicate(federation, state, options):
-    return fedbabu.share(federation, state, loss, options)
+    clients = federation.sample()
+    weights = download(federation, state, clients)
+    trained, _, losses = train(federation, clients, weights, loss, options, only=federation.names(options.local_upt_part))
+    aggregate(federation, state, clients, trained)
+    return Round(clients, losses, shared_model(federation, state), trained=trained)

@@ -46,7 +46,7 @@ class Pool:
 class Split:
     """Each client's examples as sorted int64 indices into one `Data`: K arrays for training, validation and test.
 
-    No example is in two shares, but where the partitioner is one of `OVERLAPPING`; no share but validation's is empty.
+    No example is in two shares, but with `reference_blocks`; no share but validation's is empty.
     """
 
     train: tuple[np.ndarray, ...]
@@ -329,7 +329,6 @@ PARTITIONS: dict[str, Callable] = {
     "reference_blocks": reference_blocks,
     "writers": writers,
 }
-OVERLAPPING = ("reference_blocks",)  # those that may give an example to several clients
 
 
 def parameters(partitioner: Callable) -> list[str]:

@@ -9,10 +9,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
 import saves
 from errors import UserError
+from figures import pyplot
 
 # Okabe and Ito's colours, told apart by colour-blind readers, with a dash pattern each for print
 STYLES = (
@@ -23,8 +22,7 @@ STYLES = (
 
 def draw(runs: Sequence[saves.Run], path: Path) -> None:
     """Draw the runs' mean accuracies over the rounds into a PNG or PDF."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained", dpi=110)
     for number, run in enumerate(runs):

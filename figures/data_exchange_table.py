@@ -13,6 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 import saves
+from figures import pyplot
 from figures.curves import STYLES
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -56,10 +57,7 @@ def _accuracy(run: saves.Run | None) -> str:
 
 def draw(found: dict, path: Path) -> None:
     """Accuracy against the authors' figure of leakage, and against the part of its images that left a client."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True, layout="constrained", dpi=110)
     lines = sorted({(digit_num, way) for digit_num, _, way in found}, key=lambda line: (list(WAYS).index(line[1]), line[0]))

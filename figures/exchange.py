@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 from filelock import FileLock
 
+from figures import pyplot
 from saves import Run
 
 MAX_SHOWN = 10  # clients in the picture of intensities
@@ -25,7 +26,7 @@ def report(run: Run, state: dict) -> None:
 
 def draw_graph(run: Run, edges, path: Path) -> None:
     """The graph; on each node its client's accuracy on the whole test set after the last round, in percent."""
-    plt = _pyplot()
+    plt = pyplot()
     import networkx as nx
 
     graph = nx.Graph()
@@ -55,7 +56,7 @@ def draw_graph(run: Run, edges, path: Path) -> None:
 def draw_intensity(maps, path: Path) -> None:
     """For each client the sum of its images over their total, before, of what it sent, and after; every map by its own
     scale, black is none."""
-    plt = _pyplot()
+    plt = pyplot()
     shown = maps[:MAX_SHOWN]
     figure, panels = plt.subplots(3, len(shown), figsize=(1.25 * len(shown) + 0.7, 4.2), layout="constrained", dpi=110)
     for column, of_client in enumerate(shown):
@@ -71,16 +72,6 @@ def draw_intensity(maps, path: Path) -> None:
                 axes.set_ylabel(name)
     figure.savefig(path)
     plt.close(figure)
-
-
-def _pyplot():
-    """matplotlib, not before it is needed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
 
 
 def accuracies(run: Run) -> list[float]:

@@ -4,17 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
+from figures import pyplot
+
 MAX_CLIENTS = 60  # more rows than this cannot be told apart
 MANY_CLASSES = 26  # more names than this do not fit side by side
 
 
 def draw(npz: Path, png: Path) -> None:
     """Draw `split.npz` of a run's folder as a map of client x class."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     with np.load(npz) as saved:
         table, classes = saved["table"], saved["classes"]
     n_clients = len(table)

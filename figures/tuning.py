@@ -10,13 +10,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from tabulate import tabulate
 
 import saves
 from errors import UserError
-from figures import table
+from figures import pyplot, table
 from figures.curves import STYLES
 
 
@@ -42,8 +41,7 @@ def by_epoch(group: table.Group) -> np.ndarray:
 
 def draw(found: Sequence[table.Group], path: Path) -> None:
     """Draw a line a group into a PNG or PDF."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained", dpi=110)
     for (colour, dashes), group in zip(STYLES * len(found), found, strict=False):
@@ -53,7 +51,7 @@ def draw(found: Sequence[table.Group], path: Path) -> None:
             range(len(line)), line, color=colour, linestyle=dashes, label=label, linewidth=1.8, marker="o", markersize=3
         )
     axes.set(xlabel="epochs of fine-tuning", ylabel="personal accuracy (%), mean over clients")
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path)

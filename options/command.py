@@ -249,7 +249,7 @@ def _values(name: str, texts: Any, takes: Callable | None, algorithms: Mapping[s
         return [True]
     texts = [text.strip() for text in texts]
     for place, text in enumerate(texts):
-        if text in algorithms and (place or takes not in (Path, str)):  # a folder may have an algorithm's name
+        if text in algorithms and not _is_value(text, takes, place):
             others = " ".join(texts[:place]) or "..."
             raise UserError(f"--{name} {text}: name the algorithms first, python run.py {text} --{name} {others}")
     if isinstance(takes, Several) and isinstance(takes.of, Number) and not any("," in text for text in texts):
@@ -260,6 +260,17 @@ def _values(name: str, texts: Any, takes: Callable | None, algorithms: Mapping[s
         if value not in found:
             found.append(value)
     return found
+
+
+def _is_value(text: str, takes: Callable, place: int) -> bool:
+    """Whether a word that is also an algorithm's name is meant as a flag's value: the first may be a folder of that name."""
+    if takes in (Path, str):
+        return place == 0
+    try:
+        takes(text)
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def _value(name: str, text: str, takes: Callable) -> Any:

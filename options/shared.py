@@ -58,6 +58,13 @@ class Options:
 
     algorithm: str = ""
 
+    def __post_init__(self) -> None:
+        """A switch that stands for other flags sets them: what a run has in its options is what it does."""
+        for name, declared in flags_of(type(self)).items():
+            if declared["stands_for"] and getattr(self, name):
+                for other, value in declared["stands_for"].items():
+                    object.__setattr__(self, other, value)
+
     dataset: str = flag(
         "digits",
         Choice(tuple(LOADERS), paths="a .npz file, or a folder of images, by path"),

@@ -87,7 +87,25 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """The keys of `--json`: accuracies after the last round, totals of bytes and seconds over the run."""
-        return summarize(self)
+        rounds = self.rounds
+        last = rounds.iloc[-1]
+        epochs = range(self.options.get("ft_epochs", 0) + 1)
+        by_epoch = [float(last[f"tuned_mean:epoch {e}"]) for e in epochs if f"tuned_mean:epoch {e}" in last]
+        accuracies = [f"{which}_{what}" for which in ("global", "personal") for what in ("mean", "std_clients", "worst")]
+        return {
+            "algorithm": self.options["algorithm"],
+            "seed": self.options["seed"],
+            "split_seed": self.options["split_seed"],
+            "folder": str(self.folder),
+            **{name: _number(last.get(name)) for name in accuracies},
+            **{name: _number(last.get(name)) for name in ("tuned_mean", "tuned_std_clients", "tuned_worst")},
+            "tuned_by_epoch": by_epoch or None,
+            "bytes_up": int(rounds["bytes_up"].sum()),
+            "bytes_down": int(rounds["bytes_down"].sum()),
+            "bytes_between": int(rounds["bytes_between"].sum()) if "bytes_between" in rounds else 0,  # not in older runs
+            "seconds": round(float(rounds["seconds"].sum() + rounds["evaluation_seconds"].sum()), 3),
+            "options": self.options,
+        }
 
     def best_on_validation(self) -> dict[str, Any] | None:
         """The round with the best mean validation accuracy (the first of equals) and its test accuracies, or None
@@ -124,7 +142,7 @@ class Run:
 def _rebuild(options: Mapping[str, Any], inputs: Sequence[Any], client: int, answer: str) -> models.Net:
     """The client's architecture: what every answer is made of, where an algorithm does not say otherwise."""
     (shape, n_classes), names = inputs, options["model"]
-    heads = getattr(algorithms.ALGORITHMS.get(options["algorithm"]), "heads", False)
+    heads = algorithms.says(options["algorithm"], "heads")
     return models.make(names[client % len(names)], tuple(shape), n_classes, options["feature_dim"], heads)
 
 
@@ -141,28 +159,6 @@ def find(export_dir: Path) -> Iterator[Run]:
     """Every finished run in a folder of runs, by name."""
     for done in sorted(export_dir.glob("*/done")):
         yield load(done.parent)
-
-
-def summarize(run: Run) -> dict[str, Any]:
-    rounds = run.rounds
-    last = rounds.iloc[-1]
-    epochs = range(run.options.get("ft_epochs", 0) + 1)
-    by_epoch = [float(last[f"tuned_mean:epoch {e}"]) for e in epochs if f"tuned_mean:epoch {e}" in last]
-    accuracies = [f"{which}_{what}" for which in ("global", "personal") for what in ("mean", "std_clients", "worst")]
-    return {
-        "algorithm": run.options["algorithm"],
-        "seed": run.options["seed"],
-        "split_seed": run.options["split_seed"],
-        "folder": str(run.folder),
-        **{name: _number(last.get(name)) for name in accuracies},
-        **{name: _number(last.get(name)) for name in ("tuned_mean", "tuned_std_clients", "tuned_worst")},
-        "tuned_by_epoch": by_epoch or None,
-        "bytes_up": int(rounds["bytes_up"].sum()),
-        "bytes_down": int(rounds["bytes_down"].sum()),
-        "bytes_between": int(rounds["bytes_between"].sum()) if "bytes_between" in rounds else 0,  # not in older runs
-        "seconds": round(float(rounds["seconds"].sum() + rounds["evaluation_seconds"].sum()), 3),
-        "options": run.options,
-    }
 
 
 def digest(rows: Rows) -> str:

@@ -388,7 +388,9 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter_that_is
         seen.append(len(batch.y))
         return value
 
-    monkeypatch.setattr(module, "loss", checked)
+    for kin in MODULES.values():  # its `communicate` may be that of a kindred algorithm
+        if kin.loss is inner:
+            monkeypatch.setattr(kin, "loss", checked)
     state, _ = play(federation_for(case, dtype=dtype), options_of(case), rounds=2)
     assert sum(seen) == 2 * sum(map(len, state.get("shares", SHARES)))
     assert {tensor.dtype for tensor in tensors(state) if tensor.is_floating_point()} == {dtype}

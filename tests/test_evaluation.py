@@ -19,7 +19,7 @@ import streams
 from data.partition import Split
 from errors import DivergedError
 from evaluation import cross_entropy, evaluate, personalise
-from experiment import federation_of, prepare
+from experiment import federation_of, prepare, rounds
 from federation import Federation
 from helpers import Round
 from options import Launch
@@ -271,13 +271,13 @@ def test_only_the_part_that_is_asked_for_is_fine_tuned(part, fixed, monkeypatch)
 def test_an_algorithm_may_have_a_loss_of_its_own_for_fine_tuning(tmp_path, monkeypatch):
     found = {}
     monkeypatch.setattr(
-        experiment, "personalise", lambda f, s, d, options, loss, _: found.setdefault(options.algorithm, loss) and ({}, {})
+        rounds, "personalise", lambda f, s, d, options, loss, _: found.setdefault(options.algorithm, loss) and ({}, {})
     )
     for name in ("cfkd", "mhmd"):
         small = {"model": ("CNN4",), "image_size": 8, "reduced": 0.05, "rounds": 1, "batch_size": 50, "ft_epochs": 1}
         one = prepared(name, tmp_path, **small)
         one.folder.mkdir(parents=True)
-        experiment._rounds(one, lambda row: None)
+        rounds._rounds(one, lambda row: None)
     assert found == {"cfkd": cross_entropy, "mhmd": algorithms.ALGORITHMS["mhmd"].loss}
 
 
@@ -431,7 +431,7 @@ def test_without_fine_tuning_the_summary_says_that_there_was_none(runs):
 @pytest.mark.parametrize("place", ["communicate", "personalise"])
 def test_a_run_stopped_in_its_last_round_fine_tunes_as_if_it_had_not_been(place, runs, tmp_path, monkeypatch):
     one = prepared("fedbabu", tmp_path, **RUN, **TUNED)
-    where = experiment if place == "personalise" else algorithms.ALGORITHMS["fedbabu"]
+    where = rounds if place == "personalise" else algorithms.ALGORITHMS["fedbabu"]
     inner = getattr(where, place)
 
     def stopped(federation, *rest):

@@ -21,6 +21,7 @@ import saves
 from data import partition
 from data.datasets import Source
 from errors import DivergedError
+from experiment import identity, preparation, rounds
 from options import Launch
 
 QUICK = {
@@ -88,8 +89,9 @@ def test_all_algorithms_train_on_one_split(tmp_path):
 
 
 KILLED = """
-import experiment, run, sys
-experiment.CHECKPOINT_SECONDS = 0
+import run, sys
+from experiment import rounds
+rounds.CHECKPOINT_SECONDS = 0
 sys.exit(run.main(sys.argv[1:]))
 """
 
@@ -144,7 +146,7 @@ def test_the_checkpoint_is_written_once_its_time_has_passed_and_at_the_end(tmp_p
     experiment.run(prepared("fedavg", tmp_path / "slow"))
     assert written == [("weights.pt", None), ("checkpoint.pt", 3)]
     written.clear()
-    monkeypatch.setattr(experiment, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(rounds, "CHECKPOINT_SECONDS", 0)
     experiment.run(prepared("fedavg", tmp_path / "fast"))
     assert [r for name, r in written if name == "checkpoint.pt"] == [1, 2, 3]
 
@@ -163,12 +165,12 @@ def test_a_finished_run_is_returned_as_it_is_unless_forced(tmp_path):
 def test_changed_code_makes_a_new_run_beside_the_old_one(tmp_path, monkeypatch):
     old = prepared("fedavg", tmp_path)
     experiment.run(old)
-    assert experiment.earlier(old) is None
-    sources = experiment._sources
-    monkeypatch.setattr(experiment, "_sources", lambda algorithm: [*sources(algorithm), "# a change"])
+    assert experiment.earlier(old.folder) is None
+    sources = identity._sources
+    monkeypatch.setattr(identity, "_sources", lambda algorithm: [*sources(algorithm), "# a change"])
     new = prepared("fedavg", tmp_path)
     assert new.folder != old.folder
-    assert experiment.earlier(new) == old.folder
+    assert experiment.earlier(new.folder) == old.folder
     assert not new.folder.exists()
     assert (old.folder / "done").exists()
 
@@ -183,8 +185,8 @@ def test_the_name_of_a_run_covers_every_option_the_split_and_the_data(tmp_path, 
     }  # fmt: skip
     names = [prepared("cfkd", tmp_path).folder.name]
     names += [prepared("cfkd", tmp_path, **{name: value}).folder.name for name, value in other.items()]
-    data = experiment._data("digits", Source())
-    monkeypatch.setattr(experiment, "_data", lambda *_: replace(data, mean=data.mean + 1))
+    data = preparation._data("digits", Source())
+    monkeypatch.setattr(preparation, "_data", lambda *_: replace(data, mean=data.mean + 1))
     names.append(prepared("cfkd", tmp_path).folder.name)
     assert len(set(names)) == len(names)
 
@@ -232,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_who_and_when(tmp_path)
 def test_the_log_has_the_command_and_the_traceback(tmp_path, monkeypatch):
     one = prepared("fedavg", tmp_path)
     monkeypatch.setattr(sys, "argv", ["run.py", "fedavg", "--rounds", "3"])
-    monkeypatch.setattr(algorithms.fedavg, "average", lambda *_: 1 / 0)
+    monkeypatch.setattr(algorithms.fedavg, "aggregate", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         experiment.run(one)
     text = (one.folder / "run.log").read_text()

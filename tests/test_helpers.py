@@ -14,10 +14,12 @@ from algorithms.independent import loss
 from federation import Federation
 from helpers import (
     SCHEDULES,
+    aggregate,
     average,
     batches,
     class_means,
-    joined,
+    download,
+    one_model,
     outputs,
     own_models,
     parted,
@@ -735,7 +737,7 @@ def test_auxiliary_heads_belong_to_the_head(part, trained):
 # --- parts of weights ---
 
 
-def test_parted_and_joined_are_inverse_to_each_other():
+def test_rows_are_parted_by_name_and_no_tensor_is_copied():
     federation = tiny_federation(model="CNN4")
     rows = initial(federation)
     for names in (federation.names("head"), federation.names("bn"), federation.names("full"), set(), ["no such name"]):
@@ -743,39 +745,72 @@ def test_parted_and_joined_are_inverse_to_each_other():
         for row, one, other in zip(rows, named, rest, strict=True):
             assert one.keys() == row.keys() & set(names)
             assert other.keys() == row.keys() - set(names)
-        for again in (joined(named, rest), joined(rest, named)):
-            assert all(row.keys() == back.keys() for row, back in zip(rows, again, strict=True))
-            assert all(row[name] is back[name] for row, back in zip(rows, again, strict=True) for name in row)
+            assert all({**one, **other}[name] is tensor for name, tensor in row.items())
         assert [len(row) for row in rows] == 3 * [len(federation.names("full"))], "what was parted is as it was"
-        halves = parted(joined(named, rest), names)
-        assert all(
-            same(*pair)
-            for half, before in zip(halves, (named, rest), strict=True)
-            for pair in zip(half, before, strict=True)
-        )
 
 
-def test_rows_are_joined_each_with_its_own_other_part_and_both_are_as_many():
-    rows, others = [{"a": 1}, {"a": 2}], [{"b": 3}, {"b": 4}]
-    assert joined(rows, others) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
-    assert rows == [{"a": 1}, {"a": 2}]
-    with pytest.raises(ValueError, match="zip"):
-        joined(rows, others[:1])
+# --- one model for all ---
+
+
+def three_parts(federation):
+    """A state whose weights are the server's (classifier), a client's own (the first layer), and frozen (the second)."""
+    first, second = ({name for name in federation.names("body") if name.startswith(part)} for part in ("body.1", "body.3"))
+    assert first
+    assert second
+    return first, second, one_model(federation, kept=first, frozen=second)
+
+
+def test_every_weight_of_the_common_start_is_the_servers_a_clients_own_or_frozen():
+    federation = tiny_federation(model="2NN")
+    first, second, state = three_parts(federation)
+    initial = federation.initial()
+    assert set(state["frozen"]) == second
+    assert [set(own) for own in state["own"]] == [first] * 3
+    assert set(state["server"]) == set(initial) - first - second
+    assert all(same({**state["server"], **own, **state["frozen"]}, initial) for own in state["own"])
+
+
+def test_what_is_downloaded_is_the_servers_part_and_only_that_crosses_the_wire():
+    federation = tiny_federation(model="2NN")
+    first, second, state = three_parts(federation)
+    state["own"] = [{name: tensor + k for name, tensor in own.items()} for k, own in enumerate(state["own"])]
+    rows = download(federation, state, [2, 0])
+    for k, row in zip([2, 0], rows, strict=True):
+        assert same(row, {**federation.initial(), **state["own"][k]})
+    nbytes = sum(tensor.nbytes for tensor in state["server"].values())
+    assert federation.wire.collect() == {("down", "weights"): {0: nbytes, 2: nbytes}}
+
+
+def test_aggregation_averages_the_servers_part_by_size_and_leaves_each_client_its_own():
+    federation = tiny_federation(model="2NN")
+    first, second, state = three_parts(federation)
+    before = dict(state)
+    trained = {k: {name: tensor + k + 1 for name, tensor in federation.initial().items()} for k in (0, 2)}
+    aggregate(federation, state, [0, 2], list(trained.values()))
+    for name, tensor in state["server"].items():  # 10 and 30 examples
+        torch.testing.assert_close(tensor, (10 * trained[0][name] + 30 * trained[2][name]) / 40)
+    assert state["server"].keys() == before["server"].keys()
+    for k in (0, 2):
+        assert same(state["own"][k], {name: trained[k][name] for name in first})
+    assert state["own"][1] is before["own"][1], "who was away keeps what it had"
+    assert state["frozen"] is before["frozen"]
+    nbytes = sum(tensor.nbytes for tensor in state["server"].values())
+    assert federation.wire.collect() == {("up", "weights"): {0: nbytes, 2: nbytes}, ("up", "n_k"): {0: 8, 2: 8}}
 
 
 def test_what_nobody_keeps_anything_of_is_one_model_for_all():
-    federation = tiny_federation(model="MLP")
-    common = federation.initial()
-    answers = shared_model(federation, common, [{}, {}, {}])
+    federation = tiny_federation(model="2NN")
+    state = one_model(federation, frozen=federation.names("head"))
+    answers = shared_model(federation, state)
     assert list(answers) == ["global"]
-    assert all(same(weights_of(answers["global"], k), common) for k in federation.clients)
+    assert all(same(weights_of(answers["global"], k), federation.initial()) for k in federation.clients)
 
 
 def test_what_clients_keep_a_part_of_is_a_model_each():
-    federation = tiny_federation(model="MLP")
-    (common,), _ = parted([federation.initial()], federation.names("body"))
-    _, own = parted(initial(federation), federation.names("body"))
-    answers = shared_model(federation, common, own)
+    federation = tiny_federation(model="2NN")
+    _, second, state = three_parts(federation)
+    state["own"] = parted(initial(federation), state["own"][0])[0]
+    answers = shared_model(federation, state)
     assert list(answers) == ["personal"]
     for k in (2, 0, 1):
-        assert same(weights_of(answers["personal"], k), {**common, **own[k]})
+        assert same(weights_of(answers["personal"], k), {**federation.initial(), **state["own"][k]})

@@ -74,6 +74,12 @@ def test_algorithms_come_first_and_keep_their_order():
     assert "name the algorithms first" in refused("--seed 1 fd")
 
 
+def test_a_value_may_have_an_algorithms_name():
+    assert one("fedavg --init independent").init == "independent"
+    assert [run.init for run in runs_of("fedavg --init shared independent")] == ["shared", "independent"]
+    assert "name the algorithms first" in refused("fedavg --init shared fd")
+
+
 def test_each_run_has_the_class_of_its_algorithm():
     assert [type(run) for run in runs_of(" ".join(CLASSES))] == list(CLASSES.values())
 

@@ -20,7 +20,6 @@ import streams
 from data import datasets
 from data.datasets import from_arrays
 from data.partition import (
-    OVERLAPPING,
     PARTITIONS,
     Pool,
     Split,
@@ -37,6 +36,7 @@ from options import Options
 
 ALPHAS = (1e-300, 1e-15, 0.01, 0.5, 1.0, 1e3, 1e12, 1e15, math.inf)
 OF_TRAINING = ("writers",)  # their test shares are a part of the training set; the test set is not dealt
+OVERLAPPING = ("reference_blocks",)  # those that may give an example to several clients
 APART = [name for name in PARTITIONS if name not in OVERLAPPING]  # no example in two shares; and they draw
 WHOLE_CLASSES = ("classes", "digit_sets")  # where few clients leave classes out
 WRITER_IDS = ROOT / "data" / "MNIST" / "mnist_writer_ids.npz"

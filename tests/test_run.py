@@ -13,6 +13,7 @@ import algorithms
 import run as command
 import saves
 from data.datasets import LOADERS, from_arrays
+from experiment import identity
 from figures import curves, table
 
 QUICK = "--n_clients 3 --rounds 2 --reduced 0.1 --model MLP --threads 1"
@@ -74,10 +75,9 @@ def test_a_second_call_returns_the_finished_runs_and_says_so(tmp_path, capsys):
 
 
 def test_changed_code_is_said_and_run_anew(tmp_path, capsys, monkeypatch):
-    import experiment
 
     main(f"fedavg {QUICK}", tmp_path)
-    monkeypatch.setattr(experiment, "_sources", lambda algorithm: ["changed"])
+    monkeypatch.setattr(identity, "_sources", lambda algorithm: ["changed"])
     main(f"fedavg {QUICK}", tmp_path)
     assert "has changed since" in capsys.readouterr().out
     assert len(list(tmp_path.glob("*/done"))) == 2

@@ -15,10 +15,9 @@ Differences from the report and the authors' code:
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 
 from algorithms.data_exchange import exchange, graph
-from helpers import Round, average, model_of, pick, put, train
+from helpers import Round, average, cross_entropy, model_of, pick, put, train
 from models import MODELS
 from options import Choice, Needs, Number, Several, again, flag
 
@@ -49,34 +48,25 @@ class Options(Training):
     mixing: str = flag("uniform", Choice(tuple(graph.MIXINGS)), graph.MIXING, Needs("--aggr_model de", graph.decentralised))
 
 
-def loss(model, batch, given, options):
-    _, logits = model(batch.x)
-    return F.cross_entropy(logits, batch.y)
+loss = cross_entropy
 
 
 def start(federation, options):
-    return begin(federation, options, options.share_ratio)
-
-
-def begin(federation, options, share_ratio):
     """Everyone has the same model, and a part of its neighbours' images."""
     weights, net = federation.initial(), graph.of(len(federation.clients), options)
-    edges, sent, shares = exchange.send(federation, net, share_ratio)
+    edges, sent, shares = exchange.send(federation, net, options.share_ratio)
+    maps, told = exchange.leakage(federation, edges, sent, shares, options.share_ratio)
     return {
         "server": weights,
         "weights": [weights for _ in federation.clients],
         "shares": shares,
         "edges": [list(edge) for edge in net.edges],
-        "maps": exchange.maps(federation, edges, sent, shares),
-        "told": {**graph.told(net, options), **exchange.leakage(federation, edges, sent, shares, share_ratio)},
+        "maps": maps,
+        "told": {**graph.told(net, options), **told},
     }
 
 
 def communicate(federation, state, options):
-    return train_and_mix(federation, state, loss, options)
-
-
-def train_and_mix(federation, state, loss, options):
     clients, holding = federation.sample(), replace(federation, shares=tuple(state["shares"]))
     weights, central = pick(state["weights"], clients), not graph.decentralised(options)
     if central:

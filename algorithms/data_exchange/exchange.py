@@ -41,28 +41,35 @@ def gone(federation: Federation, edges, sent: Sequence[Tensor]) -> list[Tensor]:
     return [torch.unique(torch.cat(of_client)) for of_client in parts]
 
 
-def leakage(federation: Federation, edges, sent, after, share_ratio: float) -> dict[str, Any]:
-    """What has left the clients: columns of the history, {name: value or {client: value}}.
+def leakage(federation: Federation, edges, sent, after, share_ratio: float) -> tuple[list[list[Tensor]], dict[str, Any]]:
+    """What has left the clients -> (for each the intensity P of its images before, of all that it sent, and after; columns
+    of the history, {name: value or {client: value}}).
 
     `exchange_kl` is the authors' figure, of client i with its neighbours j
         share_ratio * sum_j sum_pixels (P(sent_ij) + eps) ln((P(sent_ij) + eps) / (P(after_j) + eps)),
-    where P(S) is the sum of the raw images of S over its total. It says how *unlike* what was sent is to what the
-    receiver has afterwards: it is large for images unlike the receiver's and 0 where they match, even if all were sent.
+    where P(S) is the sum of the raw images of S over its total, zeros for none. It says how *unlike* what was sent is to
+    what the receiver has afterwards: it is large for images unlike the receiver's and 0 where they match, even if all were
+    sent.
     `images_left` is the part of a client's images that another party has received; `holders` in how many shares an image of
     its is afterwards, its own included, on average.
     """
-    maps = federation.each(_intensity, federation.clients, after)
-    kl = dict.fromkeys(federation.clients, 0.0)
+    everyone, left = federation.clients, gone(federation, edges, sent)
+    before, given, held = (federation.each(_intensity, everyone, images) for images in (federation.shares, left, after))
+    kl = dict.fromkeys(everyone, 0.0)
     for (i, j), indices in zip(edges, sent, strict=True):
         if len(indices):
-            (found,) = federation.each(partial(_divergence, other=maps[j]), [i], [indices])
+            (found,) = federation.each(partial(_divergence, other=held[j]), [i], [indices])
             kl[i] += share_ratio * found
     times = torch.zeros(len(federation.data.y), dtype=torch.int64, device=federation.device)
     for share in after:
         times[share] += 1
-    holders = dict(enumerate(federation.each(partial(_mean, values=times), federation.clients, federation.shares)))
-    left = {k: len(images) / len(federation.shares[k]) for k, images in enumerate(gone(federation, edges, sent))}
-    return {"exchange_kl": kl, "exchange_kl_sum": sum(kl.values()), "images_left": left, "holders": holders}
+    columns = {
+        "exchange_kl": kl,
+        "exchange_kl_sum": sum(kl.values()),
+        "images_left": {k: len(images) / len(federation.shares[k]) for k, images in enumerate(left)},
+        "holders": dict(enumerate(federation.each(partial(_mean, values=times), everyone, federation.shares))),
+    }
+    return [[row.to(federation.dtype) for row in rows] for rows in zip(before, given, held, strict=True)], columns
 
 
 def _intensity(federation: Federation, k: int, indices: Tensor) -> Tensor:
@@ -80,12 +87,3 @@ def _mean(federation: Federation, k: int, indices: Tensor, values: Tensor) -> fl
 def _divergence(federation: Federation, k: int, indices: Tensor, other: Tensor) -> float:
     p, q = _intensity(federation, k, indices) + EPSILON, other + EPSILON
     return (p * (p / q).log()).sum().item()
-
-
-def maps(federation: Federation, edges, sent: Sequence[Tensor], after: Sequence[Tensor]) -> list[list[Tensor]]:
-    """For every client the intensity of its images before, of all that it sent, and after: of what it sent none is zeros."""
-    everything = []
-    for k, images in enumerate(gone(federation, edges, sent)):
-        rows = federation.each(_intensity, [k] * 3, [federation.shares[k], images, after[k]])
-        everything.append([row.to(federation.dtype) for row in rows])
-    return everything

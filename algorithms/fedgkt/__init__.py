@@ -75,10 +75,6 @@ def start(federation, options):
 
 
 def communicate(federation, state, options):
-    return phases(federation, state, options, loss)
-
-
-def phases(federation, state, options, loss):
     clients = federation.sample()
     given, drawn = server.teachers(federation, state, clients, options)
     losses = train_own(federation, clients, state, loss, options, given, drawn)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import models
+import streams
 from data import augment
 from data.datasets import Data
 from errors import UserError
@@ -52,11 +53,11 @@ def check(options, data: Data, n_train: int) -> str:
     """How much memory the server needs, in words. Raises UserError where the networks do not fit at the split, or the maps
     of n_train examples not into memory."""
     for name in options.model:
-        with torch.random.fork_rng(devices=[]):
+        with streams.torch_seeded("tried out"):
             if not isinstance(models.make(name, data.shape, len(data.classes), options.feature_dim), StemNet):
                 raise UserError(f"--model {name}: has no stem whose map could be sent; must be one that has: ResNet8, ...")
     shape = StemNet.map_shape(data.shape)
-    with torch.random.fork_rng(devices=[]):
+    with streams.torch_seeded("tried out"):
         try:
             models.build(options.server_model, shape, len(data.classes), options.feature_dim)
         except UserError:
@@ -248,7 +249,7 @@ def behind(federation: Federation, state: dict, options) -> Callable[[int], Rela
 
     def answer(k: int) -> Relay:
         shape = StemNet.map_shape(federation.data.shape)
-        with torch.random.fork_rng(devices=[]):  # its initial weights are not what is wanted
+        with streams.torch_seeded("overwritten"):
             server = models.make(options.server_model, shape, len(federation.data.classes), options.feature_dim)
         server.load_state_dict(weights)
         server.precision = federation.precision

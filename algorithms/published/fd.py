@@ -24,21 +24,17 @@ class Options(fd.Options):
         1.0,
         Number(float, least=0),
         "weight of the distillation beside the cross-entropy; 0 is independent learning",
-        Needs("--fd_variant leave_one_out", lambda o: not mse_logits(o)),
+        Needs("--fd_variant leave_one_out", lambda o: o.fd_variant == "leave_one_out"),
     )
     lambda_kd: float = flag(
         10.0,
         Number(float, least=0),
         "weight of the distance between logits; 0 is independent learning",
-        Needs("--fd_variant mse_logits", lambda o: mse_logits(o)),
+        Needs("--fd_variant mse_logits", lambda o: o.fd_variant == "mse_logits"),
     )
     as_published: bool = flag(
         False, None, "as in the CFKD paper: --fd_variant mse_logits", stands_for={"fd_variant": "mse_logits"}
     )
-
-
-def mse_logits(options) -> bool:
-    return options.as_published or options.fd_variant == "mse_logits"
 
 
 def loss(model, batch, given, options):

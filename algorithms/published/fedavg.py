@@ -19,7 +19,7 @@ import torch
 
 from algorithms import fedavg
 from algorithms.fedavg import loss
-from helpers import Round, average, joined, parted, pick, put, shared_model, train
+from helpers import Round, average, download, keep_own, pick, put, shared_model, train
 from options import Choice, flag
 
 
@@ -48,29 +48,25 @@ def start(federation, options):
 
 
 def communicate(federation, state, options):
-    quirks = options.as_published
-    takers = clients = state["selected"] if quirks or options.select == "fixed" else federation.sample()
-    if state["server"] is None:  # round 1 of --init independent
-        weights = [federation.initial(k) for k in clients]
-    else:
-        weights = federation.wire.broadcast("weights", state["server"], clients)
-    weights = joined(weights, pick(state["own"], clients))
-    keep = quirks or options.keep_optimizer
-    memory = pick(state["memory"], clients) if keep else None
+    takers = clients = state["selected"] if options.select == "fixed" else federation.sample()
+    alone = state["server"] is None  # round 1 of --init independent
+    weights = [federation.initial(k) for k in clients] if alone else download(federation, state, clients)
+    memory = pick(state["memory"], clients) if options.keep_optimizer else None
     trained, memory, losses = train(federation, clients, weights, loss, options, memory=memory)
-    if keep:
+    if options.keep_optimizer:
         state["memory"] = put(state["memory"], clients, memory)
-    own, weights = parted(trained, state["own"][0])
-    state["own"] = put(state["own"], clients, own)
-    weights = federation.wire.up("weights", weights, clients)
-    if quirks or options.aggregate == "all":
+    weights = federation.wire.up("weights", keep_own(state, clients, trained), clients)
+    if options.aggregate == "all":
         absent = [k for k in federation.clients if k not in clients]
-        if state["server"] is None:
-            _, initial = parted([federation.initial(k) for k in absent], state["own"][0])
+        if alone:
+            initial = keep_own(state, absent, [federation.initial(k) for k in absent])
             weights += federation.wire.up("weights", initial, absent)
         else:
             weights += [state["server"]] * len(absent)
         clients = [*clients, *absent]
-    n = federation.wire.up("n_k", federation.sizes(clients), clients) if not quirks else [torch.tensor(1)] * len(clients)
+    if options.as_published:
+        n = [torch.tensor(1)] * len(clients)
+    else:
+        n = federation.wire.up("n_k", federation.sizes(clients), clients)
     state["server"] = average(weights, n)
-    return Round(takers, losses, shared_model(federation, state["server"], state["own"]), trained=trained)
+    return Round(takers, losses, shared_model(federation, state), trained=trained)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from algorithms import fedgkt
-from algorithms.fedgkt import loss, phases, start
+from algorithms.fedgkt import loss, start
 from options import flag
 
 __all__ = ["loss", "start"]
@@ -31,4 +31,4 @@ def communicate(federation, state, options):
     ]
     state["targets"] = [rows if rows is None else rows[order[: len(rows)]] for rows, order in zip(kept, orders, strict=True)]
     state["draws"] = [None for _ in federation.clients]
-    return phases(federation, state, options, loss)
+    return fedgkt.communicate(federation, state, options)

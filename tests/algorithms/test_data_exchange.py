@@ -18,6 +18,7 @@ import experiment
 import options
 from algorithms import data_exchange
 from algorithms.data_exchange import exchange, graph
+from experiment import identity
 from options import Launch, flags_of
 from streams import generator
 from wire import Wire
@@ -645,7 +646,7 @@ def slow_kl(data, sent, after):
 def told_of(federation, ratio, topology="tree"):
     federation, net, edges, sent, after = exchanged(ratio, topology, federation)
     rows = [torch.tensor(sent[edge], dtype=torch.int64) for edge in edges]
-    return exchange.leakage(federation, edges, rows, after, ratio), sent, after
+    return exchange.leakage(federation, edges, rows, after, ratio)[1], sent, after
 
 
 @pytest.mark.parametrize(("ratio", "topology"), [(0.5, "tree"), (0.3, "full"), (1.0, "ring")])
@@ -695,7 +696,7 @@ def test_maps_are_the_intensities_before_of_all_that_was_sent_and_after():
     federation = five(data=tiny_data(size=5), shares=SHARES[:3])
     federation, _, edges, sent, after = exchanged(0.7, "star", federation)
     rows = [torch.tensor(sent[edge], dtype=torch.int64) for edge in edges]
-    found = exchange.maps(federation, edges, rows, after)
+    found, _ = exchange.leakage(federation, edges, rows, after, 0.5)
     assert len(found) == 3
     assert set(sent[0, 1]) & set(sent[0, 2]), "an image sent twice counts once"
     for k, (before, gone, afterwards) in enumerate(found):
@@ -704,7 +705,7 @@ def test_maps_are_the_intensities_before_of_all_that_was_sent_and_after():
         for one, indices in ((before, SHARES[k]), (gone, every), (afterwards, after[k])):
             torch.testing.assert_close(one[0], torch.tensor(intensity(federation.data, indices), dtype=torch.float64))
     federation, _, edges, sent, after = exchanged(0.0, "star", federation)
-    none = exchange.maps(federation, edges, [torch.zeros(0, dtype=torch.int64)] * len(edges), after)
+    none, _ = exchange.leakage(federation, edges, [torch.zeros(0, dtype=torch.int64)] * len(edges), after, 0.0)
     for (before, gone, afterwards), (expected, *_) in zip(none, found, strict=True):
         assert torch.equal(gone, torch.zeros_like(gone))
         assert torch.equal(before, afterwards)
@@ -723,7 +724,7 @@ def blocks_of(digit_num):
 def test_the_sums_on_mnist_are_those_that_the_authors_plot(ratio, digit_num):
     federation = blocks_of(digit_num)
     edges, sent, after = exchange.send(federation, net_of(), ratio)
-    told = exchange.leakage(federation, edges, sent, after, ratio)
+    _, told = exchange.leakage(federation, edges, sent, after, ratio)
     published = PUBLISHED[ratio, digit_num]
     assert abs(told["exchange_kl_sum"] - published) < max(0.1 * published, 0.01)
     assert [len(images) for images in sent] == [int(ratio * 6000 * digit_num)] * 8
@@ -794,7 +795,7 @@ def test_a_run_is_named_by_the_edges_in_its_file(tmp_path, edge_list):
 
 @pytest.mark.parametrize("name", ["data_exchange", "dpsgd"])
 def test_a_run_is_named_by_the_code_of_its_graph_and_exchange(name):
-    sources = experiment._sources(name)
+    sources = identity._sources(name)
     for module in (graph, exchange, data_exchange):
         with open(module.__file__) as file:  # noqa: PTH123
             assert file.read() in sources

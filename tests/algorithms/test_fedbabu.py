@@ -12,6 +12,7 @@ import algorithms
 import experiment
 import options
 from algorithms import data_exchange, fedbabu
+from experiment import identity
 from helpers import average, train
 from options import Launch, flags_of
 from wire import Wire
@@ -246,7 +247,7 @@ def test_fedper_and_lg_fedavg_are_settings_of_fedbabu_to_the_last_bit(name, part
     for (_, state, done), (_, expected, as_expected) in zip(found, setting, strict=True):
         assert state.keys() == expected.keys()
         assert same(state["server"], expected["server"])
-        assert same(state["still"], expected["still"])
+        assert same(state["frozen"], expected["frozen"])
         assert all(same(row, own) for row, own in zip(state["own"], expected["own"], strict=True))
         assert torch.equal(done.loss, as_expected.loss)
         assert list(done.answers) == list(as_expected.answers) == ["personal"]
@@ -428,8 +429,8 @@ def test_the_defaults_are_those_of_the_paper(name):
 @pytest.mark.parametrize("name", ["fedper", "lg_fedavg", "mhmd"])
 def test_a_run_is_named_by_the_code_that_it_takes_from_fedbabu(name):
     of_fedbabu = Path(fedbabu.__file__).read_text()
-    assert of_fedbabu in experiment._sources(name)
-    assert of_fedbabu not in experiment._sources("fedavg")
+    assert of_fedbabu in identity._sources(name)
+    assert of_fedbabu not in identity._sources("fedavg")
 
 
 def test_train_is_what_fedbabu_runs_at_a_client():

@@ -960,7 +960,7 @@ def test_with_bf16_networks_are_computed_in_it_and_states_and_losses_are_not(mon
 def test_as_published_predictions_meet_other_images_and_draws_are_new(monkeypatch):
     shared = {"augment": "crop_flip_cutout", "epoch_per_round": 2}
     fresh = fresh_batches(monkeypatch, 3, **shared)
-    federation, seen = federation_of(wire=Heard()), watched(monkeypatch, "loss", published)
+    federation, seen = federation_of(wire=Heard()), watched(monkeypatch, "loss")  # the algorithm's own
     flags, received = flags_for(as_published=True, **shared), None
     for r, _, _ in rounds_of(federation, flags, 3, published):
         for step, batch in zip(seen, fresh[r - 1], strict=True):

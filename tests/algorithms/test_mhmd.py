@@ -277,7 +277,7 @@ def test_no_head_ever_changes_while_all_of_the_body_does(flags):
             assert torch.equal(tensor, initial[name]) == (not name.startswith("body.")), name
     assert all(name.startswith("body.") for part in (state["server"], *state["own"]) for name in part)
     heads = {f"heads.{head}.1.weight" for head in range(3)} | {"classifier.weight", "classifier.bias"}
-    assert same(state["still"], {name: initial[name] for name in heads})
+    assert same(state["frozen"], {name: initial[name] for name in heads})
 
 
 def test_the_body_alone_travels():
@@ -305,7 +305,7 @@ def test_a_network_of_one_head_is_fedbabus_to_the_bit(distill, bn):
     found, redone = play(federation_of(heads=False), flags_for(bn=bn, distill=distill), rounds=3)
     assert torch.equal(redone.loss, done.loss)
     assert same(found["server"], state["server"])
-    assert same(found["still"], state["still"])
+    assert same(found["frozen"], state["frozen"])
     assert all(same(row, expected) for row, expected in zip(found["own"], state["own"], strict=True))
 
 

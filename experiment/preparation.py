@@ -1,0 +1,176 @@
+"""Before the first round: the options resolved, the data loaded, the split drawn, everything checked; nothing is written."""
+
+import logging
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+import algorithms
+import models
+import saves
+import streams
+from data import datasets, partition
+from errors import UserError
+from experiment import identity
+from federation import Federation
+from options import Launch, Options
+
+log = logging.getLogger("chorus")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run that is ready: everything is checked and named, nothing is written yet."""
+
+    options: Options
+    data: datasets.Data
+    split: partition.Split
+    start: saves.Rows | None  # initial weights of --init_from
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def module(self) -> ModuleType:
+        return algorithms.module_of(self.options)
+
+
+def prepare(options: Options, launch: Launch) -> Experiment:
+    """Resolve `auto`, load the data, draw the split, name the folder. Raises UserError for whatever cannot work."""
+    options = resolve(options)
+    _writable(launch.export_dir)
+    source = datasets.Source(launch.data_dir, options.image_size, options.attribute, options.unverified_data)
+    data = _data(options.dataset, source)
+    inputs = (data.shape, len(data.classes))
+    _fits(options, inputs)
+    shared = {f.name: getattr(options, f.name) for f in fields(Options)}
+    split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
+    start = _start(options, inputs)
+    check = getattr(algorithms.ALGORITHMS[options.algorithm], "check", None)
+    if check and (words := check(options, data, sum(map(len, split.train)))):
+        log.info(words)
+    config = identity.config_of(options, data, split, start)
+    return Experiment(options, data, split, start, launch.export_dir / identity.name_of(config), config)
+
+
+def resolve(options: Options) -> Options:
+    """The same options with every `auto` replaced by what it means on this machine."""
+    device, threads = options.device, options.threads
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {options.device}: no CUDA device is there; --device cpu or auto")
+        index = int(device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            allowed = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+            raise UserError(f"--device {options.device}: no such CUDA device; must be cpu, auto or one of {allowed}")
+        device = f"cuda:{index}"
+    if threads == "auto":
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return replace(options, device=device, threads=threads)
+
+
+def _writable(folder: Path) -> None:
+    try:
+        there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+        writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    except OSError:  # a name that is too long, say
+        writable = False
+    if not writable:
+        raise UserError(f"--export_dir {folder}: cannot be written; must be a folder, there or to be made")
+
+
+@cache
+def _data(name: str, source: datasets.Source) -> datasets.Data:
+    data = datasets.load(name, source)
+    if data.unverified:
+        log.warning("--dataset %s: %s", name, data.unverified)
+    return data
+
+
+@cache
+def _split(options: Options, source: datasets.Source) -> partition.Split:
+    """The split, drawn once for all that share it: it reads neither the algorithm nor the seed."""
+    return partition.split(_data(options.dataset, source), options)
+
+
+def _start(options: Options, inputs: tuple) -> saves.Rows | None:
+    """The weights after the last round of `--init_from`: of the one model for all where it has one, or a row a client."""
+    if options.init_from is None:
+        return None
+    given = f"--init_from {options.init_from}:"
+    try:
+        weights = saves.load(options.init_from).weights()
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{given} not to be read; must be the folder of a finished run") from error
+    except UserError as error:
+        raise UserError(f"{given} {str(error).partition(': ')[2]}") from None
+    found = weights["global"] if "global" in weights else weights["personal"]
+    if isinstance(found, list):
+        if not algorithms.says(options.algorithm, "mixed"):
+            raise UserError(
+                f"{given} has a model a client, and {options.algorithm} starts from one for all; must be a run that ends "
+                f"with one, of fedavg or centralized"
+            )
+        if len(found) != options.n_clients:
+            raise UserError(f"{given} has models of {len(found)} clients, and --n_clients is {options.n_clients}")
+    with streams.torch_seeded("tried out"):
+        built = [build().state_dict() for build in _architectures(options, inputs)]
+    for k, row in enumerate(found if isinstance(found, list) else [found] * len(built)):
+        if {n: t.shape for n, t in row.items()} != {n: t.shape for n, t in built[k % len(built)].items()}:
+            raise UserError(
+                f"{given} is of another architecture than --model {options.model[k % len(built)]} for {inputs[1]} classes "
+                f"and images of {'x'.join(map(str, inputs[0]))}; must be the same"
+            )
+    return found
+
+
+def _fits(options: Options, inputs: tuple) -> None:
+    """Whether the algorithm can do with these architectures, and they with these images."""
+    algorithm, named = options.algorithm, ",".join(options.model)
+    strange = [name for name in options.model if name not in models.HAVE_HEADS]
+    if strange and algorithms.says(algorithm, "heads"):
+        raise UserError(
+            f"--model {strange[0]}: has no auxiliary heads, which {options.algorithm} learns with; must be one of "
+            f"{', '.join(models.HAVE_HEADS)}"
+        )
+    with streams.torch_seeded("tried out"):
+        built = [build() for build in _architectures(options, inputs)]
+    if len(set(options.model)) > 1 and not algorithms.says(algorithm, "mixed"):
+        raise UserError(
+            f"--model {named}: {options.algorithm} averages or pools weights, which takes one architecture for all clients"
+        )
+    widths = {model.classifier.in_features for model in built}
+    if len(widths) > 1 and algorithms.says(algorithm, "same_features"):
+        found = ", ".join(f"{name} {model.classifier.in_features}" for name, model in zip(options.model, built, strict=True))
+        raise UserError(f"--model {named}: {options.algorithm} shares features, which must be of one dimension, got {found}")
+
+
+def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.Net]]:
+    """What builds the models that are dealt to the clients."""
+    heads = algorithms.says(options.algorithm, "heads")
+    return [partial(models.build, name, *inputs, options.feature_dim, heads) for name in options.model]
+
+
+def federation_of(experiment: Experiment) -> Federation:
+    """The clients of an experiment, on its device."""
+    options, data = experiment.options, experiment.data
+    return Federation.of(
+        data,
+        experiment.split.train,
+        _architectures(options, (data.shape, len(data.classes))),
+        options.device,
+        validation=experiment.split.validation,
+        start=experiment.start,
+        precision=options.precision,
+        seed=options.seed,
+        participation=options.participation,
+        threads=options.threads,
+    )
