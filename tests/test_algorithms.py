@@ -476,6 +476,7 @@ BYTES = {
     "fd --as_published": _mse_logits,
     "fedavg": _fedavg,
     "fedavg --as_published": lambda s: Bytes(0, s.model * s.item, s.model * s.item),  # unweighted: no n_k
+    "fedprox": _fedavg,
     "fedgkt": _fedgkt,
     "fedgkt --as_published": _fedgkt,
     "fedbabu": _fedbabu,

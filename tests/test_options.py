@@ -543,7 +543,7 @@ def test_a_file_of_flags_need_not_name_an_algorithm(saved):
         ({"n_clientss": 3}, "--n_clientss: no algorithm named here reads such a flag; did you mean --n_clients?"),
         ({"foo": False}, "--foo: no algorithm"),
         ({"algorithm": "fedavg", "lambda_kd": 1}, "--lambda_kd: no algorithm named here reads such a flag; it is a flag of"),
-        ({"algorithm": "fedprox"}, "algorithm fedprox: must be one of cfkd"),
+        ({"algorithm": "fedsgd"}, "algorithm fedsgd: must be one of cfkd"),
         ({"algorithm": 3}, "algorithm 3: must be one of cfkd"),
         ({"rounds": "many"}, "--rounds many: must be a whole number at least 1"),
         ({"rounds": False}, "--rounds False: must be a whole number"),

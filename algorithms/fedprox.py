@@ -1,0 +1,37 @@
+"""The model, both ways, while a client is drawn back to what it received: FedAvg with a proximal term.
+
+T. Li, A. K. Sahu, M. Zaheer, M. Sanjabi, A. Talwalkar, V. Smith: Federated Optimization in Heterogeneous Networks, MLSys
+2020, Algorithm 2. A client minimises F_k(w) + mu / 2 ||w - w^t||^2, where w^t is what the server sent; mu 0 is `fedavg`.
+
+Differences from the paper:
+1. Clients are sampled evenly and averaged by n_k, as in `fedavg`; the paper samples them by n_k and averages evenly.
+2. All make the same number of local epochs; the paper also lets slow ones make fewer.
+3. The term is of the parameters; BatchNorm's statistics have none.
+"""
+
+from dataclasses import dataclass
+
+from algorithms import fedavg
+from algorithms.fedavg import start
+from helpers import Round, aggregate, cross_entropy, download, shared_model, train
+from options import Number, flag
+
+__all__ = ["start"]
+
+
+@dataclass(frozen=True)
+class Options(fedavg.Options):
+    mu: float = flag(0.1, Number(float, least=0), "weight of the proximal term; 0 is FedAvg, larger keeps clients nearer")
+
+
+def loss(model, batch, given, options):
+    distance = sum((w - given[name]).square().sum() for name, w in model.named_parameters())
+    return cross_entropy(model, batch, given, options) + options.mu / 2 * distance
+
+
+def communicate(federation, state, options):
+    clients = federation.sample()
+    weights = download(federation, state, clients)
+    trained, _, losses = train(federation, clients, weights, loss, options, given=weights)
+    aggregate(federation, state, clients, trained)
+    return Round(clients, losses, shared_model(federation, state), trained=trained)
