@@ -79,6 +79,7 @@ class Federation:
 
     @property
     def device(self) -> torch.device:
+        """Where the data lie and everything is computed."""
         return self.data.x.device
 
     # --- the same federation, seen from elsewhere ---

@@ -113,6 +113,7 @@ class HeadsNet(Net):
         )
 
     def every_head(self, x: Tensor) -> list[Tensor]:
+        """Logits [B, C] of every head, the shallowest first, the classifier last."""
         said, begin = [], 0
         for head, end in zip(self.heads, self.ends, strict=True):
             x = computed(self.body[begin:end], x, self.precision)

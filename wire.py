@@ -34,6 +34,7 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
+        """Of the tensor."""
         return self.tensor.nbytes
 
 

@@ -1,6 +1,13 @@
 """The algorithms. To add one: its module, and its line in `ALGORITHMS`.
 
-A module has `Options`, `loss`, `start` and `communicate`. It may also have
+A module has a docstring, whose first line says what is sent, and in this order
+- `Options`: its flags and its defaults for shared ones, a frozen dataclass;
+- `loss(model, batch, given, options) -> scalar`: of one client on one batch (`helpers.Batch`), model(x) -> features [B, D],
+  logits [B, C]; `given` is the client's row of what `train` was given;
+- `start(federation, options) -> state`: a dict of plain containers and tensors; what it sends is round 0;
+- `communicate(federation, state, options) -> helpers.Round`: one round; it replaces what it changes in the state.
+
+It may also have
 - `mixed = True`: clients may have different architectures; `same_features = True`: but features of one dimension;
 - `heads = True`: its models have auxiliary heads (`models.HeadsNet`);
 - `check(options, data, n_train) -> words`, told before the first round; it raises UserError for what cannot work;

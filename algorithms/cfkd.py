@@ -71,6 +71,7 @@ def teachers(federation, sent, clients):
 
 
 def upload(federation, clients, weights, options):
+    """What the server receives of these clients: rows of `represent`."""
     rows = federation.each(partial(represent, n_avg=options.n_avg), clients, weights)
     return federation.wire.up("mean features", rows, clients)
 

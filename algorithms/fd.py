@@ -73,6 +73,7 @@ def leave_one_out(sent, clients):
 
 
 def upload(federation, clients, weights):
+    """What the server receives of these clients: rows of `represent`."""
     return federation.wire.up("mean outputs", federation.each(represent, clients, weights), clients)
 
 

@@ -49,6 +49,7 @@ class Options(Training):
 
 
 def check(options, data, n_train):
+    """No words. Raises UserError where nothing that is trained is averaged."""
     if {options.local_upt_part, options.aggr_part} == {"body", "head"}:
         raise UserError(
             f"--aggr_part {options.aggr_part}: nothing of it is trained with --local_upt_part {options.local_upt_part}; "

@@ -39,6 +39,7 @@ class Pool:
 
     @property
     def parts(self) -> Pair:
+        """Training and test."""
         return self.train, self.test
 
 

@@ -38,6 +38,7 @@ class Experiment:
 
     @property
     def module(self) -> ModuleType:
+        """What carries the options out."""
         return algorithms.module_of(self.options)
 
 

@@ -27,6 +27,7 @@ class Group:
         return np.array([summary.get(name) for summary in self.summaries], dtype=float)
 
     def mean(self, name: str) -> float:
+        """Mean over the runs."""
         return float(self.values(name).mean())
 
     def gain(self, name: str) -> float | None:
@@ -36,6 +37,7 @@ class Group:
         return float(np.mean([own[name] - base[name] for own, base in zip(self.summaries, self.baselines, strict=True)]))
 
     def per_client_and_round(self, name: str) -> float:
+        """Of a total of the run: its mean over all K clients and all rounds."""
         return self.mean(name) / self.options["n_clients"] / self.options["rounds"]
 
     @property
@@ -52,6 +54,7 @@ class Group:
 
     @property
     def steps(self) -> float:
+        """Optimizer steps of all clients in all rounds, mean over the runs."""
         return float(np.mean([run.rounds["steps"].sum() for run in self.runs]))
 
 

@@ -64,6 +64,7 @@ class Run:
 
     @cached_property
     def history(self) -> pd.DataFrame:
+        """All rows of `history.pkl`."""
         return read_frame(self.folder / "history.pkl")
 
     @property
@@ -79,10 +80,12 @@ class Run:
 
     @property
     def options(self) -> dict[str, Any]:
+        """Every option, as `config.json` has it."""
         return self.config["options"]
 
     @property
     def done(self) -> bool:
+        """Whether the run was finished."""
         return (self.folder / "done").exists()
 
     def summary(self) -> dict[str, Any]:
@@ -227,6 +230,7 @@ def _whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Plain values; NaN is refused, JSON has none."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     _whole(path, lambda p: p.write_text(text))
 

@@ -49,7 +49,7 @@ def parsed(text: str) -> list[Plant]:
 
 def copied(folder: Path) -> None:
     """The files of the working tree that git does not ignore."""
-    listed = subprocess.run(["git", "ls-files", "-cozd", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,22 @@ def test_a_run_is_named_by_the_source_of_every_module_that_can_change_a_number()
     assert {name.replace(".", "/") for name in reached} == set(identity.SOURCES)
 
 
+BY_CONTRACT = ("Options", "loss", "start", "communicate")  # of an algorithm: see `algorithms`
+BY_CUSTOM = ("forward", "main", "find_class", "error")  # of torch, a script, a library's class
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_and_every_public_class_function_and_method_has_a_docstring(path):
+    tree = ast.parse(path.read_text())
+    excused = (*BY_CUSTOM, *(BY_CONTRACT if path.relative_to(ROOT).parts[0] == "algorithms" else ()))
+    assert ast.get_docstring(tree)
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for node in (*tree.body, *(node for of_class in classes for node in of_class.body)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and node.name not in excused:
+            setter = any(isinstance(decorator, ast.Attribute) for decorator in node.decorator_list)
+            assert setter or ast.get_docstring(node), f"{node.name}, line {node.lineno}"
+
+
 def test_every_requirement_is_pinned_and_the_pair_is_torch_2_13_and_torchvision_0_28():
     lines = [
         line for name in ("requirements.txt", "requirements-dev.txt") for line in (ROOT / name).read_text().splitlines()

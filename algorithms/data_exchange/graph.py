@@ -24,6 +24,7 @@ MIXING = (
 
 
 def decentralised(options) -> bool:
+    """Whether neighbours mix their models, and no server averages them."""
     return options.aggr_model == "de"
 
 
@@ -36,6 +37,7 @@ def tree(n: int, options) -> nx.Graph:
 
 
 def ring(n: int, options) -> nx.Graph:
+    """Each client between two; with two clients one edge."""
     return nx.cycle_graph(n) if n > 2 else nx.path_graph(n)
 
 
@@ -45,6 +47,7 @@ def star(n: int, options) -> nx.Graph:
 
 
 def full(n: int, options) -> nx.Graph:
+    """Everyone with everyone."""
     return nx.complete_graph(n)
 
 

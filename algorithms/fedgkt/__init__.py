@@ -55,6 +55,7 @@ def loss(model, batch, given, options):
 
 
 def server_loss(model, batch, given, options):
+    """What the server learns with on a batch of maps, a plain scalar; it notes what it says of each in `given["said"]`."""
     _, logits = model(batch.x)
     given["said"][batch.i] = logits.detach().to(given["said"].dtype)  # the last epoch's stay
     learned = F.cross_entropy(logits, batch.y)

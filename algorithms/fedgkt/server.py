@@ -36,6 +36,7 @@ class Relay(nn.Module):
 
     @property
     def precision(self) -> str:
+        """The server's network's; the stem is computed alike."""
         return self.server.precision
 
     @precision.setter

@@ -65,6 +65,7 @@ def pooled(sent):
 
 
 def upload(federation, clients, weights):
+    """What the server receives of these clients: rows of `represent`."""
     return federation.wire.up("mean outputs", federation.each(represent, clients, weights), clients)
 
 
