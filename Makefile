@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint format clean
+.PHONY: run test lint format same planted clean
 
 run: .venv/run  ## the main job: five algorithms on one split of real digits
 	$(BIN)/python run.py cfkd fd fedavg independent centralized --dataset digits --n_clients 5 --partition lda --alpha 0.5 --lr 3e-3 --rounds 60
@@ -26,6 +26,12 @@ format: .venv/dev
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements-dev.txt
 	touch $@
+
+same: .venv/dev  ## BEFORE=REVISION: do all algorithms still compute the same bits?
+	$(BIN)/python tests/same_bits.py $(BEFORE)
+
+planted: .venv/dev  ## plant bugs one by one, and tell which test notices each
+	$(BIN)/python tests/planted.py
 
 clean:  ## remove the environment and the caches, never data or saved runs
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -141,6 +141,6 @@ def test_make_run_is_the_main_job():
 
 
 def test_every_file_of_the_house_is_listed_where_it_stands():
-    listed = re.findall(r"^(\S+?)/?\s{2,}", TEXT.split("## The house")[1].split("```")[1], re.MULTILINE)
+    listed = re.findall(r"^(\S+?)/?\s{2,}", TEXT.split("## Architecture")[1].split("```")[1], re.MULTILINE)
     there = {path.name for path in ROOT.glob("*.py")} | {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert set(listed) == there - {"errors.py"}
