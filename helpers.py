@@ -98,7 +98,7 @@ def _local_epochs(federation: Federation, k: int, weights: Weights, given, memor
         changed = drawn
         if changed is None:
             changed = augment.draw(options.augment, len(share), federation.data.shape, changes, federation.device)
-        for i in batches(positions, options.batch_size):
+        for i in _batches(positions, options.batch_size):
             indices = share[i]
             images = federation.data.images(indices, federation.dtype, augment.part(changed, i))
             batch = Batch(images, federation.data.y[indices], i)
@@ -121,7 +121,7 @@ def cross_entropy(model: Net, batch: Batch, given, options) -> Tensor:
     return F.cross_entropy(logits, batch.y)
 
 
-def batches(positions: Tensor, batch_size: int) -> list[Tensor]:
+def _batches(positions: Tensor, batch_size: int) -> list[Tensor]:
     """Cut int64 [n] into batches; a left-over batch of one joins the one before, for BatchNorm has no use for it."""
     cut = list(positions.split(batch_size))
     if len(cut) > 1 and len(cut[-1]) == 1 < batch_size:
@@ -234,8 +234,8 @@ def one_model(federation: Federation, kept: Collection[str] = (), frozen: Collec
     """The part of a state that holds one model for all, from the common start: "server", the weights that travel; "own",
     a row a client of those named in `kept`, which stay with it; "frozen", those that nobody changes, nor sends, since
     everyone draws the common start from the run's seed."""
-    (frozen,), (moving,) = parted([federation.initial()], frozen)
-    (own,), (server,) = parted([moving], kept)
+    (frozen,), (moving,) = _parted([federation.initial()], frozen)
+    (own,), (server,) = _parted([moving], kept)
     return {"server": server, "own": [own for _ in federation.clients], "frozen": frozen}
 
 
@@ -256,9 +256,9 @@ def aggregate(federation: Federation, state: dict, clients: Sequence[int], weigh
 
 def keep_own(state: dict, clients: Sequence[int], weights: Sequence[Weights]) -> list[Weights]:
     """The clients' own rows in the state are replaced -> the rows of what is to be sent."""
-    own, rest = parted(weights, state["own"][0])
+    own, rest = _parted(weights, state["own"][0])
     state["own"] = put(state["own"], clients, own)
-    return parted(rest, state["frozen"])[1]
+    return _parted(rest, state["frozen"])[1]
 
 
 def shared_model(federation: Federation, state: dict) -> dict[str, Callable[[int], Net]]:
@@ -269,7 +269,7 @@ def shared_model(federation: Federation, state: dict) -> dict[str, Callable[[int
     return {"personal": lambda k: federation.model(k, {**common, **own[k]})}
 
 
-def parted(rows: Sequence[Weights], names: Collection[str]) -> tuple[list[Weights], list[Weights]]:
+def _parted(rows: Sequence[Weights], names: Collection[str]) -> tuple[list[Weights], list[Weights]]:
     """Rows of weights cut in two: what is named, and the rest."""
     named = [{name: tensor for name, tensor in row.items() if name in names} for row in rows]
     return named, [{name: tensor for name, tensor in row.items() if name not in names} for row in rows]

@@ -210,7 +210,8 @@ def _read(words: Sequence[str], parser: argparse.ArgumentParser, declared: Mappi
                 found[other.says] = [other.translate(value, clients[0]) for value in given]
             except ValueError as error:
                 raise UserError(f"{shown}: {error}") from None
-            notes.append(f"{shown} is --{other.says} {_shown(found[other.says])} here")
+            why = other.why(given[0])
+            notes.append(f"{shown} is --{other.says} {_shown(found[other.says])} here{why}")
     return found, notes
 
 

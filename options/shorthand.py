@@ -80,12 +80,14 @@ def words_of(held: Mapping[str, Any], switches: Sequence[str]) -> list[str]:
 @dataclass(frozen=True)
 class Translation:
     """A flag of another system that says what our flag `says` says, otherwise: `takes` None is a switch. `translate`: its
-    value, and the number of clients, to our value; raises ValueError with the reason."""
+    value, and the number of clients, to our value; raises ValueError with the reason. `why`: where ours may
+    surprise, words on the value of theirs."""
 
     says: str
     help: str
     takes: Callable[[str], Any] | None
     translate: Callable[[Any, int], Any]
+    why: Callable[[Any], str] = lambda value: ""
 
 
 def _fraction(n: int, n_clients: int) -> float:
@@ -98,8 +100,12 @@ def _device(number: int, n_clients: int) -> str:
     return f"cuda:{number}" if number >= 0 and torch.cuda.is_available() else "cpu"
 
 
+def _no_cuda(number: int) -> str:
+    return ", for no CUDA device is there" if number >= 0 and not torch.cuda.is_available() else ""
+
+
 TRANSLATIONS = {
     "num_select_clients": Translation("participation", "a number of clients", Number(int, least=1), _fraction),
-    "gpu": Translation("device", "a number, -1 is the CPU", Number(int, least=-1), _device),
+    "gpu": Translation("device", "a number, -1 is the CPU", Number(int, least=-1), _device, _no_cuda),
     "iid": Translation("partition", "iid", None, lambda _, n_clients: "iid"),
 }

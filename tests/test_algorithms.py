@@ -19,7 +19,7 @@ import algorithms
 import models
 import options as shared
 from federation import Federation
-from helpers import parted
+from helpers import _parted, train
 from wire import Wire
 
 MODULES = {**algorithms.ALGORITHMS, **{f"{name} --as_published": module for name, module in algorithms.PUBLISHED.items()}}
@@ -345,7 +345,7 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
         assert all(worked["samples", k] == 2 * len(shares[k]) for k in clients)
         answers = {name: rows for name, rows in answers_of(federation, done).items() if name == "personal"}
         if "own" in state:  # the rest of a client's model is everybody's
-            answers = {name: parted(rows, state["own"][0])[0] for name, rows in answers.items()}
+            answers = {name: _parted(rows, state["own"][0])[0] for name, rows in answers.items()}
         for name, rows in answers.items():
             if previous:
                 assert all(equal(rows[k], previous[name][k]) for k in absent), "bit for bit"
@@ -353,6 +353,24 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
         previous = answers
         absent_at_all |= absent
     assert len(absent_at_all) > 1 or case not in algorithms.ALGORITHMS, "the sample changes from round to round"
+
+
+@every_case
+def test_the_weights_that_a_round_names_as_trained_are_those_that_local_training_left(case, monkeypatch):
+    left = []
+
+    def noted(*args, **others):
+        left.append(train(*args, **others))
+        return left[-1]
+
+    for kin in MODULES.values():  # its `communicate` may be that of a kindred algorithm
+        if hasattr(kin, "train"):
+            monkeypatch.setattr(kin, "train", noted)
+    _, done = play(federation_for(case, participation=0.7), options_of(case), rounds=2)
+    if done.trained is None:
+        pytest.skip("its clients answer with what they trained, or do not train")
+    assert len(left) == 2
+    assert equal(list(done.trained), left[-1][0])
 
 
 @pytest.mark.parametrize("case", [c for c in MODULES if getattr(algorithms.ALGORITHMS[c.split()[0]], "mixed", False)])

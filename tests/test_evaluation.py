@@ -56,6 +56,8 @@ def test_global_is_the_whole_test_set_and_personal_the_clients_own_share_of_it(t
         assert of_round[f"{what}_mean"] == pytest.approx(values.mean(), abs=1e-12)
         assert of_round[f"{what}_std_clients"] == pytest.approx(values.std(), abs=1e-12)
         assert of_round[f"{what}_worst"] == values.min()
+    # of logits 1 for a class and 0 for nine others the cross-entropy is ln(e + 9), less 1 where that class is right
+    assert of_round["global_loss"] == pytest.approx(math.log(math.e + 9) - of_round["global_mean"], abs=1e-6), "float32"
 
 
 def test_one_model_for_all_has_no_spread_on_the_global_test_but_one_on_the_clients_own(tmp_path):
@@ -67,6 +69,7 @@ def test_one_model_for_all_has_no_spread_on_the_global_test_but_one_on_the_clien
     assert "global_std_clients" not in of_round
     assert "global_accuracy" not in of_clients
     assert of_round["global_worst"] == of_round["global_mean"]
+    assert of_round["global_loss"] == pytest.approx(math.log(math.e + 9) - of_round["global_mean"], abs=1e-6), "float32"
     assert of_round["personal_std_clients"] > 0
 
 

@@ -14,15 +14,15 @@ from algorithms.independent import loss
 from federation import Federation
 from helpers import (
     SCHEDULES,
+    _batches,
+    _parted,
     aggregate,
     average,
-    batches,
     class_means,
     download,
     one_model,
     outputs,
     own_models,
-    parted,
     pick,
     put,
     shared_model,
@@ -268,7 +268,7 @@ def test_every_example_is_seen_once_an_epoch_in_an_order_that_is_new_for_each_ep
 )
 def test_batches_are_cut_in_order_and_a_left_over_one_joins_the_batch_before(n, size, lengths):
     positions = torch.arange(n).flip(0)
-    cut = batches(positions, size)
+    cut = _batches(positions, size)
     assert [len(batch) for batch in cut] == lengths
     assert [i for batch in cut for i in batch.tolist()] == positions.tolist()
 
@@ -741,7 +741,7 @@ def test_rows_are_parted_by_name_and_no_tensor_is_copied():
     federation = tiny_federation(model="CNN4")
     rows = initial(federation)
     for names in (federation.names("head"), federation.names("bn"), federation.names("full"), set(), ["no such name"]):
-        named, rest = parted(rows, names)
+        named, rest = _parted(rows, names)
         for row, one, other in zip(rows, named, rest, strict=True):
             assert one.keys() == row.keys() & set(names)
             assert other.keys() == row.keys() - set(names)
@@ -809,7 +809,7 @@ def test_what_nobody_keeps_anything_of_is_one_model_for_all():
 def test_what_clients_keep_a_part_of_is_a_model_each():
     federation = tiny_federation(model="2NN")
     _, second, state = three_parts(federation)
-    state["own"] = parted(initial(federation), state["own"][0])[0]
+    state["own"] = _parted(initial(federation), state["own"][0])[0]
     answers = shared_model(federation, state)
     assert list(answers) == ["personal"]
     for k in (2, 0, 1):

@@ -15,6 +15,9 @@ STAIRCASE = (
 )
 MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0].removesuffix(".py") in STAIRCASE]
 
+ALGORITHMS = [path for path in MODULES if path.relative_to(ROOT).parts[0] == "algorithms" and path.name != "__init__.py"]
+ALGORITHMS += sorted(ROOT.glob("algorithms/*/__init__.py"))
+
 
 def imported(path: Path) -> set[str]:
     """Modules of the house that a file imports, with dots."""
@@ -51,6 +54,16 @@ def test_a_run_is_named_by_the_source_of_every_module_that_can_change_a_number()
         for found in imported(path):
             todo += [found, found.rpartition(".")[0]]
     assert {name.replace(".", "/") for name in reached} == set(identity.SOURCES)
+
+
+def test_a_verb_of_helpers_is_one_that_two_algorithms_say_or_an_algorithm_and_another_verb():
+    verbs = [node.name for node in ast.parse((ROOT / "helpers.py").read_text()).body if isinstance(node, ast.FunctionDef)]
+    said = [{node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)} for path in ALGORITHMS]
+    inside = [node.id for node in ast.walk(ast.parse((ROOT / "helpers.py").read_text())) if isinstance(node, ast.Name)]
+    for verb in (verb for verb in verbs if not verb.startswith("_")):
+        by_algorithms = sum(verb in names for names in said)
+        assert by_algorithms >= 1
+        assert by_algorithms + (verb in inside) >= 2, verb
 
 
 BY_CONTRACT = ("Options", "loss", "start", "communicate")  # of an algorithm: see `algorithms`

@@ -427,7 +427,7 @@ def test_a_gpu_number_is_a_device_and_the_cpu_where_there_is_none(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     runs, _, notes = parse("fedavg --gpu 0")
     assert runs[0].device == "cpu"
-    assert notes == ["--gpu 0 is --device cpu here"]
+    assert notes == ["--gpu 0 is --device cpu here, for no CUDA device is there"]
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert one("fedavg --gpu 1").device == "cuda:1"
     assert one("fedavg --gpu -1").device == "cpu"
