@@ -1,15 +1,14 @@
 r"""Bugs planted one at a time in a copy of the working tree, and the first test that notices each.
 
-    make planted                          # or: python tests/planted.py; writes the table in tests/README.md
-    python tests/planted.py 3 17          # these two; the table stays as it is
+    make planted                     # or: python tests/planted.py; all of them, and the table in tests/README.md is written
+    python tests/planted.py 3 17     # these two, and the table stays as it is
 
-A plant in `PLANTS` is a line "words | file | what pytest is given, below tests/", then the text that is replaced (-), which
-must occur exactly once in the file, and what stands there instead (+). A star before the words: no test noticed it when it was
-first planted, and an assertion was added. All tests that are named must pass before anything is planted. The exit status is the
-number of plants that no test noticed or that could not be planted.
+A plant is a line "words | file | what pytest is given, below tests/", the text that is replaced (-), which must occur once
+in the file, and what stands there instead (+). The words of one that no test noticed at first, so that an assertion was
+added, begin with a star. All these tests must pass before anything is planted. The exit status is how many plants are not
+noticed, or cannot be planted.
 """
 
-import argparse
 import os
 import shlex
 import shutil
@@ -17,40 +16,186 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORD = ROOT / "tests" / "README.md"
-BEGIN, END = "<!-- planted: begin -->", "<!-- planted: end -->"
+RECORD, BEGIN, END = ROOT / "tests" / "README.md", "<!-- planted: begin -->", "<!-- planted: end -->"
 
 PLANTS = r"""
-@@LIST@@
+every epoch of a round has the order of its first | helpers.py | test_helpers.py
+- torch.from_numpy(order.permutation(len(share)))
++ torch.from_numpy(federation.stream("batches", k).permutation(len(share)))
+the optimizer works in the memory that the state holds | helpers.py | test_helpers.py
+- key: value.clone() if isinstance(value, Tensor) else value for key
++ key: value for key
+a client's memory of its optimizer is lost between rounds | helpers.py | test_helpers.py
+- state["memory"] = put(state["memory"], clients, memory)
++ state["memory"] = list(state["memory"])
+the learning rate is a round ahead of its schedule | helpers.py | test_helpers.py
+- ((round - 1) / options.rounds)
++ (round / options.rounds)
+`only` is ignored: everything is trained | helpers.py | test_helpers.py
+- if only is None or name in only}
++ if True}
+a body that is not trained goes on running its BatchNorm statistics | helpers.py | test_helpers.py
+- part.train(any(parameter.requires_grad for parameter in part.parameters()))
++ part.train()
+a change of an image is drawn by its place in the batch | helpers.py | test_augment.py
+- augment.part(changed, i))
++ augment.part(changed, i.sort().values))
+the weights n_k are dropped from the average | helpers.py | test_helpers.py
+-     total = sum(n)
++     total = sum(n := [torch.ones_like(n_k) for n_k in n])
+BatchNorm's counter of batches is averaged | helpers.py | algorithms/test_fedavg.py
+-         return rows[0]
++         return sum(rows) // len(rows)
+BatchNorm's running variance is not averaged but the first client's | helpers.py | algorithms/test_fedavg.py
+- row[name] for row in rows], n)
++ row[name] for row in rows[: 1 if name.endswith("_var") else None]], n)
+what a client keeps is put into the rows of the first clients | helpers.py | test_helpers.py algorithms/test_fedbabu.py
+- put(state["own"], clients, own)
++ put(state["own"], range(len(own)), own)
+n_k is sent without being counted | helpers.py | test_algorithms.py -k "by_hand and fedavg"
+- federation.wire.up("n_k", federation.sizes(clients), clients)
++ federation.sizes(clients)
+the clients of round 0 take part in every round | federation.py | test_federation.py
+- self.stream("participation").choice
++ self.at(0).stream("participation").choice
+streams do not know whose they are: fine-tuning draws what a round drew | federation.py | test_federation.py
+- streams.generator(self.seed, self.party, purpose
++ streams.generator(self.seed, "client", purpose
+* n_k counts what a client holds out for validation | federation.py | test_federation.py
+- torch.tensor(len(self.shares[k]), device
++ torch.tensor(len(self.shares[k]) + sum(map(len, self.validation[k : k + 1])), device
+a broadcast is counted once, not once a client | wire.py | test_wire.py
+- return self._carry("down", kind, [tree] * len(clients), clients)
++ return self._carry("down", kind, [tree], clients[:1]) * len(clients)
+a second payload of a kind takes the place of the first in the count | wire.py | test_wire.py
+- += weigh(row)
++ = weigh(row)
+cfkd: global means are means of the clients' means, not of all examples | algorithms/cfkd.py | algorithms/test_cfkd.py
+- [row["counts"].unsqueeze(1) for row in sent])
++ [(row["counts"] > 0).unsqueeze(1) for row in sent])
+cfkd: the teacher of a client is drawn by its place in the sample | algorithms/cfkd.py | algorithms/test_cfkd.py
+- federation.stream("teacher", k).integers
++ federation.stream("teacher", clients.index(k)).integers
+cfkd: the classifier does not learn through the observation | algorithms/cfkd.py | algorithms/test_cfkd.py
+- model.classifier(given["observation"]).log_softmax(1)
++ model.classifier(given["observation"]).log_softmax(1).detach()
+fd: a client's own outputs are in its leave-one-out mean | algorithms/fd.py | algorithms/test_fd.py
+- (total - own["means"]) / n.clamp
++ total / holders.clamp
+fedavg: a round names as trained what the clients were sent | algorithms/fedavg.py | algorithms/test_fedavg.py
+- trained=trained)
++ trained=weights)
+fedprox: the proximal term is twice as heavy | algorithms/fedprox.py | algorithms/test_fedprox.py
+- options.mu / 2 * distance
++ options.mu * distance
+fedgkt: the temperature is not squared | algorithms/fedgkt/__init__.py | algorithms/test_fedgkt.py
+- return options.temperature**2 *
++ return options.temperature *
+fedgkt: a client's targets meet other images of its batch | algorithms/fedgkt/__init__.py | algorithms/test_fedgkt.py
+- given["weight"] * transfer(logits, given["targets"][batch.i]
++ given["weight"] * transfer(logits, given["targets"][batch.i.sort().values]
+fedgkt: the server forgets its optimizer's memory between rounds | algorithms/fedgkt/server.py | algorithms/test_fedgkt.py
+- [given], [state["server_memory"]])
++ [given], [None])
+fedgkt: the plateau is told the accuracy on training examples | algorithms/fedgkt/server.py | algorithms/test_fedgkt.py
+- state["weights"][k], federation.validation[k], {}
++ state["weights"][k], federation.shares[k], {}
+fedbabu: clients train the head too, and drop what became of it | algorithms/fedbabu.py | algorithms/test_fedbabu.py
+- options, only=federation.names(options.local_upt_part))
++ options)
+fedper: the head is averaged, the body stays | algorithms/fedper.py | algorithms/test_fedbabu.py
+- "full", "body"
++ "full", "head"
+lg_fedavg: the body is averaged too | algorithms/lg_fedavg.py | algorithms/test_fedbabu.py
+- "full", "head"
++ "full", "full"
+mhmd: images are chosen by whether the student is right | algorithms/mhmd.py | algorithms/test_mhmd.py
+- right = teacher.argmax(1) == y
++ right = student.argmax(1) == y
+* mhmd: a round names as trained what was sent | algorithms/mhmd.py | test_algorithms.py -k "that_local and mhmd"
+- trained=trained)
++ trained=weights)
+data_exchange: Metropolis by the smaller degree | algorithms/data_exchange/graph.py | algorithms/test_data_exchange.py
+- np.maximum.outer
++ np.minimum.outer
+data_exchange: mixing by the column of the matrix | algorithms/data_exchange/graph.py | algorithms/test_data_exchange.py
+- matrix[place[k], place[j]]
++ matrix[place[j], place[k]]
+data_exchange: all neighbours get the same draw | algorithms/data_exchange/exchange.py | algorithms/test_data_exchange.py
+- f"exchange with {j}"
++ "exchange"
+dpsgd: mixing is uniform | algorithms/dpsgd.py | algorithms/test_data_exchange.py -k "dpsgd or gap"
+- "metropolis"
++ "uniform"
+independent: all clients start alike | algorithms/independent.py | algorithms/test_independent.py
+- return own_models(federation)
++ return {k: row[:1] * len(row) for k, row in own_models(federation).items()}
+centralized: each round begins with a fresh optimizer | algorithms/centralized.py | algorithms/test_centralized.py
+- memory=[state["memory"]])
++ memory=[None])
+published fd: the mean over clients does not weigh their counts | algorithms/published/fd.py | algorithms/test_fd.py
+- [n.unsqueeze(1) for n in counts]
++ [(n > 0).unsqueeze(1) for n in counts]
+published fedavg: kept moments go to the first clients | algorithms/published/fedavg.py | algorithms/test_fedavg.py
+- put(state["memory"], clients, memory)
++ put(state["memory"], range(len(memory)), memory)
+* dirichlet: the class frequencies are those of the training set alone | data/partition.py | test_partition.py
+- totals.sum(0) / totals.sum()
++ totals[0] / totals[0].sum()
+* lda: it is the same clients that every class rounds up | data/partition.py | test_partition.py
+- [generator.permutation(n_clients) for _ in parts]
++ [np.arange(n_clients) for _ in parts]
+* lda, dirichlet: a mix times a size is cut, not rounded | data/partition.py | test_partition.py
+- np.floor(np.cumsum(mix) * n + 0.5)
++ np.floor(np.cumsum(mix) * n)
+validation examples are trained on | data/partition.py | test_partition.py
+- np.setdiff1d(share, held) for share
++ share for share
+writers: a client trains on its own test images | data/partition.py | test_partition.py
+- train.append(images[n:])
++ train.append(images)
+augment: the hole is mirrored with its image | data/augment.py | test_augment.py
+- column - centre[:, 1:]
++ column.flip(1) - centre[:, 1:]
+* the loss on the test set is that on a client's own test examples | evaluation.py | test_evaluation.py
+- loss[test].mean().item(), right
++ loss[personal[k]].mean().item(), right
+fine-tuning forgets its momentum after every epoch | evaluation.py | test_evaluation.py
+- memory=[memory], only=only)
++ only=only)
+the mean of the worst tenth is of the first tenth | evaluation.py | test_evaluation.py
+- np.sort(values)[
++ values[
+a checkpoint is named by the round before | experiment/rounds.py | test_experiment.py -k "checkpoint_is"
+- {"round": r, "state": state
++ {"round": r - 1, "state": state
+an interrupted run saves the state of the round that it was in | experiment/rounds.py | test_experiment.py -k "interrupted"
+- before = dict(state), list
++ before = state, list
+* a loss that is infinite does not stop a run | experiment/rounds.py | test_experiment.py -k "at_once"
+- if not math.isfinite(value)]
++ if math.isnan(value)]
+* a run is done before its history is written | experiment/rounds.py | test_experiment.py -k "written_later"
+-     saves.write_frame(folder / "history.pkl"
++     (folder / "done").touch(), saves.write_frame(folder / "history.pkl"
 """
 
 
-class Plant(NamedTuple):
-    words: str
-    added: bool
-    file: str
-    targets: str
-    old: str
-    new: str
-
-
-def parsed(text: str) -> list[Plant]:
-    found, lines = [], text.strip("\n").splitlines()
+def parsed(text: str) -> list[tuple[str, str, str, str, str]]:
+    """(words, file, targets, old, new) of every plant."""
+    lines = text.strip("\n").splitlines()
     heads = [i for i, line in enumerate(lines) if line[:2] not in ("- ", "+ ")]
-    for head, end in zip(heads, [*heads[1:], len(lines)], strict=True):
-        words, file, targets = lines[head].split(" | ")
-        old, new = ("\n".join(line[2:] for line in lines[head + 1 : end] if line[0] == sign) for sign in "-+")
-        found.append(Plant(words.removeprefix("* "), words.startswith("* "), file, targets, old, new))
-    return found
+    bodies = [lines[i + 1 : end] for i, end in zip(heads, [*heads[1:], len(lines)], strict=True)]
+    changes = [["\n".join(line[2:] for line in body if line[0] == sign) for sign in "-+"] for body in bodies]
+    return [(*lines[i].split(" | "), *change) for i, change in zip(heads, changes, strict=True)]
 
 
-def copied(folder: Path) -> None:
+def copy_to(folder: Path) -> None:
     """The files of the working tree that git does not ignore."""
     listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
-    for name in filter(None, listed.stdout.decode().split("\0")):
+    for name in listed.stdout.decode().split("\0"):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
@@ -58,52 +203,47 @@ def copied(folder: Path) -> None:
 
 def tested(folder: Path, targets: str) -> tuple[int, str]:
     """pytest's exit status, and the name of the first test that fails."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--tb=no"]
+    command = [sys.executable, *shlex.split("-m pytest -x -q --tb=no -p no:cacheprovider -p no:randomly")]
+    command += [f"tests/{word}" if ".py" in word else word for word in shlex.split(targets)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    words = [f"tests/{word}" if ".py" in word else word for word in shlex.split(targets)]
-    done = subprocess.run([*command, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    return done.returncode, failed[0].partition("::")[2].partition("[")[0].partition(" - ")[0] if failed else ""
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    failed = [line.partition("::")[2] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return done.returncode, failed[0].partition(" - ")[0].partition("[")[0] if failed else ""
 
 
-def planted(folder: Path, plant: Plant) -> tuple[bool, str]:
-    """Whether a test noticed the plant, and which."""
-    path = folder / plant.file
-    before = path.read_text()
-    if before.count(plant.old) != 1:
-        return False, f"NOT PLANTED: its text occurs {before.count(plant.old)} times"
-    path.write_text(before.replace(plant.old, plant.new))
-    try:
-        status, name = tested(folder, plant.targets)
-    finally:
-        path.write_text(before)
-    return (True, name) if status == 1 and name else (False, f"NOT NOTICED (pytest ends with {status})")
+def noticed(folder: Path, file: str, targets: str, old: str, new: str) -> tuple[bool, str]:
+    """Whether a test notices the plant, and which; or what is wrong."""
+    before = (folder / file).read_text()
+    if before.count(old) != 1:
+        return False, f"NOT PLANTED: its text occurs {before.count(old)} times"
+    (folder / file).write_text(before.replace(old, new))
+    status, name = tested(folder, targets)
+    (folder / file).write_text(before)
+    return (True, name) if status == 1 and name else (False, f"NOT NOTICED: pytest ends with {status}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("numbers", nargs="*", type=int, metavar="NUMBER", help="of the plants, from 1; none is all")
-    numbers = parser.parse_args().numbers
-    plants = {i: plant for i, plant in enumerate(parsed(PLANTS), start=1) if not numbers or i in numbers}
-    rows, missed = ["| | bug | in | noticed by |", "|---|---|---|---|"], 0
+def main(numbers: list[int]) -> int:
+    plants = [(i, *plant) for i, plant in enumerate(parsed(PLANTS), start=1) if not numbers or i in numbers]
+    rows, missed = ["", "| | bug | in | noticed by |", "|---|---|---|---|"], 0
     with tempfile.TemporaryDirectory() as scratch:
-        copied(Path(scratch))
-        for targets in dict.fromkeys(plant.targets for plant in plants.values()):
-            status, name = tested(Path(scratch), targets)
+        copy_to(folder := Path(scratch))
+        for targets in dict.fromkeys(plant[3] for plant in plants):
+            status, name = tested(folder, targets)
             if status:
-                sys.exit(f"without a plant, {targets} ends with {status}: {name}")
-        for i, plant in plants.items():
-            noticed, what = planted(Path(scratch), plant)
-            missed += not noticed
-            print(f"{i:>3} {plant.words:<90} {what}", flush=True)
-            shown = f"`{what}`" if noticed else what
-            rows.append(f"| {i} | {plant.words} | `{plant.file}` | {shown}{', assertion added' if plant.added else ''} |")
-    print(f"{len(plants) - missed} of {len(plants)} plants were noticed")
+                sys.exit(f"without a plant, pytest ends with {status} for {targets}: {name}")
+        for i, words, file, *rest in plants:
+            found, what = noticed(folder, file, *rest)
+            missed += not found
+            print(f"{i:>3} {words.removeprefix('* '):<100} {what}", flush=True)
+            what = f"`{what}`" if found else what
+            what += ", assertion added" if words.startswith("*") else ""
+            rows.append(f"| {i} | {words.removeprefix('* ')} | `{file}` | {what} |")
     if not numbers:
         text = RECORD.read_text()
-        RECORD.write_text("\n".join([text.partition(BEGIN)[0] + BEGIN, *rows, END + text.partition(END)[2]]))
+        RECORD.write_text("\n".join([text.partition(BEGIN)[0] + BEGIN, *rows, "", END + text.partition(END)[2]]))
+    print(f"{len(plants) - missed} of {len(plants)} plants are noticed")
     return min(missed, 99)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main([int(word) for word in sys.argv[1:]]))

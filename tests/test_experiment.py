@@ -22,7 +22,9 @@ from data import partition
 from data.datasets import Source
 from errors import DivergedError
 from experiment import identity, preparation, rounds
+from helpers import Round
 from options import Launch
+from saves import workbook
 
 QUICK = {
     "dataset": "digits",
@@ -162,6 +164,18 @@ def test_a_finished_run_is_returned_as_it_is_unless_forced(tmp_path):
     assert_same(first, again)
 
 
+def test_a_run_is_done_only_when_all_of_it_is_written_and_what_is_missing_is_written_later(tmp_path, monkeypatch):
+    one, seen = prepared("fedavg", tmp_path), []
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(workbook, "write", lambda *_: 1 / 0)  # the last thing before
+        with pytest.raises(ZeroDivisionError):
+            experiment.run(one)
+    assert not (one.folder / "done").exists()
+    assert experiment.run(one, watch=seen.append).done
+    assert (one.folder / "history.xlsx").exists()
+    assert seen == [], "no round is played again"
+
+
 def test_changed_code_makes_a_new_run_beside_the_old_one(tmp_path, monkeypatch):
     old = prepared("fedavg", tmp_path)
     experiment.run(old)
@@ -229,6 +243,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_who_and_when(tmp_path)
     with pytest.raises(DivergedError, match=r"independent: the training loss of client \d is (nan|inf) in round \d"):
         experiment.run(one)
     assert not (one.folder / "done").exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_every_loss_but_a_finite_one_stops_a_run_at_once(value, tmp_path):
+    flags = prepared("independent", tmp_path).options
+    rounds._check(flags, 2, Round([0, 2], torch.tensor([1.0, 1e30]), {}))
+    with pytest.raises(DivergedError, match=f"the training loss of client 2 is {value} in round 2"):
+        rounds._check(flags, 2, Round([0, 2], torch.tensor([1.0, value]), {}))
 
 
 def test_the_log_has_the_command_and_the_traceback(tmp_path, monkeypatch):

@@ -1,13 +1,17 @@
 """The house keeps its order: imports only point down, versions are pinned, git holds no generated files."""
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
+import algorithms
+from data import partition
 from experiment import identity
+from options import Launch, flags_of
 
 STAIRCASE = (
     *("run", "launch", "experiment", "evaluation", "figures", "saves", "algorithms", "options", "helpers", "federation"),
@@ -54,6 +58,14 @@ def test_a_run_is_named_by_the_source_of_every_module_that_can_change_a_number()
         for found in imported(path):
             todo += [found, found.rpartition(".")[0]]
     assert {name.replace(".", "/") for name in reached} == set(identity.SOURCES)
+
+
+def test_every_flag_is_read():
+    flags = {name for algorithm in algorithms.ALGORITHMS for name in flags_of(algorithms.options_of(algorithm))}
+    text = "\n".join(path.read_text() for path in MODULES)
+    by_name = {name for partitioner in partition.PARTITIONS.values() for name in partition.parameters(partitioner)}
+    read = {name for name in flags | set(flags_of(Launch)) if re.search(rf"\b(options|o|how|launch|run)\.{name}\b", text)}
+    assert flags | set(flags_of(Launch)) == read | (by_name & flags)
 
 
 def test_a_verb_of_helpers_is_one_that_two_algorithms_say_or_an_algorithm_and_another_verb():

@@ -23,6 +23,7 @@ from data.partition import (
     PARTITIONS,
     Pool,
     Split,
+    _rounded,
     arrays,
     counts_of,
     from_file,
@@ -413,6 +414,23 @@ def test_dirichlet_spreads_mixes_as_alpha_times_the_class_frequencies_would(alph
     assert (np.abs(squares.mean(0) - expected) < 4 * error).all()
 
 
+def test_the_class_frequencies_of_dirichlet_are_those_of_training_and_test_together():
+    """At alpha 1e9 a mix is its mean to within sqrt(q (1 - q) / alpha) < 2e-5: of no weight in 30 examples."""
+    pool = pool_of(np.repeat([0, 1], [100, 100]), np.repeat([0, 1], [300, 100]))
+    train, test = dealt("dirichlet", pool, counts=[30, 30], alpha=1e9)
+    assert [np.bincount(pool.y[share]).tolist() for share in (*train, *test)] == [[20, 10]] * 4
+
+
+@modestly
+@given(parts=st.lists(st.integers(0, 50), min_size=1, max_size=12).filter(any), n=st.integers(0, 1000))
+def test_the_first_classes_of_a_mix_are_together_rounded_to_the_nearest_number(parts, n):
+    """The carry: what rounding a class leaves over goes to the next, never more than a half."""
+    ends = np.cumsum(_rounded(np.array(parts) / sum(parts), n))
+    exact = [Fraction(sum(parts[: c + 1]) * n, sum(parts)) for c in range(len(parts))]
+    assert all(abs(int(end) - part) <= Fraction(1, 2) + Fraction(1, 10**9) for end, part in zip(ends, exact, strict=True))
+    assert ends[-1] == n
+
+
 # --- lda ---------------------------------------------------------------------------------------------------------------
 
 
@@ -449,6 +467,14 @@ def test_lda_spreads_classes_as_alpha_for_each_client_would(alpha):
     squares = ((class_table(labels, train, n_classes) / n_each) ** 2).mean(0)  # over clients, for each class
     expected = (alpha + 1) / (n_clients * (n_clients * alpha + 1))
     assert abs(squares.mean() - expected) < 4 * squares.std() / math.sqrt(n_classes)
+
+
+def test_it_is_not_the_same_clients_that_every_class_of_lda_rounds_up():
+    """Six examples among four clients are 2, 1, 2 and 1 in an order drawn for the class: 1.5 each, of variance 1/4."""
+    n_classes = 100
+    train, _ = dealt("lda", pool_of(np.repeat(np.arange(n_classes), 6)), n_clients=4, alpha=math.inf)
+    sizes = np.array([len(share) for share in train])
+    assert (np.abs(sizes - 1.5 * n_classes) < 4 * math.sqrt(n_classes / 4)).all()
 
 
 # --- shards ------------------------------------------------------------------------------------------------------------
