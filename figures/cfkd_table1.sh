@@ -6,7 +6,6 @@
 #   bash figures/cfkd_table1.sh [--data_dir DIR] [--export_dir DIR]; python -m figures.cfkd_table1 [DIR]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-.venv/bin/python}
 shared="--dataset MNIST --reduced 0.02 --model LeNet5 --rounds 100 --epoch_per_round 1 --batch_size 32 --lr 1e-3 --optimizer adam
         --track_history 0 --threads 1 --quiet"
 for seed in 0 1 2; do
@@ -15,12 +14,12 @@ for seed in 0 1 2; do
         run="$shared --n_clients $n_clients --feature_dim $feature_dim --seed $seed --split_seed $seed $*"
         # shellcheck disable=SC2086  # the flags are words
         {
-            $python run.py independent $run
-            $python run.py fd --fd_variant mse_logits $run
-            $python run.py cfkd $run
-            $python run.py fedavg --init independent --keep_optimizer $run
-            $python run.py fedavg --keep_optimizer $run # only the start differs from the line above
-            $python run.py fedavg $run
+            python run.py independent $run
+            python run.py fd --fd_variant mse_logits $run
+            python run.py cfkd $run
+            python run.py fedavg --init independent --keep_optimizer $run
+            python run.py fedavg --keep_optimizer $run # only the start differs from the line above
+            python run.py fedavg $run
         }
     done
 done
