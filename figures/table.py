@@ -1,4 +1,9 @@
-"""The comparison of saved runs: a table, and what it says in words."""
+"""The comparison of saved runs: a table, and what it says in words.
+
+    python -m figures.table RUN [RUN ...]
+
+prints the comparison over seeds, which is in `figures.comparison`.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -74,7 +79,7 @@ def comparison(found: Sequence[Group]) -> str:
     rows = []
     for group in found:
         row: dict[str, Any] = {"algorithm": group.algorithm}
-        row |= {f"--{name}": _plain(group.options.get(name, "")) for name in varying}
+        row |= {f"--{name}": shown(group.options.get(name, "")) for name in varying}
         if several:
             row["seeds"] = len(group.runs)
         for what in ("global", "personal", *(["tuned"] if any(group.tuned for group in found) else [])):
@@ -213,7 +218,8 @@ def _varying(found: Sequence[Group]) -> list[str]:
     return list(names)
 
 
-def _plain(value: Any) -> str:
+def shown(value: Any) -> str:
+    """An option's value as a flag takes it: several with commas."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -223,5 +229,15 @@ def name_of(group: Group, found: Sequence[Group]) -> str:
 
 
 def _name(group: Group, varying: Sequence[str]) -> str:
-    told = [f"--{name} {_plain(group.options[name])}" for name in varying if name in group.options]
+    told = [f"--{name} {shown(group.options[name])}" for name in varying if name in group.options]
     return f"{group.algorithm} ({' '.join(told)})" if told else group.algorithm
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    from figures import comparison  # what run.py needs not
+
+    comparison.main(argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Tables whose cells are both numbers and how these are written, as text and as workbooks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tabulate import tabulate
+
+FORMS = {"plain": "simple", "markdown": "github", "latex": "latex_booktabs"}
+
+
+class Cell(NamedTuple):
+    """A number (or a word, or None for an empty cell) and how it is written."""
+
+    value: Any
+    text: str
+
+
+@dataclass
+class Comparison:
+    """Tables by title, each a list of rows {header: cell}, and lines that say how to read them."""
+
+    tables: dict[str, list[dict[str, Cell]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def cell_of(value: float | None, show: Callable[[float], str]) -> Cell:
+    """A number, or nothing for None and NaN."""
+    return Cell(None, "") if value is None or np.isnan(value) else Cell(value, show(value))
+
+
+def percent(value: float | None) -> Cell:
+    """A fraction of 1 in percent."""
+    return cell_of(None if value is None else 100 * float(value), "{:.2f}".format)
+
+
+def points(value: float | None) -> Cell:
+    """A difference of fractions in points, with its sign."""
+    return cell_of(None if value is None else 100 * float(value), lambda points: f"{round(points, 2) + 0.0:+.2f}")
+
+
+def count(value: int | None) -> Cell:
+    """A whole number as it is."""
+    return cell_of(value, str)
+
+
+def whole(value: float | None) -> Cell:
+    """A number without its decimals."""
+    return cell_of(None if value is None else float(value), "{:,.0f}".format)
+
+
+def _title(header: str) -> str:
+    return header.replace("\n", " ").strip()
+
+
+def render(result: Comparison, form: str = "plain") -> str:
+    """The tables and the notes as text; `form` is one of FORMS. In LaTeX what is not a table is a comment."""
+    parts = []
+    for title, rows in result.tables.items():
+        headers = list(rows[0]) if form == "plain" else [_title(name) for name in rows[0]]
+        cells = [[cell.text for cell in row.values()] for row in rows]
+        if form == "markdown":
+            cells = [[text.replace("|", "\\|") for text in row] for row in cells]
+        aligned = ["left" if name == "algorithm" or name.startswith("--") else "right" for name in rows[0]]
+        text = tabulate(cells, headers=headers, tablefmt=FORMS[form], colalign=aligned, disable_numparse=True)
+        blank = [] if form == "latex" else [""]
+        parts += [_aside(f"{title}:", form), *(blank if form == "markdown" else []), text, *blank]
+    mark = "- " if form == "markdown" else ""
+    return "\n".join([*parts, *(_aside(mark + note, form) for note in result.notes)])
+
+
+def _aside(line: str, form: str) -> str:
+    return f"% {line}" if form == "latex" else line
+
+
+def write_xlsx(result: Comparison, path: Path) -> None:
+    """A sheet a table, numbers as numbers in the units of their headers, and a sheet of notes."""
+    import pandas as pd
+
+    frames = {
+        title.partition(":")[0]: pd.DataFrame([{_title(name): cell.value for name, cell in row.items()} for row in rows])
+        for title, rows in result.tables.items()
+    }
+    frames["notes"] = pd.DataFrame({"notes": result.notes})
+    with pd.ExcelWriter(path, engine="openpyxl") as writer:
+        for name, frame in frames.items():
+            frame.to_excel(writer, sheet_name=name, index=False)
+            writer.sheets[name].freeze_panes = "B2"

@@ -1,0 +1,168 @@
+"""Which saved runs may be compared, in which rows, and what each of them says."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import saves
+from data import partition
+from errors import UserError
+from figures import targets
+from figures.comparison.statistics import Seed
+from figures.table import OF_A_SEED, REFERENCES, Group, groups, shown
+from saves import Run
+
+COLUMNS = {"global": "global_mean", "personal": "personal_mean", "worst": "personal_worst", "tuned": "tuned_mean"}
+ROUND = {"last": "after the last round", "validation": "of the round best on validation"}
+RULE = (
+    *("dataset", "attribute", "image_size", "reduced", "reduced_draw", "sizes", "partition", "partition_file", "validation"),
+    *sorted({name for deal in partition.PARTITIONS.values() for name in partition.parameters(deal)} - {"counts"}),
+)
+
+
+def seed_of(run: Run) -> Seed:
+    """What a run is paired by: its seed and that of its split."""
+    return run.options["seed"], run.options["split_seed"]
+
+
+def row_of(run: Run, on: str):
+    """The row of the last round, or of the first of those best on validation. Raises UserError without validation."""
+    rounds = run.rounds
+    if on == "last":
+        return rounds.iloc[-1]
+    if "validation_mean" not in rounds:
+        raise UserError(f"--on validation: {run.folder} was run without --validation; all rows must have it")
+    return rounds.loc[rounds["validation_mean"].idxmax()]
+
+
+def accuracy(run: Run, metric: str, on: str) -> float:
+    """A fraction of 1. Raises UserError where the run did not measure it."""
+    value = row_of(run, on).get(COLUMNS[metric], np.nan)
+    if np.isnan(value):
+        hint = "; it takes --ft_epochs" if metric == "tuned" else ""
+        raise UserError(f"--metric {metric}: {run.folder} has no {COLUMNS[metric]} {ROUND[on]}{hint}")
+    return float(value)
+
+
+def by_client(run: Run, on: str):
+    """The personal accuracy of each client, a pandas series by client."""
+    clients = run.clients
+    there = clients[clients["round"] == row_of(run, on)["round"]]
+    return there.set_index("client")["personal_accuracy"].dropna()
+
+
+def gains(group: Group, alone: Group, on: str) -> tuple[float, float, float] | None:
+    """What collaboration is to the clients: personal accuracy less that of the same client alone, on the same split with the
+    same seed. Mean over clients, of the client that has least of it, and the share of clients that it harms; means over the
+    common seeds. None where there is none."""
+    without = {seed_of(run): run for run in alone.runs}
+    pairs = [(run, without[seed_of(run)]) for run in group.runs if seed_of(run) in without]
+    found = [(by_client(run, on) - by_client(base, on)).dropna() for run, base in pairs]
+    if not found:
+        return None
+    figures = [(gain.mean(), gain.min(), (gain < -1e-12).mean()) for gain in found]
+    return tuple(float(np.mean(values)) for values in zip(*figures, strict=True))
+
+
+def sent(run: Run) -> float:
+    """Bytes of the run: of all clients, rounds and directions."""
+    return float(targets.cumulated(run, "bytes")[-1])
+
+
+# --- which runs, and in which rows -------------------------------------------------------------------------------------
+
+
+def read(folders: Sequence[Path]) -> list[Run]:
+    """The runs of folders, each a run's or a folder of runs, each run once. Raises UserError for a folder without any."""
+    found: dict[Path, Run] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder")
+        runs = [saves.load(folder)] if (folder / "config.json").exists() else list(saves.find(folder))
+        if not runs:
+            raise UserError(f"{folder}: neither a finished run nor a folder of finished runs")
+        for run in runs:
+            found.setdefault(run.folder.resolve(), run)
+    return list(found.values())
+
+
+def check(runs: Sequence[Run]) -> None:
+    """Raises UserError where runs are not of one rule for the split and one data set, where a split seed does not stand for
+    one split, or where a setting has a seed twice."""
+    for name in RULE:
+        _alike(runs, lambda run, name=name: repr(run.options.get(name)), f"--{name}", "different splits", name)
+    _alike(runs, lambda run: run.config["data"]["digest"], "the data's digest", "different data")
+    for split_seed in sorted({run.options["split_seed"] for run in runs}):
+        of_seed = [run for run in runs if run.options["split_seed"] == split_seed]
+        what = f"the split's digest at --split_seed {split_seed}"
+        _alike(of_seed, lambda run: run.config["split"], what, "different splits")
+    for group in groups([(run, None) for run in runs]):
+        seen: dict[Seed, Run] = {}
+        for run in group.runs:
+            if (twin := seen.setdefault(seed_of(run), run)) is not run:
+                seeds = "--seed {} --split_seed {}".format(*seed_of(run))
+                raise UserError(f"{group.algorithm} has {seeds} twice, a seed counts once: {twin.folder} and {run.folder}")
+
+
+def _alike(runs: Sequence[Run], key: Callable[[Run], str], what: str, why: str, name: str | None = None) -> None:
+    first = None
+    for run in runs:
+        if name is not None and name not in run.options:
+            continue  # an older run, from before the flag; its split has a digest all the same
+        first = first or run
+        if key(run) != key(first):
+            raise UserError(
+                f"{why} are not compared: {what} is {key(first)} in {first.folder}, but {key(run)} in {run.folder}"
+            )
+
+
+def ordered(runs: Sequence[Run]) -> list[Group]:
+    """The runs in groups that differ in their seeds only, in an order that does not depend on that of the runs: by
+    algorithm, the references last, then by the options."""
+    found = groups([(run, None) for run in sorted(runs, key=lambda run: (*seed_of(run), str(run.folder)))])
+    names = sorted({name for group in found for name in group.options if name not in OF_A_SEED})
+
+    def place(group: Group) -> tuple:
+        return (group.algorithm in REFERENCES, group.algorithm, [_rank(group.options.get(name)) for name in names])
+
+    return sorted(found, key=place)
+
+
+def _rank(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size, before words."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (not number, float(value) if number else 0.0, "" if number else shown(value))
+
+
+def varying(found: Sequence[Group]) -> list[str]:
+    """The options that differ between groups which have them, or that only some groups of one algorithm have."""
+    names = dict.fromkeys(name for group in found for name in group.options if name not in OF_A_SEED)
+
+    def varies(name: str) -> bool:
+        having = [group for group in found if name in group.options]
+        some = {group.algorithm for group in having} & {group.algorithm for group in found if name not in group.options}
+        return bool(some) or len({repr(group.options[name]) for group in having}) > 1
+
+    return [name for name in names if varies(name)]
+
+
+def selected(found: Sequence[Group], flags: Sequence[str], on: str) -> list[tuple[Group, list[Group]]]:
+    """Of settings that differ in `flags` and their seeds only the one with the best mean validation accuracy (the first of
+    equals), with all that were tried. Raises UserError for a flag that no run has and for settings without validation."""
+    for flag in flags:
+        if flag in OF_A_SEED or not any(flag in group.options for group in found):
+            raise UserError(f"--select {flag}: not a flag that tells settings of these runs apart")
+    settings: dict[str, list[Group]] = {}
+    for group in found:
+        left = {name: value for name, value in group.options.items() if name not in (*OF_A_SEED, *flags)}
+        settings.setdefault(repr((group.algorithm, left)), []).append(group)
+    return [(_best(tried, flags, on) if len(tried) > 1 else tried[0], tried) for tried in settings.values()]
+
+
+def _best(tried: Sequence[Group], flags: Sequence[str], on: str) -> Group:
+    for run in (run for group in tried for run in group.runs):
+        if "validation_mean" not in run.rounds:
+            raise UserError(f"--select {','.join(flags)} chooses by validation; {run.folder} was run without --validation")
+    return max(tried, key=lambda group: np.mean([row_of(run, on)["validation_mean"] for run in group.runs]))

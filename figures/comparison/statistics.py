@@ -1,0 +1,46 @@
+"""What is done with the values of several seeds: paired differences, and p-values of several comparisons."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+LEAST_SEEDS = 6  # common to both, for a paired t-test: with fewer it cannot be told whether differences are normal
+Seed = tuple[int, int]  # --seed and --split_seed
+Values = dict[Seed, float]
+
+
+class Paired(NamedTuple):
+    """The mean of the differences over `n` common seeds, its 95 % interval (None for one seed) and the p of a paired t-test
+    (None below LEAST_SEEDS, or where all differences are equal)."""
+
+    n: int
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def paired(own: Values, baseline: Values) -> Paired | None:
+    """`own` less `baseline` over the seeds of both: Student's t, n - 1 degrees of freedom. None without a common seed."""
+    from scipy import stats
+
+    common = sorted(own.keys() & baseline.keys())
+    if not common:
+        return None
+    a, b = (np.array([values[seed] for seed in common]) for values in (own, baseline))
+    n, mean, deviation = len(common), float((a - b).mean()), float((a - b).std(ddof=1)) if len(common) > 1 else 0.0
+    if n == 1:
+        return Paired(1, mean, None, None, None)
+    half = float(stats.t.ppf(0.975, n - 1)) * deviation / n**0.5
+    tested = n >= LEAST_SEEDS and np.ptp(a - b) > 1e-12
+    return Paired(n, mean, mean - half, mean + half, float(stats.ttest_rel(a, b).pvalue) if tested else None)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Adjusted p-values in the order given (Holm 1979): the i-th smallest of m times m - i + 1, at most 1, monotone."""
+    order = np.argsort(ps, kind="stable")
+    stepped = np.maximum.accumulate([min(1.0, (len(ps) - i) * ps[place]) for i, place in enumerate(order)])
+    adjusted = np.empty(len(ps))
+    adjusted[order] = stepped
+    return adjusted.tolist()

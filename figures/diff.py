@@ -1,0 +1,127 @@
+"""What two saved runs differ in.
+
+    python -m figures.diff RUN RUN
+
+Options, data, code and environment that differ; accuracies and costs after the last round; the first round in which the
+histories differ. Seconds are no difference: they are never the same twice.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+import saves
+from errors import UserError
+from figures import table
+
+MEASURED = ("global_mean", "personal_mean", "personal_worst", "tuned_mean", "validation_mean")  # after the last round
+SPENT = ("bytes_up", "bytes_down", "bytes_between", "steps", "flops", "seconds")  # over all rounds
+ABSENT = "(none)"
+
+
+def report(one: saves.Run, other: saves.Run) -> str:
+    """All that the two runs differ in, in words and tables."""
+    parts = [f"A  {one.folder}\nB  {other.folder}"]
+    mine, theirs = (dict(run.config) for run in (one, other))
+    for title, first, second in (
+        ("options", mine.pop("options"), theirs.pop("options")),
+        ("data, code and environment", dict(_flat(mine)), dict(_flat(theirs))),
+    ):
+        rows = differing(first, second)
+        parts.append(f"the same {title}" if not rows else _table([f"{title} that differ", "A", "B"], rows))
+    parts.append(_table(["accuracy (%) after the last round; totals", "A", "B", "B - A"], results(one, other)))
+    parts.append("\n".join(histories(one, other)))
+    return "\n\n".join(parts)
+
+
+def differing(first: dict[str, Any], second: dict[str, Any]) -> list[list[str]]:
+    """Name and both values of every entry that is not the same in both, in the order in which they stand."""
+    names = dict.fromkeys((*first, *second))
+    values = [(name, first.get(name, ABSENT), second.get(name, ABSENT)) for name in names]
+    return [[name, table.shown(a), table.shown(b)] for name, a, b in values if a != b]
+
+
+def results(one: saves.Run, other: saves.Run) -> list[list[str]]:
+    """Accuracies in percent, their differences in points, and costs, of what both runs or one of them measured."""
+    rows = []
+    for name in MEASURED:
+        rows.append((name, *(100 * float(run.rounds.iloc[-1].get(name, np.nan)) for run in (one, other)), ".2f"))
+    for name in SPENT:
+        totals = (float(run.rounds[name].sum()) if name in run.rounds else np.nan for run in (one, other))
+        rows.append((name, *totals, ",.1f" if name == "seconds" else ",.0f"))
+    told = [row for row in rows if not np.isnan(row[1:3]).all()]
+    return [[name, _number(a, form), _number(b, form), _number(b - a, f"+{form}")] for name, a, b, form in told]
+
+
+def histories(one: saves.Run, other: saves.Run) -> list[str]:
+    """In words, in which round the histories part, or that they and the weights are the same bits."""
+    mine, theirs = (run.history.drop(columns=list(saves.TIMING), errors="ignore") for run in (one, other))
+    lines = [
+        f"only {whose} has the columns {', '.join(names)}"
+        for whose, names in (("A", _without(mine, theirs)), ("B", _without(theirs, mine)))
+        if names
+    ]
+    ends = [int(run.rounds["round"].max()) for run in (one, other)]
+    if ends[0] != ends[1]:
+        return [*lines, f"not compared round by round: A has {ends[0]} rounds, B {ends[1]}"]
+    both = [name for name in mine if name in theirs]
+    for r in range(ends[0] + 1):
+        a, b = (frame.loc[frame["round"] == r, both].reset_index(drop=True) for frame in (mine, theirs))
+        if list(a["client"]) != list(b["client"]):
+            return [*lines, f"the histories differ from round {r} on, where they have rows of other clients"]
+        columns = [name for name in both if not _same(a[name], b[name])]
+        if columns:
+            return [*lines, f"the histories differ from round {r} on, there in {', '.join(columns)}"]
+    return [*lines, _bits(one, other, what="histories" if not lines else "columns of the history that both have")]
+
+
+def _bits(one: saves.Run, other: saves.Run, what: str) -> str:
+    if not all((run.folder / "weights.pt").exists() for run in (one, other)):
+        return f"{what}: the same bits (all but the seconds); weights are not saved of both"
+    weights = [{answer: saves.digest(rows) for answer, rows in run.weights().items()} for run in (one, other)]
+    if weights[0] != weights[1]:
+        return f"{what}: the same bits (all but the seconds); the weights after the last round differ"
+    return f"{what} and weights after the last round: the same bits (all but the seconds)"
+
+
+def _same(a, b) -> bool:
+    return bool(np.array_equal(a.to_numpy(dtype=float), b.to_numpy(dtype=float), equal_nan=True))
+
+
+def _without(frame, other) -> list[str]:
+    return [name for name in frame if name not in other]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _number(value: float, form: str) -> str:
+    return "" if np.isnan(value) else format(value + 0.0, form)
+
+
+def _table(headers: list[str], rows: list[list[str]]) -> str:
+    aligned = ["left", *["right"] * 3] if len(headers) == 4 else None
+    return tabulate(rows, headers=headers, tablefmt="simple", colalign=aligned, disable_numparse=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m figures.diff", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="folder of a finished run")
+    given = parser.parse_args(argv)
+    try:
+        print(report(*(saves.load(folder) for folder in given.runs)))
+    except (UserError, OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

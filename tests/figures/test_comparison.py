@@ -1,0 +1,400 @@
+"""The comparison over seeds, against statistics by hand; what it refuses; and its tables, read back."""
+
+import math
+import re
+
+import numpy as np
+import openpyxl
+import pytest
+from conftest import line_of
+from test_targets import saved
+
+from figures import comparison, table
+
+T_2 = 4.302652729911275  # 97.5 % of Student's t with 2 degrees of freedom: x = 0.95 sqrt(2 / (1 - 0.95**2))
+
+
+def rows_of(runs, title="after the last round", **asked):
+    """{name of the row: {header: value}}"""
+    rows = comparison.compare(runs, **asked).tables[title]
+    named = [" ".join(str(row[name].value) for name in row if name == "algorithm" or name.startswith("--")) for row in rows]
+    told = [{name.replace("\n", " ").strip(): cell.value for name, cell in row.items()} for row in rows]
+    return dict(zip(named, told, strict=True))
+
+
+def seeds(export, algorithm, values, **changed):
+    """A run a value, of seeds 0, 1, ..., with that accuracy after the last round."""
+    return [saved(export, algorithm, seed, curve=(0.1, value), **changed) for seed, value in enumerate(values)]
+
+
+def refused(capsys, *words):
+    """The one line of error with which a command is refused."""
+    with pytest.raises(SystemExit) as stopped:
+        comparison.main([str(word) for word in words])
+    assert stopped.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    return line.partition("error: ")[2]
+
+
+# --- statistics --------------------------------------------------------------------------------------------------------
+
+
+def of(*values):
+    return {(seed, 0): value for seed, value in enumerate(values)}
+
+
+def test_the_interval_is_students_by_its_formula():
+    assert pytest.approx(T_2) == 0.95 * math.sqrt(2 / (1 - 0.95**2))  # t with 2 degrees of freedom has a closed form
+    told = comparison.paired(of(0.51, 0.62, 0.73), of(0.5, 0.6, 0.7))
+    half = T_2 * 0.01 / math.sqrt(3)  # the differences 1, 2, 3 points have mean 2 and standard deviation 1
+    assert told == pytest.approx((3, 0.02, 0.02 - half, 0.02 + half, None))
+
+
+def test_p_is_of_the_paired_t_test_and_from_six_common_seeds_on():
+    base = [0.5, 0.6, 0.7, 0.4, 0.5, 0.6]
+    own = [value + i / 100 for i, value in enumerate(base, 1)]
+    # differences 1 ... 6 points: mean 3.5, variance 3.5; t = sqrt(6 * 3.5), whose p with 5 degrees of freedom is closed
+    angle = math.atan(math.sqrt(6 * 3.5) / math.sqrt(5))
+    inside = 2 / math.pi * (angle + math.sin(angle) * (math.cos(angle) + 2 / 3 * math.cos(angle) ** 3))
+    assert comparison.paired(of(*own), of(*base)).p == pytest.approx(1 - inside)
+    assert comparison.paired(of(*own[:5]), of(*base)).p is None, "five seeds in common"
+    assert comparison.paired(of(*own[:5]), of(*base)).n == 5
+    assert comparison.paired(of(*base), of(*base)) == (6, 0, 0, 0, None), "equal differences have no test"
+
+
+def test_one_common_seed_has_a_difference_and_no_interval_and_none_has_nothing():
+    told = comparison.paired({(0, 0): 0.6, (1, 0): 0.9}, {(0, 0): 0.5, (0, 1): 0.1})
+    assert told == (1, pytest.approx(0.1), None, None, None)
+    assert comparison.paired({(0, 0): 0.6}, {(0, 1): 0.5}) is None
+
+
+def test_holm_by_hand_on_three_p_values():
+    assert comparison.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])  # 3 x 0.01, 2 x 0.03, not below that
+    assert comparison.holm([0.6, 0.02, 0.5]) == pytest.approx([1, 0.06, 1])  # 2 x 0.5 is 1, and 0.6 not below that
+    assert comparison.holm([]) == []
+
+
+def test_p_is_adjusted_over_the_rows_that_have_one(tmp_path):
+    base = [0.5, 0.6, 0.7, 0.4, 0.5, 0.6]
+    runs = seeds(tmp_path, "fedavg", base)
+    differences = {"a": (1, 2, 3, 4, 5, 6), "b": (1, -2, 3, -4, 5, 6), "c": (9, 9, 9)}
+    for name, points in differences.items():
+        runs += seeds(tmp_path, name, [value + d / 100 for value, d in zip(base, points, strict=False)])
+    rows = rows_of(runs, baseline="fedavg")
+    alone = {name: comparison.paired(of(*(d / 100 for d in differences[name])), of(*[0] * 6)).p for name in "ab"}
+    assert rows["a"]["p (Holm)"] == pytest.approx(2 * alone["a"])
+    assert rows["b"]["p (Holm)"] == pytest.approx(alone["b"])
+    assert [rows[name]["p (Holm)"] for name in ("c", "fedavg")] == [None, None], "three seeds, and the baseline itself"
+    assert [rows[name]["common seeds"] for name in ("a", "c", "fedavg")] == [6, 3, None]
+
+
+# --- rows --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_has_mean_and_deviation_over_seeds_and_the_paired_difference_to_the_baseline(tmp_path):
+    runs = seeds(tmp_path, "fedavg", (0.50, 0.60, 0.70)) + seeds(tmp_path, "cfkd", (0.51, 0.62, 0.73))
+    rows = rows_of(runs, baseline="fedavg")
+    cfkd, fedavg = rows["cfkd"], rows["fedavg"]
+    assert (cfkd["n"], cfkd["global %"]) == (3, pytest.approx(62))
+    assert cfkd["std over seeds"] == pytest.approx(11), "of a sample"
+    assert cfkd["difference to baseline"] == pytest.approx(2)
+    half = 100 * T_2 * 0.01 / math.sqrt(3)
+    assert (cfkd["95 % interval from"], cfkd["to"]) == pytest.approx((2 - half, 2 + half))
+    assert fedavg["difference to baseline"] is None
+    assert list(rows) == ["cfkd", "fedavg"], "by name"
+
+
+def test_the_order_of_the_runs_changes_nothing(tmp_path):
+    runs = [run for name in ("independent", "fedavg") for run in seeds(tmp_path, name, (0.5, 0.6, 0.4))]
+    runs += seeds(tmp_path, "fedavg", (0.5, 0.7), lr=0.01, nbytes=(5, 5, 5))
+    asked = {"baseline": "independent", "target": 0.45, "equal": "bytes"}
+    told = comparison.render(comparison.compare(runs, **asked))
+    for seed in range(5):
+        shuffled = [runs[i] for i in np.random.default_rng(seed).permutation(len(runs))]
+        assert comparison.render(comparison.compare(shuffled, **asked)) == told
+
+
+def test_settings_are_rows_in_the_order_of_their_numbers_and_references_come_last(tmp_path):
+    runs = [saved(tmp_path, "fedavg", lr=lr) for lr in (10.0, 0.5, 9.0)]
+    rows = list(rows_of([saved(tmp_path, "independent", lr=0.5), *runs, saved(tmp_path, "mhmd", lr=0.5)]))
+    assert rows == ["fedavg 0.5", "fedavg 9.0", "fedavg 10.0", "mhmd 0.5", "independent 0.5"]
+
+
+def test_an_option_that_only_differs_between_algorithms_is_told_and_one_of_a_single_algorithm_is_not(tmp_path):
+    rows = rows_of([saved(tmp_path, "fedavg", batch_size=10), saved(tmp_path, "fedprox", batch_size=32, mu=1.0)])
+    assert list(rows) == ["fedavg 10", "fedprox 32"]
+    assert not [name for name in rows["fedprox 32"] if "mu" in name]
+
+
+def test_gain_and_harm_are_of_each_client_against_itself_alone_on_the_same_seed(tmp_path):
+    alone = saved(tmp_path, "independent", 0, curve=(0.1, 0.6), clients={1: [0.9] * 4, 2: [0.5, 0.6, 0.7, 0.8]})
+    other = saved(tmp_path, "independent", 1, curve=(0.1, 0.6), clients={2: [0.5, 0.5, 0.5, 0.5]})
+    with_others = saved(tmp_path, "fedavg", 0, curve=(0.1, 0.6), clients={2: [0.6, 0.5, 0.7, 1.0]})
+    second = saved(tmp_path, "fedavg", 1, curve=(0.1, 0.6), clients={2: [0.6, 0.6, 0.4, 0.3]})
+    third = saved(tmp_path, "fedavg", 2, curve=(0.1, 0.6), clients={2: [0.0, 0.0, 0.0, 0.0]})
+    row = rows_of([alone, other, with_others, second, third])["fedavg"]
+    # seed 0: +10, -10, 0, +20; seed 1: +10, +10, -10, -20; seed 2 has no independent run
+    assert row["gain over independent"] == pytest.approx((5 - 2.5) / 2)
+    assert row["least of a client"] == pytest.approx((-10 - 20) / 2)
+    assert row["clients harmed %"] == pytest.approx((25 + 50) / 2), "no change is no harm"
+    assert "gain over independent" not in rows_of([with_others])["fedavg"]
+
+
+def test_of_several_independent_settings_the_one_with_the_same_shared_flags_is_the_comparison(tmp_path):
+    runs = [saved(tmp_path, name, lr=lr, curve=(0.1, v)) for name, lr, v in (("fedavg", 1, 0.8), ("cfkd", 3, 0.9))]
+    runs += [saved(tmp_path, "independent", lr=lr, curve=(0.1, v)) for lr, v in ((1, 0.5), (2, 0.7))]
+    rows = rows_of(runs)
+    assert rows["fedavg 1"]["gain over independent"] == pytest.approx(30)
+    assert rows["cfkd 3"]["gain over independent"] is None, "no independent run has its learning rate"
+
+
+def test_costs_are_those_of_the_whole_run(tmp_path):
+    row = rows_of(seeds(tmp_path, "fedavg", (0.5, 0.6)))["fedavg"]
+    assert row["bytes a client and round"] == (100 + 2 * 30) / 2 / 2  # of two clients, in two rounds
+    assert row["steps of all clients"] == 14
+    assert row["seconds"] == 2, "evaluations are left out"
+
+
+def test_targets_are_columns_of_rounds_bytes_flops_and_seconds(tmp_path):
+    runs = [saved(tmp_path, seed=seed) for seed in range(3)] + [saved(tmp_path, "fd", curve=(0.1, 0.2, 0.3, 0.3))]
+    rows = rows_of(runs, target=0.4)
+    assert [rows["fedavg"][f"{what} to 40 %"] for what in ("rounds", "bytes", "flops", "seconds")] == [
+        pytest.approx(1.5),
+        pytest.approx(145),
+        None,
+        pytest.approx(1.75),
+    ]
+    assert [rows["fd"][f"{what} to 40 %"] for what in ("rounds", "bytes", "flops", "seconds")] == [">4", ">220", None, ">3"]
+    assert [rows[name]["runs that reach 40 %"] for name in ("fedavg", "fd")] == [3, 0]
+    assert any("read off the test curve (global)" in note for note in comparison.compare(runs, target=0.4).notes)
+
+
+VALIDATED = {"validation": 0.1, "curve": (0.5, 0.9, 0.7), "columns": {"validation_mean": [np.nan, 0.3, 0.4, 0.6]}}
+
+
+def test_on_validation_every_number_is_of_the_round_best_there(tmp_path):
+    high = {"validation_mean": [np.nan, 0.8, 0.4, 0.6]}
+    by_client = {1: [0.4, 0.6], 3: [0.0, 0.0]}
+    runs = [saved(tmp_path, "fedavg", **{**VALIDATED, "columns": high}, clients=by_client)]
+    runs += [saved(tmp_path, "independent", **VALIDATED, clients={1: [0.0, 0.0], 3: [0.3, 0.3]})]
+    rows = rows_of(runs, "of the round best on validation", on="validation", target=0.55)
+    assert rows["fedavg"]["global %"] == pytest.approx(50), "of round 1; the best on the test set was 90"
+    assert rows["fedavg"]["best round"] == 1
+    assert rows["fedavg"]["gain over independent"] == pytest.approx(20), "each at its own round"
+    assert rows["independent"]["global %"] == pytest.approx(70)
+    assert rows["independent"]["rounds to 55 %"] == pytest.approx(2.75), "read off validation: 0.4, then 0.6"
+    assert any("read off validation," in note for note in comparison.compare(runs, on="validation", target=0.5).notes)
+    assert rows_of(runs)["fedavg"]["global %"] == pytest.approx(70), "and the last round unless asked"
+
+
+def tried(export, algorithm, settings, seed=0):
+    """A run a setting {lr: (validation, test)}."""
+    return [
+        saved(export, algorithm, seed, lr=lr, validation=0.1, curve=(t,), columns={"validation_mean": [np.nan, v]})
+        for lr, (v, t) in settings.items()
+    ]
+
+
+def test_of_each_algorithms_settings_the_one_best_on_validation_is_chosen_and_its_test_value_shown(tmp_path):
+    runs = tried(tmp_path, "fedavg", {0.1: (0.6, 0.9), 0.2: (0.8, 0.7)}) + tried(
+        tmp_path, "fd", {0.1: (0.5, 0.4), 0.3: (0.4, 0.8)}
+    )
+    told = comparison.compare(runs, select=["lr"])
+    rows = rows_of(runs, select=["lr"])
+    assert list(rows) == ["fd 0.1", "fedavg 0.2"]
+    assert [rows[name]["global %"] for name in rows] == pytest.approx([40, 70])
+    assert [rows[name]["settings tried"] for name in rows] == [2, 2]
+    assert not any("warning" in note for note in told.notes)
+
+
+def test_the_choice_is_by_the_mean_over_seeds(tmp_path):
+    runs = tried(tmp_path, "fedavg", {0.1: (0.6, 0.1), 0.2: (0.9, 0.2)})
+    runs += tried(tmp_path, "fedavg", {0.1: (0.6, 0.1), 0.2: (0.2, 0.2)}, seed=1)
+    assert list(rows_of(runs, select=["lr"])) == ["fedavg 0.1"]
+
+
+def test_an_unequal_tuning_budget_is_warned_of(tmp_path):
+    runs = tried(tmp_path, "fedavg", {0.1: (0.6, 0.9), 0.2: (0.8, 0.7)}) + tried(tmp_path, "fd", {0.1: (0.5, 0.4)})
+    notes = comparison.compare(runs, select=["lr"]).notes
+    assert "warning: an unequal tuning budget: settings tried are fd 1, fedavg 2" in notes
+    runs += tried(tmp_path, "fd", {0.2: (0.5, 0.4)}, seed=1)
+    assert "warning: the settings of fd were tried with different seeds" in comparison.compare(runs, select=["lr"]).notes
+
+
+def test_at_equal_bytes_methods_are_compared_at_the_largest_total_that_all_have_sent(tmp_path):
+    runs = [saved(tmp_path, "fedavg", nbytes=(10, 0, 0), curve=(0.2, 0.4, 0.8))]  # 10, 20, 30 bytes
+    runs += [saved(tmp_path, "fd", nbytes=(5, 0, 0), curve=(0.3, 0.5, 0.6))]  # 5, 10, 15 bytes: the budget
+    runs += [saved(tmp_path, "independent", nbytes=(0, 0, 0), curve=(0.3, 0.3, 0.1))]
+    runs += [saved(tmp_path, "centralized", nbytes=(0, 0, 1), curve=(0.3, 0.3, 0.9))]
+    rows = rows_of(runs, "at equal bytes: 15 B of all clients", equal="bytes")
+    assert {name: row["global %"] for name, row in rows.items()} == {
+        "fedavg": pytest.approx(30),  # half the way from 0.2 to 0.4
+        "fd": pytest.approx(60),
+        "independent": pytest.approx(10),
+        "centralized": pytest.approx(90),  # one byte in all, and no limit to the others
+    }
+    assert [rows[name]["bytes of all clients"] for name in rows] == [15, 15, 1, 0]
+    assert [rows[name]["rounds"] for name in rows] == pytest.approx([3, 1.5, 3, 3])
+    assert [rows[name]["steps of all clients"] for name in rows] == pytest.approx([21, 10.5, 21, 21])
+    assert [rows_of(runs)[name]["steps of all clients"] for name in rows] == [21] * 4
+
+
+def test_a_method_that_has_sent_more_before_its_first_evaluated_round_has_no_value_at_equal_bytes(tmp_path):
+    runs = [saved(tmp_path, "fedavg", nbytes=(99, 0, 0)), saved(tmp_path, "fd", nbytes=(1, 0, 0))]
+    rows = rows_of(runs, "at equal bytes: 4 B of all clients", equal="bytes")
+    assert (rows["fedavg"]["n"], rows["fedavg"]["global %"]) == (0, None)
+    assert rows["fd"]["global %"] == pytest.approx(80)
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_other_rules_of_the_split_other_data_and_other_splits_of_one_seed_are_refused(tmp_path, capsys):
+    run = saved(tmp_path / "one")
+    for changed, told in (
+        ({"alpha": 0.1}, "different splits are not compared: --alpha is 0.5 in "),
+        ({"partition": "iid"}, "different splits are not compared: --partition is 'lda' in "),
+        ({"n_clients": 3}, "different splits are not compared: --n_clients is 2 in "),
+        ({"data": "1"}, "different data are not compared: the data's digest is 0 in "),
+        ({"split": "1"}, "different splits are not compared: the split's digest at --split_seed 0 is 0 in "),
+        ({"split": "1", "seed": 7}, "different splits are not compared: the split's digest at --split_seed 0 is 0 in "),
+    ):
+        other = saved(tmp_path / "others", "cfkd", **changed)
+        assert refused(capsys, run.folder, other.folder).startswith(f"{told}{run.folder}, but ")
+    another = saved(tmp_path / "others", "cfkd", split="1", split_seed=1)
+    assert len(rows_of([run, another])) == 2, "another seed of the split has another split"
+
+
+def test_runs_that_differ_in_more_than_seeds_are_not_averaged(tmp_path, capsys):
+    runs = [saved(tmp_path, lr=lr, validation=0.1) for lr in (0.1, 0.2)]
+    told = "--by algorithm: runs of fedavg that differ in lr (0.1 and 0.2) are not averaged; "
+    assert refused(capsys, tmp_path, "--by", "algorithm") == f"{told}--by algorithm,lr tells them apart"
+    assert list(rows_of(runs, by=["lr"])) == ["0.1", "0.2"]
+
+
+def test_the_same_seed_twice_is_refused_and_the_same_run_twice_is_one(tmp_path, capsys):
+    one, other = saved(tmp_path), saved(tmp_path, source="1")
+    line = refused(capsys, tmp_path)
+    assert line.startswith("fedavg has --seed 0 --split_seed 0 twice, a seed counts once: ")
+    assert str(one.folder) in line
+    assert str(other.folder) in line
+    assert [run.folder for run in comparison.read([one.folder, one.folder / ".." / one.folder.name])] == [one.folder]
+
+
+def test_last_and_best_on_validation_are_never_mixed(tmp_path, capsys):
+    run = saved(tmp_path, "fedavg", **VALIDATED)
+    without = saved(tmp_path, "fd", **{**VALIDATED, "columns": None})
+    assert refused(capsys, tmp_path, "--on", "validation") == (
+        f"--on validation: {without.folder} was run without --validation; all rows must have it"
+    )
+    both = "--equal bytes reads the test curve at a budget: not with --on validation"
+    assert refused(capsys, run.folder, "--on", "validation", "--equal", "bytes") == both
+
+
+def test_other_mistakes_are_a_line_each(tmp_path, capsys):
+    runs = [saved(tmp_path, lr=lr) for lr in (0.1, 0.2)]
+    choice = f"--select lr chooses by validation; {runs[0].folder} was run without --validation"
+    assert refused(capsys, tmp_path, "--select", "lr") == choice
+    assert refused(capsys, tmp_path, "--select", "seed").startswith("--select seed: not a flag that tells settings")
+    assert refused(capsys, tmp_path, "--select", "mu").startswith("--select mu: not a flag that tells settings")
+    assert refused(capsys, tmp_path, "--by", "mu") == "--by mu: no run has this option"
+    names = "fedavg (--lr 0.1); fedavg (--lr 0.2)"
+    assert refused(capsys, tmp_path, "--baseline", "fedavg") == f"--baseline fedavg: several rows of that name; {names}"
+    assert refused(capsys, tmp_path, "--baseline", "fd") == f"--baseline fd: no row of that name; {names}"
+    assert refused(capsys, tmp_path, "--metric", "tuned").endswith(
+        "has no tuned_mean after the last round; it takes --ft_epochs"
+    )
+    assert "not with --on validation" in refused(capsys, tmp_path, "--metric", "tuned", "--target", "0.5")
+    assert refused(capsys, tmp_path, "--target", "90") == "argument --target: 90 is no fraction of 1, such as 0.9"
+    assert refused(capsys, tmp_path / "x") == f"{tmp_path / 'x'}: no such folder"
+    (tmp_path / "empty").mkdir()
+    assert refused(capsys, tmp_path / "empty").endswith("neither a finished run nor a folder of finished runs")
+    silent = saved(tmp_path / "silent", nbytes=(0, 0, 0))
+    assert refused(capsys, silent.folder, "--equal", "bytes") == "--equal bytes: no method of these runs has sent anything"
+    assert "xlsx" in refused(capsys, silent.folder, "--xlsx", tmp_path / "table.txt")
+
+
+def test_a_baseline_may_be_a_row_by_its_whole_name(tmp_path):
+    rows = rows_of([saved(tmp_path, lr=lr) for lr in (0.1, 0.2)], baseline="fedavg (--lr 0.2)")
+    assert rows["fedavg 0.2"]["difference to baseline"] is None
+    assert rows["fedavg 0.1"]["difference to baseline"] == 0
+
+
+# --- notes and forms ---------------------------------------------------------------------------------------------------
+
+
+def test_what_weakens_a_comparison_is_said(tmp_path):
+    runs = seeds(tmp_path, "fedavg", (0.5, 0.6))
+    assert any(note.startswith("2 seeds on 1 split:") for note in comparison.compare(runs).notes)
+    assert "one seed: an illustration" in comparison.compare(runs[:1]).notes
+    runs.append(saved(tmp_path, seed=2, split_seed=2, curve=(0.1, 0.4), source="1", environment={"torch": "2"}))
+    notes = comparison.compare(runs).notes
+    assert "warning: fedavg was run with 2 versions of code or libraries (figures.diff)" in notes
+    assert "warning: runs of 2 environments, whose seconds do not compare (figures.diff)" in notes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    seeds(tmp_path / "saves", "fedavg", (0.50, 0.60, 0.70), topology_file="a_b|c%.txt")
+    seeds(tmp_path / "saves", "cfkd", (0.51, 0.62, 0.73), topology_file="d")
+    return tmp_path / "saves"
+
+
+def test_the_module_figures_table_is_the_command(folder, capsys):
+    table.main([str(folder)])
+    out = capsys.readouterr().out
+    assert out.startswith("after the last round:\nalgorithm ")
+    comparison.main([str(run.folder) for run in comparison.read([folder])])
+    assert capsys.readouterr().out == out, "a folder of runs is its runs"
+
+
+def test_markdown_read_back(folder, capsys):
+    comparison.main([str(folder), "--markdown", "--baseline", "fedavg"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    header, _, cfkd, fedavg = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
+    assert dict(zip(header, cfkd, strict=True))["global %"] == "62.00"
+    assert dict(zip(header, cfkd, strict=True))["difference to baseline"] == "+2.00"
+    assert dict(zip(header, fedavg, strict=True))["--topology_file"] == r"a_b\|c%.txt"
+
+
+def test_latex_is_escaped_and_all_but_the_table_is_comment(folder, capsys):
+    comparison.main([str(folder), "--latex", "--target", "0.9"])
+    lines = capsys.readouterr().out.splitlines()
+    (first,) = [i for i, line in enumerate(lines) if line.startswith(r"\begin{tabular}")]
+    tabular = lines[first : lines.index(r"\end{tabular}")]
+    assert all(line.startswith("%") for line in lines if line not in (*tabular, r"\end{tabular}"))
+    assert [line for line in tabular if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
+    rows = [[cell.strip() for cell in line.removesuffix(r"\\").split(" & ")] for line in tabular if line.endswith(r"\\")]
+    assert len({len(row) for row in rows}) == 1
+    assert r"global \%" in rows[0]
+    assert r"a\_b|c\%.txt" in rows[2]
+    assert r"\ensuremath{>}2.0" in rows[1], "a target that was not reached"
+
+
+def test_the_workbook_read_back_has_numbers_as_numbers(folder, tmp_path, capsys):
+    path = tmp_path / "table.xlsx"
+    comparison.main([str(folder), "--xlsx", str(path), "--baseline", "fedavg", "--target", "0.65", "--equal", "bytes"])
+    assert capsys.readouterr().out.startswith("after the last round:"), "and the table is printed"
+    book = openpyxl.load_workbook(path)
+    assert book.sheetnames == ["after the last round", "at equal bytes", "notes"]
+    header, cfkd, fedavg = book["after the last round"].iter_rows(values_only=True)
+    row = dict(zip(header, cfkd, strict=True))
+    assert (row["algorithm"], row["n"]) == ("cfkd", 3)
+    assert row["global %"] == pytest.approx(62, abs=1e-9)
+    assert row["95 % interval from"] == pytest.approx(100 * (0.02 - T_2 * 0.01 / math.sqrt(3)), abs=1e-9)
+    assert (row["p (Holm)"], row["flops to 65 %"], row["bytes to 65 %"]) == (None, None, ">160")
+    assert dict(zip(header, fedavg, strict=True))["difference to baseline"] is None
+    assert [note for (note,) in book["notes"].iter_rows(min_row=2, values_only=True)]
+    comparison.main([str(folder), "--xlsx", str(path), "--on", "last"])
+    assert openpyxl.load_workbook(path).sheetnames == ["after the last round", "notes"]
+
+
+def test_a_title_fits_a_sheet_of_excel(tmp_path):
+    saved(tmp_path, **VALIDATED)
+    comparison.main([str(tmp_path), "--on", "validation", "--xlsx", str(tmp_path / "x.xlsx")])
+    assert openpyxl.load_workbook(tmp_path / "x.xlsx").sheetnames[0] == "of the round best on validation"
+
+
+def test_a_function_refuses_as_the_command_does(tmp_path):
+    runs = [saved(tmp_path), saved(tmp_path, "fd", alpha=9)]
+    assert line_of(comparison.compare, runs).startswith("different splits are not compared: --alpha")
