@@ -27,7 +27,10 @@ SHARED = (
     "--n_clients 4 --partition lda --alpha 0.5 --validation 0.1 --rounds 3 --epoch_per_round 1 --batch_size 32 "
     "--augment flip --participation 0.8 --ft_epochs 1 --seed 3 --threads 1 --device cpu --quiet --json"
 )
-DATA = ("--dataset digits --reduced 0.3", "--dataset MNIST --reduced 0.01 --image_size 14 --track_history 0 --lr_schedule cosine")
+DATA = (
+    "--dataset digits --reduced 0.3",
+    "--dataset MNIST --reduced 0.01 --image_size 14 --track_history 0 --lr_schedule cosine",
+)
 COMMANDS = (
     "cfkd",
     "cfkd --as_published",

@@ -187,6 +187,17 @@ def test_changed_code_makes_a_new_run_beside_the_old_one(tmp_path, monkeypatch):
     assert experiment.earlier(new.folder) == old.folder
     assert not new.folder.exists()
     assert (old.folder / "done").exists()
+    (old.folder / "done").unlink()
+    assert experiment.earlier(new.folder) is None, "one that is not finished is not spoken of"
+
+
+@pytest.mark.parametrize("what", ["torch", "numpy", "processor"])
+def test_another_library_or_processor_makes_a_new_run_beside_the_old_one(what, tmp_path, monkeypatch):
+    old, environment = prepared("fedavg", tmp_path).folder, identity._environment
+    monkeypatch.setattr(identity, "_environment", lambda device: {**environment(device), what: "another"})
+    new = prepared("fedavg", tmp_path).folder
+    assert new != old
+    assert new.name.rpartition("-")[0] == old.name.rpartition("-")[0], "what was asked for is the same"
 
 
 def test_the_name_of_a_run_covers_every_option_the_split_and_the_data(tmp_path, monkeypatch):
@@ -199,6 +210,9 @@ def test_the_name_of_a_run_covers_every_option_the_split_and_the_data(tmp_path, 
     }  # fmt: skip
     names = [prepared("cfkd", tmp_path).folder.name]
     names += [prepared("cfkd", tmp_path, **{name: value}).folder.name for name, value in other.items()]
+    split = prepared("cfkd", tmp_path).split
+    monkeypatch.setattr(preparation, "_split", lambda *_: replace(split, test=split.test[::-1]))
+    names.append(prepared("cfkd", tmp_path).folder.name)
     data = preparation._data("digits", Source())
     monkeypatch.setattr(preparation, "_data", lambda *_: replace(data, mean=data.mean + 1))
     names.append(prepared("cfkd", tmp_path).folder.name)

@@ -1,6 +1,7 @@
 """The run folder: what is written appears whole, reads back as it was, and runs no code when it is read."""
 
 import json
+import math
 import pickle
 
 import numpy as np
@@ -96,7 +97,8 @@ def test_the_headline_is_the_last_round_and_validation_chooses_only_by_validatio
 
 
 def test_the_best_round_on_validation_is_not_the_best_on_test(tmp_path):
-    rows = [{"round": r, "loss": 1.0, "global_mean": g, "validation_mean": v} for r, g, v in ((1, 0.9, 0.5), (2, 0.6, 0.7))]
+    found = ((1, 0.9, 0.5), (2, 0.6, 0.7), (3, 0.8, 0.7))  # of equals the first
+    rows = [{"round": r, "loss": 1.0, "global_mean": g, "validation_mean": v} for r, g, v in found]
     history = [{"round": row, "clients": {"client": torch.zeros(0)}} for row in rows]
     saves.write_frame(tmp_path / "history.pkl", saves.frame_of(history))
     best = saves.Run(tmp_path, {}).best_on_validation()
@@ -155,6 +157,19 @@ def test_a_history_reads_back_as_it_was(tmp_path):
     pd.testing.assert_frame_equal(back, frame, check_column_type=False)
     assert list(back["client"]) == [saves.ALL, 1, 3]
     assert back["bytes_up"].dtype == np.int64
+
+
+def test_bytes_that_a_client_did_not_send_are_0_and_what_was_not_measured_is_nan():
+    columns = {"bytes_up": torch.tensor([7.0, math.nan]), "personal_accuracy": torch.tensor([0.5, math.nan])}
+    history = [
+        {"round": {"round": 1, "loss": 2.0, "bytes_up": 7}, "clients": {"client": torch.tensor([0, 2]), **columns}},
+        {"round": {"round": 2, "loss": 1.0, "bytes_up": 0}, "clients": {"client": torch.tensor([], dtype=torch.int64)}},
+    ]
+    frame = saves.frame_of(history)
+    assert frame["round"].tolist() == [1, 1, 1, 2]
+    assert frame["client"].tolist() == [saves.ALL, 0, 2, saves.ALL]
+    assert frame["bytes_up"].tolist() == [7, 7, 0, 0]
+    assert frame["personal_accuracy"].isna().tolist() == [True, False, True, True]
 
 
 def test_one_row_of_a_stack_is_saved_without_the_stack(tmp_path):
