@@ -115,7 +115,7 @@ def personalise(
     is. Raises DivergedError.
     """
     answer = next(answer for answer in done.answers.values() if isinstance(answer(0), Net))
-    aside = replace(federation.aside("tuning"), effort=Counter(), wire=Wire())
+    aside = replace(federation.aside("tuning"), effort=Counter(), clock=Counter(), wire=Wire())
     asked = replace(options, lr=options.ft_lr, lr_schedule="constant", epoch_per_round=1)
     found: dict[tuple[str, str], ByClient] = {}  # by what it is of and the end of its columns' names
 

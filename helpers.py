@@ -5,6 +5,7 @@ changed in place. A function stands here only if two algorithms call it.
 """
 
 import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -68,13 +69,16 @@ def train(
     Batches are `options.batch_size` long, of a new order every epoch; a left-over batch of one joins the batch before
     it. A share without examples takes no step, and its loss is 0.
     """
-    none = [None] * len(clients)
+    began, none = time.perf_counter(), [None] * len(clients)
     work = partial(_local_epochs, loss=loss, options=options, only=only)
     done = federation.each(work, clients, weights, given or none, memory or none, drawn or none)
     for k, (_, _, _, steps, samples) in zip(clients, done, strict=True):
         federation.effort["steps", federation.party, k] += steps
         federation.effort["samples", federation.party, k] += samples
     trained, remembered, losses = ([row[part] for row in done] for part in range(3))
+    if federation.device.type == "cuda":
+        torch.cuda.synchronize(federation.device)
+    federation.clock["train_seconds"] += time.perf_counter() - began
     return trained, remembered, torch.stack(losses)
 
 
@@ -102,9 +106,10 @@ def _local_epochs(federation: Federation, k: int, weights: Weights, given, memor
             indices = share[i]
             images = federation.data.images(indices, federation.dtype, augment.part(changed, i))
             batch = Batch(images, federation.data.y[indices], i)
-            optimizer.zero_grad(set_to_none=True)
-            value = loss(model, batch, given, options)
-            value.backward()
+            with federation.counting(k, "train", loss, frozenset(trained), images.shape):
+                optimizer.zero_grad(set_to_none=True)
+                value = loss(model, batch, given, options)
+                value.backward()
             if options.clip_grad:
                 torch.nn.utils.clip_grad_norm_(trained.values(), options.clip_grad)
             optimizer.step()
@@ -199,8 +204,10 @@ def outputs(federation: Federation, k: int, weights: Weights) -> Outputs:
 
     Part of the work of one client, to be called within `federation.each`.
     """
-    model, share = federation.model(k, weights), federation.shares[k]
-    parts = [model(federation.data.images(i, federation.dtype)) for i in share.split(EVALUATION_BATCH)]
+    model, share, parts = federation.model(k, weights), federation.shares[k], []
+    for i in share.split(EVALUATION_BATCH):
+        with federation.counting(k, "outputs", len(i)):
+            parts.append(model(federation.data.images(i, federation.dtype)))
     features, logits = (torch.cat(part) for part in zip(*parts, strict=True))
     return Outputs(features, logits, federation.data.y[share])
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -153,7 +154,8 @@ def _entry(federation: Federation, r: int, done: Round, of_round: dict, of_clien
     crossed = federation.wire.collect()
     effort, columns = dict(federation.effort), {}
     federation.effort.clear()
-    totals: dict[str, float] = dict.fromkeys(("bytes_up", "bytes_down", "bytes_between", "steps", "samples"), 0)
+    counted = ("bytes_up", "bytes_down", "bytes_between", "steps", "samples", "flops")
+    totals: dict[str, float] = dict.fromkeys(counted, 0)
 
     def count(name: str, client: int | None, amount: int) -> None:
         totals[name] = totals.get(name, 0) + amount
@@ -167,6 +169,8 @@ def _entry(federation: Federation, r: int, done: Round, of_round: dict, of_clien
             count(f"bytes_{direction}:{kind}", client, nbytes)
     for (what, party, client), amount in effort.items():
         count(what, client if party == "client" else None, amount)
+        if (what, party) == ("flops", "server"):
+            count("flops:server", None, amount)
     columns["loss"] = dict(zip(done.clients, done.loss.tolist(), strict=False))
     columns.update(of_clients)
     columns.update({name: told for name, told in done.told.items() if isinstance(told, dict)})
@@ -178,8 +182,23 @@ def _entry(federation: Federation, r: int, done: Round, of_round: dict, of_clien
     }
     clients["client"] = torch.tensor(present, dtype=torch.int64)
     loss = done.loss.mean().item() if len(done.loss) else math.nan
-    timing = dict(zip(saves.TIMING, (seconds, evaluation), strict=True))
+    timing = dict(
+        zip(saves.TIMING, (seconds, federation.clock.pop("train_seconds", 0.0), evaluation, _peak(federation)), strict=True)
+    )
     return {"round": {"round": r, "loss": loss, **totals, **of_round, **of_all, **timing}, "clients": clients}
+
+
+def _peak(federation: Federation) -> float:
+    """Bytes of memory at most: of the CUDA device since the last call, or of this process since it began."""
+    if federation.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(federation.device)
+        torch.cuda.reset_peak_memory_stats(federation.device)
+        return float(peak)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float(psutil.Process().memory_info().peak_wset)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
 
 
 def _final_weights(federation: Federation, done: Round) -> dict[str, Any]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake
     import pandas as pd
 
 Rows = dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]  # of one model for all, or of each client
-TIMING = ("seconds", "evaluation_seconds")  # the only columns of a history that differ when a run is repeated
+TIMING = ("seconds", "train_seconds", "evaluation_seconds", "peak_memory")  # columns that differ when a run is repeated
 ALL = -1  # "client" in the row of a round itself
 FILES = (
     "config.json",
@@ -56,8 +56,10 @@ FILES = (
 @dataclass(frozen=True)
 class Run:
     """A saved run. `folder`, `config` (options, environment, hashes) and `history`, one frame: a row a round (client -1)
-    and a row for each client that trained or was evaluated in it. Accuracies are fractions of 1, losses nats, bytes and
-    steps those of that round."""
+    and a row for each client that trained or was evaluated in it. Accuracies are fractions of 1, losses nats; bytes, steps
+    and "flops" (floating point operations to train and to extract what is sent; "flops:server" the server's part of them)
+    are those of that round, like "seconds" (without the evaluation), of which "train_seconds" are local epochs.
+    "peak_memory" is in bytes: of the device in that round, or of the process so far where that is the processor."""
 
     folder: Path
     config: dict[str, Any]
@@ -106,6 +108,7 @@ class Run:
             "bytes_up": int(rounds["bytes_up"].sum()),
             "bytes_down": int(rounds["bytes_down"].sum()),
             "bytes_between": int(rounds["bytes_between"].sum()) if "bytes_between" in rounds else 0,  # not in older runs
+            "flops": int(rounds["flops"].sum()) if "flops" in rounds else None,  # not in older runs
             "seconds": round(float(rounds["seconds"].sum() + rounds["evaluation_seconds"].sum()), 3),
             "options": self.options,
         }
@@ -302,7 +305,9 @@ def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
     ]
     frame = pd.concat([of_rounds, *of_clients], ignore_index=True)
     frame = frame.sort_values(["round", "client"], kind="stable", ignore_index=True)
-    counts = [name for name in frame if name.startswith("bytes_") or name in ("steps", "samples")]
+    counts = [
+        name for name in frame if name.startswith("bytes_") or name.startswith("flops") or name in ("steps", "samples")
+    ]
     frame[counts] = frame[counts].fillna(0)
     integers = ["round", "client", *counts]
     first = ["round", "client", "loss"]
@@ -312,5 +317,11 @@ def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _place(name: str) -> int:
     """Where a column stands: accuracies, effort, bytes, time."""
-    groups = (("global", "personal", "validation"), ("sent", "local", "tuned"), ("steps", "samples"), ("bytes",), TIMING)
+    groups = (
+        ("global", "personal", "validation"),
+        ("sent", "local", "tuned"),
+        ("steps", "samples", "flops"),
+        ("bytes",),
+        TIMING,
+    )
     return next((i for i, group in enumerate(groups) if name.startswith(group)), len(groups))

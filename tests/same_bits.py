@@ -83,8 +83,8 @@ def played(root: Path, case: str, data: str, export_dir: Path) -> saves.Run | st
 
 def differences(before: saves.Run, after: saves.Run) -> list[str]:
     """The columns of the history and the weights that are not the same bits."""
-    one, other = (run.history.drop(columns=list(saves.TIMING)) for run in (before, after))
-    found = sorted(set(one) ^ set(other))
+    one, other = (run.history.drop(columns=list(saves.TIMING), errors="ignore") for run in (before, after))
+    found = sorted(set(one) - set(other))  # a column may be new
     found += [name for name in one if name in other and not one[name].equals(other[name])]
     rows = [run.weights() for run in (before, after)]
     if list(rows[0]) != list(rows[1]) or any(saves.digest(rows[0][name]) != saves.digest(rows[1][name]) for name in rows[0]):

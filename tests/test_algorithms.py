@@ -340,7 +340,7 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
         crossed = {k for by_client in federation.wire.collect().values() for k in by_client}
         assert crossed <= clients
         worked = {(what, k): n for (what, party, k), n in federation.effort.items() if party == "client"}
-        assert worked.keys() == {(what, k) for k in clients for what in ("steps", "samples")}
+        assert worked.keys() == {(what, k) for k in clients for what in ("steps", "samples", "flops")}
         shares = state.get("shares", federation.shares)
         assert all(worked["samples", k] == 2 * len(shares[k]) for k in clients)
         answers = {name: rows for name, rows in answers_of(federation, done).items() if name == "personal"}

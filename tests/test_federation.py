@@ -144,6 +144,8 @@ def test_views_share_the_wire_and_the_effort_and_leave_the_original_as_it_is():
     for view in (later, aside, server):
         assert view.wire is federation.wire
         assert view.effort is federation.effort
+        assert view.flops is federation.flops
+        assert view.clock is federation.clock
         assert view.data is federation.data
     assert (later.round, later.party) == (3, "client")
     assert (aside.round, aside.party) == (0, "fine-tuning")

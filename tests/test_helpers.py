@@ -378,6 +378,57 @@ def test_the_loss_is_the_mean_over_the_examples_of_all_local_epochs():
         assert found.item() == pytest.approx(np.mean(values[k]), rel=1e-14)
 
 
+def lenet5_step(n, D=6, C=3, side=12):
+    """Floating point operations of a training step of LeNet5 on n images [1, side, side], by hand: a multiply-add is two;
+    forward, gradients of the weights, and gradients of every layer's input but the first one's, the image's."""
+    first = side**2 * 6 * 25
+    others = (side // 2) ** 2 * 16 * 6 * 25 + (side // 4) ** 2 * 120 * 16 * 9 + 120 * D + D * C
+    return 2 * n * (2 * first + 3 * others)
+
+
+def test_flops_of_training_are_those_counted_by_hand_the_short_last_batch_included():
+    federation = tiny_federation()
+    rows, options = initial(federation), options_for("independent", epoch_per_round=2)
+    for times in (1, 2):  # counted, then known
+        train(federation, [0, 2], pick(rows, [0, 2]), loss, options)
+        found = {k: federation.effort["flops", "client", k] for k in (0, 2)}
+        # batches of 8: 10 examples are 8 + 2, 30 are 8 + 8 + 8 + 6
+        assert found[0] == times * 2 * (lenet5_step(8) + lenet5_step(2))
+        assert found[2] == times * 2 * (3 * lenet5_step(8) + lenet5_step(6))
+
+
+def test_flops_of_a_part_are_less_and_those_of_another_loss_its_own():
+    federation = tiny_federation()
+    rows, options = initial(federation), options_for("independent", batch_size=60)
+
+    def twice(model, batch, given, options):
+        return loss(model, batch, given, options) + loss(model, batch, given, options)
+
+    def counted(*args, **others):
+        federation.effort.clear()
+        train(federation, [0], rows[:1], *args, options, **others)
+        return federation.effort["flops", "client", 0]
+
+    whole = counted(loss)
+    assert whole == lenet5_step(10)
+    # the body computes as in evaluation: all forward, and of the classifier the gradient of its weights
+    forward = (lenet5_step(10) + 2 * 10 * 12**2 * 6 * 25) // 3
+    assert counted(loss, only=federation.names("head")) == forward + 2 * 10 * 6 * 3
+    assert counted(twice) == 2 * whole
+    assert counted(loss) == whole
+
+
+def test_flops_of_outputs_are_those_of_the_way_forward():
+    federation = tiny_federation()
+    federation.each(outputs, [2], [federation.initial(2)])
+    assert federation.effort == {("flops", "client", 2): (lenet5_step(30) + 2 * 30 * 12**2 * 6 * 25) // 3}
+
+
+def counts_of(federation):
+    """What was counted but the floating point operations."""
+    return {key: n for key, n in federation.effort.items() if key[0] != "flops"}
+
+
 def test_effort_counts_steps_and_samples_by_party_and_client():
     federation = tiny_federation(model="MLP")
     rows, options = initial(federation), options_for("independent", epoch_per_round=2)
@@ -385,12 +436,12 @@ def test_effort_counts_steps_and_samples_by_party_and_client():
     # batches of 8: 10 examples are 8 + 2, 30 are 8 + 8 + 8 + 6
     expected = {("steps", "client", 0): 4, ("samples", "client", 0): 20}
     expected |= {("steps", "client", 2): 8, ("samples", "client", 2): 60}
-    assert dict(federation.effort) == expected
+    assert counts_of(federation) == expected
     train(federation.at(1), [0], rows[:1], loss, options)
     train(federation.server(torch.arange(17)), [0], rows[:1], loss, options)  # 17 examples are 8 + 9
     expected |= {("steps", "client", 0): 2 * 4, ("samples", "client", 0): 2 * 20}
     expected |= {("steps", "server", 0): 4, ("samples", "server", 0): 34}
-    assert dict(federation.effort) == expected
+    assert counts_of(federation) == expected
 
 
 def test_training_changes_nothing_that_it_was_given():
