@@ -5,8 +5,7 @@ F. Berdoz, A. Singh, M. Jaggi, R. Raskar: Scalable Collaborative Learning via Re
 
 Differences from the paper:
 1. Means over the D features and over the C classes, as in the reference code and its published weights; the paper sums.
-2. The global mean of a class is that of all its examples, clients' means weighted by their counts (as in the code; the
-   text says the mean of the means). Therefore the counts travel too.
+2. The global mean of a class is that of all its examples, as in the code (the text: the mean of means): counts travel too.
 3. One observation a client and round (M_up = M_down = 1, as in all of the paper's experiments), of a random *other* client.
 4. A class that nobody has sent, or that the observed client does not hold, has weight 0 in the loss.
 5. With `--participation` below 1 the server keeps what the others sent last. The code's draw: `published/cfkd.py`.

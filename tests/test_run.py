@@ -21,7 +21,7 @@ KEYS = [
     *("algorithm", "seed", "split_seed", "folder", "global_mean", "global_std_clients", "global_worst"),
     *("personal_mean", "personal_std_clients", "personal_worst"),
     *("tuned_mean", "tuned_std_clients", "tuned_worst", "tuned_by_epoch", "bytes_up", "bytes_down"),
-    *("bytes_between", "seconds", "options"),
+    *("bytes_between", "flops", "seconds", "options"),
 ]
 
 
