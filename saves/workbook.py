@@ -45,16 +45,17 @@ def _last_clients(run) -> pd.DataFrame:
 
 
 def costs(run) -> pd.DataFrame:
-    """Bytes of the whole run by direction and kind, in all, a round, and a client and round (over all K clients)."""
+    """Bytes by direction and kind, and floating point operations, those of the server apart: of the whole run, a round, and
+    a client and round (over all K clients)."""
     rounds, n_clients = run.rounds, run.options["n_clients"]
     n_rounds = int(rounds["round"].max())
     rows = []
     for column in rounds.columns:
-        if column.startswith("bytes_"):
-            direction, _, kind = column.removeprefix("bytes_").partition(":")
+        if column.startswith(("bytes_", "flops")):
+            cost, _, kind = column.replace("_", " ").partition(":")
             total = int(rounds[column].sum())
-            rows.append((direction, kind or "all", total, total / n_rounds, total / n_rounds / n_clients))
-    return pd.DataFrame(rows, columns=["direction", "kind", "bytes", "bytes a round", "bytes a client and round"])
+            rows.append((cost, kind or "all", total, total / n_rounds, total / n_rounds / n_clients))
+    return pd.DataFrame(rows, columns=["cost", "kind", "the whole run", "a round", "a client and round"])
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -100,6 +101,6 @@ def _dress(sheet) -> None:
 def _format(described: str, value: float) -> str:
     if any(word in described for word in ("_mean", "_std_clients", "_worst", "_best", "accuracy")):
         return "0.00%"
-    if isinstance(value, int) or "bytes" in described:
+    if isinstance(value, int) or "bytes" in described or "a round" in described or "and round" in described:
         return "#,##0"
     return "0.000" if "seconds" in described else "0.0000"

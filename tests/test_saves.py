@@ -250,11 +250,13 @@ def test_accuracies_are_shown_in_percent_and_bytes_with_thousands(folder):
 
 
 def test_costs_add_up_by_direction(folder):
-    costs = workbook.costs(saves.load(folder)).set_index(["direction", "kind"])
-    for direction in ("up", "down"):
-        of_kinds = costs.loc[direction].drop("all")["bytes"].sum()
-        assert of_kinds == costs.loc[(direction, "all"), "bytes"]
-        assert costs.loc[(direction, "all"), "bytes a client and round"] == of_kinds / 2 / 3  # 2 rounds, 3 clients
+    run = saves.load(folder)
+    costs = workbook.costs(run).set_index(["cost", "kind"])
+    for cost in ("bytes up", "bytes down"):
+        of_kinds = costs.loc[cost].drop("all")["the whole run"].sum()
+        assert of_kinds == costs.loc[(cost, "all"), "the whole run"]
+        assert costs.loc[(cost, "all"), "a client and round"] == of_kinds / 2 / 3  # 2 rounds, 3 clients
+    assert costs.loc[("flops", "all"), "the whole run"] == run.clients["flops"].sum() > 0
 
 
 def test_a_sheet_too_long_for_excel_is_cut_and_says_so(monkeypatch):
