@@ -87,7 +87,9 @@ def _dress(sheet) -> None:
         cell.alignment = Alignment(horizontal="left", vertical="top", wrap_text=True)
     for index, column in enumerate(sheet.iter_cols(min_row=1), start=1):
         header = str(column[0].value)
-        texts = [str(cell.value) for cell in column[1:200] if isinstance(cell.value, str)]
+        values = [cell.value for cell in column[1:200]]
+        texts = [value for value in values if isinstance(value, str)]
+        texts += [f"{value:,.0f}" for value in values if isinstance(value, int | float)]
         widest = max([len(text) for text in texts] + [10, min(len(header), 18)])
         sheet.column_dimensions[get_column_letter(index)].width = min(widest + 2, 70)
         for row, cell in enumerate(column[1:], start=2):

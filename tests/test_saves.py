@@ -259,6 +259,13 @@ def test_costs_add_up_by_direction(folder):
     assert costs.loc[("flops", "all"), "the whole run"] == run.clients["flops"].sum() > 0
 
 
+def test_a_column_is_wide_enough_for_its_largest_number(folder):
+    sheet = openpyxl.load_workbook(folder / "history.xlsx")["costs"]
+    for column in sheet.iter_cols(min_row=2, min_col=3):
+        width = sheet.column_dimensions[column[0].column_letter].width
+        assert width > max(len(f"{cell.value:,.0f}") for cell in column)
+
+
 def test_a_sheet_too_long_for_excel_is_cut_and_says_so(monkeypatch):
     monkeypatch.setattr(workbook, "MAX_ROWS", 10)
     cut = workbook._cut(pd.DataFrame({"a": range(50), "b": range(50)}))
