@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import figures.exchange
 import figures.split
@@ -91,6 +92,8 @@ def _rounds(experiment: Experiment, watch: Callable[[dict[str, float] | str], No
     options, module, folder = experiment.options, experiment.module, experiment.folder
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     federation = federation_of(experiment)
+    with FlopCounterMode(display=False):  # torch imports much at its first count, which is none of a round's seconds
+        torch.zeros(1).add(1)
     saved = saves.read_checkpoint(folder)
     if saved is None:
         began = time.perf_counter()
