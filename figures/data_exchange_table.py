@@ -59,7 +59,7 @@ def draw(found: dict, path: Path) -> None:
     """Accuracy against the authors' figure of leakage, and against the part of its images that left a client."""
     plt = pyplot()
 
-    figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True, layout="constrained", dpi=110)
+    figure, panels = plt.subplots(1, 2, figsize=(10.5, 3.8), sharey=True, layout="constrained", dpi=110)
     lines = sorted({(digit_num, way) for digit_num, _, way in found}, key=lambda line: (list(WAYS).index(line[1]), line[0]))
     for digit_num, way in lines:
         runs = [found[cell] for cell in sorted(found) if (cell[0], cell[2]) == (digit_num, way)]
@@ -79,7 +79,7 @@ def draw(found: dict, path: Path) -> None:
     panels[1].set(xlabel="images that left a client (%), mean over clients")
     for axes in panels:
         axes.grid(alpha=0.3)
-    panels[1].legend(frameon=False, fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     figure.savefig(path)
     plt.close(figure)
 
