@@ -1,6 +1,6 @@
 """Does this working tree compute what an earlier revision computed, to the last bit?
 
-    make same BEFORE=461ac72        # or: python tests/same_bits.py 461ac72 --kept /tmp/bits
+    make same BEFORE=461ac72        # or: python tests/same_bits.py 461ac72 --kept FOLDER
 
 Every algorithm and every variant in `COMMANDS` runs on two data sets, in a checkout of that revision and here; histories
 (all columns but those of time) and the weights after the last round must be equal. What is compared is what the earlier
