@@ -130,6 +130,14 @@ class Run:
         """{answer: weights of the one model for all, or a row a client}, after the last round, on the CPU."""
         return torch.load(self.folder / "weights.pt", weights_only=True, map_location="cpu")
 
+    def arrays(self, name: str) -> dict[str, np.ndarray] | None:
+        """What `name.npz` in the folder holds, by its names: "split", "confusion", "features"; None where it is not there."""
+        path = self.folder / f"{name}.npz"
+        if not path.exists():
+            return None
+        with np.load(path) as saved:
+            return dict(saved)
+
     def model(self, client: int = 0, answer: str | None = None) -> models.Net:
         """The model after the last round: the one for all, or a client's own; in evaluation mode, on the CPU.
 
