@@ -131,7 +131,7 @@ class Run:
         return torch.load(self.folder / "weights.pt", weights_only=True, map_location="cpu")
 
     def arrays(self, name: str) -> dict[str, np.ndarray] | None:
-        """What `name.npz` in the folder holds, by its names: "split", "confusion", "features"; None where it is not there."""
+        """What `name.npz` ("split", "confusion", "features") in the folder holds; None where it is not there."""
         path = self.folder / f"{name}.npz"
         if not path.exists():
             return None
