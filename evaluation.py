@@ -1,29 +1,41 @@
-"""Which accuracy is this? The answers of a round, asked for the whole test set and for each client's own examples; and what
-each client makes of the last model by fine-tuning a copy of it.
+"""Which accuracy is this? The answers of a round, asked for the whole test set and for each client's own examples; how
+clients see their examples; and what each client makes of the last model by fine-tuning a copy of it.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.datasets import Data
 from data.partition import Split
 from errors import DivergedError
 from federation import Federation, Weights, computing_with
 from helpers import EVALUATION_BATCH, Loss, Round, cross_entropy, train
 from models import Net
-from wire import Wire
 
 ByClient = dict[int, float]
+PARTY = "evaluation"  # in whose name it computes, so that nothing of it counts as a client's or the server's work
 
 
-def evaluate(federation: Federation, split: Split, done: Round) -> tuple[dict[str, float], dict[str, ByClient]]:
-    """The accuracy of every answer -> (columns of the round, {column: {client: value}}).
+class Evaluated(NamedTuple):
+    """`of_round`: columns of the round; `of_clients`: {column: {client: value}}; `confusion`: how often the headline answer
+    took a true class (row) for another (column), "test" int64 [M, C, C] on the whole test set, of the one model for all or
+    of K models, and "own" int64 [K, C, C] on each client's own test examples."""
+
+    of_round: dict[str, float]
+    of_clients: dict[str, ByClient]
+    confusion: dict[str, Tensor]
+
+
+def evaluate(federation: Federation, split: Split, done: Round) -> Evaluated:
+    """The accuracy of every answer.
 
     *global* is the whole test set, *personal* the client's own test examples, *validation* its held-out training
     examples. Means, standard deviations (of the population) and the worst are over clients; an answer that is one model
@@ -32,9 +44,11 @@ def evaluate(federation: Federation, split: Split, done: Round) -> tuple[dict[st
     """
     of_round: dict[str, float] = {}
     of_clients: dict[str, ByClient] = {}
+    confusion: dict[str, Tensor] = {}
     for name, answer in done.answers.items():
         one_for_all = name == "global"
-        *auxiliary, last = _measure(federation, split, answer, one_for_all)
+        (*auxiliary, last), confused = _measure(federation, split, answer, one_for_all)
+        confusion = confusion or confused
         own = "" if name == next(iter(done.answers)) else name
         for head, found in {"": last, **{f"head {i}": found for i, found in enumerate(auxiliary, start=1)}}.items():
             suffix = f":{' '.join(filter(None, (own, head)))}" if own or head else ""
@@ -48,50 +62,92 @@ def evaluate(federation: Federation, split: Split, done: Round) -> tuple[dict[st
                 if not (one_for_all and what == "global"):
                     of_round[f"{what}_std_clients{suffix}"] = float(values.std())
                     of_clients[f"{what}_accuracy{suffix}"] = by_client
-    return of_round, of_clients
+    return Evaluated(of_round, of_clients, confusion)
 
 
 def _measure(
     federation: Federation, split: Split, answer: Callable[[int], Net], one_for_all: bool
-) -> list[dict[str, ByClient]]:
+) -> tuple[list[dict[str, ByClient]], dict[str, Tensor]]:
     """For every head, the classifier last, {"loss", "global", "personal", "validation": {client: value}}; one model for all
-    has one loss and one global value, under client 0, and is asked once."""
+    has one loss and one global value, under client 0, and is asked once. And the confusion of the classifier."""
     data = federation.data
     test = torch.arange(data.n_train, len(data.y), device=federation.device)
     personal, validation = (
         [torch.as_tensor(share, device=federation.device) for share in part] for part in (split.test, split.validation)
     )
     heads: list[dict[str, ByClient]] = []
+    confusion: dict[str, list[Tensor]] = {"test": [], "own": []}
     for k in federation.clients:
         if k == 0 or not one_for_all:
             own = [*personal, *validation] if one_for_all else [personal[k], validation[k]]
-            scores = _scores(federation, answer(k), torch.unique(torch.cat([test, *own])))
+            scores = _scores(federation, k, answer(k), torch.unique(torch.cat([test, *own])))
             heads = heads or [{"loss": {}, "global": {}, "personal": {}, "validation": {}} for _ in scores]
-        for found, (right, loss) in zip(heads, scores, strict=True):
+            confusion["test"].append(_confusion(data, test, scores[-1].predicted))
+        for found, (predicted, loss) in zip(heads, scores, strict=True):
+            right = (predicted == data.y).double()
             if k == 0 or not one_for_all:
                 found["loss"][k], found["global"][k] = loss[test].mean().item(), right[test].mean().item()
             found["personal"][k] = right[personal[k]].mean().item()
             if len(validation[k]):
                 found["validation"][k] = right[validation[k]].mean().item()
-    return heads
+        confusion["own"].append(_confusion(data, personal[k], scores[-1].predicted))
+    return heads, {which: torch.stack(tables) for which, tables in confusion.items()}
+
+
+class Scores(NamedTuple):
+    """The class int64 that a head says of each example of the data set, and its cross-entropy float64 in nats, both as long
+    as the data set; -1 and NaN of an example that it was not asked about."""
+
+    predicted: Tensor
+    loss: Tensor
 
 
 @torch.no_grad()
-def _scores(federation: Federation, model: Net, indices: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For every head, the classifier last: whether it is right about each of these examples (0 or 1), and its cross-entropy
-    in nats: two float64, as long as the data set, defined at `indices` only. In batches that fit a processor's cache."""
-    y = federation.data.y
-    nothing = torch.full((len(y),), math.nan, dtype=torch.float64, device=federation.device)
-    scores: list[tuple[Tensor, Tensor]] = []
+def _scores(federation: Federation, k: int, model: Net, indices: Tensor) -> list[Scores]:
+    """What every head of client k's model, the classifier last, says of these examples. In batches that fit a processor's
+    cache."""
+    y, evaluation = federation.data.y, federation.aside(PARTY)
+
+    def logits_of(i: Tensor) -> list[Tensor]:
+        x = federation.data.images(i, federation.dtype)
+        return model.every_head(x) if isinstance(model, Net) else [model(x)[1]]
+
+    nothing = Scores(torch.full_like(y, -1), torch.full((len(y),), math.nan, dtype=torch.float64, device=y.device))
+    scores: list[Scores] = []
     with computing_with(federation.threads):
         for i in indices.split(EVALUATION_BATCH):
-            x = federation.data.images(i, federation.dtype)
-            heads = model.every_head(x) if isinstance(model, Net) else [model(x)[1]]
-            scores = scores or [(nothing.clone(), nothing.clone()) for _ in heads]
-            for (right, loss), logits in zip(scores, heads, strict=True):
-                right[i] = (logits.argmax(1) == y[i]).double()
+            heads = evaluation.work(partial(logits_of, i), k, "scores", type(model), len(i))
+            scores = scores or [Scores(nothing.predicted.clone(), nothing.loss.clone()) for _ in heads]
+            for (predicted, loss), logits in zip(scores, heads, strict=True):
+                predicted[i] = logits.argmax(1)
                 loss[i] = F.cross_entropy(logits, y[i], reduction="none").double()
     return scores
+
+
+def _confusion(data: Data, indices: Tensor, predicted: Tensor) -> Tensor:
+    """Of these examples, int64 [C, C]: row the true class, column the one that is said; on the processor."""
+    n_classes = len(data.classes)
+    return torch.bincount(data.y[indices] * n_classes + predicted[indices], minlength=n_classes**2).view(n_classes, -1).cpu()
+
+
+@torch.no_grad()
+def features(federation: Federation, done: Round, n: int) -> dict[str, Tensor]:
+    """How every client sees n of its own training examples (all where it has fewer), the same in every round, drawn from
+    their own stream -> {"features_k": float32 [n, D] of the headline answer, "labels_k": int64 [n]}, on the processor."""
+    seen, evaluation = {}, federation.aside(PARTY).at(0)
+    answer = next(iter(done.answers.values()))
+
+    def features_of(model: Net, i: Tensor) -> Tensor:
+        return model(federation.data.images(i, federation.dtype))[0]
+
+    for k in federation.clients:
+        share, model = federation.shares[k], answer(k)
+        drawn = torch.from_numpy(evaluation.stream("features", k).permutation(len(share))[:n])
+        own = share[drawn.to(share.device)]
+        cut = own.split(EVALUATION_BATCH)
+        parts = [evaluation.work(partial(features_of, model, i), k, "features", type(model), len(i)) for i in cut]
+        seen |= {f"features_{k}": torch.cat(parts).float().cpu(), f"labels_{k}": federation.data.y[own].cpu()}
+    return seen
 
 
 # --- personalisation ---------------------------------------------------------------------------------------------------
@@ -115,14 +171,14 @@ def personalise(
     is. Raises DivergedError.
     """
     answer = next(answer for answer in done.answers.values() if isinstance(answer(0), Net))
-    aside = replace(federation.aside("tuning"), effort=Counter(), clock=Counter(), wire=Wire())
+    aside = federation.aside("tuning")
     asked = replace(options, lr=options.ft_lr, lr_schedule="constant", epoch_per_round=1)
     found: dict[tuple[str, str], ByClient] = {}  # by what it is of and the end of its columns' names
 
     def measure(what: str, k: int, weights: Weights, suffix: str = "") -> None:
         own = torch.as_tensor(split.test[k], device=federation.device)
-        right, _ = _scores(federation, federation.model(k, weights), own)[-1]
-        found.setdefault((what, suffix), {})[k] = right[own].mean().item()
+        predicted = _scores(federation, k, federation.model(k, weights), own)[-1].predicted
+        found.setdefault((what, suffix), {})[k] = (predicted == federation.data.y)[own].double().mean().item()
 
     for k, weights in zip(done.clients, done.trained or [], strict=False):
         measure("local", k, weights)

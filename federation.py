@@ -2,7 +2,6 @@
 carried out.
 """
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 import streams
 from data.datasets import Data
+from meter import Meter
 from models import Net
 from wire import Examples, Wire
 
@@ -23,7 +22,7 @@ Weights = dict[str, Tensor]  # parameters and buffers by name: one row of an alg
 
 @dataclass(frozen=True)
 class Federation:
-    """What a round finds given. Nothing in it changes but what is counted: `wire`, `effort`, `flops`, `clock`.
+    """What a round finds given. Nothing in it changes but what is counted: `wire`, `meter`.
 
     `shares`: K tensors int64 [n_k], each client's training examples as indices into `data`; `validation`: those it holds
     out, alike. `architectures`: functions that build a model, dealt to the clients in turn; `skeletons`: one model of each,
@@ -46,9 +45,7 @@ class Federation:
     dtype: torch.dtype = torch.float32
     precision: str = "float32"
     wire: Wire = field(default_factory=Wire)
-    effort: Counter = field(default_factory=Counter)  # {("steps", "samples" or "flops", party, client): how many}
-    flops: dict[Hashable, int] = field(default_factory=dict)  # of one work of a kind
-    clock: Counter = field(default_factory=Counter)  # {"train_seconds": within `train`}
+    meter: Meter = field(default_factory=Meter)
 
     @classmethod
     def of(
@@ -147,22 +144,10 @@ class Federation:
                 tensor.copy_(weights[name])
         return skeleton.requires_grad_(True).eval()
 
-    @contextmanager
-    def counting(self, client: int, *kind: Hashable) -> Iterator[None]:
-        """Inside, floating point operations are counted as the client's (or the server's) "flops": those of matrix products
-        and convolutions, forward and backward, a multiply-add being two.
-
-        torch counts them where work of this `kind` on this architecture is done for the first time; `kind` says all else
-        that their number depends on, such as the shape of the batch. What is known is added, and not watched again.
-        """
-        kind = (self.party, client % len(self.skeletons), *kind)
-        if kind in self.flops:
-            yield
-        else:
-            with FlopCounterMode(display=False) as counter:
-                yield
-            self.flops[kind] = counter.get_total_flops()
-        self.effort["flops", self.party, client] += self.flops[kind]
+    def work(self, do: Callable[[], Any], client: int, *kind: Hashable) -> Any:
+        """do(), the work of a client (or of another party) on its own, its floating point operations counted. `kind` says
+        all that their number depends on besides the party and the client's architecture: see `Meter.work`."""
+        return self.meter.work(do, self.party, client, (self.party, client % len(self.skeletons), *kind))
 
     def each(self, work: Callable[..., Any], clients: Sequence[int], *rows: Sequence[Any]) -> list[Any]:
         """[work(self, k, row of the first, row of the second, ...) for every client k], one after another.

@@ -5,7 +5,6 @@ changed in place. A function stands here only if two algorithms call it.
 """
 
 import math
-import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -69,16 +68,16 @@ def train(
     Batches are `options.batch_size` long, of a new order every epoch; a left-over batch of one joins the batch before
     it. A share without examples takes no step, and its loss is 0.
     """
-    began, none = time.perf_counter(), [None] * len(clients)
+    began, none = federation.meter.now(), [None] * len(clients)
     work = partial(_local_epochs, loss=loss, options=options, only=only)
     done = federation.each(work, clients, weights, given or none, memory or none, drawn or none)
     for k, (_, _, _, steps, samples) in zip(clients, done, strict=True):
-        federation.effort["steps", federation.party, k] += steps
-        federation.effort["samples", federation.party, k] += samples
+        federation.meter.spent["steps", federation.party, k] += steps
+        federation.meter.spent["samples", federation.party, k] += samples
     trained, remembered, losses = ([row[part] for row in done] for part in range(3))
     if federation.device.type == "cuda":
         torch.cuda.synchronize(federation.device)
-    federation.clock["train_seconds"] += time.perf_counter() - began
+    federation.meter.seconds["train", federation.party] += federation.meter.now() - began
     return trained, remembered, torch.stack(losses)
 
 
@@ -94,8 +93,20 @@ def _local_epochs(federation: Federation, k: int, weights: Weights, given, memor
     lr = learning_rate(options, federation.round)
     optimizer = OPTIMIZERS[options.optimizer](list(trained.values()), lr, options)
     _recall(optimizer, trained, memory)
-
     share, order, changes = federation.shares[k], federation.stream("batches", k), federation.stream("augment", k)
+
+    def step(i: Tensor, changed: augment.Draw) -> Tensor:
+        indices = share[i]
+        images = federation.data.images(indices, federation.dtype, augment.part(changed, i))
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(model, Batch(images, federation.data.y[indices], i), given, options)
+        value.backward()
+        if options.clip_grad:
+            torch.nn.utils.clip_grad_norm_(trained.values(), options.clip_grad)
+        optimizer.step()
+        return value.detach()
+
+    kind = "train", loss, frozenset(trained), federation.data.shape
     total, steps, samples = torch.zeros((), device=federation.device, dtype=torch.float64), 0, 0
     for _ in range(options.epoch_per_round):
         positions = torch.from_numpy(order.permutation(len(share))).to(federation.device)
@@ -103,17 +114,8 @@ def _local_epochs(federation: Federation, k: int, weights: Weights, given, memor
         if changed is None:
             changed = augment.draw(options.augment, len(share), federation.data.shape, changes, federation.device)
         for i in _batches(positions, options.batch_size):
-            indices = share[i]
-            images = federation.data.images(indices, federation.dtype, augment.part(changed, i))
-            batch = Batch(images, federation.data.y[indices], i)
-            with federation.counting(k, "train", loss, frozenset(trained), images.shape):
-                optimizer.zero_grad(set_to_none=True)
-                value = loss(model, batch, given, options)
-                value.backward()
-            if options.clip_grad:
-                torch.nn.utils.clip_grad_norm_(trained.values(), options.clip_grad)
-            optimizer.step()
-            total += value.detach() * len(i)  # stays on the device: no waiting for it within an epoch
+            value = federation.work(partial(step, i, changed), k, *kind, len(i))
+            total += value * len(i)  # stays on the device: no waiting for it within an epoch
             steps, samples = steps + 1, samples + len(i)
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     memory = {**(memory or {}), **{name: dict(optimizer.state[parameter]) for name, parameter in trained.items()}}
@@ -206,8 +208,7 @@ def outputs(federation: Federation, k: int, weights: Weights) -> Outputs:
     """
     model, share, parts = federation.model(k, weights), federation.shares[k], []
     for i in share.split(EVALUATION_BATCH):
-        with federation.counting(k, "outputs", len(i)):
-            parts.append(model(federation.data.images(i, federation.dtype)))
+        parts.append(federation.work(lambda i=i: model(federation.data.images(i, federation.dtype)), k, "outputs", len(i)))
     features, logits = (torch.cat(part) for part in zip(*parts, strict=True))
     return Outputs(features, logits, federation.data.y[share])
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
+from tqdm import tqdm
 
 import algorithms
 import experiment
@@ -22,6 +23,7 @@ import saves
 from data import partition
 from errors import DivergedError, UserError
 from experiment import Experiment
+from figures import plan as costs
 from figures import table
 from launch import launch
 
@@ -38,7 +40,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         runs, how, notes = options.parse(argv, classes, described)
         ready = [experiment.prepare(run, how) for run in runs]
-        return _show_split(ready, how) if how.show_split else _launch(ready, how, notes)
+        if how.show_split:
+            return _show_split(ready, how)
+        return _plan(ready, how) if how.plan else _launch(ready, how, notes)
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
@@ -87,6 +91,20 @@ def _show_split(ready: Sequence[Experiment], how: options.Launch) -> int:
     for one in {one.split.digest: one for one in ready}.values():
         print(_split(one))
         print(f"drawn in {experiment.draw_split(one, how.export_dir)}, saved beside it for --partition_file")
+    return 0
+
+
+def _plan(ready: Sequence[Experiment], how: options.Launch) -> int:
+    """What the runs will cost, on the screen, and nothing else."""
+    plans = []
+    for number, one in enumerate(ready, start=1):
+        label = f"planning {one.options.algorithm} seed {one.options.seed} ({number}/{len(ready)})"
+        with tqdm(desc=label, unit="round", disable=True if how.quiet else None, leave=False) as bar:
+            plans.append(experiment.plan(one, lambda r, bar=bar: bar.update()))
+        if how.json:
+            print(json.dumps(costs.summary(plans[-1]), allow_nan=False), flush=True)
+    if not how.json:
+        print(costs.report(plans))
     return 0
 
 

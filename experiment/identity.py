@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent.parent
 SOURCES = (
     "streams",
     "wire",
+    "meter",
     "data/augment",
     "data/datasets",
     "data/files",
@@ -32,6 +33,7 @@ SOURCES = (
     "helpers",
     "evaluation",
     "experiment/identity",
+    "experiment/measuring",
     "experiment/preparation",
     "experiment/rounds",
 )

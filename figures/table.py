@@ -172,11 +172,28 @@ def best_on_validation(found: Sequence[Group]) -> list[str]:
 
 def size(nbytes: float) -> str:
     """Bytes for people: 940 B, 6.7 kB, 2.48 MB (powers of 1000)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 999.5:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.3g} TB"
+    return _scaled(nbytes, ("B", "kB", "MB", "GB", "TB"))
+
+
+def operations(flops: float) -> str:
+    """Floating point operations for people: 2.5 MFLOP, 1.31 TFLOP."""
+    return _scaled(flops, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 0.4 s, 38 s, 12 min, 3.4 h."""
+    for unit, length, most in (("s", 1, 90), ("min", 60, 90)):
+        if seconds < most * length:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def _scaled(value: float, units: Sequence[str]) -> str:
+    for unit in units[:-1]:
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} {units[-1]}"
 
 
 def _level(best: Group, other: Group, name: str) -> bool:

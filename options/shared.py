@@ -200,6 +200,9 @@ class Options:
     track_history: int = flag(
         1, Number(int, least=0), "rounds from one evaluation to the next; 0 evaluates after the last round only"
     )
+    track_features: int = flag(
+        0, Number(int, least=0), "training examples of each client whose features are kept at every evaluation; 0 keeps none"
+    )
 
     seed: int = flag(0, Number(int, least=0), "seed of all but the split: initial weights, batches, sampling")
     device: str = flag(
@@ -240,6 +243,11 @@ class Launch:
     force: bool = flag(False, None, "run anew even where a finished run is saved")
     json: bool = flag(False, None, "one line of JSON a finished run on standard output, and nothing else there")
     quiet: bool = flag(False, None, "no progress bar, no split, only the table")
+    plan: bool = flag(
+        False,
+        None,
+        "tell what every run will cost, its bytes, FLOPs, memory and time, from a few timed steps; no training",
+    )
     show_split: bool = flag(
         False, None, "draw who gets what into --export_dir (PNG, and npz for --partition_file); no training"
     )

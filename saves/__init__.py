@@ -34,12 +34,20 @@ if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake
     import pandas as pd
 
 Rows = dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]  # of one model for all, or of each client
-TIMING = ("seconds", "train_seconds", "evaluation_seconds", "peak_memory")  # columns that differ when a run is repeated
+TIMING = (
+    "seconds",
+    "train_seconds",
+    "exchange_seconds",
+    "evaluation_seconds",
+    "peak_memory",
+)  # columns that differ when a run is repeated
 ALL = -1  # "client" in the row of a round itself
 FILES = (
     "config.json",
     "checkpoint.pt",
     "weights.pt",
+    "confusion.npz",
+    "features.npz",
     "history.pkl",
     "history.xlsx",
     "split.npz",
@@ -58,7 +66,8 @@ class Run:
     """A saved run. `folder`, `config` (options, environment, hashes) and `history`, one frame: a row a round (client -1)
     and a row for each client that trained or was evaluated in it. Accuracies are fractions of 1, losses nats; bytes, steps
     and "flops" (floating point operations to train and to extract what is sent; "flops:server" the server's part of them)
-    are those of that round, like "seconds" (without the evaluation), of which "train_seconds" are local epochs.
+    are those of that round, like "seconds" (without the evaluation), of which "train_seconds" are local epochs and
+    "exchange_seconds" the rest: to work out what is sent, to send it, to average.
     "peak_memory" is in bytes: of the device in that round, or of the process so far where that is the processor."""
 
     folder: Path

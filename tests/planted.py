@@ -159,7 +159,7 @@ a checkpoint is named by the round before | experiment/rounds.py | test_experime
 an interrupted run saves the state of the round that it was in | experiment/rounds.py | test_experiment.py -k "interrupted"
 - before = dict(state), list
 + before = state, list
-* a loss that is infinite does not stop a run | experiment/rounds.py | test_experiment.py -k "at_once"
+* a loss that is infinite does not stop a run | experiment/measuring.py | test_experiment.py -k "at_once"
 - if not math.isfinite(value)]
 + if math.isnan(value)]
 * a run is done before its history is written | experiment/rounds.py | test_experiment.py -k "written_later"

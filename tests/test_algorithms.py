@@ -95,7 +95,7 @@ def test_playing_twice_gives_the_same_bits(case):
     assert torch.equal(redone.loss, done.loss)
     assert equal(answers_of(second, redone), answers_of(first, done))
     assert second.wire.collect() == first.wire.collect()
-    assert second.effort == first.effort
+    assert second.meter.spent == first.meter.spent
 
 
 @every_case
@@ -334,12 +334,12 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
     federation.wire.collect()
     previous, absent_at_all = None, set()
     for r in range(1, 6):
-        federation.effort.clear()
+        federation.meter.spent.clear()
         done = MODULES[case].communicate(federation.at(r), state, options)
         clients, absent = set(done.clients), set(federation.clients) - set(done.clients)
         crossed = {k for by_client in federation.wire.collect().values() for k in by_client}
         assert crossed <= clients
-        worked = {(what, k): n for (what, party, k), n in federation.effort.items() if party == "client"}
+        worked = {(what, k): n for (what, party, k), n in federation.meter.spent.items() if party == "client"}
         assert worked.keys() == {(what, k) for k in clients for what in ("steps", "samples", "flops")}
         shares = state.get("shares", federation.shares)
         assert all(worked["samples", k] == 2 * len(shares[k]) for k in clients)

@@ -19,7 +19,7 @@ import streams
 from data.partition import Split
 from errors import DivergedError
 from evaluation import cross_entropy, evaluate, personalise
-from experiment import federation_of, prepare, rounds
+from experiment import federation_of, measuring, prepare, rounds
 from federation import Federation
 from helpers import Round
 from options import Launch
@@ -46,7 +46,7 @@ def test_global_is_the_whole_test_set_and_personal_the_clients_own_share_of_it(t
     one = prepared("independent", tmp_path, partition="dirichlet", alpha=0.3, validation=0.3)
     federation, y = federation_of(one), one.data.y.numpy()
     done = Round([0, 1, 2], torch.zeros(3), {"personal": lambda k: Fixed(k)})
-    of_round, of_clients = evaluate(federation, one.split, done)
+    of_round, of_clients, _ = evaluate(federation, one.split, done)
     for k in range(3):
         assert of_clients["global_accuracy"][k] == pytest.approx((y[one.data.n_train :] == k).mean(), abs=1e-12)
         assert of_clients["personal_accuracy"][k] == pytest.approx((y[one.split.test[k]] == k).mean(), abs=1e-12)
@@ -64,7 +64,7 @@ def test_one_model_for_all_has_no_spread_on_the_global_test_but_one_on_the_clien
     one = prepared("fedavg", tmp_path, partition="dirichlet", alpha=0.3)
     asked = []
     done = Round([0], torch.zeros(1), {"global": lambda k: asked.append(k) or Fixed(3)})
-    of_round, of_clients = evaluate(federation_of(one), one.split, done)
+    of_round, of_clients, _ = evaluate(federation_of(one), one.split, done)
     assert asked == [0]  # once, however many clients there are
     assert "global_std_clients" not in of_round
     assert "global_accuracy" not in of_clients
@@ -76,7 +76,7 @@ def test_one_model_for_all_has_no_spread_on_the_global_test_but_one_on_the_clien
 def test_further_answers_have_columns_of_their_own(tmp_path):
     one = prepared("fedavg", tmp_path)
     done = Round([], torch.zeros(0), {"personal": lambda k: Fixed(0), "tuned": lambda k: Fixed(1)})
-    of_round, of_clients = evaluate(federation_of(one), one.split, done)
+    of_round, of_clients, _ = evaluate(federation_of(one), one.split, done)
     test = one.data.y[one.data.n_train :].numpy()
     assert of_round["global_mean"] == pytest.approx((test == 0).mean(), abs=1e-12)
     assert of_round["global_mean:tuned"] == pytest.approx((test == 1).mean(), abs=1e-12)
@@ -144,6 +144,11 @@ def accuracy(federation, weights, indices):
     return (logits.argmax(1) == federation.data.y[torch.as_tensor(indices)]).double().mean().item()
 
 
+def of_the_round(federation):
+    """What is counted as the clients' or the server's work."""
+    return {key: n for key, n in federation.meter.spent.items() if key[1] in measuring.PARTIES}
+
+
 def untuned(names):
     return [name for name in names if not name.startswith(("sent_", "local_", "tuned_"))]
 
@@ -153,10 +158,10 @@ def test_fine_tuning_changes_no_bit_of_the_state_the_answers_and_the_counts(name
     federation, flags = federation_for(name, dtype=torch.float32, participation=0.7), asked(name)
     state, done = play(federation, flags)
     before = digest(state, answered(federation, done), done.trained, federation.data.x, federation.data.y)
-    counted, crossed = dict(federation.effort), federation.wire._bytes.copy()
+    counted, crossed = of_the_round(federation), federation.wire._bytes.copy()
     of_round, of_clients = tuned_by(name, federation, flags, done)
     assert digest(state, answered(federation, done), done.trained, federation.data.x, federation.data.y) == before
-    assert (dict(federation.effort), federation.wire._bytes) == (counted, crossed)
+    assert (of_the_round(federation), federation.wire._bytes) == (counted, crossed)
     assert all(math.isfinite(value) for value in of_round.values())
     assert of_clients["tuned_accuracy"].keys() == {0, 1, 2}, "everyone, whoever took part in the last round"
     expected = play(federation_for(name, dtype=torch.float32, participation=0.7), flags, rounds=2)
@@ -203,7 +208,7 @@ def test_epoch_0_is_the_personal_accuracy_of_what_is_sent():
     for name in ("fedavg", "fedper", "cfkd", "centralized"):
         federation, flags = federation_for(name), asked(name)
         _, done = play(federation, flags, 2)
-        evaluated, of_evaluated = evaluate(federation, SPLIT, done)
+        evaluated, of_evaluated, _ = evaluate(federation, SPLIT, done)
         of_round, of_clients = tuned_by(name, federation, flags, done)
         personal = of_evaluated["personal_accuracy"]
         assert of_clients["tuned_accuracy:epoch 0"] == of_clients["sent_accuracy"] == personal
@@ -215,7 +220,7 @@ def test_epoch_0_is_the_personal_accuracy_of_what_is_sent():
 def test_where_the_first_answer_is_no_network_of_the_clients_the_next_one_is_fine_tuned():
     federation, flags = federation_for("fedgkt"), asked("fedgkt")
     _, done = play(federation, flags)
-    _, of_evaluated = evaluate(federation, SPLIT, done)
+    _, of_evaluated, _ = evaluate(federation, SPLIT, done)
     _, of_clients = tuned_by("fedgkt", federation, flags, done)
     assert of_clients["sent_accuracy"] == of_evaluated["personal_accuracy:personal"]
 
@@ -274,7 +279,7 @@ def test_only_the_part_that_is_asked_for_is_fine_tuned(part, fixed, monkeypatch)
 def test_an_algorithm_may_have_a_loss_of_its_own_for_fine_tuning(tmp_path, monkeypatch):
     found = {}
     monkeypatch.setattr(
-        rounds, "personalise", lambda f, s, d, options, loss, _: found.setdefault(options.algorithm, loss) and ({}, {})
+        measuring, "personalise", lambda f, s, d, options, loss, _: found.setdefault(options.algorithm, loss) and ({}, {})
     )
     for name in ("cfkd", "mhmd"):
         small = {"model": ("CNN4",), "image_size": 8, "reduced": 0.05, "rounds": 1, "batch_size": 50, "ft_epochs": 1}
@@ -434,7 +439,7 @@ def test_without_fine_tuning_the_summary_says_that_there_was_none(runs):
 @pytest.mark.parametrize("place", ["communicate", "personalise"])
 def test_a_run_stopped_in_its_last_round_fine_tunes_as_if_it_had_not_been(place, runs, tmp_path, monkeypatch):
     one = prepared("fedbabu", tmp_path, **RUN, **TUNED)
-    where = rounds if place == "personalise" else algorithms.ALGORITHMS["fedbabu"]
+    where = measuring if place == "personalise" else algorithms.ALGORITHMS["fedbabu"]
     inner = getattr(where, place)
 
     def stopped(federation, *rest):

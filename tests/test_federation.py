@@ -137,15 +137,13 @@ def test_nothing_touches_the_random_numbers_of_the_caller():
 # --- the same federation, seen from elsewhere ---
 
 
-def test_views_share_the_wire_and_the_effort_and_leave_the_original_as_it_is():
+def test_views_share_the_wire_and_the_meter_and_leave_the_original_as_it_is():
     federation = tiny_federation()
     share = torch.tensor([4, 5, 40])
     later, aside, server = federation.at(3), federation.aside("fine-tuning"), federation.server(share)
     for view in (later, aside, server):
         assert view.wire is federation.wire
-        assert view.effort is federation.effort
-        assert view.flops is federation.flops
-        assert view.clock is federation.clock
+        assert view.meter is federation.meter
         assert view.data is federation.data
     assert (later.round, later.party) == (3, "client")
     assert (aside.round, aside.party) == (0, "fine-tuning")

@@ -391,7 +391,7 @@ def test_flops_of_training_are_those_counted_by_hand_the_short_last_batch_includ
     rows, options = initial(federation), options_for("independent", epoch_per_round=2)
     for times in (1, 2):  # counted, then known
         train(federation, [0, 2], pick(rows, [0, 2]), loss, options)
-        found = {k: federation.effort["flops", "client", k] for k in (0, 2)}
+        found = {k: federation.meter.spent["flops", "client", k] for k in (0, 2)}
         # batches of 8: 10 examples are 8 + 2, 30 are 8 + 8 + 8 + 6
         assert found[0] == times * 2 * (lenet5_step(8) + lenet5_step(2))
         assert found[2] == times * 2 * (3 * lenet5_step(8) + lenet5_step(6))
@@ -405,9 +405,9 @@ def test_flops_of_a_part_are_less_and_those_of_another_loss_its_own():
         return loss(model, batch, given, options) + loss(model, batch, given, options)
 
     def counted(*args, **others):
-        federation.effort.clear()
+        federation.meter.spent.clear()
         train(federation, [0], rows[:1], *args, options, **others)
-        return federation.effort["flops", "client", 0]
+        return federation.meter.spent["flops", "client", 0]
 
     whole = counted(loss)
     assert whole == lenet5_step(10)
@@ -421,12 +421,12 @@ def test_flops_of_a_part_are_less_and_those_of_another_loss_its_own():
 def test_flops_of_outputs_are_those_of_the_way_forward():
     federation = tiny_federation()
     federation.each(outputs, [2], [federation.initial(2)])
-    assert federation.effort == {("flops", "client", 2): (lenet5_step(30) + 2 * 30 * 12**2 * 6 * 25) // 3}
+    assert federation.meter.spent == {("flops", "client", 2): (lenet5_step(30) + 2 * 30 * 12**2 * 6 * 25) // 3}
 
 
 def counts_of(federation):
     """What was counted but the floating point operations."""
-    return {key: n for key, n in federation.effort.items() if key[0] != "flops"}
+    return {key: n for key, n in federation.meter.spent.items() if key[0] != "flops"}
 
 
 def test_effort_counts_steps_and_samples_by_party_and_client():
@@ -497,7 +497,7 @@ def test_an_empty_share_takes_no_step_and_has_loss_0():
     trained, memory, losses = train(federation.at(1), [0, 1], rows, loss, options)
     assert same(trained[0], rows[0])
     assert losses[0] == 0
-    assert federation.effort["steps", "client", 0] == federation.effort["samples", "client", 0] == 0
+    assert federation.meter.spent["steps", "client", 0] == federation.meter.spent["samples", "client", 0] == 0
     trained, _, _ = train(federation.at(2), [0, 1], trained, loss, options, memory=memory)
     assert same(trained[0], rows[0]), "its memory, of nothing, can be given back"
 

@@ -15,7 +15,7 @@ from options import Launch, flags_of
 
 STAIRCASE = (
     *("run", "launch", "experiment", "evaluation", "figures", "saves", "algorithms", "options", "helpers", "federation"),
-    *("models", "wire", "data", "streams", "errors"),
+    *("meter", "models", "wire", "data", "streams", "errors"),
 )
 MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0].removesuffix(".py") in STAIRCASE]
 

@@ -23,7 +23,7 @@ from saves import workbook
 def folder(tmp_path_factory):
     """A finished run of cfkd: 3 clients, 2 rounds, evaluated in both, with validation."""
     export = tmp_path_factory.mktemp("runs")
-    flags = "--n_clients 3 --rounds 2 --reduced 0.1 --model MLP --validation 0.2 --threads 1 --quiet"
+    flags = "--n_clients 3 --rounds 2 --reduced 0.1 --model MLP --validation 0.2 --threads 1 --track_features 4 --quiet"
     assert command.main(["cfkd", *flags.split(), "--export_dir", str(export)]) == 0
     (found,) = saves.find(export)
     return found.folder

@@ -128,12 +128,14 @@ def draw(federation: Federation, k: int, options) -> augment.Draw:
 @torch.no_grad()
 def extract(federation: Federation, k: int, weights, indices: Tensor, drawn: augment.Draw, dtype: torch.dtype):
     """What client k's network says of these examples in evaluation mode: maps [n, ...], logits [n, C]; and labels [n]."""
-    model, maps, logits = federation.model(k, weights), [], []
-    for i in torch.arange(len(indices), device=federation.device).split(EVALUATION_BATCH):
-        with federation.counting(k, "extract", len(i)):
-            middle = model.cut(federation.data.images(indices[i], federation.dtype, augment.part(drawn, i)))
-            maps.append(middle.to(dtype))
-            logits.append(model.tail(middle)[1])
+    model = federation.model(k, weights)
+
+    def say(i: Tensor) -> tuple[Tensor, Tensor]:
+        middle = model.cut(federation.data.images(indices[i], federation.dtype, augment.part(drawn, i)))
+        return middle.to(dtype), model.tail(middle)[1]
+
+    cut = torch.arange(len(indices), device=federation.device).split(EVALUATION_BATCH)
+    maps, logits = zip(*(federation.work(partial(say, i), k, "extract", len(i)) for i in cut), strict=True)
     return {"maps": Rows(torch.cat(maps)), "logits": Rows(torch.cat(logits)), "labels": Rows(federation.data.y[indices])}
 
 
@@ -209,7 +211,7 @@ def _of(federation: Federation, maps: Tensor, y: Tensor, options) -> Federation:
     data = Data("maps", maps, y, n, federation.data.classes, zeros, torch.ones_like(zeros))
     inputs = (tuple(maps.shape[1:]), len(federation.data.classes), options.feature_dim)
     build = partial(models.make, options.server_model, *inputs)
-    same = ("dtype", "precision", "seed", "threads", "round", "wire", "effort", "flops", "clock")
+    same = ("dtype", "precision", "seed", "threads", "round", "wire", "meter")
     same = {name: getattr(federation, name) for name in same}
     return Federation.of(data, [range(n)], [build], federation.device, party="server", **same)
 
@@ -230,8 +232,8 @@ def _validate(federation: Federation, state: dict, clients: Sequence[int], serve
 def _right(server: Federation, k: int, weights, maps: Tensor, y: Tensor) -> int:
     model, right = server.model(k, weights), 0
     for x, labels in zip(maps.split(EVALUATION_BATCH), y.split(EVALUATION_BATCH), strict=True):
-        with server.counting(k, "validate", len(x)):
-            right += (model(x.to(server.dtype))[1].argmax(1) == labels).sum().item()
+        logits = server.work(lambda x=x: model(x.to(server.dtype))[1], k, "validate", len(x))
+        right += (logits.argmax(1) == labels).sum().item()
     return right
 
 

@@ -56,9 +56,9 @@ def test_all_data_are_used_whatever_the_participation():
 def test_the_work_is_the_servers_and_its_model_is_the_only_one():
     federation = tiny_federation()
     state, done = play(federation, options_for("centralized", epoch_per_round=3))
-    assert {party for _, party, _ in federation.effort} == {"server"}
-    assert federation.effort["steps", "server", 0] == 3 * 8  # 60 = 7 * 8 + 4
-    assert federation.effort["samples", "server", 0] == 3 * 60
+    assert {party for _, party, _ in federation.meter.spent} == {"server"}
+    assert federation.meter.spent["steps", "server", 0] == 3 * 8  # 60 = 7 * 8 + 4
+    assert federation.meter.spent["samples", "server", 0] == 3 * 60
     assert list(done.answers) == ["global"]
     assert list(done.clients) == []
     said = outputs(federation, 0, state["weights"])

@@ -612,9 +612,9 @@ def test_clients_train_on_what_they_have_after_the_exchange_which_happens_once(a
     state = module.start(federation, flags)
     assert list(federation.wire.collect()) == [("between", "images")]
     for r in (1, 2):
-        federation.effort.clear()
+        federation.meter.spent.clear()
         done = module.communicate(federation.at(r), state, flags)
-        found = {k: n for (what, _, k), n in federation.effort.items() if what == "samples"}
+        found = {k: n for (what, _, k), n in federation.meter.spent.items() if what == "samples"}
         assert found == {k: len(share) for k, share in enumerate(after)}
         assert ("between", "images") not in federation.wire.collect()
     assert [share.tolist() for share in federation.shares] == [list(share) for share in SHARES], "the split stays"

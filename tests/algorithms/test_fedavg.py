@@ -234,7 +234,7 @@ def test_select_fixed_draws_once_and_never_again():
 def test_the_others_data_are_never_used_where_the_selection_is_fixed():
     federation = four()
     play(federation, options_for("fedavg", select="fixed"), rounds=5)
-    trained = {k for _, _, k in federation.effort}
+    trained = {k for _, _, k in federation.meter.spent}
     assert len(trained) == 2
 
 

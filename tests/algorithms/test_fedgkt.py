@@ -316,8 +316,8 @@ def test_the_servers_phase_is_a_plain_loop_over_the_maps_of_a_frozen_stem(how, m
         for name, tensor in net.state_dict().items():
             torch.testing.assert_close(state["server"][name], tensor, rtol=0, atol=1e-9)
         assert done.told["server_loss"] == pytest.approx(sum(losses) / (n * epochs), rel=1e-9)
-    assert federation.effort["steps", "server", 0] == 3 * epochs * 3
-    assert federation.effort["samples", "server", 0] == 3 * epochs * n
+    assert federation.meter.spent["steps", "server", 0] == 3 * epochs * 3
+    assert federation.meter.spent["samples", "server", 0] == 3 * epochs * n
 
 
 def test_the_server_learns_from_all_clients_in_one_random_order(monkeypatch):
@@ -334,8 +334,8 @@ def test_the_server_learns_from_all_clients_in_one_random_order(monkeypatch):
 def test_clients_do_epoch_per_round_and_the_server_epochs_server():
     federation = federation_of()
     play(federation, flags_for(epoch_per_round=3, epochs_server=2))
-    assert [federation.effort["samples", "client", k] for k in range(3)] == [3 * 4, 3 * 6, 3 * 9]
-    assert federation.effort["samples", "server", 0] == 2 * N
+    assert [federation.meter.spent["samples", "client", k] for k in range(3)] == [3 * 4, 3 * 6, 3 * 9]
+    assert federation.meter.spent["samples", "server", 0] == 2 * N
 
 
 # --- what is sent ---

@@ -1,0 +1,126 @@
+"""One round of an experiment: it is played and evaluated, and measured for the history."""
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+import saves
+from errors import DivergedError
+from evaluation import Evaluated, evaluate, features, personalise
+from experiment.preparation import Experiment
+from federation import Federation
+from helpers import Round, cross_entropy
+from meter import Meter
+from options import Options
+
+Entry = dict[str, dict]  # of the history: see `saves.frame_of`
+COUNTED = ("steps", "samples", "flops")
+PARTIES = ("client", "server")  # of the rounds; what is spent to evaluate or to fine-tune is none of theirs
+
+
+def start(experiment: Experiment, federation: Federation) -> tuple[dict[str, Any], Entry]:
+    """What comes before the first round -> (state, entry of round 0)."""
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    Meter().work(lambda: torch.zeros(1).add(1), "", 0, "a first one")  # torch imports much at it, which no round takes
+    began = federation.meter.now()
+    state = experiment.module.start(federation, experiment.options)
+    seconds = federation.meter.now() - began
+    return state, _entry(federation, 0, Round([], torch.zeros(0), {}), Evaluated({}, {}, {}), seconds, 0.0)
+
+
+def play(
+    experiment: Experiment, federation: Federation, state: dict, r: int, watch: Callable[[str], None] = lambda words: None
+) -> tuple[Round, Entry, dict[str, Tensor]]:
+    """Round r, in which the state changes -> (what it leaves, its entry, its confusion where it is evaluated).
+
+    After the last round the clients fine-tune, where they do. Raises DivergedError.
+    """
+    options, now = experiment.options, federation.meter.now
+    began = now()
+    done = experiment.module.communicate(federation.at(r), state, options)
+    _check(options, r, done)
+    trained = now()
+    evaluated, seen = Evaluated({}, {}, {}), {}
+    if is_evaluated(options, r):
+        evaluated = evaluate(federation, experiment.split, done)
+        seen = {"features": features(federation, done, options.track_features)} if options.track_features else {}
+    if r == options.rounds and options.ft_epochs:
+        loss = getattr(experiment.module, "tuning_loss", cross_entropy)
+        of_round, of_clients = personalise(federation, experiment.split, done, options, loss, watch)
+        evaluated.of_round.update(of_round)
+        evaluated.of_clients.update(of_clients)
+    entry = _entry(federation, r, done, evaluated, trained - began, now() - trained)
+    return done, {**entry, **seen}, evaluated.confusion
+
+
+def is_evaluated(options: Options, r: int) -> bool:
+    """Whether round r is one that `--track_history` names, or the last."""
+    return r == options.rounds or bool(options.track_history and r % options.track_history == 0)
+
+
+def _check(options: Options, r: int, done: Round) -> None:
+    losses = dict(zip([f"client {k}" for k in done.clients] or ["the server"], done.loss.tolist(), strict=True))
+    if "server_loss" in done.told:
+        losses["the server"] = done.told["server_loss"]
+    wrong = [who for who, value in losses.items() if not math.isfinite(value)]
+    if wrong:
+        raise DivergedError(
+            f"{options.algorithm}: the training loss of {wrong[0]} is {losses[wrong[0]]} in round {r}; "
+            f"nothing after it would mean anything; a smaller --lr (it is {options.lr:g}) may help"
+        )
+
+
+def _entry(federation: Federation, r: int, done: Round, evaluated: Evaluated, seconds: float, evaluation: float) -> Entry:
+    """A round's part of the history, as plain numbers and tensors; the counts of wire and meter begin anew."""
+    crossed, meter = federation.wire.collect(), federation.meter
+    columns: dict[str, dict[int, float]] = {}
+    totals: dict[str, float] = dict.fromkeys(("bytes_up", "bytes_down", "bytes_between", *COUNTED), 0)
+
+    def count(name: str, client: int | None, amount: int) -> None:
+        totals[name] = totals.get(name, 0) + amount
+        if client is not None:
+            columns.setdefault(name, {}).setdefault(client, 0)
+            columns[name][client] += amount
+
+    for (direction, kind), by_client in crossed.items():
+        for client, nbytes in by_client.items():
+            count(f"bytes_{direction}", client, nbytes)
+            count(f"bytes_{direction}:{kind}", client, nbytes)
+    for (what, party, client), amount in meter.spent.items():
+        if party in PARTIES:
+            count(what, client if party == "client" else None, amount)
+        if (what, party) == ("flops", "server"):
+            count("flops:server", None, amount)
+    training = sum(meter.seconds["train", party] for party in PARTIES)
+    meter.clear()
+    columns["loss"] = dict(zip(done.clients, done.loss.tolist(), strict=False))
+    columns.update(evaluated.of_clients)
+    columns.update({name: told for name, told in done.told.items() if isinstance(told, dict)})
+    of_all = {name: told for name, told in done.told.items() if not isinstance(told, dict)}
+    present = sorted({client for column in columns.values() for client in column})
+    clients = {
+        name: torch.tensor([column.get(k, math.nan) for k in present], dtype=torch.float64)
+        for name, column in columns.items()
+    }
+    clients["client"] = torch.tensor(present, dtype=torch.int64)
+    loss = done.loss.mean().item() if len(done.loss) else math.nan
+    timing = dict(zip(saves.TIMING, (seconds, training, seconds - training, evaluation, _peak(federation)), strict=True))
+    return {"round": {"round": r, "loss": loss, **totals, **evaluated.of_round, **of_all, **timing}, "clients": clients}
+
+
+def _peak(federation: Federation) -> float:
+    """Bytes of memory at most: of the CUDA device since the last call, or of this process since it began."""
+    if federation.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(federation.device)
+        torch.cuda.reset_peak_memory_stats(federation.device)
+        return float(peak)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float(psutil.Process().memory_info().peak_wset)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)

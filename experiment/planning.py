@@ -1,0 +1,120 @@
+"""What a run will cost, before it is run: its rounds are rehearsed, and nothing is trained or saved.
+
+A rehearsal goes through the very code of a round: models are built, batches cut, rows averaged, and the wire is crossed.
+Only work that takes long is left out: of every kind of it (a step of a client on a batch of 32, say) a few are done and
+timed, and each further one is taken as done, with what the first returned. So bytes, steps and floating point operations are
+those of the run, and its seconds are an estimate.
+"""
+
+import statistics
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+
+import saves
+from experiment.measuring import COUNTED, Entry, is_evaluated, play, start
+from experiment.preparation import Experiment, federation_of
+from federation import computing_with
+from meter import Meter
+
+NO_LEARNING = 1e-9  # a learning rate
+LEAST, MOST, ENOUGH = 3, 20, 0.3  # times that work of one kind is timed: at least, at most, and until so many seconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment will cost. `parameters`: of each architecture that is dealt to the clients; `history`: as a run's,
+    its counts exact, its seconds estimated, its "peak_memory" that of the rehearsal, which holds what the run will hold but
+    for the memories of optimizers; its accuracies are not there."""
+
+    experiment: Experiment
+    parameters: tuple[int, ...]
+    history: pd.DataFrame
+
+    @property
+    def rounds(self) -> pd.DataFrame:
+        """A row a round, round 0 included."""
+        return self.history[self.history["client"] == saves.ALL].reset_index(drop=True)
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, its evaluations included."""
+        return float(self.rounds["seconds"].sum() + self.rounds["evaluation_seconds"].sum())
+
+
+class Rehearsal(Meter):
+    """A meter with its own clock: work of a kind that it knows is not done, but the clock put forward by its seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ahead = 0.0
+        self._known: dict[Hashable, tuple[float, Any]] = {}
+
+    def now(self) -> float:
+        """Seconds, as if all work had been done."""
+        return super().now() + self._ahead
+
+    def _done(self, do: Callable[[], Any], kind: Hashable) -> Any:
+        if kind in self._known:
+            seconds, done = self._known[kind]
+            self._ahead += seconds
+            return done
+        done, began = super()._done(do, kind), super().now()
+        self._known[kind] = self._time(do), done
+        self._ahead -= super().now() - began
+        return done
+
+    def _time(self, do: Callable[[], Any]) -> float:
+        """Seconds that it takes, the median over a few times."""
+        taken: list[float] = []
+        while len(taken) < LEAST or (len(taken) < MOST and sum(taken) < ENOUGH):
+            began = super().now()
+            do()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            taken.append(super().now() - began)
+        return statistics.median(taken)
+
+
+def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) -> Plan:
+    """Rehearse an experiment; `watch` is told each round that is done.
+
+    Where every client takes part in every round, one round is rehearsed for all that are alike: the first, the last, and
+    between them one that is evaluated and one that is not. Where these do not cost the same after all, or clients are
+    sampled, every round is rehearsed.
+    """
+    options = experiment.options
+    inner = range(2, options.rounds)
+    alike = {is_evaluated(options, r): r for r in reversed(inner)}  # the first of each sort
+    stands_for = {r: alike[is_evaluated(options, r)] for r in inner}
+    if options.participation < 1:
+        stands_for = {r: r for r in inner}
+    parameters, entries = _rehearse(experiment, sorted({1, options.rounds, *stands_for.values()}), watch)
+    later = [_counts(entry) for r, entry in entries.items() if r > 1]
+    if options.participation == 1 and any(counts != later[0] for counts in later):
+        stands_for = {r: r for r in inner}
+        parameters, entries = _rehearse(experiment, range(1, options.rounds + 1), watch)
+    everything = {r: entries[stands_for.get(r, r)] for r in range(options.rounds + 1)}
+    history = [{**entry, "round": {**entry["round"], "round": r}} for r, entry in everything.items()]
+    return Plan(experiment, parameters, saves.frame_of(history))
+
+
+def _rehearse(experiment: Experiment, rounds: Iterable[int], watch: Callable[[int], None]):
+    """These rounds, and what comes before the first -> (parameters of each architecture, {round: entry})."""
+    # a rehearsal must not diverge
+    experiment = replace(experiment, options=replace(experiment.options, lr=NO_LEARNING, ft_lr=NO_LEARNING))
+    federation = replace(federation_of(experiment), meter=Rehearsal())
+    with computing_with(1):
+        state, entry = start(experiment, federation)
+        entries = {0: entry}
+        for r in rounds:
+            _, entries[r], _ = play(experiment, federation, state, r)
+            watch(r)
+    return tuple(sum(p.numel() for p in skeleton.parameters()) for skeleton in federation.skeletons), entries
+
+
+def _counts(entry: Entry) -> dict[str, float]:
+    return {name: count for name, count in entry["round"].items() if name.startswith(("bytes", *COUNTED))}

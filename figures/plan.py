@@ -1,0 +1,118 @@
+"""What experiments will cost, in two tables: a row a run, and a row for every kind of message; see `experiment.planning`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from figures.table import duration, operations, shown, size
+from options import plain
+
+DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
+
+
+def report(plans: Sequence) -> str:
+    """The tables of plans, and the sum of it in words. Bytes are exact; those of a round are means over the rounds."""
+    named = _named(plans)
+    neighbours = any(plan.rounds["bytes_between"].any() for plan in plans)
+    runs = [{**name, **_run(plan, neighbours)} for name, plan in zip(named, plans, strict=True)]
+    kinds = [{**name, **row} for name, plan in zip(named, plans, strict=True) for row in _kinds(plan)]
+    parts = [_table(runs, named)] + (
+        [_table(kinds, [{**name, "direction": "", "kind": ""} for name in named])] if kinds else []
+    )
+    total, seconds = sum(_bytes(plan) for plan in plans), sum(plan.seconds for plan in plans)
+    what = "a run" if len(plans) == 1 else f"{len(plans)} runs"
+    parts.append(
+        f"{what}: {size(total)}, about {duration(seconds)} on this machine as busy as it is now, one after another; "
+        "nothing was trained or saved"
+    )
+    return "\n\n".join(parts)
+
+
+def summary(plan) -> dict[str, Any]:
+    """The keys of `--json`: of the whole run, but for those that say otherwise. Counts are exact, seconds estimated."""
+    rounds, options = plan.rounds, plan.experiment.options
+    clients = plan.history[plan.history["client"] >= 0]
+    return {
+        "algorithm": options.algorithm,
+        "seed": options.seed,
+        "split_seed": options.split_seed,
+        "folder": str(plan.experiment.folder),
+        "parameters": list(plan.parameters),
+        "bytes": {
+            name.removeprefix("bytes_"): {
+                "before": int(rounds[name].iloc[0]),
+                "a_round": float(rounds[name].iloc[1:].mean()),
+                "run": int(rounds[name].sum()),
+            }
+            for name in _messages(rounds)
+        },
+        "flops_a_client_and_round": float(clients["flops"].sum()) / options.n_clients / options.rounds,
+        "flops_server": int(rounds["flops:server"].sum()) if "flops:server" in rounds else 0,
+        "flops": int(rounds["flops"].sum()),
+        "steps": int(rounds["steps"].sum()),
+        "memory": int(rounds["peak_memory"].max()),
+        "seconds": round(plan.seconds, 3),
+        "options": plain(options),
+    }
+
+
+def _run(plan, neighbours: bool) -> dict[str, str]:
+    told, options = summary(plan), plan.experiment.options
+    rounds, share = plan.rounds, options.n_clients * options.rounds
+    row = {"parameters": ", ".join(f"{n:,}" for n in dict.fromkeys(told["parameters"]))}
+    for name, words in DIRECTIONS.items():
+        if name != "between" or neighbours:
+            row[f"{words}, a client\nand round"] = size(rounds[f"bytes_{name}"].sum() / share)
+    row["FLOPs, a client\nand round"] = operations(told["flops_a_client_and_round"])
+    row["of the server,\na round"] = operations(told["flops_server"] / options.rounds)
+    return {
+        **row,
+        "steps of\nall clients": f"{told['steps']:,}",
+        "memory": size(told["memory"]),
+        "time": duration(plan.seconds),
+    }
+
+
+def _kinds(plan) -> list[dict[str, str]]:
+    rows = []
+    for name, nbytes in summary(plan)["bytes"].items():
+        direction, _, kind = name.partition(":")
+        a_round = nbytes["a_round"]
+        rows.append({"direction": DIRECTIONS[direction], "kind": kind, "bytes before\nround 1": f"{nbytes['before']:,}"})
+        rows[-1]["a round,\nall clients"] = f"{a_round:,.0f}" if a_round.is_integer() else f"{a_round:,.1f}"
+        rows[-1]["the run"] = f"{nbytes['run']:,}"
+    return rows
+
+
+def _messages(rounds) -> list[str]:
+    """Columns of bytes by direction and kind, the directions in their order."""
+    places = list(DIRECTIONS)
+    found = [name for name in rounds if name.startswith("bytes_") and ":" in name]
+    return sorted(found, key=lambda name: places.index(name.removeprefix("bytes_").partition(":")[0]))
+
+
+def _bytes(plan) -> float:
+    return float(plan.rounds[["bytes_up", "bytes_down", "bytes_between"]].sum().sum())
+
+
+def _named(plans: Sequence) -> list[dict[str, str]]:
+    """What tells the plans apart: the algorithm, and the options that differ among those of one algorithm."""
+    found = [plain(plan.experiment.options) for plan in plans]
+    differing = dict.fromkeys(
+        name
+        for options in found
+        for name in options
+        if len({repr(other.get(name)) for other in found if other["algorithm"] == options["algorithm"]}) > 1
+    )
+    return [
+        {"algorithm": options["algorithm"], **{f"--{name}": shown(options.get(name, "")) for name in differing}}
+        for options in found
+    ]
+
+
+def _table(rows: Sequence[dict[str, str]], named: Sequence[dict[str, str]]) -> str:
+    columns = dict.fromkeys(name for row in rows for name in row)
+    aligned = ["left" if name in named[0] else "right" for name in columns]
+    filled = [{name: row.get(name, "") for name in columns} for row in rows]
+    return tabulate(filled, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)

@@ -1,0 +1,192 @@
+"""What a run will cost is what it costs: its counts to the last one, its clock by a clock of the test's own."""
+
+import json
+import shlex
+
+import pytest
+import torch
+from conftest import options_for, tiny_federation
+
+import algorithms
+import experiment
+import meter
+import run as command
+from experiment import measuring, planning
+from experiment.planning import MOST, Rehearsal
+from helpers import train
+from options import Launch
+
+SMALL = {"reduced": 0.2, "n_clients": 3, "rounds": 5, "batch_size": 32, "track_history": 2, "image_size": 8, "threads": 1}
+QUICK = "--rounds 3 --n_clients 3 --reduced 0.1 --model MLP --threads 1"
+MODELS = {"mhmd": ("CNN4",), "fedgkt": ("ResNet4",)}
+CASES = [(name, False) for name in algorithms.ALGORITHMS] + [(name, True) for name in algorithms.PUBLISHED]
+
+
+def prepared(name, export, **flags):
+    cls = algorithms.options_of(name)
+    network = {"server_model": "ResNet5"} if name == "fedgkt" else {}
+    asked = {"algorithm": name, **SMALL, "epoch_per_round": 1, "model": MODELS.get(name, ("MLP",)), **network, **flags}
+    return experiment.prepare(cls(**asked), Launch(export_dir=export))
+
+
+def counted(frame):
+    """The columns that must be those of the run."""
+    return frame[[name for name in frame if name.startswith(("round", "client", "bytes", *measuring.COUNTED))]]
+
+
+@pytest.mark.parametrize("participation", [1.0, 0.7])
+@pytest.mark.parametrize(("name", "as_published"), CASES, ids=lambda case: str(case))
+def test_bytes_steps_and_flops_are_those_of_the_run_round_by_round_and_client_by_client(
+    name, as_published, participation, tmp_path
+):
+    flags = {"as_published": True} if as_published else {}
+    if not as_published:
+        flags |= {"participation": participation, "ft_epochs": 1, "validation": 0.2}
+    elif participation < 1:
+        pytest.skip("once is enough")
+    one = prepared(name, tmp_path, **flags)
+    planned = experiment.plan(one)
+    assert not list(tmp_path.iterdir()), "nothing is saved"
+    finished = experiment.run(one)
+    assert counted(planned.history).equals(counted(finished.history))
+    network = finished.model(answer="personal" if name == "fedgkt" else None)
+    assert planned.parameters == (sum(parameter.numel() for parameter in network.parameters()),)
+
+
+def test_a_plan_does_few_steps_however_many_the_run_has_and_leaves_torchs_generator_alone(tmp_path, monkeypatch):
+    done, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *rest: done.append(self) or step(self, *rest))
+    before = torch.get_rng_state()
+    planned = experiment.plan(prepared("fedavg", tmp_path, rounds=50, epoch_per_round=3, optimizer="adam"))
+    steps, shapes = int(planned.rounds["steps"].sum()), 4  # of the batches: 32, and what is left of three shares
+    assert len(done) <= (MOST + 1) * shapes < steps
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still where the test does not turn it: clock[0] += seconds."""
+    now = [100.0]
+    monkeypatch.setattr(meter.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_work_of_a_known_kind_puts_the_clock_forward_and_is_not_done(clock):
+    rehearsal, times = Rehearsal(), []
+
+    def work():
+        times.append(0.5 if times else 4.0)  # the first of all takes longer
+        clock[0] += times[-1]
+        return f"done {len(times)}"
+
+    began = rehearsal.now()
+    assert rehearsal.work(work, "client", 0, "step") == "done 1"
+    assert rehearsal.now() - began == 4, "what is done again to be timed counts as nothing"
+    tried = len(times)
+    assert tried == 1 + 3, "0.5 seconds are enough after three"
+    for further in range(1, 11):
+        assert rehearsal.work(work, "client", 1, "step") == "done 1", "what was done first"
+        assert rehearsal.now() - began == 4 + 0.5 * further
+    assert len(times) == tried
+    rehearsal.work(work, "client", 0, "another kind")
+    assert len(times) > tried
+
+
+def test_the_seconds_of_a_planned_round_are_those_of_its_work(clock):
+    """Each step of a client takes a second and each batch of outputs ten, by the test's clock; nothing else takes any."""
+    federation, options = tiny_federation(meter=Rehearsal()), options_for("independent", epoch_per_round=2)
+
+    def loss(model, batch, given, options):
+        clock[0] += 1
+        return model(batch.x)[1].sum()
+
+    algorithm = algorithms.module_of(options)
+    state = algorithm.start(federation, options)
+    began = federation.meter.now()
+    train(federation.at(1), [0, 1, 2], state["weights"], loss, options)
+    # batches of 8 in each of two epochs: 10 examples are 8 + 2, 20 are 8 + 8 + 4, 30 are 8 + 8 + 8 + 6
+    assert federation.meter.now() - began == 2 * (2 + 3 + 4)
+    assert federation.meter.seconds["train", "client"] == 2 * (2 + 3 + 4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, [1, 2, 3, 9]),  # 2 is evaluated, 3 is not
+        ({"track_history": 1}, [1, 2, 9]),
+        ({"track_history": 0}, [1, 2, 9]),
+        ({"rounds": 1}, [1]),
+        ({"participation": 0.5}, list(range(1, 10))),
+    ],
+)
+def test_rounds_that_are_alike_are_rehearsed_once(flags, expected, tmp_path, monkeypatch):
+    played, play_one = [], measuring.play
+    monkeypatch.setattr(planning, "play", lambda e, f, s, r: played.append(r) or play_one(e, f, s, r))
+    experiment.plan(prepared("fedavg", tmp_path, **{"rounds": 9, **flags}))
+    assert played == expected
+
+
+def test_where_later_rounds_cost_something_else_every_round_is_rehearsed(tmp_path, monkeypatch):
+    """An algorithm that in its last rounds sends weights twice."""
+    fedavg = algorithms.ALGORITHMS["fedavg"]
+    communicate = fedavg.communicate
+
+    def growing(federation, state, options):
+        done = communicate(federation, state, options)
+        if federation.round > 3:
+            federation.wire.up("more", [torch.zeros(federation.round)] * 3, [0, 1, 2])
+        return done
+
+    monkeypatch.setattr(fedavg, "communicate", growing)
+    one = prepared("fedavg", tmp_path, rounds=6)
+    planned = experiment.plan(one)
+    assert planned.rounds["bytes_up:more"].tolist() == [0, 0, 0, 0, 3 * 16, 3 * 20, 3 * 24]
+    assert counted(planned.history).equals(counted(experiment.run(one).history))
+
+
+def test_the_command_tells_what_each_run_of_the_grid_will_cost_and_runs_nothing(tmp_path, capsys):
+    words = f"fedavg cfkd independent --seed 0 1 {QUICK} --export_dir {tmp_path}"
+    assert command.main(shlex.split(f"{words} --plan --json")) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert not list(tmp_path.iterdir())
+    assert [(one["algorithm"], one["seed"]) for one in told] == [
+        (n, s) for n in ("fedavg", "cfkd", "independent") for s in (0, 1)
+    ]
+    assert command.main(shlex.split(f"{words} --json")) == 0
+    for plan, line in zip(told, capsys.readouterr().out.splitlines(), strict=True):
+        run = json.loads(line)
+        assert {name: plan[name] for name in ("folder", "flops", "options")} == {
+            name: run[name] for name in ("folder", "flops", "options")
+        }
+        assert sum(n["run"] for name, n in plan["bytes"].items() if name.startswith("up:")) == run["bytes_up"]
+        assert sum(n["run"] for name, n in plan["bytes"].items() if name.startswith("down:")) == run["bytes_down"]
+        for nbytes in plan["bytes"].values():
+            assert nbytes["before"] + 3 * nbytes["a_round"] == nbytes["run"]
+        assert plan["flops"] == pytest.approx(3 * (3 * plan["flops_a_client_and_round"]) + plan["flops_server"])
+        assert plan["seconds"] > 0
+        assert plan["memory"] > 1e6
+
+
+def test_the_table_of_a_plan_has_a_row_a_run_and_a_row_for_every_kind_of_message(tmp_path, capsys):
+    words = f"fedavg dpsgd --lr 0.1 0.2 {QUICK} --export_dir {tmp_path} --quiet --plan"
+    assert command.main(shlex.split(words)) == 0
+    runs, kinds, words = capsys.readouterr().out.split("\n\n")
+    one = prepared("fedavg", tmp_path, n_clients=3, reduced=0.1, rounds=3, image_size=None)
+    weights = 4 * experiment.plan(one).parameters[0]
+    assert f"{3 * weights:,}" in kinds
+    assert f"{9 * weights:,}" in kinds
+    assert runs.splitlines()[0].split()[:2] == ["algorithm", "--lr"]
+    assert [line.split()[:2] for line in runs.splitlines()[3:]] == [
+        ["fedavg", "0.1"],
+        ["fedavg", "0.2"],
+        ["dpsgd", "0.1"],
+        ["dpsgd", "0.2"],
+    ]
+    assert [line.split()[2:5] for line in kinds.splitlines()[3:6]] == [
+        ["up", "n_k", "0"],
+        ["up", "weights", "0"],
+        ["down", "weights", "0"],
+    ]
+    assert [line.split()[2:5] for line in kinds.splitlines()[-1:]] == [["to", "neighbours", "weights"]]
+    assert words.startswith("4 runs: ")
+    assert words.endswith("nothing was trained or saved\n")
