@@ -21,6 +21,7 @@ from figures.comparison.settings import (
     COLUMNS,
     ROUND,
     accuracy,
+    alone_for,
     check,
     gains,
     ordered,
@@ -32,7 +33,7 @@ from figures.comparison.settings import (
     varying,
 )
 from figures.comparison.statistics import LEAST_SEEDS, Paired, Seed, Values, holm, paired
-from figures.table import OF_A_SEED, REFERENCES, Group, shown, size
+from figures.table import REFERENCES, Group, operations, shown, size
 from saves import Run
 
 WORDS = {
@@ -151,20 +152,13 @@ def _statistics(values: Sequence[Values], metric: str, base: int | None) -> list
 
 
 def _gains(group: Group, found: Sequence[Group], on: str) -> dict[str, Cell]:
-    """The gain over `independent` where that is one row, or one with the same shared flags; no columns without any."""
-    alone = [other for other in found if other.algorithm == "independent"]
-    if not alone:
+    """The gain over `independent`; no columns without any."""
+    if not any(other.algorithm == "independent" for other in found):
         return {}
-    if len(alone) > 1:
-        alone = [other for other in alone if _asked(other).items() <= _asked(group).items()]
-    told = gains(group, alone[0], on) if len(alone) == 1 and group.algorithm != "independent" else None
-    mean, least, harmed = told or (None, None, None)
+    alone = alone_for(group, found)
+    mean, least, harmed = (gains(group, alone, on) if alone else None) or (None, None, None)
     shown_as = {"gain over\nindependent": points(mean), "least of\na client": points(least)}
     return {**shown_as, "clients\nharmed %": percent(harmed)}
-
-
-def _asked(group: Group) -> dict[str, str]:
-    return {name: repr(value) for name, value in group.options.items() if name not in OF_A_SEED}
 
 
 def _costs(group: Group, on: str) -> dict[str, Cell]:
@@ -181,7 +175,7 @@ def _costs(group: Group, on: str) -> dict[str, Cell]:
 
 def _targets(group: Group, target: float, curve: str) -> dict[str, Cell]:
     """Of every quantity the median cost of the target, and how many runs arrived."""
-    shows = {"rounds": "{:.1f}".format, "bytes": size, "flops": "{:.3g}".format, "seconds": "{:.1f}".format}
+    shows = {"rounds": "{:.1f}".format, "bytes": size, "flops": operations, "seconds": "{:.1f}".format}
     goal, row, arrived = f"{100 * target:g} %", {}, 0
     for quantity in targets.QUANTITIES:
         told = targets.cost_to(group.runs, target, quantity, curve)
@@ -286,7 +280,8 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip().removeprefix("--") for name in text.split(",") if name.strip())
 
 
-def _fraction(text: str) -> float:
+def fraction(text: str) -> float:
+    """A flag's accuracy, in (0, 1]. Raises argparse.ArgumentTypeError."""
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is no fraction of 1, such as 0.9")
@@ -314,7 +309,7 @@ def parser() -> argparse.ArgumentParser:
         "--select", type=_names, default=(), metavar="FLAG[,FLAG]", help="of its values the one best on validation"
     )
     made.add_argument("--baseline", metavar="NAME", help="the row, or its algorithm, to which differences are taken")
-    made.add_argument("--target", type=_fraction, metavar="ACCURACY", help="what it cost to reach it, a fraction of 1")
+    made.add_argument("--target", type=fraction, metavar="ACCURACY", help="what it cost to reach it, a fraction of 1")
     made.add_argument("--equal", choices=("bytes",), help="a second table, at equal bytes")
     forms = made.add_mutually_exclusive_group()
     forms.add_argument("--markdown", dest="form", action="store_const", const="markdown", help="a GitHub table")

@@ -53,6 +53,19 @@ def by_client(run: Run, on: str):
     return there.set_index("client")["personal_accuracy"].dropna()
 
 
+def alone_for(group: Group, found: Sequence[Group]) -> Group | None:
+    """The `independent` that a group is held against: the one there is, or of several the one with the same shared flags.
+    None for `independent` itself, and where that is not one."""
+    alone = [other for other in found if other.algorithm == "independent"]
+    if len(alone) > 1:
+        alone = [other for other in alone if _asked(other).items() <= _asked(group).items()]
+    return alone[0] if len(alone) == 1 and group.algorithm != "independent" else None
+
+
+def _asked(group: Group) -> dict[str, str]:
+    return {name: repr(value) for name, value in group.options.items() if name not in OF_A_SEED}
+
+
 def gains(group: Group, alone: Group, on: str) -> tuple[float, float, float] | None:
     """What collaboration is to the clients: personal accuracy less that of the same client alone, on the same split with the
     same seed. Mean over clients, of the client that has least of it, and the share of clients that it harms; means over the

@@ -1,0 +1,77 @@
+"""Which classes are taken for which after the last round, of saved runs.
+
+    python -m figures.confusion RUN [RUN ...] -o confusion.png
+
+A panel a method: of the test examples of a true class (a row) the part that is predicted to be of each class, in percent, of
+all models and seeds together. `--own`: each client's own test examples; `--client 3`: the model of that client alone.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from errors import UserError
+from figures import command, finished, tiles
+from figures.comparison.settings import check, ordered
+from figures.curves import labels
+from figures.split import MANY_CLASSES, name_classes, write_numbers
+from saves import Run
+
+NUMBERED = 12  # with more classes than this numbers do not fit into the cells
+
+
+def counts(run: Run, own: bool = False, client: int | None = None) -> np.ndarray:
+    """Test examples by true class (row) and predicted class, int [C, C]: of the whole test set or, `own`, of the clients'
+    own; summed over the models, or of a single client's. Raises UserError for a run without them and for no such client."""
+    saved = run.arrays("confusion")
+    if saved is None:
+        raise UserError(f"{run.folder}: made before confusion matrices were kept; --force runs it anew")
+    of_models, n_clients = saved["own" if own else "test"], len(saved["own"])
+    if client is None:
+        return of_models.sum(0)
+    if not 0 <= client < n_clients:
+        raise UserError(f"--client {client}: the clients of {run.folder} are 0 to {n_clients - 1}")
+    return of_models[client if len(of_models) > 1 else 0]  # there may be one model for all
+
+
+def in_percent(table: np.ndarray) -> np.ndarray:
+    """Rows that sum to 100, float [C, C]; NaN in those of classes without examples."""
+    with np.errstate(invalid="ignore"):
+        return 100 * table / table.sum(1, keepdims=True)
+
+
+def draw(runs: Sequence[Run], path: Path | None = None, own: bool = False, client: int | None = None):
+    """The matrices as a figure, written to a PNG or PDF where there is a path. Raises UserError for runs that are not to be
+    compared and as `counts`."""
+    check(runs)
+    found = ordered(runs)
+    tables = [in_percent(sum(counts(run, own, client) for run in group.runs)) for group in found]
+    classes = runs[0].arrays("confusion")["classes"]
+    side = max(3.6, 1 + 0.18 * min(len(classes), MANY_CLASSES))  # inches, for the names of the classes
+    figure, grid = tiles(len(found), side, side + 0.4)
+    for axes, table, label in zip(grid, tables, labels(found), strict=True):
+        image = axes.imshow(table, cmap="cividis", vmin=0, vmax=100)
+        axes.set_facecolor("#DDDDDD")  # of rows without examples
+        name_classes(axes.xaxis, classes)
+        name_classes(axes.yaxis, classes)
+        if len(classes) <= NUMBERED:
+            write_numbers(axes, np.where(table.round() < 1, np.nan, table), 100)
+        axes.set_title(label, fontsize=10)
+        axes.set(xlabel="predicted class", ylabel="true class")
+    figure.colorbar(image, ax=grid, label="% of the true class", shrink=0.6, aspect=30)
+    of_client = "each client" if client is None else f"client {client}"
+    what = f"the own test examples of {of_client}" if own else f"the whole test set, by the model of {of_client}"
+    figure.suptitle(f"{what}\nafter the last round, n seeds together", fontsize=10)
+    return finished(figure, path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = command.parser("confusion", __doc__)
+    parser.add_argument("--own", action="store_true", help="each client's own test examples, not the whole test set")
+    parser.add_argument("--client", type=int, metavar="K", help="of the model of a single client, counted from 0")
+    command.run(parser, draw, argv)
+
+
+if __name__ == "__main__":
+    main()

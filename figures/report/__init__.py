@@ -1,0 +1,199 @@
+"""One page of saved runs, in one file: what each algorithm reaches, and what that costs.
+
+    python -m figures.report RUN [RUN ...] -o report.html --baseline fedavg --target 0.9
+
+A RUN is the folder of a finished run, or a folder of such, as `figures.table` takes them. The page holds all that it needs,
+plotly.js included, and asks no network for anything. What is written on it stands in `page.html.j2`; its numbers are of
+`figures.comparison`, its figures of `figures.report.charts`.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from data import partition
+from errors import UserError
+from figures import comparison, targets
+from figures.comparison.cells import Cell, cell_of
+from figures.comparison.settings import COLUMNS, ordered, read, seed_of
+from figures.report.charts import charts, measured, styles
+from figures.table import OF_A_SEED, REFERENCES, Group, groups, name_of, operations, shown, size, verdict
+from saves import Run
+
+Row = dict[str, Cell]
+COSTS = ("bytes a client\nand round", "steps of\nall clients", "seconds")
+
+
+def page(
+    runs: Sequence[Run],
+    title: str | None = None,
+    metric: str = "global",
+    baseline: str | None = None,
+    target: float | None = None,
+) -> str:
+    """The page as HTML; the parameters are the flags of the command line. Raises UserError, as `comparison.compare`."""
+    from plotly.offline import get_plotlyjs
+
+    found = ordered(runs)
+    rows, notes = table(found, metric, baseline, target)
+    facts = setup(found)
+    names = [name_of(group, found) for group in found]
+    figures = charts(found)
+    # strict: an entry that is forgotten here is no empty place on the page, and NaN no broken one
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.filters["is_text"] = _is_text
+    return environment.get_template("page.html.j2").render(
+        title=title or f"{facts['data set']}: {', '.join(dict.fromkeys(group.algorithm for group in found))}",
+        facts=facts,
+        verdict=verdict(_with_baselines(found)),
+        rows=rows,
+        notes=notes,
+        styles=styles(found),
+        references=[group.algorithm in REFERENCES for group in found],
+        names=names,
+        charts=figures,
+        specs={chart.id: chart.specs for chart in figures},
+        options=options(found),
+        provenance=provenance(found),
+        plotlyjs=Markup(get_plotlyjs()),
+    )
+
+
+def setup(found: Sequence[Group]) -> dict[str, str]:
+    """What all runs have in common, in words: the data set, the rule of the split, clients, rounds, seeds."""
+    first = found[0].options
+    deal = partition.PARTITIONS.get(first["partition"])
+    names = [name for name in (partition.parameters(deal) if deal else ()) if name in first and name != "n_clients"]
+    rule = ", ".join(f"{name} {shown(first[name])}" for name in names)
+    runs = [run for group in found for run in group.runs]
+    return {
+        "data set": first["dataset"],
+        "split": first["partition"] + (f" ({rule})" if rule else ""),
+        "clients": str(first["n_clients"]),
+        "rounds": " or ".join(str(rounds) for rounds in sorted({group.options["rounds"] for group in found})),
+        "seeds": str(len({seed_of(run) for run in runs})),
+        "runs": str(len(runs)),
+    }
+
+
+def table(
+    found: Sequence[Group], metric: str = "global", baseline: str | None = None, target: float | None = None
+) -> tuple[list[Row], list[str]]:
+    """A row a group, {header: cell}: all accuracies with their spread over seeds, the costs, and what `comparison.compare`
+    has for `metric` besides; and how to read it. A column that would be empty is left out. Raises UserError."""
+    runs = [run for group in found for run in group.runs]
+    asked = comparison.compare(runs, metric, baseline=baseline, target=target)
+    (main,) = asked.tables.values()
+    rows: list[Row] = [{} for _ in found]
+    for accuracy in (name for name in COLUMNS if measured(found, name)):
+        (own,) = comparison.compare(runs, accuracy).tables.values()
+        for row, of_it in zip(rows, own, strict=True):
+            spread = of_it.pop("std\nover seeds")
+            row |= {
+                name: cell for name, cell in of_it.items() if name == "n" or name == "algorithm" or name.startswith("--")
+            }
+            row |= {f"{accuracy}\n%": of_it[f"{accuracy}\n%"], f"{accuracy} std\nover seeds": spread}
+    for row, of_it, group in zip(rows, main, found, strict=True):
+        row |= {"what clients\nsend": _kinds(group)} | {name: of_it[name] for name in COSTS} | {"flops": _flops(group)}
+        row |= {name: cell for name, cell in of_it.items() if name not in row and name != "std\nover seeds"}
+    told = [name for name in rows[0] if any(row[name].text for row in rows)]
+    others = [f"{name}: accuracy {comparison.WORDS[name]}" for name in COLUMNS if name != metric and f"{name}\n%" in told]
+    sent = "what clients send: the kinds of message that leave them, most bytes first; bytes are those received as well"
+    spent = "flops: floating-point operations of all clients and the server in the whole run"
+    costs = [sent, spent if "flops" in told else "flops: not in all histories, so not here"]
+    return [{name: row[name] for name in told} for row in rows], [asked.notes[0], *others, *costs, *asked.notes[1:]]
+
+
+def options(found: Sequence[Group]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The options that differ between groups, {name: a value a group, "" where it has none}, and those that all share."""
+    names = dict.fromkeys(name for group in found for name in group.options if name not in OF_A_SEED)
+    values = {name: [shown(group.options[name]) if name in group.options else "" for group in found] for name in names}
+    of_seeds = {
+        name: [", ".join(map(str, sorted({run.options[name] for run in group.runs}))) for group in found]
+        for name in OF_A_SEED
+        if name != "algorithm"
+    }
+    differing = {name: told for name, told in (values | of_seeds).items() if len(set(told)) > 1}
+    return differing, {name: told[0] for name, told in (values | of_seeds).items() if name not in differing}
+
+
+def provenance(found: Sequence[Group]) -> dict[str, Any]:
+    """Where the numbers are from: each distinct environment and revision with the groups that ran in it and the digests of
+    their code, digests of the data and of the split of each split seed, and the names of the runs' folders."""
+    environments: dict[str, dict[str, Any]] = {}
+    for group in found:
+        for run in group.runs:
+            told = {**run.config.get("environment", {}), "revision": run.config.get("revision", "")}
+            entry = environments.setdefault(repr(told), {"told": told, "runs": 0, "of": {}})
+            entry["runs"] += 1
+            entry["of"].setdefault(name_of(group, found), {})[str(run.config.get("source", ""))[:12]] = None
+    runs = [run for group in found for run in group.runs]
+    return {
+        "columns": list(dict.fromkeys(name for entry in environments.values() for name in entry["told"])),
+        "environments": list(environments.values()),
+        "data": runs[0].config["data"],
+        "splits": {run.options["split_seed"]: run.config["split"] for run in sorted(runs, key=seed_of)},
+        "folders": {name_of(group, found): [run.folder.resolve().name for run in group.runs] for group in found},
+    }
+
+
+def _with_baselines(found: Sequence[Group]) -> list[Group]:
+    """The groups with the `independent` run of the same seeds beside each run, where that is one setting."""
+    alone = [group for group in found if group.algorithm == "independent"]
+    of_seed = {seed_of(run): run for run in alone[0].runs} if len(alone) == 1 else {}
+    return groups([(run, of_seed.get(seed_of(run))) for group in found for run in group.runs])
+
+
+def _flops(group: Group) -> Cell:
+    """Of all clients and the server in the whole run, mean over seeds."""
+    spent = [targets.cumulated(run, "flops") for run in group.runs]
+    return cell_of(None if any(told is None for told in spent) else np.mean([told[-1] for told in spent]), operations)
+
+
+def _kinds(group: Group) -> Cell:
+    """What the clients send, most bytes first: what a privacy audit asks for."""
+    rounds = group.runs[0].rounds
+    sent = {name: rounds[name].sum() for name in rounds if name.startswith(("bytes_up:", "bytes_between:"))}
+    kinds = dict.fromkeys(name.partition(":")[2] for name in sorted(sent, key=sent.get, reverse=True) if sent[name])
+    words = ", ".join(kinds) or (
+        "nothing" if sum(group.values(f"bytes_{way}").sum() for way in ("up", "between")) == 0 else ""
+    )
+    return Cell(words, words)
+
+
+def _is_text(header: str) -> bool:
+    """Whether a column is of words, aligned left."""
+    return header in ("algorithm", "what clients\nsend") or header.startswith("--")
+
+
+# --- the command line --------------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m figures.report", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run, or a folder of runs")
+    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="HTML file (default: report.html)")
+    parser.add_argument("--title", help="of the page (default: the data set and the algorithms)")
+    parser.add_argument(
+        "--metric",
+        choices=("global", "personal", "worst"),
+        default="global",
+        help="the accuracy of which differences and targets are (default: global)",
+    )
+    parser.add_argument("--baseline", metavar="NAME", help="the row, or its algorithm, to which differences are taken")
+    parser.add_argument(
+        "--target", type=comparison.fraction, metavar="ACCURACY", help="what it cost to reach it, a fraction of 1"
+    )
+    given = parser.parse_args(argv)
+    try:
+        runs = read(given.runs)
+        given.output.write_text(page(runs, given.title, given.metric, given.baseline, given.target), encoding="utf-8")
+    except (UserError, OSError, ValueError) as error:
+        parser.error(str(error))
+    print(f"{given.output}: {len(runs)} run{'s' * (len(runs) != 1)}, {size(given.output.stat().st_size)}")

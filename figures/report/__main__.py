@@ -1,0 +1,5 @@
+"""`python -m figures.report`."""
+
+from figures.report import main
+
+main()

@@ -1,0 +1,38 @@
+"use strict";
+
+// every figure: the choices above it name the traces and the layout to show; nothing of it can be uploaded
+const specs = JSON.parse(document.getElementById("specs").textContent);
+const config = {
+  responsive: true,
+  displaylogo: false,
+  showSendToCloud: false,
+  plotlyServerURL: "",
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+};
+for (const form of document.querySelectorAll("form.chart")) {
+  const draw = () => {
+    const chosen = [...form.querySelectorAll("input:checked")].map((input) => input.value).join("/");
+    const { data, layout } = specs[form.dataset.chart][chosen];
+    Plotly.react(form.querySelector(".plot"), data, layout, config);
+  };
+  form.addEventListener("change", draw);
+  draw();
+}
+
+// a table sorted by a column, smallest first: numbers, then words such as ">30", and what is missing last, in both directions
+const rank = (value) => (value === "" ? 2 : isNaN(value) ? 1 : 0);
+function compare(a, b, direction) {
+  if (rank(a) !== rank(b)) return rank(a) - rank(b);
+  return direction * (rank(a) ? a.localeCompare(b, "en", { numeric: true }) : a - b);
+}
+for (const button of document.querySelectorAll(".sortable thead button")) {
+  button.addEventListener("click", () => {
+    const header = button.parentElement;
+    const direction = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    header.parentElement.querySelectorAll("[aria-sort]").forEach((other) => other.removeAttribute("aria-sort"));
+    header.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
+    const body = header.closest("table").tBodies[0];
+    const value = (row) => row.cells[header.cellIndex].dataset.value;
+    body.append(...[...body.rows].sort((one, other) => compare(value(one), value(other), direction)));
+  });
+}

@@ -1,0 +1,194 @@
+"""Learning curves: the numbers of the lines and bands that are drawn, against histories by hand."""
+
+import numpy as np
+import pytest
+from conftest import line_of
+from test_targets import saved
+
+from figures import bands, comparison, curves
+
+NAN = float("nan")
+
+
+def lines_of(axes):
+    """{label: (x, y)} of the lines of a panel."""
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+
+
+def filled(axes, number=0):
+    """(lowest, highest) of a band at each of its x."""
+    points = axes.collections[number].get_paths()[0].vertices
+    xs = sorted(set(points[:, 0]))
+    return [(points[points[:, 0] == x, 1].min(), points[points[:, 0] == x, 1].max()) for x in xs]
+
+
+def counted(export, algorithm="fedavg", seed=0, **changed):
+    """A run whose operations are counted: 2e9 a round, and none before the first."""
+    rounds = len(changed.setdefault("curve", (0.2, 0.6)))
+    return saved(export, algorithm, seed, columns={"flops": [0.0, *[2e9] * rounds]}, **changed)
+
+
+# --- bands -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_band_is_the_mean_over_seeds_and_a_standard_deviation_of_a_sample(tmp_path):
+    runs = [saved(tmp_path, seed=i, curve=curve) for i, curve in enumerate(((0.2, 0.6), (0.4, 0.6), (0.6, 0.9)))]
+    told = bands.band(runs, "rounds")
+    assert told.x.tolist() == [1, 2]
+    assert told.mean == pytest.approx([0.4, 0.7])
+    spread = np.array([0.2, np.sqrt(0.03)])  # deviations -0.2, 0, 0.2 and -0.1, -0.1, 0.2
+    assert told.low == pytest.approx([0.4, 0.7] - spread)
+    assert told.high == pytest.approx([0.4, 0.7] + spread)
+    assert told.n == 3
+
+
+def test_where_seeds_spent_differently_points_are_between_what_all_have_spent(tmp_path):
+    one = saved(tmp_path, curve=(0.2, 0.6), nbytes=(10, 0, 0))  # 10, 20 bytes
+    other = saved(tmp_path, seed=1, curve=(0.1, 0.5), nbytes=(15, 0, 0))  # 15, 30 bytes
+    told = bands.band([one, other], "bytes")
+    assert told.x.tolist() == [15, 20]
+    # at 15 bytes half the way from 0.2 to 0.6, at 20 a third of that from 0.1 to 0.5
+    assert told.mean == pytest.approx([(0.4 + 0.1) / 2, (0.6 + 0.1 + 0.4 / 3) / 2])
+
+
+def test_rounds_that_one_seed_did_not_evaluate_are_on_its_line(tmp_path):
+    runs = [saved(tmp_path, curve=(0.2, 0.4, 0.6)), saved(tmp_path, seed=1, curve=(0.4, NAN, 1.0))]
+    told = bands.band(runs, "rounds")
+    assert told.x.tolist() == [1, 2, 3]
+    assert told.mean == pytest.approx([0.3, 0.55, 0.8])
+
+
+def test_a_single_run_has_no_spread_and_a_history_without_the_quantity_no_band(tmp_path):
+    run = saved(tmp_path)
+    told = bands.band([run], "rounds")
+    assert told.low.tolist() == told.mean.tolist() == told.high.tolist() == [0.2, 0.6, 0.4, 0.8]
+    assert bands.band([run], "flops") is None
+
+
+# --- lines -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_a_group_of_seeds_in_percent_with_its_band_and_both_accuracies_are_panels(tmp_path):
+    own = {1: [0.1], 2: [0.5]}
+    runs = [saved(tmp_path, seed=s, curve=(0.2, 0.6), clients=own) for s in (0, 2)]
+    runs += [saved(tmp_path, "cfkd", seed=s, curve=(0.2, 0.6 + s / 10), clients=own) for s in (0, 2)]
+    left, right = curves.draw(runs).axes
+    assert lines_of(left) == {
+        "cfkd (n = 2)": ([1, 2], pytest.approx([20, 70])),
+        "fedavg (n = 2)": ([1, 2], pytest.approx([20, 60])),
+    }
+    assert lines_of(right)["cfkd (n = 2)"] == ([1, 2], pytest.approx([10, 50]))
+    half = 100 * np.std([0.6, 0.8], ddof=1)
+    assert filled(left) == [pytest.approx((20, 20)), pytest.approx((70 - half, 70 + half))]
+    assert (left.get_xlabel(), left.get_ylabel()) == ("round", "accuracy (%)")
+
+
+def test_a_single_seed_has_no_band_and_the_legend_says_what_lines_and_bands_are(tmp_path):
+    figure = curves.draw([saved(tmp_path)])
+    assert not figure.axes[0].collections
+    assert figure.legends[0].get_title().get_text() == "one seed: an illustration"
+    figure = curves.draw([saved(tmp_path / "more", seed=seed) for seed in (0, 1)])
+    assert len(figure.axes[0].collections) == 1
+    assert figure.legends[0].get_title().get_text() == "mean over n seeds, band: one standard deviation over seeds"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fedavg (n = 2)"]
+
+
+def test_each_quantity_is_a_row_of_panels_in_units_for_people(tmp_path):
+    figure = curves.draw([counted(tmp_path)], against=curves.QUANTITIES, metric=["global"])
+    x = {axes.get_xlabel(): lines_of(axes)["fedavg (n = 1)"][0] for axes in figure.axes}
+    assert x == {
+        "round": [1, 2],
+        "bytes of all clients, all directions": [130, 160],
+        "floating-point operations": [2e9, 4e9],
+        "seconds, evaluations left out": [1.5, 2],
+    }
+    of_bytes, of_flops = (axes.xaxis.get_major_formatter() for axes in figure.axes[1:3])
+    assert (of_bytes(2e6), of_flops(4e9)) == ("2 MB", "4 GFLOP")
+
+
+def test_bytes_are_on_a_logarithmic_axis_where_they_span_more_than_two_decades(tmp_path):
+    def scale(*runs):
+        return curves.draw(runs, against=["bytes"]).axes[0].get_xscale()
+
+    few = saved(tmp_path, "fd", curve=(0.2, 0.6), nbytes=(1, 0, 0))  # 1 and 2 bytes
+    assert scale(few, saved(tmp_path, curve=(0.2, 0.6), nbytes=(50, 0, 0))) == "linear", "from 1 to 100"
+    assert scale(few, saved(tmp_path, curve=(0.2, 0.6), nbytes=(51, 0, 0))) == "log"
+    assert scale(few, saved(tmp_path, "centralized", curve=(0.2, 0.6), nbytes=(1, 0, 9e9))) == "linear", "a reference"
+    assert scale(few) == "linear"
+
+
+def test_against_bytes_references_and_what_sends_nothing_are_horizontal_at_their_last_value(tmp_path):
+    runs = [
+        saved(tmp_path, name, s, curve=(0.2, v), nbytes=(0, 0, 0)) for name in ("independent", "silent") for s, v in SEEDS
+    ]
+    runs += [saved(tmp_path, "centralized", curve=(0.3, 0.9), nbytes=(0, 0, 77)), saved(tmp_path, curve=(0.2, 0.6))]
+    of_bytes, of_rounds = curves.draw(runs, against=["bytes", "rounds"], metric=["global"]).axes
+    told = lines_of(of_bytes)
+    for name, last in (("independent (n = 2)", 50), ("silent (n = 2)", 50), ("centralized (n = 1)", 90)):
+        assert told[name] == ([0, 1], pytest.approx([last] * 2)), "from the left to the right of the panel"
+        assert lines_of(of_rounds)[name][0] == [1, 2]
+    assert told["fedavg (n = 1)"][0] == [130, 160]
+    assert 100 < of_bytes.get_xlim()[0] < 130, "the panel shows what was sent, not the parts of its own width"
+    half = 100 * np.std([0.4, 0.6], ddof=1)
+    assert filled(of_bytes) == [pytest.approx((50 - half, 50 + half))] * 2
+
+
+SEEDS = ((0, 0.4), (1, 0.6))
+
+
+def test_the_order_of_the_runs_changes_neither_lines_nor_styles(tmp_path):
+    runs = [saved(tmp_path, name, seed) for name in ("fd", "cfkd", "independent") for seed in (0, 1)]
+
+    def told(runs):
+        lines = curves.draw(runs).axes[0].lines
+        return [(line.get_label(), line.get_color(), line.get_linestyle(), list(line.get_ydata())) for line in lines]
+
+    assert told(runs) == told(runs[::-1])
+    assert [label for label, *_ in told(runs)] == ["cfkd (n = 2)", "fd (n = 2)", "independent (n = 2)"]
+
+
+def test_a_group_has_one_style_in_all_panels_and_no_other_group_has_it(tmp_path):
+    runs = [saved(tmp_path, lr=lr) for lr in np.arange(1, 21) / 10] + [saved(tmp_path, "cfkd")]
+    runs += [saved(tmp_path, name, lr=lr) for name in ("independent", "centralized") for lr in (0.1, 0.2)]
+    left, right = curves.draw(runs).axes
+    styles = [[(line.get_label(), line.get_color(), line._dash_pattern) for line in axes.lines] for axes in (left, right)]
+    assert styles[0] == styles[1]
+    assert len({repr(style[1:]) for style in styles[0]}) == len(styles[0]) == 25
+    greys = {label.partition(" ")[0]: colour for label, colour, _ in styles[0]}
+    assert (greys["independent"], greys["centralized"]) == ("#000000", "#707070")
+    assert curves.styles(comparison.settings.ordered(runs)) == curves.styles(comparison.settings.ordered(runs[::-1]))
+
+
+# --- the command -------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_a_png_or_a_pdf_by_the_ending_and_reads_folders_of_runs(tmp_path, monkeypatch):
+    runs = [counted(tmp_path / "saves", name) for name in ("cfkd", "fedavg")]
+    curves.main([str(tmp_path / "saves"), "--against", *curves.QUANTITIES, "-o", str(tmp_path / "a.png")])
+    curves.main([str(run.folder) for run in runs] + ["--metric", "worst", "-o", str(tmp_path / "a.pdf")])
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    monkeypatch.chdir(tmp_path)
+    curves.main(["saves"])
+    assert (tmp_path / "curves.png").exists()
+
+
+def refused(capsys, command, *words):
+    """The one line of error with which a command is refused."""
+    with pytest.raises(SystemExit) as stopped:
+        command([str(word) for word in words])
+    assert stopped.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    return line.partition("error: ")[2]
+
+
+def test_mistakes_are_a_line(tmp_path, capsys):
+    run, other = saved(tmp_path), saved(tmp_path, "fd", alpha=9)
+    assert refused(capsys, curves.main, tmp_path).startswith("different splits are not compared: --alpha is ")
+    assert line_of(curves.draw, [run, other]).startswith("different splits are not compared: --alpha is 0.5 in ")
+    told = refused(capsys, curves.main, run.folder, "--against", "flops")
+    assert told == f"--against flops: the history of {run.folder}, or of another seed of it, does not count them"
+    assert "invalid choice: 'parameters'" in refused(capsys, curves.main, run.folder, "--against", "parameters")
+    assert "not supported" in refused(capsys, curves.main, run.folder, "-o", tmp_path / "a.txt")
+    assert "No such file" in refused(capsys, curves.main, run.folder, "-o", tmp_path / "none" / "a.png")
+    assert refused(capsys, curves.main, tmp_path / "none").endswith("none: no such folder")

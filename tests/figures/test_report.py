@@ -1,0 +1,385 @@
+"""The report: rows and series against histories made by hand, what it escapes and refuses, and a browser that opens it."""
+
+import io
+import json
+import os
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+from test_targets import saved
+
+import saves
+from figures import report
+from figures.comparison.settings import ordered
+
+NASTY = "</script><script>alert(1)</script><a href='http://example.org'>\"&b"
+ENVIRONMENT = {"python": "3.11", "torch": "2.13.0", "processor": "x86_64", "device": "cpu"}
+CLASSES = np.array(["cat", "dog", "<i>"])
+SPLIT = {"table": np.array([[3, 0, 5], [1, 7, 0]]), "classes": CLASSES}
+
+
+def made(export, with_confusion=True):
+    """Two seeds each of fedavg in two settings, one of them nasty, of fd and of both references, with splits."""
+    runs = []
+    for seed, more in enumerate((0.0, 0.1)):
+        changed = {"environment": ENVIRONMENT, "clients": {3: [0.5, 0.7 + more]}}
+        for algorithm, curve, nbytes, options in (
+            ("fedavg", (0.2, 0.4, 0.6 + more), (1000, 2000, 0), {"topology_file": NASTY}),
+            ("fedavg", (0.2, 0.3, 0.5), (500, 500, 0), {"topology_file": "plain"}),
+            ("fd", (0.1, 0.2, 0.3), (10, 10, 0), {}),
+            ("independent", (0.3, 0.3, 0.4), (0, 0, 0), {}),
+            ("centralized", (0.5, 0.7, 0.9), (0, 0, 500), {}),
+        ):
+            columns = {"flops": [0, 5e9, 5e9, 5e9], "bytes_up:weights": [0, *[nbytes[0]] * 3]}
+            run = saved(export, algorithm, seed, curve=curve, nbytes=nbytes, columns=columns, **options, **changed)
+            saves.write_arrays(run.folder / "split.npz", SPLIT)
+            if with_confusion and algorithm == "fd":
+                own = np.array([[[2, 0, 0], [1, 1, 0], [0, 0, 2]], [[0, 1, 0], [0, 3, 1], [0, 0, 4]]])
+                arrays = {"test": own + seed, "own": own, "classes": CLASSES}
+                saves.write_arrays(run.folder / "confusion.npz", arrays)
+            runs.append(run)
+    return runs
+
+
+class Page(HTMLParser):
+    """What a test asks of a page: `specs` of the figures, `scripts`, `links`, `words`, and the rows of its `tables`, whose
+    cells are [value, text]."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.scripts, self.links, self.tables, self.words, self.inside = [], [], [], [], set()
+        self.feed(text)
+        self.specs = json.loads(self.scripts[0])
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.inside.add(tag)
+        self.links += [attributes[name] for name in ("src", "href", "action", "data", "srcset") if name in attributes]
+        if tag == "script":
+            self.scripts.append("")
+        elif tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append([attributes.get("data-value"), ""])
+
+    def handle_endtag(self, tag):
+        self.inside.discard(tag)
+
+    def handle_data(self, text):
+        if "script" in self.inside:
+            self.scripts[-1] += text
+        elif "style" not in self.inside:
+            self.words.append(" ".join(text.split()))
+        if self.inside & {"th", "td"}:
+            self.tables[-1][-1][-1][1] += text
+
+    def rows(self):
+        """Of the comparison: {first two cells: {header: (value, text)}}."""
+        header, *rows = self.tables[0]
+        names = [" ".join(text.split()) for _, text in header]
+        return {" ".join(text for _, text in row[:2]): dict(zip(names, map(tuple, row), strict=True)) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("saves"))
+
+
+@pytest.fixture(scope="module")
+def text(runs):
+    return report.page(runs, title=f"Title {NASTY}", baseline="fd", target=0.35)
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def trace(spec, name):
+    """The trace that stands in the legend by this name."""
+    (found,) = [one for one in spec["data"] if one.get("name") == name and one.get("showlegend", True)]
+    return found
+
+
+PLAIN = "fedavg (--topology_file plain)"
+
+
+# --- rows and series ---------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_those_of_the_histories(page):
+    rows = page.rows()
+    assert list(rows) == ["fd ", f"fedavg {NASTY}", "fedavg plain", "centralized ", "independent "]
+    row = rows["fedavg plain"]
+    assert float(row["global %"][0]) == pytest.approx(50)
+    assert row["global std over seeds"][1] == "0.00"
+    assert float(row["personal %"][0]) == pytest.approx(100 * (0.6 + 0.65) / 2), "mean over clients, then over seeds"
+    assert float(row["difference to baseline"][0]) == pytest.approx(20)
+    assert row["what clients send"][1] == "weights"
+    assert row["bytes a client and round"] == ("500.0", "500 B"), "of two clients, in three rounds"
+    assert float(row["flops"][0]) == 15e9
+    assert float(row["rounds to 35 %"][0]) == pytest.approx(2.25)
+    assert rows["fd "]["rounds to 35 %"] == (">3", ">3.0")
+    assert rows["fd "]["difference to baseline"] == ("", "")
+    assert rows["independent "]["what clients send"][1] == "nothing"
+    assert "p (Holm)" not in row, "of two seeds there is none, and no empty column"
+
+
+def test_curves_are_means_over_seeds_in_percent_with_their_band(runs, page):
+    nasty = next(name for name in (one["name"] for one in page.specs["curves"]["rounds/global"]["data"]) if "&lt;" in name)
+    line = trace(page.specs["curves"]["rounds/global"], nasty)
+    assert line["x"] == [1, 2, 3]
+    assert line["y"] == pytest.approx([20, 40, 65])
+    assert line["customdata"] == pytest.approx([0, 0, 10 / np.sqrt(2)], abs=1e-4), "one standard deviation over seeds"
+    (area,) = [one for one in page.specs["curves"]["rounds/global"]["data"] if one["name"] == nasty and one is not line]
+    assert area["x"] == [1, 2, 3, 3, 2, 1]
+    assert area["y"][2:4] == pytest.approx([65 + 10 / np.sqrt(2), 65 - 10 / np.sqrt(2)])
+
+
+def test_against_bytes_a_reference_is_a_level_line_and_totals_far_apart_are_logarithmic(page):
+    spec = page.specs["curves"]["bytes/global"]
+    assert spec["layout"]["xaxis"]["type"] == "log", "60 and 9000 bytes"
+    assert trace(spec, PLAIN)["x"] == [1000, 2000, 3000]
+    level = trace(spec, "independent")
+    assert level["y"] == pytest.approx([40] * 41)
+    assert level["x"][0] < 20
+    assert level["x"][-1] > 9000
+    assert "type" not in page.specs["curves"]["rounds/global"]["layout"]["xaxis"]
+    assert trace(page.specs["curves"]["flops/personal"], PLAIN)["x"] == [5e9, 10e9, 15e9]
+
+
+def test_a_price_is_the_total_of_the_run_and_the_unbeaten_are_joined(page):
+    spec = page.specs["price"]["bytes/global"]
+    point = trace(spec, PLAIN)
+    assert (point["x"], point["y"]) == ([3000], pytest.approx([50]))
+    front = trace(spec, "unbeaten at its price")
+    assert front["x"][:3] == [60, 3000, 9000]
+    assert front["y"] == pytest.approx([30, 50, 65, 65])
+    assert trace(spec, "centralized")["y"] == pytest.approx([90] * 41)
+
+
+def test_clients_have_their_own_accuracies_on_each_split(page):
+    (spec,) = page.specs["clients"].values()
+    dots = trace(spec, "fd")
+    assert dots["y"] == pytest.approx([50, 75])
+    assert [round(x) for x in dots["x"]] == [0, 1]
+    assert dots["customdata"][1] == [1, pytest.approx(10 / np.sqrt(2), abs=1e-4)]
+    assert spec["layout"]["xaxis"]["ticktext"] == ["client 0<br>8 examples", "client 1<br>8 examples"]
+
+
+def test_the_split_is_its_table_and_confusion_is_counted_over_models_and_seeds(page):
+    (heat,) = page.specs["split"]["0"]["data"]
+    assert heat["z"] == SPLIT["table"].tolist()
+    assert heat["x"] == ["cat", "dog", "&lt;i&gt;"]
+    assert len(page.specs["confusion"]) == 2, "one method has matrices, of two kinds"
+    test, own = (
+        next(spec for key, spec in page.specs["confusion"].items() if key.endswith(kind)) for kind in ("test", "own")
+    )
+    assert own["data"][0]["customdata"] == [[4, 2, 0], [2, 8, 2], [0, 0, 12]]
+    assert test["data"][0]["customdata"] == [[6, 4, 2], [4, 10, 4], [2, 2, 14]], "two models more in seed 1"
+    assert own["data"][0]["z"][1] == pytest.approx([100 / 6, 400 / 6, 100 / 6], abs=0.01)
+
+
+def test_every_figure_is_one_that_plotly_takes(page):
+    from plotly import graph_objects
+
+    for specs in page.specs.values():
+        for spec in specs.values():
+            graph_objects.Figure(spec)
+
+
+def test_an_algorithm_has_one_colour_everywhere(page):
+    line = trace(page.specs["curves"]["rounds/global"], "fd")["line"]["color"]
+    assert trace(page.specs["price"]["bytes/global"], "fd")["marker"]["color"] == line
+    assert trace(page.specs["clients"]["0"], "fd")["marker"]["color"] == line
+
+
+def test_what_the_runs_lack_is_left_out_with_a_sentence(tmp_path):
+    told = Page(report.page([saved(tmp_path, "independent", environment=ENVIRONMENT)]))
+    assert {name: len(specs) for name, specs in told.specs.items()} == {
+        "curves": 4,  # rounds and seconds
+        "price": 0,
+        "clients": 1,
+        "split": 0,
+        "confusion": 0,
+    }
+    words = " ".join(told.words)
+    assert "There is no method to compare, only independent and centralized." in words
+    assert "No run's folder has its split (split.npz)." in words
+    assert "No run's folder has confusion matrices (confusion.npz)." in words
+    assert "Not against FLOPs, not in the histories or never alike in all seeds: independent." in words
+
+
+def test_clients_of_different_splits_are_not_averaged(tmp_path):
+    two = [saved(tmp_path, seed=0, split_seed=s, split=str(s), clients={4: [0.2 + s / 2]}, environment={}) for s in (0, 1)]
+    specs = Page(report.page(two)).specs["clients"]
+    assert [trace(specs[seed], "fedavg")["y"] for seed in ("0", "1")] == [pytest.approx([20]), pytest.approx([70])]
+
+
+def test_more_clients_than_fit_side_by_side_stand_from_the_worst_to_the_best(tmp_path):
+    accuracies = [0.9, 0.1, *[0.5] * 28]
+    run = saved(tmp_path, n_clients=30, clients={4: accuracies}, environment={})
+    line = trace(Page(report.page([run])).specs["clients"]["0"], "fedavg")
+    assert line["x"] == list(range(1, 31))
+    assert line["y"] == pytest.approx(sorted(100 * value for value in accuracies))
+    assert [line["customdata"][i][0] for i in (0, 1, -1)] == [1, 2, 0]
+
+
+# --- options, and where it comes from ----------------------------------------------------------------------------------
+
+
+def test_options_that_differ_and_those_that_all_share(runs):
+    differing, shared = report.options(ordered(runs))
+    assert list(differing) == ["topology_file"]
+    assert sorted(differing["topology_file"]) == sorted(["", "", "", "plain", NASTY]), "nothing where it is not had"
+    assert shared["alpha"] == "0.5"
+    assert shared["seed"] == "0, 1"
+
+
+def test_folders_are_named_without_their_path_and_environments_once(runs, text, page):
+    assert str(runs[0].folder.parent) not in text
+    assert all(run.folder.name in page.words for run in runs)
+    (header, *rows) = page.tables[-1]
+    assert [cell[1] for cell in header][:4] == list(ENVIRONMENT)
+    assert len(rows) == 1
+
+
+def test_the_head_says_what_was_split_how(page):
+    words = " ".join(" ".join(page.words).split())
+    assert "Data set digits , split by lda (alpha 0.5) over 2 clients; 3 rounds; 2 seeds, 10 runs." in words
+
+
+# --- safe and whole ----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_config_holds_is_text(text, page):
+    assert len(page.scripts) == 3, "data, plotly, the page's own"
+    assert NASTY not in text
+    assert f"Title {NASTY}" in page.words
+    assert "<script>alert" not in page.scripts[0]
+    assert "<a href" not in json.dumps(page.specs), "plotly would make a link of it"
+
+
+def test_the_page_asks_no_network(page):
+    assert [link for link in page.links if not link.startswith(("#", "data:"))] == []
+
+
+def test_the_command_writes_the_page_and_says_how_large(runs, tmp_path, capsys):
+    path = tmp_path / "report.html"
+    report.main([str(runs[0].folder.parent), "-o", str(path), "--title", "Ours"])
+    nbytes = path.stat().st_size
+    assert capsys.readouterr().out == f"{path}: 10 runs, {nbytes / 1e6:.3g} MB\n"
+    assert 4e6 < nbytes < 6e6
+    assert "<title>Ours</title>" in path.read_text()
+
+
+def test_refusals_are_a_line_each(tmp_path, capsys):
+    run = saved(tmp_path / "one", environment={})
+    other = saved(tmp_path / "other", alpha=9.0, environment={})
+
+    def refused(*words):
+        with pytest.raises(SystemExit) as stopped:
+            report.main([str(word) for word in words])
+        assert stopped.value.code == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+        return line.partition("error: ")[2]
+
+    here = ("-o", tmp_path / "report.html")
+    assert refused(run.folder, other.folder, *here).startswith("different splits are not compared: --alpha is 0.5 in ")
+    assert refused(tmp_path / "x", *here) == f"{tmp_path / 'x'}: no such folder"
+    assert refused(run.folder, "--baseline", "fd", *here) == "--baseline fd: no row of that name; fedavg"
+    assert refused(run.folder, "--target", "90", *here) == "argument --target: 90 is no fraction of 1, such as 0.9"
+    assert "No such file or directory" in refused(run.folder, "-o", tmp_path / "no" / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+# --- in a browser ------------------------------------------------------------------------------------------------------
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def opened(text, tmp_path_factory):
+    """The page in headless Chromium, and what it complained of or asked for."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(text, encoding="utf-8")
+    told = []
+    with sync_playwright() as player:
+        root = hasattr(os, "geteuid") and os.geteuid() == 0
+        browser = player.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"] if root else [])
+        tab = browser.new_page(viewport={"width": 1366, "height": 768})
+        tab.on("console", lambda message: told.append(f"{message.type}: {message.text}"))
+        tab.on("pageerror", lambda error: told.append(str(error)))
+        tab.on("dialog", lambda dialog: (told.append("dialog"), dialog.dismiss()))
+        tab.on("request", lambda request: told.append(request.url))
+        tab.goto(path.as_uri())
+        yield tab, told, path.as_uri()
+        browser.close()
+
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on the PATH")
+
+
+@needs_browser
+def test_in_a_browser_every_figure_is_drawn(opened):
+    tab, _, _ = opened
+    assert tab.locator("form.chart").count() == 5
+    for chart, part in (("curves", ".scatterlayer .js-line"), ("price", ".scatterlayer .point"), ("clients", ".errorbar")):
+        assert tab.locator(f"#{chart} {part}").count() >= 3
+    for chart in ("split", "confusion"):
+        assert tab.locator(f"#{chart} .heatmaplayer image, #{chart} .heatmaplayer .hm").count() >= 1
+    assert tab.evaluate("document.documentElement.scrollWidth") == 1366, "nothing sticks out"
+    assert "Share" not in " ".join(tab.locator(".modebar-btn").evaluate_all("all => all.map((b) => b.dataset.title)"))
+    image = np.asarray(Image.open(io.BytesIO(tab.locator("#curves").screenshot())).convert("RGB"))
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 100
+    assert (image.min(2) < 250).mean() > 0.02, "not blank"
+
+
+@needs_browser
+def test_in_a_browser_a_header_sorts_both_ways_with_what_is_missing_last(opened):
+    tab, _, _ = opened
+    header = tab.locator("#comparison thead th", has_text="difference")
+    column = header.evaluate("th => th.cellIndex")
+
+    def texts(at):
+        return tab.locator("#comparison tbody tr").evaluate_all(
+            "(rows, at) => rows.map((row) => row.cells[at].innerText)", at
+        )
+
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert texts(column) == ["+10.00", "+20.00", "+35.00", "+60.00", ""]
+    header.locator("button").press("Enter")
+    assert header.get_attribute("aria-sort") == "descending"
+    assert texts(column) == ["+60.00", "+35.00", "+20.00", "+10.00", ""]
+    reached = tab.locator("#comparison thead th", has_text="bytes\nto 35")
+    reached.locator("button").click()
+    assert tab.locator("[aria-sort]").count() == 1
+    assert texts(reached.evaluate("th => th.cellIndex"))[-1] == ">60 B", "a bound comes after the numbers"
+
+
+@needs_browser
+def test_in_a_browser_tabs_change_the_axis_and_by_keyboard_too(opened):
+    tab, _, _ = opened
+    title = tab.locator("#curves .xtitle")
+    expect(title).to_have_text("communication rounds")
+    tab.locator("#curves label", has_text="bytes").click()
+    expect(title).to_have_text("bytes moved by all clients in all directions (logarithmic)")
+    tab.locator("#curves input[value=bytes]").press("ArrowRight")
+    expect(title).to_have_text("floating-point operations of all clients and the server")
+    tab.locator("#curves label", has_text="personal").click()
+    expect(tab.locator("#curves .ytitle")).to_have_text("accuracy on the clients' own distributions (%)")
+    tab.locator("#confusion label", has_text="own").click()
+    expect(tab.locator("#confusion .heatmap-label").first).to_have_text("67")
+
+
+@needs_browser
+def test_in_a_browser_nothing_was_complained_of_or_asked_of_the_network(opened):
+    _, told, address = opened
+    assert [line for line in told if not line.startswith(("data:", "blob:"))] == [address]
