@@ -18,7 +18,7 @@ import saves
 import streams
 from data.partition import Split
 from errors import DivergedError
-from evaluation import cross_entropy, evaluate, personalise
+from evaluation import cross_entropy, evaluate, features, personalise
 from experiment import federation_of, measuring, prepare, rounds
 from federation import Federation
 from helpers import Round
@@ -81,6 +81,71 @@ def test_further_answers_have_columns_of_their_own(tmp_path):
     assert of_round["global_mean"] == pytest.approx((test == 0).mean(), abs=1e-12)
     assert of_round["global_mean:tuned"] == pytest.approx((test == 1).mean(), abs=1e-12)
     assert "personal_accuracy:tuned" in of_clients
+
+
+def confused(y, said, n_classes=10):
+    """Counted one by one."""
+    table = np.zeros((n_classes, n_classes), dtype=int)
+    for true, predicted in zip(y, said, strict=True):
+        table[true, predicted] += 1
+    return table
+
+
+@pytest.mark.parametrize("name", ["fedavg", "independent"])
+def test_confusion_counts_true_classes_in_rows_on_the_whole_test_set_and_on_a_clients_own(name, tmp_path):
+    one = prepared(name, tmp_path, partition="dirichlet", alpha=0.3)
+    federation, data = federation_of(one), one.data
+    _, done = play(federation, one.options)
+    of_round, of_clients, confusion = evaluate(federation, one.split, done)
+    answer = next(iter(done.answers.values()))
+
+    def said(k, indices):
+        with torch.no_grad():
+            return answer(k)(federation.data.images(torch.as_tensor(indices), torch.float32))[1].argmax(1).numpy()
+
+    test, y = np.arange(data.n_train, len(data.y)), data.y.numpy()
+    assert len(confusion["test"]) == (1 if name == "fedavg" else 3)
+    for k, table in enumerate(confusion["test"]):
+        assert np.array_equal(table, confused(y[test], said(k, test)))
+    for k, table in enumerate(confusion["own"]):
+        own = one.split.test[k]
+        assert np.array_equal(table, confused(y[own], said(k, own)))
+        assert table.trace() / table.sum() == pytest.approx(of_clients["personal_accuracy"][k])
+    assert of_round["global_mean"] == pytest.approx(np.mean([table.trace() / table.sum() for table in confusion["test"]]))
+
+
+def test_confusion_is_of_the_headline_and_of_its_classifier():
+    federation, flags = federation_for("mhmd", dtype=torch.float32), asked("mhmd")
+    _, done = play(federation, flags)
+    of_round, _, confusion = evaluate(federation, SPLIT, done)
+    table = confusion["test"].sum(0)
+    assert (table.trace() / table.sum()).item() == pytest.approx(of_round["global_mean"])
+    assert of_round["global_mean"] != of_round["global_mean:head 1"], "or the test would say nothing"
+
+
+def test_features_are_those_of_the_headline_on_the_same_training_examples_in_every_round():
+    federation, flags = federation_for("fedper", dtype=torch.float32, participation=0.5), asked("fedper")
+    spent = dict(federation.meter.spent)
+    _, first = play(federation, flags)
+    seen = features(federation.at(1), first, 12)
+    _, second = play(federation, flags, rounds=2)
+    again = features(federation.at(2), second, 12)
+    assert [len(seen[f"labels_{k}"]) for k in range(3)] == [10, 12, 12], "client 0 has no more"
+    answer, found = second.answers["personal"], []
+    for k, share in enumerate(SHARES):
+        assert torch.equal(seen[f"labels_{k}"], again[f"labels_{k}"])
+        assert again[f"features_{k}"].dtype == torch.float32
+        with torch.no_grad():
+            everything = answer(k)(federation.data.images(torch.tensor(share), torch.float32))[0]
+        place = [(everything - row).abs().sum(1).argmin().item() for row in again[f"features_{k}"]]
+        assert torch.allclose(everything[place], again[f"features_{k}"], atol=1e-6)
+        assert len(set(place)) == len(place), "each once"
+        assert torch.equal(federation.data.y[torch.tensor(share)[place]], again[f"labels_{k}"])
+        found.append(place)
+    assert found[1] != sorted(found[1]), "drawn"
+    assert {key for key in federation.meter.spent if key not in spent and key[1] not in measuring.PARTIES} == {
+        ("flops", "evaluation", k) for k in range(3)
+    }, "nobody's work in the rounds"
 
 
 # --- fine-tuning of copies ---

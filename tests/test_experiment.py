@@ -35,6 +35,7 @@ QUICK = {
     "threads": 1,
     "batch_size": 16,
     "lr": 0.01,
+    "track_features": 4,
 }
 
 
@@ -54,13 +55,17 @@ def untimed(run: saves.Run) -> pd.DataFrame:
 
 
 def assert_same(one: saves.Run, other: saves.Run) -> None:
-    """The same histories, all columns but those of time, and the same weights, to the last bit."""
+    """The same histories, all columns but those of time, weights, confusion and features, to the last bit."""
     pd.testing.assert_frame_equal(untimed(one), untimed(other), check_exact=True)
     a, b = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (one, other))
     assert a.keys() == b.keys()
     for name in a:
         rows = zip(a[name], b[name], strict=True) if isinstance(a[name], list) else [(a[name], b[name])]
         assert all(torch.equal(left[key], right[key]) for left, right in rows for key in left)
+    for name in ("confusion", "features"):
+        kept, again = one.arrays(name), other.arrays(name)
+        assert kept.keys() == again.keys()
+        assert all(np.array_equal(kept[part], again[part]) for part in kept)
 
 
 NAMES = [*algorithms.ALGORITHMS, *(f"{name} --as_published" for name in algorithms.PUBLISHED)]
@@ -101,7 +106,7 @@ sys.exit(run.main(sys.argv[1:]))
 @pytest.mark.parametrize("name", ["cfkd", "fedavg", "centralized"])
 def test_a_run_killed_half_way_and_started_again_is_the_same_to_the_last_bit(name, tmp_path):
     flags = f"{name} --n_clients 3 --rounds 8 --reduced 0.3 --participation 0.7 --epoch_per_round 3 --threads 1 --quiet"
-    flags += " --model CNNMnist --augment crop_flip --lr_schedule step"
+    flags += " --model CNNMnist --augment crop_flip --lr_schedule step --track_features 4"
     command = [sys.executable, "-c", KILLED, *flags.split(), "--export_dir"]
     whole = subprocess.run([*command, str(tmp_path / "whole")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stderr

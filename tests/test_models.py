@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import streams
 from errors import UserError
+from meter import Meter
 from models import (
     HAVE_HEADS,
     MODELS,
@@ -165,19 +165,31 @@ def test_the_networks_of_fedgkt_have_as_many_parameters_as_published(name, shape
 
 
 def test_fedgkts_client_computes_9_to_17_times_less_than_the_networks_it_replaces():
-    """Multiply-adds of the convolutions and the classifier for one image of 3x32x32, and the ratios of the paper."""
+    """Multiply-adds of the convolutions and the classifier for one image of 3x32x32, forward and of a step of training, and
+    the ratios of the paper: 0.6, 5.4 and 10.2 petaFLOPs."""
 
-    def multiply_adds(name):
-        model = build(name, COLOUR, 10, 1)
-        with FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, *COLOUR))
-        return counter.get_total_flops() / 2
+    def multiply_adds(name, work):
+        model, meter = build(name, COLOUR, 10, 1), Meter()
+        meter.work(lambda: work(model), "client", 0, name)
+        return meter.spent["flops", "client", 0] / 2
 
-    client, resnet56, resnet110 = (multiply_adds(name) for name in ("ResNet8", "ResNet56", "ResNet110"))
+    def forward(model):
+        model(torch.zeros(1, *COLOUR))
+
+    def step(model):
+        F.cross_entropy(model(torch.zeros(4, *COLOUR))[1], torch.arange(4)).backward()
+
+    names = ("ResNet8", "ResNet56", "ResNet110")
+    client, resnet56, resnet110 = (multiply_adds(name, forward) for name in names)
     first, second = 16 * 16 + 9 * 16 * 16 + 2 * 16 * 64, 64 * 16 + 9 * 16 * 16 + 16 * 64
     assert client == 32 * 32 * (27 * 16 + first + second) + 64 * 10
     assert [round(n / 1e6, 2) for n in (client, resnet56, resnet110)] == [9.62, 87.21, 167.43]
     assert [round(n / client, 2) for n in (resnet56, resnet110)] == [9.07, 17.41]
+    # backward is the gradient of every layer's weights and of its input, but for the image
+    steps = [multiply_adds(name, step) for name in names]
+    assert steps == [4 * (3 * n - 32 * 32 * 27 * 16) for n in (client, resnet56, resnet110)]
+    assert [round(n / steps[0], 1) for n in steps[1:]] == [9.2, 17.7]
+    assert [round(n / steps[0], 1) for n in steps[1:]] == pytest.approx([5.4 / 0.6, 10.2 / 0.6], rel=0.05)
     parameters = [count(build(name, COLOUR, 10, 1)) for name in ("ResNet56", "ResNet110", "ResNet8")]
     assert [round(n / parameters[2], 1) for n in parameters[:2]] == [55.9, 108.4]
 

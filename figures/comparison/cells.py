@@ -1,5 +1,6 @@
 """Tables whose cells are both numbers and how these are written, as text and as workbooks."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tabulate import tabulate
 
+BREAK = "@@"  # where a header is broken: no header has it
 FORMS = {"plain": "simple", "markdown": "github", "latex": "latex_booktabs"}
 
 
@@ -51,24 +53,34 @@ def whole(value: float | None) -> Cell:
     return cell_of(None if value is None else float(value), "{:,.0f}".format)
 
 
-def _title(header: str) -> str:
-    return header.replace("\n", " ").strip()
+def _title(header: str, between: str = " ") -> str:
+    return header.strip().replace("\n", between)
 
 
 def render(result: Comparison, form: str = "plain") -> str:
-    """The tables and the notes as text; `form` is one of FORMS. In LaTeX what is not a table is a comment."""
+    """The tables and the notes as text; `form` is one of FORMS. In LaTeX what is not a table is a comment, and columns that
+    are empty are left out."""
     parts = []
     for title, rows in result.tables.items():
-        headers = list(rows[0]) if form == "plain" else [_title(name) for name in rows[0]]
+        if form == "latex":
+            rows = [{name: cell for name, cell in row.items() if any(other[name].text for other in rows)} for row in rows]
+        headers = list(rows[0]) if form == "plain" else [_title(name, BREAK if form == "latex" else " ") for name in rows[0]]
         cells = [[cell.text for cell in row.values()] for row in rows]
         if form == "markdown":
             cells = [[text.replace("|", "\\|") for text in row] for row in cells]
         aligned = ["left" if name == "algorithm" or name.startswith("--") else "right" for name in rows[0]]
         text = tabulate(cells, headers=headers, tablefmt=FORMS[form], colalign=aligned, disable_numparse=True)
-        blank = [] if form == "latex" else [""]
-        parts += [_aside(f"{title}:", form), *(blank if form == "markdown" else []), text, *blank]
+        if form == "latex":
+            text = _stacked(text)
+        parts += [_aside(f"{title}:", form), *([""] if form == "markdown" else []), text, ""]
     mark = "- " if form == "markdown" else ""
     return "\n".join([*parts, *(_aside(mark + note, form) for note in result.notes)])
+
+
+def _stacked(table: str) -> str:
+    """A LaTeX table with its headers in lines, cut at BREAK: they are longer than the numbers below them."""
+    cut = rf"[^&\n]*{BREAK}[^&\n]*?(?= +&| *\\\\)"
+    return re.sub(cut, lambda found: r" \shortstack[r]{" + found[0].strip().replace(BREAK, r"\\") + "}", table)
 
 
 def _aside(line: str, form: str) -> str:

@@ -15,12 +15,14 @@ import numpy as np
 from figures import targets
 from figures.bands import Band, band
 from figures.comparison.settings import COLUMNS, by_client
-from figures.curves import STYLES
+from figures.curves import styles as styles_of
+from figures.pareto import front
 from figures.table import REFERENCES, Group, name_of
 
-COLOURS = [colour for colour, _ in STYLES if colour != "#000000"]  # black is left to a reference
-DASHES = ("solid", "dash", "dashdot", "longdash", "dot", "longdashdot")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
+LINE = 2  # px
+DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}  # plotly's words for those of the pictures
+SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
+OF_REFERENCES = {"independent": "x", "centralized": "star"}
 QUANTITIES = {  # of the x axis: what a reader chooses, the axis, its ticks, and how the hover text has a value
     "rounds": ("rounds", "communication rounds", {}, "%{x:.0f} rounds"),
     "bytes": ("bytes", "bytes moved by all clients in all directions", {"tickformat": "~s", "ticksuffix": "B"}, "%{x:.3s}B"),
@@ -90,18 +92,15 @@ class Chart:
 
 
 def styles(found: Sequence[Group]) -> list[Style]:
-    """One for each group: Okabe and Ito's colours in turn for methods, black and grey for the references."""
-    told, number = [], 0
-    for group in found:
-        if group.algorithm in REFERENCES:
-            told.append(
-                Style("#000000", "dash", "star") if group.algorithm == "centralized" else Style("#6b7280", "dot", "x")
-            )
-        else:
-            turn = number + number // len(COLOURS)  # another dash and symbol where the colours begin again
-            told.append(Style(COLOURS[number % len(COLOURS)], DASHES[turn % len(DASHES)], SYMBOLS[turn % len(SYMBOLS)]))
-            number += 1
-    return told
+    """One for each group, as `curves.styles` has it for the pictures."""
+
+    def dash(pattern: Any) -> str:
+        return DASHES[pattern] if isinstance(pattern, str) else ",".join(f"{LINE * n}px" for n in pattern[1])
+
+    return [
+        Style(style.colour, dash(style.dashes), OF_REFERENCES.get(group.algorithm) or SYMBOLS[style.marker])
+        for group, style in zip(found, styles_of(found), strict=True)
+    ]
 
 
 def _styled(found: Sequence[Group]) -> list[tuple[Group, Style]]:
@@ -169,7 +168,7 @@ def clients(found: Sequence[Group]) -> Chart:
     if found[0].options["n_clients"] > MANY:
         chart.words += " Each method has its clients in its own order, from the worst to the best: the pointer tells which."
     elif any(group.algorithm == "independent" for group in found):
-        chart.words += " A method below the grey cross of independent serves that client worse than learning alone."
+        chart.words += " A method below the black cross of independent serves that client worse than learning alone."
     for seed, groups in _by_split(found).items():
         if "personal" in _accuracies(groups):
             chart.specs[str(seed)] = _clients(groups, found)
@@ -236,7 +235,7 @@ def _curves(
 def _line(name: str, style: Style, told: Band, spent: str) -> dict[str, Any]:
     line = {"type": "scatter", "name": name, "legendgroup": name, "mode": "lines" if len(told.x) > 1 else "markers"}
     line |= {"x": _plain(told.x), "y": _plain(100 * told.mean), "customdata": _plain(100 * (told.high - told.mean))}
-    line |= {"line": {"color": style.colour, "dash": style.dash, "width": 2}}
+    line |= {"line": {"color": style.colour, "dash": style.dash, "width": LINE}}
     line |= {"marker": {"color": style.colour, "symbol": style.symbol, "size": 8}}
     return line | {"hovertemplate": _hover(name, spent, told.n)}
 
@@ -257,12 +256,15 @@ def _pareto(
         if x is not None and group.algorithm not in REFERENCES
     ]
     scale = Scale.of([x for x, *_ in points], [x for x, *_ in points])
-    data, front = [], []
-    for x, y, *_ in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or y > front[-1][1]:
-            front.append((x, y))
-    front.append((scale.high, front[-1][1]))
-    steps = {"type": "scatter", "mode": "lines", "x": _plain([x for x, _ in front]), "y": _plain([y for _, y in front])}
+    data, places = [], [(x, y) for x, y, *_ in points]
+    unbeaten = sorted(place for place, on_it in zip(places, front(places), strict=True) if on_it)
+    unbeaten.append((scale.high, unbeaten[-1][1]))
+    steps = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": _plain([x for x, _ in unbeaten]),
+        "y": _plain([y for _, y in unbeaten]),
+    }
     steps |= {"line": {"shape": "hv", "color": "#c3c8d0", "width": 6}, "name": "unbeaten at its price", "hoverinfo": "skip"}
     steps["legendrank"] = 2000
     data.append(steps)
@@ -299,7 +301,7 @@ def _clients(groups: Sequence[Group], found: Sequence[Group]) -> dict[str, Any]:
         dots = {"type": "scatter", "mode": mode, "name": name, "x": _plain(x), "y": _plain(mean)}
         dots |= {"customdata": [[int(k), *_plain([spread])] for k, spread in deviation.items()]}
         dots |= {"marker": {"color": style.colour, "symbol": style.symbol, "size": 9}}
-        dots |= {"line": {"color": style.colour, "dash": style.dash, "width": 2}}
+        dots |= {"line": {"color": style.colour, "dash": style.dash, "width": LINE}}
         what = f" ± %{{customdata[1]:.1f}} over {len(frame)} seeds" if len(frame) > 1 else ""
         dots["hovertemplate"] = f"<b>{name}</b>, client %{{customdata[0]}}<br>%{{y:.1f}} %{what}<extra></extra>"
         if len(frame) > 1 and mode == "markers":

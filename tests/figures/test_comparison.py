@@ -362,11 +362,13 @@ def test_latex_is_escaped_and_all_but_the_table_is_comment(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     (first,) = [i for i, line in enumerate(lines) if line.startswith(r"\begin{tabular}")]
     tabular = lines[first : lines.index(r"\end{tabular}")]
-    assert all(line.startswith("%") for line in lines if line not in (*tabular, r"\end{tabular}"))
+    assert all(line.startswith("%") for line in lines if line and line not in (*tabular, r"\end{tabular}"))
     assert [line for line in tabular if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
     rows = [[cell.strip() for cell in line.removesuffix(r"\\").split(" & ")] for line in tabular if line.endswith(r"\\")]
     assert len({len(row) for row in rows}) == 1
-    assert r"global \%" in rows[0]
+    assert r"\shortstack[r]{global\\\%}" in rows[0], "a header in lines, as it is on the screen"
+    assert "n" in rows[0]
+    assert all(any(column) for column in zip(*rows[1:], strict=True)), "no empty column"
     assert r"a\_b|c\%.txt" in rows[2]
     assert r"\ensuremath{>}2.0" in rows[1], "a target that was not reached"
 
