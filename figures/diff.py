@@ -7,7 +7,7 @@ histories differ. Seconds are no difference: they are never the same twice.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def report(one: saves.Run, other: saves.Run) -> str:
     mine, theirs = (dict(run.config) for run in (one, other))
     for title, first, second in (
         ("options", mine.pop("options"), theirs.pop("options")),
-        ("data, code and environment", dict(_flat(mine)), dict(_flat(theirs))),
+        ("data, code and environment", dict(saves.flat(mine)), dict(saves.flat(theirs))),
     ):
         rows = differing(first, second)
         parts.append(f"the same {title}" if not rows else _table([f"{title} that differ", "A", "B"], rows))
@@ -94,14 +94,6 @@ def _same(a, b) -> bool:
 
 def _without(frame, other) -> list[str]:
     return [name for name in frame if name not in other]
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _number(value: float, form: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from figures.table import duration, operations, shown, size
+from figures.table import duration, operations, shown, size, varying
 from options import plain
 
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
@@ -17,9 +17,8 @@ def report(plans: Sequence) -> str:
     neighbours = any(plan.rounds["bytes_between"].any() for plan in plans)
     runs = [{**name, **_run(plan, neighbours)} for name, plan in zip(named, plans, strict=True)]
     kinds = [{**name, **row} for name, plan in zip(named, plans, strict=True) for row in _kinds(plan)]
-    parts = [_table(runs, named)] + (
-        [_table(kinds, [{**name, "direction": "", "kind": ""} for name in named])] if kinds else []
-    )
+    words = (*named[0], "direction", "kind")
+    parts = [_table(rows, words) for rows in (runs, kinds) if rows]
     total, seconds = sum(_bytes(plan) for plan in plans), sum(plan.seconds for plan in plans)
     what = "a run" if len(plans) == 1 else f"{len(plans)} runs"
     parts.append(
@@ -99,20 +98,13 @@ def _bytes(plan) -> float:
 def _named(plans: Sequence) -> list[dict[str, str]]:
     """What tells the plans apart: the algorithm, and the options that differ among those of one algorithm."""
     found = [plain(plan.experiment.options) for plan in plans]
-    differing = dict.fromkeys(
-        name
-        for options in found
-        for name in options
-        if len({repr(other.get(name)) for other in found if other["algorithm"] == options["algorithm"]}) > 1
-    )
+    differing = varying(found, but=())
     return [
         {"algorithm": options["algorithm"], **{f"--{name}": shown(options.get(name, "")) for name in differing}}
         for options in found
     ]
 
 
-def _table(rows: Sequence[dict[str, str]], named: Sequence[dict[str, str]]) -> str:
-    columns = dict.fromkeys(name for row in rows for name in row)
-    aligned = ["left" if name in named[0] else "right" for name in columns]
-    filled = [{name: row.get(name, "") for name in columns} for row in rows]
-    return tabulate(filled, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)
+def _table(rows: Sequence[dict[str, str]], words: Sequence[str]) -> str:
+    aligned = ["left" if name in words else "right" for name in rows[0]]
+    return tabulate(rows, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)

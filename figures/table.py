@@ -5,7 +5,7 @@
 prints the comparison over seeds, which is in `figures.comparison`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -224,15 +224,17 @@ def spread(values: np.ndarray) -> str:
     return f"{values.std(ddof=1):.2%}".rstrip("%") if len(values) > 1 else ""
 
 
+def varying(found: Sequence[Mapping[str, Any]], but: Sequence[str] = OF_A_SEED) -> list[str]:
+    """The options, but for some, that tell those of one algorithm apart."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for options in found:
+        for name, value in options.items():
+            values.setdefault((options["algorithm"], name), set()).add(repr(value))
+    return list(dict.fromkeys(name for (_, name), of in values.items() if name not in but and len(of) > 1))
+
+
 def _varying(found: Sequence[Group]) -> list[str]:
-    """The options that tell groups of one algorithm apart."""
-    names: dict[str, None] = {}
-    for algorithm in {group.algorithm for group in found}:
-        of_it = [group.options for group in found if group.algorithm == algorithm]
-        for name in of_it[0]:
-            if name not in OF_A_SEED and len({repr(options[name]) for options in of_it}) > 1:
-                names[name] = None
-    return list(names)
+    return varying([group.options for group in found])
 
 
 def shown(value: Any) -> str:

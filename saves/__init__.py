@@ -184,6 +184,15 @@ def find(export_dir: Path) -> Iterator[Run]:
         yield load(done.parent)
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, value) of a `config.json`; what is inside another entry has its name before a point: environment.torch."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def digest(rows: Rows) -> str:
     """Sixteen hexadecimal digits that name these very weights."""
     sha = hashlib.sha256()

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from openpyxl.styles import Alignment, Font
 from openpyxl.utils import get_column_letter
+
+from saves import flat
 
 MAX_ROWS, MAX_COLUMNS, MAX_TEXT = 1_048_576, 16_384, 32_767  # Excel's limits
 
@@ -18,7 +19,7 @@ def write(path: Path, run) -> None:
         "rounds": run.rounds,
         "clients": _last_clients(run),
         "costs": costs(run),
-        "config": pd.DataFrame(_flat(run.config), columns=["option", "value"]),
+        "config": _config(run),
     }
     with pd.ExcelWriter(path, engine="openpyxl") as writer:
         for name, frame in sheets.items():
@@ -58,15 +59,10 @@ def costs(run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["cost", "kind", "the whole run", "a round", "a client and round"])
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{name}.")
-        else:
-            text = json.dumps(value) if isinstance(value, list) else value
-            rows.append((f"{prefix}{name}", text[:MAX_TEXT] if isinstance(text, str) else text))
-    return rows
+def _config(run) -> pd.DataFrame:
+    told = [(name, json.dumps(value) if isinstance(value, list) else value) for name, value in flat(run.config)]
+    cut = [(name, value[:MAX_TEXT] if isinstance(value, str) else value) for name, value in told]
+    return pd.DataFrame(cut, columns=["option", "value"])
 
 
 def _cut(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+from pathlib import Path
 
 import numpy as np
 import openpyxl
@@ -277,8 +278,10 @@ def test_a_sheet_too_long_for_excel_is_cut_and_says_so(monkeypatch):
 
 
 def test_text_too_long_for_a_cell_is_cut():
-    ((_, text),) = workbook._flat({"sizes": [0.123456789] * 10_000})
-    assert len(text) == workbook.MAX_TEXT
+    sheet = workbook._config(saves.Run(Path(), {"options": {"sizes": [0.123456789] * 10_000, "lr": 0.1}}))
+    assert sheet["option"].tolist() == ["options.sizes", "options.lr"]
+    assert len(sheet["value"][0]) == workbook.MAX_TEXT
+    assert sheet["value"][1] == 0.1
 
 
 def test_a_split_reads_back(tmp_path):
