@@ -7,6 +7,9 @@ A module has a docstring, whose first line says what is sent, and in this order
 - `start(federation, options) -> state`: a dict of plain containers and tensors; what it sends is round 0;
 - `communicate(federation, state, options) -> helpers.Round`: one round; it replaces what it changes in the state.
 
+What takes long goes through `train`, `outputs` or `federation.work`, so that its floating point operations are counted and
+`--plan` can pass over it; how much that is must not depend on what was learned.
+
 It may also have
 - `mixed = True`: clients may have different architectures; `same_features = True`: but features of one dimension;
 - `heads = True`: its models have auxiliary heads (`models.HeadsNet`);

@@ -15,7 +15,6 @@ from evaluation import Evaluated, evaluate, features, personalise
 from experiment.preparation import Experiment
 from federation import Federation
 from helpers import Round, cross_entropy
-from meter import Meter
 from options import Options
 
 Entry = dict[str, dict]  # of the history: see `saves.frame_of`
@@ -25,8 +24,6 @@ PARTIES = ("client", "server")  # of the rounds; what is spent to evaluate or to
 
 def start(experiment: Experiment, federation: Federation) -> tuple[dict[str, Any], Entry]:
     """What comes before the first round -> (state, entry of round 0)."""
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    Meter().work(lambda: torch.zeros(1).add(1), "", 0, "a first one")  # torch imports much at it, which no round takes
     began = federation.meter.now()
     state = experiment.module.start(federation, experiment.options)
     seconds = federation.meter.now() - began

@@ -6,12 +6,13 @@ timed, and each further one is taken as done, with what the first returned. So b
 those of the run, and its seconds are an estimate.
 """
 
+from __future__ import annotations
+
 import statistics
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 import saves
@@ -19,6 +20,9 @@ from experiment.measuring import COUNTED, Entry, is_evaluated, play, start
 from experiment.preparation import Experiment, federation_of
 from federation import computing_with
 from meter import Meter
+
+if TYPE_CHECKING:  # a command's help and a mistake need not wait for it
+    import pandas as pd
 
 NO_LEARNING = 1e-9  # a learning rate
 LEAST, MOST, ENOUGH = 3, 20, 0.3  # times that work of one kind is timed: at least, at most, and until so many seconds
@@ -28,7 +32,7 @@ LEAST, MOST, ENOUGH = 3, 20, 0.3  # times that work of one kind is timed: at lea
 class Plan:
     """What an experiment will cost. `parameters`: of each architecture that is dealt to the clients; `history`: as a run's,
     its counts exact, its seconds estimated, its "peak_memory" that of the rehearsal, which holds what the run will hold but
-    for the memories of optimizers; its accuracies are not there."""
+    for the memories of optimizers. It has no accuracies."""
 
     experiment: Experiment
     parameters: tuple[int, ...]
@@ -99,7 +103,9 @@ def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) 
         parameters, entries = _rehearse(experiment, range(1, options.rounds + 1), watch)
     everything = {r: entries[stands_for.get(r, r)] for r in range(options.rounds + 1)}
     history = [{**entry, "round": {**entry["round"], "round": r}} for r, entry in everything.items()]
-    return Plan(experiment, parameters, saves.frame_of(history))
+    frame = saves.frame_of(history)
+    costs = [name for name in frame if name.startswith(("round", "client", "bytes", *COUNTED)) or name in saves.TIMING]
+    return Plan(experiment, parameters, frame[costs])
 
 
 def _rehearse(experiment: Experiment, rounds: Iterable[int], watch: Callable[[int], None]):

@@ -20,6 +20,7 @@ from data import datasets, partition
 from errors import UserError
 from experiment import identity
 from federation import Federation
+from meter import Meter
 from options import Launch, Options
 
 log = logging.getLogger("chorus")
@@ -161,7 +162,9 @@ def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.
 
 
 def federation_of(experiment: Experiment) -> Federation:
-    """The clients of an experiment, on its device."""
+    """The clients of an experiment, on its device, where what they compute repeats."""
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    Meter().work(lambda: torch.zeros(1).add(1), "", 0, "a first one")  # torch imports much at it, in none of the rounds
     options, data = experiment.options, experiment.data
     return Federation.of(
         data,

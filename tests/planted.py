@@ -165,6 +165,33 @@ an interrupted run saves the state of the round that it was in | experiment/roun
 * a run is done before its history is written | experiment/rounds.py | test_experiment.py -k "written_later"
 -     saves.write_frame(folder / "history.pkl"
 +     (folder / "done").touch(), saves.write_frame(folder / "history.pkl"
+work that a plan passes over takes no time | experiment/planning.py | test_plan.py -k "clock or seconds"
+- self._ahead += seconds
++ self._ahead += 0 * seconds
+where clients are sampled, a plan takes rounds for alike | experiment/planning.py | test_plan.py
+- if options.participation < 1:
++ if options.participation < 0:
+known work is not counted again | meter.py | test_helpers.py -k "flops"
+- self.spent["flops", party, client] += self._flops[kind]
++ self.spent["flops", party, client] = self._flops[kind]
+an evaluation counts as work of the clients | evaluation.py | test_evaluation.py
+- PARTY = "evaluation"
++ PARTY = "client"
+a confusion matrix has the predicted classes in its rows | evaluation.py | test_evaluation.py -k "confusion"
+- data.y[indices] * n_classes + predicted[indices]
++ predicted[indices] * n_classes + data.y[indices]
+features are of other examples in every round | evaluation.py | test_evaluation.py -k "features"
+- federation.aside(PARTY).at(0)
++ federation.aside(PARTY)
+a band is the standard deviation of a population | figures/bands.py | figures/test_curves.py
+- values.std(0, ddof=1)
++ values.std(0)
+a point that another equals at fewer bytes is on the Pareto front | figures/pareto.py | figures/test_pareto.py
+- one[1] >= other[1]
++ one[1] > other[1]
+the report sorts what is missing first | figures/report/page.js | figures/test_report.py
+- (value === "" ? 2 :
++ (value === "" ? -1 :
 * a run is not named by its split | experiment/identity.py | test_experiment.py -k "name_of_a_run"
 - ("options", "split", "data"
 + ("options", "data"

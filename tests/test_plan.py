@@ -11,6 +11,7 @@ import algorithms
 import experiment
 import meter
 import run as command
+import saves
 from experiment import measuring, planning
 from experiment.planning import MOST, Rehearsal
 from helpers import train
@@ -49,6 +50,7 @@ def test_bytes_steps_and_flops_are_those_of_the_run_round_by_round_and_client_by
     assert not list(tmp_path.iterdir()), "nothing is saved"
     finished = experiment.run(one)
     assert counted(planned.history).equals(counted(finished.history))
+    assert set(planned.history) == {*counted(planned.history), *saves.TIMING}, "no accuracies of models that did not learn"
     network = finished.model(answer="personal" if name == "fedgkt" else None)
     assert planned.parameters == (sum(parameter.numel() for parameter in network.parameters()),)
 
