@@ -17,8 +17,17 @@ from experiment.planning import MOST, Rehearsal
 from helpers import train
 from options import Launch
 
-SMALL = {"reduced": 0.2, "n_clients": 3, "rounds": 5, "batch_size": 32, "track_history": 2, "image_size": 8, "threads": 1}
-QUICK = "--rounds 3 --n_clients 3 --reduced 0.1 --model MLP --threads 1"
+SMALL = {
+    "dataset": "digits",
+    "reduced": 0.2,
+    "n_clients": 3,
+    "rounds": 5,
+    "batch_size": 32,
+    "track_history": 2,
+    "image_size": 8,
+    "threads": 1,
+}
+QUICK = "--dataset digits --rounds 3 --n_clients 3 --reduced 0.1 --model MLP --threads 1"
 MODELS = {"mhmd": ("CNN4",), "fedgkt": ("ResNet4",)}
 CASES = [(name, False) for name in algorithms.ALGORITHMS] + [(name, True) for name in algorithms.PUBLISHED]
 
