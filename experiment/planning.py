@@ -9,7 +9,8 @@ those of the run, and its seconds are an estimate.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Hashable, Iterable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,15 @@ import torch
 import saves
 from experiment.measuring import COUNTED, Entry, is_evaluated, play, start
 from experiment.preparation import Experiment, federation_of
-from federation import computing_with
+from federation import Federation, computing_with
 from meter import Meter
 
 if TYPE_CHECKING:  # a command's help and a mistake need not wait for it
     import pandas as pd
 
 NO_LEARNING = 1e-9  # a learning rate
-LEAST, MOST, ENOUGH = 3, 20, 0.3  # times that work of one kind is timed: at least, at most, and until so many seconds
+LEAST = 3  # times that work of each kind is timed
+PATIENCE, PART = 3.0, 0.1  # seconds to time it all, but no more than a part of what the run will take
 
 
 @dataclass(frozen=True)
@@ -50,37 +52,39 @@ class Plan:
 
 
 class Rehearsal(Meter):
-    """A meter with its own clock: work of a kind that it knows is not done, but the clock put forward by its seconds."""
+    """A meter with its own clock: work of a kind that it knows is not done, but the clock put forward by its seconds, the
+    mean over a few times. `patience`: {kind: for how many seconds it is timed at least}."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: Mapping[Hashable, float] | None = None) -> None:
         super().__init__()
-        self._ahead = 0.0
+        self.passed_over: Counter[Hashable] = Counter()  # {kind: seconds} of the work that was not done
+        self._patience = patience or {}
         self._known: dict[Hashable, tuple[float, Any]] = {}
+        self._timing = 0.0
 
     def now(self) -> float:
-        """Seconds, as if all work had been done."""
-        return super().now() + self._ahead
+        """Seconds, as if all work had been done once."""
+        return super().now() - self._timing + self.passed_over.total()
 
     def _done(self, do: Callable[[], Any], kind: Hashable) -> Any:
         if kind in self._known:
             seconds, done = self._known[kind]
-            self._ahead += seconds
+            self.passed_over[kind] += seconds
             return done
         done, began = super()._done(do, kind), super().now()
-        self._known[kind] = self._time(do), done
-        self._ahead -= super().now() - began
+        self._known[kind] = self._time(do, self._patience.get(kind, 0.0)), done
+        self._timing += super().now() - began
         return done
 
-    def _time(self, do: Callable[[], Any]) -> float:
-        """Seconds that it takes, the median over a few times."""
+    def _time(self, do: Callable[[], Any], patience: float) -> float:
         taken: list[float] = []
-        while len(taken) < LEAST or (len(taken) < MOST and sum(taken) < ENOUGH):
+        while len(taken) < LEAST or sum(taken) < patience:
             began = super().now()
             do()
             if torch.cuda.is_initialized():
                 torch.cuda.synchronize()
             taken.append(super().now() - began)
-        return statistics.median(taken)
+        return statistics.fmean(taken)
 
 
 def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) -> Plan:
@@ -88,38 +92,44 @@ def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) 
 
     Where every client takes part in every round, one round is rehearsed for all that are alike: the first, the last, and
     between them one that is evaluated and one that is not. Where these do not cost the same after all, or clients are
-    sampled, every round is rehearsed.
+    sampled, every round is rehearsed. A first rehearsal finds what takes how much of the time; in a second one work of each
+    kind is timed for as much of `PATIENCE`.
     """
     options = experiment.options
     inner = range(2, options.rounds)
     alike = {is_evaluated(options, r): r for r in reversed(inner)}  # the first of each sort
     stands_for = {r: alike[is_evaluated(options, r)] for r in inner}
-    if options.participation < 1:
-        stands_for = {r: r for r in inner}
-    parameters, entries = _rehearse(experiment, sorted({1, options.rounds, *stands_for.values()}), watch)
+    rehearsed = sorted({1, options.rounds, *stands_for.values()})
+    first = Rehearsal()
+    entries = _rehearse(experiment, rehearsed, federation_of(experiment), first, watch)
     later = [_counts(entry) for r, entry in entries.items() if r > 1]
-    if options.participation == 1 and any(counts != later[0] for counts in later):
-        stands_for = {r: r for r in inner}
-        parameters, entries = _rehearse(experiment, range(1, options.rounds + 1), watch)
+    if options.participation < 1 or any(counts != later[0] for counts in later):
+        stands_for, rehearsed = {}, range(1, options.rounds + 1)
+    share = min(PATIENCE / max(first.passed_over.total(), 1e-9), options.rounds / len(rehearsed) * PART)
+    patient = Rehearsal({kind: share * seconds for kind, seconds in first.passed_over.items()})
+    federation = federation_of(experiment)
+    entries = _rehearse(experiment, rehearsed, federation, patient, watch)
     everything = {r: entries[stands_for.get(r, r)] for r in range(options.rounds + 1)}
-    history = [{**entry, "round": {**entry["round"], "round": r}} for r, entry in everything.items()]
-    frame = saves.frame_of(history)
+    frame = saves.frame_of([{**entry, "round": {**entry["round"], "round": r}} for r, entry in everything.items()])
     costs = [name for name in frame if name.startswith(("round", "client", "bytes", *COUNTED)) or name in saves.TIMING]
+    parameters = tuple(sum(p.numel() for p in skeleton.parameters()) for skeleton in federation.skeletons)
     return Plan(experiment, parameters, frame[costs])
 
 
-def _rehearse(experiment: Experiment, rounds: Iterable[int], watch: Callable[[int], None]):
-    """These rounds, and what comes before the first -> (parameters of each architecture, {round: entry})."""
+def _rehearse(
+    experiment: Experiment, rounds: Iterable[int], federation: Federation, meter: Rehearsal, watch: Callable[[int], None]
+) -> dict[int, Entry]:
+    """What comes before the first round, and these rounds -> {round: entry}."""
     # a rehearsal must not diverge
     experiment = replace(experiment, options=replace(experiment.options, lr=NO_LEARNING, ft_lr=NO_LEARNING))
-    federation = replace(federation_of(experiment), meter=Rehearsal())
+    federation = replace(federation, meter=meter)
     with computing_with(1):
         state, entry = start(experiment, federation)
         entries = {0: entry}
         for r in rounds:
             _, entries[r], _ = play(experiment, federation, state, r)
             watch(r)
-    return tuple(sum(p.numel() for p in skeleton.parameters()) for skeleton in federation.skeletons), entries
+    return entries
 
 
 def _counts(entry: Entry) -> dict[str, float]:

@@ -13,7 +13,7 @@ import meter
 import run as command
 import saves
 from experiment import measuring, planning
-from experiment.planning import MOST, Rehearsal
+from experiment.planning import LEAST, Rehearsal
 from helpers import train
 from options import Launch
 
@@ -67,10 +67,11 @@ def test_bytes_steps_and_flops_are_those_of_the_run_round_by_round_and_client_by
 def test_a_plan_does_few_steps_however_many_the_run_has_and_leaves_torchs_generator_alone(tmp_path, monkeypatch):
     done, step = [], torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *rest: done.append(self) or step(self, *rest))
+    monkeypatch.setattr(planning, "PATIENCE", 0.0)
     before = torch.get_rng_state()
     planned = experiment.plan(prepared("fedavg", tmp_path, rounds=50, epoch_per_round=3, optimizer="adam"))
     steps, shapes = int(planned.rounds["steps"].sum()), 4  # of the batches: 32, and what is left of three shares
-    assert len(done) <= (MOST + 1) * shapes < steps
+    assert len(done) <= 2 * (1 + LEAST) * shapes < steps / 10
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -93,14 +94,42 @@ def test_work_of_a_known_kind_puts_the_clock_forward_and_is_not_done(clock):
     began = rehearsal.now()
     assert rehearsal.work(work, "client", 0, "step") == "done 1"
     assert rehearsal.now() - began == 4, "what is done again to be timed counts as nothing"
-    tried = len(times)
-    assert tried == 1 + 3, "0.5 seconds are enough after three"
+    assert len(times) == 1 + LEAST
     for further in range(1, 11):
         assert rehearsal.work(work, "client", 1, "step") == "done 1", "what was done first"
         assert rehearsal.now() - began == 4 + 0.5 * further
-    assert len(times) == tried
+    assert len(times) == 1 + LEAST
+    assert rehearsal.passed_over == {"step": 5.0}
     rehearsal.work(work, "client", 0, "another kind")
-    assert len(times) > tried
+    assert len(times) == 2 * (1 + LEAST)
+
+
+def test_work_is_timed_for_as_long_as_there_is_patience_and_the_mean_is_taken(clock):
+    rehearsal, seconds = Rehearsal({"step": 10.0}), iter([9.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+
+    def work():
+        clock[0] += next(seconds)
+
+    began = rehearsal.now()
+    rehearsal.work(work, "client", 0, "step")  # 9; then 1 + 2 + 3 + 4 are 10
+    rehearsal.work(work, "client", 0, "step")
+    assert rehearsal.now() - began == 9 + 2.5
+    assert next(seconds) == 5
+
+
+def test_a_plan_has_most_patience_with_what_takes_most_of_the_time(tmp_path, monkeypatch):
+    asked, rehearsal = [], planning.Rehearsal
+
+    def noted(patience=None):
+        asked.append((rehearsal(patience), patience))
+        return asked[-1][0]
+
+    monkeypatch.setattr(planning, "Rehearsal", noted)
+    experiment.plan(prepared("fedavg", tmp_path, epoch_per_round=10))
+    (first, nothing), (_, patience) = asked
+    assert nothing is None
+    seconds = first.passed_over
+    assert patience == pytest.approx({kind: seconds[kind] * planning.PART * 5 / 4 for kind in seconds}), "of 5 rounds 4"
 
 
 def test_the_seconds_of_a_planned_round_are_those_of_its_work(clock):
@@ -121,20 +150,20 @@ def test_the_seconds_of_a_planned_round_are_those_of_its_work(clock):
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    ("flags", "first", "second"),
     [
-        ({}, [1, 2, 3, 9]),  # 2 is evaluated, 3 is not
-        ({"track_history": 1}, [1, 2, 9]),
-        ({"track_history": 0}, [1, 2, 9]),
-        ({"rounds": 1}, [1]),
-        ({"participation": 0.5}, list(range(1, 10))),
+        ({}, [1, 2, 3, 9], [1, 2, 3, 9]),  # 2 is evaluated, 3 is not
+        ({"track_history": 1}, [1, 2, 9], [1, 2, 9]),
+        ({"track_history": 0}, [1, 2, 9], [1, 2, 9]),
+        ({"rounds": 1}, [1], [1]),
+        ({"participation": 0.5}, [1, 2, 3, 9], list(range(1, 10))),
     ],
 )
-def test_rounds_that_are_alike_are_rehearsed_once(flags, expected, tmp_path, monkeypatch):
+def test_rounds_that_are_alike_are_rehearsed_once(flags, first, second, tmp_path, monkeypatch):
     played, play_one = [], measuring.play
     monkeypatch.setattr(planning, "play", lambda e, f, s, r: played.append(r) or play_one(e, f, s, r))
     experiment.plan(prepared("fedavg", tmp_path, **{"rounds": 9, **flags}))
-    assert played == expected
+    assert played == first + second
 
 
 def test_where_later_rounds_cost_something_else_every_round_is_rehearsed(tmp_path, monkeypatch):
