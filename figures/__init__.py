@@ -1,4 +1,4 @@
-"""Tables and pictures of saved runs; nothing here reads anything but `saves`.
+"""Tables and pictures of saved runs; nothing here reads anything but `saves` (and `plan`, what was planned).
 
 The pictures of comparable runs are modules alike: `draw(runs, path, ...)` returns a matplotlib figure, which a notebook
 shows, and writes it where there is a path; `python -m figures.MODULE RUN [RUN ...] -o PICTURE` is the same as a command.
