@@ -1,6 +1,7 @@
 """A run as an Excel workbook: sheets summary, rounds, clients (of the last evaluated round), costs, config."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +25,7 @@ def write(path: Path, run) -> None:
     with pd.ExcelWriter(path, engine="openpyxl") as writer:
         for name, frame in sheets.items():
             _cut(frame).to_excel(writer, sheet_name=name, index=False)
-            _dress(writer.sheets[name])
+            dress(writer.sheets[name], _format)
 
 
 def _summary(run) -> pd.DataFrame:
@@ -74,8 +75,9 @@ def _cut(frame: pd.DataFrame) -> pd.DataFrame:
     return kept
 
 
-def _dress(sheet) -> None:
-    """Headers that stay in sight, widths that show what is there, numbers in the form of what they are."""
+def dress(sheet, form: Callable[[str, float], str]) -> None:
+    """Headers that stay in sight, widths that show what is there, numbers in the form of what they are: form(what it is,
+    number) -> Excel's number format."""
     sheet.freeze_panes = "B2"
     sheet.row_dimensions[1].height = 32  # two lines
     for cell in sheet[1]:
@@ -92,7 +94,7 @@ def _dress(sheet) -> None:
             described = header if sheet.title not in ("summary", "config") else str(sheet.cell(row, 1).value)
             number = isinstance(cell.value, int | float) and not isinstance(cell.value, bool)
             if number and sheet.title != "config":  # options are shown as they were given
-                cell.number_format = _format(described, cell.value)
+                cell.number_format = form(described, cell.value)
             cell.alignment = Alignment(horizontal="right" if number and sheet.title != "config" else "left")
 
 

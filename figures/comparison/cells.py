@@ -91,6 +91,8 @@ def write_xlsx(result: Comparison, path: Path) -> None:
     """A sheet a table, numbers as numbers in the units of their headers, and a sheet of notes."""
     import pandas as pd
 
+    from saves.workbook import dress
+
     frames = {
         title.partition(":")[0]: pd.DataFrame([{_title(name): cell.value for name, cell in row.items()} for row in rows])
         for title, rows in result.tables.items()
@@ -99,4 +101,9 @@ def write_xlsx(result: Comparison, path: Path) -> None:
     with pd.ExcelWriter(path, engine="openpyxl") as writer:
         for name, frame in frames.items():
             frame.to_excel(writer, sheet_name=name, index=False)
-            writer.sheets[name].freeze_panes = "B2"
+            dress(writer.sheets[name], _number_format)
+
+
+def _number_format(header: str, value: float) -> str:
+    whole = isinstance(value, int) or header.startswith(("bytes", "flops", "steps", "common"))
+    return "#,##0" if whole else "0.000" if header.startswith("p ") else "0.00"

@@ -380,10 +380,13 @@ def test_the_workbook_read_back_has_numbers_as_numbers(folder, tmp_path, capsys)
     book = openpyxl.load_workbook(path)
     assert book.sheetnames == ["after the last round", "at equal bytes", "notes"]
     header, cfkd, fedavg = book["after the last round"].iter_rows(values_only=True)
+    header_cells = book["after the last round"][1]
     row = dict(zip(header, cfkd, strict=True))
     assert (row["algorithm"], row["n"]) == ("cfkd", 3)
     assert row["global %"] == pytest.approx(62, abs=1e-9)
     assert row["95 % interval from"] == pytest.approx(100 * (0.02 - T_2 * 0.01 / math.sqrt(3)), abs=1e-9)
+    forms = {cell.value: book["after the last round"].cell(2, cell.column).number_format for cell in header_cells}
+    assert (forms["global %"], forms["n"], forms["bytes a client and round"]) == ("0.00", "#,##0", "#,##0")
     assert (row["p (Holm)"], row["flops to 65 %"], row["bytes to 65 %"]) == (None, None, ">160")
     assert dict(zip(header, fedavg, strict=True))["difference to baseline"] is None
     assert [note for (note,) in book["notes"].iter_rows(min_row=2, values_only=True)]
