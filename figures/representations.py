@@ -68,9 +68,9 @@ def draw(
     found = ordered(runs)
     rows = [(_label(run, group, found), run) for group in found for run in group.runs]
     kept = [features(run) for _, run in rows]
-    columns, shown = _rounds([of_run[0] for of_run in kept], rounds), _clients(runs, clients)
+    columns, shown = rounds_shown([of_run[0] for of_run in kept], rounds), _clients(runs, clients)
     class_names = runs[0].arrays("features")["classes"]
-    colours = _colours(len(class_names))
+    colours = colours_of(len(class_names))
     scale = "row" if method == "pca" else "none"
     figure, grid = panels(len(rows), len(columns), 2.1, 2.1, sharex=scale, sharey=scale)
     for row, (label, _), (there, values, classes, whose) in zip(grid, rows, kept, strict=True):
@@ -95,7 +95,9 @@ def _label(run: Run, group: Group, found: Sequence[Group]) -> str:
     return name_of(group, found) + seeds
 
 
-def _rounds(kept: Sequence[Sequence[int]], asked: Sequence[int] | None) -> list[int]:
+def rounds_shown(kept: Sequence[Sequence[int]], asked: Sequence[int] | None = None) -> list[int]:
+    """Of the rounds that each of some runs kept those that are drawn: the ones asked for, or up to COLUMNS that all of them
+    kept, evenly spaced, the first and the last included. Raises UserError for one that is not there, and for none."""
     common = sorted(set(kept[0]).intersection(*kept))
     told = ", ".join(map(str, common)) or "none"
     if wrong := [r for r in asked or () if r not in common]:
@@ -113,7 +115,7 @@ def _clients(runs: Sequence[Run], asked: Sequence[int] | None) -> list[int]:
     return list(asked or range(min(n_clients, len(MARKERS))))
 
 
-def _colours(n_classes: int) -> np.ndarray:
+def colours_of(n_classes: int) -> np.ndarray:
     """A colour a class, [C, 4]: ten that are told apart by colour-blind readers, or as many as it takes, less well."""
     import matplotlib
     from matplotlib.colors import to_rgba_array

@@ -5,6 +5,7 @@ Numbers are plain lists, so that a page can be read back. Every text is escaped:
 
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from itertools import product
@@ -12,11 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from errors import UserError
 from figures import targets
 from figures.bands import Band, band
 from figures.comparison.settings import COLUMNS, by_client
 from figures.curves import styles as styles_of
 from figures.pareto import front
+from figures.representations import colours_of, embedded, rounds_shown
+from figures.representations import features as features_of
 from figures.table import REFERENCES, Group, name_of
 
 LINE = 2  # px
@@ -109,7 +113,7 @@ def _styled(found: Sequence[Group]) -> list[tuple[Group, Style]]:
 
 def charts(found: Sequence[Group]) -> list[Chart]:
     """All figures of groups of runs on one data set and rule of the split, in the order of a reader's questions."""
-    return [curves(found), pareto(found), clients(found), split(found), confusion(found)]
+    return [curves(found), pareto(found), clients(found), split(found), confusion(found), representations(found)]
 
 
 def curves(found: Sequence[Group]) -> Chart:
@@ -210,6 +214,35 @@ def confusion(found: Sequence[Group]) -> Chart:
                 counts = np.sum([arrays[which].sum(0) for arrays in saved], axis=0)
                 chart.specs[f"{number}/{which}"] = _confusion(counts, _words(saved[0]["classes"]))
     chart.choices = {"method": names, "examples": examples}
+    return chart
+
+
+def representations(found: Sequence[Group]) -> Chart:
+    """Where each client's own examples lie in its model's feature space, round by round."""
+    chart = Chart(
+        "representations",
+        "Representations",
+        "A point is a training example in the feature space of its client's model, on the first two principal components of "
+        "the method's last round, so that movement over rounds is seen: its colour is the class, its symbol the client, whom "
+        "the pointer names. Of the first seed of each method. A click on a class hides it.",
+        "No run kept features (features.npz): --track_features N keeps those of N examples of each client.",
+    )
+    kept = {}
+    for number, group in enumerate(found):
+        with suppress(UserError):  # none were kept, or they have no common axes
+            kept[number] = features_of(group.runs[0])
+    try:
+        rounds = rounds_shown([there for there, *_ in kept.values()]) if kept else []
+    except UserError:  # of no round in common
+        rounds = []
+    for number, (there, values, classes, whose) in kept.items() if rounds else ():
+        names = _words(found[number].runs[0].arrays("features")["classes"])
+        points = embedded(values[[*(there.index(r) for r in rounds), -1]])[:-1]
+        for r, of_round in zip(rounds, points, strict=True):
+            chart.specs[f"{number}/{r}"] = _representations(of_round, points, classes, whose, names)
+    methods = {str(number): name_of(found[number], found) for number in kept}
+    if chart.specs:
+        chart.choices = {"method": methods, "round": {str(r): str(r) for r in reversed(rounds)}}
     return chart
 
 
@@ -346,6 +379,28 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
         heat["texttemplate"] = "%{z:.0f}"
     layout = _layout(_axis("predicted class", type="category"), _axis("true class", type="category", autorange="reversed"))
     return {"data": [heat], "layout": layout | {"height": 130 + min(max(30 * len(classes), 240), 640)}}
+
+
+def _representations(
+    points: np.ndarray, of_all_rounds: np.ndarray, classes: np.ndarray, whose: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
+    data, symbols = [], list(SYMBOLS.values())
+    for c, (name, colour) in enumerate(zip(names, colours_of(len(names)), strict=True)):
+        of_class = classes == c
+        if not of_class.any():
+            continue
+        told = {"type": "scatter", "mode": "markers", "name": f"class {name}", "customdata": whose[of_class].tolist()}
+        told |= {"x": _plain(points[of_class, 0]), "y": _plain(points[of_class, 1])}
+        shapes = [symbols[k % len(symbols)] for k in whose[of_class]]
+        told["marker"] = {"color": "rgb({:.0f},{:.0f},{:.0f})".format(*(255 * colour[:3])), "symbol": shapes, "size": 7}
+        told["hovertemplate"] = f"class {name}, client %{{customdata}}<extra></extra>"
+        data.append(told)
+    margin = 0.05 * np.ptp(of_all_rounds, axis=(0, 1))
+    low, high = of_all_rounds.min((0, 1)) - margin, of_all_rounds.max((0, 1)) + margin
+    axes = [
+        _axis(f"principal component {i + 1}", range=[float(low[i]), float(high[i])], showticklabels=False) for i in (0, 1)
+    ]
+    return {"data": data, "layout": _layout(*axes) | {"height": 560}}
 
 
 def _layout(xaxis: dict[str, Any], yaxis: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,18 @@ CLASSES = np.array(["cat", "dog", "<i>"])
 SPLIT = {"table": np.array([[3, 0, 5], [1, 7, 0]]), "classes": CLASSES}
 
 
+# along two axes of three, the first of them longer: by PCA they are these, but for their signs
+AT = np.array([[-4.0, 1.0], [-4.0, -1.0], [4.0, 1.0], [4.0, -1.0]])
+FEATURES = {
+    "rounds": np.array([1, 3]),
+    "classes": CLASSES,
+    "features_0": np.array([np.c_[AT[:3] / 2, np.zeros(3)], np.c_[AT[:3], np.zeros(3)]]),
+    "features_1": np.array([np.c_[AT[3:] / 2, np.zeros(1)], np.c_[AT[3:], np.zeros(1)]]),
+    "labels_0": np.array([0, 2, 2]),
+    "labels_1": np.array([0]),
+}
+
+
 def made(export, with_confusion=True):
     """Two seeds each of fedavg in two settings, one of them nasty, of fd and of both references, with splits."""
     runs = []
@@ -41,6 +53,7 @@ def made(export, with_confusion=True):
                 own = np.array([[[2, 0, 0], [1, 1, 0], [0, 0, 2]], [[0, 1, 0], [0, 3, 1], [0, 0, 4]]])
                 arrays = {"test": own + seed, "own": own, "classes": CLASSES}
                 saves.write_arrays(run.folder / "confusion.npz", arrays)
+                saves.write_arrays(run.folder / "features.npz", FEATURES)
             runs.append(run)
     return runs
 
@@ -186,6 +199,20 @@ def test_the_split_is_its_table_and_confusion_is_counted_over_models_and_seeds(p
     assert own["data"][0]["z"][1] == pytest.approx([100 / 6, 400 / 6, 100 / 6], abs=0.01)
 
 
+def test_representations_are_principal_components_by_class_with_the_client_of_each_point(page):
+    specs = {key.partition("/")[2]: spec for key, spec in page.specs["representations"].items()}
+    assert list(specs) == ["1", "3"]
+    for r, scale in (("1", 0.5), ("3", 1.0)):
+        cat, other = specs[r]["data"]
+        assert (cat["name"], other["name"]) == ("class cat", "class &lt;i&gt;")
+        assert (cat["customdata"], other["customdata"]) == ([0, 1], [0, 0])
+        assert cat["marker"]["symbol"] == ["circle", "square"]
+        for axis, at in (("x", AT[:, 0]), ("y", AT[:, 1])):
+            assert np.abs(cat[axis]) == pytest.approx(scale * np.abs(at[[0, 3]]), abs=1e-5)
+            assert cat[axis][0] * cat[axis][1] < 0, "on either side"
+            assert specs[r]["layout"][f"{axis}axis"]["range"] == specs["3"]["layout"][f"{axis}axis"]["range"]
+
+
 def test_every_figure_is_one_that_plotly_takes(page):
     from plotly import graph_objects
 
@@ -208,6 +235,7 @@ def test_what_the_runs_lack_is_left_out_with_a_sentence(tmp_path):
         "clients": 1,
         "split": 0,
         "confusion": 0,
+        "representations": 0,
     }
     words = " ".join(told.words)
     assert "There is no method to compare, only independent and centralized." in words
@@ -329,7 +357,8 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromiu
 @needs_browser
 def test_in_a_browser_every_figure_is_drawn(opened):
     tab, _, _ = opened
-    assert tab.locator("form.chart").count() == 5
+    assert tab.locator("form.chart").count() == 6
+    assert tab.locator("#representations .point").count() == 4
     for chart, part in (("curves", ".scatterlayer .js-line"), ("price", ".scatterlayer .point"), ("clients", ".errorbar")):
         assert tab.locator(f"#{chart} {part}").count() >= 3
     for chart in ("split", "confusion"):
