@@ -223,8 +223,8 @@ def representations(found: Sequence[Group]) -> Chart:
         "representations",
         "Representations",
         "A point is a training example in the feature space of its client's model, on the first two principal components of "
-        "the method's last round, so that movement over rounds is seen: its colour is the class, its symbol the client, whom "
-        "the pointer names. Of the first seed of each method. A click on a class hides it.",
+        "the method's last round, so that movement over rounds is seen: its colour is the class, its symbol the client, "
+        "whom the pointer names. Of the first seed of each method. A click on a class hides it.",
         "No run kept features (features.npz): --track_features N keeps those of N examples of each client.",
     )
     kept = {}
