@@ -168,7 +168,7 @@ an interrupted run saves the state of the round that it was in | experiment/roun
 work that a plan passes over takes no time | experiment/planning.py | test_plan.py -k "clock or seconds"
 - self.passed_over[kind] += seconds
 + self.passed_over[kind] += 0 * seconds
-where clients are sampled, a plan takes rounds for alike | experiment/planning.py | test_plan.py
+* where clients are sampled, a plan takes rounds for alike | experiment/planning.py | test_plan.py
 - if options.participation < 1 or any
 + if any
 known work is not counted again | meter.py | test_helpers.py -k "flops"
