@@ -125,9 +125,9 @@ def _scores(federation: Federation, k: int, model: Net, indices: Tensor) -> list
 
 
 def _confusion(data: Data, indices: Tensor, predicted: Tensor) -> Tensor:
-    """Of these examples, int64 [C, C]: row the true class, column the one that is said; on the processor."""
+    """Of these examples, int64 [C, C]: row the true class, column the one that is said."""
     n_classes = len(data.classes)
-    return torch.bincount(data.y[indices] * n_classes + predicted[indices], minlength=n_classes**2).view(n_classes, -1).cpu()
+    return torch.bincount(data.y[indices] * n_classes + predicted[indices], minlength=n_classes**2).view(n_classes, -1)
 
 
 @torch.no_grad()

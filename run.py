@@ -23,8 +23,7 @@ import saves
 from data import partition
 from errors import DivergedError, UserError
 from experiment import Experiment
-from figures import plan as costs
-from figures import table
+from figures import plan, table
 from launch import launch
 
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN = 20, 12
@@ -100,12 +99,16 @@ def _plan(ready: Sequence[Experiment], how: options.Launch) -> int:
     for number, one in enumerate(ready, start=1):
         label = f"planning {one.options.algorithm} seed {one.options.seed} ({number}/{len(ready)})"
         with tqdm(desc=label, unit="round", disable=True if how.quiet else None, leave=False) as bar:
-            plans.append(experiment.plan(one, lambda r, bar=bar: bar.update()))
+            try:
+                plans.append(experiment.plan(one, lambda r, bar=bar: bar.update()))
+            except DivergedError as error:  # of initial weights from elsewhere
+                print(f"run.py: {error}", file=sys.stderr)
+                continue
         if how.json:
-            print(json.dumps(costs.summary(plans[-1]), allow_nan=False), flush=True)
-    if not how.json:
-        print(costs.report(plans))
-    return 0
+            print(json.dumps(plan.summary(plans[-1]), allow_nan=False), flush=True)
+    if plans and not how.json:
+        print(plan.report(plans))
+    return 0 if len(plans) == len(ready) else 1
 
 
 def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launch, notes: Sequence[str], out) -> None:

@@ -12,6 +12,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +27,6 @@ if TYPE_CHECKING:  # a command's help and a mistake need not wait for it
     import pandas as pd
 
 NO_LEARNING = 1e-9  # a learning rate
-LEAST = 3  # times that work of each kind is timed
 PATIENCE, PART = 3.0, 0.1  # seconds to time it all, but no more than a part of what the run will take
 
 
@@ -52,13 +52,14 @@ class Plan:
 
 
 class Rehearsal(Meter):
-    """A meter with its own clock: work of a kind that it knows is not done, but the clock put forward by its seconds, the
-    mean over a few times. `patience`: {kind: for how many seconds it is timed at least}."""
+    """A meter with its own clock: work of a kind that it knows is not done, but the clock put forward by its seconds.
+    `patience`: {kind: for how many seconds it is done over and over to be timed, once at least}; None: what is done first
+    is timed."""
 
     def __init__(self, patience: Mapping[Hashable, float] | None = None) -> None:
         super().__init__()
         self.passed_over: Counter[Hashable] = Counter()  # {kind: seconds} of the work that was not done
-        self._patience = patience or {}
+        self._patience = patience
         self._known: dict[Hashable, tuple[float, Any]] = {}
         self._timing = 0.0
 
@@ -71,20 +72,22 @@ class Rehearsal(Meter):
             seconds, done = self._known[kind]
             self.passed_over[kind] += seconds
             return done
-        done, began = super()._done(do, kind), super().now()
-        self._known[kind] = self._time(do, self._patience.get(kind, 0.0)), done
-        self._timing += super().now() - began
+        seconds, done = self._timed(partial(super()._done, do, kind))
+        if self._patience is not None:
+            taken: list[float] = []
+            while not taken or sum(taken) < self._patience.get(kind, 0.0):
+                taken.append(self._timed(do)[0])
+            self._timing += sum(taken)
+            seconds = statistics.fmean(taken)
+        self._known[kind] = seconds, done
         return done
 
-    def _time(self, do: Callable[[], Any], patience: float) -> float:
-        taken: list[float] = []
-        while len(taken) < LEAST or sum(taken) < patience:
-            began = super().now()
-            do()
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            taken.append(super().now() - began)
-        return statistics.fmean(taken)
+    def _timed(self, do: Callable[[], Any]) -> tuple[float, Any]:
+        began = super().now()
+        done = do()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return super().now() - began, done
 
 
 def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) -> Plan:

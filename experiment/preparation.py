@@ -162,9 +162,10 @@ def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.
 
 
 def federation_of(experiment: Experiment) -> Federation:
-    """The clients of an experiment, on its device, where what they compute repeats."""
+    """The clients of an experiment, on its device, where what they compute repeats from now on."""
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    Meter().work(lambda: torch.zeros(1).add(1), "", 0, "a first one")  # torch imports much at it, in none of the rounds
+    # torch's counter of operations imports much when it first counts, which is to be in no round
+    Meter().work(lambda: torch.zeros(1).add(1), "", 0, "")
     options, data = experiment.options, experiment.data
     return Federation.of(
         data,

@@ -106,8 +106,8 @@ def _rounds(experiment: Experiment, watch: Callable[[dict[str, float] | str], No
             raise
         if r == options.rounds:
             saves.write_tensors(folder / "weights.pt", _final_weights(federation, done))
-            classes = {"classes": np.array(experiment.data.classes)}
-            saves.write_arrays(folder / "confusion.npz", {**{name: t.numpy() for name, t in confusion.items()}, **classes})
+            tables = {name: table.cpu().numpy() for name, table in confusion.items()}
+            saves.write_arrays(folder / "confusion.npz", {**tables, "classes": np.array(experiment.data.classes)})
         if r == options.rounds or time.perf_counter() - written >= CHECKPOINT_SECONDS:
             saves.write_tensors(folder / "checkpoint.pt", {"round": r, "state": state, "history": history})
             written = time.perf_counter()

@@ -103,6 +103,11 @@ def curve(group: Group, quantity: str, metric: str) -> Band:
         raise UserError(
             f"--against {quantity}: the history of {group.runs[0].folder}, or of another seed of it, does not count them"
         )
+    if not len(found.x):
+        raise UserError(
+            f"--against {quantity}: the runs of {group.algorithm} have no point in common, the evaluated rounds of one seed "
+            "end before those of another begin; --against rounds"
+        )
     if level:
         last = [np.repeat(values[-1], 2) for values in (found.mean, found.low, found.high)]
         return Band(np.array([0.0, 1.0]), *last, found.n)
@@ -138,6 +143,10 @@ def draw(
 def _line(axes, of_group: Band, style: Style, label: str, level: bool) -> None:
     where = {"transform": axes.get_yaxis_transform()} if level else {}  # x in parts of the panel's width
     low, mean, high = (100 * values for values in (of_group.low, of_group.mean, of_group.high))
+    if len(of_group.x) == 1:  # evaluated once: a line would not be seen
+        bar = high - mean if of_group.n > 1 else None
+        axes.errorbar(of_group.x, mean, bar, color=style.colour, marker=style.marker, linestyle="", capsize=3, label=label)
+        return
     axes.plot(of_group.x, mean, color=style.colour, linestyle=style.dashes, label=label, linewidth=1.8, **where)
     if of_group.n > 1:
         axes.fill_between(of_group.x, low, high, color=style.colour, alpha=0.18, linewidth=0, **where)

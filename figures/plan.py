@@ -5,7 +5,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from figures.table import duration, operations, shown, size, varying
+from figures.table import distinguishing, duration, operations, shown, size
 from options import plain
 
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
@@ -68,7 +68,7 @@ def _run(plan, neighbours: bool) -> dict[str, str]:
     return {
         **row,
         "steps of\nall clients": f"{told['steps']:,}",
-        "memory": size(told["memory"]),
+        "memory, of this\nprocess so far": size(told["memory"]),
         "time": duration(plan.seconds),
     }
 
@@ -98,7 +98,7 @@ def _bytes(plan) -> float:
 def _named(plans: Sequence) -> list[dict[str, str]]:
     """What tells the plans apart: the algorithm, and the options that differ among those of one algorithm."""
     found = [plain(plan.experiment.options) for plan in plans]
-    differing = varying(found, but=())
+    differing = distinguishing(found, but=())
     return [
         {"algorithm": options["algorithm"], **{f"--{name}": shown(options.get(name, "")) for name in differing}}
         for options in found

@@ -26,8 +26,8 @@ PERPLEXITY = 30  # of t-SNE
 
 def features(run: Run) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
     """What a run kept of all its clients together: the rounds [T], the features float [T, N, D] of N examples, and of each
-    its class, int [N], and its client, int [N]. Raises UserError for a run that kept none, and where clients' features
-    differ in length."""
+    its class, int [N], and its client, int [N]. Raises UserError for a run that kept none, where clients' features
+    differ in length, and where there are less than two of two."""
     saved = run.arrays("features")
     if saved is None:
         raise UserError(f"{run.folder}: kept no features; --track_features N, with --force, runs it anew")
@@ -36,6 +36,8 @@ def features(run: Run) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
     if len(lengths := sorted({values.shape[2] for values in of_clients})) > 1:
         told = " and ".join(map(str, lengths))
         raise UserError(f"{run.folder}: its clients' features have no common axes, they are of {told} numbers")
+    if lengths[0] < 2 or sum(values.shape[1] for values in of_clients) < 2:
+        raise UserError(f"{run.folder}: a plane takes two examples of two features at least")
     classes = np.concatenate([saved[f"labels_{k}"] for k in clients])
     whose = np.repeat(clients, [values.shape[1] for values in of_clients])
     return saved["rounds"].tolist(), np.concatenate(of_clients, axis=1), classes, whose

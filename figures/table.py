@@ -224,17 +224,19 @@ def spread(values: np.ndarray) -> str:
     return f"{values.std(ddof=1):.2%}".rstrip("%") if len(values) > 1 else ""
 
 
-def varying(found: Sequence[Mapping[str, Any]], but: Sequence[str] = OF_A_SEED) -> list[str]:
-    """The options, but for some, that tell those of one algorithm apart."""
-    values: dict[tuple[str, str], set[str]] = {}
-    for options in found:
-        for name, value in options.items():
-            values.setdefault((options["algorithm"], name), set()).add(repr(value))
-    return list(dict.fromkeys(name for (_, name), of in values.items() if name not in but and len(of) > 1))
+def distinguishing(found: Sequence[Mapping[str, Any]], but: Sequence[str] = OF_A_SEED) -> list[str]:
+    """The options, but for some, that tell those of one algorithm apart, if only because an older run lacks them."""
+    differing: dict[str, None] = {}
+    for algorithm in dict.fromkeys(options["algorithm"] for options in found):
+        of_it = [options for options in found if options["algorithm"] == algorithm]
+        for name in dict.fromkeys(name for options in of_it for name in options):
+            if name not in but and len({repr(options.get(name, "(none)")) for options in of_it}) > 1:
+                differing[name] = None
+    return list(differing)
 
 
 def _varying(found: Sequence[Group]) -> list[str]:
-    return varying([group.options for group in found])
+    return distinguishing([group.options for group in found])
 
 
 def shown(value: Any) -> str:

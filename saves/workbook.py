@@ -101,6 +101,8 @@ def dress(sheet, form: Callable[[str, float], str]) -> None:
 def _format(described: str, value: float) -> str:
     if any(word in described for word in ("_mean", "_std_clients", "_worst", "_best", "accuracy")):
         return "0.00%"
-    if isinstance(value, int) or "bytes" in described or "a round" in described or "and round" in described:
+    if described.endswith("_lr"):
+        return "General"
+    if isinstance(value, int) or any(word in described for word in ("memory", "bytes", "a round", "and round")):
         return "#,##0"
     return "0.000" if "seconds" in described else "0.0000"

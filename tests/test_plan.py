@@ -12,8 +12,9 @@ import experiment
 import meter
 import run as command
 import saves
+from errors import DivergedError
 from experiment import measuring, planning
-from experiment.planning import LEAST, Rehearsal
+from experiment.planning import Rehearsal
 from helpers import train
 from options import Launch
 
@@ -71,7 +72,7 @@ def test_a_plan_does_few_steps_however_many_the_run_has_and_leaves_torchs_genera
     before = torch.get_rng_state()
     planned = experiment.plan(prepared("fedavg", tmp_path, rounds=50, epoch_per_round=3, optimizer="adam"))
     steps, shapes = int(planned.rounds["steps"].sum()), 4  # of the batches: 32, and what is left of three shares
-    assert len(done) <= 2 * (1 + LEAST) * shapes < steps / 10
+    assert len(done) <= (1 + 2) * shapes < steps / 10
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -84,7 +85,7 @@ def clock(monkeypatch):
 
 
 def test_work_of_a_known_kind_puts_the_clock_forward_and_is_not_done(clock):
-    rehearsal, times = Rehearsal(), []
+    rehearsal, times = Rehearsal({}), []
 
     def work():
         times.append(0.5 if times else 4.0)  # the first of all takes longer
@@ -94,14 +95,27 @@ def test_work_of_a_known_kind_puts_the_clock_forward_and_is_not_done(clock):
     began = rehearsal.now()
     assert rehearsal.work(work, "client", 0, "step") == "done 1"
     assert rehearsal.now() - began == 4, "what is done again to be timed counts as nothing"
-    assert len(times) == 1 + LEAST
+    assert len(times) == 2
     for further in range(1, 11):
         assert rehearsal.work(work, "client", 1, "step") == "done 1", "what was done first"
         assert rehearsal.now() - began == 4 + 0.5 * further
-    assert len(times) == 1 + LEAST
+    assert len(times) == 2
     assert rehearsal.passed_over == {"step": 5.0}
     rehearsal.work(work, "client", 0, "another kind")
-    assert len(times) == 2 * (1 + LEAST)
+    assert len(times) == 4
+
+
+def test_a_rehearsal_without_patience_takes_the_seconds_of_what_is_done_first(clock):
+    rehearsal = Rehearsal()
+
+    def work():
+        clock[0] += 4
+
+    began = rehearsal.now()
+    for times in (1, 2, 3):
+        rehearsal.work(work, "client", 0, "step")
+        assert rehearsal.now() - began == 4 * times
+    assert clock == [104]
 
 
 def test_work_is_timed_for_as_long_as_there_is_patience_and_the_mean_is_taken(clock):
@@ -206,6 +220,21 @@ def test_the_command_tells_what_each_run_of_the_grid_will_cost_and_runs_nothing(
         assert plan["flops"] == pytest.approx(3 * (3 * plan["flops_a_client_and_round"]) + plan["flops_server"])
         assert plan["seconds"] > 0
         assert plan["memory"] > 1e6
+
+
+def test_a_plan_of_a_start_that_is_not_finite_is_a_line_and_the_others_are_planned(tmp_path, capsys, monkeypatch):
+    play = planning.play
+
+    def diverging(one, *rest):
+        if one.options.seed == 0:
+            raise DivergedError("fedavg: the training loss of client 0 is nan")
+        return play(one, *rest)
+
+    monkeypatch.setattr(planning, "play", diverging)
+    assert command.main(shlex.split(f"fedavg --seed 0 1 {QUICK} --export_dir {tmp_path} --plan --json")) == 1
+    said = capsys.readouterr()
+    assert "run.py: fedavg: the training loss of client 0 is nan" in said.err
+    assert [json.loads(line)["seed"] for line in said.out.splitlines()] == [1]
 
 
 def test_the_table_of_a_plan_has_a_row_a_run_and_a_row_for_every_kind_of_message(tmp_path, capsys):

@@ -105,5 +105,7 @@ def write_xlsx(result: Comparison, path: Path) -> None:
 
 
 def _number_format(header: str, value: float) -> str:
+    if header.startswith("--"):
+        return "General"
     whole = isinstance(value, int) or header.startswith(("bytes", "flops", "steps", "common"))
     return "#,##0" if whole else "0.000" if header.startswith("p ") else "0.00"

@@ -12,16 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from data import partition
 from errors import UserError
-from figures import comparison, targets
+from figures import comparison
 from figures.comparison.cells import Cell, cell_of
-from figures.comparison.settings import COLUMNS, ordered, read, seed_of
-from figures.report.charts import charts, measured, styles
+from figures.comparison.settings import COLUMNS, alone_for, ordered, read, seed_of
+from figures.report.charts import charts, measured, styles, total
 from figures.table import OF_A_SEED, REFERENCES, Group, groups, name_of, operations, shown, size, verdict
 from saves import Run
 
@@ -144,16 +143,18 @@ def provenance(found: Sequence[Group]) -> dict[str, Any]:
 
 
 def _with_baselines(found: Sequence[Group]) -> list[Group]:
-    """The groups with the `independent` run of the same seeds beside each run, where that is one setting."""
-    alone = [group for group in found if group.algorithm == "independent"]
-    of_seed = {seed_of(run): run for run in alone[0].runs} if len(alone) == 1 else {}
-    return groups([(run, of_seed.get(seed_of(run))) for group in found for run in group.runs])
+    """The groups, with the `independent` run of the same seeds beside each run."""
+    pairs = []
+    for group in found:
+        alone = alone_for(group, found)
+        of_seed = {seed_of(run): run for run in (alone.runs if alone else [])}
+        pairs += [(run, of_seed.get(seed_of(run))) for run in group.runs]
+    return groups(pairs)
 
 
 def _flops(group: Group) -> Cell:
     """Of all clients and the server in the whole run, mean over seeds."""
-    spent = [targets.cumulated(run, "flops") for run in group.runs]
-    return cell_of(None if any(told is None for told in spent) else np.mean([told[-1] for told in spent]), operations)
+    return cell_of(total(group, "flops"), operations)
 
 
 def _kinds(group: Group) -> Cell:

@@ -5,7 +5,6 @@ Numbers are plain lists, so that a page can be read back. Every text is escaped:
 
 import textwrap
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from itertools import product
@@ -153,7 +152,7 @@ def pareto(found: Sequence[Group]) -> Chart:
         f"There is no method to compare, only {' and '.join(REFERENCES)}.",
     )
     for quantity, accuracy in product(("bytes", "flops", "seconds"), _accuracies(found)):
-        priced = [(group, style, _total(group, quantity)) for group, style in _styled(found)]
+        priced = [(group, style, total(group, quantity)) for group, style in _styled(found)]
         if any(total is not None and group.algorithm not in REFERENCES for group, _, total in priced):
             chart.specs[f"{quantity}/{accuracy}"] = _pareto(priced, found, quantity, accuracy)
     chart.choices = _offered(chart, {"price": QUANTITIES, "accuracy": ACCURACIES})
@@ -227,14 +226,19 @@ def representations(found: Sequence[Group]) -> Chart:
         "whom the pointer names. Of the first seed of each method. A click on a class hides it.",
         "No run kept features (features.npz): --track_features N keeps those of N examples of each client.",
     )
-    kept = {}
+    kept, lacking = {}, []
     for number, group in enumerate(found):
-        with suppress(UserError):  # none were kept, or they have no common axes
+        try:
             kept[number] = features_of(group.runs[0])
+        except UserError as error:  # none were kept, or they have no common axes
+            lacking.append(str(error).partition(": ")[2])
     try:
         rounds = rounds_shown([there for there, *_ in kept.values()]) if kept else []
-    except UserError:  # of no round in common
-        rounds = []
+    except UserError as error:  # of no round in common
+        rounds, lacking = [], [str(error)]
+    if any(group.runs[0].arrays("features") for group in found):
+        why = f" Not of all: {'; '.join(dict.fromkeys(lacking))}." if lacking else ""
+        chart.words, chart.absent = chart.words + why, f"No representations.{why}"
     for number, (there, values, classes, whose) in kept.items() if rounds else ():
         names = _words(found[number].runs[0].arrays("features")["classes"])
         points = embedded(values[[*(there.index(r) for r in rounds), -1]])[:-1]
@@ -457,7 +461,7 @@ def _level(group: Group, accuracy: str, scale: Scale) -> Band:
     return Band(x, *(np.full(len(x), value) for value in (mean, mean - deviation, mean + deviation)), len(values))
 
 
-def _total(group: Group, quantity: str) -> float | None:
+def total(group: Group, quantity: str) -> float | None:
     """Of the whole run, mean over seeds; None where it was not counted."""
     spent = [targets.cumulated(run, quantity) for run in group.runs]
     return None if any(told is None for told in spent) else float(np.mean([told[-1] for told in spent]))

@@ -357,6 +357,11 @@ def test_markdown_read_back(folder, capsys):
     assert dict(zip(header, fedavg, strict=True))["--topology_file"] == r"a_b\|c%.txt"
 
 
+def test_a_run_from_before_a_flag_has_another_name_than_one_after_it(tmp_path):
+    found = table.groups([(saved(tmp_path, "fd"), None), (saved(tmp_path, "fd", track_features=0), None)])
+    assert [table.name_of(group, found) for group in found] == ["fd", "fd (--track_features 0)"]
+
+
 def test_latex_is_escaped_and_all_but_the_table_is_comment(folder, capsys):
     comparison.main([str(folder), "--latex", "--target", "0.9"])
     lines = capsys.readouterr().out.splitlines()
@@ -386,6 +391,7 @@ def test_the_workbook_read_back_has_numbers_as_numbers(folder, tmp_path, capsys)
     assert row["global %"] == pytest.approx(62, abs=1e-9)
     assert row["95 % interval from"] == pytest.approx(100 * (0.02 - T_2 * 0.01 / math.sqrt(3)), abs=1e-9)
     forms = {cell.value: book["after the last round"].cell(2, cell.column).number_format for cell in header_cells}
+    assert comparison.cells._number_format("--lr", 0.003) == "General", "a setting as it was given"
     assert (forms["global %"], forms["n"], forms["bytes a client and round"]) == ("0.00", "#,##0", "#,##0")
     assert (row["p (Holm)"], row["flops to 65 %"], row["bytes to 65 %"]) == (None, None, ">160")
     assert dict(zip(header, fedavg, strict=True))["difference to baseline"] is None

@@ -93,6 +93,22 @@ def test_a_single_seed_has_no_band_and_the_legend_says_what_lines_and_bands_are(
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fedavg (n = 2)"]
 
 
+def test_what_is_evaluated_once_is_a_point_with_a_bar_over_seeds(tmp_path):
+    runs = [saved(tmp_path, seed=seed, curve=(value,)) for seed, value in enumerate((0.2, 0.4))]
+    (axes, _) = curves.draw(runs).axes
+    ((point, _, (bar,)),) = axes.containers
+    assert (point.get_marker(), point.get_xdata().tolist(), point.get_ydata().tolist()) == ("o", [1], [pytest.approx(30)])
+    (((_, low), (_, high)),) = bar.get_segments()
+    assert (low, high) == pytest.approx((30 - 20 / np.sqrt(2), 30 + 20 / np.sqrt(2)))
+
+
+def test_seeds_that_never_spent_alike_are_refused_in_a_line(tmp_path):
+    runs = [saved(tmp_path, curve=(0.2,), nbytes=(10, 0, 0)), saved(tmp_path, seed=1, curve=(0.3,), nbytes=(15, 0, 0))]
+    assert line_of(curves.draw, runs, None, ("bytes",)).startswith(
+        "--against bytes: the runs of fedavg have no point in common"
+    )
+
+
 def test_each_quantity_is_a_row_of_panels_in_units_for_people(tmp_path):
     figure = curves.draw([counted(tmp_path)], against=curves.QUANTITIES, metric=["global"])
     x = {axes.get_xlabel(): lines_of(axes)["fedavg (n = 1)"][0] for axes in figure.axes}

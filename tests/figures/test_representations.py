@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import line_of
 from test_curves import refused
 from test_targets import saved
 
@@ -93,6 +94,11 @@ def test_the_axes_are_of_the_runs_last_round_and_of_all_clients_whatever_is_show
     run = kept(saved(tmp_path), rounds=(1, 2, 5), n_clients=3)
     whole, part = representations.draw([run]), representations.draw([run], rounds=[2], clients=[1])
     assert dots(part.axes[0])[0] == pytest.approx(dots(whole.axes[1])[1])
+
+
+def test_less_than_a_plane_is_refused_in_a_line(tmp_path):
+    line = line_of(representations.draw, [kept(saved(tmp_path), n=1, n_clients=1)])
+    assert line.endswith("a plane takes two examples of two features at least")
 
 
 def test_the_command_and_its_mistakes(tmp_path, capsys):
