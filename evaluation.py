@@ -81,10 +81,10 @@ def _measure(
         if k == 0 or not one_for_all:
             own = [*personal, *validation] if one_for_all else [personal[k], validation[k]]
             scores = _scores(federation, k, answer(k), torch.unique(torch.cat([test, *own])))
+            right_by_head = [(predicted == data.y).double() for predicted, _ in scores]
             heads = heads or [{"loss": {}, "global": {}, "personal": {}, "validation": {}} for _ in scores]
             confusion["test"].append(_confusion(data, test, scores[-1].predicted))
-        for found, (predicted, loss) in zip(heads, scores, strict=True):
-            right = (predicted == data.y).double()
+        for found, right, (_, loss) in zip(heads, right_by_head, scores, strict=True):
             if k == 0 or not one_for_all:
                 found["loss"][k], found["global"][k] = loss[test].mean().item(), right[test].mean().item()
             found["personal"][k] = right[personal[k]].mean().item()

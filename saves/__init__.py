@@ -34,13 +34,8 @@ if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake
     import pandas as pd
 
 Rows = dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]  # of one model for all, or of each client
-TIMING = (
-    "seconds",
-    "train_seconds",
-    "exchange_seconds",
-    "evaluation_seconds",
-    "peak_memory",
-)  # columns that differ when a run is repeated
+# columns that differ when a run is repeated
+TIMING = ("seconds", "train_seconds", "exchange_seconds", "evaluation_seconds", "peak_memory")
 ALL = -1  # "client" in the row of a round itself
 FILES = (
     "config.json",

@@ -30,7 +30,9 @@ SMALL = {
 }
 QUICK = "--dataset digits --rounds 3 --n_clients 3 --reduced 0.1 --model MLP --threads 1"
 MODELS = {"mhmd": ("CNN4",), "fedgkt": ("ResNet4",)}
-CASES = [(name, False) for name in algorithms.ALGORITHMS] + [(name, True) for name in algorithms.PUBLISHED]
+TUNED = {"ft_epochs": 1, "validation": 0.2}
+CASES = [(name, {"participation": part, **TUNED}) for name in algorithms.ALGORITHMS for part in (1.0, 0.7)]
+CASES += [(name, {"as_published": True}) for name in algorithms.PUBLISHED]
 
 
 def prepared(name, export, **flags):
@@ -45,16 +47,8 @@ def counted(frame):
     return frame[[name for name in frame if name.startswith(("round", "client", "bytes", *measuring.COUNTED))]]
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.7])
-@pytest.mark.parametrize(("name", "as_published"), CASES, ids=lambda case: str(case))
-def test_bytes_steps_and_flops_are_those_of_the_run_round_by_round_and_client_by_client(
-    name, as_published, participation, tmp_path
-):
-    flags = {"as_published": True} if as_published else {}
-    if not as_published:
-        flags |= {"participation": participation, "ft_epochs": 1, "validation": 0.2}
-    elif participation < 1:
-        pytest.skip("once is enough")
+@pytest.mark.parametrize(("name", "flags"), CASES, ids=str)
+def test_bytes_steps_and_flops_are_those_of_the_run_round_by_round_and_client_by_client(name, flags, tmp_path):
     one = prepared(name, tmp_path, **flags)
     planned = experiment.plan(one)
     assert not list(tmp_path.iterdir()), "nothing is saved"

@@ -236,7 +236,7 @@ def representations(found: Sequence[Group]) -> Chart:
         rounds = rounds_shown([there for there, *_ in kept.values()]) if kept else []
     except UserError as error:  # of no round in common
         rounds, lacking = [], [str(error)]
-    if any(group.runs[0].arrays("features") for group in found):
+    if any((group.runs[0].folder / "features.npz").exists() for group in found):
         why = f" Not of all: {'; '.join(dict.fromkeys(lacking))}." if lacking else ""
         chart.words, chart.absent = chart.words + why, f"No representations.{why}"
     for number, (there, values, classes, whose) in kept.items() if rounds else ():
