@@ -80,7 +80,7 @@ def draw_split(experiment: Experiment, folder: Path, stem: str = "") -> Path:
     npz = folder / f"{stem or f'split-{identity.stem(experiment.data.name)}-{options.partition}-{split.digest}'}.npz"
     folder.mkdir(parents=True, exist_ok=True)
     saves.write_arrays(npz, partition.arrays(experiment.data, split))
-    figures.split.draw(npz, npz.with_suffix(".png"))
+    figures.split.draw_saved(npz, npz.with_suffix(".png"))
     return npz.with_suffix(".png")
 
 

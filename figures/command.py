@@ -17,10 +17,13 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
 
 
 def run(of_command: argparse.ArgumentParser, draw: Callable, argv: Sequence[str] | None) -> None:
-    """draw(runs, path, ...) of what is given; flags are its parameters. A mistake is a line, and exits with 2."""
+    """draw(runs, path, ...) of what is given; flags are its parameters. Says what it wrote; a mistake is a line, and exits
+    with 2."""
     given = vars(of_command.parse_args(argv))
     folders, path = given.pop("runs"), given.pop("output")
     try:
-        draw(read(folders), path, **given)
+        found = read(folders)
+        draw(found, path, **given)
     except (UserError, OSError, ValueError) as error:
         of_command.error(str(error))
+    print(f"{path}: {len(found)} run{'s' * (len(found) != 1)}")

@@ -20,8 +20,8 @@ MAX_CLIENTS = 60  # more rows than this cannot be told apart
 MANY_CLASSES = 26  # more names than this do not fit side by side
 
 
-def draw(npz: Path, png: Path) -> None:
-    """Draw `split.npz` of a run's folder as a map of client x class."""
+def draw_saved(npz: Path, png: Path) -> None:
+    """One split, as `split.npz` of a run's folder has it, as a map of client x class."""
     with np.load(npz) as saved:
         table, classes = saved["table"], saved["classes"]
     figure, ((axes,),) = panels(1, 1, *_inches(table))
@@ -29,7 +29,7 @@ def draw(npz: Path, png: Path) -> None:
     finished(figure, png)
 
 
-def draw_runs(runs: Sequence[Run], path: Path | None = None):
+def draw(runs: Sequence[Run], path: Path | None = None):
     """The distinct splits of runs as a figure, written to a PNG or PDF where there is a path. Raises UserError for a run
     without `split.npz`."""
     distinct = {(run.config["data"]["digest"], run.config["split"]): run for run in reversed(runs)}
@@ -99,7 +99,7 @@ def write_numbers(axes, values: np.ndarray, brightest: float) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     from figures import command  # what an experiment, which draws its split, needs not
 
-    command.run(command.parser("split", __doc__), draw_runs, argv)
+    command.run(command.parser("split", __doc__), draw, argv)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from errors import UserError
 from figures import targets
 from figures.bands import Band, band
 from figures.comparison.settings import COLUMNS, by_client
+from figures.curves import flat
 from figures.curves import styles as styles_of
 from figures.pareto import front
 from figures.representations import colours_of, embedded, rounds_shown
@@ -121,14 +122,14 @@ def curves(found: Sequence[Group]) -> Chart:
         "curves",
         "Learning curves",
         "Lines are means over seeds, bands one standard deviation over seeds to either side. Against bytes, a reference "
-        f"({' or '.join(REFERENCES)}) is a level line at its accuracy after the last round. A click on a name in the legend "
-        "hides its line.",
+        f"({' or '.join(REFERENCES)}), or what sends nothing, is a level line at its accuracy after the last round. A click "
+        "on a name in the legend hides its line.",
         "No run has a learning curve.",
     )
     missing: dict[str, dict[str, None]] = {}
     for quantity, accuracy in product(QUANTITIES, _accuracies(found)):
         bands = [(group, style, band(group.runs, quantity, COLUMNS[accuracy])) for group, style in _styled(found)]
-        level = [(group, style) for group, style, _ in bands if quantity == "bytes" and group.algorithm in REFERENCES]
+        level = [(group, style) for group, style, _ in bands if flat(group, quantity)]
         moving = [(group, style, told) for group, style, told in bands if (group, style) not in level]
         shown = [(group, style, told) for group, style, told in moving if told is not None and len(told.x)]
         for group in (group for group, _, told in moving if told is None or not len(told.x)):

@@ -178,13 +178,14 @@ def test_a_group_has_one_style_in_all_panels_and_no_other_group_has_it(tmp_path)
 # --- the command -------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_a_png_or_a_pdf_by_the_ending_and_reads_folders_of_runs(tmp_path, monkeypatch):
+def test_the_command_writes_a_png_or_a_pdf_by_the_ending_and_reads_folders_of_runs(tmp_path, monkeypatch, capsys):
     runs = [counted(tmp_path / "saves", name) for name in ("cfkd", "fedavg")]
     curves.main([str(tmp_path / "saves"), "--against", *curves.QUANTITIES, "-o", str(tmp_path / "a.png")])
     curves.main([str(run.folder) for run in runs] + ["--metric", "worst", "-o", str(tmp_path / "a.pdf")])
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
     monkeypatch.chdir(tmp_path)
+    assert capsys.readouterr().out == f"{tmp_path / 'a.png'}: 2 runs\n{tmp_path / 'a.pdf'}: 2 runs\n"
     curves.main(["saves"])
     assert (tmp_path / "curves.png").exists()
 

@@ -167,6 +167,12 @@ def test_against_bytes_a_reference_is_a_level_line_and_totals_far_apart_are_loga
     assert trace(page.specs["curves"]["flops/personal"], PLAIN)["x"] == [5e9, 10e9, 15e9]
 
 
+def test_against_bytes_what_sends_nothing_is_a_level_line_too(tmp_path):
+    two = [saved(tmp_path, environment={}), saved(tmp_path, "silent", nbytes=(0, 0, 0), environment={})]
+    level = trace(Page(report.page(two)).specs["curves"]["bytes/global"], "silent")
+    assert level["y"] == pytest.approx([80] * 41), "after the last round, where a line at 0 bytes could not be seen"
+
+
 def test_a_price_is_the_total_of_the_run_and_the_unbeaten_are_joined(page):
     spec = page.specs["price"]["bytes/global"]
     point = trace(spec, PLAIN)
