@@ -13,7 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 import saves
-from figures import pyplot
+from figures import finished, panels
 from figures.curves import STYLES
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -57,9 +57,7 @@ def _accuracy(run: saves.Run | None) -> str:
 
 def draw(found: dict, path: Path) -> None:
     """Accuracy against the authors' figure of leakage, and against the part of its images that left a client."""
-    plt = pyplot()
-
-    figure, panels = plt.subplots(1, 2, figsize=(10.5, 3.8), sharey=True, layout="constrained", dpi=110)
+    figure, ((of_kl, of_images),) = panels(1, 2, 5.25, 3.8, sharey=True)
     lines = sorted({(digit_num, way) for digit_num, _, way in found}, key=lambda line: (list(WAYS).index(line[1]), line[0]))
     for digit_num, way in lines:
         runs = [found[cell] for cell in sorted(found) if (cell[0], cell[2]) == (digit_num, way)]
@@ -73,15 +71,14 @@ def draw(found: dict, path: Path) -> None:
             "markersize": 3.5,
             "label": f"{digit_num} digits, {WAYS[way]}",
         }
-        panels[0].plot([run.rounds["exchange_kl_sum"].iloc[-1] for run in runs], accuracy, **style)
-        panels[1].plot([100 * np.mean(clients["images_left"]) for clients in last], accuracy, **style)
-    panels[0].set(xlabel="exchange_kl, summed over clients", ylabel="accuracy on the whole test set (%)")
-    panels[1].set(xlabel="images that left a client (%), mean over clients")
-    for axes in panels:
+        of_kl.plot([run.rounds["exchange_kl_sum"].iloc[-1] for run in runs], accuracy, **style)
+        of_images.plot([100 * np.mean(clients["images_left"]) for clients in last], accuracy, **style)
+    of_kl.set(xlabel="exchange_kl, summed over clients", ylabel="accuracy on the whole test set (%)")
+    of_images.set(xlabel="images that left a client (%), mean over clients")
+    for axes in (of_kl, of_images):
         axes.grid(alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
-    figure.savefig(path)
-    plt.close(figure)
+    figure.legend(*of_kl.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    finished(figure, path)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ import logging
 from pathlib import Path
 from zipfile import BadZipFile
 
-import numpy as np
 from filelock import FileLock
 
-from figures import pyplot
+from figures import finished, panels
 from saves import Run
 
 MAX_SHOWN = 10  # clients in the picture of intensities
@@ -26,7 +25,6 @@ def report(run: Run, state: dict) -> None:
 
 def draw_graph(run: Run, edges, path: Path) -> None:
     """The graph; on each node its client's accuracy on the whole test set after the last round, in percent."""
-    plt = pyplot()
     import networkx as nx
 
     graph = nx.Graph()
@@ -34,7 +32,7 @@ def draw_graph(run: Run, edges, path: Path) -> None:
     graph.add_edges_from(edges)
     values = dict(enumerate(accuracies(run)))
     side = max(3.2, 1.1 * len(graph) ** 0.5 + 1.6)
-    figure, axes = plt.subplots(figsize=(side * 1.15, side), layout="constrained", dpi=110)
+    figure, ((axes,),) = panels(1, 1, 1.15 * side, side)
     places = nx.kamada_kawai_layout(graph) if nx.is_connected(graph) else nx.spring_layout(graph, seed=0)
     nx.draw_networkx_edges(graph, places, ax=axes, edge_color="#888888", node_size=1100)
     shown = [values[k] for k in graph]
@@ -49,19 +47,17 @@ def draw_graph(run: Run, edges, path: Path) -> None:
     axes.set_title(f"{run.options['algorithm']}: {what}, client and its accuracy", fontsize=10)
     axes.margins(0.18)
     axes.set_axis_off()
-    figure.savefig(path)
-    plt.close(figure)
+    finished(figure, path)
 
 
 def draw_intensity(maps, path: Path) -> None:
     """For each client the sum of its images over their total, before, of what it sent, and after; every map by its own
     scale, black is none."""
-    plt = pyplot()
     shown = maps[:MAX_SHOWN]
-    figure, panels = plt.subplots(3, len(shown), figsize=(1.25 * len(shown) + 0.7, 4.2), layout="constrained", dpi=110)
+    figure, grid = panels(3, len(shown), 1.25 + 0.7 / len(shown), 1.4)
     for column, of_client in enumerate(shown):
         for row, (name, intensity) in enumerate(zip(("before", "sent", "after"), of_client, strict=True)):
-            axes = np.reshape(panels, (3, -1))[row, column]
+            axes = grid[row, column]
             axes.imshow(intensity.mean(0).cpu().numpy(), cmap="gray", vmin=0)
             axes.set(xticks=[], yticks=[])
             if not intensity.any():
@@ -70,8 +66,7 @@ def draw_intensity(maps, path: Path) -> None:
                 axes.set_title(f"client {column}", fontsize=9)
             if column == 0:
                 axes.set_ylabel(name)
-    figure.savefig(path)
-    plt.close(figure)
+    finished(figure, path)
 
 
 def accuracies(run: Run) -> list[float]:
