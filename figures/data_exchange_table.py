@@ -2,11 +2,13 @@
 
     python -m figures.data_exchange_table [SAVES] [-o PICTURE]
 
-Accuracies (%) on the whole test set, mean over the 5 clients where each has a model; `exchange_kl` summed over clients. The
-published figures are read off the authors' slides, to within a point.
+Accuracies (%) on the whole test set, mean over the 5 clients where each has a model; then over seeds, ± the deviation over
+several; `exchange_kl` summed over clients. The published figures are read off the authors' slides, to within a point.
 """
 
 import argparse
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +24,20 @@ PUBLISHED = {  # digits: (decentralised, parameter server, leakage summed) for e
     4: ((62, 80, 81, 81, 82, 82), (97, 98, 98, 98, 98, 98), (0, 0.09, None, None, 0.20, None)),
     6: ((82, 96, 97.5, 97, 97.5, 97.5), (98.5, 99, 99, 99, 99, 99), (0, 0.03, 0.05, 0.07, 0.085, 0.10)),
 }
+SETTING = {"algorithm": "data_exchange", "partition": "reference_blocks", "model": ["CNNMnist"], "rounds": 10}
+SETTING |= {"n_clients": 5, "topology": "tree", "epoch_per_round": 3}
 WAYS = {"reference": "de, the authors' mixing", "uniform": "de, uniform mixing", "ps": "ps"}
 
 
-def cells(export_dir: Path) -> dict[tuple[int, float, str], saves.Run]:
-    """The runs of the grid by digits, share and way of averaging."""
-    found = {}
+def cells(export_dir: Path) -> dict[tuple[int, float, str], list[saves.Run]]:
+    """The runs of the grid, all seeds, by digits, share and way of averaging."""
+    found = defaultdict(list)
     for run in saves.find(export_dir):
         o = run.options
-        wanted = (o["algorithm"], o["partition"], o["model"], o["rounds"])
-        if wanted == ("data_exchange", "reference_blocks", ["CNNMnist"], 10):
-            found[o["digit_num"], o["share_ratio"], "ps" if o["aggr_model"] == "ps" else o["mixing"]] = run
+        if {name: o.get(name) for name in SETTING} == SETTING:
+            way = "ps" if o["aggr_model"] == "ps" else o["mixing"]
+            if o["digit_num"] in PUBLISHED and way in WAYS:
+                found[o["digit_num"], o["share_ratio"], way].append(run)
     return found
 
 
@@ -41,18 +46,33 @@ def table(found: dict) -> str:
     rows = []
     for digit_num, (de, ps, leakage) in PUBLISHED.items():
         for place, share in enumerate(SHARES):
-            ours = {way: found.get((digit_num, share, way)) for way in WAYS}
-            any_run = next((run for run in ours.values() if run), None)
+            ours = {way: found.get((digit_num, share, way), []) for way in WAYS}
+            leaked = [_leaked(run) for runs in ours.values() for run in runs]
             row = {"digits": digit_num, "share": share, "de published": de[place]}
             row |= {WAYS[way]: _accuracy(ours[way]) for way in ("reference", "uniform")}
             row |= {"ps published": ps[place], "ps": _accuracy(ours["ps"])}
-            kl = "" if any_run is None else f"{any_run.rounds['exchange_kl_sum'].iloc[-1]:.3f}"
+            kl = f"{np.mean(leaked):.3f}" if leaked else ""
             rows.append(row | {"leakage published": "" if leakage[place] is None else leakage[place], "exchange_kl": kl})
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
-def _accuracy(run: saves.Run | None) -> str:
-    return "" if run is None else f"{100 * run.summary()['global_mean']:.1f}"
+def _accuracies(runs: Sequence[saves.Run]) -> np.ndarray:
+    return 100 * np.array([run.summary()["global_mean"] for run in runs])
+
+
+def _accuracy(runs: Sequence[saves.Run]) -> str:
+    values = _accuracies(runs)
+    spread = f" ±{values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{spread}" if len(values) else ""
+
+
+def _leaked(run: saves.Run) -> float:
+    return run.rounds["exchange_kl_sum"].iloc[-1]
+
+
+def _images_left(run: saves.Run) -> float:
+    clients = run.clients
+    return clients[clients["round"] == clients["round"].max()]["images_left"].mean()
 
 
 def draw(found: dict, path: Path) -> None:
@@ -60,9 +80,8 @@ def draw(found: dict, path: Path) -> None:
     figure, ((of_kl, of_images),) = panels(1, 2, 5.25, 3.8, sharey=True)
     lines = sorted({(digit_num, way) for digit_num, _, way in found}, key=lambda line: (list(WAYS).index(line[1]), line[0]))
     for digit_num, way in lines:
-        runs = [found[cell] for cell in sorted(found) if (cell[0], cell[2]) == (digit_num, way)]
-        accuracy = [100 * run.summary()["global_mean"] for run in runs]
-        last = [run.clients[run.clients["round"] == run.clients["round"].max()] for run in runs]
+        of_line = [found[cell] for cell in sorted(found) if (cell[0], cell[2]) == (digit_num, way)]
+        accuracy = [_accuracies(seeds).mean() for seeds in of_line]
         colour, dashes = STYLES[list(PUBLISHED).index(digit_num)][0], ("--", "-", ":")[list(WAYS).index(way)]
         style = {
             "color": colour,
@@ -71,8 +90,8 @@ def draw(found: dict, path: Path) -> None:
             "markersize": 3.5,
             "label": f"{digit_num} digits, {WAYS[way]}",
         }
-        of_kl.plot([run.rounds["exchange_kl_sum"].iloc[-1] for run in runs], accuracy, **style)
-        of_images.plot([100 * np.mean(clients["images_left"]) for clients in last], accuracy, **style)
+        of_kl.plot([np.mean([_leaked(run) for run in seeds]) for seeds in of_line], accuracy, **style)
+        of_images.plot([100 * np.mean([_images_left(run) for run in seeds]) for seeds in of_line], accuracy, **style)
     of_kl.set(xlabel="exchange_kl, summed over clients", ylabel="accuracy on the whole test set (%)")
     of_images.set(xlabel="images that left a client (%), mean over clients")
     for axes in (of_kl, of_images):

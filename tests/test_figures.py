@@ -128,11 +128,12 @@ def test_the_published_grids_are_complete_and_show_ours_where_there_is_a_run(exc
     assert len(mhmd_table.table(tmp_path).splitlines()) == 2 + 3 * 2 * 3, "s, f, tau"
     assert len(data_exchange_table.table({}).splitlines()) == 2 + 3 * 6, "digits, share"
     finished = exchanged[1]
-    grid = {(2, 0.2, "uniform"): finished, (2, 0.4, "uniform"): finished, (2, 0.2, "ps"): exchanged[2]}
+    grid = {(2, 0.2, "uniform"): [finished], (2, 0.4, "uniform"): [finished], (2, 0.2, "ps"): [exchanged[2], finished]}
     (row,) = (line for line in data_exchange_table.table(grid).splitlines() if line.startswith("| 2        | 0.2"))
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
-    ours, central = (f"{100 * one.summary()['global_mean']:.1f}" for one in (finished, exchanged[2]))
-    assert cells[:7] == ["2", "0.2", "57", "", ours, "96", central]
+    ours, central = (100 * one.summary()["global_mean"] for one in (finished, exchanged[2]))
+    both = f"{(ours + central) / 2:.1f} ±{abs(ours - central) / 2**0.5:.1f}"
+    assert cells[:7] == ["2", "0.2", "57", "", f"{ours:.1f}", "96", both], "a mean over seeds, and their deviation"
     data_exchange_table.draw(grid, tmp_path / "exchange.png")
     assert (tmp_path / "exchange.png").stat().st_size > 5_000
 
