@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The accuracy grid of "Decentralized learning with data exchanging" (Lan, Guo, Yao 2022): MNIST in blocks of 6,000 images, the
 # tree of 5 clients, CNN, 10 rounds of 3 local epochs; the authors' mixing, the uniform one that they meant, a parameter server.
-# Cell by cell: finished runs are read, not run again; a stopped one goes on. About ten hours on one core; flags are passed on.
+# Cell by cell: finished runs are read, not run again; a stopped one goes on. About eight hours on one core; flags are passed on.
 #
 #   bash figures/data_exchange_table.sh --threads 1; python -m figures.data_exchange_table saves -o exchange.png
 set -euo pipefail
