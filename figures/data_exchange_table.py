@@ -34,7 +34,7 @@ def cells(export_dir: Path) -> dict[tuple[int, float, str], list[saves.Run]]:
     found = defaultdict(list)
     for run in saves.find(export_dir):
         o = run.options
-        if {name: o.get(name) for name in SETTING} == SETTING:
+        if SETTING.items() <= o.items():
             way = "ps" if o["aggr_model"] == "ps" else o["mixing"]
             if o["digit_num"] in PUBLISHED and way in WAYS:
                 found[o["digit_num"], o["share_ratio"], way].append(run)
