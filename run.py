@@ -17,13 +17,16 @@ import numpy as np
 from tqdm import tqdm
 
 import algorithms
+import commandline
 import experiment
 import options
 import saves
+from commandline import plan
 from data import partition
 from errors import DivergedError, UserError
 from experiment import Experiment
-from figures import plan, table
+from figures import summary
+from figures.groups import groups
 from launch import launch
 
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN = 20, 12
@@ -35,12 +38,12 @@ def main(argv: Sequence[str]) -> int:
     classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
     described = {name: algorithms.describe(name) for name in classes}
     if "_ARGCOMPLETE" in os.environ:
-        options.complete(os.environ["COMP_LINE"], classes, described)
+        commandline.complete(os.environ["COMP_LINE"], classes, described)
     try:
-        runs, how, notes = options.parse(argv, classes, described)
+        runs, how, notes = commandline.parse(argv, classes, described)
         ready = [experiment.prepare(run, how) for run in runs]
         if how.show_split:
-            return _show_split(ready, how)
+            return _show_split(ready)
         return _plan(ready, how) if how.plan else _launch(ready, how, notes)
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
@@ -85,11 +88,15 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
     return 1 if failed else 0
 
 
-def _show_split(ready: Sequence[Experiment], how: options.Launch) -> int:
+def _show_split(ready: Sequence[Experiment]) -> int:
     """Who gets what, on the screen and in --export_dir, and nothing else."""
+    from figures import split
+
     for one in {one.split.digest: one for one in ready}.values():
         print(_split(one))
-        print(f"drawn in {experiment.draw_split(one, how.export_dir)}, saved beside it for --partition_file")
+        saved = experiment.save_split(one)
+        split.draw_saved(saved, saved.with_suffix(".png"))
+        print(f"drawn in {saved.with_suffix('.png')}, saved beside it for --partition_file")
     return 0
 
 
@@ -118,11 +125,11 @@ def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launc
         (run, saves.load(base.folder) if (base.folder / "done").exists() else None)
         for (_, run), base in zip(finished, baselines, strict=True)
     ]
-    found = table.groups(runs)
+    found = groups(runs)
     print(file=out)
-    print(table.comparison(found), file=out)
+    print(summary.table(found), file=out)
     print(file=out)
-    for line in (*table.verdict(found), *table.best_on_validation(found), *notes):
+    for line in (*summary.verdict(found), *summary.best_on_validation(found), *notes):
         print(line, file=out)
     missing = {
         _command(base, how): None

@@ -7,6 +7,6 @@ out, or goes on with it.
 from experiment.identity import earlier
 from experiment.planning import Plan, plan
 from experiment.preparation import Experiment, federation_of, prepare, resolve
-from experiment.rounds import draw_split, run
+from experiment.rounds import run, save_split
 
-__all__ = ["Experiment", "Plan", "draw_split", "earlier", "federation_of", "plan", "prepare", "resolve", "run"]
+__all__ = ["Experiment", "Plan", "earlier", "federation_of", "plan", "prepare", "resolve", "run", "save_split"]

@@ -11,14 +11,14 @@ from torch import Tensor
 
 import saves
 from errors import DivergedError
-from evaluation import Evaluated, evaluate, features, personalise
+from experiment.evaluation import Evaluated, evaluate, features, personalise
 from experiment.preparation import Experiment
 from federation import Federation
 from helpers import Round, cross_entropy
 from options import Options
 
 Entry = dict[str, dict]  # of the history: see `saves.frame_of`
-COUNTED = ("steps", "samples", "flops")
+COUNTED = ("steps", "samples", "flops")  # of the clients; those of the server are columns of their own, "steps:server"
 PARTIES = ("client", "server")  # of the rounds; what is spent to evaluate or to fine-tune is none of theirs
 
 
@@ -76,7 +76,9 @@ def _entry(federation: Federation, r: int, done: Round, evaluated: Evaluated, se
     """A round's part of the history, as plain numbers and tensors; the counts of wire and meter begin anew."""
     crossed, meter = federation.wire.collect(), federation.meter
     columns: dict[str, dict[int, float]] = {}
-    totals: dict[str, float] = dict.fromkeys(("bytes_up", "bytes_down", "bytes_between", *COUNTED), 0)
+    of_the_server = {name: f"{name}:server" for name in COUNTED}
+    counted = ("bytes_up", "bytes_down", "bytes_between", *COUNTED, *of_the_server.values())
+    totals: dict[str, float] = dict.fromkeys(counted, 0)
 
     def count(name: str, client: int | None, amount: int) -> None:
         totals[name] = totals.get(name, 0) + amount
@@ -89,10 +91,10 @@ def _entry(federation: Federation, r: int, done: Round, evaluated: Evaluated, se
             count(f"bytes_{direction}", client, nbytes)
             count(f"bytes_{direction}:{kind}", client, nbytes)
     for (what, party, client), amount in meter.spent.items():
-        if party in PARTIES:
-            count(what, client if party == "client" else None, amount)
-        if (what, party) == ("flops", "server"):
-            count("flops:server", None, amount)
+        if party == "client":
+            count(what, client, amount)
+        elif party == "server":
+            count(of_the_server[what], None, amount)
     training = sum(meter.seconds["train", party] for party in PARTIES)
     meter.clear()
     columns["loss"] = dict(zip(done.clients, done.loss.tolist(), strict=False))

@@ -21,7 +21,7 @@ import saves
 from experiment.measuring import COUNTED, Entry, is_evaluated, play, start
 from experiment.preparation import Experiment, federation_of
 from federation import Federation, computing_with
-from meter import Meter
+from federation.meter import Meter
 
 if TYPE_CHECKING:  # a command's help and a mistake need not wait for it
     import pandas as pd

@@ -20,7 +20,7 @@ from data import datasets, partition
 from errors import UserError
 from experiment import identity
 from federation import Federation
-from meter import Meter
+from federation.meter import Meter
 from options import Launch, Options
 
 log = logging.getLogger("chorus")

@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import figures.exchange
-import figures.split
 import saves
 from data import partition
 from experiment import identity
@@ -70,18 +68,18 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
 
 def _begin(experiment: Experiment) -> None:
     saves.write_json(experiment.folder / "config.json", experiment.config)
-    draw_split(experiment, experiment.folder, "split")
+    save_split(experiment, experiment.folder / "split.npz")
 
 
-def draw_split(experiment: Experiment, folder: Path, stem: str = "") -> Path:
-    """Save the split as `stem.npz` in a folder and draw it beside as `stem.png`, which is returned. Without a stem it is
-    named by the data set, the partition and the split's digest."""
+def save_split(experiment: Experiment, path: Path | None = None) -> Path:
+    """Save the split as `.npz` -> where it is. Without a path it lies beside the runs, named by the data set, the partition
+    and the split's digest."""
     options, split = experiment.options, experiment.split
-    npz = folder / f"{stem or f'split-{identity.stem(experiment.data.name)}-{options.partition}-{split.digest}'}.npz"
-    folder.mkdir(parents=True, exist_ok=True)
-    saves.write_arrays(npz, partition.arrays(experiment.data, split))
-    figures.split.draw_saved(npz, npz.with_suffix(".png"))
-    return npz.with_suffix(".png")
+    named = f"split-{identity.stem(experiment.data.name)}-{options.partition}-{split.digest}.npz"
+    path = path or experiment.folder.parent / named
+    path.parent.mkdir(parents=True, exist_ok=True)
+    saves.write_arrays(path, partition.arrays(experiment.data, split))
+    return path
 
 
 def _rounds(experiment: Experiment, watch: Callable[[dict[str, float] | str], None]) -> None:
@@ -160,6 +158,4 @@ def _finish(experiment: Experiment) -> None:
     finished = saves.Run(folder, experiment.config)
     workbook.write(folder / ".history.xlsx", finished)
     (folder / ".history.xlsx").replace(folder / "history.xlsx")
-    if "edges" in checkpoint["state"]:  # the clients are on a graph
-        figures.exchange.report(finished, checkpoint["state"])
     (folder / "done").touch()

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from figures import command, finished, panels
-from figures.comparison.settings import alone_for, by_client, check, ordered, seed_of
 from figures.curves import labels, styles
-from figures.table import Group
+from figures.groups import Group, alone_for, by_client, check, ordered, seed_of
 from saves import Run
 
 HEIGHT = 0.7  # of a row's dots; rows are 1 apart

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from errors import UserError
-from figures.comparison.settings import read
+from figures.groups import read
 
 
 def parser(name: str, doc: str) -> argparse.ArgumentParser:

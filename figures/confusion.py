@@ -13,8 +13,8 @@ import numpy as np
 
 from errors import UserError
 from figures import command, finished, tiles
-from figures.comparison.settings import check, ordered
 from figures.curves import labels
+from figures.groups import check, ordered
 from figures.split import MANY_CLASSES, name_classes, write_numbers
 from saves import Run
 

@@ -17,8 +17,7 @@ import numpy as np
 from errors import UserError
 from figures import command, finished, panels
 from figures.bands import Band, band
-from figures.comparison.settings import COLUMNS, check, ordered, sent
-from figures.table import REFERENCES, Group, name_of
+from figures.groups import COLUMNS, REFERENCES, Group, check, name_of, ordered, sent
 from figures.targets import QUANTITIES
 from saves import Run
 

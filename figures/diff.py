@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 import saves
 from errors import UserError
-from figures import table
+from figures.units import shown
 
 MEASURED = ("global_mean", "personal_mean", "personal_worst", "tuned_mean", "validation_mean")  # after the last round
 SPENT = ("bytes_up", "bytes_down", "bytes_between", "steps", "flops", "seconds")  # over all rounds
@@ -42,7 +42,7 @@ def differing(first: dict[str, Any], second: dict[str, Any]) -> list[list[str]]:
     """Name and both values of every entry that is not the same in both, in the order in which they stand."""
     names = dict.fromkeys((*first, *second))
     values = [(name, first.get(name, ABSENT), second.get(name, ABSENT)) for name in names]
-    return [[name, table.shown(a), table.shown(b)] for name, a, b in values if a != b]
+    return [[name, shown(a), shown(b)] for name, a, b in values if a != b]
 
 
 def results(one: saves.Run, other: saves.Run) -> list[list[str]]:

@@ -18,9 +18,9 @@ log = logging.getLogger("chorus")
 
 def report(run: Run, state: dict) -> None:
     """Draw `graph.png` and `intensity.png` into the run's folder, and add its row to `result.xlsx` beside the folder."""
-    draw_graph(run, state["edges"], run.folder / "graph.png")
     draw_intensity(state["maps"], run.folder / "intensity.png")
     append(run, run.folder.parent / "result.xlsx")
+    draw_graph(run, state["edges"], run.folder / "graph.png")  # last: where it is, the others are
 
 
 def draw_graph(run: Run, edges, path: Path) -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from figures import command, finished, panels
-from figures.comparison.settings import accuracy, check, ordered, sent
 from figures.curves import LABELS, TITLES, Style, flat, in_units, labels, legend, styles
-from figures.table import Group
+from figures.groups import Group, accuracy, check, ordered, sent
 from saves import Run
 
 

@@ -14,10 +14,9 @@ import numpy as np
 
 from errors import UserError
 from figures import command, finished, panels
-from figures.comparison.settings import check, ordered, seed_of
 from figures.curves import MARKERS
+from figures.groups import Group, check, name_of, ordered, seed_of
 from figures.split import MANY_CLASSES
-from figures.table import Group, name_of
 from saves import Run
 
 COLUMNS = 6  # rounds, and as many clients as there are markers, where none are asked for

@@ -13,7 +13,7 @@ import numpy as np
 from data import partition
 from errors import UserError
 from figures import finished, panels, tiles
-from figures.table import shown
+from figures.units import shown
 from saves import Run
 
 MAX_CLIENTS = 60  # more rows than this cannot be told apart

@@ -1,263 +1,337 @@
-"""The comparison of saved runs: a table, and what it says in words.
+"""Saved runs compared over their seeds: a row a setting, what it reaches, how far it is from a baseline, and what it costs.
 
-    python -m figures.table RUN [RUN ...]
+    python -m figures.table RUN [RUN ...] --baseline fedavg --target 0.9
 
-prints the comparison over seeds, which is in `figures.comparison`.
+A RUN is the folder of a finished run, or a folder of such. Rows are groups of runs that differ in their seeds only, and the
+unit of every mean, spread and test is the pair of --seed and --split_seed, never the client. Runs on different splits or on
+different data are refused, and so is the same seed twice in a row. What is shown is of the last round, or of the round that
+was best on validation, for all rows alike; it is never chosen on the test set.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
-from tabulate import tabulate
 
+from errors import UserError
+from figures import targets
+from figures.cells import Cell, Comparison, cell_of, count, effort, percent, points, render, whole, without_empty, write_xlsx
+from figures.groups import (
+    COLUMNS,
+    REFERENCES,
+    ROUND,
+    Group,
+    accuracy,
+    alone_for,
+    check,
+    gains,
+    ordered,
+    read,
+    row_of,
+    seed_of,
+    selected,
+    sent,
+    varying,
+)
+from figures.statistics import LEAST_SEEDS, Paired, Seed, Values, holm, paired
+from figures.units import operations, shown, size
 from saves import Run
 
-REFERENCES = ("independent", "centralized")  # the lower and the upper line: not methods that share what they learned
-OF_A_SEED = ("algorithm", "seed", "split_seed")
+WORDS = {
+    "global": "on the whole test set, mean over clients where each has a model",
+    "personal": "on each client's own distribution, mean over clients",
+    "worst": "on each client's own distribution, of the worst client",
+    "tuned": "on each client's own distribution after fine-tuning, mean over clients",
+}
+ABSENT = "(none)"  # an option that an algorithm, or an older run, does not have
 
 
-class Group:
-    """Runs that differ in their seeds only, and for each the `independent` run on its split, where there is one."""
+def compare(
+    runs: Sequence[Run],
+    metric: str = "global",
+    on: str = "last",
+    by: Sequence[str] = (),
+    select: Sequence[str] = (),
+    baseline: str | None = None,
+    target: float | None = None,
+    equal: str | None = None,
+) -> Comparison:
+    """The comparison of saved runs, in any order; the parameters are the flags of the command line. Raises UserError."""
+    if metric == "tuned" and (on == "validation" or target is not None or equal):
+        raise UserError("--metric tuned is of the last round alone: not with --on validation, --target or --equal")
+    if equal and on == "validation":
+        raise UserError("--equal bytes reads the test curve at a budget: not with --on validation")
+    check(runs)
+    chosen = selected(ordered(runs), select, on)
+    found = [group for group, _ in chosen]
+    labels = _labels(found, by, select)
+    base = None if baseline is None else _baseline(found, labels, baseline)
+    if select:
+        for label, (_, tried) in zip(labels, chosen, strict=True):
+            label["settings\ntried"] = count(len(tried))
 
-    def __init__(self, runs: Sequence[tuple[Run, Run | None]]) -> None:
-        self.runs = [run for run, _ in runs]
-        self.options = self.runs[0].options
-        self.algorithm = self.options["algorithm"]
-        self.summaries = [run.summary() for run in self.runs]
-        self.baselines = [base.summary() if base else None for _, base in runs]
-
-    def values(self, name: str) -> np.ndarray:
-        """One value a run, float [n]."""
-        return np.array([summary.get(name) for summary in self.summaries], dtype=float)
-
-    def mean(self, name: str) -> float:
-        """Mean over the runs."""
-        return float(self.values(name).mean())
-
-    def gain(self, name: str) -> float | None:
-        """Mean difference to `independent` on the same split and seed; None where one of them is missing."""
-        if self.algorithm == "independent" or None in self.baselines:
-            return None
-        return float(np.mean([own[name] - base[name] for own, base in zip(self.summaries, self.baselines, strict=True)]))
-
-    def per_client_and_round(self, name: str) -> float:
-        """Of a total of the run: its mean over all K clients and all rounds."""
-        return self.mean(name) / self.options["n_clients"] / self.options["rounds"]
-
-    @property
-    def validation(self) -> float | None:
-        """Mean validation accuracy after the last round, or None without `--validation`."""
-        if any("validation_mean" not in run.rounds for run in self.runs):
-            return None
-        return float(np.mean([run.rounds["validation_mean"].iloc[-1] for run in self.runs]))
-
-    @property
-    def tuned(self) -> bool:
-        """Whether the clients fine-tuned the last model."""
-        return not np.isnan(self.values("tuned_mean")).any()
-
-    @property
-    def steps(self) -> float:
-        """Optimizer steps of all clients in all rounds, mean over the runs."""
-        return float(np.mean([run.rounds["steps"].sum() for run in self.runs]))
+    values = [{seed_of(run): accuracy(run, metric, on) for run in group.runs} for group in found]
+    rows = [label | told for label, told in zip(labels, _statistics(values, metric, base), strict=True)]
+    for row, group in zip(rows, found, strict=True):
+        row |= _gains(group, found, on) | _costs(group, on)
+        if target is not None:
+            row |= _targets(group, target, COLUMNS[metric] if on == "last" else "validation_mean")
+    rows = without_empty(rows, of="server")
+    result = Comparison({ROUND[on]: rows})
+    result.notes += _notes(found, metric, on, base, target)
+    result.notes += _budgets(chosen) if select else []
+    if equal:
+        budget, rows = _at_equal_bytes(found, labels, metric, base)
+        result.tables[f"at equal bytes: {size(budget)} of all clients"] = rows
+        result.notes.append(
+            f"at equal bytes: at the {size(budget)} that every method has sent by its end, on straight lines between "
+            f"evaluated rounds (nothing before the first); {' and '.join(REFERENCES)} are shown at their end"
+        )
+    return result
 
 
-def groups(runs: Sequence[tuple[Run, Run | None]]) -> list[Group]:
-    """Group (run, its independent run or None) by all options but the seeds, in order of appearance."""
-    found: dict[str, list] = {}
-    for run, baseline in runs:
-        key = repr((run.options["algorithm"], {k: v for k, v in run.options.items() if k not in OF_A_SEED}))
-        found.setdefault(key, []).append((run, baseline))
-    return [Group(members) for members in found.values()]
-
-
-def comparison(found: Sequence[Group]) -> str:
-    """The table. Accuracies in percent after the last round; gains in points; a spread is over seeds and says so."""
-    varying = _varying(found)
-    several = any(len(group.runs) > 1 for group in found)
-    rows = []
+def _labels(found: Sequence[Group], by: Sequence[str], select: Sequence[str]) -> list[dict[str, Cell]]:
+    """What a row is called. Raises UserError where two rows would be called alike: their runs are not averaged."""
+    for name in by:
+        if not any(name in group.options for group in found):
+            raise UserError(f"--by {name}: no run has this option")
+    vary = varying(found)
+    rows = list(by) or ["algorithm", *vary]
+    seen: dict[str, Group] = {}
     for group in found:
-        row: dict[str, Any] = {"algorithm": group.algorithm}
-        row |= {f"--{name}": shown(group.options.get(name, "")) for name in varying}
-        if several:
-            row["seeds"] = len(group.runs)
-        for what in ("global", "personal", *(["tuned"] if any(group.tuned for group in found) else [])):
-            row[f"{what}\n%"] = percent(group.mean(f"{what}_mean"))
-            if several:
-                row[f"{what} std\nover seeds"] = spread(group.values(f"{what}_mean"))
-        row["worst client\npersonal %"] = percent(group.mean("personal_worst"))
-        row["gain over independent\nglobal, personal"] = _gains(group)
-        row["up a client\nand round"] = size(group.per_client_and_round("bytes_up"))
-        row["down a client\nand round"] = size(group.per_client_and_round("bytes_down"))
-        if any(group.mean("bytes_between") for group in found):
-            row["to neighbours, a\nclient and round"] = size(group.per_client_and_round("bytes_between"))
-        row["steps of\nall clients"] = f"{group.steps:,.0f}"
-        row["seconds"] = f"{group.mean('seconds'):.1f}"
-        rows.append(row)
-    text = ("algorithm", *(f"--{name}" for name in varying))
-    aligned = ["left" if name in text else "right" for name in rows[0]]
-    return tabulate(rows, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)
+        twin = seen.setdefault(repr([group.options.get(name, ABSENT) for name in rows]), group)
+        if twin is not group:
+            both = [(name, *(other.options.get(name, ABSENT) for other in (twin, group))) for name in ("algorithm", *vary)]
+            name, one, other = next(differs for differs in both if differs[1] != differs[2])
+            raise UserError(
+                f"--by {','.join(by)}: runs of {group.algorithm} that differ in {name} ({shown(one)} and {shown(other)}) "
+                f"are not averaged; --by {','.join((*by, name))} tells them apart"
+            )
+    names = dict.fromkeys((*rows, *select))
+    return [{(name if name == "algorithm" else f"--{name}"): _option(group, name) for name in names} for group in found]
 
 
-def chosen(found: Sequence[Group]) -> list[Group] | None:
-    """One group for each algorithm: of several settings the one with the best validation accuracy. None where there are
-    several without `--validation`: to choose by test accuracy would be to tune on the test set."""
-    best = []
-    for algorithm in dict.fromkeys(group.algorithm for group in found):
-        settings = [group for group in found if group.algorithm == algorithm]
-        if len(settings) > 1 and any(group.validation is None for group in settings):
-            return None
-        best.append(max(settings, key=lambda group: group.validation) if len(settings) > 1 else settings[0])
-    return best
+def _option(group: Group, name: str) -> Cell:
+    value = group.options.get(name, "")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return Cell(value if number else shown(value), shown(value))
 
 
-def verdict(found: Sequence[Group]) -> list[str]:
-    """Who wins what, in words. Empty for a single algorithm."""
-    if len({group.algorithm for group in found}) < 2:
-        return []
-    varying = _varying(found)
-    tried, found = len(found), chosen(found)
-    if found is None:
-        return [
-            "no winner is named: an algorithm has several settings, and only `--validation 0.1` could choose among them."
-        ]
-    lines = ["of each algorithm's settings the one with the best validation accuracy:"] if len(found) < tried else []
-    methods = [group for group in found if group.algorithm not in REFERENCES]
-    winners = {}
-    own = "On the clients' own distributions"
-    for what, where in (("global", "On the global test set"), ("personal", own), ("tuned", f"{own}, after fine-tuning,")):
-        if not methods or (what == "tuned" and not all(group.tuned for group in methods)):
+def _called(group: Group, label: dict[str, Cell]) -> str:
+    told = " ".join(f"{name} {cell.text}" for name, cell in label.items() if name.startswith("--") and cell.text)
+    return f"{group.algorithm} ({told})" if told else group.algorithm
+
+
+def _baseline(found: Sequence[Group], labels: Sequence[dict[str, Cell]], wanted: str) -> int:
+    """The row that is meant, by its algorithm or its whole name. Raises UserError where that is not one row."""
+    names = [_called(group, label) for group, label in zip(found, labels, strict=True)]
+    exact = [i for i, name in enumerate(names) if name == wanted]
+    meant = exact or [i for i, group in enumerate(found) if group.algorithm == wanted]
+    if len(meant) != 1:
+        raise UserError(f"--baseline {wanted}: {'no row' if not meant else 'several rows'} of that name; {'; '.join(names)}")
+    return meant[0]
+
+
+def _statistics(values: Sequence[Values], metric: str, base: int | None) -> list[dict[str, Cell]]:
+    """For each row, of its values by seed: n, mean, standard deviation over seeds, and the paired difference to the base."""
+    rows = []
+    for of_seeds in values:
+        own = np.array(list(of_seeds.values()))
+        row = {"n": count(len(own)), f"{metric}\n%": percent(own.mean() if len(own) else None)}
+        rows.append(row | {"std\nover seeds": percent(own.std(ddof=1) if len(own) > 1 else None)})
+    if base is None:
+        return rows
+    pairs = [None if i == base else paired(of_seeds, values[base]) for i, of_seeds in enumerate(values)]
+    tested = [i for i, pair in enumerate(pairs) if pair and pair.p is not None]
+    adjusted = dict(zip(tested, holm([pairs[i].p for i in tested]), strict=True))
+    for i, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
+        pair = pair or Paired(0, *[None] * 4)
+        row["difference\nto baseline"] = points(pair.mean)
+        row["95 % interval\nfrom"], row["\nto"] = points(pair.low), points(pair.high)
+        row["common\nseeds"] = count(pair.n or None)
+        row["p\n(Holm)"] = cell_of(adjusted.get(i), lambda p: "<0.001" if p < 0.001 else f"{p:.3f}")
+    return rows
+
+
+def _gains(group: Group, found: Sequence[Group], on: str) -> dict[str, Cell]:
+    """The gain over `independent`; no columns without any."""
+    if not any(other.algorithm == "independent" for other in found):
+        return {}
+    alone = alone_for(group, found)
+    mean, least, harmed = (gains(group, alone, on) if alone else None) or (None, None, None)
+    shown_as = {"gain over\nindependent": points(mean), "least of\na client": points(least)}
+    return {**shown_as, "clients\nharmed %": percent(harmed)}
+
+
+def _costs(group: Group, on: str) -> dict[str, Cell]:
+    """Means over seeds of the whole run, whichever of its rounds is shown."""
+    rounds = {"best\nround": cell_of(float(np.mean([row_of(run, on)["round"] for run in group.runs])), "{:.1f}".format)}
+    nbytes = float(np.mean([sent(run) for run in group.runs])) / group.options["n_clients"] / group.options["rounds"]
+    return {
+        **(rounds if on == "validation" else {}),
+        "bytes a client\nand round": cell_of(nbytes, size),
+        **effort(group),
+    }
+
+
+def _targets(group: Group, target: float, curve: str) -> dict[str, Cell]:
+    """Of every quantity the median cost of the target, and how many runs arrived."""
+    shows = {"rounds": "{:.1f}".format, "bytes": size, "flops": operations, "seconds": "{:.1f}".format}
+    goal, row, arrived = f"{100 * target:g} %", {}, 0
+    for quantity in targets.QUANTITIES:
+        told = targets.cost_to(group.runs, target, quantity, curve)
+        if told is None:
+            row[f"{quantity}\nto {goal}"] = Cell(None, "")
             continue
-        best = winners[what] = max(methods, key=lambda group: group.mean(f"{what}_mean"))
-        words = f"{where} {_name(best, varying)} is best of the collaborating methods, with {best.mean(f'{what}_mean'):.1%}"
-        gain = best.gain(f"{what}_mean")
-        if gain is not None:
-            points = round(gain * 100, 1)
-            words += (
-                f", {points} points above independent learning" if points > 0 else ", no better than independent learning"
-            )
-        level = [_name(group, varying) for group in methods if group is not best and _level(best, group, f"{what}_mean")]
-        if level:
-            words += f"; not to be told apart from {' or '.join(level)}, within twice the standard error over seeds"
-        lines.append(words + ".")
-    if methods and winners["global"] is not winners["personal"]:
-        sent = {what: _sent(group) for what, group in winners.items()}
-        small, large = sorted(("global", "personal"), key=lambda what: sent[what])
-        if sent[small]:
-            lines.append(
-                f"{_name(winners[small], varying)} moves {sent[large] / sent[small]:.3g} times fewer bytes "
-                f"than {_name(winners[large], varying)}."
-            )
-    lines += [
-        f"{_name(group, varying)} reaches {group.mean('global_mean'):.1%} global and {group.mean('personal_mean'):.1%} "
-        f"personal, {'without sending anything' if group.algorithm == 'independent' else 'with all raw data in one place'}."
-        for group in found
-        if group.algorithm in REFERENCES
+        arrived, text = told.arrived, told.text(shows[quantity])
+        row[f"{quantity}\nto {goal}"] = Cell(told.text("{:.10g}".format) if told.value is None else told.value, text)
+    return {f"runs that\nreach {goal}": count(arrived), **row}
+
+
+def _at_equal_bytes(
+    found: Sequence[Group], labels: Sequence[dict[str, Cell]], metric: str, base: int | None
+) -> tuple[float, list[dict[str, Cell]]]:
+    """The largest total of bytes that all communicating groups have reached, and the rows there."""
+    methods = [group for group in found if group.algorithm not in REFERENCES]
+    totals = [sent(run) for group in methods for run in group.runs if sent(run)]
+    if not totals:
+        raise UserError("--equal bytes: no method of these runs has sent anything")
+    budget, values, costs = min(totals), [], []
+    for group in found:
+        told: list[tuple[Seed, float, float, float, float]] = []
+        for run in group.runs:
+            nbytes, steps = targets.cumulated(run, "bytes"), targets.cumulated(run, "steps")
+            at = budget if group in methods and nbytes[-1] else nbytes[-1]
+            there, curve = targets.evaluated(run, COLUMNS[metric])
+            value = targets.interpolated(nbytes[there], curve, at)
+            if value is not None:
+                costs_of = [targets.interpolated(nbytes, spent, at) for spent in (targets.cumulated(run, "rounds"), steps)]
+                told.append((seed_of(run), value, at, *costs_of))
+        values.append({seed: value for seed, value, *_ in told})
+        costs.append(np.mean([rest for _, _, *rest in told], axis=0) if told else [None] * 3)
+    rows = []
+    for label, statistics, (nbytes, rounds, steps) in zip(labels, _statistics(values, metric, base), costs, strict=True):
+        spent = {"bytes of\nall clients": cell_of(nbytes, size), "rounds": cell_of(rounds, "{:.1f}".format)}
+        rows.append({**label, **statistics, **spent, "steps of\nall clients": whole(steps)})
+    return budget, rows
+
+
+# --- how to read them --------------------------------------------------------------------------------------------------
+
+
+def _notes(found: Sequence[Group], metric: str, on: str, base: int | None, target: float | None) -> list[str]:
+    lines = [
+        f"{metric}: accuracy {WORDS[metric]}, {ROUND[on]}; mean and standard deviation over n seeds; costs are of the whole "
+        "run, the server's in columns of their own"
     ]
-    return lines
+    if base is not None:
+        lines.append(
+            f"differences to {found[base].algorithm} in points, paired over the common seeds, with Student's 95 % interval; "
+            f"p of a paired t-test from {LEAST_SEEDS} common seeds on, adjusted over the rows (Holm)"
+        )
+    if any(group.algorithm == "independent" for group in found):
+        lines.append(
+            "gain over independent: a client's personal accuracy less that of the same client alone, in points: mean over "
+            "clients, of the client with the least, clients below 0; means over the seeds that independent has too"
+        )
+    if target is not None:
+        curve = targets.TEST if on == "last" else targets.VALIDATION
+        what = f" ({metric})" if on == "last" else ""
+        lines.append(
+            f"to {100 * target:g} %: read off {curve}{what}, its running maximum, on straight lines between "
+            "evaluated rounds, the first of them at the earliest; median over seeds, >T where the median run is not there "
+            "at its end, T"
+        )
+    return lines + list(_cautions(found))
 
 
-def best_on_validation(found: Sequence[Group]) -> list[str]:
-    """For each run with `--validation` the round that was best there, and its test accuracies."""
-    varying = _varying(found)
-    rounds = [(group, run, run.best_on_validation()) for group in found for run in group.runs]
-    return [
-        f"{_name(group, varying)} seed {run.options['seed']}, best on validation: round {best['round']:.0f}, with "
-        f"{best['validation_mean']:.1%} there, {best['global_mean']:.1%} global and {best['personal_mean']:.1%} personal."
-        for group, run, best in rounds
-        if best
-    ]
+def _cautions(found: Sequence[Group]) -> Iterator[str]:
+    seeds = {seed_of(run) for group in found for run in group.runs}
+    splits = {split for _, split in seeds}
+    if len(seeds) == 1:
+        yield "one seed: an illustration"
+    elif len(splits) < len(seeds):
+        yield (
+            f"{len(seeds)} seeds on {len(splits)} split{'s' * (len(splits) > 1)}: a spread is that of training more than of "
+            "who got what (--split_seed)"
+        )
+    for group in found:
+        codes = {run.config.get("source") for run in group.runs}
+        if len(codes) > 1:
+            yield f"warning: {group.algorithm} was run with {len(codes)} versions of code or libraries (figures.diff)"
+    machines = {repr(run.config.get("environment")) for group in found for run in group.runs}
+    if len(machines) > 1:
+        yield f"warning: runs of {len(machines)} environments, whose seconds do not compare (figures.diff)"
 
 
-def size(nbytes: float) -> str:
-    """Bytes for people: 940 B, 6.7 kB, 2.48 MB (powers of 1000)."""
-    return _scaled(nbytes, ("B", "kB", "MB", "GB", "TB"))
+def _budgets(chosen: Sequence[tuple[Group, list[Group]]]) -> Iterator[str]:
+    yield "of the settings tried the one with the best mean validation accuracy, and its test accuracy"
+    if len({len(settings) for _, settings in chosen}) > 1:
+        told = ", ".join(f"{group.algorithm} {len(settings)}" for group, settings in chosen)
+        yield f"warning: an unequal tuning budget: settings tried are {told}"
+    for group, settings in chosen:
+        if len({frozenset(map(seed_of, other.runs)) for other in settings}) > 1:
+            yield f"warning: the settings of {group.algorithm} were tried with different seeds"
 
 
-def operations(flops: float) -> str:
-    """Floating point operations for people: 2.5 MFLOP, 1.31 TFLOP."""
-    return _scaled(flops, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
+# --- the command line --------------------------------------------------------------------------------------------------
 
 
-def duration(seconds: float) -> str:
-    """Seconds for people: 0.4 s, 38 s, 12 min, 3.4 h."""
-    for unit, length, most in (("s", 1, 90), ("min", 60, 90)):
-        if seconds < most * length:
-            return f"{seconds / length:.2g} {unit}"
-    return f"{seconds / 3600:,.1f} h"
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip().removeprefix("--") for name in text.split(",") if name.strip())
 
 
-def _scaled(value: float, units: Sequence[str]) -> str:
-    for unit in units[:-1]:
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} {units[-1]}"
+def fraction(text: str) -> float:
+    """A flag's accuracy, in (0, 1]. Raises argparse.ArgumentTypeError."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no fraction of 1, such as 0.9")
+    return value
 
 
-def _level(best: Group, other: Group, name: str) -> bool:
-    """Whether runs of the same seeds differ by no more than twice the standard error of their paired difference."""
-    seeds = [[(run.options["seed"], run.options["split_seed"]) for run in group.runs] for group in (best, other)]
-    if len(best.runs) < 2 or seeds[0] != seeds[1]:
-        return False
-    difference = best.values(name) - other.values(name)
-    return bool(difference.mean() <= 2 * difference.std(ddof=1) / len(difference) ** 0.5)
+def _workbook(text: str) -> Path:
+    if not text.endswith(".xlsx"):
+        raise argparse.ArgumentTypeError(f"{text} does not end in .xlsx")
+    return Path(text)
 
 
-def _sent(group: Group) -> float:
-    return group.mean("bytes_up") + group.mean("bytes_down") + group.mean("bytes_between")
-
-
-def _gains(group: Group) -> str:
-    gains = [group.gain("global_mean"), group.gain("personal_mean")]
-    return "" if None in gains else ", ".join(f"{round(gain * 100, 1) + 0.0:+.1f}" for gain in gains)
-
-
-def percent(value: float) -> str:
-    """12.34 for 0.1234, nothing for NaN."""
-    return "" if np.isnan(value) else f"{value:.2%}".rstrip("%")
-
-
-def spread(values: np.ndarray) -> str:
-    """The standard deviation over seeds, in points; nothing for a single one."""
-    return f"{values.std(ddof=1):.2%}".rstrip("%") if len(values) > 1 else ""
-
-
-def distinguishing(found: Sequence[Mapping[str, Any]], but: Sequence[str] = OF_A_SEED) -> list[str]:
-    """The options, but for some, that tell those of one algorithm apart, if only because an older run lacks them."""
-    differing: dict[str, None] = {}
-    for algorithm in dict.fromkeys(options["algorithm"] for options in found):
-        of_it = [options for options in found if options["algorithm"] == algorithm]
-        for name in dict.fromkeys(name for options in of_it for name in options):
-            if name not in but and len({repr(options.get(name, "(none)")) for options in of_it}) > 1:
-                differing[name] = None
-    return list(differing)
-
-
-def _varying(found: Sequence[Group]) -> list[str]:
-    return distinguishing([group.options for group in found])
-
-
-def shown(value: Any) -> str:
-    """An option's value as a flag takes it: several with commas."""
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def name_of(group: Group, found: Sequence[Group]) -> str:
-    """The algorithm, and the options that tell its groups apart."""
-    return _name(group, _varying(found))
-
-
-def _name(group: Group, varying: Sequence[str]) -> str:
-    told = [f"--{name} {shown(group.options[name])}" for name in varying if name in group.options]
-    return f"{group.algorithm} ({' '.join(told)})" if told else group.algorithm
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m figures.table`."""
+    made = argparse.ArgumentParser(prog="python -m figures.table", description=__doc__.splitlines()[0])
+    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run, or a folder of runs")
+    made.add_argument("--metric", choices=COLUMNS, default="global", help="which accuracy (default: global)")
+    made.add_argument(
+        "--on", choices=ROUND, default="last", help="which round: the last, or the one best on validation (default: last)"
+    )
+    made.add_argument(
+        "--by", type=_names, default=(), metavar="OPTION[,OPTION]", help="what tells rows apart; default: all that varies"
+    )
+    made.add_argument(
+        "--select", type=_names, default=(), metavar="FLAG[,FLAG]", help="of its values the one best on validation"
+    )
+    made.add_argument("--baseline", metavar="NAME", help="the row, or its algorithm, to which differences are taken")
+    made.add_argument("--target", type=fraction, metavar="ACCURACY", help="what it cost to reach it, a fraction of 1")
+    made.add_argument("--equal", choices=("bytes",), help="a second table, at equal bytes")
+    forms = made.add_mutually_exclusive_group()
+    forms.add_argument("--markdown", dest="form", action="store_const", const="markdown", help="a GitHub table")
+    forms.add_argument("--latex", dest="form", action="store_const", const="latex", help="a LaTeX table (booktabs)")
+    forms.add_argument("--xlsx", type=_workbook, metavar="FILE", help="a workbook as well, numbers as numbers")
+    made.set_defaults(form="plain")
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from figures import comparison  # what run.py needs not
-
-    comparison.main(argv)
+    of_command = parser()
+    given = of_command.parse_args(argv)
+    asked = {name: value for name, value in vars(given).items() if name not in ("runs", "form", "xlsx")}
+    try:
+        result = compare(read(given.runs), **asked)
+        if given.xlsx:
+            write_xlsx(result, given.xlsx)
+        print(render(result, given.form))
+    except (UserError, OSError, ValueError) as error:
+        of_command.error(str(error))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,11 @@ from errors import UserError
 from saves import Run
 
 QUANTITIES = ("rounds", "bytes", "flops", "seconds")
-ADDED_UP = {"bytes": ("bytes_up", "bytes_down", "bytes_between"), "flops": ("flops",), "seconds": ("seconds",)}
+ADDED_UP = {
+    "bytes": ("bytes_up", "bytes_down", "bytes_between"),
+    "flops": ("flops", "flops:server"),
+    "seconds": ("seconds",),
+}
 TEST, VALIDATION = "the test curve", "validation"  # what an answer is read off
 
 

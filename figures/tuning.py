@@ -15,38 +15,40 @@ from tabulate import tabulate
 
 import saves
 from errors import UserError
-from figures import pyplot, table
+from figures import pyplot
 from figures.curves import STYLES
+from figures.groups import Group, groups, name_of
+from figures.units import percent, spread
 
 
-def report(found: Sequence[table.Group]) -> str:
+def report(found: Sequence[Group]) -> str:
     """A row a group of runs."""
     rows = []
     for group in found:
         last = [run.rounds.iloc[-1] for run in group.runs]
         mean = {name: 100 * np.mean([row.get(name, np.nan) for row in last]) for name in last[0].index}
-        row = {"": table.name_of(group, found), "n": len(group.runs), "global": mean["global_mean"]}
+        row = {"": name_of(group, found), "n": len(group.runs), "global": mean["global_mean"]}
         row |= {"local": mean.get("local_mean", np.nan)}
         row |= {("as sent" if e == 0 else f"epoch {e}"): 100 * value for e, value in enumerate(by_epoch(group))}
         row |= {"std over clients": mean["tuned_std_clients"], "worst tenth": mean["tuned_worst_tenth"]}
-        shown = {name: value if isinstance(value, str | int) else table.percent(value / 100) for name, value in row.items()}
-        rows.append(shown | {"std over seeds": table.spread(group.values("tuned_mean"))})
+        shown = {name: value if isinstance(value, str | int) else percent(value / 100) for name, value in row.items()}
+        rows.append(shown | {"std over seeds": spread(group.values("tuned_mean"))})
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
-def by_epoch(group: table.Group) -> np.ndarray:
+def by_epoch(group: Group) -> np.ndarray:
     """Mean personal accuracy after each epoch of fine-tuning, from 0: float [epochs + 1]."""
     return np.mean([summary["tuned_by_epoch"] for summary in group.summaries], axis=0)
 
 
-def draw(found: Sequence[table.Group], path: Path) -> None:
+def draw(found: Sequence[Group], path: Path) -> None:
     """Draw a line a group into a PNG or PDF."""
     plt = pyplot()
 
     figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained", dpi=110)
     for (colour, dashes), group in zip(STYLES * len(found), found, strict=False):
         line = 100 * by_epoch(group)
-        label = table.name_of(group, found)
+        label = name_of(group, found)
         axes.plot(
             range(len(line)), line, color=colour, linestyle=dashes, label=label, linewidth=1.8, marker="o", markersize=3
         )
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, help="PNG or PDF; default: no picture")
     given = parser.parse_args(argv)
     try:
-        found = table.groups([(saves.load(folder), None) for folder in given.runs])
+        found = groups([(saves.load(folder), None) for folder in given.runs])
         without = [group.algorithm for group in found if not group.tuned]
         if without:
             parser.error(f"{without[0]}: nothing was fine-tuned in a run of it; give runs with --ft_epochs")

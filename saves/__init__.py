@@ -37,6 +37,7 @@ Rows = dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]  # of one model f
 # columns that differ when a run is repeated
 TIMING = ("seconds", "train_seconds", "exchange_seconds", "evaluation_seconds", "peak_memory")
 ALL = -1  # "client" in the row of a round itself
+SERVER = ":server"  # the end of a column that counts what the server spends
 FILES = (
     "config.json",
     "checkpoint.pt",
@@ -71,7 +72,8 @@ class Run:
     @cached_property
     def history(self) -> pd.DataFrame:
         """All rows of `history.pkl`."""
-        return read_frame(self.folder / "history.pkl")
+        frame = read_frame(self.folder / "history.pkl")
+        return frame if f"steps{SERVER}" in frame else _server_apart(frame)
 
     @property
     def rounds(self) -> pd.DataFrame:
@@ -82,7 +84,8 @@ class Run:
     @property
     def clients(self) -> pd.DataFrame:
         """A row for each client and round in which it trained or was evaluated."""
-        return self.history[self.history["client"] != ALL].dropna(axis=1, how="all").reset_index(drop=True)
+        of_clients = self.history[self.history["client"] != ALL].dropna(axis=1, how="all").reset_index(drop=True)
+        return of_clients[[name for name in of_clients if not name.endswith(SERVER)]]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -95,9 +98,14 @@ class Run:
         return (self.folder / "done").exists()
 
     def summary(self) -> dict[str, Any]:
-        """The keys of `--json`: accuracies after the last round, totals of bytes and seconds over the run."""
+        """The keys of `--json`: accuracies after the last round; totals over the run of bytes, of the steps and flops of the
+        clients and, apart, of the server, of seconds without the evaluation and of those of the evaluation."""
         rounds = self.rounds
         last = rounds.iloc[-1]
+
+        def total(name: str) -> int | None:
+            return int(rounds[name].sum()) if name in rounds else None  # older runs have not all of them
+
         epochs = range(self.options.get("ft_epochs", 0) + 1)
         by_epoch = [float(last[f"tuned_mean:epoch {e}"]) for e in epochs if f"tuned_mean:epoch {e}" in last]
         accuracies = [f"{which}_{what}" for which in ("global", "personal") for what in ("mean", "std_clients", "worst")]
@@ -109,11 +117,9 @@ class Run:
             **{name: _number(last.get(name)) for name in accuracies},
             **{name: _number(last.get(name)) for name in ("tuned_mean", "tuned_std_clients", "tuned_worst")},
             "tuned_by_epoch": by_epoch or None,
-            "bytes_up": int(rounds["bytes_up"].sum()),
-            "bytes_down": int(rounds["bytes_down"].sum()),
-            "bytes_between": int(rounds["bytes_between"].sum()) if "bytes_between" in rounds else 0,  # not in older runs
-            "flops": int(rounds["flops"].sum()) if "flops" in rounds else None,  # not in older runs
-            "seconds": round(float(rounds["seconds"].sum() + rounds["evaluation_seconds"].sum()), 3),
+            **{name: total(name) or 0 for name in ("bytes_up", "bytes_down", "bytes_between")},
+            **{name.replace(":", "_"): total(name) for name in ("steps", f"steps{SERVER}", "flops", f"flops{SERVER}")},
+            **{name: round(float(rounds[name].sum()), 3) for name in ("seconds", "evaluation_seconds")},
             "options": self.options,
         }
 
@@ -326,14 +332,25 @@ def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
     ]
     frame = pd.concat([of_rounds, *of_clients], ignore_index=True)
     frame = frame.sort_values(["round", "client"], kind="stable", ignore_index=True)
-    counts = [
-        name for name in frame if name.startswith("bytes_") or name.startswith("flops") or name in ("steps", "samples")
-    ]
+    counts = [name for name in frame if name.startswith(("bytes_", "steps", "samples", "flops"))]
     frame[counts] = frame[counts].fillna(0)
     integers = ["round", "client", *counts]
     first = ["round", "client", "loss"]
     order = [*first, *sorted((name for name in frame if name not in first), key=lambda name: (_place(name), name))]
     return frame.astype(dict.fromkeys(integers, np.int64))[order]
+
+
+def _server_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """An older history, whose totals of a round have the server's part in them, with that part in columns of its own."""
+    frame, of_round = frame.copy(), frame["client"] == ALL
+    for name in ("steps", "samples", "flops"):
+        if name in frame:
+            by_round = frame[~of_round].groupby("round")[name].sum()
+            of_clients = by_round.reindex(frame.loc[of_round, "round"], fill_value=0).to_numpy()
+            frame[name + SERVER] = 0
+            frame.loc[of_round, name + SERVER] = frame.loc[of_round, name] - of_clients
+            frame.loc[of_round, name] = of_clients
+    return frame
 
 
 def _place(name: str) -> int:

@@ -8,6 +8,7 @@ import pandas as pd
 from openpyxl.styles import Alignment, Font
 from openpyxl.utils import get_column_letter
 
+import saves
 from saves import flat
 
 MAX_ROWS, MAX_COLUMNS, MAX_TEXT = 1_048_576, 16_384, 32_767  # Excel's limits
@@ -47,17 +48,20 @@ def _last_clients(run) -> pd.DataFrame:
 
 
 def costs(run) -> pd.DataFrame:
-    """Bytes by direction and kind, and floating point operations, those of the server apart: of the whole run, a round, and
-    a client and round (over all K clients)."""
+    """Bytes by direction and kind, steps and floating point operations, the clients' and the server's apart: of the whole
+    run, a round, and (what is the clients') a client and round, over all K clients."""
     rounds, n_clients = run.rounds, run.options["n_clients"]
     n_rounds = int(rounds["round"].max())
     rows = []
     for column in rounds.columns:
-        if column.startswith(("bytes_", "flops")):
-            cost, _, kind = column.replace("_", " ").partition(":")
-            total = int(rounds[column].sum())
-            rows.append((cost, kind or "all", total, total / n_rounds, total / n_rounds / n_clients))
-    return pd.DataFrame(rows, columns=["cost", "kind", "the whole run", "a round", "a client and round"])
+        if not column.startswith(("bytes_", "steps", "flops")):
+            continue
+        of_server = column.endswith(saves.SERVER)
+        cost, _, kind = column.removesuffix(saves.SERVER).replace("_", " ").partition(":")
+        total = int(rounds[column].sum())
+        a_client = None if of_server else total / n_rounds / n_clients
+        rows.append((cost, "server" if of_server else "clients", kind or "all", total, total / n_rounds, a_client))
+    return pd.DataFrame(rows, columns=["cost", "of the", "kind", "the whole run", "a round", "a client and round"])
 
 
 def _config(run) -> pd.DataFrame:

@@ -50,10 +50,11 @@ def main() -> int:
         for _ in range(TIMES):
             with tempfile.TemporaryDirectory() as folder:
                 plan, run = told(f"{command} --plan", folder), told(command, folder)
-            planned.append(plan["seconds"])
-            real.append(run["seconds"])
+            planned.append(plan["seconds"] + plan["evaluation_seconds"])
+            real.append(run["seconds"] + run["evaluation_seconds"])
             sent = sum(nbytes["run"] for nbytes in plan["bytes"].values())
-            wrong += (sent, plan["flops"]) != (run["bytes_up"] + run["bytes_down"] + run["bytes_between"], run["flops"])
+            wrong += sent != run["bytes_up"] + run["bytes_down"] + run["bytes_between"]
+            wrong += any(plan[name] != run[name] for name in ("steps", "steps_server", "flops", "flops_server"))
         p, r = median(planned), median(real)
         print(f"{p:>8.2f} {r:>8.2f} {p / r:>6.2f}  {min(real):>8.2f} {max(real):>8.2f}   {command}", flush=True)
     return wrong

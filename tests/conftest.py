@@ -12,8 +12,8 @@ import models
 from data.datasets import Data, from_arrays
 from errors import UserError
 from federation import Federation
+from federation.wire import Examples, Rows, Wire
 from options import Options
-from wire import Examples, Rows, Wire
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent

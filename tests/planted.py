@@ -54,16 +54,16 @@ what a client keeps is put into the rows of the first clients | helpers.py | tes
 n_k is sent without being counted | helpers.py | test_algorithms.py -k "by_hand and fedavg"
 - federation.wire.up("n_k", federation.sizes(clients), clients)
 + federation.sizes(clients)
-the clients of round 0 take part in every round | federation.py | test_federation.py
+the clients of round 0 take part in every round | federation/__init__.py | test_federation.py
 - self.stream("participation").choice
 + self.at(0).stream("participation").choice
-streams do not know whose they are: fine-tuning draws what a round drew | federation.py | test_federation.py
+streams do not know whose they are: fine-tuning draws what a round drew | federation/__init__.py | test_federation.py
 - streams.generator(self.seed, self.party, purpose
 + streams.generator(self.seed, "client", purpose
-* n_k counts what a client holds out for validation | federation.py | test_federation.py
+* n_k counts what a client holds out for validation | federation/__init__.py | test_federation.py
 - torch.tensor(len(self.shares[k]), device
 + torch.tensor(len(self.shares[k]) + sum(map(len, self.validation[k : k + 1])), device
-a broadcast is counted once, not once a client | wire.py | test_wire.py
+a broadcast is counted once, not once a client | federation/wire.py | test_wire.py
 - return self._carry("down", kind, [tree] * len(clients), clients)
 + return self._carry("down", kind, [tree], clients[:1]) * len(clients)
 cfkd: global means are means of the clients' means, not of all examples | algorithms/cfkd.py | algorithms/test_cfkd.py
@@ -147,10 +147,10 @@ validation examples are trained on | data/partition.py | test_partition.py
 augment: the hole is mirrored with its image | data/augment.py | test_augment.py
 - column - centre[:, 1:]
 + column.flip(1) - centre[:, 1:]
-* the loss on the test set is that on a client's own test examples | evaluation.py | test_evaluation.py
+* the loss on the test set is that on a client's own test examples | experiment/evaluation.py | test_evaluation.py
 - loss[test].mean().item(), right
 + loss[personal[k]].mean().item(), right
-fine-tuning forgets its momentum after every epoch | evaluation.py | test_evaluation.py
+fine-tuning forgets its momentum after every epoch | experiment/evaluation.py | test_evaluation.py
 - memory=[memory], only=only)
 + only=only)
 a checkpoint is named by the round before | experiment/rounds.py | test_experiment.py -k "checkpoint_is"
@@ -171,16 +171,16 @@ work that a plan passes over takes no time | experiment/planning.py | test_plan.
 * where clients are sampled, a plan takes rounds for alike | experiment/planning.py | test_plan.py
 - if options.participation < 1 or any
 + if any
-known work is not counted again | meter.py | test_helpers.py -k "flops"
+known work is not counted again | federation/meter.py | test_helpers.py -k "flops"
 - self.spent["flops", party, client] += self._flops[kind]
 + self.spent["flops", party, client] = self._flops[kind]
-an evaluation counts as work of the clients | evaluation.py | test_evaluation.py
+an evaluation counts as work of the clients | experiment/evaluation.py | test_evaluation.py
 - PARTY = "evaluation"
 + PARTY = "client"
-a confusion matrix has the predicted classes in its rows | evaluation.py | test_evaluation.py -k "confusion"
+a confusion matrix has the predicted classes in its rows | experiment/evaluation.py | test_evaluation.py -k "confusion"
 - data.y[indices] * n_classes + predicted[indices]
 + predicted[indices] * n_classes + data.y[indices]
-features are of other examples in every round | evaluation.py | test_evaluation.py -k "features"
+features are of other examples in every round | experiment/evaluation.py | test_evaluation.py -k "features"
 - federation.aside(PARTY).at(0)
 + federation.aside(PARTY)
 a band is the standard deviation of a population | figures/bands.py | figures/test_curves.py

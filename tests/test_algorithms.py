@@ -19,8 +19,8 @@ import algorithms
 import models
 import options as shared
 from federation import Federation
+from federation.wire import Wire
 from helpers import _parted, train
-from wire import Wire
 
 MODULES = {**algorithms.ALGORITHMS, **{f"{name} --as_published": module for name, module in algorithms.PUBLISHED.items()}}
 SHARES = [range(10), range(10, 30), range(30, 60)]

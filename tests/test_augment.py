@@ -17,7 +17,7 @@ import streams
 from algorithms.independent import loss
 from data.augment import AUGMENTATIONS, apply, draw, part
 from data.datasets import from_arrays
-from evaluation import evaluate
+from experiment.evaluation import evaluate
 from federation import Federation
 from helpers import Round, outputs, train
 from models import Net

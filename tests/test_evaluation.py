@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from conftest import line_of, map_leaves, options_for, play, tiny_federation, weights_of
 
 import algorithms
-import evaluation
 import experiment
 import options
 import saves
 import streams
 from data.partition import Split
 from errors import DivergedError
-from evaluation import cross_entropy, evaluate, features, personalise
-from experiment import federation_of, measuring, prepare, rounds
+from experiment import evaluation, federation_of, measuring, prepare, rounds
+from experiment.evaluation import cross_entropy, evaluate, features, personalise
 from federation import Federation
 from helpers import Round
 from options import Launch

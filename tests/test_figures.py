@@ -11,10 +11,12 @@ from conftest import ROOT
 from PIL import Image
 
 import algorithms
+import commandline
 import experiment
-import options
 import saves
-from figures import data_exchange_table, exchange, mhmd_table, table, tuning
+from figures import data_exchange_table, exchange, mhmd_table, summary, tuning
+from figures.groups import groups
+from figures.units import size
 from options import Launch
 
 QUICK = {"dataset": "digits", "reduced": 0.2, "rounds": 1, "epoch_per_round": 1, "threads": 1, "model": ("MLP",)}
@@ -116,10 +118,10 @@ def test_runs_without_fine_tuning_are_refused_in_a_line(exchanged, capsys):
 
 def test_the_comparison_tells_what_went_to_neighbours_and_what_fine_tuning_made_of_it(exchanged, tmp_path):
     tuned = run("fedavg", tmp_path, n_clients=3, ft_epochs=1)
-    found = table.groups([(exchanged[3], None), (tuned, None)])
-    text = table.comparison(found)
+    found = groups([(exchanged[3], None), (tuned, None)])
+    text = summary.table(found)
     model = sum(tensor.nbytes for tensor in tuned.weights()["global"].values())
-    assert table.size(2 * model) in text, "two neighbours on a ring of three"
+    assert size(2 * model) in text, "two neighbours on a ring of three"
     assert "tuned" in text.splitlines()[0]
     assert f"{100 * tuned.summary()['tuned_mean']:.2f}" in text
 
@@ -149,5 +151,5 @@ def test_every_command_of_a_script_is_understood(script, tmp_path):
     classes = {known: algorithms.options_of(known) for known in algorithms.ALGORITHMS}
     for name, *words in commands:
         assert name == "run.py"
-        runs, _, _ = options.parse(words, classes, dict.fromkeys(classes, ""))
+        runs, _, _ = commandline.parse(words, classes, dict.fromkeys(classes, ""))
         assert runs

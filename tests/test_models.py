@@ -10,7 +10,7 @@ from torch import nn
 
 import streams
 from errors import UserError
-from meter import Meter
+from federation.meter import Meter
 from models import (
     HAVE_HEADS,
     MODELS,

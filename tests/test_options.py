@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 
 import algorithms
+import commandline
 import options
 from errors import UserError
 from options import Choice, Launch, Matching, Needs, Number, Options, Several, flag, flags_of, from_plain, nearest, plain
@@ -22,7 +23,7 @@ DESCRIBED = {name: algorithms.describe(name) for name in CLASSES}
 
 
 def parse(line, classes=CLASSES):
-    return options.parse(line.split(), classes, {name: f"what {name} sends" for name in classes})
+    return commandline.parse(line.split(), classes, {name: f"what {name} sends" for name in classes})
 
 
 def runs_of(line, classes=CLASSES):
@@ -297,7 +298,7 @@ def test_no_value_of_a_flag_is_left_out_of_the_plain_text():
 
 def helped(line, capsys):
     with pytest.raises(SystemExit) as stopped:
-        options.parse(line.split(), CLASSES, DESCRIBED)
+        commandline.parse(line.split(), CLASSES, DESCRIBED)
     assert stopped.value.code == 0
     return capsys.readouterr().out
 

@@ -9,12 +9,12 @@ from conftest import options_for, tiny_federation
 
 import algorithms
 import experiment
-import meter
 import run as command
 import saves
 from errors import DivergedError
 from experiment import measuring, planning
 from experiment.planning import Rehearsal
+from federation import meter
 from helpers import train
 from options import Launch
 

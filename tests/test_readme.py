@@ -14,7 +14,7 @@ from conftest import ROOT
 from test_datasets import LAYOUTS
 
 import algorithms
-import options
+import commandline
 import run as command
 import saves
 from data.datasets import LOADERS
@@ -65,9 +65,9 @@ def test_every_command_of_the_readme_is_understood(line):
     classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
     if "-h" in words:
         with pytest.raises(SystemExit):
-            options.parse(words, classes, dict.fromkeys(classes, ""))
+            commandline.parse(words, classes, dict.fromkeys(classes, ""))
     else:
-        runs, _, _ = options.parse(words, classes, dict.fromkeys(classes, ""))
+        runs, _, _ = commandline.parse(words, classes, dict.fromkeys(classes, ""))
         assert runs
 
 

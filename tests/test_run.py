@@ -14,7 +14,9 @@ import run as command
 import saves
 from data.datasets import LOADERS, from_arrays
 from experiment import identity
-from figures import curves, table
+from figures import curves, summary
+from figures.groups import groups
+from figures.units import size
 
 QUICK = "--n_clients 3 --rounds 2 --reduced 0.1 --model MLP --threads 1"
 KEYS = [
@@ -244,7 +246,7 @@ class Told:
 def test_the_words_name_the_winner_of_each_accuracy_and_the_price():
     base = Told("independent", 0.5, 0.8, 0)
     runs = [Told("fedavg", 0.9, 0.85, 8000), Told("cfkd", 0.6, 0.95, 1000), base, Told("centralized", 0.97, 0.96, 500)]
-    first, second, third, *references = table.verdict(table.groups([(run, base) for run in runs]))
+    first, second, third, *references = summary.verdict(groups([(run, base) for run in runs]))
     assert "fedavg" in first
     assert "90.0%" in first
     assert "40.0 points above" in first  # 0.9 - 0.5
@@ -256,7 +258,7 @@ def test_the_words_name_the_winner_of_each_accuracy_and_the_price():
 
 def test_a_winner_that_does_not_beat_independent_learning_is_not_said_to():
     base = Told("independent", 0.5, 0.9, 0)
-    lines = table.verdict(table.groups([(run, base) for run in (Told("fedavg", 0.6, 0.7, 1), base)]))
+    lines = summary.verdict(groups([(run, base) for run in (Told("fedavg", 0.6, 0.7, 1), base)]))
     assert "no better than independent learning" in lines[1]
 
 
@@ -264,7 +266,7 @@ def test_a_lead_within_what_the_seeds_differ_by_is_said_to_be_none():
     def words(leads):
         runs = [Told("fedavg", 0.9, 0.9, 1, seed=seed) for seed in range(3)]
         runs += [Told("cfkd", 0.9 + lead, 0.8, 1, seed=seed) for seed, lead in enumerate(leads)]
-        return table.verdict(table.groups([(run, None) for run in runs]))[0]
+        return summary.verdict(groups([(run, None) for run in runs]))[0]
 
     # mean 0.01 both times; standard errors 0.03 / sqrt(3) = 0.017 and 0.001 / sqrt(3) = 0.0006
     assert "not to be told apart from fedavg" in words((0.04, 0.01, -0.02))
@@ -274,29 +276,29 @@ def test_a_lead_within_what_the_seeds_differ_by_is_said_to_be_none():
 def test_settings_are_chosen_by_validation_and_never_by_test():
     runs = [Told("fedavg", 0.9, 0.9, 1, validation=0.6, lr=0.1), Told("fedavg", 0.7, 0.7, 1, validation=0.8, lr=0.2)]
     other = Told("cfkd", 0.75, 0.75, 1, validation=0.7, lr=0.1)
-    lines = table.verdict(table.groups([(run, None) for run in (*runs, other)]))
+    lines = summary.verdict(groups([(run, None) for run in (*runs, other)]))
     assert "validation" in lines[0]
     assert "cfkd" in lines[1]  # 0.75 on test beats the chosen 0.7; the 0.9 was not chosen
-    (line,) = table.verdict(table.groups([(Told("fedavg", 0.9, 0.9, 1, lr=lr), None) for lr in (1, 2)] + [(other, None)]))
+    (line,) = summary.verdict(groups([(Told("fedavg", 0.9, 0.9, 1, lr=lr), None) for lr in (1, 2)] + [(other, None)]))
     assert "no winner is named" in line
 
 
 def test_the_spread_over_seeds_is_a_column_of_its_own_and_says_so():
     runs = [Told("fedavg", value, value, 1, seed=seed) for seed, value in enumerate((0.80, 0.82, 0.84))]
-    found = table.groups([(run, None) for run in runs])
-    text = table.comparison(found)
+    found = groups([(run, None) for run in runs])
+    text = summary.table(found)
     assert len(found) == 1
     assert "over seeds" in text
     words = text.splitlines()[-1].split()
     assert "82.00" in words  # the mean
     assert "2.00" in words  # the standard deviation of a sample
     assert "±" not in text
-    assert "over seeds" not in table.comparison(table.groups([(runs[0], None)]))
+    assert "over seeds" not in summary.table(groups([(runs[0], None)]))
 
 
 def test_groups_are_told_apart_by_the_options_that_differ():
     runs = [Told("fedavg", 0.5, 0.5, 1, lr=lr) for lr in (0.1, 0.2)]
-    text = table.comparison(table.groups([(run, None) for run in runs]))
+    text = summary.table(groups([(run, None) for run in runs]))
     assert "--lr" in text
     assert "0.2" in text
 
@@ -305,7 +307,7 @@ def test_groups_are_told_apart_by_the_options_that_differ():
     ("nbytes", "told"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2_480_000, "2.48 MB"), (5e12, "5 TB")]
 )
 def test_sizes_are_in_powers_of_1000(nbytes, told):
-    assert table.size(nbytes) == told
+    assert size(nbytes) == told
 
 
 def test_curves_are_drawn_and_a_folder_that_is_no_run_is_refused(tmp_path, capsys):

@@ -6,7 +6,7 @@ from conftest import tiny_data, tiny_federation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wire import Examples, Wire, leaves, weigh
+from federation.wire import Examples, Wire, leaves, weigh
 
 ELEMENT_BYTES = {
     torch.float64: 8,

@@ -16,10 +16,10 @@ from data import augment
 from data.datasets import Data
 from errors import UserError
 from federation import Federation
+from federation.wire import Rows
 from helpers import EVALUATION_BATCH, learning_rate, train
 from models import StemNet
 from options import Choice
-from wire import Rows
 
 NETWORK = Choice(tuple(models.MODELS))
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -4,7 +4,7 @@
 
 A RUN is the folder of a finished run, or a folder of such, as `figures.table` takes them. The page holds all that it needs,
 plotly.js included, and asks no network for anything. What is written on it stands in `page.html.j2`; its numbers are of
-`figures.comparison`, its figures of `figures.report.charts`.
+`figures.table`, its figures of `figures.report.charts`.
 """
 
 import argparse
@@ -17,15 +17,15 @@ from markupsafe import Markup
 
 from data import partition
 from errors import UserError
-from figures import comparison
-from figures.comparison.cells import Cell, cell_of
-from figures.comparison.settings import COLUMNS, alone_for, ordered, read, seed_of
-from figures.report.charts import charts, measured, styles, total
-from figures.table import OF_A_SEED, REFERENCES, Group, groups, name_of, operations, shown, size, verdict
+from figures import table
+from figures.cells import Cell
+from figures.groups import COLUMNS, OF_A_SEED, REFERENCES, Group, alone_for, groups, name_of, ordered, read, seed_of
+from figures.report.charts import charts, measured, styles
+from figures.summary import verdict
+from figures.units import shown, size
 from saves import Run
 
 Row = dict[str, Cell]
-COSTS = ("bytes a client\nand round", "steps of\nall clients", "seconds")
 
 
 def page(
@@ -35,11 +35,11 @@ def page(
     baseline: str | None = None,
     target: float | None = None,
 ) -> str:
-    """The page as HTML; the parameters are the flags of the command line. Raises UserError, as `comparison.compare`."""
+    """The page as HTML; the parameters are the flags of the command line. Raises UserError, as `table.compare`."""
     from plotly.offline import get_plotlyjs
 
     found = ordered(runs)
-    rows, notes = table(found, metric, baseline, target)
+    rows, notes = rows_of(found, metric, baseline, target)
     facts = setup(found)
     names = [name_of(group, found) for group in found]
     figures = charts(found)
@@ -81,17 +81,17 @@ def setup(found: Sequence[Group]) -> dict[str, str]:
     }
 
 
-def table(
+def rows_of(
     found: Sequence[Group], metric: str = "global", baseline: str | None = None, target: float | None = None
 ) -> tuple[list[Row], list[str]]:
-    """A row a group, {header: cell}: all accuracies with their spread over seeds, the costs, and what `comparison.compare`
+    """A row a group, {header: cell}: all accuracies with their spread over seeds, the costs, and what `table.compare`
     has for `metric` besides; and how to read it. A column that would be empty is left out. Raises UserError."""
     runs = [run for group in found for run in group.runs]
-    asked = comparison.compare(runs, metric, baseline=baseline, target=target)
+    asked = table.compare(runs, metric, baseline=baseline, target=target)
     (main,) = asked.tables.values()
     rows: list[Row] = [{} for _ in found]
     for accuracy in (name for name in COLUMNS if measured(found, name)):
-        (own,) = comparison.compare(runs, accuracy).tables.values()
+        (own,) = table.compare(runs, accuracy).tables.values()
         for row, of_it in zip(rows, own, strict=True):
             spread = of_it.pop("std\nover seeds")
             row |= {
@@ -99,14 +99,12 @@ def table(
             }
             row |= {f"{accuracy}\n%": of_it[f"{accuracy}\n%"], f"{accuracy} std\nover seeds": spread}
     for row, of_it, group in zip(rows, main, found, strict=True):
-        row |= {"what clients\nsend": _kinds(group)} | {name: of_it[name] for name in COSTS} | {"flops": _flops(group)}
+        row |= {"what clients\nsend": _kinds(group)} | {"bytes a client\nand round": of_it["bytes a client\nand round"]}
         row |= {name: cell for name, cell in of_it.items() if name not in row and name != "std\nover seeds"}
     told = [name for name in rows[0] if any(row[name].text for row in rows)]
-    others = [f"{name}: accuracy {comparison.WORDS[name]}" for name in COLUMNS if name != metric and f"{name}\n%" in told]
+    others = [f"{name}: accuracy {table.WORDS[name]}" for name in COLUMNS if name != metric and f"{name}\n%" in told]
     sent = "what clients send: the kinds of message that leave them, most bytes first; bytes are those received as well"
-    spent = "flops: floating-point operations of all clients and the server in the whole run"
-    costs = [sent, spent if "flops" in told else "flops: not in all histories, so not here"]
-    return [{name: row[name] for name in told} for row in rows], [asked.notes[0], *others, *costs, *asked.notes[1:]]
+    return [{name: row[name] for name in told} for row in rows], [asked.notes[0], *others, sent, *asked.notes[1:]]
 
 
 def options(found: Sequence[Group]) -> tuple[dict[str, list[str]], dict[str, str]]:
@@ -152,11 +150,6 @@ def _with_baselines(found: Sequence[Group]) -> list[Group]:
     return groups(pairs)
 
 
-def _flops(group: Group) -> Cell:
-    """Of all clients and the server in the whole run, mean over seeds."""
-    return cell_of(total(group, "flops"), operations)
-
-
 def _kinds(group: Group) -> Cell:
     """What the clients send, most bytes first: what a privacy audit asks for."""
     rounds = group.runs[0].rounds
@@ -189,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--baseline", metavar="NAME", help="the row, or its algorithm, to which differences are taken")
     parser.add_argument(
-        "--target", type=comparison.fraction, metavar="ACCURACY", help="what it cost to reach it, a fraction of 1"
+        "--target", type=table.fraction, metavar="ACCURACY", help="what it cost to reach it, a fraction of 1"
     )
     given = parser.parse_args(argv)
     try:

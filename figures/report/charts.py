@@ -15,13 +15,12 @@ import numpy as np
 from errors import UserError
 from figures import targets
 from figures.bands import Band, band
-from figures.comparison.settings import COLUMNS, by_client
 from figures.curves import flat
 from figures.curves import styles as styles_of
+from figures.groups import COLUMNS, REFERENCES, Group, by_client, name_of
 from figures.pareto import front
 from figures.representations import colours_of, embedded, rounds_shown
 from figures.representations import features as features_of
-from figures.table import REFERENCES, Group, name_of
 
 LINE = 2  # px
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}  # plotly's words for those of the pictures

@@ -19,9 +19,9 @@ import options
 from algorithms import data_exchange
 from algorithms.data_exchange import exchange, graph
 from experiment import identity
+from federation.wire import Wire
 from options import Launch, flags_of
 from streams import generator
-from wire import Wire
 
 NUMBERS = (1, 2, 3, 5, 7, 10, 33)
 DRAWN = [name for name in graph.TOPOLOGIES if name != "file"]

@@ -15,9 +15,9 @@ import options
 from algorithms import fedavg
 from algorithms.published import fedavg as published
 from federation import Federation
+from federation.wire import Wire
 from helpers import train
 from options import flags_of
-from wire import Wire
 
 WHOLE = 60  # a batch size that no share of the tiny data exceeds: one full batch an epoch
 

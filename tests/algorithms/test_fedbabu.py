@@ -13,9 +13,9 @@ import experiment
 import options
 from algorithms import data_exchange, fedbabu
 from experiment import identity
+from federation.wire import Wire
 from helpers import average, train
 from options import Launch, flags_of
-from wire import Wire
 
 WHOLE = 60  # a batch size that no share of the tiny data exceeds: one full batch an epoch
 SHARES = [range(10), range(10, 30), range(30, 60)]

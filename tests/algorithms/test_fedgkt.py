@@ -22,9 +22,9 @@ from algorithms.fedgkt import server
 from algorithms.published import fedgkt as published
 from errors import UserError
 from federation import Federation
+from federation.wire import Wire
 from helpers import Batch
 from options import Launch
-from wire import Wire
 
 SIZE = 8  # side of the images
 SHARES = [range(4), range(4, 10), range(10, 19)]  # of different lengths, which tell the clients apart

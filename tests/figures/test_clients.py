@@ -5,7 +5,7 @@ from test_curves import refused
 from test_targets import saved
 
 from figures import clients
-from figures.comparison.settings import ordered
+from figures.groups import ordered
 
 
 def of(export, algorithm, seed, values, **changed):

@@ -5,7 +5,8 @@ import pytest
 from conftest import line_of
 from test_targets import saved
 
-from figures import bands, comparison, curves
+from figures import bands, curves
+from figures.groups import ordered
 
 NAN = float("nan")
 
@@ -172,7 +173,7 @@ def test_a_group_has_one_style_in_all_panels_and_no_other_group_has_it(tmp_path)
     assert len({repr(style[1:]) for style in styles[0]}) == len(styles[0]) == 25
     greys = {label.partition(" ")[0]: colour for label, colour, _ in styles[0]}
     assert (greys["independent"], greys["centralized"]) == ("#000000", "#707070")
-    assert curves.styles(comparison.settings.ordered(runs)) == curves.styles(comparison.settings.ordered(runs[::-1]))
+    assert curves.styles(ordered(runs)) == curves.styles(ordered(runs[::-1]))
 
 
 # --- the command -------------------------------------------------------------------------------------------------------

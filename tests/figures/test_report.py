@@ -14,7 +14,7 @@ from test_targets import saved
 
 import saves
 from figures import report
-from figures.comparison.settings import ordered
+from figures.groups import ordered
 
 NASTY = "</script><script>alert(1)</script><a href='http://example.org'>\"&b"
 ENVIRONMENT = {"python": "3.11", "torch": "2.13.0", "processor": "x86_64", "device": "cpu"}

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from commandline import shorthand
+from commandline.shorthand import TRANSLATIONS, Shorthand, words_of
 from errors import UserError
-from options import shorthand
-from options.shared import Launch, Options, flags_of
-from options.shorthand import TRANSLATIONS, Shorthand, words_of
-from options.values import Choice, Matching, Number, Several, nearest
+from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

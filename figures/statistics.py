@@ -20,11 +20,14 @@ class Paired(NamedTuple):
     high: float | None
     p: float | None
 
+    @property
+    def apart(self) -> bool:
+        """Whether the interval leaves out 0: the two are told apart. Never with one seed."""
+        return self.low is not None and (self.low > 0 or self.high < 0)
+
 
 def paired(own: Values, baseline: Values) -> Paired | None:
     """`own` less `baseline` over the seeds of both: Student's t, n - 1 degrees of freedom. None without a common seed."""
-    from scipy import stats
-
     common = sorted(own.keys() & baseline.keys())
     if not common:
         return None
@@ -32,9 +35,18 @@ def paired(own: Values, baseline: Values) -> Paired | None:
     n, mean, deviation = len(common), float((a - b).mean()), float((a - b).std(ddof=1)) if len(common) > 1 else 0.0
     if n == 1:
         return Paired(1, mean, None, None, None)
-    half = float(stats.t.ppf(0.975, n - 1)) * deviation / n**0.5
+    half = least_errors(n) * deviation / n**0.5
+    from scipy import stats
+
     tested = n >= LEAST_SEEDS and np.ptp(a - b) > 1e-12
     return Paired(n, mean, mean - half, mean + half, float(stats.ttest_rel(a, b).pvalue) if tested else None)
+
+
+def least_errors(n: int) -> float:
+    """How many standard errors a mean of n paired differences has to be from 0 for its 95 % interval to leave it out."""
+    from scipy import stats
+
+    return float(stats.t.ppf(0.975, n - 1))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

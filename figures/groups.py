@@ -1,6 +1,6 @@
 """Which saved runs may be compared, in which rows, and what each of them says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,93 @@ import saves
 from data import partition
 from errors import UserError
 from figures import targets
-from figures.comparison.statistics import Seed
-from figures.table import OF_A_SEED, REFERENCES, Group, groups, shown
+from figures.statistics import Paired, Seed, Values, paired
+from figures.units import shown
 from saves import Run
 
+REFERENCES = ("independent", "centralized")  # the lower and the upper line: not methods that share what they learned
+OF_A_SEED = ("algorithm", "seed", "split_seed")
 COLUMNS = {"global": "global_mean", "personal": "personal_mean", "worst": "personal_worst", "tuned": "tuned_mean"}
 ROUND = {"last": "after the last round", "validation": "of the round best on validation"}
 RULE = (
     *("dataset", "attribute", "image_size", "reduced", "reduced_draw", "sizes", "partition", "partition_file", "validation"),
     *sorted({name for deal in partition.PARTITIONS.values() for name in partition.parameters(deal)} - {"counts"}),
 )
+
+
+class Group:
+    """Runs that differ in their seeds only, and for each the `independent` run on its split, where there is one."""
+
+    def __init__(self, runs: Sequence[tuple[Run, Run | None]]) -> None:
+        self.runs = [run for run, _ in runs]
+        self.options = self.runs[0].options
+        self.algorithm = self.options["algorithm"]
+        self.summaries = [run.summary() for run in self.runs]
+        self.baselines = [base.summary() if base else None for _, base in runs]
+
+    def values(self, name: str) -> np.ndarray:
+        """One value a run, float [n], of a key of `Run.summary`."""
+        return np.array([summary.get(name) for summary in self.summaries], dtype=float)
+
+    def by_seed(self, name: str) -> Values:
+        """The same by seed."""
+        return {seed_of(run): summary[name] for run, summary in zip(self.runs, self.summaries, strict=True)}
+
+    def mean(self, name: str) -> float:
+        """Mean over the runs."""
+        return float(self.values(name).mean())
+
+    def gain(self, name: str) -> Paired | None:
+        """The difference to `independent` on the same split and seed; None where one of them is missing."""
+        if self.algorithm == "independent" or None in self.baselines:
+            return None
+        return paired(
+            self.by_seed(name), dict(zip(self.by_seed(name), [base[name] for base in self.baselines], strict=True))
+        )
+
+    def per_client_and_round(self, name: str) -> float:
+        """Of a total of the run: its mean over all K clients and all rounds."""
+        return self.mean(name) / self.options["n_clients"] / self.options["rounds"]
+
+    @property
+    def validation(self) -> float | None:
+        """Mean validation accuracy after the last round, or None without `--validation`."""
+        if any("validation_mean" not in run.rounds for run in self.runs):
+            return None
+        return float(np.mean([run.rounds["validation_mean"].iloc[-1] for run in self.runs]))
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the clients fine-tuned the last model."""
+        return not np.isnan(self.values("tuned_mean")).any()
+
+
+def groups(runs: Sequence[tuple[Run, Run | None]]) -> list[Group]:
+    """Group (run, its independent run or None) by all options but the seeds, in order of appearance."""
+    found: dict[str, list] = {}
+    for run, baseline in runs:
+        key = repr((run.options["algorithm"], {k: v for k, v in run.options.items() if k not in OF_A_SEED}))
+        found.setdefault(key, []).append((run, baseline))
+    return [Group(members) for members in found.values()]
+
+
+def distinguishing(found: Sequence[Mapping[str, Any]], but: Sequence[str] = OF_A_SEED) -> list[str]:
+    """Of several options, as `Group.options`: those, but for some, that tell the ones of one algorithm apart, if only
+    because an older run lacks them."""
+    differing: dict[str, None] = {}
+    for algorithm in dict.fromkeys(options["algorithm"] for options in found):
+        of_it = [options for options in found if options["algorithm"] == algorithm]
+        for name in dict.fromkeys(name for options in of_it for name in options):
+            if name not in but and len({repr(options.get(name, "(none)")) for options in of_it}) > 1:
+                differing[name] = None
+    return list(differing)
+
+
+def name_of(group: Group, found: Sequence[Group]) -> str:
+    """The algorithm, and the options that tell its groups apart."""
+    names = [name for name in distinguishing([other.options for other in found]) if name in group.options]
+    told = " ".join(f"--{name} {shown(group.options[name])}" for name in names)
+    return f"{group.algorithm} ({told})" if told else group.algorithm
 
 
 def seed_of(run: Run) -> Seed:

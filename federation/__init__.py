@@ -13,9 +13,9 @@ from torch import Tensor
 
 import streams
 from data.datasets import Data
-from meter import Meter
+from federation.meter import Meter
+from federation.wire import Examples, Wire
 from models import Net
-from wire import Examples, Wire
 
 Weights = dict[str, Tensor]  # parameters and buffers by name: one row of an algorithm's state
 

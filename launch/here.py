@@ -1,4 +1,4 @@
-"""Where experiments run: this process, one after another."""
+"""In this process, one after another."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -9,6 +9,7 @@ import experiment
 import saves
 from errors import DivergedError
 from experiment import Experiment
+from figures import folder
 
 
 def launch(
@@ -22,6 +23,7 @@ def launch(
         with tqdm(total=options.rounds, desc=label, unit="round", disable=True if quiet else None, leave=False) as bar:
             try:
                 result = experiment.run(one, force, partial(_show, bar))
+                folder.complete(result)
             except DivergedError as error:
                 result = error
         yield one, result

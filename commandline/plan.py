@@ -5,7 +5,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from figures.table import distinguishing, duration, operations, shown, size
+from figures.groups import distinguishing
+from figures.units import duration, operations, shown, size
 from options import plain
 
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
@@ -15,7 +16,8 @@ def report(plans: Sequence) -> str:
     """The tables of plans, and the sum of it in words. Bytes are exact; those of a round are means over the rounds."""
     named = _named(plans)
     neighbours = any(plan.rounds["bytes_between"].any() for plan in plans)
-    runs = [{**name, **_run(plan, neighbours)} for name, plan in zip(named, plans, strict=True)]
+    server = any(plan.rounds["flops:server"].any() for plan in plans)
+    runs = [{**name, **_run(plan, neighbours, server)} for name, plan in zip(named, plans, strict=True)]
     kinds = [{**name, **row} for name, plan in zip(named, plans, strict=True) for row in _kinds(plan)]
     words = (*named[0], "direction", "kind")
     parts = [_table(rows, words) for rows in (runs, kinds) if rows]
@@ -31,7 +33,6 @@ def report(plans: Sequence) -> str:
 def summary(plan) -> dict[str, Any]:
     """The keys of `--json`: of the whole run, but for those that say otherwise. Counts are exact, seconds estimated."""
     rounds, options = plan.rounds, plan.experiment.options
-    clients = plan.history[plan.history["client"] >= 0]
     return {
         "algorithm": options.algorithm,
         "seed": options.seed,
@@ -46,28 +47,28 @@ def summary(plan) -> dict[str, Any]:
             }
             for name in _messages(rounds)
         },
-        "flops_a_client_and_round": float(clients["flops"].sum()) / options.n_clients / options.rounds,
-        "flops_server": int(rounds["flops:server"].sum()) if "flops:server" in rounds else 0,
-        "flops": int(rounds["flops"].sum()),
-        "steps": int(rounds["steps"].sum()),
+        **{name: int(rounds[name].sum()) for name in ("steps", "flops")},
+        **{f"{name}_server": int(rounds[f"{name}:server"].sum()) for name in ("steps", "flops")},
         "memory": int(rounds["peak_memory"].max()),
-        "seconds": round(plan.seconds, 3),
+        **{name: round(float(rounds[name].sum()), 3) for name in ("seconds", "evaluation_seconds")},
         "options": plain(options),
     }
 
 
-def _run(plan, neighbours: bool) -> dict[str, str]:
+def _run(plan, neighbours: bool, server: bool) -> dict[str, str]:
     told, options = summary(plan), plan.experiment.options
     rounds, share = plan.rounds, options.n_clients * options.rounds
     row = {"parameters": ", ".join(f"{n:,}" for n in dict.fromkeys(told["parameters"]))}
     for name, words in DIRECTIONS.items():
         if name != "between" or neighbours:
             row[f"{words}, a client\nand round"] = size(rounds[f"bytes_{name}"].sum() / share)
-    row["FLOPs, a client\nand round"] = operations(told["flops_a_client_and_round"])
-    row["of the server,\na round"] = operations(told["flops_server"] / options.rounds)
+    row["steps of\nall clients"] = f"{told['steps']:,}"
+    row["FLOPs a client\nand round"] = operations(told["flops"] / share)
+    if server:
+        row["steps of\nthe server"] = f"{told['steps_server']:,}"
+        row["FLOPs of the\nserver a round"] = operations(told["flops_server"] / options.rounds)
     return {
         **row,
-        "steps of\nall clients": f"{told['steps']:,}",
         "memory, of this\nprocess so far": size(told["memory"]),
         "time": duration(plan.seconds),
     }

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from errors import UserError
-from options.shared import flag
-from options.values import Choice, Number
+from options import Choice, Number, flag
 
 # What the CFKD code runs by these names (without one it runs cfkd). It keeps Adam's memory where it averages models.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -9,14 +9,17 @@ import pytest
 from conftest import line_of
 from test_targets import saved
 
-from figures import comparison, table
+from figures import cells, table
+from figures.cells import render
+from figures.groups import groups, name_of, read
+from figures.statistics import holm, paired
 
 T_2 = 4.302652729911275  # 97.5 % of Student's t with 2 degrees of freedom: x = 0.95 sqrt(2 / (1 - 0.95**2))
 
 
 def rows_of(runs, title="after the last round", **asked):
     """{name of the row: {header: value}}"""
-    rows = comparison.compare(runs, **asked).tables[title]
+    rows = table.compare(runs, **asked).tables[title]
     named = [" ".join(str(row[name].value) for name in row if name == "algorithm" or name.startswith("--")) for row in rows]
     told = [{name.replace("\n", " ").strip(): cell.value for name, cell in row.items()} for row in rows]
     return dict(zip(named, told, strict=True))
@@ -30,7 +33,7 @@ def seeds(export, algorithm, values, **changed):
 def refused(capsys, *words):
     """The one line of error with which a command is refused."""
     with pytest.raises(SystemExit) as stopped:
-        comparison.main([str(word) for word in words])
+        table.main([str(word) for word in words])
     assert stopped.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     return line.partition("error: ")[2]
@@ -45,7 +48,7 @@ def of(*values):
 
 def test_the_interval_is_students_by_its_formula():
     assert pytest.approx(T_2) == 0.95 * math.sqrt(2 / (1 - 0.95**2))  # t with 2 degrees of freedom has a closed form
-    told = comparison.paired(of(0.51, 0.62, 0.73), of(0.5, 0.6, 0.7))
+    told = paired(of(0.51, 0.62, 0.73), of(0.5, 0.6, 0.7))
     half = T_2 * 0.01 / math.sqrt(3)  # the differences 1, 2, 3 points have mean 2 and standard deviation 1
     assert told == pytest.approx((3, 0.02, 0.02 - half, 0.02 + half, None))
 
@@ -56,22 +59,22 @@ def test_p_is_of_the_paired_t_test_and_from_six_common_seeds_on():
     # differences 1 ... 6 points: mean 3.5, variance 3.5; t = sqrt(6 * 3.5), whose p with 5 degrees of freedom is closed
     angle = math.atan(math.sqrt(6 * 3.5) / math.sqrt(5))
     inside = 2 / math.pi * (angle + math.sin(angle) * (math.cos(angle) + 2 / 3 * math.cos(angle) ** 3))
-    assert comparison.paired(of(*own), of(*base)).p == pytest.approx(1 - inside)
-    assert comparison.paired(of(*own[:5]), of(*base)).p is None, "five seeds in common"
-    assert comparison.paired(of(*own[:5]), of(*base)).n == 5
-    assert comparison.paired(of(*base), of(*base)) == (6, 0, 0, 0, None), "equal differences have no test"
+    assert paired(of(*own), of(*base)).p == pytest.approx(1 - inside)
+    assert paired(of(*own[:5]), of(*base)).p is None, "five seeds in common"
+    assert paired(of(*own[:5]), of(*base)).n == 5
+    assert paired(of(*base), of(*base)) == (6, 0, 0, 0, None), "equal differences have no test"
 
 
 def test_one_common_seed_has_a_difference_and_no_interval_and_none_has_nothing():
-    told = comparison.paired({(0, 0): 0.6, (1, 0): 0.9}, {(0, 0): 0.5, (0, 1): 0.1})
+    told = paired({(0, 0): 0.6, (1, 0): 0.9}, {(0, 0): 0.5, (0, 1): 0.1})
     assert told == (1, pytest.approx(0.1), None, None, None)
-    assert comparison.paired({(0, 0): 0.6}, {(0, 1): 0.5}) is None
+    assert paired({(0, 0): 0.6}, {(0, 1): 0.5}) is None
 
 
 def test_holm_by_hand_on_three_p_values():
-    assert comparison.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])  # 3 x 0.01, 2 x 0.03, not below that
-    assert comparison.holm([0.6, 0.02, 0.5]) == pytest.approx([1, 0.06, 1])  # 2 x 0.5 is 1, and 0.6 not below that
-    assert comparison.holm([]) == []
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])  # 3 x 0.01, 2 x 0.03, not below that
+    assert holm([0.6, 0.02, 0.5]) == pytest.approx([1, 0.06, 1])  # 2 x 0.5 is 1, and 0.6 not below that
+    assert holm([]) == []
 
 
 def test_p_is_adjusted_over_the_rows_that_have_one(tmp_path):
@@ -81,7 +84,7 @@ def test_p_is_adjusted_over_the_rows_that_have_one(tmp_path):
     for name, points in differences.items():
         runs += seeds(tmp_path, name, [value + d / 100 for value, d in zip(base, points, strict=False)])
     rows = rows_of(runs, baseline="fedavg")
-    alone = {name: comparison.paired(of(*(d / 100 for d in differences[name])), of(*[0] * 6)).p for name in "ab"}
+    alone = {name: paired(of(*(d / 100 for d in differences[name])), of(*[0] * 6)).p for name in "ab"}
     assert rows["a"]["p (Holm)"] == pytest.approx(2 * alone["a"])
     assert rows["b"]["p (Holm)"] == pytest.approx(alone["b"])
     assert [rows[name]["p (Holm)"] for name in ("c", "fedavg")] == [None, None], "three seeds, and the baseline itself"
@@ -108,10 +111,10 @@ def test_the_order_of_the_runs_changes_nothing(tmp_path):
     runs = [run for name in ("independent", "fedavg") for run in seeds(tmp_path, name, (0.5, 0.6, 0.4))]
     runs += seeds(tmp_path, "fedavg", (0.5, 0.7), lr=0.01, nbytes=(5, 5, 5))
     asked = {"baseline": "independent", "target": 0.45, "equal": "bytes"}
-    told = comparison.render(comparison.compare(runs, **asked))
+    told = render(table.compare(runs, **asked))
     for seed in range(5):
         shuffled = [runs[i] for i in np.random.default_rng(seed).permutation(len(runs))]
-        assert comparison.render(comparison.compare(shuffled, **asked)) == told
+        assert render(table.compare(shuffled, **asked)) == told
 
 
 def test_settings_are_rows_in_the_order_of_their_numbers_and_references_come_last(tmp_path):
@@ -166,7 +169,7 @@ def test_targets_are_columns_of_rounds_bytes_flops_and_seconds(tmp_path):
     ]
     assert [rows["fd"][f"{what} to 40 %"] for what in ("rounds", "bytes", "flops", "seconds")] == [">4", ">220", None, ">3"]
     assert [rows[name]["runs that reach 40 %"] for name in ("fedavg", "fd")] == [3, 0]
-    assert any("read off the test curve (global)" in note for note in comparison.compare(runs, target=0.4).notes)
+    assert any("read off the test curve (global)" in note for note in table.compare(runs, target=0.4).notes)
 
 
 VALIDATED = {"validation": 0.1, "curve": (0.5, 0.9, 0.7), "columns": {"validation_mean": [np.nan, 0.3, 0.4, 0.6]}}
@@ -183,7 +186,7 @@ def test_on_validation_every_number_is_of_the_round_best_there(tmp_path):
     assert rows["fedavg"]["gain over independent"] == pytest.approx(20), "each at its own round"
     assert rows["independent"]["global %"] == pytest.approx(70)
     assert rows["independent"]["rounds to 55 %"] == pytest.approx(2.75), "read off validation: 0.4, then 0.6"
-    assert any("read off validation," in note for note in comparison.compare(runs, on="validation", target=0.5).notes)
+    assert any("read off validation," in note for note in table.compare(runs, on="validation", target=0.5).notes)
     assert rows_of(runs)["fedavg"]["global %"] == pytest.approx(70), "and the last round unless asked"
 
 
@@ -199,7 +202,7 @@ def test_of_each_algorithms_settings_the_one_best_on_validation_is_chosen_and_it
     runs = tried(tmp_path, "fedavg", {0.1: (0.6, 0.9), 0.2: (0.8, 0.7)}) + tried(
         tmp_path, "fd", {0.1: (0.5, 0.4), 0.3: (0.4, 0.8)}
     )
-    told = comparison.compare(runs, select=["lr"])
+    told = table.compare(runs, select=["lr"])
     rows = rows_of(runs, select=["lr"])
     assert list(rows) == ["fd 0.1", "fedavg 0.2"]
     assert [rows[name]["global %"] for name in rows] == pytest.approx([40, 70])
@@ -215,10 +218,10 @@ def test_the_choice_is_by_the_mean_over_seeds(tmp_path):
 
 def test_an_unequal_tuning_budget_is_warned_of(tmp_path):
     runs = tried(tmp_path, "fedavg", {0.1: (0.6, 0.9), 0.2: (0.8, 0.7)}) + tried(tmp_path, "fd", {0.1: (0.5, 0.4)})
-    notes = comparison.compare(runs, select=["lr"]).notes
+    notes = table.compare(runs, select=["lr"]).notes
     assert "warning: an unequal tuning budget: settings tried are fd 1, fedavg 2" in notes
     runs += tried(tmp_path, "fd", {0.2: (0.5, 0.4)}, seed=1)
-    assert "warning: the settings of fd were tried with different seeds" in comparison.compare(runs, select=["lr"]).notes
+    assert "warning: the settings of fd were tried with different seeds" in table.compare(runs, select=["lr"]).notes
 
 
 def test_at_equal_bytes_methods_are_compared_at_the_largest_total_that_all_have_sent(tmp_path):
@@ -278,7 +281,7 @@ def test_the_same_seed_twice_is_refused_and_the_same_run_twice_is_one(tmp_path, 
     assert line.startswith("fedavg has --seed 0 --split_seed 0 twice, a seed counts once: ")
     assert str(one.folder) in line
     assert str(other.folder) in line
-    assert [run.folder for run in comparison.read([one.folder, one.folder / ".." / one.folder.name])] == [one.folder]
+    assert [run.folder for run in read([one.folder, one.folder / ".." / one.folder.name])] == [one.folder]
 
 
 def test_last_and_best_on_validation_are_never_mixed(tmp_path, capsys):
@@ -325,10 +328,10 @@ def test_a_baseline_may_be_a_row_by_its_whole_name(tmp_path):
 
 def test_what_weakens_a_comparison_is_said(tmp_path):
     runs = seeds(tmp_path, "fedavg", (0.5, 0.6))
-    assert any(note.startswith("2 seeds on 1 split:") for note in comparison.compare(runs).notes)
-    assert "one seed: an illustration" in comparison.compare(runs[:1]).notes
+    assert any(note.startswith("2 seeds on 1 split:") for note in table.compare(runs).notes)
+    assert "one seed: an illustration" in table.compare(runs[:1]).notes
     runs.append(saved(tmp_path, seed=2, split_seed=2, curve=(0.1, 0.4), source="1", environment={"torch": "2"}))
-    notes = comparison.compare(runs).notes
+    notes = table.compare(runs).notes
     assert "warning: fedavg was run with 2 versions of code or libraries (figures.diff)" in notes
     assert "warning: runs of 2 environments, whose seconds do not compare (figures.diff)" in notes
 
@@ -344,12 +347,12 @@ def test_the_module_figures_table_is_the_command(folder, capsys):
     table.main([str(folder)])
     out = capsys.readouterr().out
     assert out.startswith("after the last round:\nalgorithm ")
-    comparison.main([str(run.folder) for run in comparison.read([folder])])
+    table.main([str(run.folder) for run in read([folder])])
     assert capsys.readouterr().out == out, "a folder of runs is its runs"
 
 
 def test_markdown_read_back(folder, capsys):
-    comparison.main([str(folder), "--markdown", "--baseline", "fedavg"])
+    table.main([str(folder), "--markdown", "--baseline", "fedavg"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     header, _, cfkd, fedavg = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
     assert dict(zip(header, cfkd, strict=True))["global %"] == "62.00"
@@ -358,12 +361,12 @@ def test_markdown_read_back(folder, capsys):
 
 
 def test_a_run_from_before_a_flag_has_another_name_than_one_after_it(tmp_path):
-    found = table.groups([(saved(tmp_path, "fd"), None), (saved(tmp_path, "fd", track_features=0), None)])
-    assert [table.name_of(group, found) for group in found] == ["fd", "fd (--track_features 0)"]
+    found = groups([(saved(tmp_path, "fd"), None), (saved(tmp_path, "fd", track_features=0), None)])
+    assert [name_of(group, found) for group in found] == ["fd", "fd (--track_features 0)"]
 
 
 def test_latex_is_escaped_and_all_but_the_table_is_comment(folder, capsys):
-    comparison.main([str(folder), "--latex", "--target", "0.9"])
+    table.main([str(folder), "--latex", "--target", "0.9"])
     lines = capsys.readouterr().out.splitlines()
     (first,) = [i for i, line in enumerate(lines) if line.startswith(r"\begin{tabular}")]
     tabular = lines[first : lines.index(r"\end{tabular}")]
@@ -380,7 +383,7 @@ def test_latex_is_escaped_and_all_but_the_table_is_comment(folder, capsys):
 
 def test_the_workbook_read_back_has_numbers_as_numbers(folder, tmp_path, capsys):
     path = tmp_path / "table.xlsx"
-    comparison.main([str(folder), "--xlsx", str(path), "--baseline", "fedavg", "--target", "0.65", "--equal", "bytes"])
+    table.main([str(folder), "--xlsx", str(path), "--baseline", "fedavg", "--target", "0.65", "--equal", "bytes"])
     assert capsys.readouterr().out.startswith("after the last round:"), "and the table is printed"
     book = openpyxl.load_workbook(path)
     assert book.sheetnames == ["after the last round", "at equal bytes", "notes"]
@@ -391,21 +394,21 @@ def test_the_workbook_read_back_has_numbers_as_numbers(folder, tmp_path, capsys)
     assert row["global %"] == pytest.approx(62, abs=1e-9)
     assert row["95 % interval from"] == pytest.approx(100 * (0.02 - T_2 * 0.01 / math.sqrt(3)), abs=1e-9)
     forms = {cell.value: book["after the last round"].cell(2, cell.column).number_format for cell in header_cells}
-    assert comparison.cells._number_format("--lr", 0.003) == "General", "a setting as it was given"
+    assert cells._number_format("--lr", 0.003) == "General", "a setting as it was given"
     assert (forms["global %"], forms["n"], forms["bytes a client and round"]) == ("0.00", "#,##0", "#,##0")
     assert (row["p (Holm)"], row["flops to 65 %"], row["bytes to 65 %"]) == (None, None, ">160")
     assert dict(zip(header, fedavg, strict=True))["difference to baseline"] is None
     assert [note for (note,) in book["notes"].iter_rows(min_row=2, values_only=True)]
-    comparison.main([str(folder), "--xlsx", str(path), "--on", "last"])
+    table.main([str(folder), "--xlsx", str(path), "--on", "last"])
     assert openpyxl.load_workbook(path).sheetnames == ["after the last round", "notes"]
 
 
 def test_a_title_fits_a_sheet_of_excel(tmp_path):
     saved(tmp_path, **VALIDATED)
-    comparison.main([str(tmp_path), "--on", "validation", "--xlsx", str(tmp_path / "x.xlsx")])
+    table.main([str(tmp_path), "--on", "validation", "--xlsx", str(tmp_path / "x.xlsx")])
     assert openpyxl.load_workbook(tmp_path / "x.xlsx").sheetnames[0] == "of the round best on validation"
 
 
 def test_a_function_refuses_as_the_command_does(tmp_path):
     runs = [saved(tmp_path), saved(tmp_path, "fd", alpha=9)]
-    assert line_of(comparison.compare, runs).startswith("different splits are not compared: --alpha")
+    assert line_of(table.compare, runs).startswith("different splits are not compared: --alpha")

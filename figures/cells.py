@@ -1,13 +1,16 @@
 """Tables whose cells are both numbers and how these are written, as text and as workbooks."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tabulate import tabulate
+
+from figures.groups import Group
+from figures.units import operations
 
 BREAK = "@@"  # where a header is broken: no header has it
 FORMS = {"plain": "simple", "markdown": "github", "latex": "latex_booktabs"}
@@ -43,6 +46,11 @@ def points(value: float | None) -> Cell:
     return cell_of(None if value is None else 100 * float(value), lambda points: f"{round(points, 2) + 0.0:+.2f}")
 
 
+def word(text: str) -> Cell:
+    """Text as it is."""
+    return Cell(text or None, text)
+
+
 def count(value: int | None) -> Cell:
     """A whole number as it is."""
     return cell_of(value, str)
@@ -51,6 +59,26 @@ def count(value: int | None) -> Cell:
 def whole(value: float | None) -> Cell:
     """A number without its decimals."""
     return cell_of(None if value is None else float(value), "{:,.0f}".format)
+
+
+def effort(group: Group) -> dict[str, Cell]:
+    """What the parties of a group's runs spend besides bytes, means over seeds: the clients' part; the server's in columns
+    of its own, empty where it does nothing; seconds of the whole run without those of its evaluations."""
+    rounds = group.options["rounds"]
+    steps, flops = group.mean("steps_server"), group.mean("flops_server")
+    return {
+        "steps of\nall clients": whole(group.mean("steps")),
+        "FLOPs a client\nand round": cell_of(group.per_client_and_round("flops"), operations),
+        "steps of\nthe server": whole(steps or None),
+        "FLOPs of the\nserver a round": cell_of(flops / rounds or None, operations),
+        "seconds without\nevaluation": cell_of(group.mean("seconds"), "{:.1f}".format),
+    }
+
+
+def without_empty(rows: Sequence[dict[str, Cell]], of: str = "") -> list[dict[str, Cell]]:
+    """The rows without the columns that are empty in all of them; of those alone whose header has `of` in it."""
+    empty = [name for name in rows[0] if of in name and not any(row[name].text for row in rows)]
+    return [{name: cell for name, cell in row.items() if name not in empty} for row in rows]
 
 
 def _title(header: str, between: str = " ") -> str:
@@ -62,19 +90,21 @@ def render(result: Comparison, form: str = "plain") -> str:
     are empty are left out."""
     parts = []
     for title, rows in result.tables.items():
-        if form == "latex":
-            rows = [{name: cell for name, cell in row.items() if any(other[name].text for other in rows)} for row in rows]
-        headers = list(rows[0]) if form == "plain" else [_title(name, BREAK if form == "latex" else " ") for name in rows[0]]
-        cells = [[cell.text for cell in row.values()] for row in rows]
-        if form == "markdown":
-            cells = [[text.replace("|", "\\|") for text in row] for row in cells]
-        aligned = ["left" if name == "algorithm" or name.startswith("--") else "right" for name in rows[0]]
-        text = tabulate(cells, headers=headers, tablefmt=FORMS[form], colalign=aligned, disable_numparse=True)
-        if form == "latex":
-            text = _stacked(text)
+        text = grid(without_empty(rows) if form == "latex" else rows, form)
         parts += [_aside(f"{title}:", form), *([""] if form == "markdown" else []), text, ""]
     mark = "- " if form == "markdown" else ""
     return "\n".join([*parts, *(_aside(mark + note, form) for note in result.notes)])
+
+
+def grid(rows: Sequence[dict[str, Cell]], form: str) -> str:
+    """One table, in one of FORMS; words are aligned left, numbers right."""
+    headers = list(rows[0]) if form == "plain" else [_title(name, BREAK if form == "latex" else " ") for name in rows[0]]
+    cells = [[cell.text for cell in row.values()] for row in rows]
+    if form == "markdown":
+        cells = [[text.replace("|", "\\|") for text in row] for row in cells]
+    aligned = ["left" if name == "algorithm" or name.startswith("--") else "right" for name in rows[0]]
+    text = tabulate(cells, headers=headers, tablefmt=FORMS[form], colalign=aligned, disable_numparse=True)
+    return _stacked(text) if form == "latex" else text
 
 
 def _stacked(table: str) -> str:

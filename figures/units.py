@@ -1,0 +1,47 @@
+"""Numbers for people: bytes, floating point operations, seconds, percents, and an option's value as a flag takes it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people: 940 B, 6.7 kB, 2.48 MB (powers of 1000)."""
+    return _scaled(nbytes, ("B", "kB", "MB", "GB", "TB"))
+
+
+def operations(flops: float) -> str:
+    """Floating point operations for people: 2.5 MFLOP, 1.31 TFLOP."""
+    return _scaled(flops, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 0.4 s, 38 s, 12 min, 3.4 h."""
+    for unit, length, most in (("s", 1, 90), ("min", 60, 90)):
+        if seconds < most * length:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def _scaled(value: float, units: Sequence[str]) -> str:
+    for unit in units[:-1]:
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} {units[-1]}"
+
+
+def percent(value: float) -> str:
+    """12.34 for 0.1234, nothing for NaN."""
+    return "" if np.isnan(value) else f"{value:.2%}".rstrip("%")
+
+
+def spread(values: np.ndarray) -> str:
+    """The standard deviation over seeds, in points; nothing for a single one."""
+    return f"{values.std(ddof=1):.2%}".rstrip("%") if len(values) > 1 else ""
+
+
+def shown(value: Any) -> str:
+    """An option's value as a flag takes it: several with commas."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
