@@ -20,7 +20,6 @@ from data import datasets, partition
 from errors import UserError
 from experiment import identity
 from federation import Federation
-from federation.meter import Meter
 from options import Launch, Options
 
 log = logging.getLogger("chorus")
@@ -164,8 +163,8 @@ def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.
 def federation_of(experiment: Experiment) -> Federation:
     """The clients of an experiment, on its device, where what they compute repeats from now on."""
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    # torch's counter of operations imports much when it first counts, which is to be in no round
-    Meter().work(lambda: torch.zeros(1).add(1), "", 0, "")
+    # the first optimizer that is made has torch import its compiler, which is to be in no round
+    torch.optim.SGD([torch.zeros(1)])
     options, data = experiment.options, experiment.data
     return Federation.of(
         data,

@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from torch.utils.flop_counter import FlopCounterMode
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 
 class Meter:
@@ -25,7 +27,7 @@ class Meter:
         """do(), whose floating point operations are counted: those of matrix products and convolutions, forward and
         backward, a multiply-add being two.
 
-        torch counts them where work of this `kind` is done for the first time; the kind says all that their number depends
+        They are counted where work of this `kind` is done for the first time; the kind says all that their number depends
         on, such as the size of the batch. What is known is added, and not watched again.
         """
         done = self._done(do, kind)
@@ -40,7 +42,41 @@ class Meter:
     def _done(self, do: Callable[[], Any], kind: Hashable) -> Any:
         if kind in self._flops:
             return do()
-        with FlopCounterMode(display=False) as counter:
+        with _Counter() as counter:
             done = do()
-        self._flops[kind] = counter.get_total_flops()
+        self._flops[kind] = counter.total
         return done
+
+
+class _Counter(TorchDispatchMode):
+    """`total`: the floating point operations of what torch does inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch imports its compiler with the first operation, for a second or two
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        with self:
+            done = func.decompose(*args, **kwargs)  # in inference mode a layer arrives whole; its parts are counted
+        if done is not NotImplemented:
+            return done
+        done = func(*args, **kwargs)
+        if func.overloadpacket in _FORMULAS:
+            self.total += _FORMULAS[func.overloadpacket](*args, **kwargs, out_val=done)
+        return done
+
+
+def _convolution_backward(
+    grad, x, weight, bias_sizes, stride, padding, dilation, transposed, output_padding, groups, wanted, out_val
+) -> int:
+    """The gradients of the input and of the weight, as `wanted`: either takes as many products as the way forward, the slope
+    in place of one of the two factors. torch's own formula counts the weight of a grouped convolution as a dense one."""
+    return sum(wanted[:2]) * conv_flop_count(x.shape, weight.shape, grad.shape, transposed)
+
+
+_FORMULAS = {**flop_registry, torch.ops.aten.convolution_backward: _convolution_backward}
