@@ -130,6 +130,9 @@ def nearest(text: str, names: Sequence[str]) -> str:
 # --- how a flag is declared -------------------------------------------------------------------------------------------
 
 
+NOT_LATER = object()  # of a flag that was there before any run was saved
+
+
 @dataclass(frozen=True)
 class Needs:
     """When a flag is read at all: said in its help, and an error where it is given in vain."""
@@ -145,12 +148,14 @@ def flag(
     needs: Needs | None = None,
     stands_for: Mapping | None = None,
     spelled: tuple[str, ...] = (),
+    before: Any = NOT_LATER,
 ) -> Any:
     """A dataclass field that is a flag. `takes` None is a switch, off by default, that takes no value; `stands_for` are
     the values of other flags that a switch stands for, which must not be given otherwise beside it; `spelled` are the
-    names that other systems have for the same flag, all of which are understood."""
+    names that other systems have for the same flag, all of which are understood. `before`, of a flag that is added when
+    runs are saved already: the value that says what these did, with which it is no part of a run's identity."""
     metadata = {"takes": takes, "help": help, "needs": needs, "stands_for": stands_for or {}, "spelled": spelled}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata | ({} if before is NOT_LATER else {"before": before}))
 
 
 def _model(options) -> bool:
@@ -175,7 +180,9 @@ class Options:
     algorithm: str = ""
 
     def __post_init__(self) -> None:
-        """A switch that stands for other flags sets them: what a run has in its options is what it does."""
+        """What stands for other values is replaced by them: what a run has in its options is what it does."""
+        if self.split_seed == "seed":
+            object.__setattr__(self, "split_seed", self.seed)
         for name, declared in flags_of(type(self)).items():
             if declared["stands_for"] and getattr(self, name):
                 for other, value in declared["stands_for"].items():
@@ -197,9 +204,6 @@ class Options:
         None,
         Number(int, least=1, most=1024),
         "side in pixels to which all images are resized; default: as they are (CELEBA: 32)",
-    )
-    unverified_data: bool = flag(
-        False, None, "take files that do not have their published checksum; a warning, recorded in the run, says which"
     )
     reduced: float = flag(
         1.0, Number(float, above=0, most=1), "part of the training set that is kept; 1 is all of it", DRAWN
@@ -251,8 +255,12 @@ class Options:
         "part of each client's training data held out for validation; 0 is none",
         DRAWN,
     )
-    split_seed: int = flag(
-        0, Number(int, least=0), "seed of the split alone: of --reduced_draw, --partition, --validation, --topology", SPLIT
+    split_seed: int | str = flag(
+        0,
+        Number(int, least=0, words=("seed",)),
+        "seed of the split alone: of --reduced_draw, --partition, --validation, --topology; a number keeps one split for "
+        "all seeds, the word seed draws a new one with each --seed",
+        SPLIT,
     )
 
     model: tuple[str, ...] = flag(
@@ -356,6 +364,9 @@ class Launch:
 
     data_dir: Path = flag(Path("data"), Path, "folder of the data sets")
     export_dir: Path = flag(Path("saves"), Path, "folder of the runs, one folder each")
+    unverified_data: bool = flag(
+        False, None, "take files that do not have their published checksum; a warning, recorded in the run, says which"
+    )
     force: bool = flag(False, None, "run anew even where a finished run is saved")
     json: bool = flag(False, None, "one line of JSON a finished run on standard output, and nothing else there")
     quiet: bool = flag(False, None, "no progress bar, no split, only the table")
@@ -388,16 +399,17 @@ def flags_of(cls: type) -> dict[str, dict]:
 
 
 def plain(options: Any) -> dict[str, Any]:
-    """Every option as JSON can hold it: tuples as lists, inf as "inf", paths as text."""
+    """Every option as JSON can hold it."""
+    return {f.name: plain_value(getattr(options, f.name)) for f in fields(options)}
 
-    def value(v: Any) -> Any:
-        if isinstance(v, tuple):
-            return [value(part) for part in v]
-        if isinstance(v, Path):
-            return str(v)
-        return "inf" if v == math.inf else v
 
-    return {f.name: value(getattr(options, f.name)) for f in fields(options)}
+def plain_value(value: Any) -> Any:
+    """An option's value as JSON can hold it: tuples as lists, inf as "inf", paths as text."""
+    if isinstance(value, tuple):
+        return [plain_value(part) for part in value]
+    if isinstance(value, Path):
+        return str(value)
+    return "inf" if value == math.inf else value
 
 
 def from_plain(cls: type[Options], values: Mapping[str, Any]) -> Options:

@@ -8,7 +8,6 @@ python run.py -h
 import json
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -21,7 +20,7 @@ import commandline
 import experiment
 import options
 import saves
-from commandline import plan
+from commandline import command_of, plan
 from data import partition
 from errors import DivergedError, UserError
 from experiment import Experiment
@@ -132,7 +131,7 @@ def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launc
     for line in (*summary.verdict(found), *summary.best_on_validation(found), *notes):
         print(line, file=out)
     missing = {
-        _command(base, how): None
+        command_of(base.options, how): None
         for base, (_, run), (_, there) in zip(baselines, finished, runs, strict=True)
         if there is None and run.options["algorithm"] != "independent"
     }
@@ -149,19 +148,6 @@ def _independent(one: Experiment, how: options.Launch) -> Experiment:
     """Independent learning with the same shared flags, on the same split."""
     shared = {f.name: getattr(one.options, f.name) for f in fields(options.Options)}
     return experiment.prepare(algorithms.options_of("independent")(**{**shared, "algorithm": "independent"}), how)
-
-
-def _command(one: Experiment, how: options.Launch) -> str:
-    """The command that makes this very run, where this command looks for it."""
-    words = ["python", "run.py", one.options.algorithm]
-    for given, default in ((one.options, experiment.resolve(type(one.options)())), (how, options.Launch())):
-        for f in fields(given):
-            value = getattr(given, f.name)
-            if f.name not in ("algorithm", "force", "json", "quiet") and value != getattr(default, f.name):
-                words.append(f"--{f.name}")
-                if value is not True:
-                    words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
-    return shlex.join(words)
 
 
 def _split(one: Experiment) -> str:

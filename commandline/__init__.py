@@ -3,7 +3,9 @@
 import argparse
 import itertools
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -83,6 +85,20 @@ def parse(argv: Sequence[str], algorithms: Mapping[str, type[Options]], describe
     for run in runs:
         _check(run)
     return runs, launch, [*notes, *more, *_notes(names, values, algorithms, shared)]
+
+
+def command_of(run: Options, launch: Launch | None = None) -> str:
+    """The command line that makes this very run, and where it is looked for: what is not a default, in the order of the
+    flags."""
+    words = ["python", "run.py", run.algorithm]
+    for given, default in ((run, type(run)()), (launch or Launch(), Launch())):
+        for f in fields(given):
+            value = getattr(given, f.name)
+            if f.name not in ("algorithm", "force", "json", "quiet", "plan") and value != getattr(default, f.name):
+                words.append(f"--{f.name}")
+                if value is not True:
+                    words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return shlex.join(words)
 
 
 def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mapping[str, str]) -> None:

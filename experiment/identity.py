@@ -1,10 +1,12 @@
 """What a run is: everything that its result depends on, and the name of its folder."""
 
 import hashlib
+import json
 import platform
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 import algorithms
 import saves
 from data import datasets, partition
-from options import Options, plain
+from options import Options, flags_of, plain, plain_value
 
 HERE = Path(__file__).resolve().parent.parent
 SOURCES = (
@@ -39,31 +41,71 @@ SOURCES = (
 )
 
 
+NO_PART = ("device", "unverified_data")  # of what a run asks for: who carries it out; what older runs said of their data
+
+
 def config_of(options: Options, data: datasets.Data, split: partition.Split, start: saves.Rows | None) -> dict[str, Any]:
-    """`config.json`: the options, and what they do not say themselves: digests of the split, the data, the initial weights
-    and of every file that an option names, the code, the libraries and the processor."""
-    paths = {f.name: getattr(options, f.name) for f in fields(options) if isinstance(getattr(options, f.name), Path)}
-    files = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in paths.items()}
+    """`config.json`: the options, and what they do not say themselves: digests of the split, of the data and of what is in
+    every file that an option names, the code, the libraries and the processor."""
     environment = _environment(options.device)
-    code = [environment["torch"], environment["numpy"], environment["processor"], *_sources(options.algorithm)]
+    carried = [environment[name] for name in ("torch", "numpy", "processor", "device")]
     return {
         "options": plain(options),
         "split": split.digest,
         "data": {"name": data.name, "digest": data.digest},
-        **({} if start is None else {"init_from": saves.digest(start)}),
-        **({"files": files} if files else {}),
+        "files": _files(options, data, split, start),
         "unverified_data": data.unverified,
         "inputs": [list(data.shape), len(data.classes)],
-        "source": _digest(code),
+        "source": _digest([*carried, *_sources(options.algorithm)]),
         "revision": _revision(),
         "environment": environment,
     }
 
 
+def _files(options: Options, data: datasets.Data, split: partition.Split, start: saves.Rows | None) -> dict[str, str]:
+    """{option: digest of what is in the file or folder that it names}; where it lies is no part of a run."""
+    contents: dict[str, Any] = {
+        "dataset": data.digest if options.dataset not in datasets.LOADERS else None,
+        "partition_file": split.digest if options.partition_file else None,
+        "init_from": None if start is None else saves.digest(start),
+    }
+    paths = {f.name: getattr(options, f.name) for f in fields(options) if isinstance(getattr(options, f.name), Path)}
+    contents |= {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in paths.items()}
+    return {name: digest for name, digest in contents.items() if digest}
+
+
+def asked(config: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that name what a `config.json` asks for: every option, the split, the data, the files.
+
+    The device, like code, libraries and processor, is what carries a run out and no part of it. Nor is a flag that is newer
+    than the run, while it is at the value that says what was done before it was there (`options.flag`, `before`).
+    """
+    options, files = config["options"], config.get("files", {})
+    known = options["algorithm"] in algorithms.ALGORITHMS
+    declared = flags_of(algorithms.options_of(options["algorithm"])) if known else {}
+    as_before = {name: plain_value(flag["before"]) for name, flag in declared.items() if "before" in flag}
+    told = {
+        name: value
+        for name, value in options.items()
+        if name not in files and name not in NO_PART and not (name in as_before and value == as_before[name])
+    }
+    parts = {"options": told, "split": config["split"], "data": config["data"]["digest"], "files": files}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def name_of(config: dict[str, Any]) -> str:
     """The name of a run's folder: algorithm, data, a digest of all that was asked for, and one of what carries it out."""
-    asked = {part: config[part] for part in ("options", "split", "data", "init_from", "files") if part in config}
-    return f"{asked['options']['algorithm']}-{stem(asked['data']['name'])}-{_digest([asked])[:8]}-{config['source'][:6]}"
+    return f"{config['options']['algorithm']}-{stem(config['data']['name'])}-{asked(config)[:8]}-{config['source'][:6]}"
+
+
+def carried_out(config: Mapping[str, Any], today: Mapping[str, Any]) -> str:
+    """In words, what of the code, the libraries and the processor that carried a run out is not as `today` has it, a
+    `config.json` that asks for the same; empty where a run of today would be this very one."""
+    if config["source"] == today["source"]:
+        return ""
+    there, here = config.get("environment", {}), today["environment"]
+    others = [f"{name} {there[name]}" for name in ("torch", "numpy", "processor", "device") if there[name] != here[name]]
+    return ", ".join(others) or f"code of {config.get('revision') or 'another revision'}"
 
 
 def stem(name: str) -> str:
@@ -112,6 +154,6 @@ def _environment(device: str) -> dict[str, Any]:
 
 def earlier(folder: Path) -> Path | None:
     """The finished run of the same options, split and data that other code, libraries or processor made, if there is one."""
-    asked = folder.name.rpartition("-")[0]
-    others = [done.parent for done in folder.parent.glob(f"{asked}-*/done")]
+    wanted = folder.name.rpartition("-")[0]
+    others = [done.parent for done in folder.parent.glob(f"{wanted}-*/done")]
     return next((other for other in sorted(others) if other != folder), None)

@@ -46,7 +46,7 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     """Resolve `auto`, load the data, draw the split, name the folder. Raises UserError for whatever cannot work."""
     options = resolve(options)
     _writable(launch.export_dir)
-    source = datasets.Source(launch.data_dir, options.image_size, options.attribute, options.unverified_data)
+    source = datasets.Source(launch.data_dir, options.image_size, options.attribute, launch.unverified_data)
     data = _data(options.dataset, source)
     inputs = (data.shape, len(data.classes))
     _fits(options, inputs)

@@ -210,7 +210,7 @@ def test_the_name_of_a_run_covers_every_option_the_split_and_the_data(tmp_path, 
         "reduced": 0.2, "reduced_draw": "random", "n_clients": 4, "partition": "lda", "alpha": 0.3, "validation": 0.2,
         "split_seed": 1, "model": ("LeNet5",), "rounds": 4, "epoch_per_round": 2, "batch_size": 8, "lr": 0.1,
         "optimizer": "sgd", "weight_decay": 0.1, "participation": 0.5, "track_history": 2, "seed": 1, "threads": 2,
-        "image_size": 16, "augment": "flip", "lr_schedule": "cosine", "clip_grad": 1.0, "unverified_data": True,
+        "image_size": 16, "augment": "flip", "lr_schedule": "cosine", "clip_grad": 1.0,
         "lambda_kd": 1.0, "lambda_disc": 2.0, "n_avg": 3, "as_published": True,
     }  # fmt: skip
     names = [prepared("cfkd", tmp_path).folder.name]

@@ -1,30 +1,29 @@
-"""Tables and pictures of saved runs: what a data exchange leaves beside its run, fine-tuning, the published grids."""
+"""Tables and pictures of saved runs: what a data exchange leaves beside its run, fine-tuning."""
 
 import logging
-import os
-import subprocess
 
 import numpy as np
 import openpyxl
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 import algorithms
-import commandline
 import experiment
 import saves
-from figures import data_exchange_table, exchange, mhmd_table, summary, tuning
+from figures import exchange, summary, tuning
 from figures.groups import groups
 from figures.units import size
+from launch import launch
 from options import Launch
 
 QUICK = {"dataset": "digits", "reduced": 0.2, "rounds": 1, "epoch_per_round": 1, "threads": 1, "model": ("MLP",)}
 
 
-def run(name, export, **flags):
+def run(name, export, force=False, **flags):
     asked = {"algorithm": name, **QUICK, **flags}
-    return experiment.run(experiment.prepare(algorithms.options_of(name)(**asked), Launch(export_dir=export)))
+    prepared = experiment.prepare(algorithms.options_of(name)(**asked), Launch(export_dir=export))
+    ((_, finished),) = launch([prepared], force=force, quiet=True)
+    return finished
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +69,7 @@ def test_a_finished_run_that_is_read_again_adds_no_row_and_one_run_anew_does(exc
     run("dpsgd", tmp_path, n_clients=3)
     run("dpsgd", tmp_path, n_clients=3)
     assert len(rows_of(tmp_path / "result.xlsx", "3 clients")) == 1 + 1
-    prepared = experiment.prepare(
-        algorithms.options_of("dpsgd")(algorithm="dpsgd", **QUICK, n_clients=3), Launch(export_dir=tmp_path)
-    )
-    experiment.run(prepared, force=True)
+    run("dpsgd", tmp_path, force=True, n_clients=3)
     assert len(rows_of(tmp_path / "result.xlsx", "3 clients")) == 1 + 2
 
 
@@ -124,32 +120,3 @@ def test_the_comparison_tells_what_went_to_neighbours_and_what_fine_tuning_made_
     assert size(2 * model) in text, "two neighbours on a ring of three"
     assert "tuned" in text.splitlines()[0]
     assert f"{100 * tuned.summary()['tuned_mean']:.2f}" in text
-
-
-def test_the_published_grids_are_complete_and_show_ours_where_there_is_a_run(exchanged, tmp_path):
-    assert len(mhmd_table.table(tmp_path).splitlines()) == 2 + 3 * 2 * 3, "s, f, tau"
-    assert len(data_exchange_table.table({}).splitlines()) == 2 + 3 * 6, "digits, share"
-    finished = exchanged[1]
-    grid = {(2, 0.2, "uniform"): [finished], (2, 0.4, "uniform"): [finished], (2, 0.2, "ps"): [exchanged[2], finished]}
-    (row,) = (line for line in data_exchange_table.table(grid).splitlines() if line.startswith("| 2        | 0.2"))
-    cells = [cell.strip() for cell in row.split("|")[1:-1]]
-    ours, central = (100 * one.summary()["global_mean"] for one in (finished, exchanged[2]))
-    both = f"{(ours + central) / 2:.1f} ±{abs(ours - central) / 2**0.5:.1f}"
-    assert cells[:7] == ["2", "0.2", "57", "", f"{ours:.1f}", "96", both], "a mean over seeds, and their deviation"
-    data_exchange_table.draw(grid, tmp_path / "exchange.png")
-    assert (tmp_path / "exchange.png").stat().st_size > 5_000
-
-
-@pytest.mark.parametrize("script", sorted((ROOT / "figures").glob("*.sh")), ids=lambda path: path.stem)
-def test_every_command_of_a_script_is_understood(script, tmp_path):
-    """The script itself is run, with a `python` that only notes its arguments."""
-    python, noted = tmp_path / "python", tmp_path / "noted"
-    python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" >> {noted}; echo >> {noted}\n")
-    python.chmod(0o755)
-    subprocess.run(["bash", script], env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True, timeout=60)
-    commands = [command.split("\n") for command in noted.read_text().strip().split("\n\n")]
-    classes = {known: algorithms.options_of(known) for known in algorithms.ALGORITHMS}
-    for name, *words in commands:
-        assert name == "run.py"
-        runs, _, _ = commandline.parse(words, classes, dict.fromkeys(classes, ""))
-        assert runs

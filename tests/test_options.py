@@ -504,7 +504,7 @@ def saved(tmp_path):
         "cfkd",
         "fedavg --partition lda --alpha 0.5 --n_clients 3 --optimizer sgd --momentum 0.9 --keep_optimizer",
         "fd --model LeNet5,MLP --sizes 0.25,0.75 --validation 0.125 --track_history 0 --threads 2",
-        "independent --partition shards --shard_per_user 3 --n_clients 9 --augment flip --unverified_data",
+        "independent --partition shards --shard_per_user 3 --n_clients 9 --augment flip",
         "fedavg --as_published --device cpu --reduced 0.5 --reduced_draw random --split_seed 12345678901234",
     ],
 )

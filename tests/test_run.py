@@ -16,6 +16,7 @@ from data.datasets import LOADERS, from_arrays
 from experiment import identity
 from figures import curves, summary
 from figures.groups import groups
+from figures.statistics import paired
 from figures.units import size
 
 QUICK = "--n_clients 3 --rounds 2 --reduced 0.1 --model MLP --threads 1"
@@ -23,7 +24,7 @@ KEYS = [
     *("algorithm", "seed", "split_seed", "folder", "global_mean", "global_std_clients", "global_worst"),
     *("personal_mean", "personal_std_clients", "personal_worst"),
     *("tuned_mean", "tuned_std_clients", "tuned_worst", "tuned_by_epoch", "bytes_up", "bytes_down"),
-    *("bytes_between", "flops", "seconds", "options"),
+    *("bytes_between", "steps", "steps_server", "flops", "flops_server", "seconds", "evaluation_seconds", "options"),
 ]
 
 
@@ -50,6 +51,24 @@ def test_totals_in_json_are_those_of_the_history(tmp_path, capsys):
     clients = saves.load(line["folder"]).clients
     assert line["bytes_up"] == clients["bytes_up"].sum()
     assert line["bytes_down"] == clients["bytes_down"].sum()
+    assert (line["steps"], line["flops"]) == (clients["steps"].sum(), clients["flops"].sum())
+    assert (line["steps_server"], line["flops_server"]) == (0, 0)
+
+
+def test_what_the_server_does_is_none_of_the_clients(tmp_path, capsys):
+    gkt = "--model ResNet4 --server_model ResNet5 --epochs_server 3 --batch_size 64 --validation 0 --image_size 12"
+    main(f"fedgkt {QUICK.replace('--model MLP', gkt)} --rounds 1 --json".replace("--rounds 2 ", ""), tmp_path)
+    line = json.loads(capsys.readouterr().out)
+    of_clients = saves.load(line["folder"]).clients
+    batches = sum(-(-n // 64) for n in of_clients["samples"])
+    assert line["steps"] == of_clients["steps"].sum() == batches, "one epoch of each client"
+    assert line["steps_server"] == 3 * -(-int(of_clients["samples"].sum()) // 64), "three epochs over all that arrived"
+    assert line["flops"] == of_clients["flops"].sum()
+    assert line["flops_server"] > line["flops"], "the larger network, three times"
+    main(f"centralized {QUICK} --json", tmp_path)
+    line = json.loads(capsys.readouterr().out)
+    assert (line["steps"], line["flops"]) == (0, 0), "clients do nothing but send"
+    assert line["steps_server"] > 0
 
 
 def test_the_split_is_shown_before_the_first_round_and_the_table_after_the_last(tmp_path, capsys):
@@ -235,7 +254,8 @@ class Told:
         self.options = {"algorithm": algorithm, "seed": seed, "split_seed": 0, "n_clients": 2, "rounds": 10, **options}
         accuracies = {"global_mean": global_mean, "personal_mean": personal_mean, "personal_worst": personal_mean}
         self._summary = {**accuracies, "bytes_up": nbytes, "bytes_down": nbytes, "bytes_between": 0, "seconds": 1.0}
-        self.rounds = pd.DataFrame({"steps": [5, 5]})
+        self._summary |= {"steps": 10, "steps_server": 0, "flops": 1000, "flops_server": 0}
+        self.rounds = pd.DataFrame({"round": [1, 2]})
         if validation is not None:
             self.rounds["validation_mean"] = [0.0, validation]
 
@@ -259,7 +279,7 @@ def test_the_words_name_the_winner_of_each_accuracy_and_the_price():
 def test_a_winner_that_does_not_beat_independent_learning_is_not_said_to():
     base = Told("independent", 0.5, 0.9, 0)
     lines = summary.verdict(groups([(run, base) for run in (Told("fedavg", 0.6, 0.7, 1), base)]))
-    assert "no better than independent learning" in lines[1]
+    assert "20.0 points below independent learning" in lines[1]
 
 
 def test_a_lead_within_what_the_seeds_differ_by_is_said_to_be_none():
@@ -268,9 +288,29 @@ def test_a_lead_within_what_the_seeds_differ_by_is_said_to_be_none():
         runs += [Told("cfkd", 0.9 + lead, 0.8, 1, seed=seed) for seed, lead in enumerate(leads)]
         return summary.verdict(groups([(run, None) for run in runs]))[0]
 
-    # mean 0.01 both times; standard errors 0.03 / sqrt(3) = 0.017 and 0.001 / sqrt(3) = 0.0006
-    assert "not to be told apart from fedavg" in words((0.04, 0.01, -0.02))
-    assert "told apart" not in words((0.011, 0.010, 0.009))
+    # mean 0.01 every time; standard errors 0.03 / sqrt(3) = 0.017, 0.001 / sqrt(3) = 0.0006, and between them 0.004
+    assert "; not told apart from fedavg" in words((0.04, 0.01, -0.02))
+    assert "; told apart from fedavg" in words((0.011, 0.010, 0.009))
+    assert "; not told apart from fedavg" in words((0.017, 0.010, 0.003)), "2.5 standard errors, and Student's 97.5 % is 4.3"
+
+
+def test_one_seed_or_other_seeds_say_nothing_about_a_difference():
+    def words(of_fedavg, of_cfkd):
+        runs = [Told("fedavg", 0.9, 0.9, 1, seed=seed) for seed in of_fedavg]
+        runs += [Told("cfkd", 0.7, 0.8, 1, seed=seed) for seed in of_cfkd]
+        return summary.verdict(groups([(run, None) for run in runs]))[0]
+
+    assert "apart" not in words([0], [0])
+    assert "not compared with cfkd, run with other seeds" in words([0, 1], [2, 3])
+    assert "told apart from cfkd over the 2 seeds in common" in words([0, 1, 2], [1, 2, 3])
+
+
+def test_two_methods_that_are_equal_are_told_apart_in_one_comparison_of_twenty():
+    draw = np.random.default_rng(0)
+    for n in (2, 3, 5):
+        values = draw.normal(size=(4000, 2, n))
+        apart = sum(paired(dict(enumerate(a)), dict(enumerate(b))).apart for a, b in values) / len(values)
+        assert apart == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / len(values)) ** 0.5), "it was .30, .18 and .12"
 
 
 def test_settings_are_chosen_by_validation_and_never_by_test():

@@ -122,7 +122,8 @@ def test_the_summary_is_of_the_last_round_even_where_an_earlier_one_was_better_o
     saves.write_frame(tmp_path / "history.pkl", saves.frame_of([{"round": row, "clients": {"client": []}} for row in rows]))
     summary = saves.Run(tmp_path, {"options": {"algorithm": "fedavg", "seed": 0, "split_seed": 0}}).summary()
     assert summary["global_mean"] == 0.6
-    assert (summary["bytes_up"], summary["bytes_down"], summary["seconds"]) == (2, 4, 2.0)  # totals of the run
+    assert (summary["bytes_up"], summary["bytes_down"], summary["seconds"]) == (2, 4, 1.0)  # totals of the run
+    assert summary["evaluation_seconds"] == 1.0
 
 
 def test_without_validation_there_is_no_best(tmp_path):
@@ -252,19 +253,33 @@ def test_accuracies_are_shown_in_percent_and_bytes_with_thousands(folder):
 
 def test_costs_add_up_by_direction(folder):
     run = saves.load(folder)
-    costs = workbook.costs(run).set_index(["cost", "kind"])
+    costs = workbook.costs(run)
+    of_server, costs = (costs[costs["of the"] == party].set_index(["cost", "kind"]) for party in ("server", "clients"))
     for cost in ("bytes up", "bytes down"):
         of_kinds = costs.loc[cost].drop("all")["the whole run"].sum()
         assert of_kinds == costs.loc[(cost, "all"), "the whole run"]
         assert costs.loc[(cost, "all"), "a client and round"] == of_kinds / 2 / 3  # 2 rounds, 3 clients
     assert costs.loc[("flops", "all"), "the whole run"] == run.clients["flops"].sum() > 0
+    assert costs.loc[("steps", "all"), "the whole run"] == run.clients["steps"].sum() > 0
+    assert (of_server["the whole run"] == 0).all(), "fedavg's server trains nothing"
+    assert of_server["a client and round"].isna().all()
+
+
+def test_an_older_history_has_the_servers_part_in_its_totals_and_it_is_taken_out(tmp_path):
+    columns = {"round": [0, 1, 1, 1], "client": [saves.ALL, saves.ALL, 0, 1], "loss": 0.0}
+    columns |= {"steps": [0, 20, 2, 3], "samples": [0, 9, 4, 5], "flops": [7, 88, 4, 6]}
+    saves.write_frame(tmp_path / "history.pkl", pd.DataFrame(columns))
+    rounds = saves.Run(tmp_path, {}).rounds
+    assert rounds[["steps", "steps:server"]].to_numpy().tolist() == [[0, 0], [5, 15]]
+    assert rounds[["samples", "samples:server"]].to_numpy().tolist() == [[0, 0], [9, 0]]
+    assert rounds[["flops", "flops:server"]].to_numpy().tolist() == [[0, 7], [10, 78]]
 
 
 def test_a_column_is_wide_enough_for_its_largest_number(folder):
     sheet = openpyxl.load_workbook(folder / "history.xlsx")["costs"]
-    for column in sheet.iter_cols(min_row=2, min_col=3):
+    for column in sheet.iter_cols(min_row=2, min_col=4):
         width = sheet.column_dimensions[column[0].column_letter].width
-        assert width > max(len(f"{cell.value:,.0f}") for cell in column)
+        assert width > max(len(f"{cell.value:,.0f}") for cell in column if cell.value is not None)
 
 
 def test_a_sheet_too_long_for_excel_is_cut_and_says_so(monkeypatch):

@@ -136,7 +136,7 @@ def test_rows_are_those_of_the_histories(page):
     assert float(row["difference to baseline"][0]) == pytest.approx(20)
     assert row["what clients send"][1] == "weights"
     assert row["bytes a client and round"] == ("500.0", "500 B"), "of two clients, in three rounds"
-    assert float(row["flops"][0]) == 15e9
+    assert float(row["FLOPs a client and round"][0]) == 15e9 / 2 / 3
     assert float(row["rounds to 35 %"][0]) == pytest.approx(2.25)
     assert rows["fd "]["rounds to 35 %"] == (">3", ">3.0")
     assert rows["fd "]["difference to baseline"] == ("", "")

@@ -27,6 +27,7 @@ def saved(export, algorithm="fedavg", seed=0, curve=(0.2, 0.6, 0.4, 0.8), client
         "personal_mean": [np.nan, *curve],
         "personal_worst": [np.nan, *curve],
         "steps": [0, *[7] * rounds],
+        "steps:server": 0,
         "bytes_up": [0, *[nbytes[0]] * rounds],
         "bytes_down": [nbytes[2], *[nbytes[1]] * rounds],
         "bytes_between": 0,

@@ -1,0 +1,27 @@
+"""The published systems, repeated: a room for each, with its tables, its published numbers, its results and what they show.
+
+    python -m papers                     # the tables, and how many of their runs are recorded
+    python -m papers cfkd                # runs what is missing of a paper's tables, and prints them
+
+A paper is a module `papers/NAME/__init__.py`, which has
+- `TITLE` and `ABOUT`: what was published, and what was repeated of it;
+- `TABLES`: see `papers.tables`. A cell is found by the whole identity of the run that its command makes, never by a few of
+  its options;
+- `words(results)`: what the tables show, its numbers worked out from the results;
+- and maybe `check(results)`: in words, what does not hold that was to hold; `PICTURE` and `draw(results, path)`.
+
+`papers/NAME/results.csv` keeps what its runs said, each with its identity, and RESULTS.md is made from these files alone.
+"""
+
+from types import ModuleType
+
+from papers import cfkd, chorus, data_exchange, fedavg_from_scratch, fedgkt, mhmd
+
+PAPERS: dict[str, ModuleType] = {
+    "cfkd": cfkd,
+    "fedavg_from_scratch": fedavg_from_scratch,
+    "fedgkt": fedgkt,
+    "mhmd": mhmd,
+    "data_exchange": data_exchange,
+    "chorus": chorus,
+}

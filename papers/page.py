@@ -1,0 +1,49 @@
+"""RESULTS.md: what the papers' tables show, made from the results that are kept in git."""
+
+from pathlib import Path
+from types import ModuleType
+
+from papers import PAPERS
+from papers.results import CARRIED, read
+from papers.tables import Results, Table, render, runs_of
+
+PATH = Path(__file__).resolve().parent.parent / "RESULTS.md"
+
+
+def written(text: str) -> str:
+    """The text of RESULTS.md, with what stands between the markers of each paper made anew."""
+    for name, paper in PAPERS.items():
+        begin, end = f"<!-- papers/{name}: begin -->", f"<!-- papers/{name}: end -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n\n{block(name, paper)}\n\n{end}{after}"
+    return text
+
+
+def block(name: str, paper: ModuleType) -> str:
+    """One paper: what was published, what our tables show, and the tables."""
+    results = read(paper)
+    parts = [f"## {paper.TITLE}", paper.ABOUT]
+    recorded = [table for table in paper.TABLES if any(len(results.of(cell)) for cell in table.cells)]
+    if recorded:
+        parts.append(paper.words(results))
+        if hasattr(paper, "PICTURE"):
+            parts.append(f"![{paper.PICTURE[1]}](papers/{name}/{paper.PICTURE[0]})")
+    for table in paper.TABLES:
+        command = f"`python -m papers {name}/{table.name}`"
+        if table not in recorded:
+            parts.append(f"**{table.title}.** {table.source} No run of it is recorded here; {command} makes them.")
+            continue
+        parts += [f"**{table.title}.** {table.source} {command}", render(table, results), carried(table, results)]
+    return "\n\n".join(parts)
+
+
+def carried(table: Table, results: Results) -> str:
+    """Which code made the recorded runs of a table, and on what."""
+    keys = dict.fromkeys(made.key for cell in table.cells for made in runs_of(cell.command, cell.start))
+    there = [results.rows[key] for key in keys if key in results.rows]
+    revisions, libraries, processors = (sorted({row[name] for row in there}) for name in CARRIED[1:])
+    return (
+        f"{len(there)} of {len(keys)} runs; code of {' and '.join(revisions)}, torch {' and '.join(libraries)}, "
+        f"{' and '.join(processors)}."
+    )
