@@ -121,9 +121,10 @@ class Several:
 
 
 def nearest(text: str, names: Sequence[str]) -> str:
-    """ "; did you mean X?" for the name most like `text`, or nothing."""
+    """ "; did you mean X?" for the name most like `text`, or nothing where none has two thirds of its letters in their
+    order."""
     lower = {name.lower(): name for name in names}
-    found = difflib.get_close_matches(text.lower(), lower, n=1, cutoff=0.5)
+    found = difflib.get_close_matches(text.lower(), lower, n=1, cutoff=0.65)
     return f"; did you mean {lower[found[0]]}?" if found else ""
 
 

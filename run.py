@@ -25,7 +25,7 @@ from data import partition
 from errors import DivergedError, UserError
 from experiment import Experiment
 from figures import summary
-from figures.groups import groups
+from figures.groups import groups, seeds_told
 from launch import launch
 
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN = 20, 12
@@ -137,8 +137,7 @@ def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launc
     }
     for command in list(missing)[:3]:
         print(f"no independent learning on this split yet, so no gain: {command}", file=out)
-    if len({run.options["seed"] for _, run in finished}) == 1:
-        print("one seed: an illustration; `--seed 0 1 2 3 4` for a comparison", file=out)
+    print(seeds_told(found), file=out)
     print(f"saved in {how.export_dir}/ (history.xlsx, history.pkl, weights.pt, split.png in each):", file=out)
     for _, run in finished:
         print(f"  {run.folder.name}", file=out)

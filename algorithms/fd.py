@@ -11,6 +11,7 @@ Differences from the paper:
    Therefore a client also sends which classes it holds, and receives which have a target.
 3. Federated augmentation (FAug, a conditional GAN at the server) is not part of it.
 4. Models stay with their clients: each starts from weights of its own and keeps its optimizer's memory.
+5. With `--participation` below 1 the outputs of absent clients are those that they sent last; the paper has everyone.
 
 The variant with which CFKD was compared is in `algorithms/published/fd.py`.
 """

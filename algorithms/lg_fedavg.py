@@ -6,7 +6,9 @@ FedBABU's code: everything is trained, the head is averaged.
 
 Differences from the paper:
 1. The global part is the classifier; the paper tries more layers, and local losses beside the one of the whole.
-2. All bodies begin alike and untrained; the authors' code starts from rounds of FedAvg (here: `--init_from`).
+2. All bodies begin alike and untrained, and `--lr` is as for the others. The authors' code, and FedBABU's, start from
+   FedAvg's best model on the test set and train at 1e-3; the published LG column (`papers/mhmd`) starts from FedAvg's last
+   model (`--init_from`), since nothing is chosen on the test set here, at their rate.
 3. Those of `fedbabu` in how it trains and averages.
 """
 

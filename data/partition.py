@@ -346,8 +346,8 @@ def split(data, options) -> Split:
     """The split that `options` ask for, drawn from `options.split_seed` alone: the same for every algorithm and seed.
 
     First `--reduced` keeps a part of the training set, then `--partition` deals it and the test set, then
-    `--validation` holds out a share of every client's training examples; or all of it is read from `--partition_file`.
-    Raises UserError for what cannot be had.
+    `--validation` holds out a share of every client's training examples, from everyone; or all of it is read from
+    `--partition_file`. Raises UserError for what cannot be had.
     """
     if options.partition_file:
         return from_file(Path(options.partition_file), data, options.n_clients)
@@ -383,25 +383,37 @@ def split(data, options) -> Split:
     read = {name: available[name] for name in parameters(partitioner)}
     train, test = partitioner(pool, streams.generator("split", options.split_seed), **read)
     train = [np.sort(share) for share in train]
-    held_out = [_hold_out(share, options, k) for k, share in enumerate(train)]
+    kept = _held_back(train, data.n_train, options)
     return Split(
-        train=tuple(np.setdiff1d(share, held) for share, held in zip(train, held_out, strict=True)),
-        validation=tuple(held_out),
+        train=tuple(share[~kept[share]] for share in train),
+        validation=tuple(share[kept[share]] for share in train),
         test=tuple(np.sort(share) for share in test),
     )
 
 
-def _hold_out(share: np.ndarray, options, k: int) -> np.ndarray:
-    """The part of a client's training share kept for validation: round(F n_k), at least 1, and never all of it."""
+def _held_back(shares: Sequence[np.ndarray], n_train: int, options) -> np.ndarray:
+    """Which training examples are kept for validation, from everyone who holds them, bool [n_train]: of each share
+    round(F n_k) or more, at least 1, and never all. What another client has held out already comes first, so that of shares
+    that overlap no more is kept than need be. Raises UserError for a share that would be kept whole."""
+    kept = np.zeros(n_train, dtype=bool)
     if not options.validation:
-        return share[:0]
-    if len(share) < 2:
-        raise UserError(
-            f"--validation {options.validation:g}: client {k} has a single training image and cannot hold one out; "
-            f"use fewer clients or --validation 0"
-        )
-    n = _held_out(options.validation, len(share))
-    return np.sort(streams.generator("validation", options.split_seed, k).permutation(share)[:n])
+        return kept
+    for k, share in enumerate(shares):
+        if len(share) < 2:
+            raise UserError(
+                f"--validation {options.validation:g}: client {k} has a single training image and cannot hold one out; "
+                f"use fewer clients or --validation 0"
+            )
+        drawn = streams.generator("validation", options.split_seed, k).permutation(share)
+        already_first = np.argsort(~kept[drawn], kind="stable")
+        kept[drawn[already_first][: _held_out(options.validation, len(share))]] = True
+    for k, share in enumerate(shares):
+        if kept[share].all():
+            raise UserError(
+                f"--validation {options.validation:g}: every image of client {k} is held out by it or by another that holds "
+                f"it too; use a smaller share"
+            )
+    return kept
 
 
 PARTS = ("train", "validation", "test")

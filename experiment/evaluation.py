@@ -27,7 +27,8 @@ PARTY = "evaluation"  # in whose name it computes, so that nothing of it counts 
 class Evaluated(NamedTuple):
     """`of_round`: columns of the round; `of_clients`: {column: {client: value}}; `confusion`: how often the headline answer
     took a true class (row) for another (column), "test" int64 [M, C, C] on the whole test set, of the one model for all or
-    of K models, and "own" int64 [K, C, C] on each client's own test examples."""
+    of K models, and "own" int64 [K, C, C] on each client's own test examples; "own_right" uint8, which of these it got
+    right, client after client in the order of the split."""
 
     of_round: dict[str, float]
     of_clients: dict[str, ByClient]
@@ -77,6 +78,7 @@ def _measure(
     )
     heads: list[dict[str, ByClient]] = []
     confusion: dict[str, list[Tensor]] = {"test": [], "own": []}
+    own_right: list[Tensor] = []
     for k in federation.clients:
         if k == 0 or not one_for_all:
             own = [*personal, *validation] if one_for_all else [personal[k], validation[k]]
@@ -91,7 +93,9 @@ def _measure(
             if len(validation[k]):
                 found["validation"][k] = right[validation[k]].mean().item()
         confusion["own"].append(_confusion(data, personal[k], scores[-1].predicted))
-    return heads, {which: torch.stack(tables) for which, tables in confusion.items()}
+        own_right.append(right_by_head[-1][personal[k]].to(torch.uint8))
+    tables = {which: torch.stack(tables) for which, tables in confusion.items()}
+    return heads, {**tables, "own_right": torch.cat(own_right)}
 
 
 class Scores(NamedTuple):

@@ -10,7 +10,7 @@ import saves
 from data import partition
 from errors import UserError
 from figures import targets
-from figures.statistics import Paired, Seed, Values, paired
+from figures.statistics import LEAST_EXAMPLES, Paired, Seed, Values, interval, paired
 from figures.units import shown
 from saves import Run
 
@@ -104,6 +104,20 @@ def seed_of(run: Run) -> Seed:
     return run.options["seed"], run.options["split_seed"]
 
 
+def seeds_told(found: Sequence[Group]) -> str:
+    """In words, how many seeds and splits there are, and what a spread over them is of."""
+    seeds = {seed_of(run) for group in found for run in group.runs}
+    splits = {split for _, split in seeds}
+    if len(seeds) == 1:
+        return "one seed: an illustration; --seed 0 1 2 3 4 --split_seed seed for a comparison"
+    if len(splits) == len(seeds):
+        return f"{len(seeds)} seeds, each with a split of its own"
+    return (
+        f"{len(seeds)} seeds on {len(splits)} split{'s' * (len(splits) > 1)}: a spread is that of training, not of who got "
+        "what; --split_seed seed draws a split with each seed"
+    )
+
+
 def row_of(run: Run, on: str):
     """The row of the last round, or of the first of those best on validation. Raises UserError without validation."""
     rounds = run.rounds
@@ -143,17 +157,54 @@ def _asked(group: Group) -> dict[str, str]:
     return {name: repr(value) for name, value in group.options.items() if name not in OF_A_SEED}
 
 
-def gains(group: Group, alone: Group, on: str) -> tuple[float, float, float] | None:
+def gains(group: Group, alone: Group, on: str) -> tuple[float, float, float | None] | None:
     """What collaboration is to the clients: personal accuracy less that of the same client alone, on the same split with the
-    same seed. Mean over clients, of the client that has least of it, and the share of clients that it harms; means over the
-    common seeds. None where there is none."""
-    without = {seed_of(run): run for run in alone.runs}
-    pairs = [(run, without[seed_of(run)]) for run in group.runs if seed_of(run) in without]
+    same seed. Mean over clients, and of the client that has least of it, means over the common seeds; and the share of
+    clients that are `harmed` after the last round, mean over the splits (None where that is not known). None without a
+    common seed."""
+    pairs = _pairs(group, alone)
     found = [(by_client(run, on) - by_client(base, on)).dropna() for run, base in pairs]
     if not found:
         return None
-    figures = [(gain.mean(), gain.min(), (gain < -1e-12).mean()) for gain in found]
-    return tuple(float(np.mean(values)) for values in zip(*figures, strict=True))
+    mean, least = (float(np.mean(values)) for values in zip(*[(gain.mean(), gain.min()) for gain in found], strict=True))
+    on_splits = list(harmed(group, alone).values()) if on == "last" else [None]
+    share = None if any(clients is None for clients in on_splits) else float(np.mean([c.mean() for c in on_splits]))
+    return mean, least, share
+
+
+def _pairs(group: Group, alone: Group) -> list[tuple[Run, Run]]:
+    """Each run of a group with that of `independent` of the same seed, where there is one."""
+    without = {seed_of(run): run for run in alone.runs}
+    return [(run, without[seed_of(run)]) for run in group.runs if seed_of(run) in without]
+
+
+HARMED = (
+    "a client is harmed where it gets its own test examples wrong more often than the same client alone: Student's 95 % "
+    f"interval of the differences, paired by example (means over the seeds on a split), is below 0, and {LEAST_EXAMPLES} "
+    "examples or more differ"
+)
+
+
+def harmed(group: Group, alone: Group) -> dict[int, np.ndarray | None]:
+    """{split seed: which clients a method harms, bool [K]}, by the rule in HARMED; None where runs did not keep which of
+    their test examples they got right."""
+    of_split: dict[int, list[tuple[Run, Run]]] = {}
+    for run, base in _pairs(group, alone):
+        of_split.setdefault(run.options["split_seed"], []).append((run, base))
+    return {split_seed: _harmed(pairs) for split_seed, pairs in of_split.items()}
+
+
+def _harmed(pairs: Sequence[tuple[Run, Run]]) -> np.ndarray | None:
+    kept = [[run.arrays("confusion") or {} for run in pair] for pair in pairs]
+    if any("own_right" not in arrays for pair in kept for arrays in pair):
+        return None
+    differences = np.mean([own["own_right"].astype(float) - alone["own_right"] for own, alone in kept], axis=0)
+    ends = np.cumsum(kept[0][0]["own"].sum((1, 2)))[:-1]  # a client's examples lie side by side
+    return np.array([_below_zero(of_client) for of_client in np.split(differences, ends)])
+
+
+def _below_zero(differences: np.ndarray) -> bool:
+    return np.count_nonzero(differences) >= LEAST_EXAMPLES and interval(differences)[1] < 0
 
 
 def sent(run: Run) -> float:

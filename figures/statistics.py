@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 LEAST_SEEDS = 6  # common to both, for a paired t-test: with fewer it cannot be told whether differences are normal
+LEAST_EXAMPLES = 6  # of a client, on which two models differ: of fewer, all in one direction are no rare chance
 Seed = tuple[int, int]  # --seed and --split_seed
 Values = dict[Seed, float]
 
@@ -32,14 +33,19 @@ def paired(own: Values, baseline: Values) -> Paired | None:
     if not common:
         return None
     a, b = (np.array([values[seed] for seed in common]) for values in (own, baseline))
-    n, mean, deviation = len(common), float((a - b).mean()), float((a - b).std(ddof=1)) if len(common) > 1 else 0.0
+    n, mean = len(common), float((a - b).mean())
     if n == 1:
         return Paired(1, mean, None, None, None)
-    half = least_errors(n) * deviation / n**0.5
     from scipy import stats
 
     tested = n >= LEAST_SEEDS and np.ptp(a - b) > 1e-12
-    return Paired(n, mean, mean - half, mean + half, float(stats.ttest_rel(a, b).pvalue) if tested else None)
+    return Paired(n, mean, *interval(a - b), float(stats.ttest_rel(a, b).pvalue) if tested else None)
+
+
+def interval(differences: np.ndarray) -> tuple[float, float]:
+    """Student's 95 % interval of the mean of paired differences, float [n], n of 2 or more."""
+    mean, half = differences.mean(), least_errors(len(differences)) * differences.std(ddof=1) / len(differences) ** 0.5
+    return float(mean - half), float(mean + half)
 
 
 def least_errors(n: int) -> float:

@@ -19,6 +19,7 @@ from figures import targets
 from figures.cells import Cell, Comparison, cell_of, count, effort, percent, points, render, whole, without_empty, write_xlsx
 from figures.groups import (
     COLUMNS,
+    HARMED,
     REFERENCES,
     ROUND,
     Group,
@@ -30,6 +31,7 @@ from figures.groups import (
     read,
     row_of,
     seed_of,
+    seeds_told,
     selected,
     sent,
     varying,
@@ -233,8 +235,9 @@ def _notes(found: Sequence[Group], metric: str, on: str, base: int | None, targe
     if any(group.algorithm == "independent" for group in found):
         lines.append(
             "gain over independent: a client's personal accuracy less that of the same client alone, in points: mean over "
-            "clients, of the client with the least, clients below 0; means over the seeds that independent has too"
+            "clients, and of the client with the least; means over the seeds that independent has too"
         )
+        lines.append(HARMED)
     if target is not None:
         curve = targets.TEST if on == "last" else targets.VALIDATION
         what = f" ({metric})" if on == "last" else ""
@@ -247,15 +250,7 @@ def _notes(found: Sequence[Group], metric: str, on: str, base: int | None, targe
 
 
 def _cautions(found: Sequence[Group]) -> Iterator[str]:
-    seeds = {seed_of(run) for group in found for run in group.runs}
-    splits = {split for _, split in seeds}
-    if len(seeds) == 1:
-        yield "one seed: an illustration"
-    elif len(splits) < len(seeds):
-        yield (
-            f"{len(seeds)} seeds on {len(splits)} split{'s' * (len(splits) > 1)}: a spread is that of training more than of "
-            "who got what (--split_seed)"
-        )
+    yield seeds_told(found)
     for group in found:
         codes = {run.config.get("source") for run in group.runs}
         if len(codes) > 1:

@@ -148,7 +148,7 @@ def render(table: Table, results: Results) -> str:
         for column in table.columns:
             cell = cells.get(column, Cell())
             if any(other.get(column, Cell()).published is not None for other in table.rows.values()):
-                row[f"{column}, published"] = "" if cell.published is None else f"{cell.published:g}"
+                row[f"{column} (published)"] = "" if cell.published is None else f"{cell.published:g}"
             if cell.command:
                 row[column] = shown(cell, results)
                 ns.add(len(results.of(cell)))

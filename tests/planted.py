@@ -142,7 +142,7 @@ published fedavg: kept moments go to the first clients | algorithms/published/fe
 - np.floor(np.cumsum(mix) * n + 0.5)
 + np.floor(np.cumsum(mix) * n)
 validation examples are trained on | data/partition.py | test_partition.py
-- np.setdiff1d(share, held) for share
+- share[~kept[share]] for share
 + share for share
 augment: the hole is mirrored with its image | data/augment.py | test_augment.py
 - column - centre[:, 1:]

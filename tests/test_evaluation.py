@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from conftest import line_of, map_leaves, options_for, play, tiny_federation, weights_of
 
 import algorithms
+import commandline
 import experiment
-import options
 import saves
 import streams
 from data.partition import Split
@@ -111,6 +111,8 @@ def test_confusion_counts_true_classes_in_rows_on_the_whole_test_set_and_on_a_cl
         assert np.array_equal(table, confused(y[own], said(k, own)))
         assert table.trace() / table.sum() == pytest.approx(of_clients["personal_accuracy"][k])
     assert of_round["global_mean"] == pytest.approx(np.mean([table.trace() / table.sum() for table in confusion["test"]]))
+    right = [said(k, own) == y[own] for k, own in enumerate(one.split.test)]
+    assert confusion["own_right"].tolist() == np.concatenate(right).tolist(), "example by example, client after client"
 
 
 def test_confusion_is_of_the_headline_and_of_its_classifier():
@@ -431,7 +433,7 @@ def test_fine_tuning_that_diverges_names_its_rate():
 @pytest.mark.parametrize("given", ["--ft_part head", "--ft_lr 0.1", "--ft_lr 0.1 --ft_epochs 0"])
 def test_what_says_how_to_fine_tune_is_refused_where_nothing_is_fine_tuned(given):
     classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
-    line = line_of(options.parse, ["fedavg", *given.split()], classes, dict.fromkeys(classes, ""))
+    line = line_of(commandline.parse, ["fedavg", *given.split()], classes, dict.fromkeys(classes, ""))
     flag, value, *_ = given.split()
     assert line == f"{flag} {value}: read only with --ft_epochs above 0"
 

@@ -2,11 +2,12 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from data.datasets import Source
 from errors import DivergedError
 from experiment import identity, measuring, preparation, rounds
 from helpers import Round
-from options import Launch
+from options import Launch, Number, flag
 from saves import workbook
 
 QUICK = {
@@ -196,7 +197,7 @@ def test_changed_code_makes_a_new_run_beside_the_old_one(tmp_path, monkeypatch):
     assert experiment.earlier(new.folder) is None, "one that is not finished is not spoken of"
 
 
-@pytest.mark.parametrize("what", ["torch", "numpy", "processor"])
+@pytest.mark.parametrize("what", ["torch", "numpy", "processor", "device"])
 def test_another_library_or_processor_makes_a_new_run_beside_the_old_one(what, tmp_path, monkeypatch):
     old, environment = prepared("fedavg", tmp_path).folder, identity._environment
     monkeypatch.setattr(identity, "_environment", lambda device: {**environment(device), what: "another"})
@@ -222,6 +223,58 @@ def test_the_name_of_a_run_covers_every_option_the_split_and_the_data(tmp_path, 
     monkeypatch.setattr(preparation, "_data", lambda *_: replace(data, mean=data.mean + 1))
     names.append(prepared("cfkd", tmp_path).folder.name)
     assert len(set(names)) == len(names)
+
+
+def test_a_flag_that_is_newer_leaves_the_identity_of_older_runs_as_it_is_while_it_is_off(tmp_path, monkeypatch):
+    plain = algorithms.fedavg.Options
+
+    @dataclass(frozen=True)
+    class Newer(plain):
+        straggling: float = flag(0.0, Number(float, least=0), "a flag of tomorrow", before=0.0)
+
+    older = experiment.prepare(plain(**QUICK, algorithm="fedavg"), Launch(export_dir=tmp_path)).config
+    monkeypatch.setattr(algorithms, "options_of", lambda name: Newer)
+    off, on = (
+        experiment.prepare(Newer(**QUICK, algorithm="fedavg", straggling=value), Launch(export_dir=tmp_path)).config
+        for value in (0.0, 0.5)
+    )
+    assert "straggling" in off["options"]
+    assert identity.asked(off) == identity.asked(older) != identity.asked(on)
+
+
+def test_the_order_of_the_options_and_the_device_are_no_part_of_what_is_asked_for(tmp_path):
+    config = prepared("fedavg", tmp_path).config
+    turned = {**config, "options": dict(reversed({**config["options"], "device": "cuda:0"}.items()))}
+    assert identity.asked(turned) == identity.asked(config)
+    assert identity.asked({**config, "options": {**config["options"], "lr": 0.5}}) != identity.asked(config)
+
+
+def test_a_file_is_what_is_in_it_and_not_where_it_lies(tmp_path):
+    asked = {"n_clients": 3, "partition": "iid"}
+    written = experiment.save_split(prepared("fedavg", tmp_path, **asked))
+    names = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(written, tmp_path / folder / "split.npz")
+        names.append(prepared("fedavg", tmp_path, partition_file=str(tmp_path / folder / "split.npz")).folder.name)
+    assert names[0] == names[1]
+    for folder, edges in (("a", "0 1\n1 2\n"), ("b", "0 1\n1 2\n"), ("c", "0 1\n0 2\n")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "edges.txt").write_text(edges)
+    graphs = [
+        prepared("dpsgd", tmp_path, n_clients=3, topology="file", topology_file=tmp_path / folder / "edges.txt").folder.name
+        for folder in "abc"
+    ]
+    assert graphs[0] == graphs[1] != graphs[2]
+
+
+def test_what_carried_a_run_out_is_told_where_it_is_not_todays(tmp_path):
+    today = prepared("fedavg", tmp_path).config
+    assert identity.carried_out(today, today) == ""
+    library = {**today, "source": "another", "environment": {**today["environment"], "torch": "1.0"}}
+    assert identity.carried_out(library, today) == "torch 1.0"
+    code = {**today, "source": "another", "revision": "0123abcd"}
+    assert identity.carried_out(code, today) == "code of 0123abcd"
 
 
 def test_auto_is_resolved_before_a_run_is_named(tmp_path):

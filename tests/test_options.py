@@ -263,6 +263,7 @@ def test_what_is_allowed_is_said_in_words(takes, words):
 def test_the_nearest_name_is_offered_only_where_one_is_near():
     assert nearest("lenet", ("ResNet9", "LeNet5")) == "; did you mean LeNet5?"
     assert nearest("mnist", ("digits", "MNIST")) == "; did you mean MNIST?"
+    assert nearest("scaffold", ("cfkd", "fd", "fedavg", "fedbabu")) == "", "three letters of eight are not near"
     assert nearest("qqqq", ("ResNet9", "LeNet5")) == ""
 
 
@@ -393,6 +394,14 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize(("name", "other"), SPELLED)
+def test_the_word_seed_draws_a_split_with_each_seed_and_a_number_keeps_one():
+    runs = runs_of("fedavg --seed 1 2 --split_seed seed")
+    assert [(run.seed, run.split_seed) for run in runs] == [(1, 1), (2, 2)]
+    runs = runs_of("fedavg --seed 1 2 --split_seed 3")
+    assert [(run.seed, run.split_seed) for run in runs] == [(1, 3), (2, 3)]
+    assert Options(seed=4, split_seed="seed") == Options(seed=4, split_seed=4), "a run has what it does"
+
+
 def test_another_name_of_a_flag_is_the_flag(name, other):
     also = " --partition lda" if name == "alpha" else ""
     assert one(f"fedavg --{other} {EXAMPLES[name]}{also}") == one(f"fedavg --{name} {EXAMPLES[name]}{also}")

@@ -78,7 +78,7 @@ def test_the_split_is_shown_before_the_first_round_and_the_table_after_the_last(
     counts = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit() and len(line.split()) == 13]
     assert sum(int(row[-2]) for row in counts) == 143  # a tenth of 1,437 training images
     assert sum(int(row[-1]) for row in counts) == 360
-    assert "one seed: an illustration; `--seed 0 1 2 3 4` for a comparison" in out
+    assert "one seed: an illustration; --seed 0 1 2 3 4 --split_seed seed for a comparison" in out
     assert all(run.folder.name in out for run in saves.find(tmp_path))
 
 
@@ -217,7 +217,7 @@ def test_training_goes_on_from_a_saved_run(tmp_path):
     (second,) = saves.find(tmp_path / "b")
     one, other = first.weights()["global"], second.weights()["global"]
     assert all(torch.allclose(one[name], other[name], rtol=1e-6) for name in one)  # averages of equal models
-    assert second.config["init_from"] == saves.digest(one)
+    assert second.config["files"]["init_from"] == saves.digest(one)
     # every client starts from the one model; with models of their own each from its own
     main(f"cfkd {QUICK} --lr 1e-30 --init_from {folder}", tmp_path / "c")
     (third,) = saves.find(tmp_path / "c")
@@ -241,7 +241,7 @@ def test_the_weights_that_a_run_starts_from_are_part_of_its_name(tmp_path):
     weights["global"]["classifier.bias"] += 1
     torch.save(weights, first.folder / "weights.pt")
     main(words, tmp_path / "b")
-    assert len({run.config["init_from"] for run in saves.find(tmp_path / "b")}) == 2
+    assert len({run.config["files"]["init_from"] for run in saves.find(tmp_path / "b")}) == 2
 
 
 # --- the table and its words ---

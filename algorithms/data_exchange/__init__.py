@@ -10,6 +10,8 @@ Differences from the report and the authors' code:
    is client 0's.
 3. `--aggr_model ps` answers with the last average, unweighted as in the code, which answers with the one before.
 4. With `--participation` below 1 the graph of a round is that between the clients that take part; the code has all.
+5. `--ft_epochs` fine-tunes on a client's own images alone, not on those that it received: it is to fit the client's own
+   distribution. Neither report nor code fine-tunes.
 """
 
 from dataclasses import dataclass, replace

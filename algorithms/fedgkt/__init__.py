@@ -13,6 +13,8 @@ Differences from the paper and the authors' code:
    code's is of the test set, whose features clients send in every round. `--validation 0` keeps it constant.
 5. With `--participation` below 1 the server learns from what has arrived and, with `--stale keep`, from what the absent sent
    last: the paper's asynchronous training, which is not in the code.
+6. `--optimizer sgd` is plain SGD with `--momentum`; the code's has momentum 0.9 and Nesterov's step.
+7. `--distill_server` is 1, as in the paper's equations; in the code it defaults to 0 (labels alone), as in its README.
 """
 
 from dataclasses import dataclass

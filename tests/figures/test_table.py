@@ -9,6 +9,7 @@ import pytest
 from conftest import line_of
 from test_targets import saved
 
+import saves
 from figures import cells, table
 from figures.cells import render
 from figures.groups import groups, name_of, read
@@ -139,8 +140,41 @@ def test_gain_and_harm_are_of_each_client_against_itself_alone_on_the_same_seed(
     # seed 0: +10, -10, 0, +20; seed 1: +10, +10, -10, -20; seed 2 has no independent run
     assert row["gain over independent"] == pytest.approx((5 - 2.5) / 2)
     assert row["least of a client"] == pytest.approx((-10 - 20) / 2)
-    assert row["clients harmed %"] == pytest.approx((25 + 50) / 2), "no change is no harm"
+    assert row["clients harmed %"] is None, "these runs did not keep which examples they got right"
     assert "gain over independent" not in rows_of([with_others])["fedavg"]
+
+
+def right(run, *clients):
+    """The run, that keeps which of their test examples its clients got right."""
+    own = np.array([[[len(of_client)]] for of_client in clients])
+    saves.write_arrays(run.folder / "confusion.npz", {"own": own, "own_right": np.concatenate(clients).astype(np.uint8)})
+    return run
+
+
+def test_a_client_is_harmed_where_an_interval_over_its_own_examples_says_so(tmp_path):
+    """100 examples a client: of as many differences as are not 0, all -1, the mean m has the deviation sqrt(m - m^2)."""
+
+    def pair(seed, *wrong, split_seed=0):
+        ours = [np.arange(100) >= n for n in wrong]
+        runs = [saved(tmp_path, name, seed, split_seed=split_seed) for name in ("fedavg", "independent")]
+        return [right(runs[0], *ours), right(runs[1], *[np.ones(100)] * len(wrong))]
+
+    # 5 of 100 worse: the interval, 0.05 +- 1.98 * 0.22 / 10, is below 0, and yet these are too few to speak of; 6 are not
+    assert rows_of(pair(0, 5, 6))["fedavg"]["clients harmed %"] == 50
+    flat = pair(0, 0, 3)
+    assert rows_of(flat)["fedavg"]["clients harmed %"] == 0, "no change is no harm, and a little is none that is shown"
+    # of two seeds on one split an example counts by its mean: 12 that differ in one seed of two
+    assert rows_of(pair(0, 12, 0) + pair(1, 0, 0))["fedavg"]["clients harmed %"] == 50
+    # on splits of their own, the mean of the shares
+    assert rows_of(pair(0, 9, 9) + pair(1, 9, 0, split_seed=1))["fedavg"]["clients harmed %"] == 75
+
+
+def test_one_that_gains_as_much_as_it_loses_is_not_harmed(tmp_path):
+    ours, alone = np.repeat([0, 1, 1], [20, 20, 60]), np.repeat([1, 0, 1], [20, 20, 60])
+    runs = [right(saved(tmp_path, "fedavg"), ours), right(saved(tmp_path, "independent"), alone)]
+    assert rows_of(runs)["fedavg"]["clients harmed %"] == 0
+    runs[0] = right(saved(tmp_path, "fedavg", lr=0.2), np.repeat([0, 1, 1], [33, 7, 60]))
+    assert rows_of([runs[0], runs[1]])["fedavg 0.2"]["clients harmed %"] == 100
 
 
 def test_of_several_independent_settings_the_one_with_the_same_shared_flags_is_the_comparison(tmp_path):
@@ -329,7 +363,9 @@ def test_a_baseline_may_be_a_row_by_its_whole_name(tmp_path):
 def test_what_weakens_a_comparison_is_said(tmp_path):
     runs = seeds(tmp_path, "fedavg", (0.5, 0.6))
     assert any(note.startswith("2 seeds on 1 split:") for note in table.compare(runs).notes)
-    assert "one seed: an illustration" in table.compare(runs[:1]).notes
+    assert any(note.startswith("one seed: an illustration") for note in table.compare(runs[:1]).notes)
+    own = [saved(tmp_path, seed=seed, split_seed=seed, split=str(seed)) for seed in (7, 8)]
+    assert "2 seeds, each with a split of its own" in table.compare(own).notes
     runs.append(saved(tmp_path, seed=2, split_seed=2, curve=(0.1, 0.4), source="1", environment={"torch": "2"}))
     notes = table.compare(runs).notes
     assert "warning: fedavg was run with 2 versions of code or libraries (figures.diff)" in notes

@@ -1,0 +1,223 @@
+"""Published tables: a cell is the very run that its command makes; what is recorded is what RESULTS.md says."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import MNIST_FILES
+
+import experiment
+import papers
+from errors import UserError
+from launch import launch
+from options import Launch
+from papers import PAPERS, __main__, page, results
+from papers.tables import METRICS, Cell, Results, Table, failures, render, runs_of
+
+TABLES = [(name, table) for name, paper in PAPERS.items() for table in paper.TABLES]
+QUICK = "--dataset digits --n_clients 3 --reduced 0.05 --rounds 1 --model MLP --batch_size 16 --threads 1"
+
+
+def ids(pair):
+    return f"{pair[0]}/{pair[1].name}"
+
+
+def ran(line, export):
+    """The runs of a command line, saved."""
+    prepared = [experiment.prepare(made.options, Launch(export_dir=export)) for made in runs_of(line)]
+    return [run for _, run in launch(prepared, quiet=True)]
+
+
+def table_of(**rows):
+    return Table("tiny", "A table", "Nowhere.", {name: {"accuracy": cell} for name, cell in rows.items()})
+
+
+@pytest.mark.parametrize("pair", TABLES, ids=ids)
+def test_every_cell_has_a_command_that_is_understood_and_a_metric(pair):
+    for cell in pair[1].cells:
+        assert runs_of(cell.command, cell.start)
+        assert cell.metric in METRICS
+        assert "--threads 1" in cell.command, "or the run would depend on how many cores there are"
+        assert cell.tolerance is None or cell.published is not None
+
+
+def test_a_key_is_a_command_that_makes_the_same_run_again():
+    for _, table in TABLES:
+        for made in {made.key: made for cell in table.cells for made in runs_of(cell.command)}.values():
+            (again,) = runs_of(made.key)
+            assert again.options == made.options
+
+
+def test_results_md_says_what_is_recorded_to_the_last_digit():
+    text = page.PATH.read_text()
+    assert page.written(text) == text, "python -m papers --record writes it anew"
+
+
+def test_outside_the_papers_blocks_results_md_has_no_figures():
+    text = page.PATH.read_text()
+    for name in PAPERS:
+        text = re.sub(f"<!-- papers/{name}: begin -->.*?<!-- papers/{name}: end -->", "", text, flags=re.DOTALL)
+    assert not re.findall(r"\d+\.\d+|\d+ %", text)
+
+
+HERE = ("digits", *(["MNIST"] if MNIST_FILES.exists() else []))
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_recorded_row_has_the_identity_of_the_run_that_its_command_makes(name, tmp_path):
+    recorded, checked = results.read(PAPERS[name]).rows, 0
+    for made in results.runs_in(PAPERS[name].TABLES):
+        if made.key in recorded and made.options.dataset in HERE and made.start is None:
+            one = experiment.prepare(made.options, Launch(export_dir=tmp_path))
+            assert recorded[made.key]["run"] == experiment.identity.asked(one.config), made.key
+            checked += 1
+    if not checked:
+        pytest.skip(f"no recorded row of {name} is of data that are here")
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_what_was_to_hold_of_the_recorded_results_holds(name):
+    paper, recorded = PAPERS[name], results.read(PAPERS[name])
+    assert [line for table in paper.TABLES for line in failures(table, recorded)] == []
+    assert getattr(paper, "check", lambda _: [])(recorded) == []
+
+
+def test_a_run_of_other_settings_in_the_same_folder_is_not_taken_for_a_cell(tmp_path):
+    """An ablation of cfkd once stood in its table as cfkd, and 3 rounds without distillation as the published mhmd."""
+    table = table_of(cfkd=Cell(f"cfkd {QUICK}"))
+    others = ("--lambda_kd 0 --lambda_disc 8", "--lr 0.5", "--participation 0.5", "--rounds 2", "--as_published")
+    for flags in others:
+        ran(f"cfkd {QUICK} {flags}" if "--rounds" not in flags else f"cfkd {QUICK.replace('--rounds 1', flags)}", tmp_path)
+    how = Launch(export_dir=tmp_path)
+    found = results.collect([table], how)
+    assert found.rows == {}
+    assert found.missing(table) == [runs_of(f"cfkd {QUICK}")[0].key], "the table says with which command to make it"
+    (one,), _ = results.missing([table], how)
+    (run,) = ran(f"cfkd {QUICK}", tmp_path)
+    assert run.folder == one.folder
+    (row,) = results.collect([table], how).rows.values()
+    assert row["global"] == 100 * run.summary()["global_mean"]
+
+
+def test_a_run_that_other_code_made_counts_and_is_marked(tmp_path, monkeypatch):
+    table = table_of(independent=Cell(f"independent {QUICK}", published=50.0))
+    with monkeypatch.context() as before:
+        before.setattr(experiment.identity, "_sources", lambda algorithm: ["older"])
+        before.setattr(experiment.identity, "_revision", lambda: "0123abcd")
+        (older,) = ran(f"independent {QUICK}", tmp_path)
+    found = results.collect([table], Launch(export_dir=tmp_path))
+    assert [row["other"] for row in found.rows.values()] == ["code of 0123abcd"]
+    assert f"{100 * older.summary()['global_mean']:.2f}*" in render(table, found)
+    ran(f"independent {QUICK}", tmp_path)
+    found = results.collect([table], Launch(export_dir=tmp_path))
+    assert [row["other"] for row in found.rows.values()] == [""], "today's code goes before any other"
+    assert "*" not in render(table, found)
+
+
+def test_a_run_that_starts_from_another_starts_from_the_one_with_its_seed(tmp_path):
+    fedavg, command = f"fedavg {QUICK} --seed 0 1", f"lg_fedavg {QUICK} --seed 0 1"
+    table, how = table_of(lg_fedavg=Cell(command, start=fedavg)), Launch(export_dir=tmp_path)
+    ready, waiting = results.missing([table], how)
+    assert [one.options.algorithm for one in ready] == ["fedavg", "fedavg"]
+    assert [made.options.seed for made in waiting] == [0, 1]
+    starts = {run.options["seed"]: run for run in ran(fedavg, tmp_path)}
+    ready, waiting = results.missing([table], how)
+    assert not waiting
+    for one in ready:
+        assert one.start["classifier.weight"].equal(starts[one.options.seed].weights()["global"]["classifier.weight"]), (
+            "FedAvg's last model"
+        )
+    ran(command, tmp_path)
+    assert results.collect([table], how).rows == {}, "one that started anew is another run"
+    list(launch(ready, quiet=True))
+    assert len(results.collect([table], how).of(table.cells[0])) == 2
+
+
+def test_a_cell_is_the_mean_over_its_seeds_and_a_table_says_how_many_are_there():
+    cells = {"a": Cell(f"fedavg {QUICK} --seed 0 1 2", published=60.0), "b": Cell(f"fd {QUICK} --seed 0")}
+    keys = [made.key for made in runs_of(cells["a"].command)]
+    found = Results({key: {"global": value} for key, value in zip(keys, (50.0, 52.0, 57.0), strict=True)})
+    header, _, first, second = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in render(table_of(**cells), found).splitlines()
+    )
+    assert header == ["", "accuracy (published)", "accuracy", "n"]
+    assert first == ["a", "60", f"53.00 ±{np.std([50, 52, 57], ddof=1):.2f}", "3"]
+    assert second == ["b", "", "", "0"]
+
+
+def test_what_is_further_from_the_published_number_than_allowed_is_said():
+    table = table_of(a=Cell(f"fedavg {QUICK}", published=60.0, tolerance=2.5))
+    found = Results({runs_of(table.cells[0].command)[0].key: {"global": 63.0}})
+    assert failures(table, found) == ["a, accuracy: +3.00 from the published 60, allowed 2.5"]
+
+
+@pytest.fixture
+def paper(tmp_path, monkeypatch):
+    """A paper with one table, in a folder of its own, beside a page for it."""
+    table = table_of(a=Cell(f"independent {QUICK} --seed 0 1", published=50.0))
+    made = SimpleNamespace(__name__="papers.tiny", TITLE="Tiny", ABOUT="A paper.", TABLES=(table,))
+    made.words = lambda found: f"The mean is {found.mean(table, 'a', 'accuracy'):.2f}."
+    (tmp_path / "tiny").mkdir()
+    for module in (papers, page, __main__):
+        monkeypatch.setattr(module, "PAPERS", {"tiny": made})
+    monkeypatch.setattr(results, "HERE", tmp_path)
+    monkeypatch.setattr(page, "PATH", tmp_path / "RESULTS.md")
+    page.PATH.write_text("# Results\n\n<!-- papers/tiny: begin --><!-- papers/tiny: end -->\n\nThe end.\n")
+    return made
+
+
+def test_one_command_runs_what_is_missing_prints_it_and_records_it(paper, tmp_path, capsys):
+    words = ["tiny", "--export_dir", str(tmp_path / "saves"), "--quiet"]
+    assert __main__.main([*words, "--show"]) == 0
+    assert "missing: python run.py independent " in capsys.readouterr().out
+    assert __main__.main([*words, "--plan"]) == 0
+    assert "2 runs: " in capsys.readouterr().out
+    assert not (tmp_path / "saves").exists(), "neither runs anything"
+    assert __main__.main([*words, "--record"]) == 0
+    out = capsys.readouterr().out
+    (value,) = re.findall(r"\| a .*\| ([\d.]+ ±[\d.]+)", out)
+    assert f"The mean is {value.partition(' ')[0]}." in page.PATH.read_text()
+    assert value in page.PATH.read_text()
+    assert page.PATH.read_text().endswith("The end.\n")
+    lines = (tmp_path / "tiny" / "results.csv").read_text().splitlines()
+    assert lines[0] == "command,run,revision,torch,processor,global"
+    assert len(lines) == 1 + 2
+    assert __main__.main([]) == 0
+    assert "2 of 2 runs recorded" in capsys.readouterr().out
+
+
+def test_results_md_is_made_again_from_what_is_recorded_without_any_run(paper, tmp_path):
+    assert __main__.main(["tiny", "--export_dir", str(tmp_path / "saves"), "--quiet", "--record"]) == 0
+    text = page.PATH.read_text()
+    page.PATH.write_text(re.sub(r"\d", "7", text))
+    assert __main__.main(["--record"]) == 0
+    assert page.PATH.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nothing"], "nothing: must be one of tiny"),
+        (["tiny/other"], "tiny/other: the tables of tiny are tiny"),
+        (["tiny", "--rows", "xyz"], "--rows xyz: no row of these tables; a"),
+        (["tiny", "--data_dir", "/nowhere"], ""),
+    ],
+)
+def test_a_mistake_is_a_line(paper, words, told, tmp_path, capsys):
+    status = __main__.main([*words, "--export_dir", str(tmp_path / "saves"), "--quiet", "--show"])
+    said = capsys.readouterr().err
+    if told:
+        assert status == 2
+        assert said == f"papers: {told}\n"
+    else:
+        assert status == 0, "the embedded digits lie nowhere"
+
+
+def test_a_mistake_in_the_data_is_a_line(paper, tmp_path, capsys, monkeypatch):
+    def absent(*_):
+        raise UserError("--dataset digits: not there")
+
+    monkeypatch.setattr(experiment, "prepare", absent)
+    assert __main__.main(["tiny", "--export_dir", str(tmp_path), "--show"]) == 2
+    assert capsys.readouterr().err == "papers: --dataset digits: not there\n"
