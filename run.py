@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     if "_ARGCOMPLETE" in os.environ:
         commandline.complete(os.environ["COMP_LINE"], classes, described)
     try:
-        runs, how, notes = commandline.parse(argv, classes, described)
+        runs, how, notes = commandline.parse(argv, classes, described, algorithms.FAMILIES)
         ready = [experiment.prepare(run, how) for run in runs]
         if how.show_split:
             return _show_split(ready)

@@ -1,4 +1,4 @@
-"""The algorithms. To add one: its module, and its line in `ALGORITHMS`.
+"""The algorithms, by family. To add one: its module, and its name in `FAMILIES`.
 
 A module has a docstring, whose first line says what is sent, and in this order
 - `Options`: its flags and its defaults for shared ones, a frozen dataclass;
@@ -41,21 +41,32 @@ from algorithms.published import fd as published_fd
 from algorithms.published import fedavg as published_fedavg
 from algorithms.published import fedgkt as published_fedgkt
 
-ALGORITHMS: dict[str, ModuleType] = {
-    "cfkd": cfkd,
-    "fd": fd,
-    "fedavg": fedavg,
-    "fedprox": fedprox,
-    "fedgkt": fedgkt,
-    "fedbabu": fedbabu,
-    "fedper": fedper,
-    "lg_fedavg": lg_fedavg,
-    "mhmd": mhmd,
-    "data_exchange": data_exchange,
-    "dpsgd": dpsgd,
-    "independent": independent,
-    "centralized": centralized,
+FAMILIES: dict[str, dict[str, ModuleType]] = {
+    "one global model, by averaging weights": {
+        "fedavg": fedavg,
+        "fedprox": fedprox,
+    },
+    "personal models, of which a part is averaged": {
+        "fedbabu": fedbabu,
+        "fedper": fedper,
+        "lg_fedavg": lg_fedavg,
+        "mhmd": mhmd,
+    },
+    "models of their own, that share knowledge instead of weights": {
+        "cfkd": cfkd,
+        "fd": fd,
+        "fedgkt": fedgkt,
+    },
+    "neighbours on a graph, without a server": {
+        "data_exchange": data_exchange,
+        "dpsgd": dpsgd,
+    },
+    "reference lines, that do not collaborate": {
+        "independent": independent,
+        "centralized": centralized,
+    },
 }
+ALGORITHMS: dict[str, ModuleType] = {name: module for family in FAMILIES.values() for name, module in family.items()}
 # the same with the quirks of a reference system, where it has any that change numbers
 PUBLISHED: dict[str, ModuleType] = {
     "cfkd": published_cfkd,

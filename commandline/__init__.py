@@ -4,7 +4,7 @@ import argparse
 import itertools
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,12 +34,17 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def parse(argv: Sequence[str], algorithms: Mapping[str, type[Options]], describe: Mapping[str, str]):
+def parse(
+    argv: Sequence[str],
+    algorithms: Mapping[str, type[Options]],
+    describe: Mapping[str, str],
+    families: Mapping[str, Collection[str]] | None = None,
+):
     """A command line -> (runs, launch, notes).
 
-    `algorithms`: name -> its Options class; `describe`: name -> one line for the help. Runs are every combination of the
-    values given, algorithm by algorithm: a list of Options, checked each by itself. `notes` are lines worth telling.
-    Raises UserError; `-h` prints the help and exits.
+    `algorithms`: name -> its Options class; `describe`: name -> one line for the help, where they stand by `families`. Runs
+    are every combination of the values given, algorithm by algorithm: a list of Options, checked each by itself. `notes` are
+    lines worth telling. Raises UserError; `-h` prints the help and exits.
     """
     named = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
     for name in named:
@@ -47,7 +52,8 @@ def parse(argv: Sequence[str], algorithms: Mapping[str, type[Options]], describe
     origin, held, words = _expand(argv[len(named) :], named, algorithms)
     names = list(dict.fromkeys([held.pop("algorithm")] if "algorithm" in held else named)) or ["cfkd"]
     alone = len(names) == 1
-    parser, declared = parser_of(names, algorithms, describe, names if named or origin else list(algorithms))
+    listed = {"": names} if named or origin else families or {"": algorithms}
+    parser, declared = parser_of(names, algorithms, describe, listed)
 
     defaults = {name: [flag["default"]] for name, flag in declared.items()}
     try:
@@ -106,7 +112,7 @@ def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mappi
     import argcomplete
 
     names = [name for name in line.split() if name in algorithms] or list(algorithms)
-    parser, declared = parser_of(names, algorithms, describe, names)
+    parser, declared = parser_of(names, algorithms, describe, {"": names})
     parser.add_argument("algorithms", nargs="*", choices=list(algorithms))
     for action in parser._actions:
         takes = {**declared, **flags_of(Shorthand)}.get(action.dest, {}).get("takes")
@@ -144,9 +150,18 @@ def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str,
     return origin, held, others
 
 
-def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Mapping[str, str], listed: Sequence[str]):
-    """The parser of the flags of these algorithms, whose help lists others too -> (parser, {flag: its declaration})."""
-    lines = "\n".join(f"  {name:<14}{describe[name]}" for name in listed)
+def parser_of(
+    names: Sequence[str],
+    algorithms: Mapping[str, type],
+    describe: Mapping[str, str],
+    listed: Mapping[str, Collection[str]],
+):
+    """The parser of the flags of these algorithms, whose help lists others too, by family -> (parser, {flag: its
+    declaration})."""
+    lines = "\n".join(
+        f"  {family}\n" * bool(family) + "\n".join(f"    {name:<14}{describe[name]}" for name in members)
+        for family, members in listed.items()
+    )
     parser = _Parser(
         prog="run.py",
         usage="python run.py [ALGORITHM ...] [--flag VALUE ...]",

@@ -25,9 +25,9 @@ HUGE = 10**24  # more than 64 bits hold
 # (command line, words that its one line must contain); {tmp} is a folder with a file called `file` in it
 CASES = [
     # names
-    ("cfdk", ["algorithm cfdk", "one of cfkd, fd, fedavg", "did you mean cfkd?"]),
+    ("cfdk", ["algorithm cfdk", "one of fedavg, fedprox, fedbabu", "did you mean cfkd?"]),
     ("fedavg indpendent", ["algorithm indpendent", "did you mean independent?"]),
-    ("fedavg qqq", ["algorithm qqq", "one of cfkd, fd, fedavg"]),
+    ("fedavg qqq", ["algorithm qqq", "one of fedavg, fedprox, fedbabu"]),
     ("--dataset MNITS", ["--dataset MNITS", "one of digits, MNIST, FMNIST", "did you mean MNIST?"]),
     ("--model LeNet", ["--model LeNet", "one of LeNet5, LeNet5_classic, ResNet9", "did you mean LeNet5?"]),
     ("--model LeNet5,RestNet9", ["--model LeNet5,RestNet9", "several joined by commas", "did you mean ResNet9?"]),
@@ -137,7 +137,7 @@ CASES = [
     ("-x 3", ["-x", "belongs to no flag"]),
     ("fedavg --lambda_disc 1", ["--lambda_disc", "a flag of cfkd"]),
     ("fedavg independent --lambda_kd 1", ["--lambda_kd", "a flag of cfkd, fd"]),
-    ("independent --as_published", ["--as_published", "a flag of cfkd, fd, fedavg, fedgkt"]),
+    ("independent --as_published", ["--as_published", "a flag of fedavg, cfkd, fd, fedgkt"]),
     # values that are not there, or are too many
     ("--lr --seed 1", ["--lr", "a value is missing"]),
     ("--seed", ["--seed", "a value is missing"]),

@@ -393,7 +393,6 @@ EXAMPLES = {
 }
 
 
-@pytest.mark.parametrize(("name", "other"), SPELLED)
 def test_the_word_seed_draws_a_split_with_each_seed_and_a_number_keeps_one():
     runs = runs_of("fedavg --seed 1 2 --split_seed seed")
     assert [(run.seed, run.split_seed) for run in runs] == [(1, 1), (2, 2)]
@@ -402,6 +401,7 @@ def test_the_word_seed_draws_a_split_with_each_seed_and_a_number_keeps_one():
     assert Options(seed=4, split_seed="seed") == Options(seed=4, split_seed=4), "a run has what it does"
 
 
+@pytest.mark.parametrize(("name", "other"), SPELLED)
 def test_another_name_of_a_flag_is_the_flag(name, other):
     also = " --partition lda" if name == "alpha" else ""
     assert one(f"fedavg --{other} {EXAMPLES[name]}{also}") == one(f"fedavg --{name} {EXAMPLES[name]}{also}")
