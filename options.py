@@ -175,19 +175,9 @@ DRAWN = Needs("a split that is drawn, not --partition_file", lambda o: not o.par
 
 
 @dataclass(frozen=True)
-class Options:
-    """One run: the algorithm and every flag that can change a number. All of it is hashed into the run's name."""
-
-    algorithm: str = ""
-
-    def __post_init__(self) -> None:
-        """What stands for other values is replaced by them: what a run has in its options is what it does."""
-        if self.split_seed == "seed":
-            object.__setattr__(self, "split_seed", self.seed)
-        for name, declared in flags_of(type(self)).items():
-            if declared["stands_for"] and getattr(self, name):
-                for other, value in declared["stands_for"].items():
-                    object.__setattr__(self, other, value)
+class Problem:
+    """What is to be solved: the data, who has them, the network. A study goes over several problems; none of these is chosen
+    among for its accuracy."""
 
     dataset: str = flag(
         "digits",
@@ -256,14 +246,12 @@ class Options:
         "part of each client's training data held out for validation; 0 is none",
         DRAWN,
     )
-    split_seed: int | str = flag(
-        0,
-        Number(int, least=0, words=("seed",)),
-        "seed of the split alone: of --reduced_draw, --partition, --validation, --topology; a number keeps one split for "
-        "all seeds, the word seed draws a new one with each --seed",
-        SPLIT,
+    participation: float = flag(
+        1.0,
+        Number(float, above=0, most=1),
+        "fraction of the clients that take part in a round, at least one; 1 is all",
+        spelled=("frac",),
     )
-
     model: tuple[str, ...] = flag(
         ("LeNet5",),
         Several(Choice(tuple(MODELS))),
@@ -276,10 +264,44 @@ class Options:
         Needs(f"--model {' or '.join(READ_FEATURE_DIM)} (the others have their own)", _model),
     )
 
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is computed and watched."""
+
+    track_history: int = flag(
+        1, Number(int, least=0), "rounds from one evaluation to the next; 0 evaluates after the last round only"
+    )
+    track_features: int = flag(
+        0, Number(int, least=0), "training examples of each client whose features are kept at every evaluation; 0 keeps none"
+    )
+    device: str = flag(
+        "auto",
+        Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
+        "where to compute; auto is cuda if there",
+    )
+    precision: str = flag(
+        "float32",
+        Choice(("float32", "bf16")),
+        "in which networks are computed; bf16 is faster where the processor has it, weights and losses stay float32",
+    )
+    threads: int | str = flag(
+        "auto",
+        Number(int, least=1, most=1024, words=("auto",)),
+        "processor threads to evaluate, and to train one model (centralized); a client trains with one; auto is all cores",
+    )
+
+
+@dataclass(frozen=True)
+class Options(Execution, Problem):
+    """One run: the algorithm and every flag that can change a number. Beside the problem and how it is computed these are
+    the settings, which may be tuned (on validation data), and the seeds. All of it is hashed into the run's name."""
+
+    algorithm: str = ""
+
     init_from: str | None = flag(
         None, str, "folder of a saved run, whose models after the last round are the initial ones; default: new ones"
     )
-
     rounds: int = flag(100, Number(int, least=1), "communication rounds", spelled=("comm_round", "global_epoch"))
     epoch_per_round: int = flag(
         1, Number(int, least=1), "local epochs a round", spelled=("local_ep", "local_epoch", "epochs_client")
@@ -308,12 +330,6 @@ class Options:
     clip_grad: float = flag(
         0.0, Number(float, least=0), "largest norm of a step's gradient, longer ones are scaled down to it; 0 is no limit"
     )
-    participation: float = flag(
-        1.0,
-        Number(float, above=0, most=1),
-        "fraction of the clients that take part in a round, at least one; 1 is all",
-        spelled=("frac",),
-    )
     ft_epochs: int = flag(
         0,
         Number(int, least=0),
@@ -322,29 +338,23 @@ class Options:
     )
     ft_part: str = flag("full", Choice(PARTS), "which part is fine-tuned; the rest computes as in evaluation", TUNED)
     ft_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the fine-tuning, constant", TUNED)
-    track_history: int = flag(
-        1, Number(int, least=0), "rounds from one evaluation to the next; 0 evaluates after the last round only"
-    )
-    track_features: int = flag(
-        0, Number(int, least=0), "training examples of each client whose features are kept at every evaluation; 0 keeps none"
+    seed: int = flag(0, Number(int, least=0), "seed of all but the split: initial weights, batches, sampling")
+    split_seed: int | str = flag(
+        0,
+        Number(int, least=0, words=("seed",)),
+        "seed of the split alone: of --reduced_draw, --partition, --validation, --topology; a number keeps one split for "
+        "all seeds, the word seed draws a new one with each --seed",
+        SPLIT,
     )
 
-    seed: int = flag(0, Number(int, least=0), "seed of all but the split: initial weights, batches, sampling")
-    device: str = flag(
-        "auto",
-        Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
-        "where to compute; auto is cuda if there",
-    )
-    precision: str = flag(
-        "float32",
-        Choice(("float32", "bf16")),
-        "in which networks are computed; bf16 is faster where the processor has it, weights and losses stay float32",
-    )
-    threads: int | str = flag(
-        "auto",
-        Number(int, least=1, most=1024, words=("auto",)),
-        "processor threads to evaluate, and to train one model (centralized); a client trains with one; auto is all cores",
-    )
+    def __post_init__(self) -> None:
+        """What stands for other values is replaced by them: what a run has in its options is what it does."""
+        if self.split_seed == "seed":
+            object.__setattr__(self, "split_seed", self.seed)
+        for name, declared in flags_of(type(self)).items():
+            if declared["stands_for"] and getattr(self, name):
+                for other, value in declared["stands_for"].items():
+                    object.__setattr__(self, other, value)
 
 
 @dataclass(frozen=True)
@@ -399,9 +409,20 @@ def flags_of(cls: type) -> dict[str, dict]:
     return found
 
 
+SEEDS = ("seed", "split_seed")
+
+
+def role_of(name: str) -> str:
+    """What a flag is to a study: "problem", "execution", "seed", or "setting", which all others are."""
+    for role, cls in (("problem", Problem), ("execution", Execution)):
+        if name in cls.__dataclass_fields__:
+            return role
+    return "seed" if name in SEEDS else "setting"
+
+
 def plain(options: Any) -> dict[str, Any]:
     """Every option as JSON can hold it."""
-    return {f.name: plain_value(getattr(options, f.name)) for f in fields(options)}
+    return {name: plain_value(getattr(options, name)) for name in ("algorithm", *(f.name for f in fields(options)))}
 
 
 def plain_value(value: Any) -> Any:

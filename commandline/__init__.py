@@ -12,7 +12,14 @@ from typing import Any, NoReturn
 from commandline import shorthand
 from commandline.shorthand import TRANSLATIONS, Shorthand, words_of
 from errors import UserError
-from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest
+from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of
+
+ROLES = {  # of the flags that every algorithm has; several values of a flag are several runs
+    "problem": "the problem (several are solved side by side; none is chosen for its accuracy)",
+    "setting": "settings (of several the best on --validation may be chosen)",
+    "seed": "seeds (results are means over them)",
+    "execution": "how a run is computed and watched",
+}
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -179,9 +186,9 @@ def parser_of(
                 what for what in ("takes", "spelled") if all(other[name][what] == first[name][what] for other in others)
             }
             of_all[name] = {**declared, **{what: first[name][what] for what in agreed}}
-    groups = {"flags of every algorithm (several values are a grid of runs)": of_all}
+    groups = {title: {f: flag for f, flag in of_all.items() if role_of(f) == role} for role, title in ROLES.items()}
     for name in names:
-        groups[f"flags of {name} ({describe[name]})"] = flags_of(algorithms[name])
+        groups[f"settings of {name} ({describe[name]})"] = flags_of(algorithms[name])
     groups["where and how to run (these change no number)"] = flags_of(Launch)
     declared: dict[str, dict] = {}
     for title, flags in groups.items():
