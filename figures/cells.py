@@ -14,21 +14,30 @@ from figures.units import operations
 
 BREAK = "@@"  # where a header is broken: no header has it
 FORMS = {"plain": "simple", "markdown": "github", "latex": "latex_booktabs"}
+MARKS = {  # of a cell: how each form shows the best of a column, and what is not told apart from it
+    "plain": {"": "{}  ", "best": "{} *", "level": "{} ~"},
+    "markdown": {"": "{}", "best": "**{}**", "level": "{} ~"},
+    "latex": {"": "{}", "best": r"\textbf{{{}}}", "level": r"{}$^\dagger$"},
+}
 
 
 class Cell(NamedTuple):
-    """A number (or a word, or None for an empty cell) and how it is written."""
+    """A number (or a word, or None for an empty cell) and how it is written; `mark` is a key of MARKS."""
 
     value: Any
     text: str
+    mark: str = ""
 
 
 @dataclass
 class Comparison:
-    """Tables by title, each a list of rows {header: cell}, and lines that say how to read them."""
+    """Tables by title, each a list of rows {header: cell}, and lines that say how to read them; `typeset`: {title: LaTeX} of
+    those that are set otherwise than as they stand; `data`: the same with a value a row, for programs that read it."""
 
     tables: dict[str, list[dict[str, Cell]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    typeset: dict[str, str] = field(default_factory=dict)
+    data: list[dict[str, Cell]] = field(default_factory=list)
 
 
 def cell_of(value: float | None, show: Callable[[float], str]) -> Cell:
@@ -86,11 +95,14 @@ def _title(header: str, between: str = " ") -> str:
 
 
 def render(result: Comparison, form: str = "plain") -> str:
-    """The tables and the notes as text; `form` is one of FORMS. In LaTeX what is not a table is a comment, and columns that
-    are empty are left out."""
+    """The tables and the notes as text; `form` is one of FORMS, or "csv": numbers alone, for programs. In LaTeX what is not
+    a table is a comment, and columns that are empty are left out."""
+    if form == "csv":
+        return _csv(result)
     parts = []
     for title, rows in result.tables.items():
-        text = grid(without_empty(rows) if form == "latex" else rows, form)
+        text = result.typeset.get(title) if form == "latex" else None
+        text = text or grid(without_empty(rows) if form == "latex" else rows, form)
         parts += [_aside(f"{title}:", form), *([""] if form == "markdown" else []), text, ""]
     mark = "- " if form == "markdown" else ""
     return "\n".join([*parts, *(_aside(mark + note, form) for note in result.notes)])
@@ -99,12 +111,32 @@ def render(result: Comparison, form: str = "plain") -> str:
 def grid(rows: Sequence[dict[str, Cell]], form: str) -> str:
     """One table, in one of FORMS; words are aligned left, numbers right."""
     headers = list(rows[0]) if form == "plain" else [_title(name, BREAK if form == "latex" else " ") for name in rows[0]]
-    cells = [[cell.text for cell in row.values()] for row in rows]
+    marked = any(cell.mark for row in rows for cell in row.values())
+    cells = [[MARKS[form][cell.mark].format(cell.text) if marked else cell.text for cell in row.values()] for row in rows]
     if form == "markdown":
         cells = [[text.replace("|", "\\|") for text in row] for row in cells]
     aligned = ["left" if name == "algorithm" or name.startswith("--") else "right" for name in rows[0]]
     text = tabulate(cells, headers=headers, tablefmt=FORMS[form], colalign=aligned, disable_numparse=True)
     return _stacked(text) if form == "latex" else text
+
+
+def _csv(result: Comparison) -> str:
+    """The first table with its numbers as they are, or what stands for it."""
+    import csv
+    import io
+
+    rows = result.data or next(iter(result.tables.values()))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_title(name) for name in rows[0]])
+    writer.writerows([["" if cell.value is None else cell.value for cell in row.values()] for row in rows])
+    return text.getvalue().rstrip()
+
+
+def typed(text: str) -> str:
+    """Text as LaTeX can set it."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    return "".join(special.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)
 
 
 def _stacked(table: str) -> str:
@@ -127,6 +159,8 @@ def write_xlsx(result: Comparison, path: Path) -> None:
         title.partition(":")[0]: pd.DataFrame([{_title(name): cell.value for name, cell in row.items()} for row in rows])
         for title, rows in result.tables.items()
     }
+    if result.data:
+        frames["data"] = pd.DataFrame([{_title(name): cell.value for name, cell in row.items()} for row in result.data])
     frames["notes"] = pd.DataFrame({"notes": result.notes})
     with pd.ExcelWriter(path, engine="openpyxl") as writer:
         for name, frame in frames.items():

@@ -229,6 +229,31 @@ def read(folders: Sequence[Path]) -> list[Run]:
     return list(found.values())
 
 
+def where(runs: Sequence[Run], conditions: Mapping[str, Sequence[str]]) -> list[Run]:
+    """The runs whose options are, each, one of the values given as text: {"alpha": ["0.1", "inf"]}. Raises UserError for an
+    option that no run has, and where none is left."""
+
+    def is_of(run: Run, name: str, texts: Sequence[str]) -> bool:
+        value = run.options.get(name)
+        return any(shown(value) == text or _same_number(value, text) for text in texts)
+
+    for name in conditions:
+        if not any(name in run.options for run in runs):
+            raise UserError(f"--where {name}: no run has this option")
+    left = [run for run in runs if all(is_of(run, name, texts) for name, texts in conditions.items())]
+    if not left:
+        told = " ".join(f"{name}={','.join(texts)}" for name, texts in conditions.items())
+        raise UserError(f"--where {told}: none of the {len(runs)} runs")
+    return left
+
+
+def _same_number(value: Any, text: str) -> bool:
+    try:
+        return not isinstance(value, bool) and isinstance(value, int | float) and float(text) == value
+    except ValueError:
+        return False
+
+
 def check(runs: Sequence[Run]) -> None:
     """Raises UserError where runs are not of one rule for the split and one data set, where a split seed does not stand for
     one split, or where a setting has a seed twice."""

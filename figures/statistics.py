@@ -7,6 +7,7 @@ import numpy as np
 
 LEAST_SEEDS = 6  # common to both, for a paired t-test: with fewer it cannot be told whether differences are normal
 LEAST_EXAMPLES = 6  # of a client, on which two models differ: of fewer, all in one direction are no rare chance
+LEAST_PROBLEMS = 6  # of a test over problems: of 5 that all go one way Wilcoxon's p is 1 in 16
 Seed = tuple[int, int]  # --seed and --split_seed
 Values = dict[Seed, float]
 
@@ -62,3 +63,21 @@ def holm(ps: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(ps))
     adjusted[order] = stepped
     return adjusted.tolist()
+
+
+def over_problems(values: np.ndarray) -> tuple[str, float]:
+    """(name of the test, its p) of means float [problems, methods], a problem counting once: Wilcoxon's signed ranks of two
+    methods, Friedman's test of more (Demsar 2006)."""
+    from scipy import stats
+
+    if values.shape[1] == 2:
+        return "Wilcoxon", float(stats.wilcoxon(values[:, 0], values[:, 1]).pvalue)
+    return "Friedman", float(stats.friedmanchisquare(*values.T).pvalue)
+
+
+def nemenyi(n_methods: int, n_problems: int) -> float:
+    """By how much two average ranks must differ to be told apart at 5 % (Nemenyi 1963)."""
+    from scipy import stats
+
+    q = float(stats.studentized_range.ppf(0.95, n_methods, np.inf)) / 2**0.5
+    return q * (n_methods * (n_methods + 1) / (6 * n_problems)) ** 0.5

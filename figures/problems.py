@@ -1,0 +1,205 @@
+"""Methods by problems: the table of a paper's comparison, and what may be said of a method over all problems.
+
+A problem is what differs in the runs' data, split, clients or network (`options.Problem`). A row is a method, a column a
+problem, a cell the mean over seeds with its deviation. Settings are chosen within a problem, by validation; problems are never
+chosen among.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from errors import UserError
+from figures.cells import MARKS, Cell, Comparison, cell_of, count, percent, typed, without_empty, word
+from figures.groups import (
+    OF_A_SEED,
+    REFERENCES,
+    ROUND,
+    Group,
+    accuracy,
+    check,
+    distinguishing,
+    ordered,
+    seed_of,
+    seeds_told,
+    selected,
+)
+from figures.statistics import LEAST_PROBLEMS, Values, nemenyi, over_problems, paired
+from figures.units import shown
+from options import role_of
+from saves import Run
+
+ABSENT = "(none)"
+
+
+class Problem(NamedTuple):
+    """One problem of several: the values of the options that tell them apart, and its runs."""
+
+    values: tuple[str, ...]
+    runs: list[Run]
+
+
+def problems(runs: Sequence[Run]) -> tuple[list[str], list[Problem]]:
+    """The options of the problem that differ between runs, and the runs by their values, in the order of these."""
+    names = dict.fromkeys(name for run in runs for name in run.options if role_of(name) == "problem")
+    told = [name for name in names if len({repr(run.options.get(name, ABSENT)) for run in runs}) > 1]
+    found: dict[tuple, list[Run]] = {}
+    for run in runs:
+        found.setdefault(tuple(run.options.get(name, ABSENT) for name in told), []).append(run)
+    in_order = sorted(found.items(), key=lambda item: [_rank(value) for value in item[0]])
+    return told, [Problem(tuple(map(_short, values)), of_it) for values, of_it in in_order]
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else shown(value)
+
+
+def _rank(value: object) -> tuple[bool, float, str]:
+    """Numbers by size, inf the largest, before words."""
+    number = isinstance(value, int | float) or value == "inf"
+    return (not number, float(value) if number else 0.0, "" if number else shown(value))
+
+
+def title_of(names: Sequence[str], values: Sequence[str], between: str = "\n") -> str:
+    """A problem as the head of a column: the data set by its name alone, other options with theirs."""
+    told = [value if name == "dataset" else f"{name} {value}" for name, value in zip(names, values, strict=True)]
+    return between.join(told)
+
+
+def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", select: Sequence[str] = ()) -> Comparison:
+    """A row a method, a column a problem, accuracies in percent; and the average rank of each method over the problems that
+    all of them were run on. Raises UserError as `table.compare`."""
+    names, found = problems(runs)
+    chosen: dict[tuple[str, ...], list[Group]] = {}
+    for problem in found:
+        check(problem.runs)
+        chosen[problem.values] = [group for group, _ in selected(ordered(problem.runs), select, on)]
+    everyone = [group for groups in chosen.values() for group in groups]
+    label = _labels(everyone, (*names, *select))
+    methods = sorted(dict.fromkeys(map(label, everyone)), key=lambda name: (name.split()[0] in REFERENCES, name))
+    values = {problem: _values(groups, label, metric, on) for problem, groups in chosen.items()}
+    ranks, notes = _ranks(methods, list(values.values()))
+    rows, data = [], []
+    for method in methods:
+        row = {"algorithm": word(method)}
+        for problem, of_it in values.items():
+            row[title_of(names, problem)] = _cell(method, of_it)
+            if method in of_it:
+                told = {f"--{name}": word(value) for name, value in zip(names, problem, strict=True)}
+                data.append(
+                    {
+                        "algorithm": word(method),
+                        **told,
+                        **_numbers(of_it[method], metric),
+                        "mark": word(_mark(method, of_it)),
+                    }
+                )
+        rows.append({**row, "average\nrank": cell_of(ranks.get(method), "{:.2f}".format)})
+    title = f"{metric} accuracy (%) {ROUND[on]}, by problem"
+    notes = [
+        "mean ± standard deviation over seeds (number of seeds)",
+        "* or bold: the best of the collaborating methods on a problem; ~ or a dagger: not told apart from it, Student's "
+        "95 % interval of the differences, paired by seed, has 0 in it",
+        *notes,
+        seeds_told(everyone),
+    ]
+    return Comparison({title: without_empty(rows)}, notes, {title: _latex(names, list(values), rows)}, data)
+
+
+def _numbers(values: Values, metric: str) -> dict[str, Cell]:
+    own = np.array(list(values.values()))
+    deviation = own.std(ddof=1) if len(own) > 1 else None
+    return {"n": count(len(own)), f"{metric} %": percent(own.mean()), "std over seeds": percent(deviation)}
+
+
+def _latex(names: Sequence[str], found: Sequence[tuple[str, ...]], rows: Sequence[dict[str, Cell]]) -> str:
+    """The table in booktabs, the problems grouped by the first option that tells them apart; references below a line."""
+    heads = [tuple(title_of(names, problem).split("\n")) for problem in found]
+    ranked = any(row["average\nrank"].text for row in rows)
+    lines = [rf"\begin{{tabular}}{{l{'c' * len(found)}{'r' * ranked}}}", r"\toprule"]
+    for level in range(len(names)):
+        spans = [list(same) for _, same in groupby(range(len(heads)), key=lambda i, level=level: heads[i][: level + 1])]
+        wide = any(len(span) > 1 for span in spans)
+        told = [rf"\multicolumn{{{len(span)}}}{{c}}{{{typed(heads[span[0]][level])}}}" for span in spans]
+        last = level == len(names) - 1
+        lines.append(" & ".join(["method" if last else "", *told, *(["rank" if last else ""] * ranked)]) + r" \\")
+        if wide:
+            lines.append(" ".join(rf"\cmidrule(lr){{{span[0] + 2}-{span[-1] + 2}}}" for span in spans))
+    lines.append(r"\midrule")
+    for place, row in enumerate(rows):
+        reference = row["algorithm"].text.split()[0] in REFERENCES
+        if reference and place and rows[place - 1]["algorithm"].text.split()[0] not in REFERENCES:
+            lines.append(r"\midrule")
+        cells = [
+            MARKS["latex"][cell.mark].format(typed(cell.text)) for cell in list(row.values())[: len(found) + 1 + ranked]
+        ]
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _labels(everyone: Sequence[Group], left_out: Sequence[str]):
+    """group -> what its row is called: its algorithm, and the settings that tell methods of this algorithm apart."""
+    vary = [name for name in distinguishing([group.options for group in everyone]) if name not in (*left_out, *OF_A_SEED)]
+
+    def label(group: Group) -> str:
+        of_it = [other for other in everyone if other.algorithm == group.algorithm]
+        own = [name for name in vary if len({repr(other.options.get(name)) for other in of_it}) > 1]
+        told = " ".join(f"--{name} {shown(group.options[name])}" for name in own if name in group.options)
+        return f"{group.algorithm} {told}".strip()
+
+    return label
+
+
+def _values(groups: Sequence[Group], label, metric: str, on: str) -> dict[str, Values]:
+    """{method: its accuracy by seed} on one problem. Raises UserError for a method that is there twice."""
+    found: dict[str, Values] = {}
+    for group in groups:
+        if label(group) in found:
+            raise UserError(f"{label(group)} was run twice on one problem, in settings that the table does not tell apart")
+        found[label(group)] = {seed_of(run): accuracy(run, metric, on) for run in group.runs}
+    return found
+
+
+def _cell(method: str, values: dict[str, Values]) -> Cell:
+    """The mean of a method's seeds on a problem, marked where it is the best of the collaborating methods, or not told apart
+    from the best."""
+    if method not in values:
+        return Cell(None, "")
+    own = 100 * np.array(list(values[method].values()))
+    spread = f" ± {own.std(ddof=1):.2f}" if len(own) > 1 else ""
+    return Cell(float(own.mean()), f"{own.mean():.2f}{spread} ({len(own)})", _mark(method, values))
+
+
+def _mark(method: str, values: dict[str, Values]) -> str:
+    means = {name: np.mean(list(own.values())) for name, own in values.items() if name.split()[0] not in REFERENCES}
+    if method not in means or len(means) < 2:
+        return ""
+    best = max(means, key=means.get)
+    if method == best:
+        return "best"
+    difference = paired(values[best], values[method])
+    return "level" if difference and difference.n > 1 and not difference.apart else ""
+
+
+def _ranks(methods: Sequence[str], values: Sequence[dict[str, Values]]) -> tuple[dict[str, float], list[str]]:
+    """The average rank of the collaborating methods over problems, 1 the best, and what it allows to say."""
+    from scipy.stats import rankdata
+
+    competing = [name for name in methods if name.split()[0] not in REFERENCES]
+    common = [of for of in values if all(name in of for name in competing)]
+    if len(competing) < 2 or len(common) < 2:
+        return {}, []
+    table = np.array([[np.mean(list(of[name].values())) for name in competing] for of in common])  # [problems, methods]
+    ranks = rankdata(-table, axis=1).mean(0)
+    words = [f"average rank of the collaborating methods over {len(common)} problems, 1 is best"]
+    if len(common) < LEAST_PROBLEMS:
+        words.append(f"no test over problems: {len(common)} are too few, {LEAST_PROBLEMS} the least")
+    else:
+        name, p = over_problems(table)
+        words.append(f"{name} over {len(common)} problems: p = {p:.3f}")
+        if len(competing) > 2:
+            distance = nemenyi(len(competing), len(common))
+            words.append(f"Nemenyi: ranks that differ by less than {distance:.2f} are not told apart at 5 %")
+    return dict(zip(competing, map(float, ranks), strict=True)), words
