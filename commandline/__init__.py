@@ -46,19 +46,21 @@ def parse(
     algorithms: Mapping[str, type[Options]],
     describe: Mapping[str, str],
     families: Mapping[str, Collection[str]] | None = None,
+    alone: bool | None = None,
 ):
     """A command line -> (runs, launch, notes).
 
     `algorithms`: name -> its Options class; `describe`: name -> one line for the help, where they stand by `families`. Runs
     are every combination of the values given, algorithm by algorithm: a list of Options, checked each by itself. `notes` are
-    lines worth telling. Raises UserError; `-h` prints the help and exits.
+    lines worth telling. `alone`: whether an algorithm takes its own defaults for shared flags; None: where it is the only
+    one. Raises UserError; `-h` prints the help and exits.
     """
     named = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
     for name in named:
         _known(name, algorithms)
     origin, held, words = _expand(argv[len(named) :], named, algorithms)
     names = list(dict.fromkeys([held.pop("algorithm")] if "algorithm" in held else named)) or ["cfkd"]
-    alone = len(names) == 1
+    alone = len(names) == 1 if alone is None else alone
     listed = {"": names} if named or origin else families or {"": algorithms}
     parser, declared = parser_of(names, algorithms, describe, listed)
 

@@ -1,8 +1,8 @@
 """Methods by problems: the table of a paper's comparison, and what may be said of a method over all problems.
 
 A problem is what differs in the runs' data, split, clients or network (`options.Problem`). A row is a method, a column a
-problem, a cell the mean over seeds with its deviation. Settings are chosen within a problem, by validation; problems are never
-chosen among.
+problem, a cell the mean over seeds with its deviation. Settings are chosen within a problem, by validation; problems are
+never chosen among.
 """
 
 from collections.abc import Sequence

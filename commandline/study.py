@@ -1,0 +1,205 @@
+"""A study in a file: methods by problems by seeds, each method tuned on a grid of its own.
+
+    [problem]                            # flags of the problem; several values are several problems
+    dataset = ["digits", "MNIST"]
+    partition = "lda"
+    alpha = [0.1, 1.0]
+
+    [settings]                           # of all methods
+    rounds = 20
+
+    [fedavg]                             # a method: an algorithm's name, and its settings; several values are tried
+    lr = [0.01, 0.03, 0.1]
+
+    [prox_light]                         # a method of another name says which algorithm it is
+    algorithm = "fedprox"
+    mu = 0.01
+    lr = [0.01, 0.03, 0.1]
+
+    [tuning]                             # where a method has several settings: the best on held-out training data is taken
+    validation = 0.2
+    seed = [100]
+
+    [seeds]
+    seed = [0, 1, 2]
+    split_seed = "seed"
+
+Methods take the shared defaults, as several algorithms in one command do.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from commandline import parse
+from commandline.shorthand import words_of
+from errors import UserError
+from options import Options, flags_of, nearest, role_of
+
+SECTIONS = {
+    "problem": "problem",
+    "settings": "setting",
+    "execution": "execution",
+    "seeds": "seed",
+}  # and the role of its flags
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the study's table: an algorithm with values for its settings, several of which are tried."""
+
+    name: str
+    algorithm: str
+    flags: dict[str, list]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a file asks for. `shared`: {flag: its values} of all methods but the seeds; `tuning`: "validation" and "seed",
+    empty where nothing is said of it."""
+
+    name: str
+    methods: tuple[Method, ...]
+    shared: dict[str, list]
+    seeds: dict[str, list]
+    tuning: dict[str, Any] = field(default_factory=dict)
+
+    def runs(self, algorithms: Mapping[str, type[Options]]) -> dict[str, list[Options]]:
+        """{method: its runs, all settings with all seeds}. Raises UserError."""
+        return {method.name: self._runs(method, algorithms, self.seeds, {}) for method in self.methods}
+
+    def tried(self, algorithms: Mapping[str, type[Options]]) -> dict[str, list[Options]]:
+        """{method with several settings: the runs that choose among them}, on held-out data and with seeds of their own."""
+        seeds = {**self.seeds, "seed": _several(self.tuning.get("seed", [max(self.seeds["seed"]) + 1]))}
+        held_out = {"validation": [self.tuning.get("validation", 0.2)]}
+        several = [method for method in self.methods if any(len(values) > 1 for values in method.flags.values())]
+        return {method.name: self._runs(method, algorithms, seeds, held_out) for method in several}
+
+    def _runs(self, method: Method, algorithms, seeds: Mapping[str, list], others: Mapping[str, list]) -> list[Options]:
+        flags = {**self.shared, **method.flags, **seeds, **others}
+        switches = [name for name, flag in flags_of(algorithms[method.algorithm]).items() if flag["takes"] is None]
+        words = [method.algorithm]
+        for name, values in flags.items():
+            if name in switches:
+                words += words_of({name: values[0]}, switches)
+            else:
+                words += [f"--{name}", *(_text(value) for value in values)]
+        try:
+            found, _, _ = parse(words, algorithms, dict.fromkeys(algorithms, ""), alone=False)
+        except UserError as error:
+            raise UserError(f"--study {self.name}: [{method.name}] {error}") from None
+        return found
+
+
+def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
+    """The study of a file. Raises UserError for what is none."""
+    try:
+        held = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"--study {path}: cannot be read ({error.strerror}); must be a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--study {path}: is not TOML ({error})") from None
+    wrong = f"--study {path}:"
+    for section, content in held.items():
+        if not isinstance(content, dict):
+            raise UserError(
+                f"{wrong} {section} stands in no section; must be below [problem], [settings], [seeds] or a method"
+            )
+    shared = {}
+    for section, role in SECTIONS.items():
+        for name, value in held.get(section, {}).items():
+            if name not in flags_of(Options):
+                raise UserError(f"{wrong} [{section}] {name}: no such flag{nearest(name, list(flags_of(Options)))}")
+            if role_of(name) != role:
+                place = next(other for other, its_role in SECTIONS.items() if its_role == role_of(name))
+                raise UserError(f"{wrong} [{section}] {name}: must stand below [{place}]")
+            shared[name] = _several(value)
+    seeds = {name: shared.pop(name) for name in list(shared) if role_of(name) == "seed"}
+    methods = [
+        _method(name, content, algorithms, wrong) for name, content in held.items() if name not in (*SECTIONS, "tuning")
+    ]
+    if not methods:
+        raise UserError(f"{wrong} has no method; must have a section of an algorithm's name, such as [fedavg]")
+    tuning = held.get("tuning", {})
+    if strange := [name for name in tuning if name not in ("validation", "seed", "unequal")]:
+        raise UserError(f"{wrong} [tuning] {strange[0]}: must be validation, seed or unequal")
+    study = Study(path.stem, tuple(methods), shared, {"seed": [0], **seeds}, tuning)
+    _fair(study, wrong)
+    return study
+
+
+def _method(name: str, content: Mapping[str, Any], algorithms: Mapping[str, type], wrong: str) -> Method:
+    flags = {flag: _several(value) for flag, value in content.items() if flag != "algorithm"}
+    algorithm = content.get("algorithm", name)
+    if algorithm not in algorithms:
+        sections = ", ".join((*SECTIONS, "tuning"))
+        hint = nearest(str(algorithm), [*algorithms, *SECTIONS])
+        raise UserError(f"{wrong} [{name}]: neither an algorithm nor one of {sections}{hint}")
+    for flag in flags:
+        known = flags_of(algorithms[algorithm])
+        if flag not in known:
+            raise UserError(f"{wrong} [{name}] {flag}: {algorithm} reads no such flag{nearest(flag, list(known))}")
+        if role_of(flag) != "setting":
+            raise UserError(
+                f"{wrong} [{name}] {flag}: is no setting of a method; it is of the {role_of(flag)}, and shared by all"
+            )
+    return Method(name, algorithm, flags)
+
+
+def _fair(study: Study, wrong: str) -> None:
+    """An equal number of settings tried by each method, on seeds that the results are not of."""
+    sizes = {method.name: _size(method) for method in study.methods}
+    tried = {name: size for name, size in sizes.items() if size > 1}
+    if len(set(tried.values())) > 1 and not study.tuning.get("unequal"):
+        told = ", ".join(f"{name} {size}" for name, size in tried.items())
+        raise UserError(f"{wrong} settings tried are {told}; must be as many for each, or unequal = true below [tuning]")
+    both = set(map(str, _several(study.tuning.get("seed", [])))) & set(map(str, study.seeds["seed"]))
+    if both:
+        raise UserError(
+            f"{wrong} [tuning] seed {min(both)}: is one of [seeds] too; a setting is chosen with seeds of its own"
+        )
+    if any(len(values) > 1 for name, values in study.shared.items() if role_of(name) != "problem"):
+        name = next(name for name, values in study.shared.items() if len(values) > 1 and role_of(name) != "problem")
+        raise UserError(f"{wrong} [settings] {name}: has several values; what is tuned stands with each method")
+
+
+def _size(method: Method) -> int:
+    size = 1
+    for values in method.flags.values():
+        size *= len(values)
+    return size
+
+
+def _several(value: Any) -> list:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def written(names: Sequence[str], values: Mapping[str, list], algorithms: Mapping[str, type[Options]]) -> str:
+    """A command line's algorithms and flags as the text of a study."""
+    import tomli_w
+
+    held: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    held |= {name: {} for name in names}
+    for flag, given in values.items():
+        value = [_plain(v) for v in given]
+        value = value[0] if len(value) == 1 else value
+        if flag in flags_of(Options) and (role_of(flag) != "setting" or not isinstance(value, list)):
+            section = next(section for section, role in SECTIONS.items() if role == role_of(flag))
+            held[section][flag] = value
+        else:  # a method's own, or one of which several are tried
+            for name in names:
+                if flag in flags_of(algorithms[name]):
+                    held[name][flag] = value
+    return tomli_w.dumps({section: content for section, content in held.items() if content or section in names})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return value if isinstance(value, bool | int | float | str) else str(value)
