@@ -103,14 +103,14 @@ def parse(
 
 
 def command_of(run: Options, launch: Launch | None = None) -> str:
-    """The command line that makes this very run, and where it is looked for: what is not a default, in the order of the
-    flags."""
+    """The command line that makes this very run, and where it is looked for: what is not a default, by name, so that it
+    stays the same when flags are declared in another order."""
     words = ["python", "run.py", run.algorithm]
     for given, default in ((run, type(run)()), (launch or Launch(), Launch())):
-        for f in fields(given):
-            value = getattr(given, f.name)
-            if f.name not in ("algorithm", "force", "json", "quiet", "plan") and value != getattr(default, f.name):
-                words.append(f"--{f.name}")
+        for name in sorted(f.name for f in fields(given)):
+            value = getattr(given, name)
+            if name not in ("algorithm", "force", "json", "quiet", "plan") and value != getattr(default, name):
+                words.append(f"--{name}")
                 if value is not True:
                     words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return shlex.join(words)

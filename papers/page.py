@@ -7,6 +7,10 @@ from papers import PAPERS
 from papers.results import CARRIED, read
 from papers.tables import Results, Table, render, runs_of
 
+EARLIER = (
+    "In brackets: as printed at revision 564cfaf (torch 2.13.0+cpu, x86_64 AVX512), from runs of the same commands that are "
+    "no longer at hand."
+)
 PATH = Path(__file__).resolve().parent.parent / "RESULTS.md"
 
 
@@ -24,26 +28,36 @@ def block(name: str, paper: ModuleType) -> str:
     """One paper: what was published, what our tables show, and the tables."""
     results = read(paper)
     parts = [f"## {paper.TITLE}", paper.ABOUT]
-    recorded = [table for table in paper.TABLES if any(len(results.of(cell)) for cell in table.cells)]
-    if recorded:
-        parts.append(paper.words(results))
-        if hasattr(paper, "PICTURE"):
-            parts.append(f"![{paper.PICTURE[1]}](papers/{name}/{paper.PICTURE[0]})")
+    recorded = [table for table in paper.TABLES if _there(table, results) > 0.5]
+    if recorded and "nan" not in (words := paper.words(results)):  # nan: of cells that are not there yet
+        parts.append(words)
+    if recorded and hasattr(paper, "PICTURE"):
+        parts.append(f"![{paper.PICTURE[1]}](papers/{name}/{paper.PICTURE[0]})")
     for table in paper.TABLES:
         command = f"`python -m papers {name}/{table.name}`"
         if table not in recorded:
-            parts.append(f"**{table.title}.** {table.source} No run of it is recorded here; {command} makes them.")
+            parts.append(f"**{table.title}.** {table.source} Not recorded here; {command} makes it.")
             continue
         parts += [f"**{table.title}.** {table.source} {command}", render(table, results), carried(table, results)]
     return "\n\n".join(parts)
+
+
+def _there(table: Table, results: Results) -> float:
+    """The part of a table's cells that are known: one that is nearly empty is not shown."""
+    there = [
+        results.n(table, row, column) > 0 for row, cells in table.rows.items() for column in cells if cells[column].command
+    ]
+    return sum(there) / len(there)
 
 
 def carried(table: Table, results: Results) -> str:
     """Which code made the recorded runs of a table, and on what."""
     keys = dict.fromkeys(made.key for cell in table.cells for made in runs_of(cell.command, cell.start))
     there = [results.rows[key] for key in keys if key in results.rows]
-    revisions, libraries, processors = (sorted({row[name] for row in there}) for name in CARRIED[1:])
-    return (
-        f"{len(there)} of {len(keys)} runs; code of {' and '.join(revisions)}, torch {' and '.join(libraries)}, "
-        f"{' and '.join(processors)}."
-    )
+    told = []
+    if there:
+        revisions, libraries, processors = (" and ".join(sorted({row[name] for row in there})) for name in CARRIED[1:])
+        told.append(f"{len(there)} of {len(keys)} runs; code of {revisions}, torch {libraries}, {processors}.")
+    if any(name == table.name for name, _, _ in results.earlier):
+        told.append(EARLIER)
+    return " ".join(told)

@@ -9,7 +9,7 @@ import experiment
 import saves
 from experiment import Experiment, identity
 from options import Launch
-from papers.tables import METRICS, Made, Results, Table, runs_of, started
+from papers.tables import METRICS, Earlier, Made, Results, Table, runs_of, started
 
 HERE = Path(__file__).resolve().parent
 CARRIED = ("run", "revision", "torch", "processor")  # columns of results.csv beside the command and the metrics
@@ -71,18 +71,25 @@ def _carried(run: saves.Run) -> dict[str, str]:
     return {"run": identity.asked(run.config), "revision": run.config["revision"] or "", **told}
 
 
-def file_of(paper: ModuleType) -> Path:
+def file_of(paper: ModuleType, name: str = "results.csv") -> Path:
     """Where a paper's results are kept."""
-    return HERE / paper.__name__.rpartition(".")[2] / "results.csv"
+    return HERE / paper.__name__.rpartition(".")[2] / name
 
 
 def read(paper: ModuleType) -> Results:
-    """The results of a paper that are kept in git; none before the first are recorded."""
-    path = file_of(paper)
+    """The results of a paper that are kept in git: those of its runs, and what `earlier.csv` has of an earlier revision."""
+    earlier = {
+        (row["table"], row["row"], row["column"]): Earlier(int(row["n"]), float(row["mean"]), float(row["std"] or 0) or None)
+        for row in _rows(file_of(paper, "earlier.csv"))
+    }
+    return Results({row.pop("command"): row for row in _rows(file_of(paper))}, earlier)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
-        return Results()
+        return []
     with path.open(newline="") as file:
-        return Results({row.pop("command"): row for row in csv.DictReader(file)})
+        return list(csv.DictReader(file))
 
 
 def record(paper: ModuleType, results: Results) -> None:

@@ -117,11 +117,21 @@ def started(made: Made, folder: Path | None) -> Options:
     return made.options if folder is None else replace(made.options, init_from=str(folder))
 
 
+class Earlier(NamedTuple):
+    """A cell as it was printed at an earlier revision, of n runs that are no longer at hand."""
+
+    n: int
+    mean: float
+    std: float | None
+
+
 @dataclass
 class Results:
-    """What is known of runs: {key: {"run": its identity, metric: value, what carried it out}}."""
+    """What is known of runs: {key: {"run": its identity, metric: value, what carried it out}}; and, of cells that have none,
+    {(table, row, column): what an earlier revision printed}."""
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    earlier: dict[tuple[str, str, str], Earlier] = field(default_factory=dict)
 
     def of(self, cell: Cell) -> np.ndarray:
         """A value a run that is there, float [n]."""
@@ -129,9 +139,21 @@ class Results:
         return np.array([row[cell.metric] for row in there if row.get(cell.metric) not in (None, "")], dtype=float)
 
     def mean(self, table: Table, row: str, column: str) -> float:
-        """Over the runs of a cell; NaN where there is none."""
-        values = self.of(table.rows[row][column])
+        """Over the runs of a cell, or as it was printed earlier; NaN where there is neither."""
+        values, before = self.of(table.rows[row][column]), self.printed(table, row, column)
+        if before:
+            return before.mean
         return float(values.mean()) if len(values) else float("nan")
+
+    def n(self, table: Table, row: str, column: str) -> int:
+        """Of how many runs the mean is."""
+        before = self.printed(table, row, column)
+        return before.n if before else len(self.of(table.rows[row][column]))
+
+    def printed(self, table: Table, row: str, column: str) -> Earlier | None:
+        """What an earlier revision printed of a cell, where it was of more runs than are known now."""
+        before = self.earlier.get((table.name, row, column))
+        return before if before and before.n > len(self.of(table.rows[row][column])) else None
 
     def missing(self, table: Table) -> list[str]:
         """The commands of the runs that are not there."""
@@ -141,7 +163,8 @@ class Results:
 
 def render(table: Table, results: Results) -> str:
     """The table in Markdown: what was published beside ours, a mean over n seeds with its standard deviation. A star marks a
-    mean with a run that other code, libraries or another processor made than those at hand."""
+    mean with a run that other code, libraries or another processor made than those at hand; in brackets stands what an
+    earlier revision printed."""
     rows = []
     for name, cells in table.rows.items():
         row, ns = {"": name}, set()
@@ -150,8 +173,8 @@ def render(table: Table, results: Results) -> str:
             if any(other.get(column, Cell()).published is not None for other in table.rows.values()):
                 row[f"{column} (published)"] = "" if cell.published is None else f"{cell.published:g}"
             if cell.command:
-                row[column] = shown(cell, results)
-                ns.add(len(results.of(cell)))
+                row[column] = shown(table, name, column, results)
+                ns.add(results.n(table, name, column))
             elif any(other.get(column, Cell()).command for other in table.rows.values()):
                 row[column] = ""
         row["n"] = " or ".join(map(str, sorted(ns))) or "0"
@@ -159,13 +182,17 @@ def render(table: Table, results: Results) -> str:
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
-def shown(cell: Cell, results: Results) -> str:
-    """A cell's mean over its runs and their standard deviation; nothing where there is none."""
+def shown(table: Table, row: str, column: str, results: Results) -> str:
+    """A cell's mean over its runs and their standard deviation; in brackets what an earlier revision printed; nothing where
+    there is neither."""
+    cell = table.rows[row][column]
     values, digits = results.of(cell), METRICS[cell.metric].digits
+    if before := results.printed(table, row, column):
+        return f"({before.mean:g}{'' if before.std is None else f' ±{before.std:g}'})"
     if not len(values):
         return ""
     others = any(results.rows.get(made.key, {}).get("other") for made in runs_of(cell.command, cell.start))
-    spread = f" ±{values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    spread = f" ±{values.std(ddof=1):.{digits}f}" if np.ptp(values) > 0 else ""
     return f"{values.mean():.{digits}f}{spread}{'*' * others}"
 
 

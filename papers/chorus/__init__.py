@@ -35,7 +35,8 @@ WRITERS = Table(
     "50 clients of 10 or 11 people each; the test set is by other people. One seed.",
     rows(
         ("fedavg", "independent"),
-        "--dataset MNIST --model CNN_scratch --partition writers --n_clients 50 --rounds 20 --track_history 5 --threads 1",
+        "--dataset MNIST --model CNN_scratch --partition writers --n_clients 50 --lr 1e-3 --rounds 20 --track_history 5 "
+        "--threads 1",
     ),
 )
 TABLES = (FIVE, WRITERS)
