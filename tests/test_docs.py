@@ -1,0 +1,346 @@
+"""What the pages say works as it stands: their commands are understood, their examples run, their links lead somewhere."""
+
+import argparse
+import importlib
+import importlib.util
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from test_datasets import LAYOUTS
+from test_house import STAIRCASE
+
+import algorithms
+import commandline
+import models
+import run as command
+import saves
+from data.datasets import LOADERS
+from data.partition import PARTITIONS
+from options import flags_of
+from papers import __main__ as papers
+
+READ = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]  # by users: an example may stand in any of them
+LINKED = [*READ, *(ROOT / name for name in ("RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md"))]
+TEXT = "\n".join(path.read_text() for path in READ)
+
+
+def page(name):
+    return (ROOT / "docs" / f"{name}.md").read_text()
+
+
+def first_cells(text):
+    """What stands in backquotes in the first column of the tables of a text."""
+    return re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", text, re.MULTILINE)))
+
+
+# --- worked examples -----------------------------------------------------------------------------------------------------
+
+EXAMPLES = dict(re.findall(r"<!-- (\S+\.py(?: \w+)?) -->\n```python\n(.*?)```", TEXT, re.DOTALL))
+OF_ALGORITHMS = {name.split("/")[1].removesuffix(".py"): name for name in EXAMPLES if name.startswith("algorithms/")}
+OF_FUNCTIONS = {name.split()[1]: name for name in EXAMPLES if " " in name}
+
+
+def test_an_example_is_the_same_wherever_it_stands():
+    assert len(EXAMPLES) == len(set(re.findall(r"<!-- (\S+\.py(?: \w+)?) -->\n```python\n(.*?)```", TEXT, re.DOTALL)))
+    assert "fedavgm" in OF_ALGORITHMS
+    assert len(OF_FUNCTIONS) == 3, "a data set, a model, a partitioner"
+
+
+@pytest.fixture
+def example(request, tmp_path, monkeypatch):
+    """A worked example of an algorithm, registered as a reader would register it -> its name."""
+    name = request.param
+    path = tmp_path / f"{name}.py"
+    path.write_text(EXAMPLES[OF_ALGORITHMS[name]])
+    spec = importlib.util.spec_from_file_location(f"algorithms.{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, f"algorithms.{name}", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(algorithms.ALGORITHMS, name, module)
+    return name
+
+
+QUICK = "--n_clients 3 --rounds 3 --reduced 0.02 --model ResNet9 --feature_dim 8 --threads 1 --track_history 0 --quiet"
+
+
+@pytest.mark.parametrize("example", OF_ALGORITHMS, indirect=True)
+def test_an_algorithm_that_is_shown_runs_and_is_as_the_house_wants_it(example, tmp_path):
+    module = algorithms.ALGORITHMS[example]
+    assert all(hasattr(module, part) for part in ("Options", "loss", "start", "communicate"))
+    assert algorithms.describe(example) + "." == module.__doc__.splitlines()[0]
+    assert command.main([example, *QUICK.split(), "--export_dir", str(tmp_path / "runs")]) == 0
+    (run,) = saves.find(tmp_path / "runs")
+    assert run.options["algorithm"] == example
+    assert run.summary()["bytes_up"] > 0
+    body = EXAMPLES[OF_ALGORITHMS[example]].split('"""')[2]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 30
+
+
+@pytest.mark.parametrize("example", ["fedavgm"], indirect=True)
+def test_fedavgm_without_momentum_is_fedavg_bit_for_bit(example, tmp_path):
+    words = [*QUICK.split(), "--participation", "0.7", "--server_momentum", "0", "0.9"]
+    assert command.main([example, "fedavg", *words, "--export_dir", str(tmp_path / "runs")]) == 0
+    found = {(run.options["algorithm"], run.options.get("server_momentum")): run for run in saves.find(tmp_path / "runs")}
+    weights = {key: torch.load(run.folder / "weights.pt", weights_only=True)["global"] for key, run in found.items()}
+    plain, without, momentum = weights["fedavg", None], weights["fedavgm", 0.0], weights["fedavgm", 0.9]
+    assert all(torch.equal(plain[name], without[name]) for name in plain)
+    assert not all(torch.equal(plain[name], momentum[name]) for name in plain)
+    assert all(momentum[name].dtype == plain[name].dtype for name in plain)
+
+
+REGISTER = """
+import sys
+from pathlib import Path
+
+import models
+from data import datasets, partition
+
+texts = dict(pair.split("\\0") for pair in Path("examples").read_text().split("\\0\\0"))
+for module, table in ((datasets, "LOADERS"), (models, "MODELS"), (partition, "PARTITIONS")):
+    for name, text in texts.items():
+        if name.split()[0] == f"{module.__name__.replace('.', '/')}.py":
+            exec(text, vars(module))
+            getattr(module, table)[name.split()[1]] = getattr(module, name.split()[1])
+import run
+
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+def test_a_data_set_a_model_and_a_partitioner_are_one_function_and_one_line(tmp_path):
+    """The examples, put into their modules and tables before the flags are made of them; then the command below them."""
+    pairs = [(name, EXAMPLES[name]) for name in OF_FUNCTIONS.values()]
+    (tmp_path / "examples").write_text("\0\0".join("\0".join(pair) for pair in pairs))
+    (line,) = {line for line in commands("run.py") if names_of_functions(line)}
+    words = [*shlex.split(line)[2:], "--rounds", "2", "--quiet", "--export_dir", str(tmp_path / "runs"), "--threads", "1"]
+    subprocess.run(
+        [sys.executable, "-c", REGISTER, *words], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
+    )
+    (run,) = saves.find(tmp_path / "runs")
+    with np.load(run.folder / "split.npz") as saved:
+        assert saved["table"].sum(1).tolist() == [500, 250, 125, 125]
+    assert run.options["model"] == ["Softmax"]
+    assert run.config["inputs"] == [[1, 16, 16], 2]
+
+
+# --- commands ------------------------------------------------------------------------------------------------------------
+
+
+def commands(beginning):
+    """The commands of the pages that begin with python and these words, each once: lines of their own, and in backquotes."""
+    found = re.findall(rf"^python {re.escape(beginning)}\b[^\n#`]*", TEXT, re.MULTILINE)
+    found += re.findall(rf"`python {re.escape(beginning)}\b[^`]*`", TEXT)
+    return list(dict.fromkeys(re.split(r"&&|[;|]", line.strip("`"))[0].strip() for line in found))
+
+
+def names_of_functions(line):
+    """The worked examples of a data set, a model or a partitioner that a command names."""
+    return set(OF_FUNCTIONS) & set(shlex.split(line))
+
+
+@pytest.mark.parametrize("line", [line for line in commands("run.py") if not names_of_functions(line)])
+def test_every_command_of_run_py_is_understood(line):
+    words = shlex.split(line)[2:]
+    classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
+    if shown := set(OF_ALGORITHMS) & set(words):  # it is run above; its own flags are not known here
+        named = itertools.takewhile(lambda word: not word.startswith("--"), words)
+        words = [word for word in named if word not in shown]
+    if "-h" in words:
+        with pytest.raises(SystemExit):
+            commandline.parse(words, classes, dict.fromkeys(classes, ""))
+    else:
+        runs, _, _ = commandline.parse(words, classes, dict.fromkeys(classes, ""))
+        assert runs
+
+
+class UnderstoodError(Exception):
+    """Raised with what a command's parser made of its words, before anything is done."""
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """A function main, words -> what its parser makes of them, without anything being done."""
+    original = argparse.ArgumentParser.parse_args
+
+    def parse_args(self, *given):
+        raise UnderstoodError(original(self, *given))
+
+    def ask(main, words):
+        with pytest.raises(UnderstoodError) as told:
+            main(words)
+        return told.value.args[0]
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    return ask
+
+
+@pytest.mark.parametrize("line", [*commands("-m figures"), *commands("-m papers")])
+def test_every_command_of_figures_and_papers_names_a_module_and_flags_that_are_there(line, parsed):
+    _, _, name, *words = shlex.split(line)
+    given = parsed(importlib.import_module(name if name != "papers" else "papers.__main__").main, words)
+    if name == "papers" and given.names != ["NAME"]:
+        assert papers._tables(given.names, given.rows) or not given.names
+
+
+def test_commands_are_found():
+    assert len(commands("run.py")) > 20
+    assert len(commands("-m figures")) > 8
+    assert len(commands("-m papers")) > 1
+
+
+def test_python_that_is_shown_outside_the_examples_is_python():
+    shown = re.findall(r"(?<!-->\n)```python\n(.*?)```", TEXT, re.DOTALL)
+    assert shown
+    for text in shown:
+        compile(text, "a page", "exec")
+
+
+def test_the_cfkd_codes_own_example_runs_as_typed(tmp_path, monkeypatch):
+    """Where CelebA's files are: here eight pictures of its layout, whose checksums are taken for the published ones."""
+    (line,) = [typed for typed in commands("run.py") if "CELEBA" in typed]
+    assert line == "python run.py --n_clients 2 --dataset CELEBA --model LeNet5 --feature_dim 84 --rounds 100"
+    LAYOUTS["CELEBA"].write(tmp_path / "data")
+    for path in (tmp_path / "data" / "celeba").glob("*.txt"):
+        LAYOUTS["CELEBA"].publish(monkeypatch, path)
+    monkeypatch.chdir(tmp_path)
+    assert command.main(shlex.split(line)[2:]) == 0
+    (run,) = saves.find(tmp_path / "saves")
+    assert run.options["algorithm"] == "cfkd"
+    assert run.config["inputs"] == [[3, 32, 32], 2]
+    assert run.rounds["round"].max() == 100
+
+
+def test_make_run_is_the_main_job():
+    job = "python run.py cfkd fd fedavg independent centralized --dataset digits --n_clients 5 --partition lda --alpha 0.5"
+    assert f"{job} --lr 3e-3 --rounds 60" in (ROOT / "Makefile").read_text()
+
+
+# --- what is to be on a page ---------------------------------------------------------------------------------------------
+
+
+def test_every_data_set_and_partitioner_is_told():
+    data, split = page("data_and_splits").split("\n## Who gets what")
+    assert set(first_cells(data)) == set(LOADERS)
+    assert set(first_cells(split)) == set(PARTITIONS)
+
+
+def test_of_every_algorithm_it_is_told_what_leaves_the_client():
+    assert sorted(first_cells(page("what_leaves_the_client"))) == sorted(algorithms.ALGORITHMS)
+
+
+def test_every_other_name_of_a_flag_is_told_beside_its_own():
+    table = page("flags_of_other_systems").split("## Other names of flags")[1]
+    told = {row[0]: row[1] for row in re.findall(r"^\| `--(\w+)` \| (.*) \|$", table, re.MULTILINE)}
+    others = {
+        (flag, other)
+        for name in algorithms.ALGORITHMS
+        for flag, declared in flags_of(algorithms.options_of(name)).items()
+        for other in declared["spelled"]
+    }
+    others |= {(other.says, name) for name, other in commandline.TRANSLATIONS.items()}
+    assert others == {(flag, other) for flag, text in told.items() for other in re.findall(r"`--(\w+)`", text)}
+
+
+def test_every_topology_and_mixing_is_told():
+    from algorithms.data_exchange import graph
+
+    assert first_cells(page("on_a_graph").split("## What has left")[0]) == [*graph.TOPOLOGIES, *graph.MIXINGS]
+
+
+def test_every_file_of_a_runs_folder_is_told():
+    told = re.findall(r"`([\w.]+)`", "".join(re.findall(r"^\|([^|]*)\|", page("saved_runs"), re.MULTILINE)))
+    assert sorted(told) == sorted(saves.FILES)
+
+
+def test_what_n_allows_is_students():
+    from figures.statistics import least_errors
+
+    (ns,), (told,) = (
+        re.findall(rf"^\| {name} \|(.*)\|$", page("comparing"), re.MULTILINE) for name in ("n", "standard errors")
+    )
+    for n, errors in zip(ns.split("|"), told.split("|"), strict=True):
+        assert f"{least_errors(int(n)):.2f}" == errors.strip()
+
+
+def test_the_spectral_gaps_that_are_told_are_right():
+    from algorithms.data_exchange import graph
+
+    ring, full = (graph.spectral_gap(graph.metropolis(of(8, None))) for of in (graph.ring, graph.full))
+    assert f"Gap {full:.3g}: " in page("on_a_graph")
+    assert f"Gap {ring:.3f} (a ring of 8" in page("on_a_graph")
+    assert f"at most {1 - ring:.3f} of itself" in page("on_a_graph")
+
+
+# --- the pages and the house ---------------------------------------------------------------------------------------------
+
+
+def anchors(text):
+    """The names under which GitHub has the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", LINKED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        there = path.parent / file if file else path
+        assert there.exists(), link
+        assert not anchor or anchor in anchors(there.read_text()), link
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = re.findall(r"\]\((docs/\w+\.md)[)#]", (ROOT / "README.md").read_text())
+    assert set(linked) == {f"docs/{path.name}" for path in READ[1:]}
+
+
+def listed(text, block):
+    """What a code block of CONTRIBUTING.md lists, a name a line."""
+    return [name.rstrip("/") for name in re.findall(r"^(\S+)\s{2,}", text.split("```")[2 * block + 1], re.MULTILINE)]
+
+
+def test_everything_at_the_top_of_the_house_is_listed():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rooms, others = listed(text, 0), listed(text, 1)
+    assert [name.removesuffix(".py") for name in rooms] == [*STAIRCASE, "docs", "tests"]
+    assert all((ROOT / name).exists() for name in (*rooms, *others))
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    there = {file.split("/")[0] for file in files if not file.startswith(".") and (ROOT / file).exists()}
+    assert there <= {*rooms, *others}
+
+
+def test_modules_that_contributing_names_in_a_room_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("```")[1]
+    for room, words in re.findall(r"^(\w+)/ +(.*(?:\n .*)*)", text, re.MULTILINE):
+        for name in re.findall(r"(\w+\.py)\b", words):
+            assert (ROOT / room / name).exists(), f"{room}/{name}"
+
+
+def test_every_make_target_is_told():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"^\| `make (\w+)", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)) == sorted(targets)
+
+
+def test_the_citation_says_what_is_cited():
+    text = (ROOT / "CITATION.cff").read_text()
+    for line in ("cff-version: 1.2.0", 'title: "Chorus: a bench for collaborative learning"', "license: MIT"):
+        assert line in text.splitlines()
+    assert "doi" not in text
+    assert "MIT" in (ROOT / "LICENSE").read_text()
+
+
+def test_models_that_pages_name_are_there():
+    named = re.findall(r"`((?:ResNet|LeNet|CNN|MLP|MobileNet)\w*)`", TEXT)
+    assert set(named) <= set(models.MODELS)
