@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 import saves
 from figures import finished, panels
-from figures.curves import STYLES
+from figures.styles import COLOURS
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 PUBLISHED = {  # digits: (decentralised, parameter server, leakage summed) for each of SHARES
@@ -82,7 +82,7 @@ def draw(found: dict, path: Path) -> None:
     for digit_num, way in lines:
         of_line = [found[cell] for cell in sorted(found) if (cell[0], cell[2]) == (digit_num, way)]
         accuracy = [_accuracies(seeds).mean() for seeds in of_line]
-        colour, dashes = STYLES[list(PUBLISHED).index(digit_num)][0], ("--", "-", ":")[list(WAYS).index(way)]
+        colour, dashes = COLOURS[list(PUBLISHED).index(digit_num)], ("--", "-", ":")[list(WAYS).index(way)]
         style = {
             "color": colour,
             "linestyle": dashes,
