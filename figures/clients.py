@@ -3,9 +3,9 @@
     python -m figures.clients RUN [RUN ...] -o clients.png
 
 A row a method, a dot a client, from the worst to the best. A client is harmed (a cross) where it is below itself alone:
-`independent` on the same split with the same seed. On one split a dot is the mean over seeds, its bar one standard deviation
-over them, and so is what harms; runs on several splits, whose clients are not the same, have a dot for every client of every
-seed, as `figures.table` counts them.
+independent on the same split with the same seed. On one split a dot is the mean over seeds, and so is what harms; where
+clients are few, its bar is one standard deviation over seeds. Runs on several splits, whose clients are not the same, have a
+dot for every client of every seed.
 """
 
 from collections.abc import Sequence
@@ -72,10 +72,9 @@ def panel(found: Sequence[Group], split_seed: int | None = None) -> Panel:
     most = max(map(len, rows))
     for clients in rows:
         clients["bar"] = clients["spread"].fillna(0) if most <= NAMED else 0.0
-    low = 100 * min((clients["accuracy"] - clients["bar"]).min() for clients in rows)
-    high = 100 * max((clients["accuracy"] + clients["bar"]).max() for clients in rows)
-    room = max(high - low, 1.0)
-    span = (low - 0.2 * room, min(high + 0.05 * room, 101.0))  # on the left for the names of clients
+    ends = 100 * np.concatenate([clients["accuracy"] + side * clients["bar"] for clients in rows for side in (-1, 1)])
+    room = max(np.ptp(ends), 1.0)
+    span = (ends.min() - 0.2 * room, min(ends.max() + 0.05 * room, 101.0))  # on the left for the names of clients
     marks = [Line(span, [y - 0.5] * 2, FAINT, width=0.8) for y in range(1, len(rows))]
     marks.append(key("client" if most <= NAMED else "client (the worst is named)", BLACK))
     if any(clients["gain"].notna().any() for clients in rows):
@@ -122,7 +121,7 @@ def draw(runs: Sequence[Run], path: Path | None = None):
     compared."""
     check(runs)
     shown = panel(ordered(runs))
-    return on_paper.figure([[shown]], 8.4, 1.5 + 0.31 * shown.rows, path, legend="")
+    return on_paper.figure([shown], 8.4, 1.5 + 0.31 * shown.rows, path, legend="")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

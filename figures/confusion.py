@@ -1,9 +1,10 @@
 """Which classes are taken for which after the last round, of saved runs.
 
-    python -m figures.confusion RUN [RUN ...] -o confusion.png
+    python -m figures.confusion RUN [RUN ...] -o confusion.png --own --client 3
 
-A panel a method: of the test examples of a true class (a row) the part that is predicted to be of each class, in percent, of
-all models and seeds together. `--own`: each client's own test examples; `--client 3`: the model of that client alone.
+Of the test examples of a true class (a row) the part that is predicted to be of each class (a column), in percent, of all
+models and all seeds of a method together; a class without any has no numbers. The test examples are those of the whole test
+set or each client's own.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from errors import UserError
 from figures import command, on_paper
 from figures.groups import check, ordered
 from figures.marks import Axis, Heat, Panel
-from figures.styles import labels
+from figures.styles import label
 from saves import Run
 
 
@@ -43,8 +44,7 @@ def panel(runs: Sequence[Run], title: str, own: bool = False, client: int | None
     """The matrix of runs together. Raises UserError as `counts`."""
     table = sum(counts(run, own, client) for run in runs)
     classes = dict(enumerate(map(str, runs[0].arrays("confusion")["classes"])))
-    notes = [[f"{count:,} examples" for count in row] for row in table]
-    heat = Heat(in_percent(table), 100, "% of the true class", notes)
+    heat = Heat(in_percent(table), 100, "% of the true class", table)
     rows = min(max(len(classes), 8), 20)
     return Panel([heat], Axis("predicted class", ticks=classes), Axis("true class", ticks=classes), title, rows=rows)
 
@@ -54,11 +54,11 @@ def draw(runs: Sequence[Run], path: Path | None = None, own: bool = False, clien
     compared and as `counts`."""
     check(runs)
     found = ordered(runs)
-    shown = [panel(group.runs, label, own, client) for group, label in zip(found, labels(found), strict=True)]
+    shown = [panel(group.runs, label(group, found), own, client) for group in found]
     side = max(3.6, 1 + 0.25 * min(len(shown[0].x.ticks), 26))  # inches, for the numbers and the names of the classes
     of_client = "each client" if client is None else f"client {client}"
     what = f"the own test examples of {of_client}" if own else f"the whole test set, by the model of {of_client}"
-    return on_paper.tiles(shown, side, side + 0.4, path, heading=f"{what}\nafter the last round, n seeds together")
+    return on_paper.figure(shown, side, side + 0.4, path, heading=f"{what}\nafter the last round, n seeds together")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

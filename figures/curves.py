@@ -2,9 +2,9 @@
 
     python -m figures.curves RUN [RUN ...] --against rounds bytes -o curves.png
 
-A line is the mean over the runs that differ in their seeds only, its band one standard deviation over seeds. A column of
-panels is an accuracy: of the whole test set, or of each client's own distribution, mean over clients. Against bytes, what
-sends nothing and the reference lines are horizontal, at their last value.
+A line is the mean over the runs that differ in their seeds only, its band one standard deviation over seeds to either side.
+The accuracy is that of the whole test set or, personal, of each client's own distribution, mean over clients. Against bytes,
+a reference (independent or centralized) or what sends nothing is a level line, at its accuracy after the last round.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from errors import UserError
 from figures import command, on_paper
 from figures.groups import COLUMNS, REFERENCES, Group, accuracy, check, ordered, sent
 from figures.marks import Axis, Line, Panel, Points, Style
-from figures.styles import labels, styles
+from figures.styles import looks
 from figures.targets import QUANTITIES, cumulated, evaluated, interpolated
 from saves import Run
 
@@ -92,7 +92,7 @@ def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
     moving = [told for told in bands if told is not None and len(told.x)]
     x = AXES[quantity].spanning([x for told in moving for x in told.x], [told.x[-1] for told in moving])
     marks, lacks = [], {}
-    for group, told, style, label in zip(found, bands, styles(found), labels(found), strict=True):
+    for told, (group, style, label) in zip(bands, looks(found), strict=True):
         if flat(group, quantity):
             marks.append(level(group, metric, x, style, label))
         elif told is None:
@@ -120,11 +120,11 @@ def draw(
     measure it."""
     check(runs)
     found = ordered(runs)
-    grid = [[panel(found, quantity, which) for which in metric] for quantity in against]
-    for quantity, (first, *_) in zip(against, grid, strict=True):
-        for why in first.lacks.values():
+    shown = {(quantity, which): panel(found, quantity, which) for quantity in against for which in metric}
+    for (quantity, _), of in shown.items():
+        for why in of.lacks.values():
             raise UserError(f"--against {quantity}: {why}")
-    return on_paper.figure(grid, 4.6, 3.1, path, legend=seeds(found, "band"), sharey=True)
+    return on_paper.figure(list(shown.values()), 4.6, 3.1, path, len(metric), legend=seeds(found, "band"), sharey=True)
 
 
 def seeds(found: Sequence[Group], spread: str) -> str:

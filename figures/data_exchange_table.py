@@ -15,7 +15,7 @@ import numpy as np
 from tabulate import tabulate
 
 import saves
-from figures import finished, panels
+from figures.on_paper import finished, panels
 from figures.styles import COLOURS
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

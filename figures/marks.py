@@ -23,10 +23,9 @@ class Style(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line through x and y, float [P]; `spread`, float [P], is a band above and below. With `steps` it is level up to the
-    next x; `level` says that it is so all along the axis. Equal labels are one entry of the legend, "" is none. `hover`:
-    what the pointer is told, of each point or of all; by default the label, y with its spread, and x."""
+class Series:
+    """Places x and y, float [P]; `spread`, float [P], is above and below. Equal labels are one entry of the legend, "" is
+    none. `hover`: what the pointer is told, of each place or of all; by default the label, y with its spread, and x."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -34,22 +33,21 @@ class Line:
     label: str = ""
     spread: Sequence[float] | None = None
     hover: str | Sequence[str] = ""
+
+
+@dataclass(frozen=True)
+class Line(Series):
+    """Joined, `spread` as a band; with `steps` y stays up to the next x. `level`: y is the same all along the axis."""
+
     steps: bool = False
     level: bool = False
     width: float = 1.8
 
 
 @dataclass(frozen=True)
-class Points:
-    """Points at x and y, float [P]; else as a line, but `spread` is a bar at each, and `across` one to the left and right.
-    `names` stand to the left of the points."""
+class Points(Series):
+    """Not joined, `spread` as bars, `across` as bars to the left and right; `names` stand at the left of each."""
 
-    x: Sequence[float]
-    y: Sequence[float]
-    style: Style
-    label: str = ""
-    spread: Sequence[float] | None = None
-    hover: str | Sequence[str] = ""
     across: Sequence[float] | None = None
     names: Sequence[str] = ()
     size: float = 6
@@ -58,12 +56,12 @@ class Points:
 @dataclass(frozen=True)
 class Heat:
     """A map of values, float [R, C], NaN where there is none, from 0 in the lightest colour to `top` in the darkest; `unit`
-    is what they are, `notes`, [R, C], what the pointer is told besides. Rows and columns are the `ticks` of the axes."""
+    is what they are; `counts`, int [R, C]: of how many examples. Rows and columns are the `ticks` of the axes."""
 
     values: np.ndarray
     top: float
     unit: str
-    notes: Sequence[Sequence[str]] | None = None
+    counts: np.ndarray | None = None
 
     @property
     def numbers(self) -> list[list[str]] | None:
@@ -108,7 +106,7 @@ class Panel:
     """Marks on two axes, the first at the back. `lacks`, {name: why}: what was asked for and is not there. `rows`: lines of
     text for which its height has room."""
 
-    marks: list[Line | Points | Heat]
+    marks: Sequence[Series | Heat]
     x: Axis = Axis()
     y: Axis = Axis()
     title: str = ""

@@ -1,13 +1,11 @@
-"""Panels of `marks` drawn by matplotlib, as a figure for a notebook or a file."""
+"""Figures of matplotlib, for a notebook or a file, and the panels of `marks` drawn into them."""
 
 from collections.abc import Sequence
-from itertools import chain
 from math import ceil
 from pathlib import Path
 
 import numpy as np
 
-from figures import finished, panels
 from figures.marks import Axis, Heat, Line, Panel, Points
 from figures.styles import BLUES
 
@@ -17,59 +15,72 @@ PAGE = 12  # inches that a reader sees at once
 TICKS = 26  # more names than this do not fit along an axis
 
 
-def tiles(shown: Sequence[Panel], width: float, height: float, path: Path | None = None, heading: str = ""):
-    """Panels of width x height inches as a figure, in rows that fit a page; else as `figure`."""
-    columns = max(1, min(len(shown), int(PAGE / width)))
-    rows = [list(shown[start : start + columns]) for start in range(0, len(shown), columns)]
-    rows[-1] += [None] * (columns - len(rows[-1]))
-    return figure(rows, width, height, path, heading)
+def pyplot():
+    """matplotlib's pyplot, for files alone: it opens no window, and is not imported before it is needed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def panels(rows: int, columns: int, width: float, height: float, **how):
+    """A figure and its axes, an array [rows, columns], each `width` x `height` inches; `how` is for `pyplot.subplots`."""
+    size = (width * columns, height * rows)
+    return pyplot().subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", dpi=110, **how)
+
+
+def finished(figure, path: Path | None = None):
+    """The figure, written to a PNG or PDF where there is a path (by its ending), and no longer held by pyplot. Raises
+    ValueError for an ending that is no picture's, OSError where the file is not to be written."""
+    try:
+        if path is not None:
+            figure.savefig(path)
+    finally:
+        pyplot().close(figure)
+    return figure
 
 
 def figure(
-    grid: Sequence[Sequence[Panel | None]],
+    shown: Sequence[Panel],
     width: float,
     height: float,
     path: Path | None = None,
+    columns: int | None = None,
     heading: str = "",
     legend: str | None = None,
     sharey: bool = False,
 ):
-    """Rows of panels, each width x height inches, as a figure, written to a PNG or PDF where there is a path. `heading`
-    stands above them; below them, where `legend` is a title for it, the labels of the marks."""
-    drawn, of_grid = panels(len(grid), len(grid[0]), width, height, sharey=sharey)
+    """Panels of width x height inches as a figure, in rows of `columns` or of as many as fit a page, written to a PNG or PDF
+    where there is a path. `heading` stands above them; below, where `legend` is a title for it, the labels of the marks."""
+    columns = columns or max(1, min(len(shown), int(PAGE / width)))
+    drawn, grid = panels(ceil(len(shown) / columns), columns, width, height, sharey=sharey)
+    for spare in grid.flat[len(shown) :]:
+        spare.remove()
     heats = []
-    for (r, c), axes in np.ndenumerate(of_grid):
-        panel = grid[r][c]
-        if panel is None:
-            axes.remove()
-            continue
+    for i, (panel, axes) in enumerate(zip(shown, grid.flat, strict=False)):
         for mark in panel.marks:
             image = DRAW[type(mark)](axes, mark)
             heats += [(axes, image, mark)] if image else []
         _axis(axes.xaxis, panel.x, axes.set_xlim)
         _axis(axes.yaxis, panel.y, axes.set_ylim)
-        above, below, left = _there(grid, r - 1, c), _there(grid, r + 1, c), _there(grid, r, c - 1)
-        axes.set_title(
-            "" if above and above.title == panel.title else panel.title, fontsize=10
-        )  # what is said there already
-        axes.set_xlabel("" if below and below.x.words == panel.x.words else panel.x.words)
-        axes.set_ylabel("" if left and left.y.words == panel.y.words else panel.y.words)
-    if heats and len({heat.top for _, _, heat in heats}) == 1:
-        _, image, heat = heats[0]
-        drawn.colorbar(image, ax=[axes for axes, *_ in heats], label=heat.unit, shrink=0.6 + 0.4 * (len(grid) == 1))
+        # what stands there already, above, below or at the left, is not repeated
+        above, below = shown[max(i - columns, 0)], shown[min(i + columns, len(shown) - 1)]
+        axes.set_title("" if i >= columns and above.title == panel.title else panel.title, fontsize=10)
+        axes.set_xlabel("" if i + columns < len(shown) and below.x.words == panel.x.words else panel.x.words)
+        axes.set_ylabel("" if i % columns and shown[i - 1].y.words == panel.y.words else panel.y.words)
+    if len(heats) > 1 and len({heat.top for _, _, heat in heats}) == 1:  # one bar of colours for all
+        drawn.colorbar(heats[0][1], ax=[axes for axes, *_ in heats], label=heats[0][2].unit, shrink=0.6)
     else:
         for axes, image, heat in heats:
             drawn.colorbar(image, ax=axes, label=heat.unit)
     if heading:
         drawn.suptitle(heading, fontsize=10)
     if legend is not None:
-        order = dict.fromkeys(mark.label for mark in chain(*(panel.marks for row in grid for panel in row)) if mark.label)
+        order = dict.fromkeys(mark.label for panel in shown for mark in panel.marks if mark.label)
         _legend(drawn, list(order), legend)
     return finished(drawn, path)
-
-
-def _there(grid: Sequence[Sequence[Panel | None]], r: int, c: int) -> Panel | None:
-    return grid[r][c] if 0 <= r < len(grid) and 0 <= c < len(grid[r]) else None
 
 
 def _line(axes, line: Line) -> None:
@@ -96,9 +107,9 @@ def _heat(axes, heat: Heat):
     colours = LinearSegmentedColormap.from_list("blues", BLUES)
     image = axes.imshow(heat.values, cmap=colours, aspect="auto", vmin=0, vmax=heat.top)
     axes.set_facecolor("#dddddd")  # where there is no number
-    for (r, c), value in np.ndenumerate(heat.values if heat.numbers else ()):
-        colour = "white" if value > 0.6 * heat.top else "black"
-        axes.text(c, r, heat.numbers[r][c], ha="center", va="center", fontsize=8, color=colour)
+    for (r, c), number in np.ndenumerate(heat.numbers or ()):
+        colour = "white" if heat.values[r, c] > 0.6 * heat.top else "black"
+        axes.text(c, r, number, ha="center", va="center", fontsize=8, color=colour)
     return image
 
 

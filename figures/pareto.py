@@ -2,9 +2,10 @@
 
     python -m figures.pareto RUN [RUN ...] -o pareto.png
 
-A point is a method's accuracy after the last round against the bytes of all clients, directions and rounds, means over
-seeds; its bar is one standard deviation over seeds. Nothing reaches more than the front for as few bytes. What sends
-nothing and the reference lines are horizontal.
+A point is a method's accuracy after the last round against what the whole run has spent, means over seeds; its bar is one
+standard deviation over seeds. Up and to the left is better: the grey steps, the Pareto front, join the methods that no other
+beats at their price or below. A reference (independent or centralized), whatever it costs, and against bytes what sends
+nothing are level lines.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from figures import command, on_paper
 from figures.curves import AXES, TITLES, flat, last, level, seeds
 from figures.groups import REFERENCES, Group, check, ordered
 from figures.marks import Axis, Line, Panel, Points, Style
-from figures.styles import labels, styles
+from figures.styles import looks
 from figures.targets import cumulated
 from saves import Run
 
@@ -45,7 +46,7 @@ def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
     prices = [None if group.algorithm in REFERENCES or flat(group, quantity) else price(group, quantity) for group in found]
     known = [spent for spent in prices if spent is not None]
     x, places, marks, lacks = AXES[quantity].spanning(known, known), [], [], {}
-    for group, spent, style, label in zip(found, prices, styles(found), labels(found), strict=True):
+    for spent, (group, style, label) in zip(prices, looks(found), strict=True):
         if spent is not None:
             mean, spread = last(group, metric)
             places.append((spent, mean))
@@ -66,8 +67,8 @@ def draw(runs: Sequence[Run], path: Path | None = None, metric: Sequence[str] = 
     path. Raises UserError for runs that are not to be compared, or that did not measure it."""
     check(runs)
     found = ordered(runs)
-    row = [panel(found, "bytes", which) for which in metric]
-    return on_paper.figure([row], 4.6, 3.6, path, legend=seeds(found, "bar"), sharey=True)
+    shown = [panel(found, "bytes", which) for which in metric]
+    return on_paper.figure(shown, 4.6, 3.6, path, len(shown), legend=seeds(found, "bar"), sharey=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

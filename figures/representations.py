@@ -2,14 +2,13 @@
 
     python -m figures.representations RUN [RUN ...] --method tsne --rounds 1 10 25 -o representations.png
 
-A row a run, a column a round; a dot is a training example in the feature space of its client's model, in two dimensions:
-its colour is the class, its marker the client. With PCA the axes are those of the run's last round, and movement over rounds
-is seen; with t-SNE every panel has its own. All clients of a run, shown or not, are embedded together.
+A dot is a training example in the feature space of its client's model, in two dimensions: its colour is the class, its
+marker the client. With PCA the axes are those of the run's last round, and movement over rounds is seen; with t-SNE every
+round has its own. All clients of a run, shown or not, are embedded together.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import cycle, islice, product
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -68,27 +67,30 @@ def panels(
     places = [there.index(r) for r in rounds]
     # with PCA the last round that was kept is there for its axes, shown or not
     points = embedded(values[[*places, -1]])[:-1] if method == "pca" else embedded(values[places], method)
-    shown = dict(zip(range(whose.max() + 1) if clients is None else clients, cycle(MARKERS)))  # noqa: B905
+    everyone = range(whose.max() + 1)
+    marker_of = dict(zip(everyone if clients is None else clients, cycle(MARKERS), strict=False))
     words = [f"class {word}" for word in run.arrays("features")["classes"]]
     looks = list(zip(words, of_classes(len(words)), strict=True))
     keys = [key(word, Style(colour)) for word, colour in looks if len(looks) <= MANY]
-    keys += [key(f"client {k}", Style(GREY, marker=marker)) for k, marker in islice(shown.items(), len(MARKERS))]
-    parts = []  # of a class and a marker: what it looks like, and which examples
-    for (c, (word, colour)), marker in product(enumerate(looks), dict.fromkeys(shown.values())):
-        it = np.flatnonzero((classes == c) & np.isin(whose, [k for k in shown if shown[k] == marker]))
-        how = {"style": Style(colour, marker=marker), "label": word if len(looks) <= MANY else "", "size": 3.7}
-        parts += [(it, how | {"hover": [f"{word}, client {k}" for k in whose[it]]})] * bool(len(it))
-    axes = [Axis(f"principal component {i}" * (method == "pca"), ticks={}) for i in (1, 2)]
+    keys += [key(f"client {k}", Style(GREY, marker=marker)) for k, marker in list(marker_of.items())[: len(MARKERS)]]
+    axes = [Axis(ticks={}), Axis(name, ticks={})]
     if method == "pca":
-        seen = points[:, np.isin(whose, list(shown))]
+        seen = points[:, np.isin(whose, list(marker_of))]
         margin = 0.05 * np.ptp(seen, axis=(0, 1))
-        low, high = seen.min((0, 1)) - margin, seen.max((0, 1)) + margin
-        axes = [replace(axis, span=(float(low[i]), float(high[i]))) for i, axis in enumerate(axes)]
-    x, y = axes[0], replace(axes[1], title=f"{name}\n{axes[1].title}".strip())
-    return [
-        Panel([*keys, *(Points(*of_round[it].T, **how) for it, how in parts)], x, y, f"round {r}", rows=14)
-        for r, of_round in zip(rounds, points, strict=True)
-    ]
+        spans = zip(seen.min((0, 1)) - margin, seen.max((0, 1)) + margin, strict=True)
+        titles = ("principal component 1", f"{name}\nprincipal component 2".strip())
+        axes = [Axis(title, span=span, ticks={}) for title, span in zip(titles, spans, strict=True)]
+    found = []
+    for r, of_round in zip(rounds, points, strict=True):
+        marks = list(keys)
+        for (c, (word, colour)), marker in product(enumerate(looks), dict.fromkeys(marker_of.values())):
+            it = np.flatnonzero((classes == c) & np.isin(whose, [k for k in marker_of if marker_of[k] == marker]))
+            hover = [f"{word}, client {k}" for k in whose[it]]
+            if hover:
+                style, label = Style(colour, marker=marker), word if len(looks) <= MANY else ""
+                marks.append(Points(*of_round[it].T, style, label, hover=hover, size=3.7))
+        found.append(Panel(marks, *axes, f"round {r}", rows=14))
+    return found
 
 
 def draw(
@@ -105,7 +107,8 @@ def draw(
     found = ordered(runs)
     rows = [(run, _label(run, group, found)) for group in found for run in group.runs]
     columns, shown = rounds_shown([features(run)[0] for run, _ in rows], rounds), _clients(runs, clients)
-    return on_paper.figure([panels(run, columns, shown, method, label) for run, label in rows], 2.1, 2.1, path, legend="")
+    of_runs = [panel for run, label in rows for panel in panels(run, columns, shown, method, label)]
+    return on_paper.figure(of_runs, 2.1, 2.1, path, len(columns), legend="")
 
 
 def _label(run: Run, group: Group, found: Sequence[Group]) -> str:

@@ -1,8 +1,9 @@
-"""The picture of a split: how many training examples of each class every client has.
+"""The picture of a split: who has what.
 
     python -m figures.split RUN [RUN ...] -o split.png
 
-A panel for each distinct split of the runs, which need not be comparable.
+How many training examples of each class every client has; an empty cell is none. Each distinct split has a panel, of runs
+that need not be comparable.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,7 @@ def _saved(run: Run) -> dict[str, np.ndarray]:
 
 def _figure(shown: Sequence[Panel], path: Path | None):
     rows, columns = np.max([of.marks[0].values.shape for of in shown], axis=0)
-    return on_paper.tiles(shown, 2.2 + min(0.55 * columns, 14), 1.6 + 0.32 * max(rows, 4), path)
+    return on_paper.figure(shown, 2.2 + min(0.55 * columns, 14), 1.6 + 0.32 * max(rows, 4), path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -38,14 +38,14 @@ def styles(found: Sequence[Group]) -> list[Style]:
     return told
 
 
-def labels(found: Sequence[Group]) -> list[str]:
-    """What each group is called in a legend: its name and the number of its seeds."""
-    return [label(group, found) for group in found]
-
-
 def label(group: Group, found: Sequence[Group]) -> str:
-    """The name of one of these groups, or of a part of its runs, and the number of the seeds."""
+    """What one of these groups, or a part of its runs, is called in a legend: its name and the number of its seeds."""
     return f"{name_of(group, found)} (n = {len(group.runs)})"
+
+
+def looks(found: Sequence[Group]) -> list[tuple[Group, Style, str]]:
+    """Each group with its style and its label."""
+    return [(group, style, label(group, found)) for group, style in zip(found, styles(found), strict=True)]
 
 
 def of_classes(n: int) -> list[str]:

@@ -49,7 +49,7 @@ def draw(found: Sequence[Group], path: Path) -> None:
         line = 100 * by_epoch(group)
         marks.append(Line(np.arange(len(line)), line, style, name_of(group, found)))
     x, y = Axis("epochs of fine-tuning", whole=True), Axis("personal accuracy (%), mean over clients")
-    on_paper.figure([[Panel(marks, x, y)]], 5.4, 3.6, path, legend="")
+    on_paper.figure([Panel(marks, x, y)], 5.4, 3.6, path, legend="")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

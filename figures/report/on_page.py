@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from figures.marks import Axis, Heat, Line, Panel, Points
+from figures.marks import Axis, Heat, Line, Panel, Points, Series
 from figures.styles import BLUES
 
 Trace = dict[str, Any]
@@ -48,12 +48,12 @@ def spec(panel: Panel) -> dict[str, Any]:
     return {"data": data, "layout": layout}
 
 
-def text(words: str, width: int = 36) -> str:
+def text(words: str, width: int = 40) -> str:
     """As plotly may show it: escaped, in lines that fit a legend, or of so many characters."""
     return "<br>".join(escape(part) for line in words.split("\n") for part in textwrap.wrap(line, width))
 
 
-def _series(mark: Line | Points, x: Axis) -> Trace:
+def _series(mark: Series, x: Axis) -> Trace:
     """What lines and points have: places, the legend, and what the pointer is told."""
     name = text(mark.label)
     trace = {"type": "scatter", "x": _plain(mark.x), "y": _plain(mark.y), "name": name, "legendgroup": name}
@@ -105,7 +105,7 @@ def _points(points: Points) -> Trace:
 
 def _heat(heat: Heat, panel: Panel) -> Trace:
     columns, rows = ([text(tick) for tick in axis.ticks.values()] for axis in (panel.x, panel.y))
-    trace = {"type": "heatmap", "x": columns, "y": rows, "z": [_plain(row) for row in heat.values], "zmin": 0}
+    trace = {"type": "heatmap", "x": columns, "y": rows, "z": [_plain(row, 4) for row in heat.values], "zmin": 0}
     trace |= {"zmax": float(heat.top), "colorscale": [list(stop) for stop in BLUES], "xgap": 1, "ygap": 1}
     trace["colorbar"] = {
         "title": {"text": heat.unit, "side": "right", "font": {"size": 13}},
@@ -114,9 +114,9 @@ def _heat(heat: Heat, panel: Panel) -> Trace:
     }
     if heat.numbers:
         trace |= {"text": heat.numbers, "texttemplate": "%{text}"}
-    note = "<br>%{customdata}" if heat.notes else ""
-    trace |= {"customdata": heat.notes} if heat.notes else {}
-    told = f"{panel.y.title} %{{y}}<br>{panel.x.title} %{{x}}<br>%{{z:.4~r}} {heat.unit}{note}<extra></extra>"
+    counts = "" if heat.counts is None else "<br>%{customdata:,} examples"
+    trace |= {} if heat.counts is None else {"customdata": heat.counts.tolist()}
+    told = f"{panel.y.title} %{{y}}<br>{panel.x.title} %{{x}}<br>%{{z:.4~r}} {heat.unit}{counts}<extra></extra>"
     return trace | {"hovertemplate": told, "hoverongaps": False}
 
 
@@ -141,6 +141,6 @@ def _axis(axis: Axis, named: bool) -> dict[str, Any]:
     return told
 
 
-def _plain(values: Sequence[float]) -> list[float | None]:
-    """Seven digits are more than a screen shows; None for NaN."""
-    return [None if np.isnan(value) else float(f"{value:.7g}") for value in values]
+def _plain(values: Sequence[float], digits: int = 7) -> list[float | None]:
+    """No more digits than a screen shows; None for NaN."""
+    return [None if np.isnan(value) else float(f"{value:.{digits}g}") for value in values]
