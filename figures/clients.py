@@ -2,10 +2,11 @@
 
     python -m figures.clients RUN [RUN ...] -o clients.png
 
-A row a method, a dot a client, from the worst to the best. A client is harmed (a cross) where it is below itself alone:
-independent on the same split with the same seed. On one split a dot is the mean over seeds, and so is what harms; where
-clients are few, its bar is one standard deviation over seeds. Runs on several splits, whose clients are not the same, have a
-dot for every client of every seed.
+Runs on several splits, whose clients are not the same, have a dot for every client of every seed.
+
+A row a method, a dot a client, from the worst to the best: on one split its mean over seeds, and where clients are few with
+one standard deviation over them. A client is harmed (a cross) where it is below itself alone: independent on the same split
+with the same seed.
 """
 
 from collections.abc import Sequence
@@ -89,7 +90,7 @@ def panel(found: Sequence[Group], split_seed: int | None = None) -> Panel:
             ticks[y] += f"\n{clients['harmed'].sum()} of {len(clients)} harmed"
     what = "mean over the n seeds" if together else "n seeds on several splits"
     x = Axis(f"personal accuracy of each client after the last round (%), {what}", span=span)
-    lines = ceil(0.45 * most) if most <= NAMED else min(ceil(0.047 * most), 6)  # of text, for a row
+    lines = ceil(0.45 * most) if most <= NAMED else min(ceil(0.04 * most), 4)  # of text, for a row
     return Panel(marks, x, Axis(ticks=ticks, span=(len(rows) - 0.5, -0.5)), rows=len(rows) * max(lines, 2))
 
 

@@ -21,7 +21,7 @@ from figures.styles import looks
 from figures.targets import cumulated
 from saves import Run
 
-FRONT = Style("#c3c8d0")
+FRONT = Style("#9aa3b2")
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -58,7 +58,7 @@ def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
     steps = sorted(place for place, on_it in zip(places, front(places), strict=True) if on_it)
     if steps:  # to the end of the axis: there the best accuracy costs no more either
         nbytes, values = zip(*steps, (x.span[1], steps[-1][1]), strict=True)
-        marks.insert(0, Line(nbytes, values, FRONT, "Pareto front", hover="Pareto front", steps=True, width=4))
+        marks.insert(0, Line(nbytes, values, FRONT, "Pareto front", hover="Pareto front", steps=True, width=3))
     return Panel(marks, x, Axis("accuracy after the last round (%)"), TITLES[metric], lacks)
 
 

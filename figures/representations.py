@@ -2,9 +2,10 @@
 
     python -m figures.representations RUN [RUN ...] --method tsne --rounds 1 10 25 -o representations.png
 
+With t-SNE every round has its own axes. All clients of a run, shown or not, are embedded together.
+
 A dot is a training example in the feature space of its client's model, in two dimensions: its colour is the class, its
-marker the client. With PCA the axes are those of the run's last round, and movement over rounds is seen; with t-SNE every
-round has its own. All clients of a run, shown or not, are embedded together.
+marker the client. With PCA the axes are those of the run's last round, and movement over rounds is seen.
 """
 
 from collections.abc import Sequence

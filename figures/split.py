@@ -2,8 +2,9 @@
 
     python -m figures.split RUN [RUN ...] -o split.png
 
-How many training examples of each class every client has; an empty cell is none. Each distinct split has a panel, of runs
-that need not be comparable.
+A panel for each distinct split of the runs, which need not be comparable.
+
+How many training examples of each class every client has; an empty cell is none.
 """
 
 from collections.abc import Mapping, Sequence

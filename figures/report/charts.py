@@ -125,5 +125,5 @@ def _representations(found: Sequence[Group]) -> Chart:
                 yield {"method": (number, name), "round": (r, str(r))}, panel
 
     why = "; ".join(lacking)
-    more = " Here by PCA, of the first seed of each method." + (f" Not of all: {why}." if why else "")
+    more = " By PCA, of the first seed of each method." + (f" Not of all: {why}." if why else "")
     return _chart("representations", "Representations", representations, shown(), f"No representations: {why}.", more)
