@@ -2,98 +2,121 @@
 
     python -m figures.clients RUN [RUN ...] -o clients.png
 
-A row a method, a dot a client, from the worst to the best. A client is harmed (a cross) where it is below itself alone:
-`independent` on the same split with the same seed. On one split a dot is the mean over seeds, and so is what harms; runs on
-several splits, whose clients are not the same, have a dot for every client of every seed, as `figures.table` counts them.
+Runs on several splits, whose clients are not the same, have a dot for every client of every seed.
+
+A row a method, a dot a client, from the worst to the best: on one split its mean over seeds, and where clients are few with
+one standard deviation over them. A cross is a harmed client: it gets its own test examples wrong more often than the same
+client alone (independent, on the same split with the same seed) by more than chance, by the rule of the table.
 """
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 
-from figures import command, finished, panels
-from figures.curves import labels, styles
-from figures.groups import Group, alone_for, by_client, check, ordered, seed_of
+from figures import command, on_paper
+from figures.groups import Group, alone_for, by_client, check, harmed, ordered, seed_of
+from figures.marks import Axis, Line, Panel, Points, Style, key
+from figures.styles import label, styles
 from saves import Run
 
 HEIGHT = 0.7  # of a row's dots; rows are 1 apart
+NAMED = 12  # clients; of more the worst alone is named, and none has a bar
 MANY = 30  # clients, from which on dots are small
+BLACK, FAINT = Style("#000000"), Style("#dddddd")
+
+
+def gains(runs: Sequence[Run], alone: Sequence[Run]):
+    """The accuracy of each client less that of the same client alone, mean over the seeds of both, a pandas series by
+    client; None without such a seed."""
+    import pandas as pd
+
+    without = {seed_of(run): by_client(run, "last") for run in alone}
+    found = [by_client(run, "last") - without[seed_of(run)] for run in runs if seed_of(run) in without]
+    return pd.concat(found, axis=1).mean(axis=1) if found else None
 
 
 def accuracies(group: Group, found: Sequence[Group], together: bool):
-    """A frame with a row a client and seed: client, seed, split_seed, "accuracy" (a fraction of 1) and "gain", its accuracy
-    less that of the same client alone, NaN where there is no such run. `together`: a row a client, means over its seeds."""
+    """A frame with a row a client and seed, from the worst to the best: client, seed, "accuracy" and its "spread" over seeds
+    (fractions of 1), "gain", its accuracy less that of the same client alone, "harmed" (see `groups.harmed`), and its number
+    of training "examples"; NaN where there is nothing to tell. `together`: a row a client, over its seeds."""
     import pandas as pd
 
     alone = alone_for(group, found)
-    without = {seed_of(run): by_client(run, "last") for run in (alone.runs if alone else [])}
     frames = []
-    for run in group.runs:
-        own = by_client(run, "last")
-        frame = pd.DataFrame({"accuracy": own, "gain": own - without.get(seed_of(run), np.nan)}).reset_index()
-        frames.append(frame.assign(seed=run.options["seed"], split_seed=run.options["split_seed"]))
-    frame = pd.concat(frames, ignore_index=True)
-    return frame.groupby("client", as_index=False).mean() if together else frame
+    for runs in [group.runs] if together else [[run] for run in group.runs]:
+        own = pd.concat([by_client(run, "last") for run in runs], axis=1)
+        frame = pd.DataFrame({"accuracy": own.mean(axis=1), "spread": own.std(axis=1), "seed": runs[0].options["seed"]})
+        frame["gain"] = frame["harmed"] = frame["examples"] = np.nan
+        if alone and (gain := gains(runs, alone.runs)) is not None:
+            frame["gain"] = gain
+            (of_split,) = harmed(Group([(run, None) for run in runs]), alone).values()
+            frame["harmed"] = np.nan if of_split is None else of_split.astype(float)
+        if saved := runs[0].arrays("split"):
+            frame["examples"] = pd.Series(saved["table"].sum(1))
+        frames.append(frame.rename_axis("client").reset_index())
+    return pd.concat(frames, ignore_index=True).sort_values("accuracy", kind="stable", ignore_index=True)
+
+
+def panel(found: Sequence[Group], split_seed: int | None = None) -> Panel:
+    """The clients of the groups: of all their runs, or of those with one split seed."""
+    parts = [[run for run in group.runs if split_seed in (None, run.options["split_seed"])] for group in found]
+    of = [(Group([(run, None) for run in runs]), style) for runs, style in zip(parts, styles(found), strict=True) if runs]
+    together = len({run.config["split"] for group, _ in of for run in group.runs}) == 1
+    rows = [accuracies(group, found, together) for group, _ in of]
+    most = max(map(len, rows))
+    for clients in rows:
+        clients["bar"] = clients["spread"].fillna(0) if most <= NAMED else 0.0
+    ends = 100 * np.concatenate([clients["accuracy"] + side * clients["bar"] for clients in rows for side in (-1, 1)])
+    room = max(np.ptp(ends), 1.0)
+    span = (ends.min() - 0.2 * room, min(ends.max() + 0.05 * room, 101.0))  # on the left for the names of clients
+    marks = [Line(span, [y - 0.5] * 2, FAINT, width=0.8) for y in range(1, len(rows))]
+    marks.append(key("client" if most <= NAMED else "client (the worst is named)", BLACK))
+    if any(clients["harmed"].notna().any() for clients in rows):
+        marks.append(key("harmed: worse than itself alone, by more than chance", BLACK._replace(marker="x")))
+    marks.append(Line([np.nan], [np.nan], BLACK, "mean over clients"))
+    ticks = {}
+    for y, ((group, style), clients) in enumerate(zip(of, rows, strict=True)):
+        ticks[y] = label(group, found)
+        marks += _row(y, ticks[y], style.colour, clients, together)
+        if clients["harmed"].notna().any():
+            ticks[y] += f"\n{clients['harmed'].sum():.0f} of {len(clients)} harmed"
+    what = "mean over the n seeds" if together else "n seeds on several splits"
+    x = Axis(f"personal accuracy of each client after the last round (%), {what}", span=span)
+    lines = ceil(0.45 * most) if most <= NAMED else min(ceil(0.04 * most), 4)  # of text, for a row
+    return Panel(marks, x, Axis(ticks=ticks, span=(len(rows) - 0.5, -0.5)), rows=len(rows) * max(lines, 2))
+
+
+def _row(y: int, name: str, colour: str, clients, together: bool) -> list[Line | Points]:
+    """The dots of a method, the worst client on top, their names or that of the worst, and their mean."""
+    n, percent, bars = len(clients), 100 * clients["accuracy"].to_numpy(), 100 * clients["bar"].to_numpy()
+    heights = y + (np.linspace(-HEIGHT / 2, HEIGHT / 2, n) if n > 1 else np.zeros(1))
+    of = [f"client {client}" + ("" if together else f", seed {seed}") for client, seed in clients[["client", "seed"]].values]
+    hover = np.array([_hover(name, client, row) for client, row in zip(of, clients.itertuples(), strict=True)])
+    told = f"{name}\n{percent.mean():.1f} %\nmean over clients"
+    marks = [Line([percent.mean()] * 2, [y - 0.42, y + 0.42], Style(colour), hover=told, width=1.4)]
+    for harm, marker in ((False, "circle"), (True, "x")):
+        it = ((clients["harmed"] == 1) == harm).to_numpy()
+        how = {"across": bars[it] if bars.any() else None, "size": 6.5 if n <= MANY else 4}
+        marks.append(Points(percent[it], heights[it], Style(colour, marker=marker), hover=hover[it], **how))
+    named = slice(n if n <= NAMED else 1)
+    return [*marks, Points((percent - bars)[named], heights[named], Style(colour, marker=""), names=of[named])]
+
+
+def _hover(name: str, client: str, row) -> str:
+    examples = "" if np.isnan(row.examples) else f" ({row.examples:,.0f} training examples)"
+    spread = "" if np.isnan(row.spread) else f" ± {100 * row.spread:.1f}"
+    gain = "" if np.isnan(row.gain) else f"\n{100 * row.gain:+.1f} points to itself alone"
+    return f"{name}\n{client}{examples}\n{100 * row.accuracy:.1f} %{spread}{gain}"
 
 
 def draw(runs: Sequence[Run], path: Path | None = None):
     """The clients as a figure, written to a PNG or PDF where there is a path. Raises UserError for runs that are not to be
     compared."""
     check(runs)
-    found = ordered(runs)
-    together = len({run.config["split"] for run in runs}) == 1
-    rows = [accuracies(group, found, together).sort_values("accuracy", kind="stable") for group in found]
-    inches = float(np.clip(0.015 * max(map(len, rows)), 0.62, 1.8))  # of a row
-    figure, ((axes,),) = panels(1, 1, 8.4, 1.5 + inches * len(found))
-    for y, (clients, style) in enumerate(zip(rows, styles(found), strict=True)):
-        _row(axes, y, clients, style.colour, together)
-    axes.set_yticks(range(len(found)), labels(found))
-    axes.set_ylim(len(found) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    low, high = axes.get_xlim()
-    axes.set_xlim(low - 0.18 * (high - low), min(high, 101))  # on the left the names of the worst clients
-    axes.grid(axis="x", alpha=0.3)
-    of = "mean over the n seeds" if together else "n seeds on several splits"
-    axes.set_xlabel(f"personal accuracy of each client after the last round (%), {of}")
-    _legend(figure, together)
-    return finished(figure, path)
-
-
-def _row(axes, y: int, clients, colour: str, together: bool) -> None:
-    """The dots of a method, the worst client on top, and how many are harmed."""
-    heights = y + np.linspace(-HEIGHT / 2, HEIGHT / 2, len(clients)) if len(clients) > 1 else np.array([float(y)])
-    percent, harmed = 100 * clients["accuracy"].to_numpy(), clients["gain"].to_numpy() < -1e-12
-    if y:
-        axes.axhline(y - 0.5, color="#DDDDDD", linewidth=0.8)
-    axes.plot([percent.mean()] * 2, [y - 0.42, y + 0.42], color=colour, linewidth=1.4, alpha=0.7)
-    size = 30 if len(clients) <= MANY else 12
-    axes.scatter(percent[~harmed], heights[~harmed], s=size, color=colour, zorder=3)
-    axes.scatter(percent[harmed], heights[harmed], s=1.2 * size, color=colour, marker="x", linewidths=1.8, zorder=3)
-    worst = clients.iloc[0]
-    seed = "" if together else f", seed {worst['seed']:.0f}"
-    name = f"client {worst['client']:.0f}{seed}"
-    axes.annotate(name, (percent[0], heights[0]), (-7, 0), textcoords="offset points", ha="right", va="center", fontsize=8)
-    if clients["gain"].notna().any():
-        told = f"{harmed.sum()} of {len(clients)} harmed"
-        axes.text(1.01, y, told, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
-
-
-def _legend(figure, together: bool) -> None:
-    """In black: the colours are those of the rows."""
-    from matplotlib.lines import Line2D
-
-    marks = {
-        "client (the worst is named)": {"marker": "o", "linestyle": ""},
-        f"harmed: below itself alone{', mean over seeds' if together else ''}": {
-            "marker": "x",
-            "linestyle": "",
-            "markeredgewidth": 1.9,
-        },
-        "mean over clients": {"marker": "|", "linestyle": "", "markersize": 12},
-    }
-    handles = [Line2D([], [], color="black", label=label, **how) for label, how in marks.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    shown = panel(ordered(runs))
+    return on_paper.figure([shown], 8.4, 1.5 + 0.31 * shown.rows, path, legend="")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

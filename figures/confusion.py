@@ -1,9 +1,10 @@
 """Which classes are taken for which after the last round, of saved runs.
 
-    python -m figures.confusion RUN [RUN ...] -o confusion.png
+    python -m figures.confusion RUN [RUN ...] -o confusion.png --own --client 3
 
-A panel a method: of the test examples of a true class (a row) the part that is predicted to be of each class, in percent, of
-all models and seeds together. `--own`: each client's own test examples; `--client 3`: the model of that client alone.
+Of the test examples of a true class (a row) the part that is predicted to be of each class (a column), in percent, of all
+models and all seeds of a method together; a class without any has no numbers. The test examples are those of the whole test
+set or each client's own.
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from errors import UserError
-from figures import command, finished, tiles
-from figures.curves import labels
+from figures import command, on_paper
 from figures.groups import check, ordered
-from figures.split import MANY_CLASSES, name_classes, write_numbers
+from figures.marks import Axis, Heat, Panel
+from figures.styles import label
 from saves import Run
-
-NUMBERED = 12  # with more classes than this numbers do not fit into the cells
 
 
 def counts(run: Run, own: bool = False, client: int | None = None) -> np.ndarray:
@@ -41,29 +40,25 @@ def in_percent(table: np.ndarray) -> np.ndarray:
         return 100 * table / table.sum(1, keepdims=True)
 
 
+def panel(runs: Sequence[Run], title: str, own: bool = False, client: int | None = None) -> Panel:
+    """The matrix of runs together. Raises UserError as `counts`."""
+    table = sum(counts(run, own, client) for run in runs)
+    classes = dict(enumerate(map(str, runs[0].arrays("confusion")["classes"])))
+    heat = Heat(in_percent(table), 100, "% of the true class", table)
+    rows = min(max(len(classes), 8), 20)
+    return Panel([heat], Axis("predicted class", ticks=classes), Axis("true class", ticks=classes), title, rows=rows)
+
+
 def draw(runs: Sequence[Run], path: Path | None = None, own: bool = False, client: int | None = None):
     """The matrices as a figure, written to a PNG or PDF where there is a path. Raises UserError for runs that are not to be
     compared and as `counts`."""
     check(runs)
     found = ordered(runs)
-    tables = [in_percent(sum(counts(run, own, client) for run in group.runs)) for group in found]
-    classes = runs[0].arrays("confusion")["classes"]
-    side = max(3.6, 1 + 0.18 * min(len(classes), MANY_CLASSES))  # inches, for the names of the classes
-    figure, grid = tiles(len(found), side, side + 0.4)
-    for axes, table, label in zip(grid, tables, labels(found), strict=True):
-        image = axes.imshow(table, cmap="cividis", vmin=0, vmax=100)
-        axes.set_facecolor("#DDDDDD")  # of rows without examples
-        name_classes(axes.xaxis, classes)
-        name_classes(axes.yaxis, classes)
-        if len(classes) <= NUMBERED:
-            write_numbers(axes, np.where(table.round() < 1, np.nan, table), 100)
-        axes.set_title(label, fontsize=10)
-        axes.set(xlabel="predicted class", ylabel="true class")
-    figure.colorbar(image, ax=grid, label="% of the true class", shrink=0.6, aspect=30)
+    shown = [panel(group.runs, label(group, found), own, client) for group in found]
+    side = max(3.6, 1 + 0.25 * min(len(shown[0].x.ticks), 26))  # inches, for the numbers and the names of the classes
     of_client = "each client" if client is None else f"client {client}"
     what = f"the own test examples of {of_client}" if own else f"the whole test set, by the model of {of_client}"
-    figure.suptitle(f"{what}\nafter the last round, n seeds together", fontsize=10)
-    return finished(figure, path)
+    return on_paper.figure(shown, side, side + 0.4, path, heading=f"{what}\nafter the last round, n seeds together")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

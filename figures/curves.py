@@ -2,90 +2,70 @@
 
     python -m figures.curves RUN [RUN ...] --against rounds bytes -o curves.png
 
-A line is the mean over the runs that differ in their seeds only, its band one standard deviation over seeds. A column of
-panels is an accuracy: of the whole test set, or of each client's own distribution, mean over clients. Against bytes, what
-sends nothing and the reference lines are horizontal, at their last value.
+A line is the mean over the runs that differ in their seeds only, its band one standard deviation over seeds to either side.
+The accuracy is that of the whole test set or, personal, of each client's own distribution, mean over clients. Against bytes,
+a reference (independent or centralized) or what sends nothing is a level line, at its accuracy after the last round.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from errors import UserError
-from figures import command, finished, panels
-from figures.bands import Band, band
-from figures.groups import COLUMNS, REFERENCES, Group, check, name_of, ordered, sent
-from figures.targets import QUANTITIES
+from figures import command, on_paper
+from figures.groups import COLUMNS, REFERENCES, Group, accuracy, check, ordered, sent
+from figures.marks import Axis, Line, Panel, Points, Style
+from figures.styles import looks
+from figures.targets import QUANTITIES, cumulated, evaluated, interpolated
 from saves import Run
-
-# Okabe and Ito's colours, told apart by colour-blind readers, with a dash pattern and a marker each for print
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)), (0, (5, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P")
-STYLES = tuple(zip(COLOURS, DASHES, strict=True))
-GREYS = {"independent": "#000000", "centralized": "#707070"}  # references are no methods, and have no colour
-GREY_DASHES = (":", (0, (12, 3)), (0, (1, 4)), (0, (12, 9)))
 
 TITLES = {
     "global": "global: the whole test set",
     "personal": "personal: each client's own distribution",
-    "worst": "personal accuracy of the worst client",
+    "worst": "worst: the worst client only",
 }
-LABELS = {  # of each quantity, and the unit of its numbers
-    "rounds": ("round", None),
-    "bytes": ("bytes of all clients, all directions", "B"),
-    "flops": ("floating-point operations", "FLOP"),
-    "seconds": ("seconds, evaluations left out", None),
+AXES = {
+    "rounds": Axis("communication rounds", whole=True),
+    "bytes": Axis("bytes of all clients in all directions", "B"),
+    "flops": Axis("floating-point operations of all clients and the server", "FLOP"),
+    "seconds": Axis("seconds, those of evaluations left out"),
 }
-DECADES = 2  # of bytes; more than that are on a logarithmic axis
 
 
-class Style(NamedTuple):
-    """How a group of runs looks, in matplotlib's words."""
+class Band(NamedTuple):
+    """x float [P], never decreasing: what a run has spent; mean float [P] of the curve over runs, and its spread float [P],
+    one standard deviation over them, None for a single run."""
 
-    colour: str
-    dashes: Any
-    marker: str
-
-
-def styles(found: Sequence[Group]) -> list[Style]:
-    """A style a group. The same groups have the same styles in every picture, and up to 36 methods are told apart."""
-    seen: Counter[str] = Counter()
-    told = []
-    for group in found:
-        reference = group.algorithm in REFERENCES
-        i = seen[group.algorithm if reference else ""]
-        seen[group.algorithm if reference else ""] += 1
-        if reference:
-            dashes = GREY_DASHES[(REFERENCES.index(group.algorithm) + 2 * i) % len(GREY_DASHES)]
-            told.append(Style(GREYS[group.algorithm], dashes, "_"))
-        else:
-            shift = (i + i // len(COLOURS)) % len(COLOURS)  # the next pattern when the colours are used up
-            told.append(Style(COLOURS[i % len(COLOURS)], DASHES[shift], MARKERS[shift]))
-    return told
+    x: np.ndarray
+    mean: np.ndarray
+    spread: np.ndarray | None
 
 
-def labels(found: Sequence[Group]) -> list[str]:
-    """What each group is called in a legend: its name and the number of its seeds."""
-    return [f"{name_of(group, found)} (n = {len(group.runs)})" for group in found]
+def over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean and standard deviation of a sample over the first axis, the latter None for a single value."""
+    return values.mean(0), values.std(0, ddof=1) if len(values) > 1 else None
 
 
-def legend(figure, axes, found: Sequence[Group], spread: str) -> None:
-    """The legend of one panel's lines below the figure, which says what they are over seeds; `spread` is what shows one
-    standard deviation."""
-    order = labels(found)  # and what else there is behind them
-    shown = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda line: (*order, line[1]).index(line[1]))
-    handles, names = zip(*shown, strict=True)
-    figure.set_figheight(figure.get_figheight() + 0.8)
-    several = f"mean over n seeds, {spread}: one standard deviation over seeds"
-    title = several if any(len(group.runs) > 1 for group in found) else "one seed: an illustration"
-    fitting = max(1, int(14 * figure.get_figwidth() / (max(map(len, names)) + 7)))
-    columns = min(len(names), fitting)
-    columns = -(-len(names) // -(-len(names) // columns))  # rows of equal length, as near as may be
-    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, title=title)
+def band(runs: Sequence[Run], quantity: str, curve: str = "global_mean") -> Band | None:
+    """The curve, a column of the rounds such as `personal_mean`, against a quantity of `targets.QUANTITIES`.
+
+    Between a run's evaluated rounds the curve is a straight line; a point is shown where every run has spent as much.
+    None where a history has no such quantity. Raises UserError for a run without that column.
+    """
+    lines = []
+    for run in runs:
+        there, values = evaluated(run, curve)
+        spent = cumulated(run, quantity)
+        if spent is None:
+            return None
+        lines.append((spent[there], values))
+    first, last = max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines)
+    points = np.unique(np.concatenate([x for x, _ in lines] + [[first, last]]))
+    points = points[(points >= first) & (points <= last)]
+    values = np.array([[interpolated(x, y, at) for at in points] for x, y in lines]).reshape(len(lines), len(points))
+    return Band(points, *over_seeds(values))
 
 
 def flat(group: Group, quantity: str) -> bool:
@@ -93,24 +73,40 @@ def flat(group: Group, quantity: str) -> bool:
     return quantity == "bytes" and (group.algorithm in REFERENCES or not any(sent(run) for run in group.runs))
 
 
-def curve(group: Group, quantity: str, metric: str) -> Band:
-    """The group's band, in fractions of 1; for one that is `flat` from 0 to 1 of the panel's width. Raises UserError for a
-    history without such a quantity or accuracy."""
-    level = flat(group, quantity)
-    found = band(group.runs, "rounds" if level else quantity, COLUMNS[metric])
-    if found is None:
-        raise UserError(
-            f"--against {quantity}: the history of {group.runs[0].folder}, or of another seed of it, does not count them"
-        )
-    if not len(found.x):
-        raise UserError(
-            f"--against {quantity}: the runs of {group.algorithm} have no point in common, the evaluated rounds of one seed "
-            "end before those of another begin; --against rounds"
-        )
-    if level:
-        last = [np.repeat(values[-1], 2) for values in (found.mean, found.low, found.high)]
-        return Band(np.array([0.0, 1.0]), *last, found.n)
-    return found
+def last(group: Group, metric: str) -> tuple[float, float | None]:
+    """Accuracy (%) after the last round and its spread, over seeds. Raises UserError where it was not measured."""
+    return over_seeds(100 * np.array([accuracy(run, metric, "last") for run in group.runs]))
+
+
+def level(group: Group, metric: str, axis: Axis, style: Style, label: str) -> Line:
+    """Its accuracy after the last round, all along an axis. Raises UserError as `last`."""
+    mean, spread = last(group, metric)
+    told = f"{label}\n{mean:.1f} %{'' if spread is None else f' ± {spread:.1f}'}\nafter the last round"
+    return axis.along(mean, spread, style=style, label=label, hover=told)
+
+
+def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
+    """The curves of an accuracy of TITLES against one of QUANTITIES. It lacks the groups whose histories do not count that,
+    or that have no point in common. Raises UserError for a run that did not measure the accuracy."""
+    bands = [None if flat(group, quantity) else band(group.runs, quantity, COLUMNS[metric]) for group in found]
+    moving = [told for told in bands if told is not None and len(told.x)]
+    x = AXES[quantity].spanning([x for told in moving for x in told.x], [told.x[-1] for told in moving])
+    marks, lacks = [], {}
+    for told, (group, style, label) in zip(bands, looks(found), strict=True):
+        if flat(group, quantity):
+            marks.append(level(group, metric, x, style, label))
+        elif told is None:
+            lacks[label] = f"the history of {group.runs[0].folder}, or of another seed of it, does not count them"
+        elif not len(told.x):
+            lacks[label] = (
+                f"the runs of {group.algorithm} have no point in common, the evaluated rounds of one seed end before those "
+                "of another begin; --against rounds"
+            )
+        else:
+            mark = Line if len(told.x) > 1 else Points  # evaluated once, a line would not be seen
+            spread = None if told.spread is None else 100 * told.spread
+            marks.append(mark(told.x, 100 * told.mean, style, label, spread))
+    return Panel(marks, x, Axis("accuracy (%)"), TITLES[metric], lacks)
 
 
 def draw(
@@ -124,54 +120,17 @@ def draw(
     measure it."""
     check(runs)
     found = ordered(runs)
-    figure, grid = panels(len(against), len(metric), 4.6, 3.1, sharex="row", sharey=True)
-    for row, quantity in zip(grid, against, strict=True):
-        for axes, which in zip(row, metric, strict=True):
-            bands = [curve(group, quantity, which) for group in found]
-            for group, style, label, of_group in zip(found, styles(found), labels(found), bands, strict=True):
-                _line(axes, of_group, style, label, flat(group, quantity))
-            axes.grid(alpha=0.3)
-        _quantity(row, quantity, [of for of, group in zip(bands, found, strict=True) if not flat(group, quantity)])
-        row[0].set_ylabel("accuracy (%)")
-    for axes, which in zip(grid[0], metric, strict=True):
-        axes.set_title(TITLES[which], fontsize=11)
-    legend(figure, grid[0, 0], found, "band")
-    return finished(figure, path)
+    shown = {(quantity, which): panel(found, quantity, which) for quantity in against for which in metric}
+    for (quantity, _), of in shown.items():
+        for why in of.lacks.values():
+            raise UserError(f"--against {quantity}: {why}")
+    return on_paper.figure(list(shown.values()), 4.6, 3.1, path, len(metric), legend=seeds(found, "band"), sharey=True)
 
 
-def _line(axes, of_group: Band, style: Style, label: str, level: bool) -> None:
-    where = {"transform": axes.get_yaxis_transform()} if level else {}  # x in parts of the panel's width
-    low, mean, high = (100 * values for values in (of_group.low, of_group.mean, of_group.high))
-    if len(of_group.x) == 1:  # evaluated once: a line would not be seen
-        bar = high - mean if of_group.n > 1 else None
-        axes.errorbar(of_group.x, mean, bar, color=style.colour, marker=style.marker, linestyle="", capsize=3, label=label)
-        return
-    axes.plot(of_group.x, mean, color=style.colour, linestyle=style.dashes, label=label, linewidth=1.8, **where)
-    if of_group.n > 1:
-        axes.fill_between(of_group.x, low, high, color=style.colour, alpha=0.18, linewidth=0, **where)
-
-
-def _quantity(row, quantity: str, bands: Sequence[Band]) -> None:
-    """The x axis of a row of panels."""
-    name, unit = LABELS[quantity]
-    spent = np.concatenate([of_group.x[of_group.x > 0] for of_group in bands] or [np.ones(1)])
-    for axes in row:
-        axes.set_xlabel(name)
-        if quantity == "bytes" and spent.max() > 10**DECADES * spent.min():
-            axes.set_xscale("log")
-        if unit:
-            in_units(axes.xaxis, unit)
-        if quantity == "rounds":
-            axes.xaxis.get_major_locator().set_params(integer=True)
-
-
-def in_units(axis, unit: str) -> None:
-    """Ticks of an axis for people: 10 kB, 2 GFLOP (powers of 1000)."""
-    from matplotlib.ticker import EngFormatter
-
-    if axis.get_scale() == "linear":
-        axis.get_major_locator().set_params(nbins=4)  # units are long
-    axis.set_major_formatter(EngFormatter(unit))
+def seeds(found: Sequence[Group], spread: str) -> str:
+    """What is over seeds, in words; `spread` is what shows one standard deviation."""
+    several = f"mean over n seeds, {spread}: one standard deviation over seeds"
+    return several if any(len(group.runs) > 1 for group in found) else "one seed: an illustration"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

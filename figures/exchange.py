@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 
 from filelock import FileLock
 
-from figures import finished, panels
+from figures.on_paper import finished, panels
 from saves import Run
 
 MAX_SHOWN = 10  # clients in the picture of intensities

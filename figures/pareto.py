@@ -2,9 +2,10 @@
 
     python -m figures.pareto RUN [RUN ...] -o pareto.png
 
-A point is a method's accuracy after the last round against the bytes of all clients, directions and rounds, means over
-seeds; its bar is one standard deviation over seeds. Nothing reaches more than the front for as few bytes. What sends
-nothing and the reference lines are horizontal.
+A point is a method's accuracy after the last round against what the whole run has spent, means over seeds; its bar is one
+standard deviation over seeds. Up and to the left is better: the grey steps, the Pareto front, join the methods that no other
+beats at their price or below. A reference (independent or centralized), whatever it costs, and against bytes what sends
+nothing are level lines.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from figures import command, finished, panels
-from figures.curves import LABELS, TITLES, Style, flat, in_units, labels, legend, styles
-from figures.groups import Group, accuracy, check, ordered, sent
+from figures import command, on_paper
+from figures.curves import AXES, TITLES, flat, last, level, seeds
+from figures.groups import REFERENCES, Group, check, ordered
+from figures.marks import Axis, Line, Panel, Points, Style
+from figures.styles import looks
+from figures.targets import cumulated
 from saves import Run
+
+FRONT = Style("#9aa3b2")
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -27,53 +33,42 @@ def front(points: Sequence[tuple[float, float]]) -> list[bool]:
     return [not any(beats(other, point) for other in points) for point in points]
 
 
+def price(group: Group, quantity: str) -> float | None:
+    """What a whole run has spent, mean over seeds; None where a history does not count it."""
+    spent = [cumulated(run, quantity) for run in group.runs]
+    return None if any(of_run is None for of_run in spent) else float(np.mean([of_run[-1] for of_run in spent]))
+
+
+def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
+    """An accuracy of `curves.TITLES` against one of `targets.QUANTITIES`, with the front, and the references level whatever
+    they cost. It lacks the groups whose histories do not count that. Raises UserError for a run that did not measure the
+    accuracy."""
+    prices = [None if group.algorithm in REFERENCES or flat(group, quantity) else price(group, quantity) for group in found]
+    known = [spent for spent in prices if spent is not None]
+    x, places, marks, lacks = AXES[quantity].spanning(known, known), [], [], {}
+    for spent, (group, style, label) in zip(prices, looks(found), strict=True):
+        if spent is not None:
+            mean, spread = last(group, metric)
+            places.append((spent, mean))
+            marks.append(Points([spent], [mean], style, label, None if spread is None else [spread], size=7))
+        elif group.algorithm in REFERENCES or flat(group, quantity):
+            marks.append(level(group, metric, x, style, label))
+        else:
+            lacks[label] = f"its histories do not count {quantity}"
+    steps = sorted(place for place, on_it in zip(places, front(places), strict=True) if on_it)
+    if steps:  # to the end of the axis: there the best accuracy costs no more either
+        nbytes, values = zip(*steps, (x.span[1], steps[-1][1]), strict=True)
+        marks.insert(0, Line(nbytes, values, FRONT, "Pareto front", hover="Pareto front", steps=True, width=3))
+    return Panel(marks, x, Axis("accuracy after the last round (%)"), TITLES[metric], lacks)
+
+
 def draw(runs: Sequence[Run], path: Path | None = None, metric: Sequence[str] = ("global", "personal")):
     """The points as a figure, a panel for each of `curves.TITLES` in `metric`; written to a PNG or PDF where there is a
     path. Raises UserError for runs that are not to be compared, or that did not measure it."""
     check(runs)
     found = ordered(runs)
-    figure, (row,) = panels(1, len(metric), 4.6, 3.6, sharex=True, sharey=True)
-    for axes, which in zip(row, metric, strict=True):
-        _panel(axes, found, which)
-        axes.set_title(TITLES[which], fontsize=11)
-        axes.set_xlabel(LABELS["bytes"][0])
-        axes.grid(alpha=0.3)
-    row[0].set_xscale("log")  # of all panels, and behind the points: before them one place would be the whole axis
-    for axes in row:
-        in_units(axes.xaxis, "B")
-    row[0].set_ylabel("accuracy after the last round (%)")
-    legend(figure, row[0], found, "bar")
-    return finished(figure, path)
-
-
-def _panel(axes, found: Sequence[Group], metric: str) -> None:
-    points = []
-    for group, style, label in zip(found, styles(found), labels(found), strict=True):
-        values = 100 * np.array([accuracy(run, metric, "last") for run in group.runs])
-        spread = values.std(ddof=1) if len(values) > 1 else None
-        if flat(group, "bytes"):
-            _level(axes, values.mean(), spread, style, label)
-        else:
-            points.append((float(np.mean([sent(run) for run in group.runs])), values.mean()))
-            how = {"color": style.colour, "marker": style.marker, "label": label}
-            axes.errorbar(*points[-1], yerr=spread, linestyle="", markersize=7, capsize=3, zorder=3, **how)
-    steps = sorted(point for point, on_it in zip(points, front(points), strict=True) if on_it)
-    if steps:
-        most = max(nbytes for nbytes, _ in points)  # up to where the best accuracy costs no more than its bytes
-        axes.step(
-            *zip(*steps, (most, steps[-1][1]), strict=True),
-            where="post",
-            color="#444444",
-            linewidth=1,
-            zorder=1,
-            label="Pareto front",
-        )
-
-
-def _level(axes, mean: float, spread: float | None, style: Style, label: str) -> None:
-    axes.axhline(mean, color=style.colour, linestyle=style.dashes, linewidth=1.8, label=label)
-    if spread is not None:
-        axes.axhspan(mean - spread, mean + spread, color=style.colour, alpha=0.15, linewidth=0)
+    shown = [panel(found, "bytes", which) for which in metric]
+    return on_paper.figure(shown, 4.6, 3.6, path, len(shown), legend=seeds(found, "bar"), sharey=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -2,25 +2,29 @@
 
     python -m figures.representations RUN [RUN ...] --method tsne --rounds 1 10 25 -o representations.png
 
-A row a run, a column a round; a dot is a training example in the feature space of its client's model, in two dimensions:
-its colour is the class, its marker the client. With PCA the axes are those of the run's last round, and movement over rounds
-is seen; with t-SNE every panel has its own. All clients of a run, shown or not, are embedded together.
+With t-SNE every round has its own axes. All clients of a run, shown or not, are embedded together.
+
+A dot is a training example in the feature space of its client's model, in two dimensions: its colour is the class, its
+marker the client. With PCA the axes are those of the run's last round, and movement over rounds is seen.
 """
 
 from collections.abc import Sequence
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
 
 from errors import UserError
-from figures import command, finished, panels
-from figures.curves import MARKERS
+from figures import command, on_paper
 from figures.groups import Group, check, name_of, ordered, seed_of
-from figures.split import MANY_CLASSES
+from figures.marks import Axis, Panel, Points, Style, key
+from figures.styles import MARKERS, of_classes
 from saves import Run
 
 COLUMNS = 6  # rounds, and as many clients as there are markers, where none are asked for
 PERPLEXITY = 30  # of t-SNE
+MANY = 26  # more classes than this are not in the legend
+GREY = "#444444"
 
 
 def features(run: Run) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
@@ -55,6 +59,41 @@ def embedded(values: np.ndarray, method: str = "pca") -> np.ndarray:
     return np.array([TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(of_round) for of_round in values])
 
 
+def panels(
+    run: Run, rounds: Sequence[int], clients: Sequence[int] | None = None, method: str = "pca", name: str = ""
+) -> list[Panel]:
+    """A panel a round, of all clients or of some; with PCA all have the same axes. `name` is of the run. Raises UserError as
+    `features`."""
+    there, values, classes, whose = features(run)
+    places = [there.index(r) for r in rounds]
+    # with PCA the last round that was kept is there for its axes, shown or not
+    points = embedded(values[[*places, -1]])[:-1] if method == "pca" else embedded(values[places], method)
+    everyone = range(whose.max() + 1)
+    marker_of = dict(zip(everyone if clients is None else clients, cycle(MARKERS), strict=False))
+    words = [f"class {word}" for word in run.arrays("features")["classes"]]
+    looks = list(zip(words, of_classes(len(words)), strict=True))
+    keys = [key(word, Style(colour)) for word, colour in looks if len(looks) <= MANY]
+    keys += [key(f"client {k}", Style(GREY, marker=marker)) for k, marker in list(marker_of.items())[: len(MARKERS)]]
+    axes = [Axis(ticks={}), Axis(name, ticks={})]
+    if method == "pca":
+        seen = points[:, np.isin(whose, list(marker_of))]
+        margin = 0.05 * np.ptp(seen, axis=(0, 1))
+        spans = zip(seen.min((0, 1)) - margin, seen.max((0, 1)) + margin, strict=True)
+        titles = ("principal component 1", f"{name}\nprincipal component 2".strip())
+        axes = [Axis(title, span=span, ticks={}) for title, span in zip(titles, spans, strict=True)]
+    found = []
+    for r, of_round in zip(rounds, points, strict=True):
+        marks = list(keys)
+        for (c, (word, colour)), marker in product(enumerate(looks), dict.fromkeys(marker_of.values())):
+            it = np.flatnonzero((classes == c) & np.isin(whose, [k for k in marker_of if marker_of[k] == marker]))
+            hover = [f"{word}, client {k}" for k in whose[it]]
+            if hover:
+                style, label = Style(colour, marker=marker), word if len(looks) <= MANY else ""
+                marks.append(Points(*of_round[it].T, style, label, hover=hover, size=3.7))
+        found.append(Panel(marks, *axes, f"round {r}", rows=14))
+    return found
+
+
 def draw(
     runs: Sequence[Run],
     path: Path | None = None,
@@ -67,28 +106,10 @@ def draw(
     rounds or clients that they did not keep, and as `features`."""
     check(runs)
     found = ordered(runs)
-    rows = [(_label(run, group, found), run) for group in found for run in group.runs]
-    kept = [features(run) for _, run in rows]
-    columns, shown = rounds_shown([of_run[0] for of_run in kept], rounds), _clients(runs, clients)
-    class_names = runs[0].arrays("features")["classes"]
-    colours = colours_of(len(class_names))
-    scale = "row" if method == "pca" else "none"
-    figure, grid = panels(len(rows), len(columns), 2.1, 2.1, sharex=scale, sharey=scale)
-    for row, (label, _), (there, values, classes, whose) in zip(grid, rows, kept, strict=True):
-        places = [there.index(r) for r in columns]
-        # with PCA the last round that was kept is there for its axes, shown or not
-        points = embedded(values[[*places, -1]])[:-1] if method == "pca" else embedded(values[places], method)
-        for axes, of_round in zip(row, points, strict=True):
-            for k, marker in zip(shown, MARKERS * len(shown), strict=False):
-                own = whose == k
-                how = {"c": colours[classes[own]], "marker": marker, "s": 14, "linewidths": 0, "alpha": 0.75}
-                axes.scatter(*of_round[own].T, **how)
-            axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(label)
-    for axes, r in zip(grid[0], columns, strict=True):
-        axes.set_title(f"round {r}", fontsize=10)
-    _legend(figure, class_names, colours, shown)
-    return finished(figure, path)
+    rows = [(run, _label(run, group, found)) for group in found for run in group.runs]
+    columns, shown = rounds_shown([features(run)[0] for run, _ in rows], rounds), _clients(runs, clients)
+    of_runs = [panel for run, label in rows for panel in panels(run, columns, shown, method, label)]
+    return on_paper.figure(of_runs, 2.1, 2.1, path, len(columns), legend="")
 
 
 def _label(run: Run, group: Group, found: Sequence[Group]) -> str:
@@ -114,32 +135,6 @@ def _clients(runs: Sequence[Run], asked: Sequence[int] | None) -> list[int]:
     if wrong := [k for k in asked or () if not 0 <= k < n_clients]:
         raise UserError(f"--clients {wrong[0]}: the clients of these runs are 0 to {n_clients - 1}")
     return list(asked or range(min(n_clients, len(MARKERS))))
-
-
-def colours_of(n_classes: int) -> np.ndarray:
-    """A colour a class, [C, 4]: ten that are told apart by colour-blind readers, or as many as it takes, less well."""
-    import matplotlib
-    from matplotlib.colors import to_rgba_array
-
-    ten = matplotlib.color_sequences["petroff10"]
-    return to_rgba_array(ten[:n_classes]) if n_classes <= 10 else matplotlib.colormaps["turbo"](np.linspace(0, 1, n_classes))
-
-
-def _legend(figure, class_names: Sequence[str], colours: np.ndarray, shown: Sequence[int]) -> None:
-    """Classes by colour, clients by marker."""
-    from matplotlib.lines import Line2D
-
-    def of(name: str, **how):
-        return Line2D([], [], linestyle="", label=name, **how)
-
-    how = {"frameon": False, "fontsize": 8}
-    if len(class_names) <= MANY_CLASSES:
-        classes = [of(f"class {name}", marker="o", color=c) for name, c in zip(class_names, colours, strict=True)]
-        figure.legend(handles=classes, loc="outside lower center", ncols=max(2, int(figure.get_figwidth() / 1.2)), **how)
-    clients = [
-        of(f"client {k}", marker=marker, color="#444444") for k, marker in zip(shown, MARKERS * len(shown), strict=False)
-    ]
-    figure.legend(handles=clients, loc="outside right center", **how)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

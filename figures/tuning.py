@@ -15,9 +15,10 @@ from tabulate import tabulate
 
 import saves
 from errors import UserError
-from figures import pyplot
-from figures.curves import STYLES
+from figures import on_paper
 from figures.groups import Group, groups, name_of
+from figures.marks import Axis, Line, Panel
+from figures.styles import styles
 from figures.units import percent, spread
 
 
@@ -43,21 +44,12 @@ def by_epoch(group: Group) -> np.ndarray:
 
 def draw(found: Sequence[Group], path: Path) -> None:
     """Draw a line a group into a PNG or PDF."""
-    plt = pyplot()
-
-    figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained", dpi=110)
-    for (colour, dashes), group in zip(STYLES * len(found), found, strict=False):
+    marks = []
+    for group, style in zip(found, styles(found), strict=True):
         line = 100 * by_epoch(group)
-        label = name_of(group, found)
-        axes.plot(
-            range(len(line)), line, color=colour, linestyle=dashes, label=label, linewidth=1.8, marker="o", markersize=3
-        )
-    axes.set(xlabel="epochs of fine-tuning", ylabel="personal accuracy (%), mean over clients")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path)
-    plt.close(figure)
+        marks.append(Line(np.arange(len(line)), line, style, name_of(group, found)))
+    x, y = Axis("epochs of fine-tuning", whole=True), Axis("personal accuracy (%), mean over clients")
+    on_paper.figure([Panel(marks, x, y)], 5.4, 3.6, path, legend="")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

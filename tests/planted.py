@@ -183,7 +183,7 @@ a confusion matrix has the predicted classes in its rows | experiment/evaluation
 features are of other examples in every round | experiment/evaluation.py | test_evaluation.py -k "features"
 - federation.aside(PARTY).at(0)
 + federation.aside(PARTY)
-a band is the standard deviation of a population | figures/bands.py | figures/test_curves.py
+a band is the standard deviation of a population | figures/curves.py | figures/test_curves.py
 - values.std(0, ddof=1)
 + values.std(0)
 a point that another equals at fewer bytes is on the Pareto front | figures/pareto.py | figures/test_pareto.py

@@ -20,7 +20,8 @@ from errors import UserError
 from figures import table
 from figures.cells import Cell
 from figures.groups import COLUMNS, OF_A_SEED, REFERENCES, Group, alone_for, groups, name_of, ordered, read, seed_of
-from figures.report.charts import charts, measured, styles
+from figures.report.charts import charts, measured
+from figures.styles import styles
 from figures.summary import verdict
 from figures.units import shown, size
 from saves import Run

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from figures import finished, panels
-from figures.curves import COLOURS
+from figures.on_paper import finished, panels
+from figures.styles import COLOURS
 from papers.tables import Cell, Results, Table, paragraphs
 
 TITLE = "Decentralized learning with data exchanging (Lan, Guo, Yao 2022)"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from figures import finished, panels
-from figures.curves import COLOURS, DASHES
+from figures.on_paper import finished, panels
+from figures.styles import COLOURS, DASHES
 from papers.tables import Cell, Results, Table, paragraphs, runs_of
 
 TITLE = "FedBABU (Oh, Kim, Yun 2022) and MHMD (2024)"

@@ -1,27 +1,35 @@
 """The clients' accuracies: the dots that are drawn, and who is harmed, against accuracies by hand."""
 
+import numpy as np
 import pytest
 from test_curves import refused
-from test_targets import saved
+from test_targets import right, saved
 
+import saves
 from figures import clients
 from figures.groups import ordered
+from figures.marks import Points
 
 
 def of(export, algorithm, seed, values, **changed):
-    """A run whose clients have these accuracies after its last round, and others before."""
-    return saved(export, algorithm, seed, curve=(0.1, 0.2), clients={1: [0.99] * len(values), 2: values}, **changed)
+    """A run whose clients have these accuracies after its last round, on the first of 100 examples, and others before."""
+    run = saved(export, algorithm, seed, curve=(0.1, 0.2), clients={1: [0.99] * len(values), 2: values}, **changed)
+    return right(run, *[np.arange(100) < round(100 * value) for value in values])
 
 
-def dots(axes):
-    """{colour: {"o": accuracies of clients, "x": of those harmed}} in percent, from the worst to the best."""
-    told = {}
-    for marks in axes.collections:
-        mark = "o" if marks.get_paths()[0].codes is not None and len(marks.get_paths()[0].vertices) > 4 else "x"
-        colours = [tuple(colour) for colour in (marks.get_facecolor() if mark == "o" else marks.get_edgecolor())]
-        colour = colours[0] if colours else None
-        told.setdefault(colour, {"o": [], "x": []})[mark] += marks.get_offsets()[:, 0].tolist()
+def dots(runs):
+    """{name of a row: {marker: accuracies}} in percent, "circle" of clients, "x" of those harmed, the worst first."""
+    panel = clients.panel(ordered(runs))
+    names = [name.partition(" (n")[0] for name in panel.y.ticks.values()]
+    told = {name: {"circle": [], "x": []} for name in names}
+    for mark in panel.marks:
+        if len(mark.hover) and mark.style.marker and isinstance(mark, Points) and len(mark.x):
+            told[names[round(mark.y[0])]][mark.style.marker] += list(mark.x)
     return told
+
+
+def ticks(axes):
+    return [label.get_text() for label in axes.get_yticklabels()]
 
 
 def words(axes):
@@ -42,20 +50,46 @@ def test_on_one_split_a_client_is_the_mean_over_its_seeds(runs):
     assert frame["accuracy"].tolist() == pytest.approx([0.5, 0.65, 0.8])
     assert frame["gain"].tolist() == pytest.approx([0.1, -0.05, -0.1])
     (axes,) = clients.draw(runs).axes
-    fedavg, independent = dots(axes).values()
-    assert fedavg == {"o": pytest.approx([50]), "x": pytest.approx([65, 80])}
-    assert independent == {"o": pytest.approx([40, 70, 90]), "x": []}
-    assert words(axes) == ["client 0", "2 of 3 harmed", "client 0"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["fedavg (n = 2)", "independent (n = 2)"]
+    assert dots(runs) == {
+        "fedavg": {"circle": pytest.approx([50]), "x": pytest.approx([65, 80])},
+        "independent": {"circle": pytest.approx([40, 70, 90]), "x": []},
+    }
+    assert words(axes) == ["client 0", "client 1", "client 2"] * 2
+    assert ticks(axes) == ["fedavg (n = 2)\n2 of 3 harmed", "independent (n = 2)"]
+    texts = [text.get_text() for text in clients.draw(runs).legends[0].get_texts()]
+    assert texts == ["client", "harmed: worse than itself alone, by more than chance", "mean over clients"]
+
+
+def test_a_bar_is_a_deviation_over_seeds_and_the_pointer_is_told_who_it_is(runs):
+    saves.write_arrays(runs[0].folder / "split.npz", {"table": np.array([[3, 9], [1, 0], [2, 2]])})
+    panel = clients.panel(ordered(runs))
+    fine, harmed = [mark for mark in panel.marks if isinstance(mark, Points) and mark.across is not None][:2]
+    half = 100 * np.std([0.6, 0.4], ddof=1)
+    assert list(fine.across) == pytest.approx([half])
+    assert list(harmed.across) == pytest.approx([half / 2, half])
+    (told,) = fine.hover
+    assert told == "fedavg (n = 2)\nclient 0 (12 training examples)\n50.0 % ± 14.1\n+10.0 points to itself alone"
+    (axes,) = clients.draw(runs).axes
+    (bar,) = next(one for one in axes.containers if one.has_xerr).lines[2]
+    assert bar.get_segments()[0][:, 0] == pytest.approx([50 - half, 50 + half])
+
+
+def test_more_clients_than_can_be_named_have_no_bars_and_the_worst_is_named(tmp_path):
+    runs = [of(tmp_path, "fedavg", s, np.arange(13, 0, -1) / 100 + s / 50) for s in (0, 1)]
+    (axes,) = clients.draw(runs).axes
+    assert words(axes) == ["client 12"]
+    assert not any(container.has_xerr for container in axes.containers)
 
 
 def test_the_worst_client_is_on_the_top_of_its_row_and_the_mean_is_a_line(runs):
     (axes,) = clients.draw(runs).axes
-    points = sorted(tuple(point) for marks in axes.collections[:2] for point in marks.get_offsets())
+    lines = [container.lines[0] for container in axes.containers if container.lines[0].get_marker() in ("o", "X")]
+    points = sorted(point for line in lines for point in line.get_xydata().tolist() if point[1] < 0.5)
     heights = [y for _, y in points]
+    assert len(heights) == 3
     assert heights == sorted(heights), "upside down: the first row is at 0, the second one at 1 below it"
     assert axes.get_ylim() == (1.5, -0.5)
-    means = [line.get_xdata()[0] for line in axes.lines if line.get_xdata()[0] == line.get_xdata()[1]]
+    means = [line.get_xdata()[0] for line in axes.lines if np.ptp(line.get_ydata()) == pytest.approx(0.84)]
     assert means == pytest.approx([65, 200 / 3])
 
 
@@ -63,10 +97,11 @@ def test_on_several_splits_every_seed_has_its_clients(tmp_path):
     runs = [of(tmp_path, "independent", s, (0.5, 0.7), split=str(s), split_seed=s) for s in (0, 1)]
     runs += [of(tmp_path, "cfkd", s, (0.6, 0.6 - s / 10), split=str(s), split_seed=s) for s in (0, 1)]
     figure = clients.draw(runs)
-    cfkd, independent = dots(figure.axes[0]).values()
-    assert cfkd == {"o": pytest.approx([60, 60]), "x": pytest.approx([50, 60])}
-    assert independent["o"] == pytest.approx([50, 50, 70, 70])
-    assert words(figure.axes[0])[:2] == ["client 1, seed 1", "2 of 4 harmed"]
+    told = dots(runs)
+    assert told["cfkd"] == {"circle": pytest.approx([60, 60]), "x": pytest.approx([50, 60])}
+    assert told["independent"]["circle"] == pytest.approx([50, 50, 70, 70])
+    assert words(figure.axes[0])[:2] == ["client 1, seed 1", "client 0, seed 0"]
+    assert ticks(figure.axes[0]) == ["cfkd (n = 2)\n2 of 4 harmed", "independent (n = 2)"]
     assert "several splits" in figure.axes[0].get_xlabel()
 
 
@@ -76,7 +111,9 @@ def test_harm_is_held_against_the_same_seed_and_is_not_told_without_any(tmp_path
     told = clients.accuracies(found[0], found, together=False)
     assert told.loc[told["seed"] == 0, "gain"].isna().all()
     assert told.loc[told["seed"] == 1, "gain"].tolist() == pytest.approx([0.1, -0.1])
-    assert words(clients.draw(runs[:2]).axes[0]) == ["client 0"]
+    figure = clients.draw(runs[:2])
+    assert ticks(figure.axes[0]) == ["fedavg (n = 2)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["client", "mean over clients"]
 
 
 def test_of_several_settings_of_independent_the_one_with_the_same_flags_counts(tmp_path):

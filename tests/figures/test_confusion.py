@@ -57,7 +57,7 @@ def test_a_class_without_examples_is_no_number(tmp_path):
     figure = confusion.draw([run], own=True)
     (table,) = tables(figure).values()
     assert np.array_equal(table, [[100, 0], [np.nan, np.nan]], equal_nan=True)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["100"], "nor is a zero written"
+    assert [text.get_text() for text in figure.axes[0].texts] == ["100", "", "", ""], "nor is a zero written"
 
 
 def test_the_command_and_its_mistakes(tmp_path, capsys):

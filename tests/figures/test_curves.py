@@ -5,14 +5,25 @@ import pytest
 from conftest import line_of
 from test_targets import saved
 
-from figures import bands, curves
+from figures import curves
 from figures.groups import ordered
+from figures.marks import Line, Points
+from figures.styles import styles as styles_of
 
 NAN = float("nan")
 
 
-def lines_of(axes):
-    """{label: (x, y)} of the lines of a panel."""
+def panel_of(runs, quantity="rounds", metric="global"):
+    return curves.panel(ordered(runs), quantity, metric)
+
+
+def lines_of(panel):
+    """{label: (x, y)} of the lines and points of a panel."""
+    return {mark.label: (list(mark.x), list(mark.y)) for mark in panel.marks}
+
+
+def drawn(axes):
+    """The same of the lines that are drawn."""
     return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
 
 
@@ -34,19 +45,17 @@ def counted(export, algorithm="fedavg", seed=0, **changed):
 
 def test_a_band_is_the_mean_over_seeds_and_a_standard_deviation_of_a_sample(tmp_path):
     runs = [saved(tmp_path, seed=i, curve=curve) for i, curve in enumerate(((0.2, 0.6), (0.4, 0.6), (0.6, 0.9)))]
-    told = bands.band(runs, "rounds")
+    told = curves.band(runs, "rounds")
     assert told.x.tolist() == [1, 2]
     assert told.mean == pytest.approx([0.4, 0.7])
     spread = np.array([0.2, np.sqrt(0.03)])  # deviations -0.2, 0, 0.2 and -0.1, -0.1, 0.2
-    assert told.low == pytest.approx([0.4, 0.7] - spread)
-    assert told.high == pytest.approx([0.4, 0.7] + spread)
-    assert told.n == 3
+    assert told.spread == pytest.approx(spread)
 
 
 def test_where_seeds_spent_differently_points_are_between_what_all_have_spent(tmp_path):
     one = saved(tmp_path, curve=(0.2, 0.6), nbytes=(10, 0, 0))  # 10, 20 bytes
     other = saved(tmp_path, seed=1, curve=(0.1, 0.5), nbytes=(15, 0, 0))  # 15, 30 bytes
-    told = bands.band([one, other], "bytes")
+    told = curves.band([one, other], "bytes")
     assert told.x.tolist() == [15, 20]
     # at 15 bytes half the way from 0.2 to 0.6, at 20 a third of that from 0.1 to 0.5
     assert told.mean == pytest.approx([(0.4 + 0.1) / 2, (0.6 + 0.1 + 0.4 / 3) / 2])
@@ -54,16 +63,16 @@ def test_where_seeds_spent_differently_points_are_between_what_all_have_spent(tm
 
 def test_rounds_that_one_seed_did_not_evaluate_are_on_its_line(tmp_path):
     runs = [saved(tmp_path, curve=(0.2, 0.4, 0.6)), saved(tmp_path, seed=1, curve=(0.4, NAN, 1.0))]
-    told = bands.band(runs, "rounds")
+    told = curves.band(runs, "rounds")
     assert told.x.tolist() == [1, 2, 3]
     assert told.mean == pytest.approx([0.3, 0.55, 0.8])
 
 
 def test_a_single_run_has_no_spread_and_a_history_without_the_quantity_no_band(tmp_path):
     run = saved(tmp_path)
-    told = bands.band([run], "rounds")
-    assert told.low.tolist() == told.mean.tolist() == told.high.tolist() == [0.2, 0.6, 0.4, 0.8]
-    assert bands.band([run], "flops") is None
+    told = curves.band([run], "rounds")
+    assert (told.mean.tolist(), told.spread) == ([0.2, 0.6, 0.4, 0.8], None)
+    assert curves.band([run], "flops") is None
 
 
 # --- lines -------------------------------------------------------------------------------------------------------------
@@ -74,14 +83,15 @@ def test_a_line_is_a_group_of_seeds_in_percent_with_its_band_and_both_accuracies
     runs = [saved(tmp_path, seed=s, curve=(0.2, 0.6), clients=own) for s in (0, 2)]
     runs += [saved(tmp_path, "cfkd", seed=s, curve=(0.2, 0.6 + s / 10), clients=own) for s in (0, 2)]
     left, right = curves.draw(runs).axes
-    assert lines_of(left) == {
+    assert drawn(left) == {
         "cfkd (n = 2)": ([1, 2], pytest.approx([20, 70])),
         "fedavg (n = 2)": ([1, 2], pytest.approx([20, 60])),
     }
-    assert lines_of(right)["cfkd (n = 2)"] == ([1, 2], pytest.approx([10, 50]))
+    assert drawn(right)["cfkd (n = 2)"] == ([1, 2], pytest.approx([10, 50]))
     half = 100 * np.std([0.6, 0.8], ddof=1)
     assert filled(left) == [pytest.approx((20, 20)), pytest.approx((70 - half, 70 + half))]
-    assert (left.get_xlabel(), left.get_ylabel()) == ("round", "accuracy (%)")
+    assert (left.get_xlabel(), left.get_ylabel()) == ("communication rounds", "accuracy (%)")
+    assert right.get_ylabel() == "", "it stands at the left already"
 
 
 def test_a_single_seed_has_no_band_and_the_legend_says_what_lines_and_bands_are(tmp_path):
@@ -96,6 +106,9 @@ def test_a_single_seed_has_no_band_and_the_legend_says_what_lines_and_bands_are(
 
 def test_what_is_evaluated_once_is_a_point_with_a_bar_over_seeds(tmp_path):
     runs = [saved(tmp_path, seed=seed, curve=(value,)) for seed, value in enumerate((0.2, 0.4))]
+    (mark,) = panel_of(runs).marks
+    assert (type(mark), list(mark.x), list(mark.y)) == (Points, [1], [pytest.approx(30)])
+    assert isinstance(panel_of([saved(tmp_path / "more")]).marks[0], Line)
     (axes, _) = curves.draw(runs).axes
     ((point, _, (bar,)),) = axes.containers
     assert (point.get_marker(), point.get_xdata().tolist(), point.get_ydata().tolist()) == ("o", [1], [pytest.approx(30)])
@@ -112,42 +125,52 @@ def test_seeds_that_never_spent_alike_are_refused_in_a_line(tmp_path):
 
 def test_each_quantity_is_a_row_of_panels_in_units_for_people(tmp_path):
     figure = curves.draw([counted(tmp_path)], against=curves.QUANTITIES, metric=["global"])
-    x = {axes.get_xlabel(): lines_of(axes)["fedavg (n = 1)"][0] for axes in figure.axes}
+    x = {axes.get_xlabel(): drawn(axes)["fedavg (n = 1)"][0] for axes in figure.axes}
     assert x == {
-        "round": [1, 2],
-        "bytes of all clients, all directions": [130, 160],
-        "floating-point operations": [2e9, 4e9],
-        "seconds, evaluations left out": [1.5, 2],
+        "communication rounds": [1, 2],
+        "bytes of all clients in all directions": [130, 160],
+        "floating-point operations of all clients and the server": [2e9, 4e9],
+        "seconds, those of evaluations left out": [1.5, 2],
     }
     of_bytes, of_flops = (axes.xaxis.get_major_formatter() for axes in figure.axes[1:3])
     assert (of_bytes(2e6), of_flops(4e9)) == ("2 MB", "4 GFLOP")
 
 
-def test_bytes_are_on_a_logarithmic_axis_where_they_span_more_than_two_decades(tmp_path):
-    def scale(*runs):
-        return curves.draw(runs, against=["bytes"]).axes[0].get_xscale()
+def test_an_axis_is_logarithmic_where_the_ends_of_the_curves_are_further_apart_than_a_factor_of_twenty(tmp_path):
+    def axis(*runs):
+        return curves.draw(runs, against=["bytes"]).axes[0]
 
     few = saved(tmp_path, "fd", curve=(0.2, 0.6), nbytes=(1, 0, 0))  # 1 and 2 bytes
-    assert scale(few, saved(tmp_path, curve=(0.2, 0.6), nbytes=(50, 0, 0))) == "linear", "from 1 to 100"
-    assert scale(few, saved(tmp_path, curve=(0.2, 0.6), nbytes=(51, 0, 0))) == "log"
-    assert scale(few, saved(tmp_path, "centralized", curve=(0.2, 0.6), nbytes=(1, 0, 9e9))) == "linear", "a reference"
-    assert scale(few) == "linear"
+    linear = axis(few, saved(tmp_path, curve=(0.2, 0.6), nbytes=(20, 0, 0)))
+    assert (linear.get_xscale(), linear.get_xlim()) == ("linear", (0, pytest.approx(42))), "the ends are 2 and 40"
+    logarithmic = axis(few, saved(tmp_path, curve=(0.2, 0.6), nbytes=(21, 0, 0)))
+    assert (logarithmic.get_xscale(), logarithmic.get_xlim()) == ("log", pytest.approx((0.6, 1.7 * 42)))
+    assert logarithmic.get_xlabel() == "bytes of all clients in all directions (logarithmic)"
+    reference = saved(tmp_path, "centralized", curve=(0.2, 0.6), nbytes=(1, 0, 9e9))
+    assert axis(few, reference).get_xscale() == "linear", "a reference"
+    assert axis(few).get_xscale() == "linear"
 
 
-def test_against_bytes_references_and_what_sends_nothing_are_horizontal_at_their_last_value(tmp_path):
+def test_against_bytes_references_and_what_sends_nothing_are_level_after_the_last_round(tmp_path):
     runs = [
         saved(tmp_path, name, s, curve=(0.2, v), nbytes=(0, 0, 0)) for name in ("independent", "silent") for s, v in SEEDS
     ]
     runs += [saved(tmp_path, "centralized", curve=(0.3, 0.9), nbytes=(0, 0, 77)), saved(tmp_path, curve=(0.2, 0.6))]
-    of_bytes, of_rounds = curves.draw(runs, against=["bytes", "rounds"], metric=["global"]).axes
+    of_bytes, of_rounds = (panel_of(runs, quantity) for quantity in ("bytes", "rounds"))
     told = lines_of(of_bytes)
     for name, last in (("independent (n = 2)", 50), ("silent (n = 2)", 50), ("centralized (n = 1)", 90)):
-        assert told[name] == ([0, 1], pytest.approx([last] * 2)), "from the left to the right of the panel"
+        x, y = told[name]
+        assert (x[0], x[-1]) == of_bytes.x.span == (0, pytest.approx(168)), "from the left to the right of the panel"
+        assert y == pytest.approx([last] * len(x))
         assert lines_of(of_rounds)[name][0] == [1, 2]
     assert told["fedavg (n = 1)"][0] == [130, 160]
-    assert 100 < of_bytes.get_xlim()[0] < 130, "the panel shows what was sent, not the parts of its own width"
     half = 100 * np.std([0.4, 0.6], ddof=1)
-    assert filled(of_bytes) == [pytest.approx((50 - half, 50 + half))] * 2
+    spreads = {mark.label: mark.spread for mark in of_bytes.marks}
+    assert spreads["silent (n = 2)"] == pytest.approx([half] * 41)
+    assert spreads["centralized (n = 1)"] is None
+    assert [mark.level for mark in of_bytes.marks] == [False, True, True, True]
+    assert not of_bytes.empty
+    assert panel_of(runs[:2], "bytes").empty, "there is nothing that depends on bytes"
 
 
 SEEDS = ((0, 0.4), (1, 0.6))
@@ -173,7 +196,7 @@ def test_a_group_has_one_style_in_all_panels_and_no_other_group_has_it(tmp_path)
     assert len({repr(style[1:]) for style in styles[0]}) == len(styles[0]) == 25
     greys = {label.partition(" ")[0]: colour for label, colour, _ in styles[0]}
     assert (greys["independent"], greys["centralized"]) == ("#000000", "#707070")
-    assert curves.styles(ordered(runs)) == curves.styles(ordered(runs[::-1]))
+    assert styles_of(ordered(runs)) == styles_of(ordered(runs[::-1]))
 
 
 # --- the command -------------------------------------------------------------------------------------------------------

@@ -4,13 +4,16 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
-from test_targets import saved
+from test_targets import right, saved
 
 import saves
 from figures import report
@@ -120,7 +123,7 @@ def trace(spec, name):
     return found
 
 
-PLAIN = "fedavg (--topology_file plain)"
+PLAIN = "fedavg (--topology_file plain) (n = 2)"
 
 
 # --- rows and series ---------------------------------------------------------------------------------------------------
@@ -159,8 +162,9 @@ def test_against_bytes_a_reference_is_a_level_line_and_totals_far_apart_are_loga
     spec = page.specs["curves"]["bytes/global"]
     assert spec["layout"]["xaxis"]["type"] == "log", "60 and 9000 bytes"
     assert trace(spec, PLAIN)["x"] == [1000, 2000, 3000]
-    level = trace(spec, "independent")
+    level = trace(spec, "independent (n = 2)")
     assert level["y"] == pytest.approx([40] * 41)
+    assert level["hovertext"] == "<b>independent (n = 2)</b><br>40.0 % ± 0.0<br>after the last round"
     assert level["x"][0] < 20
     assert level["x"][-1] > 9000
     assert "type" not in page.specs["curves"]["rounds/global"]["layout"]["xaxis"]
@@ -169,7 +173,7 @@ def test_against_bytes_a_reference_is_a_level_line_and_totals_far_apart_are_loga
 
 def test_against_bytes_what_sends_nothing_is_a_level_line_too(tmp_path):
     two = [saved(tmp_path, environment={}), saved(tmp_path, "silent", nbytes=(0, 0, 0), environment={})]
-    level = trace(Page(report.page(two)).specs["curves"]["bytes/global"], "silent")
+    level = trace(Page(report.page(two)).specs["curves"]["bytes/global"], "silent (n = 1)")
     assert level["y"] == pytest.approx([80] * 41), "after the last round, where a line at 0 bytes could not be seen"
 
 
@@ -177,19 +181,57 @@ def test_a_price_is_the_total_of_the_run_and_the_unbeaten_are_joined(page):
     spec = page.specs["price"]["bytes/global"]
     point = trace(spec, PLAIN)
     assert (point["x"], point["y"]) == ([3000], pytest.approx([50]))
-    front = trace(spec, "unbeaten at its price")
-    assert front["x"][:3] == [60, 3000, 9000]
+    assert point["error_y"]["array"] == [0]
+    front = trace(spec, "Pareto front")
+    assert front["line"]["shape"] == "hv"
+    assert front["x"] == [60, 3000, 9000, pytest.approx(10 ** spec["layout"]["xaxis"]["range"][1])]
     assert front["y"] == pytest.approx([30, 50, 65, 65])
-    assert trace(spec, "centralized")["y"] == pytest.approx([90] * 41)
+    assert trace(spec, "centralized (n = 2)")["y"] == pytest.approx([90] * 41)
+
+
+def rows_of_clients(spec):
+    """{method: {hover text: accuracy}} of the dots, the worst client first."""
+    names = [name.partition(" (n")[0] for name in spec["layout"]["yaxis"]["ticktext"]]
+    told = {name: {} for name in names}
+    for one in spec["data"]:
+        if "markers" in one["mode"] and isinstance(one.get("hovertext"), list):
+            for x, y, words in zip(one["x"], one["y"], one["hovertext"], strict=True):
+                told[names[round(y)]][words] = x
+    return told
 
 
 def test_clients_have_their_own_accuracies_on_each_split(page):
     (spec,) = page.specs["clients"].values()
-    dots = trace(spec, "fd")
-    assert dots["y"] == pytest.approx([50, 75])
-    assert [round(x) for x in dots["x"]] == [0, 1]
-    assert dots["customdata"][1] == [1, pytest.approx(10 / np.sqrt(2), abs=1e-4)]
-    assert spec["layout"]["xaxis"]["ticktext"] == ["client 0<br>8 examples", "client 1<br>8 examples"]
+    assert rows_of_clients(spec)["fd"] == {
+        "<b>fd (n = 2)</b><br>client 0 (8 training examples)<br>50.0 % ± 0.0<br>+0.0 points to itself alone": pytest.approx(
+            50
+        ),
+        "<b>fd (n = 2)</b><br>client 1 (8 training examples)<br>75.0 % ± 7.1<br>+0.0 points to itself alone": pytest.approx(
+            75
+        ),
+    }
+    bars = [value for one in spec["data"] for value in one.get("error_x", {}).get("array", ())]
+    assert bars[:2] == [0, pytest.approx(10 / np.sqrt(2))]
+    assert spec["layout"]["yaxis"]["ticktext"][0] == "fd (n = 2)", "these runs do not tell who is harmed"
+    assert [list(one["text"]) for one in spec["data"] if "text" in one][0] == ["client 0\u2002", "client 1\u2002"]
+
+
+def test_a_client_that_is_harmed_is_a_cross(tmp_path):
+    runs = [
+        right(
+            saved(tmp_path, name, clients={4: own}, environment={}), *[np.arange(100) < round(100 * value) for value in own]
+        )
+        for name, own in (("fd", [0.5, 0.6]), ("independent", [0.4, 0.7]))
+    ]
+    (spec,) = Page(report.page(runs)).specs["clients"].values()
+    crosses = [
+        one for one in spec["data"] if one.get("marker", {}).get("symbol") == "x" and isinstance(one.get("hovertext"), list)
+    ]
+    assert [words for one in crosses for words in one["hovertext"]] == [
+        "<b>fd (n = 1)</b><br>client 1<br>60.0 %<br>-10.0 points to itself alone"
+    ]
+    assert spec["layout"]["yaxis"]["ticktext"] == ["fd (n = 1)<br>1 of 2 harmed", "independent (n = 1)"]
+    assert trace(spec, "harmed: worse than itself alone, by<br>more than chance")["x"] == [None], "in the legend alone"
 
 
 def test_the_split_is_its_table_and_confusion_is_counted_over_models_and_seeds(page):
@@ -207,15 +249,19 @@ def test_the_split_is_its_table_and_confusion_is_counted_over_models_and_seeds(p
 
 def test_representations_are_principal_components_by_class_with_the_client_of_each_point(page):
     specs = {key.partition("/")[2]: spec for key, spec in page.specs["representations"].items()}
-    assert list(specs) == ["1", "3"]
+    assert list(specs) == ["3", "1"], "the last round first"
     for r, scale in (("1", 0.5), ("3", 1.0)):
-        cat, other = specs[r]["data"]
-        assert (cat["name"], other["name"]) == ("class cat", "class &lt;i&gt;")
-        assert (cat["customdata"], other["customdata"]) == ([0, 1], [0, 0])
-        assert cat["marker"]["symbol"] == ["circle", "square"]
+        cat, cat_of_other, other = (one for one in specs[r]["data"] if one["x"] != [None])
+        assert (cat["name"], cat_of_other["name"], other["name"]) == ("class cat", "class cat", "class &lt;i&gt;")
+        assert cat["hovertext"] == ["<b>class cat, client 0</b>"]
+        assert cat_of_other["hovertext"] == ["<b>class cat, client 1</b>"]
+        assert other["hovertext"] == ["<b>class &lt;i&gt;, client 0</b>"] * 2
+        assert [one["marker"]["symbol"] for one in (cat, cat_of_other, other)] == ["circle", "square", "circle"]
+        assert cat["legendgroup"] == cat_of_other["legendgroup"], "one click hides both"
         for axis, at in (("x", AT[:, 0]), ("y", AT[:, 1])):
-            assert np.abs(cat[axis]) == pytest.approx(scale * np.abs(at[[0, 3]]), abs=1e-5)
-            assert cat[axis][0] * cat[axis][1] < 0, "on either side"
+            both = np.array([*cat[axis], *cat_of_other[axis]])
+            assert np.abs(both) == pytest.approx(scale * np.abs(at[[0, 3]]), abs=1e-5)
+            assert both[0] * both[1] < 0, "on either side"
             assert specs[r]["layout"][f"{axis}axis"]["range"] == specs["3"]["layout"][f"{axis}axis"]["range"]
 
 
@@ -227,16 +273,24 @@ def test_every_figure_is_one_that_plotly_takes(page):
             graph_objects.Figure(spec)
 
 
+def test_a_page_takes_no_matplotlib(runs):
+    asked = "import sys; from pathlib import Path; from figures import report; from figures.groups import read"
+    asked += f"; report.page(read([Path({str(runs[0].folder.parent)!r})])); print('matplotlib' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout == "False\n"
+
+
 def test_an_algorithm_has_one_colour_everywhere(page):
-    line = trace(page.specs["curves"]["rounds/global"], "fd")["line"]["color"]
-    assert trace(page.specs["price"]["bytes/global"], "fd")["marker"]["color"] == line
-    assert trace(page.specs["clients"]["0"], "fd")["marker"]["color"] == line
+    line = trace(page.specs["curves"]["rounds/global"], "fd (n = 2)")["line"]["color"]
+    assert trace(page.specs["price"]["bytes/global"], "fd (n = 2)")["marker"]["color"] == line
+    dots = next(one for one in page.specs["clients"]["0"]["data"] if "<b>fd (n = 2)</b>" in one.get("hovertext", [""])[0])
+    assert dots["marker"]["color"] == line
 
 
 def test_what_the_runs_lack_is_left_out_with_a_sentence(tmp_path):
     told = Page(report.page([saved(tmp_path, "independent", environment=ENVIRONMENT)]))
     assert {name: len(specs) for name, specs in told.specs.items()} == {
-        "curves": 4,  # rounds and seconds
+        "curves": 6,  # three accuracies against rounds and seconds
         "price": 0,
         "clients": 1,
         "split": 0,
@@ -247,22 +301,22 @@ def test_what_the_runs_lack_is_left_out_with_a_sentence(tmp_path):
     assert "There is no method to compare, only independent and centralized." in words
     assert "No run's folder has its split (split.npz)." in words
     assert "No run's folder has confusion matrices (confusion.npz)." in words
-    assert "Not against FLOPs, not in the histories or never alike in all seeds: independent." in words
+    assert "Not against FLOPs, not in the histories or never alike in all seeds: independent (n = 1)." in words
 
 
 def test_clients_of_different_splits_are_not_averaged(tmp_path):
     two = [saved(tmp_path, seed=0, split_seed=s, split=str(s), clients={4: [0.2 + s / 2]}, environment={}) for s in (0, 1)]
     specs = Page(report.page(two)).specs["clients"]
-    assert [trace(specs[seed], "fedavg")["y"] for seed in ("0", "1")] == [pytest.approx([20]), pytest.approx([70])]
+    dots = [list(rows_of_clients(specs[seed])["fedavg"].values()) for seed in ("0", "1")]
+    assert dots == [[pytest.approx(20)], [pytest.approx(70)]]
 
 
-def test_more_clients_than_fit_side_by_side_stand_from_the_worst_to_the_best(tmp_path):
+def test_clients_stand_from_the_worst_to_the_best(tmp_path):
     accuracies = [0.9, 0.1, *[0.5] * 28]
     run = saved(tmp_path, n_clients=30, clients={4: accuracies}, environment={})
-    line = trace(Page(report.page([run])).specs["clients"]["0"], "fedavg")
-    assert line["x"] == list(range(1, 31))
-    assert line["y"] == pytest.approx(sorted(100 * value for value in accuracies))
-    assert [line["customdata"][i][0] for i in (0, 1, -1)] == [1, 2, 0]
+    dots = rows_of_clients(Page(report.page([run])).specs["clients"]["0"])["fedavg"]
+    assert list(dots.values()) == pytest.approx(sorted(100 * value for value in accuracies))
+    assert [list(dots)[i].split("<br>")[1] for i in (0, 1, -1)] == ["client 1", "client 2", "client 0"]
 
 
 # --- options, and where it comes from ----------------------------------------------------------------------------------
@@ -405,11 +459,11 @@ def test_in_a_browser_tabs_change_the_axis_and_by_keyboard_too(opened):
     title = tab.locator("#curves .xtitle")
     expect(title).to_have_text("communication rounds")
     tab.locator("#curves label", has_text="bytes").click()
-    expect(title).to_have_text("bytes moved by all clients in all directions (logarithmic)")
+    expect(title).to_have_text("bytes of all clients in all directions (logarithmic)")
     tab.locator("#curves input[value=bytes]").press("ArrowRight")
     expect(title).to_have_text("floating-point operations of all clients and the server")
     tab.locator("#curves label", has_text="personal").click()
-    expect(tab.locator("#curves .ytitle")).to_have_text("accuracy on the clients' own distributions (%)")
+    expect(tab.locator("#curves .gtitle")).to_have_text("personal: each client's own distribution")
     tab.locator("#confusion label", has_text="own").click()
     expect(tab.locator("#confusion .heatmap-label").first).to_have_text("67")
 

@@ -1,5 +1,8 @@
 """Representations: what is embedded on which axes, and which dots are drawn of whom."""
 
+import itertools
+
+import matplotlib
 import numpy as np
 import pytest
 from conftest import line_of
@@ -8,6 +11,7 @@ from test_targets import saved
 
 import saves
 from figures import representations
+from figures.styles import of_classes
 
 D = 5
 
@@ -26,9 +30,11 @@ def kept(run, rounds=(1, 2, 3), n_clients=2, n=4, dim=D, seed=0):
     return run
 
 
-def dots(axes):
-    """Of each client shown the places of its examples, float [N, 2]."""
-    return [np.array(marks.get_offsets()) for marks in axes.collections]
+def dots(panel):
+    """{class, client: the places of its examples, float [N, 2]}."""
+    shown = {mark.hover[0]: np.c_[mark.x, mark.y] for mark in panel.marks if len(mark.hover)}
+    assert all(len(set(mark.hover)) <= 1 for mark in panel.marks), "a marker is of one client"
+    return shown
 
 
 def test_all_clients_of_a_run_are_together_in_their_order(tmp_path):
@@ -63,16 +69,24 @@ def test_rows_are_runs_columns_rounds_and_dots_are_of_a_client_in_the_colours_of
     runs = [kept(saved(tmp_path, name, seed), seed=seed) for name in ("fd", "cfkd") for seed in (0, 1)]
     figure = representations.draw(runs)
     assert len(figure.axes) == 4 * 3
-    labels = [f"{name}\nseed {seed}, split 0" for name in ("cfkd", "fd") for seed in (0, 1)]
+    labels = [f"{name}\nseed {seed}, split 0\nprincipal component 2" for name in ("cfkd", "fd") for seed in (0, 1)]
     assert [axes.get_ylabel() for axes in figure.axes[::3]] == labels
     assert [axes.get_title() for axes in figure.axes[:3]] == ["round 1", "round 2", "round 3"]
     _, values, classes, whose = representations.features(runs[2])
     points = representations.embedded(values)
-    for r, axes in enumerate(figure.axes[:3]):
-        for k in (0, 1):
-            assert dots(axes)[k] == pytest.approx(points[r][whose == k])
-    (first, second, *_) = figure.axes[0].collections[0].get_facecolor()
-    assert not np.array_equal(first, second), "of class 0 and of class 1"
+    for r, panel in enumerate(representations.panels(runs[2], [1, 2, 3])):
+        for k, c in itertools.product((0, 1), (0, 1)):
+            name = f"class {('cat', 'dog')[c]}, client {k}"
+            assert dots(panel)[name] == pytest.approx(points[r][(whose == k) & (classes == c)])
+        style = {mark.hover[0]: mark.style for mark in panel.marks if len(mark.hover)}
+        assert style["class cat, client 0"].colour == style["class cat, client 1"].colour
+        assert style["class cat, client 0"].colour != style["class dog, client 0"].colour
+        assert style["class cat, client 0"].marker == style["class dog, client 0"].marker
+        assert style["class cat, client 0"].marker != style["class cat, client 1"].marker
+    drawn = [line.get_xydata() for line in figure.axes[0].lines if not np.isnan(line.get_xydata()).any()]
+    assert np.concatenate(drawn) == pytest.approx(
+        np.concatenate(list(dots(representations.panels(runs[2], [1])[0]).values()))
+    )
     assert figure.axes[0].get_xlim() == figure.axes[2].get_xlim(), "movement is seen on one scale"
     texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert texts == ["class cat", "class dog", "client 0", "client 1"]
@@ -84,16 +98,30 @@ def test_by_default_up_to_six_rounds_with_the_first_and_the_last_and_six_clients
     ]
     figure = representations.draw(runs)
     assert [axes.get_title() for axes in figure.axes[:6]] == [f"round {r}" for r in (0, 2, 4, 6, 8, 10)], "of both runs"
-    assert len(dots(figure.axes[0])) == 6
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["class cat", "class dog", *(f"client {k}" for k in range(6))]
     figure = representations.draw(runs, rounds=[9, 3], clients=[7])
     assert [axes.get_title() for axes in figure.axes[:2]] == ["round 9", "round 3"]
-    assert [len(of_client) for of_client in dots(figure.axes[0])] == [4 + 7]
+    shown = [line.get_xydata() for line in figure.axes[0].lines if not np.isnan(line.get_xydata()).any()]
+    assert sum(map(len, shown)) == 4 + 7
 
 
 def test_the_axes_are_of_the_runs_last_round_and_of_all_clients_whatever_is_shown(tmp_path):
     run = kept(saved(tmp_path), rounds=(1, 2, 5), n_clients=3)
-    whole, part = representations.draw([run]), representations.draw([run], rounds=[2], clients=[1])
-    assert dots(part.axes[0])[0] == pytest.approx(dots(whole.axes[1])[1])
+    whole, part = representations.panels(run, [1, 2, 5]), representations.panels(run, [2], clients=[1])
+    assert list(dots(part[0])) == ["class cat, client 1", "class dog, client 1"]
+    for name, places in dots(part[0]).items():
+        assert places == pytest.approx(dots(whole[1])[name])
+
+
+def test_more_clients_than_markers_share_them_and_a_class_has_a_colour_however_many_there_are(tmp_path):
+    (panel,) = representations.panels(kept(saved(tmp_path), n_clients=8), [3])
+    whose = [{word.rpartition(" ")[2] for word in mark.hover} for mark in panel.marks if len(mark.hover)]
+    assert whose[:2] == [{"0", "6"}, {"1", "7"}]
+    for n in (2, 10, 11, 100):
+        assert len(set(of_classes(n))) == n
+    colours = matplotlib.color_sequences["petroff10"]
+    assert [matplotlib.colors.to_rgb(one) for one in of_classes(10)] == [matplotlib.colors.to_rgb(one) for one in colours]
 
 
 def test_less_than_a_plane_is_refused_in_a_line(tmp_path):

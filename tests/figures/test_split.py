@@ -31,8 +31,9 @@ def test_runs_on_one_split_have_one_panel_and_each_other_split_one_more(tmp_path
         "digits --partition lda\n--n_clients 2 --alpha 0.5 --split_seed 1",
         "digits --partition lda\n--n_clients 5 --alpha 9.0 --split_seed 0",
     ]
-    assert [text.get_text() for text in panels[0].texts] == ["3", "0", "1", "9"]
+    assert [text.get_text() for text in panels[0].texts] == ["3", "", "1", "9"], "no zero is written"
     assert [label.get_text() for label in panels[0].get_xticklabels()] == ["cat", "dog"]
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == ["0 (3)", "1 (10)"], "and how many it has"
 
 
 def test_more_clients_than_can_be_told_apart_are_cut_and_that_is_said(tmp_path):

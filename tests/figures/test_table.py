@@ -7,9 +7,8 @@ import numpy as np
 import openpyxl
 import pytest
 from conftest import line_of
-from test_targets import saved
+from test_targets import right, saved
 
-import saves
 from figures import cells, table
 from figures.cells import render
 from figures.groups import groups, name_of, read
@@ -142,13 +141,6 @@ def test_gain_and_harm_are_of_each_client_against_itself_alone_on_the_same_seed(
     assert row["least of a client"] == pytest.approx((-10 - 20) / 2)
     assert row["clients harmed %"] is None, "these runs did not keep which examples they got right"
     assert "gain over independent" not in rows_of([with_others])["fedavg"]
-
-
-def right(run, *clients):
-    """The run, that keeps which of their test examples its clients got right."""
-    own = np.array([[[len(of_client)]] for of_client in clients])
-    saves.write_arrays(run.folder / "confusion.npz", {"own": own, "own_right": np.concatenate(clients).astype(np.uint8)})
-    return run
 
 
 def test_a_client_is_harmed_where_an_interval_over_its_own_examples_says_so(tmp_path):

@@ -1,0 +1,56 @@
+"""How methods, references, clients and classes look and what they are called, in every picture and on the page."""
+
+from collections import Counter
+from collections.abc import Sequence
+from colorsys import hls_to_rgb
+
+from figures.groups import REFERENCES, Group, name_of
+from figures.marks import Style
+
+# Okabe and Ito's colours, told apart by colour-blind readers, with a dash pattern and a marker each for print
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ((), (4, 1.6), (6, 1.6, 1, 1.6), (6, 1, 1, 1, 1, 1), (2, 1), (5, 1))
+MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+# references are no methods, and have no colour
+OF_REFERENCES = {"independent": ("#000000", "x"), "centralized": ("#707070", "star")}
+GREY_DASHES = ((1, 1.6), (12, 3), (1, 4), (12, 9))
+# of classes, told apart by colour-blind readers: the ten of Petroff (2021)
+TEN = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+# of maps, light for few: numbers in the cells stay legible, in print too
+BLUES = ((0, "#f7fbff"), (0.5, "#b3cfe6"), (1, "#1f67ab"))
+
+
+def styles(found: Sequence[Group]) -> list[Style]:
+    """A style a group. The same groups have the same styles in every picture, and up to 36 methods are told apart."""
+    seen: Counter[str] = Counter()
+    told = []
+    for group in found:
+        reference = group.algorithm in REFERENCES
+        i = seen[group.algorithm if reference else ""]
+        seen[group.algorithm if reference else ""] += 1
+        if reference:
+            colour, marker = OF_REFERENCES[group.algorithm]
+            dash = GREY_DASHES[(REFERENCES.index(group.algorithm) + 2 * i) % len(GREY_DASHES)]
+            told.append(Style(colour, dash, marker))
+        else:
+            shift = (i + i // len(COLOURS)) % len(COLOURS)  # the next pattern when the colours are used up
+            told.append(Style(COLOURS[i % len(COLOURS)], DASHES[shift], MARKERS[shift]))
+    return told
+
+
+def label(group: Group, found: Sequence[Group]) -> str:
+    """What one of these groups, or a part of its runs, is called in a legend: its name and the number of its seeds."""
+    return f"{name_of(group, found)} (n = {len(group.runs)})"
+
+
+def looks(found: Sequence[Group]) -> list[tuple[Group, Style, str]]:
+    """Each group with its style and its label."""
+    return [(group, style, label(group, found)) for group, style in zip(found, styles(found), strict=True)]
+
+
+def of_classes(n: int) -> list[str]:
+    """A colour a class: ten that are told apart by colour-blind readers, or as many as it takes, less well."""
+    if n <= len(TEN):
+        return list(TEN[:n])
+    parts = [hls_to_rgb(0.8 * i / (n - 1), (0.35, 0.5, 0.65)[i % 3], 0.9) for i in range(n)]  # from red to violet
+    return ["#" + "".join(f"{round(255 * part):02x}" for part in of_class) for of_class in parts]
