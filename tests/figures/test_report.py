@@ -231,7 +231,7 @@ def test_a_client_that_is_harmed_is_a_cross(tmp_path):
         "<b>fd (n = 1)</b><br>client 1<br>60.0 %<br>-10.0 points to itself alone"
     ]
     assert spec["layout"]["yaxis"]["ticktext"] == ["fd (n = 1)<br>1 of 2 harmed", "independent (n = 1)"]
-    assert trace(spec, "harmed: worse than itself<br>alone, by more than chance")["x"] == [None], "in the legend alone"
+    assert trace(spec, "harmed: worse than itself alone, by more<br>than chance")["x"] == [None], "in the legend alone"
 
 
 def test_the_split_is_its_table_and_confusion_is_counted_over_models_and_seeds(page):
