@@ -6,9 +6,7 @@ Options, data, code and environment that differ; accuracies and costs after the 
 histories differ. Seconds are no difference: they are never the same twice.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from tabulate import tabulate
 
 import saves
 from errors import UserError
+from figures import command
 from figures.units import shown
 
 MEASURED = ("global_mean", "personal_mean", "personal_worst", "tuned_mean", "validation_mean")  # after the last round
@@ -106,11 +105,13 @@ def _table(headers: list[str], rows: list[list[str]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m figures.diff", description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="folder of a finished run")
+    parser = command.of_runs("diff", __doc__)
     given = parser.parse_args(argv)
     try:
-        print(report(*(saves.load(folder) for folder in given.runs)))
+        found = command.chosen(given)
+        if len(found) != 2:
+            raise UserError(f"two runs are compared, got {len(found)}; give two folders, or say --where seed=0,1")
+        print(report(*found))
     except (UserError, OSError, ValueError) as error:
         parser.error(str(error))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from errors import UserError
 from figures import targets
 from figures.statistics import LEAST_EXAMPLES, Paired, Seed, Values, interval, paired
 from figures.units import shown
+from options import role_of
 from saves import Run
 
 REFERENCES = ("independent", "centralized")  # the lower and the upper line: not methods that share what they learned
@@ -279,8 +280,9 @@ def _alike(runs: Sequence[Run], key: Callable[[Run], str], what: str, why: str, 
             continue  # an older run, from before the flag; its split has a digest all the same
         first = first or run
         if key(run) != key(first):
+            hint = f"; --where {name}={_short(run.options[name])} takes one" if name else ""
             raise UserError(
-                f"{why} are not compared: {what} is {key(first)} in {first.folder}, but {key(run)} in {run.folder}"
+                f"{why} are not compared: {what} is {key(first)} in {first.folder}, but {key(run)} in {run.folder}{hint}"
             )
 
 
@@ -297,8 +299,8 @@ def ordered(runs: Sequence[Run]) -> list[Group]:
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
-    """Numbers by size, before words."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    """Numbers by size, "inf" the largest, before words."""
+    number = (isinstance(value, int | float) and not isinstance(value, bool)) or value == "inf"
     return (not number, float(value) if number else 0.0, "" if number else shown(value))
 
 
@@ -325,6 +327,41 @@ def selected(found: Sequence[Group], flags: Sequence[str], on: str) -> list[tupl
         left = {name: value for name, value in group.options.items() if name not in (*OF_A_SEED, *flags)}
         settings.setdefault(repr((group.algorithm, left)), []).append(group)
     return [(_best(tried, flags, on) if len(tried) > 1 else tried[0], tried) for tried in settings.values()]
+
+
+def select(runs: Sequence[Run], flags: Sequence[str]) -> list[Run]:
+    """Of the runs those of the settings that are `selected` by the validation accuracy after the last round, on each problem
+    for itself; all of them without any flags. Raises UserError."""
+    if not flags:
+        return list(runs)
+    _, found = problems(runs)
+    return [run for problem in found for group, _ in selected(ordered(problem.runs), flags, "last") for run in group.runs]
+
+
+class Problem(NamedTuple):
+    """One problem of several: the values of the options that tell them apart, and its runs."""
+
+    values: tuple[str, ...]
+    runs: list[Run]
+
+
+def problems(runs: Sequence[Run]) -> tuple[list[str], list[Problem]]:
+    """The options of the problem that differ between runs, and the runs by their values, in the order of these."""
+    names = dict.fromkeys(name for run in runs for name in run.options if role_of(name) == "problem")
+    told = [name for name in names if len({repr(run.options.get(name)) for run in runs if name in run.options}) > 1]
+    found: dict[tuple, list[Run]] = {}
+    for run in runs:
+        found.setdefault(tuple(_plain(run.options.get(name)) for name in told), []).append(run)
+    in_order = sorted(found.items(), key=lambda item: [_rank(value) for value in item[0]])
+    return told, [Problem(tuple(map(_short, values)), of_it) for values, of_it in in_order]
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else shown(value)
 
 
 def _best(tried: Sequence[Group], flags: Sequence[str], on: str) -> Group:

@@ -7,7 +7,6 @@ never chosen among.
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,44 +21,14 @@ from figures.groups import (
     check,
     distinguishing,
     ordered,
+    problems,
     seed_of,
     seeds_told,
     selected,
 )
 from figures.statistics import LEAST_PROBLEMS, Values, nemenyi, over_problems, paired
 from figures.units import shown
-from options import role_of
 from saves import Run
-
-ABSENT = "(none)"
-
-
-class Problem(NamedTuple):
-    """One problem of several: the values of the options that tell them apart, and its runs."""
-
-    values: tuple[str, ...]
-    runs: list[Run]
-
-
-def problems(runs: Sequence[Run]) -> tuple[list[str], list[Problem]]:
-    """The options of the problem that differ between runs, and the runs by their values, in the order of these."""
-    names = dict.fromkeys(name for run in runs for name in run.options if role_of(name) == "problem")
-    told = [name for name in names if len({repr(run.options.get(name, ABSENT)) for run in runs}) > 1]
-    found: dict[tuple, list[Run]] = {}
-    for run in runs:
-        found.setdefault(tuple(run.options.get(name, ABSENT) for name in told), []).append(run)
-    in_order = sorted(found.items(), key=lambda item: [_rank(value) for value in item[0]])
-    return told, [Problem(tuple(map(_short, values)), of_it) for values, of_it in in_order]
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else shown(value)
-
-
-def _rank(value: object) -> tuple[bool, float, str]:
-    """Numbers by size, inf the largest, before words."""
-    number = isinstance(value, int | float) or value == "inf"
-    return (not number, float(value) if number else 0.0, "" if number else shown(value))
 
 
 def title_of(names: Sequence[str], values: Sequence[str], between: str = "\n") -> str:

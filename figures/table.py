@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import UserError
-from figures import targets
+from figures import command, targets
 from figures.cells import Cell, Comparison, cell_of, count, effort, percent, points, render, whole, without_empty, write_xlsx
 from figures.groups import (
     COLUMNS,
@@ -28,6 +28,7 @@ from figures.groups import (
     check,
     gains,
     ordered,
+    problems,
     read,
     row_of,
     seed_of,
@@ -35,7 +36,9 @@ from figures.groups import (
     selected,
     sent,
     varying,
+    where,
 )
+from figures.problems import overview, title_of
 from figures.statistics import LEAST_SEEDS, Paired, Seed, Values, holm, paired
 from figures.units import operations, shown, size
 from saves import Run
@@ -273,10 +276,6 @@ def _budgets(chosen: Sequence[tuple[Group, list[Group]]]) -> Iterator[str]:
 # --- the command line --------------------------------------------------------------------------------------------------
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip().removeprefix("--") for name in text.split(",") if name.strip())
-
-
 def fraction(text: str) -> float:
     """A flag's accuracy, in (0, 1]. Raises argparse.ArgumentTypeError."""
     value = float(text)
@@ -293,40 +292,82 @@ def _workbook(text: str) -> Path:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m figures.table`."""
-    made = argparse.ArgumentParser(prog="python -m figures.table", description=__doc__.splitlines()[0])
-    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run, or a folder of runs")
+    made = command.of_runs("table", __doc__)
     made.add_argument("--metric", choices=COLUMNS, default="global", help="which accuracy (default: global)")
     made.add_argument(
         "--on", choices=ROUND, default="last", help="which round: the last, or the one best on validation (default: last)"
     )
     made.add_argument(
-        "--by", type=_names, default=(), metavar="OPTION[,OPTION]", help="what tells rows apart; default: all that varies"
-    )
-    made.add_argument(
-        "--select", type=_names, default=(), metavar="FLAG[,FLAG]", help="of its values the one best on validation"
+        "--by",
+        type=command.names,
+        default=(),
+        metavar="OPTION[,OPTION]",
+        help="what tells rows apart; default: all that varies",
     )
     made.add_argument("--baseline", metavar="NAME", help="the row, or its algorithm, to which differences are taken")
     made.add_argument("--target", type=fraction, metavar="ACCURACY", help="what it cost to reach it, a fraction of 1")
     made.add_argument("--equal", choices=("bytes",), help="a second table, at equal bytes")
+    made.add_argument(
+        "--columns", type=_headers, default=(), metavar="HEADER[,HEADER]", help="only the columns that begin like this"
+    )
     forms = made.add_mutually_exclusive_group()
-    forms.add_argument("--markdown", dest="form", action="store_const", const="markdown", help="a GitHub table")
-    forms.add_argument("--latex", dest="form", action="store_const", const="latex", help="a LaTeX table (booktabs)")
+    for form, words in {"markdown": "a GitHub table", "latex": "a LaTeX table (booktabs)", "csv": "numbers alone"}.items():
+        forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=words)
     forms.add_argument("--xlsx", type=_workbook, metavar="FILE", help="a workbook as well, numbers as numbers")
     made.set_defaults(form="plain")
     return made
 
 
+def _headers(text: str) -> tuple[str, ...]:
+    return tuple(header.strip() for header in text.split(",") if header.strip())
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     of_command = parser()
     given = of_command.parse_args(argv)
-    asked = {name: value for name, value in vars(given).items() if name not in ("runs", "form", "xlsx")}
     try:
-        result = compare(read(given.runs), **asked)
+        runs = where(read(given.runs), dict(given.where))
+        result = _of_all(runs, given)
+        if given.columns:
+            _keep(result, given.columns)
         if given.xlsx:
             write_xlsx(result, given.xlsx)
         print(render(result, given.form))
     except (UserError, OSError, ValueError) as error:
         of_command.error(str(error))
+
+
+def _of_all(runs: Sequence[Run], given: argparse.Namespace) -> Comparison:
+    """The comparison of runs on one problem; of several problems the table over them, and the comparison on each where it is
+    asked for something that the first does not tell."""
+    asked = {name: getattr(given, name) for name in ("metric", "on", "by", "select", "baseline", "target", "equal")}
+    names, found = problems(runs)
+    if len(found) == 1:
+        return compare(runs, **asked)
+    result = overview(runs, given.metric, given.on, given.select)
+    if given.by or given.baseline or given.target is not None or given.equal:
+        notes: dict[str, None] = {}
+        for problem in found:
+            of_it = compare(problem.runs, **asked)
+            title = title_of(names, problem.values, ", ")
+            result.tables |= {f"{title}, {name}": rows for name, rows in of_it.tables.items()}
+            notes |= dict.fromkeys(of_it.notes)
+        result.notes += [note for note in notes if note not in result.notes]
+    return result
+
+
+def _keep(result: Comparison, headers: Sequence[str]) -> None:
+    """Of every table that has such columns keep those whose headers begin as one of `headers`, and the names of the rows."""
+    told = [name for rows in result.tables.values() for name in rows[0]]
+    if not any(" ".join(name.split()).startswith(header) for name in told for header in headers):
+        every = ", ".join(dict.fromkeys(" ".join(name.split()) for name in told))
+        raise UserError(f"--columns {','.join(headers)}: no column begins like this; {every}")
+    for title, rows in result.tables.items():
+        kept = [name for name in rows[0] if any(" ".join(name.split()).startswith(header) for header in headers)]
+        if kept:
+            named = [name for name in rows[0] if name == "algorithm" or name.startswith("--") or name in kept]
+            result.tables[title] = [{name: row[name] for name in named} for row in rows]
+            result.typeset.pop(title, None)
 
 
 if __name__ == "__main__":

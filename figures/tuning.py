@@ -6,17 +6,15 @@ Personal accuracies (%): of the model as sent, after the local epochs of the las
 each epoch of fine-tuning a copy; mean over clients, and over the runs that differ in their seeds only.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
 
-import saves
 from errors import UserError
-from figures import on_paper
-from figures.groups import Group, groups, name_of
+from figures import command, on_paper
+from figures.groups import Group, name_of, ordered
 from figures.marks import Axis, Line, Panel
 from figures.styles import styles
 from figures.units import percent, spread
@@ -53,12 +51,11 @@ def draw(found: Sequence[Group], path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m figures.tuning", description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run with --ft_epochs")
+    parser = command.of_runs("tuning", __doc__)
     parser.add_argument("-o", "--output", type=Path, help="PNG or PDF; default: no picture")
     given = parser.parse_args(argv)
     try:
-        found = groups([(saves.load(folder), None) for folder in given.runs])
+        found = ordered(command.chosen(given))
         without = [group.algorithm for group in found if not group.tuned]
         if without:
             parser.error(f"{without[0]}: nothing was fine-tuned in a run of it; give runs with --ft_epochs")

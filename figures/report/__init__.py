@@ -7,7 +7,6 @@ plotly.js included, and asks no network for anything. What is written on it stan
 `figures.table`, its figures of `figures.report.charts`.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from markupsafe import Markup
 
 from data import partition
 from errors import UserError
-from figures import table
+from figures import command, table
 from figures.cells import Cell
-from figures.groups import COLUMNS, OF_A_SEED, REFERENCES, Group, alone_for, groups, name_of, ordered, read, seed_of
+from figures.groups import COLUMNS, OF_A_SEED, REFERENCES, Group, alone_for, groups, name_of, ordered, seed_of
 from figures.report.charts import charts, measured
 from figures.styles import styles
 from figures.summary import verdict
@@ -171,8 +170,7 @@ def _is_text(header: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m figures.report", description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run, or a folder of runs")
+    parser = command.of_runs("report", __doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="HTML file (default: report.html)")
     parser.add_argument("--title", help="of the page (default: the data set and the algorithms)")
     parser.add_argument(
@@ -187,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(argv)
     try:
-        runs = read(given.runs)
+        runs = command.chosen(given)
         given.output.write_text(page(runs, given.title, given.metric, given.baseline, given.target), encoding="utf-8")
     except (UserError, OSError, ValueError) as error:
         parser.error(str(error))
