@@ -14,7 +14,19 @@ from experiment import identity
 from options import Launch, flags_of
 
 STAIRCASE = (
-    *("run", "papers", "commandline", "launch", "figures", "experiment", "saves", "algorithms", "options", "helpers"),
+    *(
+        "run",
+        "papers",
+        "study",
+        "commandline",
+        "launch",
+        "figures",
+        "experiment",
+        "saves",
+        "algorithms",
+        "options",
+        "helpers",
+    ),
     *("federation", "models", "data", "streams", "errors"),
 )
 MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0].removesuffix(".py") in STAIRCASE]

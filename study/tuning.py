@@ -1,0 +1,99 @@
+"""Which of several settings a study takes: for each method on each problem the one with the best mean validation accuracy,
+on examples held out from training, with seeds that the results are not of.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from errors import UserError
+from options import Options, Problem, plain_value
+from saves import Run
+from study import Study
+
+OF_THE_PROBLEM = tuple(f.name for f in fields(Problem) if f.name != "validation")  # which differs between the two steps
+
+
+class Setting(NamedTuple):
+    """A setting of a method that was tried on a problem: the values of its flags, its mean validation accuracy over n seeds
+    (a fraction of 1, None where a run of it failed), and whether it was chosen."""
+
+    method: str
+    problem: tuple
+    values: dict[str, object]
+    accuracy: float | None
+    n: int
+    chosen: bool
+
+
+def choose(study: Study, tried: Mapping[str, Sequence[tuple[Options, Run | None]]]) -> list[Setting]:
+    """All settings that were tried, {method: its runs, None for one that failed}. Of equals the first is chosen. Raises
+    UserError where no setting of a method can be."""
+    found = []
+    for method in (method for method in study.methods if method.name in tried):
+        by_problem: dict[tuple, dict[tuple, list[Run | None]]] = {}
+        for options, run in tried[method.name]:
+            settings = by_problem.setdefault(_values(options, OF_THE_PROBLEM), {})
+            settings.setdefault(_values(options, method.flags), []).append(run)
+        for problem, settings in by_problem.items():
+            means = {values: _mean(runs) for values, runs in settings.items()}
+            there = {values: mean for values, mean in means.items() if mean is not None}
+            if not there:
+                raise UserError(f"--study {study.name}: [{method.name}] no setting can be chosen, a run of each failed")
+            best = max(there, key=there.get)
+            for values, mean in means.items():
+                flags = dict(zip(method.flags, values, strict=True))
+                found.append(Setting(method.name, problem, flags, mean, len(settings[values]), values == best))
+    return found
+
+
+def _mean(runs: Sequence[Run | None]) -> float | None:
+    if None in runs:
+        return None
+    return float(np.mean([run.rounds["validation_mean"].iloc[-1] for run in runs]))
+
+
+def _values(options: Options, names: Sequence[str]) -> tuple:
+    return tuple(getattr(options, name) for name in names)
+
+
+def results_of(study: Study, runs: Mapping[str, Sequence[Options]], settings: Sequence[Setting]) -> list[Options]:
+    """Of {method: its runs in all settings} those that are run in the end: the chosen setting where several were tried."""
+    chosen = {(one.method, one.problem): tuple(one.values.values()) for one in settings if one.chosen}
+    kept = []
+    for method in study.methods:
+        for options in runs[method.name]:
+            best = chosen.get((method.name, _values(options, OF_THE_PROBLEM)))
+            if best is None or _values(options, method.flags) == best:
+                kept.append(options)
+    return kept
+
+
+def rows_of(settings: Sequence[Setting]) -> list[dict[str, object]]:
+    """What was tried as a table, {column: value}: the options of the problem that differ, and a method's flags as one text."""
+    told = [name for i, name in enumerate(OF_THE_PROBLEM) if len({repr(one.problem[i]) for one in settings}) > 1]
+    return [
+        {
+            "method": one.method,
+            **{name: plain_value(one.problem[OF_THE_PROBLEM.index(name)]) for name in told},
+            "settings": " ".join(f"--{name} {plain_value(value)}" for name, value in one.values.items()),
+            "validation %": None if one.accuracy is None else round(100 * one.accuracy, 4),
+            "seeds": one.n,
+            "chosen": "yes" if one.chosen else "",
+        }
+        for one in settings
+    ]
+
+
+def record(settings: Sequence[Setting], path: Path) -> None:
+    """What was tried and chosen, as CSV."""
+    rows = rows_of(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
