@@ -14,6 +14,8 @@ from commandline.shorthand import TRANSLATIONS, Shorthand, words_of
 from errors import UserError
 from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest
 
+UNSAID = ("force", "json", "quiet", "plan", "jobs", "log")  # of a command that is told: what is about this call alone
+
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
@@ -100,7 +102,7 @@ def command_of(run: Options, launch: Launch | None = None) -> str:
     for given, default in ((run, type(run)()), (launch or Launch(), Launch())):
         for f in fields(given):
             value = getattr(given, f.name)
-            if f.name not in ("algorithm", "force", "json", "quiet", "plan") and value != getattr(default, f.name):
+            if f.name not in (*UNSAID, "algorithm") and value != getattr(default, f.name):
                 words.append(f"--{f.name}")
                 if value is not True:
                     words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
