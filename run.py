@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -27,7 +27,7 @@ from errors import DivergedError, UserError
 from experiment import Experiment
 from figures import summary
 from figures.groups import groups, seeds_told
-from launch import Failed, launch, loggers, signals
+from launch import Failed, launch, loggers, scheduling, signals
 
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN = 20, 12
 
@@ -106,20 +106,23 @@ def _show_split(ready: Sequence[Experiment]) -> int:
 
 
 def _plan(ready: Sequence[Experiment], how: options.Launch) -> int:
-    """What the runs will cost, on the screen, and nothing else."""
-    plans = []
+    """What the runs will cost, on the screen, and nothing else. Those that cost the same are planned once."""
+    plans, found = [], {}
     for number, one in enumerate(ready, start=1):
-        label = f"planning {one.options.algorithm} seed {one.options.seed} ({number}/{len(ready)})"
-        with tqdm(desc=label, unit="round", disable=True if how.quiet else None, leave=False) as bar:
-            try:
-                plans.append(experiment.plan(one, lambda r, bar=bar: bar.update()))
-            except DivergedError as error:  # of initial weights from elsewhere
-                print(f"run.py: {error}", file=sys.stderr)
-                continue
+        costs = experiment.costs_of(one)
+        if costs not in found:
+            label = f"planning {one.options.algorithm} seed {one.options.seed} ({number}/{len(ready)})"
+            with tqdm(desc=label, unit="round", disable=True if how.quiet else None, leave=False) as bar:
+                try:
+                    found[costs] = experiment.plan(one, lambda r, bar=bar: bar.update())
+                except DivergedError as error:  # of initial weights from elsewhere
+                    print(f"run.py: {error}", file=sys.stderr)
+                    continue
+        plans.append(replace(found[costs], experiment=one))
         if how.json:
             print(json.dumps(plan.summary(plans[-1]), allow_nan=False), flush=True)
     if plans and not how.json:
-        print(plan.report(plans))
+        print(plan.report(plans, scheduling.cores_of(ready, how.jobs), len(found)))
     return 0 if len(plans) == len(ready) else 1
 
 

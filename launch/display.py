@@ -63,7 +63,7 @@ class Standing:
 
 
 class Display:
-    """Knows how the runs stand, and shows nothing. Within it they are told of in order: `begins`, `told`, `ends`."""
+    """Knows how the runs stand, and shows nothing. Within it they are told of in order: `begins`, `told`, `stops`."""
 
     def __init__(self, runs: Sequence[Experiment]) -> None:
         labels = labels_of(runs)
@@ -82,8 +82,8 @@ class Display:
 
     def begins(self, one: Experiment) -> None:
         """A run is at work."""
-        self.elsewhere = 0
-        self.standings[one.folder].began = time.monotonic()
+        self.elsewhere, standing = 0, self.standings[one.folder]
+        standing.began, standing.first = time.monotonic(), None
         self.running.append(one.folder)
         self.show(now=True)
 
@@ -92,16 +92,11 @@ class Display:
         self.standings[one.folder].hears(news)
         self.show()
 
-    def stops(self, one: Experiment) -> None:
-        """A run waits again."""
+    def stops(self, one: Experiment, result: saves.Run | Failed | None = None) -> None:
+        """A run is over, or waits again."""
         self.running.remove(one.folder)
-        self.standings[one.folder].first = None
-        self.show(now=True)
-
-    def ends(self, one: Experiment, result: saves.Run | Failed) -> None:
-        """A run is over."""
         self.standings[one.folder].result = result
-        self.stops(one)
+        self.show(now=True)
 
     def waits(self, n: int) -> None:
         """Other processes are at work on all n runs that are left."""
@@ -177,10 +172,10 @@ class Bars(Display):
             self._line(1)
         super().begins(one)
 
-    def stops(self, one: Experiment) -> None:
-        """A run waits again: its line is free."""
+    def stops(self, one: Experiment, result: saves.Run | Failed | None = None) -> None:
+        """A run is over, or waits again: its line is free."""
         self._places[self._places.index(one.folder)] = None
-        super().stops(one)
+        super().stops(one, result)
 
     def show(self, now: bool = False) -> None:
         """All lines anew, but not too often."""

@@ -31,5 +31,5 @@ def carry_out(
             display.stops(one)
             continue
         waiting.remove(one)
-        display.ends(one, result)
+        display.stops(one, result)
         yield one, result

@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import tempfile
 import threading
@@ -42,7 +43,7 @@ from launch.scheduling import POLL, next_of, work_of
 from launch.single import Failed
 
 # of others alone: the server finds modules from the folder in which the command was given, where ours may be older ones
-PRELOADED = ["torch", "torch._dynamo", "torch._inductor", "pandas", "openpyxl", "matplotlib.pyplot", "networkx", "sklearn"]
+PRELOADED = ["torch._dynamo", "torch._inductor", "pandas", "openpyxl", "matplotlib.pyplot", "networkx"]
 TRIES = 2  # of a run whose worker is killed
 GRACE = 10.0  # seconds that a worker has to save what it is at, where its parent was killed
 
@@ -55,7 +56,7 @@ def carry_out(
     """Yields each experiment with what came of it, as it is over. The longest are begun first, and so many that their
     `--threads` are no more than `cores`, or one alone that has more."""
     waiting, tries = sorted(experiments, key=work_of, reverse=True), Counter()
-    with _handed_over(experiments) as files, _Workers(cores) as workers:
+    with _handed_over(experiments) as files, _Workers(cores, files.folder) as workers:
         while waiting or workers.busy:
             fitting = [one for one in waiting if workers.have_room_for(one)]
             one = next_of(fitting)
@@ -63,7 +64,7 @@ def carry_out(
                 waiting.remove(one)
                 tries[one.folder] += 1
                 display.begins(one)
-                workers.begin(one, files[id(one.data)], force, loggers)
+                workers.begin(one, files.of(one.data), force, loggers)
                 continue
             if fitting and not workers.busy:
                 display.waits(len(waiting))
@@ -77,18 +78,29 @@ def carry_out(
                     label = display.standings[one.folder].label
                     reason = f"{label}: {told}, {TRIES} times" if what == "killed" else told
                     result = saves.load(one.folder) if reason is None else single.failed(one, reason)
-                    display.ends(one, result)
+                    display.stops(one, result)
                     yield one, result
 
 
+@dataclass(frozen=True)
+class _Files:
+    """Data sets in files of one folder; `of` is the file of one."""
+
+    folder: Path
+    names: dict[int, str]  # by the id of the data, which the experiments hold
+
+    def of(self, data: Data) -> Path:
+        return self.folder / self.names[id(data)]
+
+
 @contextmanager
-def _handed_over(experiments: Sequence[Experiment]) -> Iterator[dict[int, Path]]:
-    """Inside, the data sets of the experiments are in files -> {id of the data: its file}."""
+def _handed_over(experiments: Sequence[Experiment]) -> Iterator[_Files]:
+    """Inside, the data sets of the experiments are in files."""
     found = {id(one.data): one.data for one in experiments}
     with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder:
-        files = {key: Path(folder) / f"{number}.pt" for number, key in enumerate(found)}
-        for key, data in found.items():
-            torch.save({f.name: getattr(data, f.name) for f in fields(data)}, files[key])
+        files = _Files(Path(folder), {key: f"{number}.pt" for number, key in enumerate(found)})
+        for data in found.values():
+            torch.save({f.name: getattr(data, f.name) for f in fields(data)}, files.of(data))
         yield files
 
 
@@ -102,8 +114,8 @@ class _Worker:
 class _Workers:
     """As many as are needed at once. In the end they are told to stop, and save what they are at."""
 
-    def __init__(self, cores: int) -> None:
-        self._cores, self._all = cores, []
+    def __init__(self, cores: int, scratch: Path) -> None:
+        self._cores, self._scratch, self._all = cores, scratch, []
         self._context = multiprocessing.get_context(_method())
         if _method() == "forkserver":
             self._context.set_forkserver_preload(PRELOADED)
@@ -137,7 +149,7 @@ class _Workers:
 
     def _another(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
+        process = self._context.Process(target=_serve, args=(theirs, self._scratch), daemon=True)
         with _ignoring_interrupts():  # which a server passes on to its workers: Ctrl-C reaches all processes of a terminal
             if _method() == "forkserver":
                 forkserver.ensure_running()
@@ -198,11 +210,11 @@ def _ignoring_interrupts() -> Iterator[None]:
 # --- in a worker -------------------------------------------------------------------------------------------------------
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, scratch: Path) -> None:
     """Carry out what arrives, until there is no more, or a signal says stop: that is what the parent, which alone hears of
     Ctrl-C, makes of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    threading.Thread(target=_stop_with_parent, args=(scratch,), daemon=True).start()
     forward = _Forward(pipe)
     forward.setLevel(logging.INFO)
     logging.getLogger().handlers[:] = [forward]
@@ -233,6 +245,7 @@ class _Forward(QueueHandler):
     """What is logged goes to the parent, which knows where a terminal's lines are."""
 
     def enqueue(self, record: logging.LogRecord) -> None:
+        """Send it."""
         with suppress(OSError):
             self.queue.send(("said", record))
 
@@ -242,8 +255,9 @@ def _data(file: Path) -> Data:
     return Data(**torch.load(file, mmap=True, weights_only=True))
 
 
-def _stop_with_parent() -> None:
+def _stop_with_parent(scratch: Path) -> None:
     multiprocessing.parent_process().join()
     os.kill(os.getpid(), signal.SIGTERM)  # the main thread saves
+    shutil.rmtree(scratch, ignore_errors=True)  # what is mapped stays until then
     time.sleep(GRACE)
     os._exit(1)

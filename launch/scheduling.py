@@ -1,6 +1,5 @@
 """Which run is next, and how many at once."""
 
-import heapq
 import os
 from collections.abc import Iterable, Sequence
 
@@ -47,9 +46,12 @@ def work_of(one: Experiment) -> float:
     return parameters * (TRAINING * learnt + evaluations * test * options.n_clients)
 
 
-def side_by_side(seconds: Iterable[float], cores: int) -> float:
-    """Seconds until the last of these runs ends, where each core that is free takes the longest that is left."""
-    busy = [0.0] * max(cores, 1)
-    for length in sorted(seconds, reverse=True):
-        heapq.heapreplace(busy, busy[0] + length)
-    return max(busy)
+def side_by_side(runs: Iterable[tuple[float, int]], cores: int) -> float:
+    """Seconds until the last of these runs, (seconds, threads) each, is over, where the longest are begun first, as soon as
+    enough cores are free."""
+    free = [0.0] * cores  # when each core is
+    for seconds, threads in sorted(runs, reverse=True):
+        taken = min(threads, cores)
+        free = sorted(free)
+        free[:taken] = [free[taken - 1] + seconds] * taken
+    return max(free)
