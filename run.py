@@ -122,7 +122,7 @@ def _plan(ready: Sequence[Experiment], how: options.Launch) -> int:
         if how.json:
             print(json.dumps(plan.summary(plans[-1]), allow_nan=False), flush=True)
     if plans and not how.json:
-        print(plan.report(plans, scheduling.cores_of(ready, how.jobs), len(found)))
+        print(plan.report(plans, scheduling.cores_of(ready, how.jobs)))
     return 0 if len(plans) == len(ready) else 1
 
 

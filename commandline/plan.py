@@ -14,10 +14,9 @@ from options import plain
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
 
 
-def report(plans: Sequence, cores: int = 1, planned: int | None = None) -> str:
+def report(plans: Sequence, cores: int = 1) -> str:
     """The tables of plans, and the sum of it in words: one after another and, where there are several `cores`, side by side
-    on these. Bytes are exact; those of a round are means over the rounds. `planned`: how many of the plans were made, where
-    others are copies of these."""
+    on these. Bytes are exact; those of a round are means over the rounds."""
     named = _named(plans)
     neighbours = any(plan.rounds["bytes_between"].any() for plan in plans)
     server = any(plan.rounds["flops:server"].any() for plan in plans)
@@ -31,11 +30,14 @@ def report(plans: Sequence, cores: int = 1, planned: int | None = None) -> str:
     if cores > 1 and len(plans) > 1:
         parallel = side_by_side([(plan.seconds, plan.experiment.options.threads) for plan in plans], cores)
         how += f", or {duration(parallel)} side by side with --jobs {cores}"
-    if planned is not None and planned < len(plans):
-        differing = ", ".join(NO_COST)
-        parts.append(f"planned {planned} of {len(plans)} runs: the others differ only in what costs nothing, of {differing}")
+    made = len({id(plan.history) for plan in plans})
+    once = (
+        f"; planned {made}, since what differs in nothing but {', '.join(NO_COST)} costs the same"
+        if made < len(plans)
+        else ""
+    )
     parts.append(
-        f"{what}: {size(total)}, about {duration(seconds)} on this machine as busy as it is now, {how}; "
+        f"{what}: {size(total)}, about {duration(seconds)} on this machine as busy as it is now, {how}{once}; "
         "nothing was trained or saved"
     )
     return "\n\n".join(parts)

@@ -24,10 +24,13 @@ def status(folder: Path) -> dict[str, str]:
     """How one run stands, in words: "run", "stands", "round", "global %", "personal %", "left" (seconds at the pace of its
     rounds so far), "why" it failed."""
     config = json.loads((folder / "config.json").read_text())
-    rounds, rows = config["options"]["rounds"], _rows(folder)
-    last = int(rows[-1]["round"]) if rows else (saves.read_checkpoint(folder) or {"round": 0})["round"]
-    done, failed = (folder / "done").exists(), folder / "failed"
-    stands = "done" if done else "running" if saves.at_work(folder) else "failed" if failed.exists() else "stopped"
+    rounds, rows, failed = config["options"]["rounds"], _rows(folder), folder / "failed"
+    done, running = (folder / "done").exists(), saves.at_work(folder)
+    stands = "done" if done else "running" if running else "failed" if failed.exists() else "stopped"
+    last = int(rows[-1]["round"]) if rows else 0
+    if stands in ("failed", "stopped"):  # it would go on from the checkpoint, whatever it has played since
+        last = (saves.read_checkpoint(folder) or {"round": 0})["round"]
+        rows = [row for row in rows if int(row["round"]) <= last]
     taken = sum(float(row[name]) for row in rows for name in ("seconds", "evaluation_seconds"))
     return {
         "run": folder.name,

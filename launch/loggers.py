@@ -24,13 +24,14 @@ log = logging.getLogger("chorus")
 @contextmanager
 def history_csv(folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], None]]:
     """`history.csv`: a line a round, appended; written whole as a run begins or goes on, and where a column is new. So it
-    holds each round once and all columns, whenever a run was killed. What was not measured is empty."""
+    holds each round once and all columns, whenever a run was killed. What was not sent or done is 0, what was not measured is
+    empty."""
     path, rows = folder / "history.csv", list(rows)
     columns: list[str] = []
 
     def text_of(rows: Sequence[Row]) -> str:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([_plain(row.get(name)) for name in columns] for row in rows)
+        csv.writer(text, lineterminator="\n").writerows([_plain(row, name) for name in columns] for row in rows)
         return text.getvalue()
 
     def write(row: Row | None = None) -> None:
@@ -47,8 +48,9 @@ def history_csv(folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], N
     yield write
 
 
-def _plain(value: float | str | None) -> float | str:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+def _plain(row: Row, name: str) -> float | str:
+    value = row.get(name, 0 if name.startswith(saves.COUNTS) else "")
+    return "" if isinstance(value, float) and math.isnan(value) else value
 
 
 @contextmanager

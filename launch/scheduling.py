@@ -34,7 +34,8 @@ def next_of(waiting: Iterable[Experiment]) -> Experiment | None:
 def work_of(one: Experiment) -> float:
     """Roughly how much work a run is, to begin with the longest and to tell the time that is left: images that go through a
     network, those to learn from three times, times its parameters. That takes no time to find out; a plan would take
-    seconds a run. A server's own network and what else an algorithm computes is left out."""
+    seconds a run. Left out are a server's own network and what else an algorithm computes; and that algorithms which take one
+    architecture for all have one model for all to evaluate, and others one a client, is true of most."""
     options, (shape, n_classes) = one.options, (one.data.shape, len(one.data.classes))
     heads = algorithms.says(options.algorithm, "heads")
     with streams.torch_seeded("tried out"):
@@ -43,7 +44,8 @@ def work_of(one: Experiment) -> float:
     train, test = sum(map(len, one.split.train)), len(one.data.y) - one.data.n_train
     evaluations = 1 + (options.rounds // options.track_history if options.track_history else 0)
     learnt = train * (options.rounds * options.epoch_per_round * options.participation + options.ft_epochs)
-    return parameters * (TRAINING * learnt + evaluations * test * options.n_clients)
+    models_asked = options.n_clients if algorithms.says(options.algorithm, "mixed") else 1
+    return parameters * (TRAINING * learnt + evaluations * test * models_asked)
 
 
 def side_by_side(runs: Iterable[tuple[float, int]], cores: int) -> float:

@@ -38,6 +38,7 @@ Rows = dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]  # of one model f
 # columns that differ when a run is repeated
 TIMING = ("seconds", "train_seconds", "exchange_seconds", "evaluation_seconds", "peak_memory")
 ALL = -1  # "client" in the row of a round itself
+COUNTS = ("bytes_", "steps", "samples", "flops")  # the beginnings of columns that are 0 where nothing was counted
 SERVER = ":server"  # the end of a column that counts what the server spends
 FILES = (
     "config.json",
@@ -364,7 +365,7 @@ def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
     ]
     frame = pd.concat([of_rounds, *of_clients], ignore_index=True)
     frame = frame.sort_values(["round", "client"], kind="stable", ignore_index=True)
-    counts = [name for name in frame if name.startswith(("bytes_", "steps", "samples", "flops"))]
+    counts = [name for name in frame if name.startswith(COUNTS)]
     frame[counts] = frame[counts].fillna(0)
     integers = ["round", "client", *counts]
     return frame.astype(dict.fromkeys(integers, np.int64))[in_order(frame)]
