@@ -286,9 +286,10 @@ class Execution:
         "in which networks are computed; bf16 is faster where the processor has it, weights and losses stay float32",
     )
     threads: int | str = flag(
-        "auto",
+        1,
         Number(int, least=1, most=1024, words=("auto",)),
-        "processor threads to evaluate, and to train one model (centralized); a client trains with one; auto is all cores",
+        "processor threads to evaluate, and to train one model (centralized), which change the last bits of a result; a "
+        "client trains with one; auto is 1, since cores are for runs side by side (--jobs)",
     )
 
 
@@ -377,6 +378,17 @@ class Launch:
     export_dir: Path = flag(Path("saves"), Path, "folder of the runs, one folder each")
     unverified_data: bool = flag(
         False, None, "take files that do not have their published checksum; a warning, recorded in the run, says which"
+    )
+    jobs: int | str = flag(
+        "auto",
+        Number(int, least=1, most=1024, words=("auto",)),
+        "cores for runs side by side, in a process each, of which a run takes --threads; 1 is one run after another in this "
+        "process; auto is all cores that it may use, and one run at a time on a CUDA device",
+    )
+    log: str | None = flag(
+        None,
+        Choice(("tensorboard",)),
+        "where the numbers of each round go beside history.csv, which always grows; tensorboard has to be installed",
     )
     force: bool = flag(False, None, "run anew even where a finished run is saved")
     json: bool = flag(False, None, "one line of JSON a finished run on standard output, and nothing else there")

@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import fields, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -26,33 +27,36 @@ from errors import DivergedError, UserError
 from experiment import Experiment
 from figures import summary
 from figures.groups import groups, seeds_told
-from launch import launch
+from launch import Failed, launch, loggers, scheduling, signals
 
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN = 20, 12
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a command line; returns the exit status: 0, 1 where a run diverged, 2 for a mistake in the command."""
+    """Run a command line; returns the exit status: 0, 1 where a run failed, 2 for a mistake in the command, 128 and the
+    number of the signal that stopped it."""
     _log_to_stderr()
     classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
     described = {name: algorithms.describe(name) for name in classes}
     if "_ARGCOMPLETE" in os.environ:
         commandline.complete(os.environ["COMP_LINE"], classes, described)
     try:
-        runs, how, notes = commandline.parse(argv, classes, described, algorithms.FAMILIES)
-        ready = [experiment.prepare(run, how) for run in runs]
-        if how.show_split:
-            return _show_split(ready)
-        return _plan(ready, how) if how.plan else _launch(ready, how, notes)
+        with signals.interrupting():
+            runs, how, notes = commandline.parse(argv, classes, described, algorithms.FAMILIES)
+            ready = [experiment.prepare(run, how) for run in runs]
+            if how.show_split:
+                return _show_split(ready)
+            return _plan(ready, how) if how.plan else _launch(ready, how, notes)
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read the output has gone: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        with suppress(OSError):  # of a terminal that is closed
+            print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
+        return signals.status_of(interrupt)
 
 
 def _log_to_stderr() -> None:
@@ -63,6 +67,7 @@ def _log_to_stderr() -> None:
 
 
 def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[str]) -> int:
+    loggers.chosen(how.log)  # a mistake is one before anything is said
     out = sys.stderr if how.json else sys.stdout
     say = (lambda *words: None) if how.quiet else (lambda *words: print(*words, file=out, flush=True))
     for one in ready:
@@ -74,16 +79,17 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
         say(_split(drawn))
 
     finished, failed = [], []
-    for one, result in launch(ready, how.force, how.quiet):
-        if isinstance(result, DivergedError):
-            print(f"run.py: {result}", file=sys.stderr)
-            failed.append(one)
+    for one, result in launch(ready, how.force, how.quiet, how.jobs, how.log):
+        if isinstance(result, Failed):
+            failed.append(result)
             continue
         finished.append((one, result))
         if how.json:
             print(json.dumps(result.summary(), allow_nan=False), flush=True)
     if finished:
         _report(finished, how, notes, out)
+    for failure in failed:
+        print(f"run.py: {failure}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -100,20 +106,23 @@ def _show_split(ready: Sequence[Experiment]) -> int:
 
 
 def _plan(ready: Sequence[Experiment], how: options.Launch) -> int:
-    """What the runs will cost, on the screen, and nothing else."""
-    plans = []
+    """What the runs will cost, on the screen, and nothing else. Those that cost the same are planned once."""
+    plans, found = [], {}
     for number, one in enumerate(ready, start=1):
-        label = f"planning {one.options.algorithm} seed {one.options.seed} ({number}/{len(ready)})"
-        with tqdm(desc=label, unit="round", disable=True if how.quiet else None, leave=False) as bar:
-            try:
-                plans.append(experiment.plan(one, lambda r, bar=bar: bar.update()))
-            except DivergedError as error:  # of initial weights from elsewhere
-                print(f"run.py: {error}", file=sys.stderr)
-                continue
+        costs = experiment.costs_of(one)
+        if costs not in found:
+            label = f"planning {one.options.algorithm} seed {one.options.seed} ({number}/{len(ready)})"
+            with tqdm(desc=label, unit="round", disable=True if how.quiet else None, leave=False) as bar:
+                try:
+                    found[costs] = experiment.plan(one, lambda r, bar=bar: bar.update())
+                except DivergedError as error:  # of initial weights from elsewhere
+                    print(f"run.py: {error}", file=sys.stderr)
+                    continue
+        plans.append(replace(found[costs], experiment=one))
         if how.json:
             print(json.dumps(plan.summary(plans[-1]), allow_nan=False), flush=True)
     if plans and not how.json:
-        print(plan.report(plans))
+        print(plan.report(plans, scheduling.cores_of(ready, how.jobs)))
     return 0 if len(plans) == len(ready) else 1
 
 

@@ -21,6 +21,8 @@ ROLES = {  # of the flags that every algorithm has; several values of a flag are
     "execution": "how a run is computed and watched",
 }
 
+UNSAID = ("force", "json", "quiet", "plan", "jobs", "log")  # of a command that is told: what is about this call alone
+
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
@@ -109,7 +111,7 @@ def command_of(run: Options, launch: Launch | None = None) -> str:
     for given, default in ((run, type(run)()), (launch or Launch(), Launch())):
         for name in sorted(f.name for f in fields(given)):
             value = getattr(given, name)
-            if name not in ("algorithm", "force", "json", "quiet", "plan") and value != getattr(default, name):
+            if name not in (*UNSAID, "algorithm") and value != getattr(default, name):
                 words.append(f"--{name}")
                 if value is not True:
                     words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))

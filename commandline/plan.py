@@ -5,15 +5,18 @@ from typing import Any
 
 from tabulate import tabulate
 
+from experiment.planning import NO_COST
 from figures.groups import distinguishing
 from figures.units import duration, operations, shown, size
+from launch.scheduling import side_by_side
 from options import plain
 
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
 
 
-def report(plans: Sequence) -> str:
-    """The tables of plans, and the sum of it in words. Bytes are exact; those of a round are means over the rounds."""
+def report(plans: Sequence, cores: int = 1) -> str:
+    """The tables of plans, and the sum of it in words: one after another and, where there are several `cores`, side by side
+    on these. Bytes are exact; those of a round are means over the rounds."""
     named = _named(plans)
     neighbours = any(plan.rounds["bytes_between"].any() for plan in plans)
     server = any(plan.rounds["flops:server"].any() for plan in plans)
@@ -23,8 +26,18 @@ def report(plans: Sequence) -> str:
     parts = [_table(rows, words) for rows in (runs, kinds) if rows]
     total, seconds = sum(_bytes(plan) for plan in plans), sum(plan.seconds for plan in plans)
     what = "a run" if len(plans) == 1 else f"{len(plans)} runs"
+    how = "one after another"
+    if cores > 1 and len(plans) > 1:
+        parallel = side_by_side([(plan.seconds, plan.experiment.options.threads) for plan in plans], cores)
+        how += f", or {duration(parallel)} side by side with --jobs {cores}"
+    made = len({id(plan.history) for plan in plans})
+    once = (
+        f"; planned {made}, since what differs in nothing but {', '.join(NO_COST)} costs the same"
+        if made < len(plans)
+        else ""
+    )
     parts.append(
-        f"{what}: {size(total)}, about {duration(seconds)} on this machine as busy as it is now, one after another; "
+        f"{what}: {size(total)}, about {duration(seconds)} on this machine as busy as it is now, {how}{once}; "
         "nothing was trained or saved"
     )
     return "\n\n".join(parts)

@@ -8,6 +8,7 @@ those of the run, and its seconds are an estimate.
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -22,11 +23,14 @@ from experiment.measuring import COUNTED, Entry, is_evaluated, play, start
 from experiment.preparation import Experiment, federation_of
 from federation import Federation, computing_with
 from federation.meter import Meter
+from options import plain
 
 if TYPE_CHECKING:  # a command's help and a mistake need not wait for it
     import pandas as pd
 
 NO_LEARNING = 1e-9  # a learning rate
+# options that change what is learnt and nothing of what it costs: the same steps on the same batches, of the same clients
+NO_COST = ("seed", "lr", "lr_schedule", "ft_lr", "momentum", "weight_decay")
 PATIENCE, PART = 3.0, 0.1  # seconds to time it all, but no more than a part of what the run will take
 
 
@@ -117,6 +121,16 @@ def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) 
     costs = [name for name in frame if name.startswith(("round", "client", "bytes", *COUNTED)) or name in saves.TIMING]
     parameters = tuple(sum(p.numel() for p in skeleton.parameters()) for skeleton in federation.skeletons)
     return Plan(experiment, parameters, frame[costs])
+
+
+def costs_of(experiment: Experiment) -> Hashable:
+    """Equal for experiments that differ in nothing that changes bytes, steps or FLOPs, so that one plan is that of all. That
+    is said of few options (`NO_COST`), and of the seed only where all clients take part, for it also draws which do."""
+    options = plain(experiment.options)
+    left_out = [name for name in NO_COST if name != "seed" or options["participation"] == 1]
+    left_out.append("split_seed")  # the split itself is compared
+    told = {name: value for name, value in options.items() if name not in left_out}
+    return json.dumps(told, sort_keys=True), experiment.split.digest, experiment.data.digest
 
 
 def _rehearse(

@@ -73,9 +73,7 @@ def resolve(options: Options) -> Options:
             allowed = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
             raise UserError(f"--device {options.device}: no such CUDA device; must be cpu, auto or one of {allowed}")
         device = f"cuda:{index}"
-    if threads == "auto":
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return replace(options, device=device, threads=threads)
+    return replace(options, device=device, threads=1 if threads == "auto" else threads)
 
 
 def _writable(folder: Path) -> None:

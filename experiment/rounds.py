@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,27 @@ from federation import Federation, computing_with
 from helpers import Round
 
 CHECKPOINT_SECONDS = 60  # at most this much work is lost when a run is killed, or the round it was in
+CHECKPOINT_SHARE = 0.02  # less is lost where writing takes no more than this part of the work that it saves
+FIRST_WRITE = 0.02, 1e8  # seconds, and bytes a second: what the first one is thought to take, on a slow disk
 log = logging.getLogger("chorus")
 log.setLevel(logging.DEBUG)  # a run's log gets all of it; what is shown is decided in run.py
 
+Row = dict[str, float]  # of a round: its columns of the history
+# the folder of a run and the rows that are there already, as it begins or goes on -> what gets each further row
+Logger = Callable[[Path, Sequence[Row]], AbstractContextManager[Callable[[Row], None]]]
+
 
 def run(
-    experiment: Experiment, force: bool = False, watch: Callable[[dict[str, float] | str], None] = lambda row: None
+    experiment: Experiment,
+    force: bool = False,
+    watch: Callable[[Row | str], None] = lambda row: None,
+    loggers: Sequence[Logger] = (),
 ) -> saves.Run:
     """Carry the experiment out, or go on with it, and save it; a finished run is returned as it is.
 
-    `watch` is called after each round with its row of the history, and with words while clients fine-tune. Raises
-    DivergedError when a training loss is not finite.
+    `watch` is called after each round with its row of the history, and with words while clients fine-tune; `loggers` get
+    the rows too, those of a run that goes on from its beginning. Raises DivergedError when a training loss is not finite,
+    saves.BusyError where another process is at work on this run. A KeyboardInterrupt saves the last finished round.
     """
     folder = experiment.folder
     with saves.locked(folder):
@@ -42,14 +52,16 @@ def run(
         with _logged(folder / "run.log", experiment.data.unverified):
             _begin(experiment)
             with computing_with(1):  # what is not a server's phase or an evaluation, whatever the process has
-                _rounds(experiment, watch)
+                _rounds(experiment, watch, loggers)
             _finish(experiment)
     return saves.load(folder)
 
 
 @contextmanager
 def _logged(path: Path, unverified: str) -> Iterator[None]:
-    """Inside, the command, warnings and tracebacks go to the run's log as well."""
+    """Inside, the command, warnings and tracebacks go to the run's log as well; why it failed is left beside it."""
+    failed = path.with_name("failed")
+    failed.unlink(missing_ok=True)
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
@@ -58,8 +70,11 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
         log.debug("unverified data: %s", unverified)
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         log.debug("stopped", exc_info=True)
+        if isinstance(error, Exception):
+            with suppress(OSError):  # of a full disk, say, which may be why
+                failed.write_text(f"{saves.reason_of(error)}\n")
         raise
     finally:
         logging.getLogger().removeHandler(handler)
@@ -82,7 +97,7 @@ def save_split(experiment: Experiment, path: Path | None = None) -> Path:
     return path
 
 
-def _rounds(experiment: Experiment, watch: Callable[[dict[str, float] | str], None]) -> None:
+def _rounds(experiment: Experiment, watch: Callable[[Row | str], None], loggers: Sequence[Logger]) -> None:
     options, folder = experiment.options, experiment.folder
     federation = federation_of(experiment)
     saved = saves.read_checkpoint(folder)
@@ -93,23 +108,46 @@ def _rounds(experiment: Experiment, watch: Callable[[dict[str, float] | str], No
         state, history, first = _to(saved["state"], federation.device), saved["history"], saved["round"] + 1
         log.info("%s: resumed after round %d of %d", folder.name, saved["round"], options.rounds)
 
-    written = time.perf_counter()
-    for r in range(first, options.rounds + 1):
-        before = dict(state), list(history)
+    with ExitStack() as logs:
+        rows = [entry["round"] for entry in history]
+        told = [watch, *(logs.enter_context(logger(folder, rows)) for logger in loggers)]
+        finished = _as_of(first - 1, state, history)
+        written, cost = time.perf_counter(), _first_write(finished)
         try:
-            done, entry, confusion = play(experiment, federation, state, r, watch)
-            history.append(entry)
+            for r in range(first, options.rounds + 1):
+                done, entry, confusion = play(experiment, federation, state, r, watch)
+                history.append(entry)
+                if r == options.rounds:
+                    saves.write_tensors(folder / "weights.pt", _final_weights(federation, done))
+                    tables = {name: table.cpu().numpy() for name, table in confusion.items()}
+                    saves.write_arrays(folder / "confusion.npz", {**tables, "classes": np.array(experiment.data.classes)})
+                finished, now = _as_of(r, state, history), time.perf_counter()
+                if r == options.rounds or now - written >= min(CHECKPOINT_SECONDS, cost / CHECKPOINT_SHARE):
+                    saves.write_tensors(folder / "checkpoint.pt", finished)
+                    written = time.perf_counter()
+                    cost = written - now
+                for tell in told:
+                    tell(entry["round"])
         except KeyboardInterrupt:
-            saves.write_tensors(folder / "checkpoint.pt", {"round": r - 1, "state": before[0], "history": before[1]})
+            saves.write_tensors(folder / "checkpoint.pt", finished)
             raise
-        if r == options.rounds:
-            saves.write_tensors(folder / "weights.pt", _final_weights(federation, done))
-            tables = {name: table.cpu().numpy() for name, table in confusion.items()}
-            saves.write_arrays(folder / "confusion.npz", {**tables, "classes": np.array(experiment.data.classes)})
-        if r == options.rounds or time.perf_counter() - written >= CHECKPOINT_SECONDS:
-            saves.write_tensors(folder / "checkpoint.pt", {"round": r, "state": state, "history": history})
-            written = time.perf_counter()
-        watch(entry["round"])
+
+
+def _as_of(r: int, state: dict, history: list) -> dict[str, Any]:
+    """A checkpoint after round r, which stays as it is while the next round goes on: a round replaces what it changes."""
+    return {"round": r, "state": dict(state), "history": list(history)}
+
+
+def _first_write(checkpoint: Any) -> float:
+    """Seconds that it may take to write a checkpoint where none has been written yet."""
+    seconds, speed = FIRST_WRITE
+    return seconds + _nbytes(checkpoint) / speed
+
+
+def _nbytes(tree: Any) -> int:
+    if isinstance(tree, dict | list | tuple):
+        return sum(map(_nbytes, tree.values() if isinstance(tree, dict) else tree))
+    return tree.nbytes if isinstance(tree, Tensor) else 0
 
 
 def _to(tree: Any, device: torch.device) -> Any:

@@ -1,5 +1,43 @@
-"""Where experiments run, a module for each place: `here`, in this process, one after another."""
+"""Where experiments run, a module for each place: `here`, in this process, one after another; `processes`, side by side on
+the cores of this machine. Another place is another module like these, and a line below.
+"""
 
-from launch.here import launch
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 
-__all__ = ["launch"]
+import saves
+from experiment import Experiment
+from launch import here, loggers, processes, scheduling
+from launch.display import display_of
+from launch.single import Failed
+
+__all__ = ["Failed", "launch"]
+
+
+def launch(
+    ready: Sequence[Experiment], force: bool = False, quiet: bool = False, jobs: int | str = 1, log: str | None = None
+) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
+    """Carry experiments out; yields each with its saved run, or with the reason why there is none, in the order given.
+
+    `jobs`: as many cores are at work at once, by runs side by side; "auto" is all that this process may use. However many,
+    the histories and weights are the same bits. `log`: a name of `loggers.LOGGERS`, beside what is always written. Finished
+    runs are read, unless `force`. A run at which another process is at work is passed over while there is other work; then
+    that one is waited for, and taken over where it dies. Raises UserError for a logger that is not there. A
+    KeyboardInterrupt leaves each run that is at work with its last finished round.
+    """
+    told = loggers.chosen(log)
+    runs = {one.folder: one for one in ready}  # two may be the same: --threads 1 auto
+    there = [one for one in runs.values() if not force and (one.folder / "done").exists()]
+    missing = [one for one in runs.values() if one not in there]
+    cores = scheduling.cores_of(missing, jobs)
+    elsewhere = partial(processes.carry_out, cores=cores) if len(missing) > 1 and cores > 1 else here.carry_out
+    with display_of(list(runs.values()), quiet) as display:
+        results, waiting = {}, deque(ready)
+        for one, result in chain(here.carry_out(there, force, told, display), elsewhere(missing, force, told, display)):
+            results[one.folder] = result
+            while waiting and waiting[0].folder in results:
+                first = waiting.popleft()
+                with display.aside():
+                    yield first, results[first.folder]

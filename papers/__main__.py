@@ -10,7 +10,7 @@ import experiment
 from commandline import plan
 from errors import DivergedError, UserError
 from experiment import Experiment
-from launch import launch
+from launch import Failed, launch
 from options import Launch
 from papers import PAPERS, page, results
 from papers.tables import Results, Table, failures, render
@@ -125,7 +125,7 @@ def _run(tables: Sequence[tuple[str, Table]], how: Launch) -> int:
 def _launched(ready: Sequence[Experiment], how: Launch) -> int:
     failed = 0
     for _, result in launch(ready, quiet=how.quiet):
-        if isinstance(result, DivergedError):
+        if isinstance(result, Failed):
             print(f"papers: {result}", file=sys.stderr)
             failed += 1
     return failed

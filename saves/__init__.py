@@ -5,7 +5,8 @@
 
 A folder holds `config.json`, `checkpoint.pt` (everything needed to go on: round, state, history, in one file), `weights.pt`
 (of the answers after the last round), and what is derived from them: `history.pkl`, `history.xlsx`, `split.npz`,
-`split.png`; `run.log`; and `done`, written last. Whatever is written appears whole or not at all. Loading runs no code
+`split.png`; `history.csv`, which grows by a row a round, and `run.log`; `failed`, in which it says why; and `done`, written
+last. Whatever is written appears whole or not at all. Loading runs no code
 from a file: tensors are read with `weights_only`, and the pickle admits nothing but frames, arrays and plain containers.
 """
 
@@ -15,7 +16,7 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ from filelock import FileLock, Timeout
 
 import algorithms
 import models
-from errors import UserError
+from errors import DivergedError, UserError
 
 if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
     import pandas as pd
@@ -37,6 +38,7 @@ Rows = dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]  # of one model f
 # columns that differ when a run is repeated
 TIMING = ("seconds", "train_seconds", "exchange_seconds", "evaluation_seconds", "peak_memory")
 ALL = -1  # "client" in the row of a round itself
+COUNTS = ("bytes_", "steps", "samples", "flops")  # the beginnings of columns that are 0 where nothing was counted
 SERVER = ":server"  # the end of a column that counts what the server spends
 FILES = (
     "config.json",
@@ -44,6 +46,7 @@ FILES = (
     "weights.pt",
     "confusion.npz",
     "features.npz",
+    "history.csv",
     "history.pkl",
     "history.xlsx",
     "split.npz",
@@ -51,8 +54,10 @@ FILES = (
     "graph.png",
     "intensity.png",
     "run.log",
+    "failed",
     "done",
 )
+EVENTS = "events.out.tfevents.*"  # what `--log tensorboard` writes
 
 # --- reading -----------------------------------------------------------------------------------------------------------
 
@@ -261,7 +266,11 @@ def _whole(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Plain values; NaN is refused, JSON has none."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Text as it is."""
     _whole(path, lambda p: p.write_text(text))
 
 
@@ -298,19 +307,43 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def clear(folder: Path) -> None:
     """Remove what a run wrote, and nothing else."""
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
+    for path in (*(folder / name for name in FILES), *folder.glob(EVENTS)):
+        path.unlink(missing_ok=True)
+
+
+def reason_of(error: BaseException) -> str:
+    """In one line, why a run failed."""
+    words = " ".join(str(error).split())
+    return words if isinstance(error, UserError | DivergedError) else f"{type(error).__name__}: {words}".removesuffix(": ")
+
+
+class BusyError(UserError):
+    """Another process is at work on a run."""
+
+
+def at_work(folder: Path) -> bool:
+    """Whether a process is at work on a run, this one included. A lock that a killed process held is free."""
+    lock = folder / ".lock"
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder of somebody else's, which is only read
+        return False
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder. Raises UserError where another process has it."""
+    """Hold a run's folder. Raises BusyError where another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"{folder}: another process is at work on this very run; wait for it, or stop it") from None
+        raise BusyError(f"{folder}: another process is at work on this very run; wait for it, or stop it") from None
     try:
         yield
     finally:
@@ -332,12 +365,17 @@ def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
     ]
     frame = pd.concat([of_rounds, *of_clients], ignore_index=True)
     frame = frame.sort_values(["round", "client"], kind="stable", ignore_index=True)
-    counts = [name for name in frame if name.startswith(("bytes_", "steps", "samples", "flops"))]
+    counts = [name for name in frame if name.startswith(COUNTS)]
     frame[counts] = frame[counts].fillna(0)
     integers = ["round", "client", *counts]
-    first = ["round", "client", "loss"]
-    order = [*first, *sorted((name for name in frame if name not in first), key=lambda name: (_place(name), name))]
-    return frame.astype(dict.fromkeys(integers, np.int64))[order]
+    return frame.astype(dict.fromkeys(integers, np.int64))[in_order(frame)]
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Columns of a history, each once, as they stand in it."""
+    names, first = dict.fromkeys(names), ("round", "client", "loss")
+    others = sorted((name for name in names if name not in first), key=lambda name: (_place(name), name))
+    return [*(name for name in first if name in names), *others]
 
 
 def _server_apart(frame: pd.DataFrame) -> pd.DataFrame:

@@ -74,7 +74,7 @@ def results_of(study: Study, runs: Mapping[str, Sequence[Options]], settings: Se
 
 
 def rows_of(settings: Sequence[Setting]) -> list[dict[str, object]]:
-    """What was tried as a table, {column: value}: the options of the problem that differ, and a method's flags as one text."""
+    """What was tried as a table, {column: value}: options of the problem that differ, and a method's flags as one text."""
     told = [name for i, name in enumerate(OF_THE_PROBLEM) if len({repr(one.problem[i]) for one in settings}) > 1]
     return [
         {

@@ -13,12 +13,20 @@ from data.datasets import Data, from_arrays
 from errors import UserError
 from federation import Federation
 from federation.wire import Examples, Rows, Wire
+from launch import scheduling
 from options import Options
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
 MNIST_FILES = ROOT / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte"
 needs_mnist = pytest.mark.skipif(not MNIST_FILES.exists(), reason="real MNIST is not in data/MNIST/raw")
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    """`--jobs auto` is one run after another in a test's own process, where it can be looked into; a test of runs side by
+    side says how many."""
+    monkeypatch.setattr(scheduling, "cores", lambda: 1)
 
 
 class CutWire(Wire):

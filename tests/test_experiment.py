@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,18 +146,87 @@ def test_an_interrupted_run_goes_on_from_the_last_finished_round(name, tmp_path,
     assert_same(whole, experiment.run(cut))
 
 
-def test_the_checkpoint_is_written_once_its_time_has_passed_and_at_the_end(tmp_path, monkeypatch):
-    written = []
-    write = saves.write_tensors
+@pytest.fixture
+def writes(monkeypatch):
+    """Played by a clock of the test's own -> (seconds of a round, seconds of a write of a checkpoint) -> the rounds whose
+    checkpoints were written, after a number of rounds."""
+    now, write, play_one = [0.0], saves.write_tensors, rounds.play
+
+    def written(export: Path, n: int, of_a_round: float, of_a_write: float) -> list[int]:
+        found = []
+
+        def slow_write(path, tree):
+            if path.name == "checkpoint.pt":
+                found.append(tree["round"])
+                now[0] += of_a_write
+            write(path, tree)
+
+        def slow_play(*args):
+            now[0] += of_a_round
+            return play_one(*args)
+
+        monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
+        monkeypatch.setattr(saves, "write_tensors", slow_write)
+        monkeypatch.setattr(rounds, "play", slow_play)
+        experiment.run(prepared("fedavg", export, rounds=n, track_features=0))
+        return found
+
+    return written
+
+
+def test_a_checkpoint_is_written_where_that_takes_no_more_than_a_fiftieth_of_the_work_since_the_last(writes, tmp_path):
+    assert writes(tmp_path, 12, of_a_round=1.0, of_a_write=0.07) == [2, 6, 10, 12], (
+        "the first is thought to take 0.02 s and a little, which a second does not pay for; the others take the work of 3.5 s"
+    )
+
+
+def test_a_checkpoint_is_written_after_a_minute_at_the_latest(writes, tmp_path):
+    assert writes(tmp_path, 8, of_a_round=25.0, of_a_write=9.0) == [1, 4, 7, 8]
+
+
+def test_a_checkpoint_of_many_bytes_is_thought_to_take_long_before_the_first_is_written(writes, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds, "FIRST_WRITE", (0.0, 4 * 159_010 / 0.05))  # an MLP's weights in 0.05 s: a history is less
+    assert writes(tmp_path, 6, of_a_round=1.0, of_a_write=0.001)[0] == 3
+
+
+def test_without_patience_a_checkpoint_is_written_after_each_round_and_the_weights_before_the_last(tmp_path, monkeypatch):
+    written, write = [], saves.write_tensors
     monkeypatch.setattr(
         saves, "write_tensors", lambda path, tree: (written.append((path.name, tree.get("round"))), write(path, tree))
     )
-    experiment.run(prepared("fedavg", tmp_path / "slow"))
-    assert written == [("weights.pt", None), ("checkpoint.pt", 3)]
-    written.clear()
     monkeypatch.setattr(rounds, "CHECKPOINT_SECONDS", 0)
-    experiment.run(prepared("fedavg", tmp_path / "fast"))
-    assert [r for name, r in written if name == "checkpoint.pt"] == [1, 2, 3]
+    experiment.run(prepared("fedavg", tmp_path))
+    assert written == [("checkpoint.pt", 1), ("checkpoint.pt", 2), ("weights.pt", None), ("checkpoint.pt", 3)]
+
+
+@pytest.mark.parametrize("where", ["the rounds", "the weights", "a logger"])
+def test_wherever_a_run_is_interrupted_it_goes_on_from_the_last_finished_round(where, tmp_path, monkeypatch):
+    whole, cut = experiment.run(prepared("cfkd", tmp_path / "whole")), prepared("cfkd", tmp_path / "cut")
+    play_one, write = rounds.play, saves.write_tensors
+
+    def interrupted(name, path, tree):
+        if path.name == name:
+            raise KeyboardInterrupt
+        write(path, tree)
+
+    def play_and_stop(*args):
+        done = play_one(*args)
+        if args[3] == 3:
+            raise KeyboardInterrupt
+        return done
+
+    def stop(row):
+        if row["round"] == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if where == "the rounds":
+            patch.setattr(rounds, "play", play_and_stop)
+        if where == "the weights":
+            patch.setattr(saves, "write_tensors", partial(interrupted, "weights.pt"))
+        experiment.run(cut, watch=stop if where == "a logger" else lambda row: None)
+    assert saves.read_checkpoint(cut.folder)["round"] == (3 if where == "a logger" else 2)
+    assert_same(whole, experiment.run(cut))
 
 
 def test_a_finished_run_is_returned_as_it_is_unless_forced(tmp_path):
@@ -279,7 +349,7 @@ def test_what_carried_a_run_out_is_told_where_it_is_not_todays(tmp_path):
 
 def test_auto_is_resolved_before_a_run_is_named(tmp_path):
     options = prepared("fedavg", tmp_path, threads="auto").options
-    assert isinstance(options.threads, int)
+    assert options.threads == 1
     assert options.device.startswith(("cpu", "cuda:"))
     config = prepared("fedavg", tmp_path, device="auto").config
     assert "auto" not in json.dumps(config)

@@ -252,3 +252,41 @@ def test_the_table_of_a_plan_has_a_row_a_run_and_a_row_for_every_kind_of_message
     assert [line.split()[2:5] for line in kinds.splitlines()[-1:]] == [["to", "neighbours", "weights"]]
     assert words.startswith("4 runs: ")
     assert words.endswith("nothing was trained or saved\n")
+
+
+@pytest.mark.parametrize(("name", "flags"), CASES, ids=str)
+def test_what_is_said_to_cost_the_same_does(name, flags, tmp_path):
+    """Runs that differ in all that costs nothing have one plan; with sampled clients the seed is none of that."""
+    one = prepared(name, tmp_path, optimizer="sgd", **flags)
+    sampled = one.options.participation < 1
+    free = {"lr": 0.7, "lr_schedule": "cosine", "momentum": 0.5, "weight_decay": 0.1}
+    free |= {"ft_lr": 0.3} if one.options.ft_epochs else {}
+    other = prepared(name, tmp_path, optimizer="sgd", **flags, **free, **({} if sampled else {"seed": 5}))
+    assert experiment.costs_of(one) == experiment.costs_of(other)
+    assert counted(experiment.plan(one).history).equals(counted(experiment.plan(other).history))
+    assert (experiment.costs_of(prepared(name, tmp_path, optimizer="sgd", **flags, seed=5)) == experiment.costs_of(one)) != (
+        sampled
+    )
+
+
+def test_what_may_cost_something_else_is_planned_anew(tmp_path):
+    others = ({}, {"batch_size": 16}, {"rounds": 6}, {"threads": 2}, {"optimizer": "sgd"}, {"partition": "lda"}, {"mu": 0.5})
+    ready = [prepared("fedprox", tmp_path, **flags) for flags in others]
+    assert len({experiment.costs_of(one) for one in ready}) == len(others)
+    drawn = [prepared("fedprox", tmp_path, partition="lda", alpha=0.5, split_seed="seed", seed=seed) for seed in (0, 1)]
+    assert len({experiment.costs_of(one) for one in drawn}) == 2, "another split"
+
+
+def test_runs_that_cost_the_same_are_planned_once_and_shown_for_all(tmp_path, capsys, monkeypatch):
+    planned, plan_one = [], experiment.plan
+    monkeypatch.setattr(experiment, "plan", lambda one, watch: planned.append(one) or plan_one(one))
+    words = f"fedavg cfkd --lr 0.1 0.2 --seed 0 1 {QUICK} --export_dir {tmp_path} --quiet --plan --jobs 2"
+    assert command.main(shlex.split(words)) == 0
+    assert [one.options.algorithm for one in planned] == ["fedavg", "cfkd"]
+    runs, _, words = capsys.readouterr().out.split("\n\n")
+    assert [line.split()[:3] for line in runs.splitlines()[3:]] == [
+        [name, lr, seed] for name in ("fedavg", "cfkd") for lr in ("0.1", "0.2") for seed in "01"
+    ]
+    assert words.startswith("8 runs: ")
+    assert "one after another, or " in words
+    assert "side by side with --jobs 2; planned 2, since what differs in nothing but seed, lr, " in words

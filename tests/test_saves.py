@@ -32,7 +32,9 @@ def folder(tmp_path_factory):
 
 def test_a_folder_holds_what_the_design_lists_and_nothing_half_written(folder):
     present = {path.name for path in folder.iterdir()}
-    assert present == {*saves.FILES, ".lock"} - {"graph.png", "intensity.png"}, "those are of clients on a graph"
+    assert present == {*saves.FILES, ".lock"} - {"graph.png", "intensity.png", "failed"}, (
+        "of clients on a graph; of a failure"
+    )
 
 
 def test_two_lines_give_the_frame_and_the_model(folder):

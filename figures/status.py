@@ -1,0 +1,87 @@
+"""How the runs of a folder stand: done, at work, stopped or failed, in which round, and how well.
+
+    python -m figures.status [saves]
+
+Read from what a run writes while it goes on (`history.csv`, `checkpoint.pt`) and from its lock; nothing is changed.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+import saves
+from figures.units import duration
+
+
+def status(folder: Path) -> dict[str, str]:
+    """How one run stands, in words: "run", "stands", "round", "global %", "personal %", "left" (seconds at the pace of its
+    rounds so far), "why" it failed."""
+    config = json.loads((folder / "config.json").read_text())
+    rounds, rows, failed = config["options"]["rounds"], _rows(folder), folder / "failed"
+    done, running = (folder / "done").exists(), saves.at_work(folder)
+    stands = "done" if done else "running" if running else "failed" if failed.exists() else "stopped"
+    last = int(rows[-1]["round"]) if rows else 0
+    if stands in ("failed", "stopped"):  # it would go on from the checkpoint, whatever it has played since
+        last = (saves.read_checkpoint(folder) or {"round": 0})["round"]
+        rows = [row for row in rows if int(row["round"]) <= last]
+    taken = sum(float(row[name]) for row in rows for name in ("seconds", "evaluation_seconds"))
+    return {
+        "run": folder.name,
+        "stands": stands,
+        "round": f"{rounds if done else last} of {rounds}",
+        "global %": _accuracy(rows, "global_mean"),
+        "personal %": _accuracy(rows, "personal_mean"),
+        "left": duration(taken / last * (rounds - last)) if rows and last and not done else "",
+        "why": failed.read_text().strip() if stands == "failed" else "",
+    }
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    """The rounds of a run so far; none of a run that is older than `history.csv`, until it is done."""
+    path = folder / "history.csv"
+    if path.exists():
+        with path.open(newline="") as file:
+            # the last line may be half written
+            return [row for row in csv.DictReader(file) if None not in row.values()]
+    return saves.load(folder).rounds.to_dict("records") if (folder / "done").exists() else []
+
+
+def _accuracy(rows: Sequence[dict[str, Any]], name: str) -> str:
+    """Of the last round that was evaluated."""
+    found = [float(row[name]) for row in rows if row.get(name) not in (None, "")]
+    found = [value for value in found if value == value]  # an older run's may be NaN
+    return f"{100 * found[-1]:.2f}" if found else ""
+
+
+def table(export_dir: Path) -> str:
+    """All runs of a folder, and how many stand how."""
+    rows = [status(path.parent) for path in sorted(export_dir.glob("*/config.json"))]
+    if not rows:
+        return f"{export_dir}: no runs"
+    counts = Counter(row["stands"] for row in rows)
+    kept = [name for name in rows[0] if any(row[name] for row in rows)]
+    aligned = ["right" if name in ("round", "global %", "personal %", "left") else "left" for name in kept]
+    shown = [[row[name] for name in kept] for row in rows]
+    text = tabulate(shown, headers=kept, tablefmt="simple", colalign=aligned, disable_numparse=True)
+    return f"{text}\n\n{len(rows)} runs: {', '.join(f'{n} {stands}' for stands, n in sorted(counts.items()))}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    made = argparse.ArgumentParser(prog="python -m figures.status", description=__doc__.splitlines()[0])
+    made.add_argument("export_dir", nargs="?", type=Path, default=Path("saves"), help="folder of runs (default: saves)")
+    export_dir = made.parse_args(argv).export_dir
+    if not export_dir.is_dir():
+        made.error(f"{export_dir}: no such folder; must be one that holds runs")
+    print(table(export_dir))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

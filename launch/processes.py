@@ -1,0 +1,263 @@
+"""Side by side, in worker processes on the cores of this machine.
+
+A worker stays for the whole study and has a pipe of its own to this process: it is sent a run, tells its rounds, and says
+what came of it. With a worker that is killed goes the one run that it was at, which is begun once more, from its checkpoint.
+(A pool of the standard library breaks as a whole where one worker is killed; nor can it say which run that was, tell a run
+to stop, or know that one computes with several threads.)
+
+Workers are forked, where a system can, from a server that has imported the libraries and started no thread, so that one
+more costs no seconds. Each data set is written to a file once, which all workers map into their memory: it is there once,
+however many they are.
+"""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from logging.handlers import QueueHandler
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import saves
+from data.datasets import Data
+from experiment import Experiment
+from experiment.rounds import Logger, Row
+from launch import signals, single
+from launch.display import Display
+from launch.scheduling import POLL, next_of, work_of
+from launch.single import Failed
+
+# of others alone: the server finds modules from the folder in which the command was given, where ours may be older ones
+PRELOADED = ["torch._dynamo", "torch._inductor", "pandas", "openpyxl", "matplotlib.pyplot", "networkx"]
+TRIES = 2  # of a run whose worker is killed
+GRACE = 10.0  # seconds that a worker has to save what it is at, where its parent was killed
+
+# --- in this process ---------------------------------------------------------------------------------------------------
+
+
+def carry_out(
+    experiments: Sequence[Experiment], force: bool, loggers: Sequence[Logger], display: Display, cores: int
+) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
+    """Yields each experiment with what came of it, as it is over. The longest are begun first, and so many that their
+    `--threads` are no more than `cores`, or one alone that has more."""
+    waiting, tries = sorted(experiments, key=work_of, reverse=True), Counter()
+    with _handed_over(experiments) as files, _Workers(cores, files.folder) as workers:
+        while waiting or workers.busy:
+            fitting = [one for one in waiting if workers.have_room_for(one)]
+            one = next_of(fitting)
+            if one is not None:
+                waiting.remove(one)
+                tries[one.folder] += 1
+                display.begins(one)
+                workers.begin(one, files.of(one.data), force, loggers)
+                continue
+            if fitting and not workers.busy:
+                display.waits(len(waiting))
+            for one, (what, told) in workers.news(POLL if fitting else None):
+                if what == "told":
+                    display.told(one, told)
+                elif what == "busy" or (what == "killed" and tries[one.folder] < TRIES):
+                    display.stops(one)
+                    waiting.append(one)  # behind all others
+                else:
+                    label = display.standings[one.folder].label
+                    reason = f"{label}: {told}, {TRIES} times" if what == "killed" else told
+                    result = saves.load(one.folder) if reason is None else single.failed(one, reason)
+                    display.stops(one, result)
+                    yield one, result
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Data sets in files of one folder; `of` is the file of one."""
+
+    folder: Path
+    names: dict[int, str]  # by the id of the data, which the experiments hold
+
+    def of(self, data: Data) -> Path:
+        return self.folder / self.names[id(data)]
+
+
+@contextmanager
+def _handed_over(experiments: Sequence[Experiment]) -> Iterator[_Files]:
+    """Inside, the data sets of the experiments are in files."""
+    found = {id(one.data): one.data for one in experiments}
+    with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder:
+        files = _Files(Path(folder), {key: f"{number}.pt" for number, key in enumerate(found)})
+        for data in found.values():
+            torch.save({f.name: getattr(data, f.name) for f in fields(data)}, files.of(data))
+        yield files
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    one: Experiment | None = None  # that it is at
+
+
+class _Workers:
+    """As many as are needed at once. In the end they are told to stop, and save what they are at."""
+
+    def __init__(self, cores: int, scratch: Path) -> None:
+        self._cores, self._scratch, self._all = cores, scratch, []
+        self._context = multiprocessing.get_context(_method())
+        if _method() == "forkserver":
+            self._context.set_forkserver_preload(PRELOADED)
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for worker in self._all:
+            worker.process.terminate()
+        for worker in self._all:
+            worker.process.join()
+
+    @property
+    def busy(self) -> list[_Worker]:
+        """Those that are at a run."""
+        return [worker for worker in self._all if worker.one is not None]
+
+    def have_room_for(self, one: Experiment) -> bool:
+        """Whether its threads find cores that are free."""
+        used = sum(worker.one.options.threads for worker in self.busy)
+        return used == 0 or used + one.options.threads <= self._cores
+
+    def begin(self, one: Experiment, data: Path, force: bool, loggers: Sequence[Logger]) -> None:
+        """Send a run to a worker that has none. By value, with the standard pickle: that of torch would share tensors
+        through a file system in memory, which is small in containers."""
+        worker = next((worker for worker in self._all if worker.one is None), None) or self._another()
+        worker.one = one
+        with suppress(OSError):  # one that has just died: `news` finds out
+            worker.pipe.send_bytes(pickle.dumps((replace(one, data=None), data, force, tuple(loggers))))
+
+    def _another(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._scratch), daemon=True)
+        with _ignoring_interrupts():  # which a server passes on to its workers: Ctrl-C reaches all processes of a terminal
+            if _method() == "forkserver":
+                forkserver.ensure_running()
+        process.start()
+        theirs.close()
+        self._all.append(_Worker(process, ours))
+        return self._all[-1]
+
+    def news(self, timeout: float | None) -> Iterator[tuple[Experiment, tuple[str, Any]]]:
+        """What workers tell of their runs, at least one thing, or nothing after `timeout` seconds: a row is "told", a run is
+        "over" (with the reason why it failed, or None), "busy" elsewhere, or "killed" (with the words for it)."""
+        for worker in _ready(self._all, timeout):
+            try:
+                what, told = worker.pipe.recv()
+            except (EOFError, OSError):
+                worker.process.join()
+                self._all.remove(worker)
+                what, told = "killed", f"its process ended {_end_of(worker.process.exitcode)}"
+            if what == "said":
+                logging.getLogger(told.name).handle(told)
+                continue
+            one = worker.one
+            if what != "told":
+                worker.one = None
+            if one is not None:
+                yield one, (what, told)
+
+
+def _method() -> str:
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def _ready(workers: Sequence[_Worker], timeout: float | None) -> list[_Worker]:
+    ready = wait([worker.pipe for worker in workers], timeout)
+    return [worker for worker in workers if worker.pipe in ready]
+
+
+def _end_of(exitcode: int | None) -> str:
+    """In words, how a process ended."""
+    if exitcode is None or exitcode >= 0:
+        return f"with exit status {exitcode}"
+    name = signal.Signals(-exitcode).name
+    return f"by {name}" + (", as where memory is short" if name == "SIGKILL" else "")
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # no other may say what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# --- in a worker -------------------------------------------------------------------------------------------------------
+
+
+def _serve(pipe: Connection, scratch: Path) -> None:
+    """Carry out what arrives, until there is no more, or a signal says stop: that is what the parent, which alone hears of
+    Ctrl-C, makes of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_stop_with_parent, args=(scratch,), daemon=True).start()
+    forward = _Forward(pipe)
+    forward.setLevel(logging.INFO)
+    logging.getLogger().handlers[:] = [forward]
+    logging.captureWarnings(True)
+    torch.set_num_threads(1)
+
+    def tell(what: str, told: Any) -> None:
+        try:
+            pipe.send((what, told))
+        except OSError:  # the parent was killed
+            signal.raise_signal(signal.SIGTERM)
+
+    def watch(news: Row | str) -> None:
+        tell("told", news)
+
+    with suppress(EOFError, KeyboardInterrupt), signals.interrupting():
+        while True:
+            one, data, force, loggers = pickle.loads(pipe.recv_bytes())
+            try:
+                result = single.carry_out(replace(one, data=_data(data)), force, loggers, watch)
+            except saves.BusyError:
+                tell("busy", None)
+            else:
+                tell("over", result.reason if isinstance(result, Failed) else None)
+
+
+class _Forward(QueueHandler):
+    """What is logged goes to the parent, which knows where a terminal's lines are."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Send it."""
+        with suppress(OSError):
+            self.queue.send(("said", record))
+
+
+@cache
+def _data(file: Path) -> Data:
+    return Data(**torch.load(file, mmap=True, weights_only=True))
+
+
+def _stop_with_parent(scratch: Path) -> None:
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)  # the main thread saves
+    shutil.rmtree(scratch, ignore_errors=True)  # what is mapped stays until then
+    time.sleep(GRACE)
+    os._exit(1)

@@ -1,0 +1,59 @@
+"""Which run is next, and how many at once."""
+
+import os
+from collections.abc import Iterable, Sequence
+
+import algorithms
+import models
+import saves
+import streams
+from experiment import Experiment
+
+POLL = 1.0  # seconds from one look at what another process is at work on to the next
+TRAINING = 3  # times the operations of a forward pass: forward, and backward to the inputs and to the weights
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_of(experiments: Sequence[Experiment], jobs: int | str) -> int:
+    """How many cores may be at work at once: `--jobs`, "auto" as all of this process's, or 1 where a run is on a CUDA
+    device, which has one memory for all."""
+    if jobs != "auto":
+        return jobs
+    return 1 if any(one.options.device.startswith("cuda") for one in experiments) else cores()
+
+
+def next_of(waiting: Iterable[Experiment]) -> Experiment | None:
+    """The first that no process is at work on; None where there is none."""
+    return next((one for one in waiting if not saves.at_work(one.folder)), None)
+
+
+def work_of(one: Experiment) -> float:
+    """Roughly how much work a run is, to begin with the longest and to tell the time that is left: images that go through a
+    network, those to learn from three times, times its parameters. That takes no time to find out; a plan would take
+    seconds a run. Left out are a server's own network and what else an algorithm computes; and that algorithms which take one
+    architecture for all have one model for all to evaluate, and others one a client, is true of most."""
+    options, (shape, n_classes) = one.options, (one.data.shape, len(one.data.classes))
+    heads = algorithms.says(options.algorithm, "heads")
+    with streams.torch_seeded("tried out"):
+        built = [models.build(name, shape, n_classes, options.feature_dim, heads) for name in options.model]
+    parameters = sum(p.numel() for model in built for p in model.parameters()) / len(built)
+    train, test = sum(map(len, one.split.train)), len(one.data.y) - one.data.n_train
+    evaluations = 1 + (options.rounds // options.track_history if options.track_history else 0)
+    learnt = train * (options.rounds * options.epoch_per_round * options.participation + options.ft_epochs)
+    models_asked = options.n_clients if algorithms.says(options.algorithm, "mixed") else 1
+    return parameters * (TRAINING * learnt + evaluations * test * models_asked)
+
+
+def side_by_side(runs: Iterable[tuple[float, int]], cores: int) -> float:
+    """Seconds until the last of these runs, (seconds, threads) each, is over, where the longest are begun first, as soon as
+    enough cores are free."""
+    free = [0.0] * cores  # when each core is
+    for seconds, threads in sorted(runs, reverse=True):
+        taken = min(threads, cores)
+        free = sorted(free)
+        free[:taken] = [free[taken - 1] + seconds] * taken
+    return max(free)

@@ -1,0 +1,42 @@
+"""One experiment, wherever it runs: carried out, its folder completed, and its failure told in a line."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import experiment
+import saves
+from experiment import Experiment
+from experiment.rounds import Logger, Row
+from figures import folder
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why there is no result: `reason` in one line; `log` has the rest."""
+
+    reason: str
+    log: Path
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.log})"
+
+
+def carry_out(
+    one: Experiment, force: bool, loggers: Sequence[Logger], watch: Callable[[Row | str], None]
+) -> saves.Run | Failed:
+    """The saved run, or why it failed: whatever that is, it stops no other. Raises saves.BusyError where another process is
+    at work on it, and KeyboardInterrupt once the last finished round is saved."""
+    try:
+        run = experiment.run(one, force, watch, loggers)
+        folder.complete(run)
+    except saves.BusyError:
+        raise
+    except Exception as error:
+        return failed(one, saves.reason_of(error))
+    return run
+
+
+def failed(one: Experiment, reason: str) -> Failed:
+    """That a run failed for this reason."""
+    return Failed(reason, one.folder / "run.log")

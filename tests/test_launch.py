@@ -1,0 +1,481 @@
+"""Whole studies: side by side as one after another, whatever is killed; what is told while they go on."""
+
+import io
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from conftest import ROOT
+from test_experiment import assert_same, prepared
+
+import experiment
+import run as command
+import saves
+from errors import UserError
+from figures import status
+from launch import Failed, display, here, launch, loggers, processes, scheduling, signals
+from launch.display import Display
+
+STUDY = "fedavg cfkd --n_clients 3 --reduced 0.2 --model MLP --seed 0 1 --lr 0.01"
+LONG = f"{STUDY} --rounds 100000"
+
+
+def of(*seeds: int, export: Path, **flags) -> list[experiment.Experiment]:
+    return [prepared("fedavg", export, seed=seed, **flags) for seed in seeds]
+
+
+def results(*args, **how) -> list:
+    return [result for _, result in launch(*args, quiet=True, **how)]
+
+
+# --- side by side ------------------------------------------------------------------------------------------------------
+
+
+def test_runs_side_by_side_are_the_same_bits_as_one_after_another_and_come_in_the_same_order(tmp_path):
+    def mixed(export):
+        runs = [prepared(name, export, rounds=2, seed=s) for name in ("fedavg", "cfkd", "mhmd") for s in (0, 1)]
+        return [*runs, prepared("centralized", export, threads=2)]
+
+    one, other = results(mixed(tmp_path / "1")), results(mixed(tmp_path / "2"), jobs=2)
+    assert [run.folder.name for run in one] == [run.folder.name for run in other]
+    for left, right in zip(one, other, strict=True):
+        assert_same(left, right)
+        assert {path.name for path in left.folder.iterdir()} == {path.name for path in right.folder.iterdir()}
+
+
+def test_the_command_prints_the_same_table_with_any_number_of_jobs(tmp_path, capsys):
+    told = []
+    for jobs in (1, 2):
+        words = f"{STUDY} --rounds 2 --quiet --export_dir {tmp_path / str(jobs)} --jobs {jobs}"
+        assert command.main(words.split()) == 0
+        out = capsys.readouterr().out
+        told.append(re.sub(r" +\d+\.\d$", "", out.replace(str(tmp_path / str(jobs)), "saves"), flags=re.MULTILINE))
+    assert told[0] == told[1], "but for the seconds"
+
+
+@pytest.fixture
+def killing(monkeypatch):
+    """Kills the worker of a run when it tells of its first round, so many times -> a function of its folder and that."""
+    news, victims = processes._Workers.news, {}
+
+    def watched(self, timeout):
+        for one, (what, told) in news(self, timeout):
+            if what == "told" and victims.get(one.folder, 0) > 0:
+                victims[one.folder] -= 1
+                (worker,) = [worker for worker in self.busy if worker.one is one]
+                worker.process.kill()
+            yield one, (what, told)
+
+    monkeypatch.setattr(processes._Workers, "news", watched)
+    return victims
+
+
+def test_a_run_whose_worker_is_killed_is_begun_again_and_the_others_go_on(killing, tmp_path):
+    ready = of(0, 1, 2, export=tmp_path / "killed", rounds=30)
+    killing[ready[1].folder] = 1
+    found = results(ready, jobs=2)
+    assert killing == {ready[1].folder: 0}
+    logs = [(one.folder / "run.log").read_text() for one in ready]
+    assert [log.count(" in /") for log in logs] == [1, 2, 1], "how often each was begun"
+    for one, other in zip(results(of(0, 1, 2, export=tmp_path / "whole", rounds=30)), found, strict=True):
+        assert_same(one, other)
+        assert list(pd.read_csv(other.folder / "history.csv")["round"]) == list(range(31)), "each round once"
+
+
+def test_a_run_whose_worker_is_killed_twice_has_failed_and_the_others_go_on(killing, tmp_path):
+    ready = of(0, 1, 2, export=tmp_path, rounds=30)
+    killing[ready[0].folder] = 2
+    failed, *finished = results(ready, jobs=2)
+    assert failed.reason == "fedavg --seed 0: its process ended by SIGKILL, as where memory is short, 2 times"
+    assert failed.log == ready[0].folder / "run.log"
+    assert [run.done for run in finished] == [True, True]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_fails_stops_no_other_and_is_told_in_the_end_with_its_log(jobs, tmp_path, capsys):
+    words = f"independent --n_clients 3 --rounds 3 --reduced 0.1 --model MLP --optimizer sgd --lr 1e30 0.01 --jobs {jobs}"
+    assert command.main([*words.split(), "--export_dir", str(tmp_path)]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert line.startswith("run.py: independent: the training loss of client ")
+    (log,) = re.findall(r"\((\S+run\.log)\)$", line)
+    assert "DivergedError" in Path(log).read_text()
+    (row,) = [row for row in map(status.status, tmp_path.iterdir()) if row["stands"] == "failed"]
+    assert line.removeprefix("run.py: ").startswith(row["why"])
+    assert len(list(tmp_path.glob("*/done"))) == 1
+
+
+def test_an_error_that_nobody_foresaw_is_a_failure_too(tmp_path, monkeypatch):
+    one, other = of(0, 1, export=tmp_path)
+    run = experiment.run
+    monkeypatch.setattr(experiment, "run", lambda it, *rest: 1 / 0 if it is one else run(it, *rest))
+    failed, finished = results([one, other])
+    assert failed == Failed("ZeroDivisionError: division by zero", one.folder / "run.log")
+    assert finished.done
+
+
+def test_a_run_takes_as_many_cores_as_it_has_threads(tmp_path):
+    ready = [prepared("centralized", tmp_path, threads=threads) for threads in (1, 2, 3, 4)]
+    workers = processes._Workers(3, tmp_path)
+    assert [workers.have_room_for(one) for one in ready] == [True] * 4, "where nothing runs, one that is too wide may"
+    workers._all = [processes._Worker(None, None, ready[0])]
+    assert [workers.have_room_for(one) for one in ready] == [True, True, False, False]
+    workers._all.append(processes._Worker(None, None, ready[1]))
+    assert not any(workers.have_room_for(one) for one in ready)
+    workers._all[1].one = None
+    assert workers.have_room_for(ready[1])
+
+
+def test_the_longest_are_begun_first(tmp_path):
+    by_work = [
+        prepared("fedavg", tmp_path, **flags)
+        for flags in ({"epoch_per_round": 5}, {"rounds": 6}, {}, {"model": ("LeNet5",)}, {"reduced": 0.01, "rounds": 1})
+    ]
+    assert sorted(by_work, key=scheduling.work_of, reverse=True) == by_work
+
+
+def test_side_by_side_the_longest_take_the_first_core_that_is_free():
+    assert scheduling.side_by_side([(3, 1), (2, 1), (2, 1)], 1) == 7
+    assert scheduling.side_by_side([(2, 1), (3, 1), (2, 1)], 2) == 4, "3 beside 2 and 2"
+    assert scheduling.side_by_side([(5, 1), (1, 2), (4, 8)], 2) == 5 + 4 + 1, "what takes both cores waits for both"
+
+
+def test_auto_is_every_core_and_one_on_a_cuda_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduling, "cores", lambda: 7)
+    (one,) = of(0, export=tmp_path)
+    on_cuda = types.SimpleNamespace(options=types.SimpleNamespace(device="cuda:0"))
+    assert scheduling.cores_of([one], "auto") == 7
+    assert scheduling.cores_of([one, on_cuda], "auto") == 1
+    assert scheduling.cores_of([one, on_cuda], 3) == 3
+
+
+# --- other processes at the same work ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ends", ["it is done", "it dies"])
+def test_a_run_in_progress_elsewhere_is_passed_over_and_then_waited_for(ends, tmp_path, monkeypatch):
+    first, second = of(0, 1, export=tmp_path)
+    made, waited = [], []
+    run = experiment.run
+    monkeypatch.setattr(experiment, "run", lambda one, *rest: (run(one, *rest), made.append(one))[0])
+    elsewhere = saves.locked(first.folder)
+    elsewhere.__enter__()
+
+    def sleep(seconds):
+        assert made == [second], "all other work is done"
+        waited.append(seconds)
+        if len(waited) == 3:
+            elsewhere.__exit__(None, None, None)
+            if ends == "it is done":
+                run(first)
+
+    monkeypatch.setattr(here.time, "sleep", sleep)
+    assert [one.done for one in results([first, second])] == [True, True]
+    assert waited == [scheduling.POLL] * 3
+    assert made == [second, first]
+    assert (first.folder / "run.log").read_text().count(" in /") == 1, "it is made once"
+
+
+def test_side_by_side_too_a_run_in_progress_elsewhere_comes_last(tmp_path):
+    ready = of(0, 1, 2, export=tmp_path)
+    elsewhere, order = saves.locked(ready[0].folder), []
+    elsewhere.__enter__()
+
+    class Watching(Display):
+        def stops(self, one, result=None):
+            super().stops(one, result)
+            order.append(one)
+
+        def waits(self, n):
+            assert n == 1
+            elsewhere.__exit__(None, None, None)
+
+    done = list(processes.carry_out(ready, False, (), Watching(ready), 2))
+    assert {one.folder for one, _ in done} == {one.folder for one in ready}
+    assert order[-1] is ready[0]
+
+
+def test_two_callers_at_once_make_each_run_once_and_both_print_the_table(tmp_path):
+    words = [sys.executable, "run.py", *f"{STUDY} --rounds 5 --quiet --jobs 2 --export_dir {tmp_path}".split()]
+    both = [subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [caller.communicate() for caller in both]
+    assert [caller.returncode for caller in both] == [0, 0], told
+    assert told[0] == told[1]
+    assert "fedavg" in told[0][0]
+    logs = [path.read_text() for path in tmp_path.glob("*/run.log")]
+    assert [log.count(" in /") for log in logs] == [1] * 4
+
+
+# --- told to stop ------------------------------------------------------------------------------------------------------
+
+
+def started(folder: Path, jobs: int):
+    """A study that would take hours, each of its running runs past its first rounds -> (process, their folders)."""
+    words = [sys.executable, "run.py", *f"{LONG} --jobs {jobs} --export_dir {folder}".split()]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        found = [path for path in folder.glob("*/history.csv") if path.read_text().count("\n") > 3]
+        if len(found) == jobs:
+            return process, [path.parent for path in found]
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(process.communicate())
+
+
+def assert_saved(folders) -> None:
+    """The checkpoint is of the last round that was told."""
+    for folder in folders:
+        rounds = list(pd.read_csv(folder / "history.csv")["round"])
+        assert rounds == list(range(len(rounds)))
+        assert saves.read_checkpoint(folder)["round"] - rounds[-1] in (0, 1), "stopped before or after it was told"
+        assert not saves.at_work(folder)
+        assert status.status(folder)["stands"] == "stopped"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_saves_the_last_finished_round_of_every_run(name, code, jobs, tmp_path):
+    process, folders = started(tmp_path, jobs)
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate()
+    assert process.returncode == code
+    assert err.splitlines()[-1] == "stopped; the same command goes on from the last finished round"
+    assert "Traceback" not in err
+    assert_saved(folders)
+
+
+def test_no_worker_outlives_a_killed_parent(tmp_path):
+    process, folders = started(tmp_path, 2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    gone, alive = psutil.wait_procs(children, timeout=2 * processes.GRACE)
+    assert not alive
+    assert len(gone) >= 2
+    _, err = process.communicate()
+    assert "Traceback" not in err
+    assert_saved(folders)
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with signals.interrupting():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            with pytest.raises(signals.Stopped) as stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # one is enough: nothing disturbs the saving
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signals.status_of(stop.value) == 143
+    assert signals.status_of(KeyboardInterrupt()) == 130
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+# --- what is told while they go on -------------------------------------------------------------------------------------
+
+
+def test_history_csv_has_the_row_of_each_round(tmp_path):
+    (run,) = results(of(0, export=tmp_path, track_history=2, ft_epochs=1, validation=0.2))
+    told = pd.read_csv(run.folder / "history.csv")
+    pd.testing.assert_frame_equal(told, run.rounds, check_dtype=False, check_exact=True)
+
+
+def test_history_csv_is_whole_after_every_row_and_holds_no_round_twice(tmp_path):
+    path = tmp_path / "history.csv"
+    with loggers.history_csv(tmp_path, [{"round": 0, "loss": float("nan")}]) as tell:
+        assert path.read_text() == "round,loss\n0,\n"
+        tell({"round": 1, "loss": 0.5})
+        assert path.read_text() == "round,loss\n0,\n1,0.5\n"
+        tell({"round": 2, "loss": 0.25, "global_mean": 0.1})
+        assert path.read_text() == "round,loss,global_mean\n0,,\n1,0.5,\n2,0.25,0.1\n"
+    with path.open("a") as file:
+        file.write("3,0.1")  # killed while it was written
+    with loggers.history_csv(tmp_path, [{"round": 0, "loss": 1.0}, {"round": 1, "loss": 0.5}]) as tell:
+        assert path.read_text() == "round,loss\n0,1.0\n1,0.5\n"
+
+
+def test_the_log_of_a_run_has_a_line_a_round(tmp_path):
+    (run,) = results(of(0, export=tmp_path))
+    lines = [line for line in (run.folder / "run.log").read_text().splitlines() if "round" in line and "loss" in line]
+    assert [re.search(r"round (\d+): loss \d", line)[1] for line in lines] == ["1", "2", "3"]
+    assert f"global {run.rounds['global_mean'].iloc[-1]:.1%}" in lines[-1]
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
+    written = []
+
+    @contextmanager
+    def writer(folder):
+        yield types.SimpleNamespace(add_scalar=lambda *row: written.append((folder, *row)), flush=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=writer))
+    (run,) = results(of(0, export=tmp_path, track_history=2), log="tensorboard")
+    there = [
+        (run.folder, name.replace(":", "/"), value, entry["round"]["round"])
+        for entry in saves.read_checkpoint(run.folder)["history"]
+        for name, value in entry["round"].items()
+        if name != "round" and not math.isnan(value)
+    ]
+    assert written == there
+
+
+def test_tensorboard_reads_what_is_written(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    (run,) = results(of(0, export=tmp_path), log="tensorboard")
+    events = accumulator.EventAccumulator(str(run.folder)).Reload()
+    told = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert told == [(r, pytest.approx(loss)) for r, loss in run.rounds[["round", "loss"]].dropna().itertuples(index=False)]
+    saves.clear(run.folder)
+    assert [path.name for path in run.folder.iterdir()] == [".lock"]
+
+
+def test_tensorboard_that_is_not_there_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert command.main(["--log", "tensorboard", "--export_dir", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (
+        "",
+        "run.py: --log tensorboard: it is not installed; python -m pip install tensorboard\n",
+    )
+    with pytest.raises(UserError, match="pip install"):
+        loggers.chosen("tensorboard")
+
+
+def test_every_logger_that_a_flag_names_is_there():
+    from options import Launch, flags_of
+
+    assert flags_of(Launch)["log"]["takes"].names == tuple(loggers.LOGGERS)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def row(r: int, **accuracies) -> dict:
+    return {"round": r, "loss": 0.5, **accuracies}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still where the test does not turn it: clock[0] += seconds."""
+    now = [1000.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_study_tells_how_many_runs_stand_how_and_the_time_that_is_left(tmp_path, clock):
+    one, two, three, four = of(0, 1, 2, 3, export=tmp_path, rounds=4)
+    shown = Display([one, two, three, four])
+    assert str(shown) == "4 runs: 0 done, 4 waiting"
+    shown.begins(one)
+    clock[0] += 10
+    shown.told(one, row(1, global_mean=0.25))
+    assert str(shown.standings[one.folder]) == "1/4  global 25.0%  30 s left  fedavg --seed 0  loss 0.500"
+    assert str(shown) == "4 runs: 0 done, 1 running, 3 waiting, 2.5 min left", "15 rounds are left, of 10 seconds each"
+    shown.stops(one, Failed("", tmp_path))
+    shown.begins(two)
+    clock[0] += 10
+    shown.told(two, row(3, personal_mean=0.5))  # it went on from its second round
+    assert str(shown) == "4 runs: 0 done, 1 running, 2 waiting, 1 failed, 90 s left", (
+        "2 rounds in 20 seconds, and 9 are left"
+    )
+    shown.told(two, "fine-tuning")
+    assert str(shown.standings[two.folder]).endswith("fine-tuning")
+    shown.stops(two, saves.Run(two.folder, {}))
+    shown.waits(2)
+    assert str(shown).startswith("4 runs: 1 done, 2 in another process, 1 failed")
+
+
+def test_a_file_gets_plain_lines_now_and_then_and_a_terminal_lines_that_change(tmp_path, clock, monkeypatch):
+    one, two = of(0, 1, export=tmp_path)
+    plain, terminal = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, "stderr", plain)
+    with display.display_of([one, two], quiet=False) as shown:
+        shown.begins(one)
+        shown.told(one, row(1))
+        clock[0] += display.EVERY
+        shown.told(one, row(2))
+        shown.told(one, row(3))
+        clock[0] += 1
+        shown.stops(one, saves.Run(one.folder, {}))
+    assert plain.getvalue().splitlines() == [
+        "2 runs: 0 done, 1 running, 1 waiting, 60 s left",
+        "  2/3  15 s left  fedavg --seed 0  loss 0.500",
+    ]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with display.display_of([one, two], quiet=False) as shown:
+        shown.begins(one)
+        shown.begins(two)
+        clock[0] += 1
+        shown.told(two, row(3))
+    assert "2 runs: 0 done, 2 running" in terminal.getvalue()
+    assert "3/3  0 s left  fedavg --seed 1" in terminal.getvalue()
+    before = terminal.getvalue()
+    with display.display_of([one, two], quiet=True) as shown:
+        shown.begins(one)
+        shown.told(one, row(1))
+    assert terminal.getvalue() == before
+
+
+# --- how a folder of runs stands ---------------------------------------------------------------------------------------
+
+
+def test_status_tells_of_each_run_where_it_stands(tmp_path, capsys, monkeypatch):
+    done, running, stopped = of(0, 1, 2, export=tmp_path)
+    (finished,) = results([done])
+    for one in (running, stopped):
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(one, watch=_interrupts_in_round_2, loggers=loggers.ALWAYS)
+    with saves.locked(running.folder):
+        rows = {row["run"]: row for row in map(status.status, (done.folder, running.folder, stopped.folder))}
+        assert status.main([str(tmp_path)]) == 0
+    assert [rows[one.folder.name]["stands"] for one in (done, running, stopped)] == ["done", "running", "stopped"]
+    assert [rows[one.folder.name]["round"] for one in (done, running, stopped)] == ["3 of 3", "1 of 3", "2 of 3"]
+    assert rows[done.folder.name]["global %"] == f"{100 * finished.rounds['global_mean'].iloc[-1]:.2f}"
+    assert rows[running.folder.name]["left"]
+    out = capsys.readouterr().out
+    assert all(one.folder.name in out for one in (done, running, stopped))
+    assert out.endswith("3 runs: 1 done, 1 running, 1 stopped\n")
+
+
+def _interrupts_in_round_2(news) -> None:
+    if news["round"] == 2:
+        raise KeyboardInterrupt
+
+
+def test_status_reads_runs_that_are_older_than_history_csv(tmp_path):
+    done, stopped = of(0, 1, export=tmp_path)
+    results([done])
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(stopped, watch=_interrupts_in_round_2)
+    (done.folder / "history.csv").unlink()
+    assert status.status(done.folder)["round"] == "3 of 3"
+    assert status.status(done.folder)["global %"]
+    assert status.status(stopped.folder)["round"] == "2 of 3"
+
+
+def test_status_of_a_folder_that_is_not_there_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        status.main([str(tmp_path / "none")])
+    assert exit.value.code == 2
+    assert "no such folder" in capsys.readouterr().err.splitlines()[-1]
+    status.main([str(tmp_path)])
+    assert capsys.readouterr().out == f"{tmp_path}: no runs\n"
+
+
+def test_json_lines_of_a_study_side_by_side_are_in_the_order_of_the_runs(tmp_path, capsys):
+    assert command.main([*f"{STUDY} --rounds 1 --json --jobs 2 --export_dir {tmp_path}".split()]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["algorithm"], line["seed"]) for line in lines] == [("fedavg", 0), ("fedavg", 1), ("cfkd", 0), ("cfkd", 1)]
