@@ -398,6 +398,10 @@ class Launch:
         None,
         "tell what every run will cost, its bytes, FLOPs, memory and time, from a few timed steps; no training",
     )
+    study: Path | None = flag(
+        None, Path, "a study in a TOML file: methods by problems by seeds, each tuned on a grid of its own"
+    )
+    save_study: Path | None = flag(None, Path, "write what this command line asks for as such a file; no training")
     show_split: bool = flag(
         False, None, "draw who gets what into --export_dir (PNG, and npz for --partition_file); no training"
     )

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import fields, replace
 
 import numpy as np
+from tabulate import tabulate
 from tqdm import tqdm
 
 import algorithms
@@ -21,15 +22,19 @@ import commandline
 import experiment
 import options
 import saves
+import study
 from commandline import command_of, plan
 from data import partition
 from errors import DivergedError, UserError
 from experiment import Experiment
 from figures import summary
-from figures.groups import groups, seeds_told
+from figures.cells import render
+from figures.groups import groups, problems, seeds_told
+from figures.problems import overview
 from launch import Failed, launch, loggers, scheduling, signals
+from study import tuning
 
-MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN = 20, 12
+MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 12, 2, 6
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,6 +48,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         with signals.interrupting():
             runs, how, notes = commandline.parse(argv, classes, described, algorithms.FAMILIES)
+            if how.save_study:
+                return _save_study(runs, how)
+            if how.study:
+                return _study(runs, how)
             ready = [experiment.prepare(run, how) for run in runs]
             if how.show_split:
                 return _show_split(ready)
@@ -75,22 +84,77 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
             say(f"already finished, read from {one.folder} (--force runs it anew)")
         elif (older := experiment.earlier(one.folder)) is not None:
             say(f"the code, a library or the processor has changed since {older} was made: it is kept, and this is run anew")
-    for drawn in {one.split.digest: one for one in ready if not (one.folder / "done").exists()}.values():
-        say(_split(drawn))
+    drawn = {one.split.digest: one for one in ready if not (one.folder / "done").exists()}
+    for one in list(drawn.values())[:MAX_SPLITS_SHOWN]:
+        say(_split(one))
+    if len(drawn) > MAX_SPLITS_SHOWN:
+        say(f"and {len(drawn) - MAX_SPLITS_SHOWN} more splits; --show_split draws them")
 
-    finished, failed = [], []
-    for one, result in launch(ready, how.force, how.quiet, how.jobs, how.log):
-        if isinstance(result, Failed):
-            failed.append(result)
-            continue
-        finished.append((one, result))
-        if how.json:
-            print(json.dumps(result.summary(), allow_nan=False), flush=True)
+    results = _results(ready, how)
+    finished = [(one, result) for one, result in results if not isinstance(result, Failed)]
     if finished:
         _report(finished, how, notes, out)
+    return _failures(results)
+
+
+def _results(ready: Sequence[Experiment], how: options.Launch) -> list[tuple[Experiment, saves.Run | Failed]]:
+    """What came of the experiments, in their order; each finished one is told in JSON where that is asked for."""
+    results = []
+    for one, result in launch(ready, how.force, how.quiet, how.jobs, how.log):
+        results.append((one, result))
+        if how.json and not isinstance(result, Failed):
+            print(json.dumps(result.summary(), allow_nan=False), flush=True)
+    return results
+
+
+def _failures(results: Sequence[tuple[Experiment, saves.Run | Failed]]) -> int:
+    """Tell of each that failed; returns the exit status."""
+    failed = [result for _, result in results if isinstance(result, Failed)]
     for failure in failed:
         print(f"run.py: {failure}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _save_study(runs: Sequence[options.Options], how: options.Launch) -> int:
+    """The runs as a study in a file, and nothing else."""
+    try:
+        how.save_study.write_text(study.text_of(runs))
+    except OSError as error:
+        raise UserError(f"--save_study {how.save_study}: cannot be written ({error.strerror})") from None
+    print(f"written to {how.save_study}; python run.py --study {how.save_study} runs it")
+    return 0
+
+
+def _study(runs: Sequence[options.Options], how: options.Launch) -> int:
+    """A study: where a method has several settings these are tried on held-out data; then each method is run in the setting
+    that was chosen, and the table is printed."""
+    classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
+    if runs != [classes["cfkd"](algorithm="cfkd")]:
+        raise UserError(f"--study {how.study}: has its own algorithms and flags; beside it stands only where and how to run")
+    asked, out = study.read(how.study, classes), sys.stderr if how.json else sys.stdout
+    folder = how.export_dir / asked.name
+    how, trying = replace(how, export_dir=folder), replace(how, export_dir=folder / "tuning", json=False)
+    tried, every, settings = asked.tried(classes), asked.runs(classes), []
+    candidates = [(method, experiment.prepare(run, trying)) for method, of_it in tried.items() for run in of_it]
+    if how.plan:  # settings cost about the same: of the results the first of each method
+        firsts = [experiment.prepare(of_it[0], how) for of_it in every.values()]
+        return _plan([*(one for _, one in candidates), *firsts], how)
+    if candidates:
+        print(f"tuning: {len(candidates)} runs on held-out data, in {trying.export_dir}", file=out, flush=True)
+        results = _results([one for _, one in candidates], trying)
+        _failures(results)
+        of_methods: dict[str, list] = {method: [] for method in tried}
+        for (method, one), (_, result) in zip(candidates, results, strict=True):
+            of_methods[method].append((one.options, None if isinstance(result, Failed) else result))
+        settings = tuning.choose(asked, of_methods)
+        tuning.record(settings, folder / "tuning.csv")
+    final = [experiment.prepare(run, how) for run in tuning.results_of(asked, every, settings)]
+    print(f"results: {len(final)} runs on all training data, in {folder}", file=out, flush=True)
+    status = _launch(final, how, [])
+    if settings:
+        print("\nsettings tried, and chosen by validation accuracy (tuning.csv):", file=out)
+        print(tabulate(tuning.rows_of(settings), headers="keys", tablefmt="simple", floatfmt=".2f"), file=out)
+    return status
 
 
 def _show_split(ready: Sequence[Experiment]) -> int:
@@ -133,20 +197,31 @@ def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launc
         (run, saves.load(base.folder) if (base.folder / "done").exists() else None)
         for (_, run), base in zip(finished, baselines, strict=True)
     ]
-    found = groups(runs)
+    found, several = groups(runs), len(problems([run for run, _ in runs])[1]) > 1
     print(file=out)
-    print(summary.table(found), file=out)
-    print(file=out)
-    for line in (*summary.verdict(found), *summary.best_on_validation(found), *notes):
-        print(line, file=out)
+    if several:
+        print(render(overview([run for run, _ in runs])), file=out)
+        print(*notes, sep="\n", end="\n" * bool(notes), file=out)
+    else:
+        print(summary.table(found), file=out)
+        print(file=out)
+        for line in (*summary.verdict(found), *summary.best_on_validation(found), *notes):
+            print(line, file=out)
     missing = {
         command_of(base.options, how): None
         for base, (_, run), (_, there) in zip(baselines, finished, runs, strict=True)
         if there is None and run.options["algorithm"] != "independent"
     }
-    for command in list(missing)[:3]:
-        print(f"no independent learning on this split yet, so no gain: {command}", file=out)
-    print(seeds_told(found), file=out)
+    if not several:
+        for command in list(missing)[:3]:
+            print(f"no independent learning on this split yet, so no gain: {command}", file=out)
+        print(seeds_told(found), file=out)
+    if len(finished) > MAX_FOLDERS_SHOWN:
+        print(
+            f"{len(finished)} runs are saved in {how.export_dir}/; python -m figures.status {how.export_dir} lists them",
+            file=out,
+        )
+        return
     print(f"saved in {how.export_dir}/ (history.xlsx, history.pkl, weights.pt, split.png in each):", file=out)
     for _, run in finished:
         print(f"  {run.folder.name}", file=out)

@@ -21,7 +21,8 @@ ROLES = {  # of the flags that every algorithm has; several values of a flag are
     "execution": "how a run is computed and watched",
 }
 
-UNSAID = ("force", "json", "quiet", "plan", "jobs", "log")  # of a command that is told: what is about this call alone
+# of a command that is told: what is about this call alone
+UNSAID = ("force", "json", "quiet", "plan", "jobs", "log", "study", "save_study")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

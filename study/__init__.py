@@ -180,26 +180,41 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def written(names: Sequence[str], values: Mapping[str, list], algorithms: Mapping[str, type[Options]]) -> str:
-    """A command line's algorithms and flags as the text of a study."""
+def text_of(runs: Sequence[Options]) -> str:
+    """Runs as the text of a study that asks for them: what all share in its sections, the rest with each method. Raises
+    UserError where the methods are not run on the same problems and seeds."""
     import tomli_w
 
-    held: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    held |= {name: {} for name in names}
-    for flag, given in values.items():
-        value = [_plain(v) for v in given]
-        value = value[0] if len(value) == 1 else value
-        if flag in flags_of(Options) and (role_of(flag) != "setting" or not isinstance(value, list)):
-            section = next(section for section, role in SECTIONS.items() if role == role_of(flag))
-            held[section][flag] = value
-        else:  # a method's own, or one of which several are tried
-            for name in names:
-                if flag in flags_of(algorithms[name]):
-                    held[name][flag] = value
-    return tomli_w.dumps({section: content for section, content in held.items() if content or section in names})
+    methods = {run.algorithm: [other for other in runs if other.algorithm == run.algorithm] for run in runs}
+    values = {method: _values(of_it) for method, of_it in methods.items()}
+    held: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS} | {method: {} for method in methods}
+    for name, flag in flags_of(Options).items():
+        role, told = role_of(name), [of_method[name] for of_method in values.values()]
+        alike = all(one == told[0] for one in told)
+        if role != "setting" and not alike:
+            raise UserError(f"--save_study: --{name} is not the same for all methods, and is of the {role}")
+        if role != "setting" or (alike and len(told[0]) == 1):
+            places = [next(section for section, its_role in SECTIONS.items() if its_role == role)]
+        else:
+            places = list(methods)
+        for place, found in zip(places, told, strict=False):
+            if found != [flag["default"]]:
+                held[place][name] = _toml(found)
+    for method, of_method in values.items():
+        own = {name: flag for name, flag in flags_of(type(methods[method][0])).items() if name not in flags_of(Options)}
+        held[method] |= {name: _toml(of_method[name]) for name, flag in own.items() if of_method[name] != [flag["default"]]}
+    return tomli_w.dumps({section: content for section, content in held.items() if content or section in methods})
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return value if isinstance(value, bool | int | float | str) else str(value)
+def _values(runs: Sequence[Options]) -> dict[str, list]:
+    """{flag: the values that it has in runs, in order}"""
+    names = flags_of(type(runs[0]))
+    return {name: list(dict.fromkeys(getattr(run, name) for run in runs)) for name in names}
+
+
+def _toml(values: Sequence[Any]) -> Any:
+    plain = [
+        ",".join(map(str, value)) if isinstance(value, tuple) else value if isinstance(value, int | float) else str(value)
+        for value in values
+    ]
+    return plain[0] if len(plain) == 1 else plain

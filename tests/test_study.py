@@ -1,0 +1,205 @@
+"""Studies in files: what they ask for, what is refused, how settings are chosen, and a whole one from one command."""
+
+import csv
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import line_of
+
+import algorithms
+import commandline
+import run as command
+import saves
+import study
+from options import Problem
+from study import tuning
+
+CLASSES = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
+TEXT = """
+[problem]
+dataset = "digits"
+partition = "lda"
+alpha = [0.1, 1.0]
+n_clients = 3
+reduced = 0.1
+model = "MLP"
+
+[settings]
+rounds = 2
+
+[fedavg]
+lr = [0.001, 0.02]
+
+[light]
+algorithm = "fedprox"
+mu = 0.01
+lr = [0.001, 0.02]
+
+[independent]
+
+[tuning]
+validation = 0.3
+seed = [50, 51]
+
+[seeds]
+seed = [0, 1]
+split_seed = "seed"
+"""
+
+
+def read(tmp_path, text=TEXT):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return study.read(path, CLASSES)
+
+
+def test_methods_are_run_on_every_problem_with_every_seed_in_the_shared_defaults(tmp_path):
+    runs = read(tmp_path).runs(CLASSES)
+    assert {method: len(of_it) for method, of_it in runs.items()} == {"fedavg": 8, "light": 8, "independent": 4}
+    (first, *_) = runs["fedavg"]
+    assert (first.optimizer, first.batch_size, first.rounds) == ("adam", 32, 2), "as named beside others"
+    assert {(one.seed, one.split_seed) for one in runs["light"]} == {(0, 0), (1, 1)}
+    assert {one.mu for one in runs["light"]} == {0.01}
+    assert {one.validation for of_it in runs.values() for one in of_it} == {0.0}, "all training data"
+
+
+def test_settings_are_tried_on_held_out_data_with_seeds_of_their_own_by_those_who_have_several(tmp_path):
+    tried = read(tmp_path).tried(CLASSES)
+    assert {method: len(of_it) for method, of_it in tried.items()} == {"fedavg": 8, "light": 8}
+    assert {one.validation for of_it in tried.values() for one in of_it} == {0.3}
+    assert {one.seed for of_it in tried.values() for one in of_it} == {50, 51}
+    without = read(tmp_path, TEXT.replace("seed = [50, 51]\n", ""))
+    assert {one.seed for of_it in without.tried(CLASSES).values() for one in of_it} == {2}, "the next that is no result's"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("[fedavg]", "[fedagv]", "[fedagv]: neither an algorithm nor one of problem, settings, execution, seeds, tuning"),
+        ("rounds = 2", "round = 2", "[settings] round: no such flag; did you mean rounds?"),
+        ("rounds = 2", "alpha = 2", "[settings] alpha: must stand below [problem]"),
+        ("n_clients = 3", "lr = 3", "[problem] lr: must stand below [settings]"),
+        ("rounds = 2", "rounds = [2, 3]", "[settings] rounds: has several values; what is tuned stands with each method"),
+        ("mu = 0.01", "mu = [0.01, 1]", "settings tried are fedavg 2, light 4; must be as many for each, or unequal = true"),
+        ("mu = 0.01", "n_clients = 4", "[light] n_clients: is no setting of a method; it is of the problem"),
+        ("mu = 0.01", "nu = 0.01", "[light] nu: fedprox reads no such flag; did you mean mu?"),
+        ("seed = [50, 51]", "seed = [1, 51]", "[tuning] seed 1: is one of [seeds] too"),
+        ("validation = 0.3", "share = 0.3", "[tuning] share: must be validation, seed or unequal"),
+        ("lr = [0.001, 0.02]\n\n[light]", "lr = [0.001, -1]\n\n[light]", "[fedavg] --lr -1: must be a number above 0"),
+        ("[problem]", "alpha = 1\n[problem]", "alpha stands in no section"),
+        ("[problem]", "[problem", "is not TOML"),
+    ],
+)
+def test_a_mistake_in_a_file_is_a_line(before, after, told, tmp_path):
+    def runs():
+        asked = read(tmp_path, TEXT.replace(before, after, 1))
+        return asked.runs(CLASSES), asked.tried(CLASSES)
+
+    line = line_of(runs)
+    assert line.startswith("--study ")
+    assert told in line
+
+
+def test_of_each_method_on_each_problem_the_setting_with_the_best_mean_validation_accuracy_is_chosen(tmp_path):
+    asked = read(tmp_path)
+
+    class Told:
+        def __init__(self, options):
+            best = 0.02 if (options.alpha == 0.1) == (options.algorithm == "fedavg") else 0.001
+            self.rounds = self
+            # a seed that goes the other way, and a mean that does not
+            value = {50: 0.9 if options.lr == best else 0.2, 51: 0.4 if options.lr == best else 0.5}[options.seed]
+            self.iloc, self.validation = [value], value
+
+        def __getitem__(self, name):
+            return self
+
+    tried = {method: [(one, Told(one)) for one in of_it] for method, of_it in asked.tried(CLASSES).items()}
+    settings = tuning.choose(asked, tried)
+    chosen = {
+        (one.method, one.problem[tuning.OF_THE_PROBLEM.index("alpha")]): one.values["lr"] for one in settings if one.chosen
+    }
+    assert chosen == {("fedavg", 0.1): 0.02, ("fedavg", 1.0): 0.001, ("light", 0.1): 0.001, ("light", 1.0): 0.02}
+    final = tuning.results_of(asked, asked.runs(CLASSES), settings)
+    assert {(one.algorithm, one.alpha): one.lr for one in final if one.algorithm == "fedavg"} == {
+        ("fedavg", 0.1): 0.02,
+        ("fedavg", 1.0): 0.001,
+    }
+    assert len(final) == 3 * 2 * 2, "methods, problems, seeds"
+    # a setting of which a run failed is not chosen
+    tried["fedavg"] = [(one, None if one.lr == 0.02 else run) for one, run in tried["fedavg"]]
+    settings = tuning.choose(asked, tried)
+    assert {one.values["lr"] for one in settings if one.chosen and one.method == "fedavg"} == {0.001}
+    tried["fedavg"] = [(one, None) for one, _ in tried["fedavg"]]
+    assert "[fedavg] no setting can be chosen" in line_of(tuning.choose, asked, tried)
+
+
+def test_one_command_tunes_runs_and_prints_the_table_and_again_trains_nothing(tmp_path, capsys):
+    read(tmp_path)
+    words = f"--study {tmp_path / 'mine.toml'} --export_dir {tmp_path / 'saves'} --quiet --jobs 1"
+    assert command.main(shlex.split(words)) == 0
+    out = capsys.readouterr().out
+    assert "alpha 0.1" in out
+    assert "average" in out
+    folder = tmp_path / "saves" / "mine"
+    found = list(saves.find(folder))
+    assert len(found) == 3 * 2 * 2
+    assert {run.options["validation"] for run in found} == {0.0}
+    held_out = list(saves.find(folder / "tuning"))
+    assert len(held_out) == 16
+    with (folder / "tuning.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 2
+    for row in (row for row in rows if row["chosen"]):
+        of_it = [other for other in rows if (other["method"], other["alpha"]) == (row["method"], row["alpha"])]
+        assert float(row["validation %"]) == max(float(other["validation %"]) for other in of_it)
+    for one in found:
+        if one.options["algorithm"] == "fedavg":
+            told = {row["alpha"]: row["settings"] for row in rows if row["chosen"] and row["method"] == "fedavg"}
+            assert f"--lr {one.options['lr']}" == told[str(one.options["alpha"])]
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("weights.pt")}
+    assert command.main(shlex.split(words)) == 0
+    assert written == {path: path.stat().st_mtime_ns for path in folder.rglob("weights.pt")}
+    assert "alpha 0.1" in capsys.readouterr().out
+
+
+def test_a_study_is_planned_without_any_training(tmp_path, capsys):
+    read(tmp_path)
+    assert (
+        command.main(shlex.split(f"--study {tmp_path / 'mine.toml'} --export_dir {tmp_path / 'saves'} --quiet --plan")) == 0
+    )
+    assert "nothing was trained or saved" in capsys.readouterr().out
+    assert not (tmp_path / "saves").exists()
+
+
+def test_nothing_but_where_and_how_stands_beside_a_study(tmp_path, capsys):
+    read(tmp_path)
+    assert command.main(["fedavg", "--study", str(tmp_path / "mine.toml")]) == 2
+    assert "has its own algorithms and flags" in capsys.readouterr().err
+
+
+LINES = (
+    "fedavg cfkd --lr 0.01 0.1 --alpha 0.1 inf --partition lda --seed 0 1 --rounds 5 --lambda_kd 3",
+    "fedavg --seed 3",
+    "cfkd fd --model LeNet5,ResNet4 --feature_dim 16 --sizes 0.5,0.5 --n_clients 2",
+    "fedavg fedprox --as_published --mu 0 1 --participation 0.5 --track_history 0",
+)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_line_that_is_written_as_a_study_asks_for_the_same_runs(line, tmp_path):
+    runs, _, _ = commandline.parse(shlex.split(line), CLASSES, dict.fromkeys(CLASSES, ""))
+    path = tmp_path / "written.toml"
+    path.write_text(study.text_of(runs))
+    asked = study.read(path, CLASSES).runs(CLASSES)
+    assert {one for of_it in asked.values() for one in of_it} == set(runs)
+
+
+def test_what_differs_between_the_two_steps_of_a_study_is_validation_and_seeds_alone():
+    assert set(tuning.OF_THE_PROBLEM) == set(Problem.__dataclass_fields__) - {"validation"}
+
+
+def test_the_file_of_the_docs_is_read():
+    text = (Path(study.__file__).read_text()).split('"""')[1]
+    assert "[tuning]" in text
