@@ -75,7 +75,8 @@ def _log_to_stderr() -> None:
     logging.captureWarnings(True)
 
 
-def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[str]) -> int:
+def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[str], chosen_among: Sequence[str] = ()) -> int:
+    """Run what is not finished, and print the table; `chosen_among` are flags whose values were chosen beforehand."""
     loggers.chosen(how.log)  # a mistake is one before anything is said
     out = sys.stderr if how.json else sys.stdout
     say = (lambda *words: None) if how.quiet else (lambda *words: print(*words, file=out, flush=True))
@@ -93,7 +94,7 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
     results = _results(ready, how)
     finished = [(one, result) for one, result in results if not isinstance(result, Failed)]
     if finished:
-        _report(finished, how, notes, out)
+        _report(finished, how, notes, out, chosen_among)
     return _failures(results)
 
 
@@ -150,7 +151,9 @@ def _study(runs: Sequence[options.Options], how: options.Launch) -> int:
         tuning.record(settings, folder / "tuning.csv")
     final = [experiment.prepare(run, how) for run in tuning.results_of(asked, every, settings)]
     print(f"results: {len(final)} runs on all training data, in {folder}", file=out, flush=True)
-    status = _launch(final, how, [])
+    among = list(dict.fromkeys(flag for one in settings for flag in one.values))
+    again = f"python -m figures.table {folder}" + (f" --select {','.join(among)}" if among else "")
+    status = _launch(final, how, [f"{again} prints it anew; --latex, --markdown, --csv are other forms"], among)
     if settings:
         print("\nsettings tried, and chosen by validation accuracy (tuning.csv):", file=out)
         print(tabulate(tuning.rows_of(settings), headers="keys", tablefmt="simple", floatfmt=".2f"), file=out)
@@ -190,7 +193,13 @@ def _plan(ready: Sequence[Experiment], how: options.Launch) -> int:
     return 0 if len(plans) == len(ready) else 1
 
 
-def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launch, notes: Sequence[str], out) -> None:
+def _report(
+    finished: Sequence[tuple[Experiment, saves.Run]],
+    how: options.Launch,
+    notes: Sequence[str],
+    out,
+    chosen_among: Sequence[str] = (),
+) -> None:
     """The table, what it says in words, and where everything is."""
     baselines = [_independent(one, how) for one, _ in finished]
     runs = [
@@ -200,7 +209,7 @@ def _report(finished: Sequence[tuple[Experiment, saves.Run]], how: options.Launc
     found, several = groups(runs), len(problems([run for run, _ in runs])[1]) > 1
     print(file=out)
     if several:
-        print(render(overview([run for run, _ in runs])), file=out)
+        print(render(overview([run for run, _ in runs], select=chosen_among)), file=out)
         print(*notes, sep="\n", end="\n" * bool(notes), file=out)
     else:
         print(summary.table(found), file=out)
