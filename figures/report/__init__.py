@@ -7,7 +7,8 @@ plotly.js included, and asks no network for anything. What is written on it stan
 `figures.table`, its figures of `figures.report.charts`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,42 @@ from data import partition
 from errors import UserError
 from figures import command, table
 from figures.cells import Cell
-from figures.groups import COLUMNS, OF_A_SEED, REFERENCES, Group, alone_for, groups, name_of, ordered, seed_of
-from figures.report.charts import charts, measured
+from figures.groups import (
+    COLUMNS,
+    OF_A_SEED,
+    REFERENCES,
+    Group,
+    alone_for,
+    groups,
+    name_of,
+    ordered,
+    problems,
+    seed_of,
+)
+from figures.marks import Style
+from figures.problems import overview, title_of
+from figures.report.charts import charts, measured, over_problems
 from figures.styles import styles
 from figures.summary import verdict
 from figures.units import shown, size
 from saves import Run
 
 Row = dict[str, Cell]
+# after the accuracy that is asked for: what tells how sure a difference is, and its price; all else is in a table of its own
+LEADING = ("difference", "95 %", "\nto", "common", "p\n", "gain", "least", "clients\nharmed", "bytes a client")
+
+
+@dataclass(frozen=True)
+class Section:
+    """The comparison on one problem: what it is of ("" where it is the only one), what it says in words, its rows in
+    tables that each fit a screen, by title, with how each row is drawn, and how to read them."""
+
+    problem: str
+    verdict: list[str]
+    tables: dict[str, list[Row]]
+    styles: list[Style]
+    references: list[bool]
+    notes: list[str]
 
 
 def page(
@@ -35,49 +64,71 @@ def page(
     baseline: str | None = None,
     target: float | None = None,
 ) -> str:
-    """The page as HTML; the parameters are the flags of the command line. Raises UserError, as `table.compare`."""
+    """The page as HTML; the parameters are the flags of the command line. Of several problems it begins with the table over
+    them. Raises UserError, as `table.compare`."""
     from plotly.offline import get_plotlyjs
 
-    found = ordered(runs)
-    rows, notes = rows_of(found, metric, baseline, target)
-    facts = setup(found)
-    names = [name_of(group, found) for group in found]
-    figures = charts(found)
+    names, found = problems(runs)
+    titles = [title_of(names, problem.values, ", ") for problem in found] if names else [""]
+    by_problem = dict(zip(titles, [ordered(problem.runs) for problem in found], strict=True))
+    everything, facts = ordered(runs), setup(by_problem)
+    figures = over_problems({name: charts(groups_of) for name, groups_of in by_problem.items()})
     # strict: an entry that is forgotten here is no empty place on the page, and NaN no broken one
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters["is_text"] = _is_text
     return environment.get_template("page.html.j2").render(
-        title=title or f"{facts['data set']}: {', '.join(dict.fromkeys(group.algorithm for group in found))}",
+        title=title or f"{facts['data set']}: {', '.join(dict.fromkeys(group.algorithm for group in everything))}",
         facts=facts,
-        verdict=verdict(_with_baselines(found)),
-        rows=rows,
-        notes=notes,
-        styles=styles(found),
-        references=[group.algorithm in REFERENCES for group in found],
-        names=names,
+        overview=overview(runs, metric) if names else None,
+        sections=[section(name, of_it, metric, baseline, target) for name, of_it in by_problem.items()],
+        styles=styles(everything),
+        names=[name_of(group, everything) for group in everything],
         charts=figures,
         specs={chart.id: chart.specs for chart in figures},
-        options=options(found),
-        provenance=provenance(found),
+        options=options(everything),
+        provenance=provenance(everything),
         plotlyjs=Markup(get_plotlyjs()),
     )
 
 
-def setup(found: Sequence[Group]) -> dict[str, str]:
-    """What all runs have in common, in words: the data set, the rule of the split, clients, rounds, seeds."""
-    first = found[0].options
-    deal = partition.PARTITIONS.get(first["partition"])
-    names = [name for name in (partition.parameters(deal) if deal else ()) if name in first and name != "n_clients"]
-    rule = ", ".join(f"{name} {shown(first[name])}" for name in names)
+def section(problem: str, found: Sequence[Group], metric: str, baseline: str | None, target: float | None) -> Section:
+    """The comparison of groups of runs on one problem. Raises UserError, as `table.compare`."""
+    rows, notes = rows_of(found, metric, baseline, target)
+    own = (f"{metric}\n%", f"{metric} std\nover seeds")
+    named = [name for name in rows[0] if name == "algorithm" or name.startswith("--")]
+    leads = [name for name in rows[0] if name in ("n", *own)] + [name for name in rows[0] if name.startswith(LEADING)]
+    of_target = [name for name in rows[0] if " %" in name and name not in leads and not name.endswith("\n%")]
+    rest = [name for name in rows[0] if name not in (*named, *leads, *of_target)]
+    columns = {"What was reached": leads, "What the target cost": of_target, "What it took": rest}
+    tables = {
+        title: [{name: row[name] for name in (*named, *wanted)} for row in rows]
+        for title, wanted in columns.items()
+        if wanted
+    }
+    references = [group.algorithm in REFERENCES for group in found]
+    return Section(problem, verdict(_with_baselines(found)), tables, styles(found), references, notes)
+
+
+def setup(by_problem: Mapping[str, Sequence[Group]]) -> dict[str, str]:
+    """What the runs are of, in words: the data set, the rule of the split, clients, rounds, seeds, problems."""
+    found = [group for groups_of in by_problem.values() for group in groups_of]
     runs = [run for group in found for run in group.runs]
+
+    def told(name: str) -> str:
+        return " or ".join(dict.fromkeys(shown(run.options[name]) for run in runs if name in run.options))
+
+    deals = [partition.PARTITIONS.get(run.options["partition"]) for run in runs]
+    names = dict.fromkeys(name for deal in deals if deal for name in partition.parameters(deal))
+    rule = ", ".join(f"{name} {told(name)}" for name in names if name in found[0].options and name != "n_clients")
     return {
-        "data set": first["dataset"],
-        "split": first["partition"] + (f" ({rule})" if rule else ""),
-        "clients": str(first["n_clients"]),
-        "rounds": " or ".join(str(rounds) for rounds in sorted({group.options["rounds"] for group in found})),
+        "data set": told("dataset"),
+        "split": told("partition") + (f" ({rule})" if rule else ""),
+        "clients": told("n_clients"),
+        "rounds": told("rounds"),
         "seeds": str(len({seed_of(run) for run in runs})),
         "runs": str(len(runs)),
+        "problems": str(len(by_problem)),
     }
 
 

@@ -1,6 +1,6 @@
 """The figures of a report: what a reader may choose for each, and for every choice what plotly.js draws."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from types import ModuleType
@@ -48,6 +48,26 @@ def charts(found: Sequence[Group]) -> list[Chart]:
         _chart("confusion", "Confusion matrices", confusion, _confusion(found), no_matrices),
         _representations(found),
     ]
+
+
+def over_problems(of_each: Mapping[str, Sequence[Chart]]) -> list[Chart]:
+    """The figures of several problems by their titles, each with the problem as the first thing to choose; those of one as
+    they are."""
+    if len(of_each) == 1:
+        return list(next(iter(of_each.values())))
+    merged = []
+    for alike in zip(*of_each.values(), strict=True):
+        first = alike[0]
+        words = " ".join(dict.fromkeys(chart.words for chart in alike))
+        one = Chart(first.id, first.title, words, first.absent, {"problem": {}})
+        for number, (title, chart) in enumerate(zip(of_each, alike, strict=True)):
+            if chart.specs:
+                one.choices["problem"][str(number)] = title
+            one.specs |= {f"{number}/{key}": shown for key, shown in chart.specs.items()}
+            for what, offered in chart.choices.items():
+                one.choices[what] = one.choices.get(what, {}) | offered
+        merged.append(one)
+    return merged
 
 
 def measured(found: Sequence[Group], accuracy: str) -> bool:

@@ -12,8 +12,10 @@ const config = {
 for (const form of document.querySelectorAll("form.chart")) {
   const draw = () => {
     const chosen = [...form.querySelectorAll("input:checked")].map((input) => input.value).join("/");
-    const { data, layout } = specs[form.dataset.chart][chosen];
-    Plotly.react(form.querySelector(".plot"), data, layout, config);
+    const shown = specs[form.dataset.chart][chosen];
+    form.querySelector(".plot").hidden = !shown; // not every choice is there on every problem
+    form.querySelector(".nothing").hidden = Boolean(shown);
+    if (shown) Plotly.react(form.querySelector(".plot"), shown.data, shown.layout, config);
   };
   form.addEventListener("change", draw);
   draw();

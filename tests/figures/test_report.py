@@ -97,9 +97,13 @@ class Page(HTMLParser):
 
     def rows(self):
         """Of the comparison: {first two cells: {header: (value, text)}}."""
-        header, *rows = self.tables[0]
-        names = [" ".join(text.split()) for _, text in header]
-        return {" ".join(text for _, text in row[:2]): dict(zip(names, map(tuple, row), strict=True)) for row in rows}
+        found = {}
+        for header, *rows in self.tables[:3]:  # what was reached, what the target cost, what it took
+            names = [" ".join(text.split()) for _, text in header]
+            for row in rows:
+                name = " ".join(text for _, text in row[:2])
+                found[name] = found.get(name, {}) | dict(zip(names, map(tuple, row), strict=True))
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +373,7 @@ def test_the_command_writes_the_page_and_says_how_large(runs, tmp_path, capsys):
 
 def test_refusals_are_a_line_each(tmp_path, capsys):
     run = saved(tmp_path / "one", environment={})
-    other = saved(tmp_path / "other", alpha=9.0, environment={})
+    other = saved(tmp_path / "other", split="1", environment={})
 
     def refused(*words):
         with pytest.raises(SystemExit) as stopped:
@@ -379,7 +383,7 @@ def test_refusals_are_a_line_each(tmp_path, capsys):
         return line.partition("error: ")[2]
 
     here = ("-o", tmp_path / "report.html")
-    assert refused(run.folder, other.folder, *here).startswith("different splits are not compared: --alpha is 0.5 in ")
+    assert refused(run.folder, other.folder, *here).startswith("different splits are not compared: the split's digest at ")
     assert refused(tmp_path / "x", *here) == f"{tmp_path / 'x'}: no such folder"
     assert refused(run.folder, "--baseline", "fd", *here) == "--baseline fd: no row of that name; fedavg"
     assert refused(run.folder, "--target", "90", *here) == "argument --target: 90 is no fraction of 1, such as 0.9"
@@ -436,10 +440,9 @@ def test_in_a_browser_a_header_sorts_both_ways_with_what_is_missing_last(opened)
     header = tab.locator("#comparison thead th", has_text="difference")
     column = header.evaluate("th => th.cellIndex")
 
-    def texts(at):
-        return tab.locator("#comparison tbody tr").evaluate_all(
-            "(rows, at) => rows.map((row) => row.cells[at].innerText)", at
-        )
+    def texts(at, table=0):
+        rows = tab.locator("#comparison table").nth(table).locator("tbody tr")
+        return rows.evaluate_all("(rows, at) => rows.map((row) => row.cells[at].innerText)", at)
 
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "ascending"
@@ -449,8 +452,27 @@ def test_in_a_browser_a_header_sorts_both_ways_with_what_is_missing_last(opened)
     assert texts(column) == ["+60.00", "+35.00", "+20.00", "+10.00", ""]
     reached = tab.locator("#comparison thead th", has_text="bytes\nto 35")
     reached.locator("button").click()
-    assert tab.locator("[aria-sort]").count() == 1
-    assert texts(reached.evaluate("th => th.cellIndex"))[-1] == ">60 B", "a bound comes after the numbers"
+    assert tab.locator("#comparison table").nth(1).locator("[aria-sort]").count() == 1
+    assert texts(reached.evaluate("th => th.cellIndex"), table=1)[-1] == ">60 B", "a bound comes after the numbers"
+
+
+def test_of_several_problems_the_page_begins_with_the_table_over_them_and_offers_each(tmp_path):
+    runs = []
+    for alpha, value in ((0.1, 0.4), (1.0, 0.6)):
+        for name, more in (("fd", 0.0), ("fedavg", 0.2)):
+            runs.append(saved(tmp_path, name, curve=(0.1, value + more), alpha=alpha, split=str(alpha), environment={}))
+    page = Page(report.page(runs, baseline="fd"))
+    header, *rows = page.tables[0]
+    assert [text for _, text in header] == ["algorithm", "alpha 0.1", "alpha 1", "average\nrank"]
+    assert {row[0][1]: [text.split()[0] for _, text in row[1:3]] for row in rows} == {
+        "fd": ["40.00", "60.00"],
+        "fedavg": ["60.00", "80.00"],
+    }
+    for number, end in ((0, 60), (1, 80)):
+        spec = page.specs["curves"][f"{number}/rounds/global"]
+        assert trace(spec, "fedavg (n = 1)")["y"][-1] == pytest.approx(end), "each problem has its own figure"
+    assert "alpha 0.1" in page.words
+    assert sum(table[0][0][1] == "algorithm" for table in page.tables) == 1 + 2 * 2, "and its own tables, none of a target"
 
 
 @needs_browser
