@@ -1,11 +1,11 @@
 """Studies in files: what they ask for, what is refused, how settings are chosen, and a whole one from one command."""
 
 import csv
+import re
 import shlex
-from pathlib import Path
 
 import pytest
-from conftest import line_of
+from conftest import ROOT, line_of
 
 import algorithms
 import commandline
@@ -200,6 +200,18 @@ def test_what_differs_between_the_two_steps_of_a_study_is_validation_and_seeds_a
     assert set(tuning.OF_THE_PROBLEM) == set(Problem.__dataclass_fields__) - {"validation"}
 
 
-def test_the_file_of_the_docs_is_read():
-    text = (Path(study.__file__).read_text()).split('"""')[1]
-    assert "[tuning]" in text
+def test_the_file_of_the_docs_is_a_study(tmp_path):
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(), re.DOTALL)
+    asked = read(tmp_path, text)
+    assert {method: len(runs) for method, runs in asked.tried(CLASSES).items()} == {"fedavg": 6, "cfkd": 6}
+    assert {method: len(runs) for method, runs in asked.runs(CLASSES).items()} == {
+        "fedavg": 18,
+        "cfkd": 18,
+        "independent": 6,
+    }
+
+
+def test_the_file_of_the_docstring_is_a_study(tmp_path):
+    lines = study.__doc__.splitlines()
+    asked = read(tmp_path, "\n".join(line[4:] for line in lines if line.startswith("    ")))
+    assert [method.algorithm for method in asked.methods] == ["fedavg", "fedprox"]
