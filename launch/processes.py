@@ -84,12 +84,13 @@ def carry_out(
 
 @dataclass(frozen=True)
 class _Files:
-    """Data sets in files of one folder; `of` is the file of one."""
+    """Data sets in files of one folder."""
 
     folder: Path
     names: dict[int, str]  # by the id of the data, which the experiments hold
 
     def of(self, data: Data) -> Path:
+        """The file of one."""
         return self.folder / self.names[id(data)]
 
 

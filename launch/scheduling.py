@@ -34,8 +34,8 @@ def next_of(waiting: Iterable[Experiment]) -> Experiment | None:
 def work_of(one: Experiment) -> float:
     """Roughly how much work a run is, to begin with the longest and to tell the time that is left: images that go through a
     network, those to learn from three times, times its parameters. That takes no time to find out; a plan would take
-    seconds a run. Left out are a server's own network and what else an algorithm computes; and that algorithms which take one
-    architecture for all have one model for all to evaluate, and others one a client, is true of most."""
+    seconds a run. Left out are a server's own network and what else an algorithm computes. One model for all is evaluated
+    where an algorithm takes one architecture for all, and else a model a client, which is right of most."""
     options, (shape, n_classes) = one.options, (one.data.shape, len(one.data.classes))
     heads = algorithms.says(options.algorithm, "heads")
     with streams.torch_seeded("tried out"):
