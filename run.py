@@ -28,6 +28,7 @@ from experiment import Experiment
 from figures import summary
 from figures.groups import groups, seeds_told
 from launch import Failed, launch, loggers, scheduling, signals
+from launch.display import Beside
 
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN = 20, 12
 
@@ -61,8 +62,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _log_to_stderr() -> None:
     """Warnings of all, and what Chorus tells, on standard error; a run's log gets more (see experiment.py)."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
-    logging.getLogger().handlers[0].setLevel(logging.INFO)
+    shown = Beside(logging.INFO)
+    logging.basicConfig(format="%(message)s", handlers=[shown], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
 
 

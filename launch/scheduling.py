@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import algorithms
 import models
@@ -10,12 +11,18 @@ import streams
 from experiment import Experiment
 
 POLL = 1.0  # seconds from one look at what another process is at work on to the next
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a Linux container: microseconds of work in a period, and of the period
 TRAINING = 3  # times the operations of a forward pass: forward, and backward to the inputs and to the weights
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use: those that it may be on, and no more than its container has."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = QUOTA.read_text().split()
+        return min(there, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no container, or one with all cores ("max")
+        return there
 
 
 def cores_of(experiments: Sequence[Experiment], jobs: int | str) -> int:
