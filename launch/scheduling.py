@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
+from statistics import mean
 
 import algorithms
 import models
@@ -45,14 +47,18 @@ def work_of(one: Experiment) -> float:
     where an algorithm takes one architecture for all, and else a model a client, which is right of most."""
     options, (shape, n_classes) = one.options, (one.data.shape, len(one.data.classes))
     heads = algorithms.says(options.algorithm, "heads")
-    with streams.torch_seeded("tried out"):
-        built = [models.build(name, shape, n_classes, options.feature_dim, heads) for name in options.model]
-    parameters = sum(p.numel() for model in built for p in model.parameters()) / len(built)
+    sizes = [_parameters(name, shape, n_classes, options.feature_dim, heads) for name in options.model]
     train, test = sum(map(len, one.split.train)), len(one.data.y) - one.data.n_train
     evaluations = 1 + (options.rounds // options.track_history if options.track_history else 0)
     learnt = train * (options.rounds * options.epoch_per_round * options.participation + options.ft_epochs)
     models_asked = options.n_clients if algorithms.says(options.algorithm, "mixed") else 1
-    return parameters * (TRAINING * learnt + evaluations * test * models_asked)
+    return mean(sizes) * (TRAINING * learnt + evaluations * test * models_asked)
+
+
+@cache
+def _parameters(*built_of) -> int:
+    with streams.torch_seeded("tried out"):
+        return sum(p.numel() for p in models.build(*built_of).parameters())
 
 
 def side_by_side(runs: Iterable[tuple[float, int]], cores: int) -> float:
