@@ -32,6 +32,7 @@ from figures.cells import render
 from figures.groups import groups, problems, seeds_told
 from figures.problems import overview
 from launch import Failed, launch, loggers, scheduling, signals
+from launch.display import Beside
 from study import tuning
 
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 12, 2, 6
@@ -70,8 +71,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _log_to_stderr() -> None:
     """Warnings of all, and what Chorus tells, on standard error; a run's log gets more (see experiment.py)."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
-    logging.getLogger().handlers[0].setLevel(logging.INFO)
+    logging.basicConfig(format="%(message)s", handlers=[Beside(logging.INFO)], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
 
 

@@ -29,8 +29,8 @@ def launch(
     """
     told = loggers.chosen(log)
     runs = {one.folder: one for one in ready}  # two may be the same: --threads 1 auto
-    there = [one for one in runs.values() if not force and (one.folder / "done").exists()]
-    missing = [one for one in runs.values() if one not in there]
+    finished = {folder for folder in runs if not force and (folder / "done").exists()}
+    there, missing = ([one for one in runs.values() if (one.folder in finished) is so] for so in (True, False))
     cores = scheduling.cores_of(missing, jobs)
     elsewhere = partial(processes.carry_out, cores=cores) if len(missing) > 1 and cores > 1 else here.carry_out
     with display_of(list(runs.values()), quiet) as display:

@@ -2,15 +2,15 @@
 place; elsewhere plain lines now and then, so that a log file shows signs of life.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 import saves
 from experiment import Experiment
@@ -114,12 +114,13 @@ class Display:
         all_of_them = self.standings.values()
         over = [standing.result for standing in all_of_them if standing.result is not None]
         failed = sum(isinstance(result, Failed) for result in over)
-        counts = {"done": len(over) - failed, "running": len(self.running)}
-        counts["in another process"] = self.elsewhere
+        counts = {"running": len(self.running), "in another process": self.elsewhere}
         counts["waiting"] = len(all_of_them) - len(over) - len(self.running) - self.elsewhere
         counts["failed"] = failed
-        told = [f"{n} {what}" for what, n in counts.items() if n or what == "done"]
-        return f"{len(all_of_them)} runs: {', '.join(filter(None, (*told, _left(self._left()))))}"
+        told = [f"{n} {what}" for what, n in counts.items() if n]
+        # what matters most comes first: a narrow terminal cuts the end
+        done = f"{len(over) - failed} of {len(all_of_them)} runs done"
+        return ", ".join(filter(None, (done, _left(self._left()), *told)))
 
     def _left(self) -> float | None:
         """Seconds, if all runs' work goes on as fast as it went so far; None before the first round."""
@@ -148,20 +149,19 @@ class Bars(Display):
 
     def __init__(self, runs: Sequence[Experiment]) -> None:
         super().__init__(runs)
-        self._around, self._shown = ExitStack(), 0.0
+        self._shown = 0.0
         self._places: list[Path | None] = []  # of the runs' lines, from top to bottom
         self._lines: list[tqdm] = []
 
     def __enter__(self) -> Display:
-        self._around.enter_context(logging_redirect_tqdm())  # or warnings would be written across the lines
         if len(self.standings) > 1:
             self._line(len(self.standings))
         return self
 
     def __exit__(self, *_) -> None:
-        for line in reversed(self._lines):
-            line.close()
-        self._around.close()
+        with suppress(OSError):  # of a terminal that is closed
+            for line in reversed(self._lines):
+                line.close()
 
     def begins(self, one: Experiment) -> None:
         """A run is at work: it takes the first line that is free."""
@@ -212,6 +212,14 @@ def display_of(runs: Sequence[Experiment], quiet: bool) -> Display:
     if quiet:
         return Display(runs)
     return (Bars if sys.stderr.isatty() else Lines)(runs)
+
+
+class Beside(logging.Handler):
+    """What is logged goes to standard error, above the lines where there are any."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it."""
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def labels_of(runs: Sequence[Experiment]) -> list[str]:

@@ -24,8 +24,8 @@ log = logging.getLogger("chorus")
 @contextmanager
 def history_csv(folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], None]]:
     """`history.csv`: a line a round, appended; written whole as a run begins or goes on, and where a column is new. So it
-    holds each round once and all columns, whenever a run was killed. What was not sent or done is 0, what was not measured
-    is empty."""
+    holds each round once and all columns, whenever a run was killed. What was not done is 0, what was not measured is empty.
+    """
     path, rows = folder / "history.csv", list(rows)
     columns: list[str] = []
 

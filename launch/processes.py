@@ -55,23 +55,23 @@ def carry_out(
 ) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
     """Yields each experiment with what came of it, as it is over. The longest are begun first, and so many that their
     `--threads` are no more than `cores`, or one alone that has more."""
-    waiting, tries = sorted(experiments, key=work_of, reverse=True), Counter()
+    waiting, killed = sorted(experiments, key=work_of, reverse=True), Counter()
     with _handed_over(experiments) as files, _Workers(cores, files.folder) as workers:
         while waiting or workers.busy:
             fitting = [one for one in waiting if workers.have_room_for(one)]
             one = next_of(fitting)
             if one is not None:
                 waiting.remove(one)
-                tries[one.folder] += 1
                 display.begins(one)
                 workers.begin(one, files.of(one.data), force, loggers)
                 continue
             if fitting and not workers.busy:
                 display.waits(len(waiting))
             for one, (what, told) in workers.news(POLL if fitting else None):
+                killed[one.folder] += what == "killed"
                 if what == "told":
                     display.told(one, told)
-                elif what == "busy" or (what == "killed" and tries[one.folder] < TRIES):
+                elif what == "busy" or (what == "killed" and killed[one.folder] < TRIES):
                     display.stops(one)
                     waiting.append(one)  # behind all others
                 else:
@@ -84,12 +84,13 @@ def carry_out(
 
 @dataclass(frozen=True)
 class _Files:
-    """Data sets in files of one folder; `of` is the file of one."""
+    """Data sets in files of one folder."""
 
     folder: Path
     names: dict[int, str]  # by the id of the data, which the experiments hold
 
     def of(self, data: Data) -> Path:
+        """The file of one."""
         return self.folder / self.names[id(data)]
 
 

@@ -2,6 +2,9 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import mean
 
 import algorithms
 import models
@@ -10,12 +13,18 @@ import streams
 from experiment import Experiment
 
 POLL = 1.0  # seconds from one look at what another process is at work on to the next
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a Linux container: microseconds of work in a period, and of the period
 TRAINING = 3  # times the operations of a forward pass: forward, and backward to the inputs and to the weights
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use: those that it may be on, and no more than its container has."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = QUOTA.read_text().split()
+        return min(there, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no container, or one with all cores ("max")
+        return there
 
 
 def cores_of(experiments: Sequence[Experiment], jobs: int | str) -> int:
@@ -34,18 +43,22 @@ def next_of(waiting: Iterable[Experiment]) -> Experiment | None:
 def work_of(one: Experiment) -> float:
     """Roughly how much work a run is, to begin with the longest and to tell the time that is left: images that go through a
     network, those to learn from three times, times its parameters. That takes no time to find out; a plan would take
-    seconds a run. Left out are a server's own network and what else an algorithm computes; and that algorithms which take
-    one architecture for all have one model for all to evaluate, and others one a client, is true of most."""
+    seconds a run. Left out are a server's own network and what else an algorithm computes. One model for all is evaluated
+    where an algorithm takes one architecture for all, and else a model a client, which is right of most."""
     options, (shape, n_classes) = one.options, (one.data.shape, len(one.data.classes))
     heads = algorithms.says(options.algorithm, "heads")
-    with streams.torch_seeded("tried out"):
-        built = [models.build(name, shape, n_classes, options.feature_dim, heads) for name in options.model]
-    parameters = sum(p.numel() for model in built for p in model.parameters()) / len(built)
+    sizes = [_parameters(name, shape, n_classes, options.feature_dim, heads) for name in options.model]
     train, test = sum(map(len, one.split.train)), len(one.data.y) - one.data.n_train
     evaluations = 1 + (options.rounds // options.track_history if options.track_history else 0)
     learnt = train * (options.rounds * options.epoch_per_round * options.participation + options.ft_epochs)
     models_asked = options.n_clients if algorithms.says(options.algorithm, "mixed") else 1
-    return parameters * (TRAINING * learnt + evaluations * test * models_asked)
+    return mean(sizes) * (TRAINING * learnt + evaluations * test * models_asked)
+
+
+@cache
+def _parameters(*built_of) -> int:
+    with streams.torch_seeded("tried out"):
+        return sum(p.numel() for p in models.build(*built_of).parameters())
 
 
 def side_by_side(runs: Iterable[tuple[float, int]], cores: int) -> float:

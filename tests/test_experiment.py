@@ -176,7 +176,7 @@ def writes(monkeypatch):
 
 def test_a_checkpoint_is_written_where_that_takes_no_more_than_a_fiftieth_of_the_work_since_the_last(writes, tmp_path):
     assert writes(tmp_path, 12, of_a_round=1.0, of_a_write=0.07) == [2, 6, 10, 12], (
-        "the first is thought to take 0.02 s and a little, which a second does not pay for; the others take that of 3.5 s"
+        "the first is thought to take 0.02 s and a little, more than a second pays for; the others take the work of 3.5 s"
     )
 
 

@@ -26,6 +26,7 @@ from errors import UserError
 from figures import status
 from launch import Failed, display, here, launch, loggers, processes, scheduling, signals
 from launch.display import Display
+from launch.scheduling import cores  # as it is, and not the fixture's
 
 STUDY = "fedavg cfkd --n_clients 3 --reduced 0.2 --model MLP --seed 0 1 --lr 0.01"
 LONG = f"{STUDY} --rounds 100000"
@@ -139,7 +140,7 @@ def test_a_run_takes_as_many_cores_as_it_has_threads(tmp_path):
 def test_the_longest_are_begun_first(tmp_path):
     by_work = [
         prepared("fedavg", tmp_path, **flags)
-        for flags in ({"epoch_per_round": 5}, {"rounds": 6}, {}, {"model": ("LeNet5",)}, {"reduced": 0.01, "rounds": 1})
+        for flags in ({"epoch_per_round": 20}, {"rounds": 6}, {}, {"model": ("LeNet5",)}, {"reduced": 0.01, "rounds": 1})
     ]
     assert sorted(by_work, key=scheduling.work_of, reverse=True) == by_work
 
@@ -157,6 +158,17 @@ def test_auto_is_every_core_and_one_on_a_cuda_device(tmp_path, monkeypatch):
     assert scheduling.cores_of([one], "auto") == 7
     assert scheduling.cores_of([one, on_cuda], "auto") == 1
     assert scheduling.cores_of([one, on_cuda], 3) == 3
+
+
+@pytest.mark.parametrize(
+    ("quota", "of_four"), [("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1), ("900000 100000", 4), (None, 4)]
+)
+def test_a_container_has_no_more_cores_than_it_is_given(quota, of_four, tmp_path, monkeypatch):
+    if quota:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr(scheduling, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(scheduling.os, "sched_getaffinity", lambda process: {0, 1, 5, 6}, raising=False)
+    assert cores() == of_four
 
 
 # --- other processes at the same work ----------------------------------------------------------------------------------
@@ -288,7 +300,7 @@ def test_a_signal_that_is_ignored_stays_so(monkeypatch):
 def test_history_csv_has_the_row_of_each_round(tmp_path):
     (run,) = results(of(0, export=tmp_path, track_history=2, ft_epochs=1, validation=0.2))
     told = pd.read_csv(run.folder / "history.csv")
-    pd.testing.assert_frame_equal(told, run.rounds, check_dtype=False, check_exact=True)
+    pd.testing.assert_frame_equal(told, run.rounds, check_dtype=False, check_column_type=False, check_exact=True)
 
 
 def test_history_csv_is_whole_after_every_row_and_holds_no_round_twice(tmp_path):
@@ -378,24 +390,24 @@ def clock(monkeypatch):
 def test_a_study_tells_how_many_runs_stand_how_and_the_time_that_is_left(tmp_path, clock):
     one, two, three, four = of(0, 1, 2, 3, export=tmp_path, rounds=4)
     shown = Display([one, two, three, four])
-    assert str(shown) == "4 runs: 0 done, 4 waiting"
+    assert str(shown) == "0 of 4 runs done, 4 waiting"
     shown.begins(one)
     clock[0] += 10
     shown.told(one, row(1, global_mean=0.25))
     assert str(shown.standings[one.folder]) == "1/4  global 25.0%  30 s left  fedavg --seed 0  loss 0.500"
-    assert str(shown) == "4 runs: 0 done, 1 running, 3 waiting, 2.5 min left", "15 rounds are left, of 10 seconds each"
+    assert str(shown) == "0 of 4 runs done, 2.5 min left, 1 running, 3 waiting", "15 rounds are left, of 10 seconds each"
     shown.stops(one, Failed("", tmp_path))
     shown.begins(two)
     clock[0] += 10
     shown.told(two, row(3, personal_mean=0.5))  # it went on from its second round
-    assert str(shown) == "4 runs: 0 done, 1 running, 2 waiting, 1 failed, 90 s left", (
+    assert str(shown) == "0 of 4 runs done, 1.5 min left, 1 running, 2 waiting, 1 failed", (
         "2 rounds in 20 seconds, and 9 are left"
     )
     shown.told(two, "fine-tuning")
     assert str(shown.standings[two.folder]).endswith("fine-tuning")
     shown.stops(two, saves.Run(two.folder, {}))
     shown.waits(2)
-    assert str(shown).startswith("4 runs: 1 done, 2 in another process, 1 failed")
+    assert re.fullmatch("1 of 4 runs done, .* left, 2 in another process, 1 failed", str(shown))
 
 
 def test_a_file_gets_plain_lines_now_and_then_and_a_terminal_lines_that_change(tmp_path, clock, monkeypatch):
@@ -411,7 +423,7 @@ def test_a_file_gets_plain_lines_now_and_then_and_a_terminal_lines_that_change(t
         clock[0] += 1
         shown.stops(one, saves.Run(one.folder, {}))
     assert plain.getvalue().splitlines() == [
-        "2 runs: 0 done, 1 running, 1 waiting, 60 s left",
+        "0 of 2 runs done, 60 s left, 1 running, 1 waiting",
         "  2/3  15 s left  fedavg --seed 0  loss 0.500",
     ]
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -420,13 +432,21 @@ def test_a_file_gets_plain_lines_now_and_then_and_a_terminal_lines_that_change(t
         shown.begins(two)
         clock[0] += 1
         shown.told(two, row(3))
-    assert "2 runs: 0 done, 2 running" in terminal.getvalue()
+    assert "0 of 2 runs done, 1 s left, 2 running" in terminal.getvalue()
     assert "3/3  0 s left  fedavg --seed 1" in terminal.getvalue()
     before = terminal.getvalue()
     with display.display_of([one, two], quiet=True) as shown:
         shown.begins(one)
         shown.told(one, row(1))
     assert terminal.getvalue() == before
+
+
+def test_a_terminal_is_not_told_what_only_the_log_of_a_run_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    command.main([*f"{STUDY} --rounds 2 --json --export_dir {tmp_path}".split()])
+    assert "round 1: loss" in next(tmp_path.glob("*/run.log")).read_text()
+    assert "0 of 4 runs done, 1 running, 3 waiting" in terminal.getvalue()
+    assert "round 1: loss" not in terminal.getvalue()
 
 
 # --- how a folder of runs stands ---------------------------------------------------------------------------------------

@@ -270,7 +270,15 @@ def test_what_is_said_to_cost_the_same_does(name, flags, tmp_path):
 
 
 def test_what_may_cost_something_else_is_planned_anew(tmp_path):
-    others = ({}, {"batch_size": 16}, {"rounds": 6}, {"threads": 2}, {"optimizer": "sgd"}, {"partition": "lda"}, {"mu": 0.5})
+    others = (
+        {},
+        {"batch_size": 16},
+        {"rounds": 6},
+        {"threads": 2},
+        {"optimizer": "amsgrad"},
+        {"partition": "lda"},
+        {"mu": 2.0},
+    )
     ready = [prepared("fedprox", tmp_path, **flags) for flags in others]
     assert len({experiment.costs_of(one) for one in ready}) == len(others)
     drawn = [prepared("fedprox", tmp_path, partition="lda", alpha=0.5, split_seed="seed", seed=seed) for seed in (0, 1)]
