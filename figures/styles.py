@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from colorsys import hls_to_rgb
 
+from algorithms import ALGORITHMS
 from figures.groups import REFERENCES, Group, name_of
 from figures.marks import Style
 
@@ -21,20 +22,26 @@ BLUES = ((0, "#f7fbff"), (0.5, "#b3cfe6"), (1, "#1f67ab"))
 
 
 def styles(found: Sequence[Group]) -> list[Style]:
-    """A style a group. The same groups have the same styles in every picture, and up to 36 methods are told apart."""
+    """A style a group. A method looks alike in every picture, whatever stands beside it, but for further settings of the
+    same algorithm; up to 36 are told apart."""
+    methods = [name for name in ALGORITHMS if name not in REFERENCES]
     seen: Counter[str] = Counter()
+    taken: set[int] = set()
     told = []
     for group in found:
-        reference = group.algorithm in REFERENCES
-        i = seen[group.algorithm if reference else ""]
-        seen[group.algorithm if reference else ""] += 1
-        if reference:
+        if group.algorithm in REFERENCES:
+            i = seen[group.algorithm]
+            seen[group.algorithm] += 1
             colour, marker = OF_REFERENCES[group.algorithm]
             dash = GREY_DASHES[(REFERENCES.index(group.algorithm) + 2 * i) % len(GREY_DASHES)]
             told.append(Style(colour, dash, marker))
-        else:
-            shift = (i + i // len(COLOURS)) % len(COLOURS)  # the next pattern when the colours are used up
-            told.append(Style(COLOURS[i % len(COLOURS)], DASHES[shift], MARKERS[shift]))
+            continue
+        i = methods.index(group.algorithm) if group.algorithm in methods else len(methods)
+        while i in taken and len(taken) < len(COLOURS) ** 2:
+            i = (i + len(COLOURS) + 1) % len(COLOURS) ** 2  # another colour, and in the end every style
+        taken.add(i)
+        shift = (i + i // len(COLOURS)) % len(COLOURS)  # the next pattern when the colours are used up
+        told.append(Style(COLOURS[i % len(COLOURS)], DASHES[shift], MARKERS[shift]))
     return told
 
 

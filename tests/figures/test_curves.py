@@ -233,3 +233,11 @@ def test_mistakes_are_a_line(tmp_path, capsys):
     assert "not supported" in refused(capsys, curves.main, run.folder, "-o", tmp_path / "a.txt")
     assert "No such file" in refused(capsys, curves.main, run.folder, "-o", tmp_path / "none" / "a.png")
     assert refused(capsys, curves.main, tmp_path / "none").endswith("none: no such folder")
+
+
+def test_a_method_looks_alike_whatever_stands_beside_it(tmp_path):
+    runs = {name: saved(tmp_path, name) for name in ("cfkd", "fd", "fedavg", "independent")}
+    alone = {name: styles(ordered([run]))[0] for name, run in runs.items()}
+    found = ordered(list(runs.values()))
+    assert {group.algorithm: style for group, style in zip(found, styles(found), strict=True)} == alone
+    assert len(set(alone.values())) == 4
