@@ -237,7 +237,7 @@ def test_mistakes_are_a_line(tmp_path, capsys):
 
 def test_a_method_looks_alike_whatever_stands_beside_it(tmp_path):
     runs = {name: saved(tmp_path, name) for name in ("cfkd", "fd", "fedavg", "independent")}
-    alone = {name: styles(ordered([run]))[0] for name, run in runs.items()}
+    alone = {name: styles_of(ordered([run]))[0] for name, run in runs.items()}
     found = ordered(list(runs.values()))
-    assert {group.algorithm: style for group, style in zip(found, styles(found), strict=True)} == alone
+    assert {group.algorithm: style for group, style in zip(found, styles_of(found), strict=True)} == alone
     assert len(set(alone.values())) == 4
