@@ -158,19 +158,16 @@ def _asked(group: Group) -> dict[str, str]:
     return {name: repr(value) for name, value in group.options.items() if name not in OF_A_SEED}
 
 
-def gains(group: Group, alone: Group, on: str) -> tuple[float, float, float | None] | None:
-    """What collaboration is to the clients: personal accuracy less that of the same client alone, on the same split with the
-    same seed. Mean over clients, and of the client that has least of it, means over the common seeds; and the share of
-    clients that are `harmed` after the last round, mean over the splits (None where that is not known). None without a
-    common seed."""
-    pairs = _pairs(group, alone)
-    found = [(by_client(run, on) - by_client(base, on)).dropna() for run, base in pairs]
+def gains(group: Group, alone: Group, on: str) -> tuple[float, float | None] | None:
+    """What collaboration is to the clients: by how much personal accuracy is above that of the same client alone, on the
+    same split with the same seed, of the client that gains least, mean over the common seeds; and the share of clients that
+    are `harmed` after the last round, mean over the splits (None where it is not known). None without a common seed."""
+    found = [(by_client(run, on) - by_client(base, on)).min() for run, base in _pairs(group, alone)]
     if not found:
         return None
-    mean, least = (float(np.mean(values)) for values in zip(*[(gain.mean(), gain.min()) for gain in found], strict=True))
     on_splits = list(harmed(group, alone).values()) if on == "last" else [None]
     share = None if any(clients is None for clients in on_splits) else float(np.mean([c.mean() for c in on_splits]))
-    return mean, least, share
+    return float(np.mean(found)), share
 
 
 def _pairs(group: Group, alone: Group) -> list[tuple[Run, Run]]:

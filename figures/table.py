@@ -9,6 +9,7 @@ was best on validation, for all rows alike; it is never chosen on the test set.
 """
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def compare(
     select: Sequence[str] = (),
     baseline: str | None = None,
     target: float | None = None,
-    equal: str | None = None,
+    equal: float | str | None = None,
 ) -> Comparison:
     """The comparison of saved runs, in any order; the parameters are the flags of the command line. Raises UserError."""
     if metric == "tuned" and (on == "validation" or target is not None or equal):
@@ -79,7 +80,7 @@ def compare(
     values = [{seed_of(run): accuracy(run, metric, on) for run in group.runs} for group in found]
     rows = [label | told for label, told in zip(labels, _statistics(values, metric, base), strict=True)]
     for row, group in zip(rows, found, strict=True):
-        row |= _gains(group, found, on) | _costs(group, on)
+        row |= _gains(group, found, metric, on) | _costs(group, on)
         if target is not None:
             row |= _targets(group, target, COLUMNS[metric] if on == "last" else "validation_mean")
     rows = without_empty(rows, of="server")
@@ -87,11 +88,12 @@ def compare(
     result.notes += _notes(found, metric, on, base, target)
     result.notes += _budgets(chosen) if select else []
     if equal:
-        budget, rows = _at_equal_bytes(found, labels, metric, base)
+        budget, rows = _at_equal_bytes(found, labels, metric, base, None if equal == "bytes" else equal)
         result.tables[f"at equal bytes: {size(budget)} of all clients"] = rows
         result.notes.append(
-            f"at equal bytes: at the {size(budget)} that every method has sent by its end, on straight lines between "
-            f"evaluated rounds (nothing before the first); {' and '.join(REFERENCES)} are shown at their end"
+            f"at equal bytes: at {size(budget)}{' that every method has sent by its end' * (equal == 'bytes')}, on straight "
+            "lines between evaluated rounds (nothing before the first, and what has sent less at its end); "
+            f"{' and '.join(REFERENCES)} are shown at their end"
         )
     return result
 
@@ -159,14 +161,20 @@ def _statistics(values: Sequence[Values], metric: str, base: int | None) -> list
     return rows
 
 
-def _gains(group: Group, found: Sequence[Group], on: str) -> dict[str, Cell]:
+def _gains(group: Group, found: Sequence[Group], metric: str, on: str) -> dict[str, Cell]:
     """The gain over `independent`; no columns without any."""
     if not any(other.algorithm == "independent" for other in found):
         return {}
     alone = alone_for(group, found)
-    mean, least, harmed = (gains(group, alone, on) if alone else None) or (None, None, None)
-    shown_as = {"gain over\nindependent": points(mean), "least of\na client": points(least)}
-    return {**shown_as, "clients\nharmed %": percent(harmed)}
+    of_clients = gains(group, alone, on) if alone else None
+    values = [{seed_of(run): accuracy(run, metric, on) for run in one.runs} for one in (group, alone) if one]
+    pair = paired(*values) if alone else None
+    least, harmed = of_clients or (None, None)
+    return {
+        "gain over\nindependent": points(pair.mean if pair else None),
+        "least of\na client": points(least),
+        "clients\nharmed %": percent(harmed),
+    }
 
 
 def _costs(group: Group, on: str) -> dict[str, Cell]:
@@ -195,19 +203,20 @@ def _targets(group: Group, target: float, curve: str) -> dict[str, Cell]:
 
 
 def _at_equal_bytes(
-    found: Sequence[Group], labels: Sequence[dict[str, Cell]], metric: str, base: int | None
+    found: Sequence[Group], labels: Sequence[dict[str, Cell]], metric: str, base: int | None, asked: float | None
 ) -> tuple[float, list[dict[str, Cell]]]:
-    """The largest total of bytes that all communicating groups have reached, and the rows there."""
+    """The budget that is asked for, or the largest total of bytes that all communicating groups have reached; and the rows
+    there."""
     methods = [group for group in found if group.algorithm not in REFERENCES]
     totals = [sent(run) for group in methods for run in group.runs if sent(run)]
     if not totals:
         raise UserError("--equal bytes: no method of these runs has sent anything")
-    budget, values, costs = min(totals), [], []
+    budget, values, costs = asked or min(totals), [], []
     for group in found:
         told: list[tuple[Seed, float, float, float, float]] = []
         for run in group.runs:
             nbytes, steps = targets.cumulated(run, "bytes"), targets.cumulated(run, "steps")
-            at = budget if group in methods and nbytes[-1] else nbytes[-1]
+            at = min(budget, nbytes[-1]) if group in methods and nbytes[-1] else nbytes[-1]
             there, curve = targets.evaluated(run, COLUMNS[metric])
             value = targets.interpolated(nbytes[there], curve, at)
             if value is not None:
@@ -237,8 +246,8 @@ def _notes(found: Sequence[Group], metric: str, on: str, base: int | None, targe
         )
     if any(group.algorithm == "independent" for group in found):
         lines.append(
-            "gain over independent: a client's personal accuracy less that of the same client alone, in points: mean over "
-            "clients, and of the client with the least; means over the seeds that independent has too"
+            f"gain over independent: {metric} accuracy less that of independent, in points, mean over the seeds of both; "
+            "least of a client: of its personal accuracy, of the client that gains least"
         )
         lines.append(HARMED)
     if target is not None:
@@ -284,6 +293,17 @@ def fraction(text: str) -> float:
     return value
 
 
+def _budget(text: str) -> float | str:
+    """ "bytes", or so many: 500kB, 20MB."""
+    if text == "bytes":
+        return text
+    found = re.fullmatch(r"([\d.]+) *([kMGT]?)B?", text)
+    value = float(found[1]) * 1000 ** " kMGT".index(found[2] or " ") if found and found[1].count(".") < 2 else 0.0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is neither bytes nor a budget, such as 20MB")
+    return value
+
+
 def _workbook(text: str) -> Path:
     if not text.endswith(".xlsx"):
         raise argparse.ArgumentTypeError(f"{text} does not end in .xlsx")
@@ -306,7 +326,12 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--baseline", metavar="NAME", help="the row, or its algorithm, to which differences are taken")
     made.add_argument("--target", type=fraction, metavar="ACCURACY", help="what it cost to reach it, a fraction of 1")
-    made.add_argument("--equal", choices=("bytes",), help="a second table, at equal bytes")
+    made.add_argument(
+        "--equal",
+        type=_budget,
+        metavar="BYTES",
+        help='a second table, at equal bytes of all clients: "bytes" for as many as all methods have sent, or 20MB',
+    )
     made.add_argument(
         "--columns", type=_headers, default=(), metavar="HEADER[,HEADER]", help="only the columns that begin like this"
     )

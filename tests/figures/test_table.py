@@ -135,7 +135,7 @@ def test_gain_and_harm_are_of_each_client_against_itself_alone_on_the_same_seed(
     with_others = saved(tmp_path, "fedavg", 0, curve=(0.1, 0.6), clients={2: [0.6, 0.5, 0.7, 1.0]})
     second = saved(tmp_path, "fedavg", 1, curve=(0.1, 0.6), clients={2: [0.6, 0.6, 0.4, 0.3]})
     third = saved(tmp_path, "fedavg", 2, curve=(0.1, 0.6), clients={2: [0.0, 0.0, 0.0, 0.0]})
-    row = rows_of([alone, other, with_others, second, third])["fedavg"]
+    row = rows_of([alone, other, with_others, second, third], metric="personal")["fedavg"]
     # seed 0: +10, -10, 0, +20; seed 1: +10, +10, -10, -20; seed 2 has no independent run
     assert row["gain over independent"] == pytest.approx((5 - 2.5) / 2)
     assert row["least of a client"] == pytest.approx((-10 - 20) / 2)
@@ -209,7 +209,9 @@ def test_on_validation_every_number_is_of_the_round_best_there(tmp_path):
     rows = rows_of(runs, "of the round best on validation", on="validation", target=0.55)
     assert rows["fedavg"]["global %"] == pytest.approx(50), "of round 1; the best on the test set was 90"
     assert rows["fedavg"]["best round"] == 1
-    assert rows["fedavg"]["gain over independent"] == pytest.approx(20), "each at its own round"
+    assert rows["fedavg"]["gain over independent"] == pytest.approx(50 - 70), "each at its own round"
+    personal = rows_of(runs, "of the round best on validation", on="validation", metric="personal")
+    assert personal["fedavg"]["gain over independent"] == pytest.approx(50 - 30)
     assert rows["independent"]["global %"] == pytest.approx(70)
     assert rows["independent"]["rounds to 55 %"] == pytest.approx(2.75), "read off validation: 0.4, then 0.6"
     assert any("read off validation," in note for note in table.compare(runs, on="validation", target=0.5).notes)
@@ -266,6 +268,19 @@ def test_at_equal_bytes_methods_are_compared_at_the_largest_total_that_all_have_
     assert [rows[name]["rounds"] for name in rows] == pytest.approx([3, 1.5, 3, 3])
     assert [rows[name]["steps of all clients"] for name in rows] == pytest.approx([21, 10.5, 21, 21])
     assert [rows_of(runs)[name]["steps of all clients"] for name in rows] == [21] * 4
+
+
+def test_a_budget_of_bytes_may_be_of_ones_choice(tmp_path, capsys):
+    runs = [
+        saved(tmp_path, "fedavg", nbytes=(10, 0, 0), curve=(0.2, 0.4, 0.8)),
+        saved(tmp_path, "fd", nbytes=(5, 0, 0), curve=(0.2, 0.4, 0.8)),
+    ]
+    rows = rows_of(runs, "at equal bytes: 20 B of all clients", equal=20.0)
+    assert rows["fedavg"]["global %"] == pytest.approx(40), "after two rounds of ten"
+    assert (rows["fd"]["global %"], rows["fd"]["bytes of all clients"]) == (pytest.approx(80), 15), "it never sent as much"
+    assert table._budget("20MB") == 20e6
+    assert table._budget("500kB") == 5e5
+    assert "--equal: 20 euros is neither bytes nor a budget" in refused(capsys, runs[0].folder, "--equal", "20 euros")
 
 
 def test_a_method_that_has_sent_more_before_its_first_evaluated_round_has_no_value_at_equal_bytes(tmp_path):
