@@ -63,9 +63,10 @@ def page(
     metric: str = "global",
     baseline: str | None = None,
     target: float | None = None,
+    select: Sequence[str] = (),
 ) -> str:
-    """The page as HTML; the parameters are the flags of the command line. Of several problems it begins with the table over
-    them. Raises UserError, as `table.compare`."""
+    """The page as HTML; the parameters are the flags of the command line, whose `select` has been carried out. Of several
+    problems it begins with the table over them. Raises UserError, as `table.compare`."""
     from plotly.offline import get_plotlyjs
 
     names, found = problems(runs)
@@ -80,7 +81,7 @@ def page(
     return environment.get_template("page.html.j2").render(
         title=title or f"{facts['data set']}: {', '.join(dict.fromkeys(group.algorithm for group in everything))}",
         facts=facts,
-        overview=overview(runs, metric) if names else None,
+        overview=overview(runs, metric, select=select) if names else None,
         sections=[section(name, of_it, metric, baseline, target) for name, of_it in by_problem.items()],
         styles=styles(everything),
         names=[name_of(group, everything) for group in everything],
@@ -237,7 +238,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     try:
         runs = command.chosen(given)
-        given.output.write_text(page(runs, given.title, given.metric, given.baseline, given.target), encoding="utf-8")
+        given.output.write_text(
+            page(runs, given.title, given.metric, given.baseline, given.target, given.select), encoding="utf-8"
+        )
     except (UserError, OSError, ValueError) as error:
         parser.error(str(error))
     print(f"{given.output}: {len(runs)} run{'s' * (len(runs) != 1)}, {size(given.output.stat().st_size)}")
