@@ -12,6 +12,7 @@ from figures.marks import Style
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ((), (4, 1.6), (6, 1.6, 1, 1.6), (6, 1, 1, 1, 1, 1), (2, 1), (5, 1))
 MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+FIRST = ("fedavg", "cfkd", "fd", "fedprox", "fedbabu", "mhmd")  # often side by side: a colour each
 # references are no methods, and have no colour
 OF_REFERENCES = {"independent": ("#000000", "x"), "centralized": ("#707070", "star")}
 GREY_DASHES = ((1, 1.6), (12, 3), (1, 4), (12, 9))
@@ -22,11 +23,11 @@ BLUES = ((0, "#f7fbff"), (0.5, "#b3cfe6"), (1, "#1f67ab"))
 
 
 def styles(found: Sequence[Group]) -> list[Style]:
-    """A style a group. A method looks alike in every picture, whatever stands beside it, but for further settings of the
-    same algorithm; up to 36 are told apart."""
-    methods = [name for name in ALGORITHMS if name not in REFERENCES]
+    """A style a group. A method has its own in every picture, whatever stands beside it; where its colour is taken it has
+    another, and where all are a pattern of its own: up to 36 are told apart."""
+    methods = (*FIRST, *(name for name in ALGORITHMS if name not in (*FIRST, *REFERENCES)))
     seen: Counter[str] = Counter()
-    taken: set[int] = set()
+    taken: list[int] = []
     told = []
     for group in found:
         if group.algorithm in REFERENCES:
@@ -36,12 +37,15 @@ def styles(found: Sequence[Group]) -> list[Style]:
             dash = GREY_DASHES[(REFERENCES.index(group.algorithm) + 2 * i) % len(GREY_DASHES)]
             told.append(Style(colour, dash, marker))
             continue
-        i = methods.index(group.algorithm) if group.algorithm in methods else len(methods)
-        while i in taken and len(taken) < len(COLOURS) ** 2:
-            i = (i + len(COLOURS) + 1) % len(COLOURS) ** 2  # another colour, and in the end every style
-        taken.add(i)
-        shift = (i + i // len(COLOURS)) % len(COLOURS)  # the next pattern when the colours are used up
-        told.append(Style(COLOURS[i % len(COLOURS)], DASHES[shift], MARKERS[shift]))
+        place = methods.index(group.algorithm) if group.algorithm in methods else len(methods)
+        n = len(COLOURS)
+        colours = [j % n for j in taken]
+        free = [i for i in range(n) if i not in colours] or list(range(n))
+        nearest = min(free, key=lambda colour, place=place: (colour - place) % n)
+        shift = next(row for row in range(n) if nearest + n * row not in taken) if len(taken) < n * n else 0
+        taken.append(nearest + n * shift)
+        pattern = (nearest + shift) % n  # the next pattern when the colours are used up
+        told.append(Style(COLOURS[nearest], DASHES[pattern], MARKERS[pattern]))
     return told
 
 
