@@ -405,6 +405,15 @@ class Launch:
     show_split: bool = flag(
         False, None, "draw who gets what into --export_dir (PNG, and npz for --partition_file); no training"
     )
+    any_node: bool = flag(
+        False,
+        None,
+        "with --slurm: let nodes of another processor, device or library take part, whose results have other last bits; "
+        "each run records what carried it out",
+    )
+    named_by: Path | None = flag(
+        None, Path, "written and given by --slurm: the file that says for what kind of node the runs are named"
+    )
 
 
 def again(default: Any, **changed: Any) -> Any:
