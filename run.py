@@ -126,10 +126,10 @@ def _submit(ready: Sequence[Experiment], how: options.Launch, argv: Sequence[str
     both, n = [*ready, *then], len(_unfinished(ready, how))
     job, folder = slurm.submit(argv, [*both, *(_independent(one, how) for one in both)], how)
     out = sys.stderr if how.json else sys.stdout
-    others = " on held-out data, and then those with the settings that are chosen" if then else ""
+    others = " on held-out data, then those with the settings that are chosen" if then else ""
     environment = ready[0].config["environment"]
     kind = ", ".join(f"{name} {environment[name]}" for name in ("processor", "device", "torch"))
-    print(f"job {job}: {n} runs to make{others}, of {len(ready)}", file=out)
+    print(f"job {job}: {n} of {len(ready)} runs to make{others}", file=out)
     print(f"  on nodes with {kind}" + (", and any other (--any_node)" if how.any_node else "; others decline"), file=out)
     print(f"  script and logs: {folder}", file=out)
     print(f"  python -m figures.status {shlex.quote(str(ready[0].folder.parent))} tells how they stand", file=out)

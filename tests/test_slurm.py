@@ -4,8 +4,11 @@ stand-in for `sbatch`, which carries the elements out itself, at once, before it
 import json
 import re
 import shlex
+import signal
+import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +22,7 @@ import commandline
 import run as command
 import saves
 from experiment import identity
-from launch import Failed, launch, nodes, scheduling, slurm
+from launch import launch, loggers, nodes, scheduling, slurm
 
 RUNS = "fedavg cfkd --n_clients 3 --rounds 2 --reduced 0.1 --model MLP --seed 0 1 --lr 0.01 --jobs 1"
 
@@ -79,6 +82,20 @@ def held(*folders: Path, seconds: float | None = None):
         timer.cancel()
 
 
+def stopping_after(number: int):
+    """A logger that stands for Ctrl-C after this round."""
+
+    @contextmanager
+    def logger(folder, rows):
+        def told(row):
+            if row["round"] == number:
+                raise KeyboardInterrupt
+
+        yield told
+
+    return logger
+
+
 def begun(folder: Path) -> int:
     """How often a run was begun."""
     return len(re.findall(r" DEBUG .*run\.py .* in /", (folder / "run.log").read_text()))
@@ -93,7 +110,7 @@ def test_elements_make_each_run_once_and_the_last_prints_the_table(calls, tmp_pa
     words = [*RUNS.split(), "--export_dir", export, "--slurm", "--array=1-2 --comment 'carry out' '--comment=carry out'"]
     assert command.main(words) == 0
     told = capsys.readouterr().out
-    assert "job 17: 4 runs to make, of 4\n" in told
+    assert "job 17: 4 of 4 runs to make\n" in told
     folder = tmp_path / export / "slurm" / "1"
     assert f"script and logs: {folder}\n" in told
     (given,) = calls()
@@ -191,9 +208,7 @@ def test_an_element_leaves_without_a_table_and_tells_who_prints_it(calls, tmp_pa
     failed = [one for one in others if (one.folder / "failed").exists()]
     assert status == (1 if failed else 0)
     assert "other processes are at work on 1 of 8 runs; the one that ends last prints the table" in err
-    assert len(re.findall(r"^run\.py: .*training loss", err, re.MULTILINE)) == len(failed) > 0, (
-        "failures are told all the same"
-    )
+    assert len(re.findall(r"^run\.py: .*training loss", err, re.MULTILINE)) == len(failed) > 0, "failures are told too"
     assert "algorithm  " not in out
     assert command.main(words) == 1
     assert "algorithm  " in capsys.readouterr().out, "the last one"
@@ -204,7 +219,7 @@ def test_elements_of_a_study_wait_for_all_settings_and_leave_results_to_others(c
     (tmp_path / "mine.toml").write_text(TEXT.replace("[0.1, 1.0]", "0.1"))
     words = submitted(["--study", str(tmp_path / "mine.toml"), "--jobs", "1"], tmp_path / "saves")
     told = capsys.readouterr().out
-    assert "8 runs to make on held-out data, and then those with the settings that are chosen, of 8" in told
+    assert "8 of 8 runs to make on held-out data, then those with the settings that are chosen" in told
     folder = tmp_path / "saves" / "mine"
     _, how, _ = commandline.parse(words, CLASSES, dict.fromkeys(CLASSES, ""))
     asked = command.study.read(tmp_path / "mine.toml", CLASSES)
@@ -220,6 +235,17 @@ def test_elements_of_a_study_wait_for_all_settings_and_leave_results_to_others(c
     assert "independent" in capsys.readouterr().out
 
 
+def test_an_element_that_is_told_to_stop_saves_the_last_finished_round(calls, tmp_path):
+    submitted(RUNS.replace("--rounds 2", "--rounds 100000").split(), tmp_path / "saves")
+    element = subprocess.Popen(["sh", str(tmp_path / "saves" / "slurm" / "1" / "job.sh")], stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("saves/*/history.csv")):
+        time.sleep(0.1)
+    element.terminate()  # the shell, whose place python has taken
+    assert element.wait() == 128 + signal.SIGTERM
+    (folder,) = (path.parent for path in tmp_path.glob("saves/*/checkpoint.pt"))
+    assert saves.read_checkpoint(folder)["round"] < 100000
+
+
 def test_an_element_takes_the_cores_that_it_was_given(monkeypatch):
     monkeypatch.undo()  # of one_core
     there = scheduling.cores()
@@ -228,7 +254,7 @@ def test_an_element_takes_the_cores_that_it_was_given(monkeypatch):
         assert scheduling.cores() == taken
 
 
-# --- nodes of another kind ---------------------------------------------------------------------------------------------------
+# --- nodes of another kind -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -273,6 +299,21 @@ def test_any_node_makes_the_runs_under_the_submitters_names_and_records_itself(c
     written = {run.folder: (run.folder / "weights.pt").stat().st_mtime_ns for run in found}
     assert command.main(words) == 0
     assert {folder: (folder / "weights.pt").stat().st_mtime_ns for folder in written} == written
+
+
+def test_a_run_that_several_kinds_of_nodes_have_made_names_them_all(calls, elsewhere, tmp_path, monkeypatch):
+    words = submitted([*RUNS.replace("cfkd ", "").replace("0 1", "0").split(), "--any_node"], tmp_path / "saves")
+    runs, how, _ = commandline.parse(words, CLASSES, dict.fromkeys(CLASSES, ""))
+    here = nodes.prepare(runs[0], how)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(loggers, "ALWAYS", (stopping_after(1),))
+        assert command.main(words) == 130
+    elsewhere()
+    assert command.main(words) == 0
+    config = saves.load(here.folder).config
+    assert config["environment"]["processor"] == "aarch64 DEFAULT"
+    assert config["earlier_environments"] == [here.config["environment"]]
+    assert config["any_node"] is True
 
 
 def test_changed_code_is_another_kind_of_node_too(calls, tmp_path, monkeypatch, capsys):
