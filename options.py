@@ -370,6 +370,9 @@ class Averaging(Options):
     )
 
 
+SUBMITTED = Needs("--slurm", lambda how: how.slurm is not None)
+
+
 @dataclass(frozen=True)
 class Launch:
     """Where runs are read and written and what is shown: flags that change no number, and so no run's name."""
@@ -404,6 +407,22 @@ class Launch:
     save_study: Path | None = flag(None, Path, "write what this command line asks for as such a file; no training")
     show_split: bool = flag(
         False, None, "draw who gets what into --export_dir (PNG, and npz for --partition_file); no training"
+    )
+    slurm: str | None = flag(
+        None,
+        str,
+        "submit this command as an array job of Slurm, whose elements share the unfinished runs; options of sbatch as one "
+        'text, "--time=2:00:00 --array=1-8"',
+    )
+    any_node: bool = flag(
+        False,
+        None,
+        "let nodes of another processor, device or library than this one take part, whose results have other last bits; "
+        "each run records what carried it out",
+        SUBMITTED,
+    )
+    named_by: Path | None = flag(
+        None, Path, "given to the elements of a job: the file that says for what kind of node the runs are named", SUBMITTED
     )
 
 

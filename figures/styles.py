@@ -39,9 +39,8 @@ def styles(found: Sequence[Group]) -> list[Style]:
             continue
         place = methods.index(group.algorithm) if group.algorithm in methods else len(methods)
         n = len(COLOURS)
-        colours = [j % n for j in taken]
-        free = [i for i in range(n) if i not in colours] or list(range(n))
-        nearest = min(free, key=lambda colour, place=place: (colour - place) % n)
+        uses = Counter(j % n for j in taken)
+        nearest = min(range(n), key=lambda colour, place=place, uses=uses: (uses[colour], (colour - place) % n))
         shift = next(row for row in range(n) if nearest + n * row not in taken) if len(taken) < n * n else 0
         taken.append(nearest + n * shift)
         pattern = (nearest + shift) % n  # the next pattern when the colours are used up

@@ -1,7 +1,9 @@
 """Where experiments run, a module for each place: `here`, in this process, one after another; `processes`, side by side on
-the cores of this machine. Another place is another module like these, and a line below.
+the cores of this machine; `slurm`, on the nodes of a cluster, where each does one or the other. Another place is another
+module like these, and a line below.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,14 +19,20 @@ __all__ = ["Failed", "launch"]
 
 
 def launch(
-    ready: Sequence[Experiment], force: bool = False, quiet: bool = False, jobs: int | str = 1, log: str | None = None
+    ready: Sequence[Experiment],
+    force: bool = False,
+    quiet: bool = False,
+    jobs: int | str = 1,
+    log: str | None = None,
+    patience: float = math.inf,
 ) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
     """Carry experiments out; yields each with its saved run, or with the reason why there is none, in the order given.
 
     `jobs`: as many cores are at work at once, by runs side by side; "auto" is all that this process may use. However many,
     the histories and weights are the same bits. `log`: a name of `loggers.LOGGERS`, beside what is always written. Finished
     runs are read, unless `force`. A run at which another process is at work is passed over while there is other work; then
-    that one is waited for, and taken over where it dies. Raises UserError for a logger that is not there. A
+    that one is waited for, and taken over where it dies; after `patience` seconds in which there was no other work it is
+    left to that process, and not yielded. Raises UserError for a logger that is not there. A
     KeyboardInterrupt leaves each run that is at work with its last finished round.
     """
     told = loggers.chosen(log)
@@ -32,12 +40,14 @@ def launch(
     finished = {folder for folder in runs if not force and (folder / "done").exists()}
     there, missing = ([one for one in runs.values() if (one.folder in finished) is so] for so in (True, False))
     cores = scheduling.cores_of(missing, jobs)
-    elsewhere = partial(processes.carry_out, cores=cores) if len(missing) > 1 and cores > 1 else here.carry_out
+    place = partial(processes.carry_out, cores=cores) if len(missing) > 1 and cores > 1 else here.carry_out
+    made = partial(place, patience=patience)
     with display_of(list(runs.values()), quiet) as display:
         results, waiting = {}, deque(ready)
-        for one, result in chain(here.carry_out(there, force, told, display), elsewhere(missing, force, told, display)):
+        for one, result in chain(here.carry_out(there, force, told, display), made(missing, force, told, display)):
             results[one.folder] = result
             while waiting and waiting[0].folder in results:
                 first = waiting.popleft()
                 with display.aside():
                     yield first, results[first.folder]
+        yield from ((one, results[one.folder]) for one in waiting if one.folder in results)

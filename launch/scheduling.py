@@ -18,8 +18,9 @@ TRAINING = 3  # times the operations of a forward pass: forward, and backward to
 
 
 def cores() -> int:
-    """How many cores this process may use: those that it may be on, and no more than its container has."""
+    """How many cores this process may use: those that it may be on, and no more than its container or Slurm lets it have."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = min(there, int(os.environ.get("SLURM_CPUS_ON_NODE", there)))  # not all that Slurm allots, it holds a job to
     try:
         quota, period = QUOTA.read_text().split()
         return min(there, max(1, int(quota) // int(period)))
