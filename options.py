@@ -385,6 +385,15 @@ class Launch:
         "cores for runs side by side, in a process each, of which a run takes --threads; 1 is one run after another in this "
         "process; auto is all cores that it may use, and one run at a time on a CUDA device",
     )
+    ray: str | None = flag(
+        None,
+        str,
+        "run on the nodes of this Ray cluster: its address, auto where this machine is part of it, or local for one of this "
+        "machine alone; --jobs is then how many of its cores, auto all",
+    )
+    any_node: bool = flag(
+        False, None, "let nodes with another processor or other libraries carry runs out too; their bits may be others"
+    )
     log: str | None = flag(
         None,
         Choice(("tensorboard",)),

@@ -101,7 +101,7 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
 def _results(ready: Sequence[Experiment], how: options.Launch) -> list[tuple[Experiment, saves.Run | Failed]]:
     """What came of the experiments, in their order; each finished one is told in JSON where that is asked for."""
     results = []
-    for one, result in launch(ready, how.force, how.quiet, how.jobs, how.log):
+    for one, result in launch(ready, how.force, how.quiet, how.jobs, how.log, how.ray, how.any_node):
         results.append((one, result))
         if how.json and not isinstance(result, Failed):
             print(json.dumps(result.summary(), allow_nan=False), flush=True)

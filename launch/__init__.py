@@ -1,13 +1,14 @@
 """Where experiments run, a module for each place: `here`, in this process, one after another; `processes`, side by side on
-the cores of this machine. Another place is another module like these, and a line below.
+the cores of this machine; `ray`, on the nodes of a cluster. Another place is another module like these, and a line below.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
 import saves
+from errors import UserError
 from experiment import Experiment
 from launch import here, loggers, processes, scheduling
 from launch.display import display_of
@@ -17,12 +18,19 @@ __all__ = ["Failed", "launch"]
 
 
 def launch(
-    ready: Sequence[Experiment], force: bool = False, quiet: bool = False, jobs: int | str = 1, log: str | None = None
+    ready: Sequence[Experiment],
+    force: bool = False,
+    quiet: bool = False,
+    jobs: int | str = 1,
+    log: str | None = None,
+    ray: str | None = None,
+    any_node: bool = False,
 ) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
     """Carry experiments out; yields each with its saved run, or with the reason why there is none, in the order given.
 
     `jobs`: as many cores are at work at once, by runs side by side; "auto" is all that this process may use. However many,
-    the histories and weights are the same bits. `log`: a name of `loggers.LOGGERS`, beside what is always written. Finished
+    the histories and weights are the same bits. `ray`: the address of a cluster whose nodes do the work, those of another
+    processor or library only with `any_node`. `log`: a name of `loggers.LOGGERS`, beside what is always written. Finished
     runs are read, unless `force`. A run at which another process is at work is passed over while there is other work; then
     that one is waited for, and taken over where it dies. Raises UserError for a logger that is not there. A
     KeyboardInterrupt leaves each run that is at work with its last finished round.
@@ -32,7 +40,10 @@ def launch(
     there = [one for one in runs.values() if not force and (one.folder / "done").exists()]
     missing = [one for one in runs.values() if one not in there]
     cores = scheduling.cores_of(missing, jobs)
-    elsewhere = partial(processes.carry_out, cores=cores) if len(missing) > 1 and cores > 1 else here.carry_out
+    if ray and missing:
+        elsewhere = partial(_of_ray(ray), address=ray, jobs=jobs, any_node=any_node)
+    else:
+        elsewhere = partial(processes.carry_out, cores=cores) if len(missing) > 1 and cores > 1 else here.carry_out
     with display_of(list(runs.values()), quiet) as display:
         results, waiting = {}, deque(ready)
         for one, result in chain(here.carry_out(there, force, told, display), elsewhere(missing, force, told, display)):
@@ -41,3 +52,13 @@ def launch(
                 first = waiting.popleft()
                 with display.aside():
                     yield first, results[first.folder]
+
+
+def _of_ray(address: str) -> Callable[..., Iterator[tuple[Experiment, saves.Run | Failed]]]:
+    """`launch.ray.carry_out`, whose library only those who ask for it need."""
+    try:
+        from launch import ray
+    except ImportError:
+        told = f"--ray {address}: Ray is not installed; python -m pip install -r requirements-cluster.txt"
+        raise UserError(told) from None
+    return ray.carry_out
