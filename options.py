@@ -391,9 +391,6 @@ class Launch:
         "run on the nodes of this Ray cluster: its address, auto where this machine is part of it, or local for one of this "
         "machine alone; --jobs is then how many of its cores, auto all",
     )
-    any_node: bool = flag(
-        False, None, "let nodes with another processor or other libraries carry runs out too; their bits may be others"
-    )
     log: str | None = flag(
         None,
         Choice(("tensorboard",)),
@@ -413,6 +410,15 @@ class Launch:
     save_study: Path | None = flag(None, Path, "write what this command line asks for as such a file; no training")
     show_split: bool = flag(
         False, None, "draw who gets what into --export_dir (PNG, and npz for --partition_file); no training"
+    )
+    any_node: bool = flag(
+        False,
+        None,
+        "with --slurm or --ray: let nodes of another processor, device or library take part, whose results have other last bits; "
+        "each run records what carried it out",
+    )
+    named_by: Path | None = flag(
+        None, Path, "written and given by --slurm: the file that says for what kind of node the runs are named"
     )
 
 

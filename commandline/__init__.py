@@ -22,7 +22,7 @@ ROLES = {  # of the flags that every algorithm has; several values of a flag are
 }
 
 # of a command that is told: what is about this call alone
-UNSAID = ("force", "json", "quiet", "plan", "jobs", "ray", "any_node", "log", "study", "save_study")
+UNSAID = ("force", "json", "quiet", "plan", "jobs", "ray", "log", "study", "save_study", "any_node", "named_by")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

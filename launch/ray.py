@@ -39,10 +39,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import saves
 from data.datasets import Data
 from errors import UserError
-from experiment import Experiment
+from experiment import Experiment, identity
 from experiment.rounds import Logger, Row
 from figures import folder as pictures
-from launch import scheduling, single
+from launch import nodes, scheduling, single
 from launch.display import Display
 from launch.scheduling import next_of, work_of
 from launch.single import Failed
@@ -68,9 +68,9 @@ def carry_out(
     jobs: int | str,
     any_node: bool,
 ) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
-    """Yields each experiment with what came of it, as it is over. `address` is what `ray.init` takes; "local" starts a cluster
-    of this machine alone. `jobs`: how many cores are at work at once, "auto" all that the cluster has. Raises UserError where
-    there is no cluster, or where all its nodes decline."""
+    """Yields each experiment with what came of it, as it is over. `address` is what `ray.init` takes; "local" starts a
+    cluster of this machine alone. `jobs`: how many cores are at work at once, "auto" all that the cluster has. Raises
+    UserError where there is no cluster, or where all its nodes decline."""
     waiting, tries = sorted(experiments, key=work_of, reverse=True), Counter()
     with _connected(address, scheduling.cores_of(experiments, jobs)), _Cluster(jobs, loggers, any_node) as cluster:
         cluster.warn_of_too_wide(experiments)
@@ -180,7 +180,7 @@ class _Cluster:
 
     def _refuse_none(self) -> None:
         if self._declined and not any(node["Resources"].get("CPU") for node in self._nodes()):
-            raise UserError(f"--ray: every node declines: {next(iter(self._declined.values()))}; --any_node takes them")
+            raise UserError(f"--ray: every node declines; {next(iter(self._declined.values()))}")
 
     def warn_of_too_wide(self, experiments: Sequence[Experiment]) -> None:
         """Say which needs no node of today can meet: such a run waits for a node that can."""
@@ -207,7 +207,7 @@ class _Cluster:
                 {name: path.read_bytes() for name, path in _paths(one).items()},
                 self._loggers,
                 (self._post, number),
-                not self._any_node,
+                self._any_node,
                 sys.argv,
             )
             self.out[ref] = _Out(one, number, stack.pop_all())
@@ -356,14 +356,12 @@ def _serve(
     named: Mapping[str, bytes],
     loggers: Sequence[Logger],
     sender: tuple[Any, int],
-    only_alike: bool,
+    any_node: bool,
     argv: Sequence[str],
 ) -> tuple[str, Any, dict[str, bytes]]:
     """Carry out one run, from the contents of its folder and of the files that its options name -> (what came of it, see
     `_Cluster.news`; the words for it; what its folder holds)."""
     post, number = sender
-    if only_alike and (words := _declines(one)):
-        return "declined", (ray.get_runtime_context().get_node_id(), words), {}
     sys.argv = list(argv)  # the command that the run's log tells
     torch.set_num_threads(1)
     forward = _Forward(post)
@@ -373,9 +371,13 @@ def _serve(
     with tempfile.TemporaryDirectory(prefix="chorus-") as scratch:
         folder = Path(scratch) / one.folder.name
         _place(folder, contents)
+        here = replace(one, data=_data(arrays), folder=folder, options=_options(one, named, Path(scratch)))
+        try:
+            here = replace(here, config=_config(one, here, any_node))
+        except nodes.DeclinedError as error:
+            return "declined", (ray.get_runtime_context().get_node_id(), f"{platform.node()}: {error}"), {}
         left = _Left(post, number)
         post.leave.remote(number, "begins", None)
-        here = replace(one, data=_data(arrays), folder=folder, options=_options(one, named, Path(scratch)))
         try:
             result = single.carry_out(here, False, (*loggers, left.files), left.row)
         except KeyboardInterrupt:  # the caller is told to stop
@@ -398,18 +400,11 @@ def _data(arrays: Mapping[str, Any]) -> Data:
         return Data(**{name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in arrays.items()})
 
 
-def _declines(one: Experiment) -> str:
-    """In a line, how this node differs from the machine of the caller; empty where it does not."""
-    device = "cuda:0" if one.options.device.startswith("cuda") else "cpu"
-    here = {
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "device": torch.cuda.get_device_name(device) if device != "cpu" else "cpu",
-    }
-    there = one.config["environment"]
-    others = [f"{name} {here[name]}, not {there[name]}" for name in here if here[name] != there[name]]
-    return f"{platform.node()} declines: {'; '.join(others)}" if others else ""
+def _config(one: Experiment, here: Experiment, any_node: bool) -> dict[str, Any]:
+    """The caller's, which this node has as well; with `any_node` what it has in its place. Raises nodes.DeclinedError."""
+    found = identity.config_of(here.options, here.data, here.split, here.start)
+    mine = {**one.config, "source": found["source"], "environment": found["environment"]}
+    return nodes.under_its_name(replace(one, config=mine), nodes.named_for(one), any_node).config
 
 
 class _Left:
