@@ -414,8 +414,8 @@ class Launch:
     any_node: bool = flag(
         False,
         None,
-        "with --slurm or --ray: let nodes of another processor, device or library take part, whose results have other last bits; "
-        "each run records what carried it out",
+        "with --slurm or --ray: let nodes of another processor, device or library take part, whose results have "
+        "other last bits; each run records what carried it out",
     )
     named_by: Path | None = flag(
         None, Path, "written and given by --slurm: the file that says for what kind of node the runs are named"
