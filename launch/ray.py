@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import saves
@@ -142,8 +142,8 @@ class _Cluster:
         self.out: dict[ray.ObjectRef, _Out] = {}
         self._jobs, self._loggers, self._any_node = jobs, tuple(loggers), any_node
         self._numbers, self._data, self._declined = itertools.count(), {}, {}
-        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._post = ray.remote(_Post).options(num_cpus=0, scheduling_strategy=beside).remote()
+        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._post = ray.remote(_Post).options(num_cpus=0, max_restarts=-1, scheduling_strategy=beside).remote()
 
     def __enter__(self) -> "_Cluster":
         return self
@@ -153,11 +153,8 @@ class _Cluster:
             for ref in self.out:
                 ray.cancel(ref)
             ray.wait(list(self.out), num_returns=len(self.out), timeout=GRACE)
-            try:
-                for _ in self._left():
-                    pass
-            except RayError as error:  # the cluster is gone: what came back before is there
-                log.warning("what the runs left cannot be fetched: %s", _words_of(error))
+            for _ in self._left():
+                pass
         for out in self.out.values():
             out.lock.close()
 
@@ -232,13 +229,15 @@ class _Cluster:
         for ref in ready:
             out = self.out.pop(ref)
             with out.lock:
-                if not out.begun:
-                    yield out.one, "begins", None
+                yield from self._begins(out)
                 yield out.one, *self._end_of(ref, out)
 
     def _left(self) -> Iterator[tuple[Experiment, str, Any]]:
         """What runs have left in the post; files are put where they belong."""
-        held, said = ray.get(self._post.take.remote())
+        try:
+            held, said = ray.get(self._post.take.remote())
+        except RayActorError:  # its process was killed, and begins anew: with it went rows, and files that will come again
+            held, said = {}, []
         for record in said:
             logging.getLogger(record.name).handle(record)
         by_number = {out.number: out for out in self.out.values()}
@@ -247,8 +246,14 @@ class _Cluster:
             if out is not None and what == "files":
                 _place(out.one.folder, told)
             elif out is not None:
-                out.begun = True
-                yield out.one, what, told
+                yield from self._begins(out)
+                yield from [(out.one, what, told)] if what == "told" else []
+
+    def _begins(self, out: _Out) -> Iterator[tuple[Experiment, str, Any]]:
+        """That it has begun, once."""
+        if not out.begun:
+            out.begun = True
+            yield out.one, "begins", None
 
     def _end_of(self, ref: ray.ObjectRef, out: _Out) -> tuple[str, Any]:
         try:
