@@ -371,6 +371,7 @@ class Averaging(Options):
 
 
 SUBMITTED = Needs("--slurm", lambda how: how.slurm is not None)
+CLUSTER = Needs("--slurm or --ray", lambda how: how.slurm is not None or how.ray is not None)
 
 
 @dataclass(frozen=True)
@@ -387,6 +388,12 @@ class Launch:
         Number(int, least=1, most=1024, words=("auto",)),
         "cores for runs side by side, in a process each, of which a run takes --threads; 1 is one run after another in this "
         "process; auto is all cores that it may use, and one run at a time on a CUDA device",
+    )
+    ray: str | None = flag(
+        None,
+        str,
+        "run on the nodes of this Ray cluster: its address, auto where this machine is part of it, or local for one of this "
+        "machine alone; --jobs is then how many of its cores, auto all",
     )
     log: str | None = flag(
         None,
@@ -417,9 +424,9 @@ class Launch:
     any_node: bool = flag(
         False,
         None,
-        "let nodes of another processor, device or library than this one take part, whose results have other last bits; "
-        "each run records what carried it out",
-        SUBMITTED,
+        "let nodes of another processor, device or library take part, whose results have "
+        "other last bits; each run records what carried it out",
+        CLUSTER,
     )
     named_by: Path | None = flag(
         None, Path, "given to the elements of a job: the file that says for what kind of node the runs are named", SUBMITTED

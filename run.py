@@ -142,7 +142,8 @@ def _results(
 ) -> list[tuple[Experiment, saves.Run | Failed]]:
     """What came of the experiments, in their order; each finished one is told in JSON where that is asked for."""
     results = []
-    for one, result in launch(ready, how.force, how.quiet, how.jobs, how.log, patience):
+    where = {"jobs": how.jobs, "ray": how.ray, "any_node": how.any_node}
+    for one, result in launch(ready, how.force, how.quiet, log=how.log, patience=patience, **where):
         results.append((one, result))
         if how.json and not isinstance(result, Failed):
             print(json.dumps(result.summary(), allow_nan=False), flush=True)

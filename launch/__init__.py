@@ -1,15 +1,16 @@
 """Where experiments run, a module for each place: `here`, in this process, one after another; `processes`, side by side on
-the cores of this machine; `slurm`, on the nodes of a cluster, where each does one or the other. Another place is another
-module like these, and a line below.
+the cores of this machine; `slurm` and `ray`, on the nodes of a cluster. Another place is another module like these, and a
+line below.
 """
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
 import saves
+from errors import UserError
 from experiment import Experiment
 from launch import here, loggers, processes, scheduling
 from launch.display import display_of
@@ -24,12 +25,15 @@ def launch(
     quiet: bool = False,
     jobs: int | str = 1,
     log: str | None = None,
+    ray: str | None = None,
+    any_node: bool = False,
     patience: float = math.inf,
 ) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
     """Carry experiments out; yields each with its saved run, or with the reason why there is none, in the order given.
 
     `jobs`: as many cores are at work at once, by runs side by side; "auto" is all that this process may use. However many,
-    the histories and weights are the same bits. `log`: a name of `loggers.LOGGERS`, beside what is always written. Finished
+    the histories and weights are the same bits. `ray`: the address of a cluster whose nodes do the work, those of another
+    processor or library only with `any_node`. `log`: a name of `loggers.LOGGERS`, beside what is always written. Finished
     runs are read, unless `force`. A run at which another process is at work is passed over while there is other work; then
     that one is waited for, and taken over where it dies; after `patience` seconds in which there was no other work it is
     left to that process, and not yielded. Raises UserError for a logger that is not there. A
@@ -40,14 +44,28 @@ def launch(
     finished = {folder for folder in runs if not force and (folder / "done").exists()}
     there, missing = ([one for one in runs.values() if (one.folder in finished) is so] for so in (True, False))
     cores = scheduling.cores_of(missing, jobs)
-    place = partial(processes.carry_out, cores=cores) if len(missing) > 1 and cores > 1 else here.carry_out
-    made = partial(place, patience=patience)
+    if ray and missing:
+        place = partial(_of_ray(ray), address=ray, jobs=jobs, any_node=any_node)
+    else:
+        beside = len(missing) > 1 and cores > 1
+        place = partial(processes.carry_out, cores=cores) if beside else here.carry_out
+        place = partial(place, patience=patience)
     with display_of(list(runs.values()), quiet) as display:
         results, waiting = {}, deque(ready)
-        for one, result in chain(here.carry_out(there, force, told, display), made(missing, force, told, display)):
+        for one, result in chain(here.carry_out(there, force, told, display), place(missing, force, told, display)):
             results[one.folder] = result
             while waiting and waiting[0].folder in results:
                 first = waiting.popleft()
                 with display.aside():
                     yield first, results[first.folder]
         yield from ((one, results[one.folder]) for one in waiting if one.folder in results)
+
+
+def _of_ray(address: str) -> Callable[..., Iterator[tuple[Experiment, saves.Run | Failed]]]:
+    """`launch.ray.carry_out`, whose library only those who ask for it need."""
+    try:
+        from launch import ray
+    except ImportError:
+        told = f"--ray {address}: Ray is not installed; python -m pip install -r requirements-cluster.txt"
+        raise UserError(told) from None
+    return ray.carry_out

@@ -1,0 +1,283 @@
+"""Runs on the nodes of a Ray cluster: the same bits as here, whatever is killed. Two nodes are two sets of processes of this
+machine, each with a working folder of its own. Most is skipped where Ray (requirements-cluster.txt) is not installed."""
+
+import importlib.util
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from conftest import ROOT, line_of
+from test_experiment import assert_same, prepared
+
+import run as command
+import saves
+from figures import status
+from launch import Failed, launch
+from launch.display import Display
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install -r requirements-cluster.txt")
+STUDY = "fedavg cfkd --n_clients 3 --reduced 0.2 --model MLP --seed 0 1 2 3 --lr 0.01"
+ROUNDS = 150
+
+
+def test_where_ray_is_not_installed_a_line_says_how_to_install_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "launch.ray", raising=False)
+    monkeypatch.delattr("launch.ray", raising=False)
+    assert command.main(f"{STUDY} --rounds 1 --ray auto --quiet --export_dir {tmp_path}".split()) == 2
+    told = "--ray auto: Ray is not installed; python -m pip install -r requirements-cluster.txt"
+    assert capsys.readouterr().err == f"run.py: {told}\n"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A head that carries nothing out, and one node of one core; tests add others."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    found = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    found.folders = {}
+    add(found, tmp_path_factory.mktemp("node"))
+    yield found
+    found.shutdown()
+
+
+def add(cluster, folder: Path):
+    """A node of one core, whose runs work in this folder."""
+    node = cluster.add_node(num_cpus=1, env_vars={"TMPDIR": str(folder)})
+    cluster.folders[node] = folder
+    return node
+
+
+@pytest.fixture
+def second(cluster, tmp_path_factory):
+    """One node more for a test."""
+    node = add(cluster, tmp_path_factory.mktemp("node"))
+    yield node
+    if node in cluster.worker_nodes:
+        cluster.remove_node(node)
+    del cluster.folders[node]
+
+
+def started(cluster, folder: Path, words: str = "") -> subprocess.Popen:
+    """A study of eight runs of some seconds each, on the cluster."""
+    asked = f"{STUDY} --rounds {ROUNDS} --quiet --ray {cluster.address} --export_dir {folder} {words}"
+    return subprocess.Popen(
+        [sys.executable, "run.py", *asked.split()], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def under_way(folder: Path) -> dict[str, int]:
+    """{run: round of the checkpoint that has come back} of those that are not done."""
+    found = [path.parent for path in folder.glob("*/checkpoint.pt") if not path.with_name("done").exists()]
+    return {path.name: saves.read_checkpoint(path)["round"] for path in found}
+
+
+def wait_for(process: subprocess.Popen, condition) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The study one run after another on this machine -> its runs."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert command.main(f"{STUDY} --rounds {ROUNDS} --quiet --jobs 1 --export_dir {folder}".split()) == 0
+    return list(saves.find(folder))
+
+
+def assert_all_the_same(whole, folder: Path) -> dict[str, list[int]]:
+    """The runs in the folder are those, to the last bit, each round once -> {run: after which rounds it went on}."""
+    found = list(saves.find(folder))
+    assert [run.folder.name for run in found] == [run.folder.name for run in whole]
+    for one, other in zip(whole, found, strict=True):
+        untimed = [run.history.drop(columns=list(saves.TIMING)) for run in (one, other)]
+        pd.testing.assert_frame_equal(*untimed, check_exact=True)
+        assert {a: saves.digest(w) for a, w in one.weights().items()} == {
+            a: saves.digest(w) for a, w in other.weights().items()
+        }
+        assert {path.name for path in one.folder.iterdir()} == {path.name for path in other.folder.iterdir()}
+        assert list(pd.read_csv(other.folder / "history.csv")["round"]) == list(range(ROUNDS + 1)), "each round once"
+    return {run.folder.name: resumed(run.folder) for run in found}
+
+
+def resumed(folder: Path) -> list[int]:
+    return [int(r) for r in re.findall(r"resumed after round (\d+) of", (folder / "run.log").read_text())]
+
+
+def begun(folder: Path) -> int:
+    return (folder / "run.log").read_text().count(" DEBUG run.py ") if (folder / "run.log").exists() else 0
+
+
+@needs_ray
+def test_a_run_on_another_node_is_the_same_bits_and_files_and_tells_its_rounds(cluster, tmp_path):
+    (tmp_path / "edges.txt").write_text("0 1\n1 2\n")
+    graph = {"topology": "file", "topology_file": tmp_path / "edges.txt"}
+
+    def study(export):
+        bad = prepared("independent", export, optimizer="sgd", lr=1e30)
+        return [bad, prepared("fedavg", export), prepared("data_exchange", export, **graph), prepared("cfkd", export)]
+
+    class Hearing(Display):
+        heard: list = []
+
+        def told(self, one, news):
+            super().told(one, news)
+            self.heard.append((one.folder, self.standings[one.folder].round))
+
+    from launch import loggers
+    from launch import ray as place
+
+    here = [result for _, result in launch(study(tmp_path / "here"), quiet=True)]
+    away, how = study(tmp_path / "away"), Hearing(study(tmp_path / "away"))
+    came = {
+        one.folder: result
+        for one, result in place.carry_out(away, False, loggers.ALWAYS, how, cluster.address, "auto", False)
+    }
+    there = [came[one.folder] for one in away]
+    assert isinstance(there[0], Failed)
+    assert there[0].reason == here[0].reason, "and it stops no other"
+    assert (there[0].log.with_name("failed")).read_text() == (here[0].log.with_name("failed")).read_text()
+    for one, other in zip(here[1:], there[1:], strict=True):
+        assert_same(one, other)
+        assert {path.name for path in one.folder.iterdir()} == {path.name for path in other.folder.iterdir()}
+        assert {**one.config, "options": {**one.options}} == other.config
+    assert (tmp_path / "away" / "result.xlsx").exists(), "the row of a run on a graph, beside the runs"
+    assert {folder for folder, _ in how.heard} >= {one.folder for one in away[1:]}
+    assert not how.running
+    assert not any(saves.at_work(one.folder) for one in away)
+    assert not list(next(iter(cluster.folders.values())).glob("chorus-*")), "a node keeps nothing"
+
+
+@needs_ray
+def test_a_node_that_is_killed_costs_no_run_more_than_the_rounds_since_its_checkpoint(cluster, second, whole, tmp_path):
+    process = started(cluster, tmp_path)
+
+    def both_are_at_work() -> bool:
+        at_work = under_way(tmp_path)
+        return len(at_work) == 2 and max(at_work.values()) < ROUNDS * 0.7
+
+    wait_for(process, both_are_at_work)
+    at_work = under_way(tmp_path)
+    (raylet,) = [started.process for started in second.all_processes["raylet"]]
+    for victim in [psutil.Process(raylet.pid), *psutil.Process(raylet.pid).children(recursive=True)]:
+        victim.kill()
+    cluster.remove_node(second, allow_graceful=False)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    went_on = assert_all_the_same(whole, tmp_path)
+    (name,) = [name for name, rounds in went_on.items() if rounds]
+    assert name in at_work, "one run was on the node"
+    assert all(begun(tmp_path / name) == 1 + len(rounds) for name, rounds in went_on.items()), "none began anew"
+    (after,) = went_on[name]
+    assert after >= at_work[name] > 0
+    print(f"killed after round {at_work[name]} or later, went on after round {after} of {ROUNDS}")
+
+
+@needs_ray
+def test_the_same_command_after_its_caller_was_killed_does_only_what_is_missing(cluster, second, whole, tmp_path):
+    process = started(cluster, tmp_path)
+    wait_for(process, lambda: list(tmp_path.glob("*/done")) and under_way(tmp_path))
+    process.kill()
+    process.communicate()
+    done = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/done")}
+    left = under_way(tmp_path)
+    assert not any(saves.at_work(folder) for folder in tmp_path.iterdir())
+    again = started(cluster, tmp_path)
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    went_on = assert_all_the_same(whole, tmp_path)
+    assert {name: (tmp_path / name / "done").stat().st_mtime_ns for name in done} == done, "what was done stayed"
+    assert {name: rounds for name, rounds in went_on.items() if rounds} == {name: [r] for name, r in left.items()}
+    assert all(begun(tmp_path / name) == 1 + (name in left) for name in went_on)
+    print(f"killed when {len(done)} of {len(went_on)} were done; went on after round {sorted(left.values())} of {ROUNDS}")
+
+
+@needs_ray
+def test_two_callers_at_once_make_each_run_once(cluster, second, whole, tmp_path):
+    both = [started(cluster, tmp_path) for _ in range(2)]
+    told = [caller.communicate() for caller in both]
+    assert [caller.returncode for caller in both] == [0, 0], told
+    assert told[0][0] == told[1][0]
+    assert not any(assert_all_the_same(whole, tmp_path).values())
+    assert [begun(folder) for folder in tmp_path.iterdir()] == [1] * 8
+
+
+@needs_ray
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_brings_back_the_last_finished_round_of_every_run(name, code, cluster, tmp_path):
+    process = started(cluster, tmp_path)
+    wait_for(process, lambda: any(r > 20 for r in under_way(tmp_path).values()))
+    before = under_way(tmp_path)
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate()
+    assert process.returncode == code, err
+    assert err.splitlines()[-1] == "stopped; the same command goes on from the last finished round"
+    assert "Traceback" not in err
+    for run, r in before.items():
+        folder = tmp_path / run
+        assert not saves.at_work(folder)
+        if (folder / "done").exists():  # it was faster
+            continue
+        assert saves.read_checkpoint(folder)["round"] >= r
+        assert "stopped" in (folder / "run.log").read_text(), "by itself: it left what it had"
+        assert status.status(folder)["stands"] == "stopped"
+
+
+@needs_ray
+def test_a_node_of_another_kind_declines_unless_any_node(cluster, tmp_path):
+    one = prepared("fedavg", tmp_path)
+    elsewhere = {**one.config["environment"], "processor": "another one"}
+    one = replace(one, config={**one.config, "environment": elsewhere, "source": "0" * 64})
+    line = line_of(lambda: list(launch([one], quiet=True, ray=cluster.address)))
+    assert line.startswith("--ray: every node declines; ")
+    assert "another one" in line
+    assert not (one.folder / "config.json").exists()
+    ((_, run),) = launch([one], quiet=True, ray=cluster.address, any_node=True)
+    assert run.folder == one.folder, "under the name that it was given"
+    assert run.config["environment"]["processor"] != "another one"
+    assert run.config["any_node"]
+
+
+@needs_ray
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nowhere://1"])
+def test_no_cluster_at_the_address_is_a_mistake(address, tmp_path, capsys):
+    words = f"fedavg --rounds 1 --n_clients 3 --ray {address} --quiet --export_dir {tmp_path}"
+    assert command.main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"run.py: --ray {address}: no cluster that can be used is there (")
+
+
+@needs_ray
+def test_files_that_come_back_are_whole_and_in_order(tmp_path, monkeypatch):
+    from launch import ray as place
+
+    order, replaced = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append(to.name), replaced(self, to))[1])
+    (tmp_path / "failed").write_text("a moment ago")
+    (tmp_path / "mine.txt").write_text("of the user")
+    contents = {"done": b"", "checkpoint.pt": b"c", "weights.pt": b"w", "run.log": b"l", "events.out.tfevents.1": b"e"}
+    place._place(tmp_path, contents)
+    assert order[-2:] == ["checkpoint.pt", "done"], "after what a run that goes on from them needs"
+    assert {path.name for path in tmp_path.iterdir()} == {*contents, "mine.txt"}
+    assert place._contents(tmp_path) == contents
+
+
+@needs_ray
+def test_the_post_holds_the_last_of_each_kind():
+    from launch import ray as place
+
+    post = place._Post()
+    for r in (1, 2):
+        post.leave(7, "begins", None)
+        post.leave(7, "told", {"round": r})
+    post.leave(8, "told", "words")
+    assert list(post.take()[0].items()) == [((7, "begins"), None), ((7, "told"), {"round": 2}), ((8, "told"), "words")]
+    assert post.take() == ({}, [])
