@@ -432,7 +432,7 @@ def test_a_file_gets_plain_lines_now_and_then_and_a_terminal_lines_that_change(t
         shown.begins(two)
         clock[0] += 1
         shown.told(two, row(3))
-    assert "0 of 2 runs done, 1 s left, 2 running" in terminal.getvalue()
+    assert "0 of 2 runs done, 3 s left, 2 running" in terminal.getvalue()
     assert "3/3  0 s left  fedavg --seed 1" in terminal.getvalue()
     before = terminal.getvalue()
     with display.display_of([one, two], quiet=True) as shown:
