@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from figures.on_paper import finished, panels
+from figures import on_paper
+from figures.marks import Axis, Line, Panel, Style
 from figures.styles import COLOURS, DASHES
-from papers.tables import Cell, Results, Table, paragraphs, runs_of
+from papers.tables import Cell, Results, Table, paragraphs
 
 TITLE = "FedBABU (Oh, Kim, Yun 2022) and MHMD (2024)"
 ABOUT = paragraphs(
@@ -137,15 +138,13 @@ PICTURE = (
 
 def draw(results: Results, path: Path) -> None:
     """Personal accuracy against epochs of fine-tuning, a panel a data set."""
-    figure, (row,) = panels(1, 2, 4.2, 3.2)
-    for axes, table in zip(row, (SMALL, SMALL_100), strict=True):
-        for (name, cells), colour, dashes in zip(table.rows.items(), COLOURS, DASHES, strict=False):
+    shown = []
+    for table in (SMALL, SMALL_100):
+        marks = []
+        for name, colour, dash in zip(table.rows, COLOURS, DASHES, strict=False):
             line = [results.mean(table, name, "as sent" if epoch == 0 else f"epoch {epoch}") for epoch in EPOCHS]
-            n = len(results.of(next(iter(cells.values()))))
-            axes.plot(EPOCHS, line, color=colour, linestyle=dashes, marker="o", markersize=3, label=f"{name} (n = {n})")
-        made = runs_of(next(iter(next(iter(table.rows.values())).values())).command)[0].options
-        axes.set_title(made.dataset, fontsize=10)
-        axes.set(xlabel="epochs of fine-tuning", ylabel="personal accuracy (%)")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
-    finished(figure, path)
+            label = f"{name} (n = {results.n(table, name, 'epoch 5')})"
+            marks.append(Line(list(EPOCHS), line, Style(colour, dash, ""), label if table is SMALL else ""))
+        x, y = Axis("epochs of fine-tuning", whole=True), Axis("personal accuracy (%)")
+        shown.append(Panel(marks, x, y, title=table.title))
+    on_paper.figure(shown, 4.8, 3.2, path, legend="")
