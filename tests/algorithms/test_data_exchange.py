@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import algorithms
+import commandline
 import experiment
-import options
 from algorithms import data_exchange
 from algorithms.data_exchange import exchange, graph
 from experiment import identity
@@ -35,7 +35,7 @@ modestly = settings(deadline=None, max_examples=60)
 
 def parse(line):
     """The one run that a command line asks for."""
-    (run,) = options.parse(line.split(), CLASSES, DESCRIBED)[0]
+    (run,) = commandline.parse(line.split(), CLASSES, DESCRIBED)[0]
     return run
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from conftest import line_of, options_for, play, tiny_data, tiny_federation, weights_of
 
 import algorithms
+import commandline
 import models
-import options
 from algorithms import fedavg
 from algorithms.published import fedavg as published
 from federation import Federation
@@ -453,5 +453,5 @@ def test_the_absent_are_averaged_too_without_their_normalisation_where_all_model
 
 def test_local_normalisation_is_not_as_published():
     classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
-    line = line_of(options.parse, ["fedavg", "--as_published", "--bn", "local"], classes, dict.fromkeys(classes, ""))
+    line = line_of(commandline.parse, ["fedavg", "--as_published", "--bn", "local"], classes, dict.fromkeys(classes, ""))
     assert line == "--bn local: contradicts --as_published, which is --bn average"

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from conftest import line_of, options_for, play, tiny_data, tiny_federation, weights_of
 
 import algorithms
+import commandline
 import experiment
-import options
 from algorithms import data_exchange, fedbabu
 from experiment import identity
 from federation.wire import Wire
@@ -25,7 +25,7 @@ DESCRIBED = {name: algorithms.describe(name) for name in CLASSES}
 
 
 def parse(line):
-    return options.parse(line.split(), CLASSES, DESCRIBED)[0]
+    return commandline.parse(line.split(), CLASSES, DESCRIBED)[0]
 
 
 def two_of_three(**others):
