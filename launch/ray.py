@@ -17,6 +17,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -50,6 +51,7 @@ from launch.single import Failed
 HERE = Path(__file__).resolve().parent.parent
 NO_CODE = ["?*.*", ".?*", "/data/*", "/saves/*", "/tests", "!*.py"]  # of the checkout, as .gitignore says it: the last holds
 DRAWN_HERE = ("graph.png", "intensity.png")  # with these a row is added to a table beside the folder
+REACH = 10.0  # seconds in which somebody answers at a cluster's address
 POLL = 0.5  # seconds from one look into the post to the next
 TELL = 1.0  # seconds in which a run leaves no second row
 GRACE = 10.0  # seconds that runs have to leave their last finished round, where this process is told to stop
@@ -112,8 +114,9 @@ def _connected(address: str, cores: int) -> Iterator[None]:
     code = {"working_dir": str(HERE), "excludes": NO_CODE}
     main, before = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     try:
+        _reach(address)
         ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (ConnectionError, RuntimeError, ValueError, AssertionError, RayError) as error:
+    except (OSError, RuntimeError, ValueError, OverflowError, AssertionError, RayError) as error:
         ray.shutdown()
         raise UserError(f"--ray {address}: no cluster that can be used is there ({saves.reason_of(error)})") from None
     if main and before is not None:
@@ -122,6 +125,13 @@ def _connected(address: str, cores: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nobody answers at a host and port; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
 
 
 @dataclass(eq=False)
