@@ -370,6 +370,11 @@ class Averaging(Options):
     )
 
 
+SUBMITTED = Needs("--slurm", lambda how: how.slurm is not None)
+SENT = Needs("--slurm or --ray", lambda how: how.slurm is not None or how.ray is not None)
+UNSUBMITTED = Needs("no --slurm beside it", lambda how: how.slurm is None)
+
+
 @dataclass(frozen=True)
 class Launch:
     """Where runs are read and written and what is shown: flags that change no number, and so no run's name."""
@@ -390,6 +395,7 @@ class Launch:
         str,
         "run on the nodes of this Ray cluster: its address, auto where this machine is part of it, or local for one of this "
         "machine alone; --jobs is then how many of its cores, auto all",
+        UNSUBMITTED,
     )
     log: str | None = flag(
         None,
@@ -411,14 +417,21 @@ class Launch:
     show_split: bool = flag(
         False, None, "draw who gets what into --export_dir (PNG, and npz for --partition_file); no training"
     )
+    slurm: str | None = flag(
+        None,
+        str,
+        "submit this command as an array job of Slurm, whose elements share the unfinished runs; options of sbatch as one "
+        'text, "--time=2:00:00 --array=1-8"',
+    )
     any_node: bool = flag(
         False,
         None,
-        "with --slurm or --ray: let nodes of another processor, device or library take part, whose results have "
-        "other last bits; each run records what carried it out",
+        "let nodes of another processor, device or library than this one take part, whose results have other last bits; "
+        "each run records what carried it out",
+        SENT,
     )
     named_by: Path | None = flag(
-        None, Path, "written and given by --slurm: the file that says for what kind of node the runs are named"
+        None, Path, "given to the elements of a job: the file that says for what kind of node the runs are named", SUBMITTED
     )
 
 

@@ -7,7 +7,9 @@ python run.py -h
 
 import json
 import logging
+import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,7 +33,7 @@ from figures import summary
 from figures.cells import render
 from figures.groups import groups, problems, seeds_told
 from figures.problems import overview
-from launch import Failed, launch, loggers, scheduling, signals
+from launch import Failed, launch, loggers, nodes, scheduling, signals, slurm
 from study import tuning
 
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 12, 2, 6
@@ -39,7 +41,7 @@ MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; returns the exit status: 0, 1 where a run failed, 2 for a mistake in the command, 128 and the
-    number of the signal that stopped it."""
+    number of the signal that stopped it, 3 on a node of another kind than the runs are named for."""
     _log_to_stderr()
     classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
     described = {name: algorithms.describe(name) for name in classes}
@@ -51,11 +53,16 @@ def main(argv: Sequence[str]) -> int:
             if how.save_study:
                 return _save_study(runs, how)
             if how.study:
-                return _study(runs, how)
-            ready = [experiment.prepare(run, how) for run in runs]
+                return _study(runs, how, argv)
+            ready = [nodes.prepare(run, how) for run in runs]
             if how.show_split:
                 return _show_split(ready)
-            return _plan(ready, how) if how.plan else _launch(ready, how, notes)
+            if how.plan:
+                return _plan(ready, how)
+            return _submit(ready, how, argv) if _is_for_slurm(ready, how) else _launch(ready, how, notes)
+    except nodes.DeclinedError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return nodes.DECLINED
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
@@ -91,17 +98,51 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
     if len(drawn) > MAX_SPLITS_SHOWN:
         say(f"and {len(drawn) - MAX_SPLITS_SHOWN} more splits; --show_split draws them")
 
-    results = _results(ready, how)
+    results = _results(ready, how, math.inf if how.named_by is None else slurm.PATIENCE)
+    if left := len(ready) - len(results):
+        print(
+            f"other processes are at work on {left} of {len(ready)} runs; the one that ends last prints the table, and "
+            f"python -m figures.status {shlex.quote(str(how.export_dir))} tells how they stand",
+            file=sys.stderr,
+        )
+        return _failures(results)
     finished = [(one, result) for one, result in results if not isinstance(result, Failed)]
     if finished:
         _report(finished, how, notes, out, chosen_among)
     return _failures(results)
 
 
-def _results(ready: Sequence[Experiment], how: options.Launch) -> list[tuple[Experiment, saves.Run | Failed]]:
+def _is_for_slurm(ready: Sequence[Experiment], how: options.Launch) -> bool:
+    """Whether runs are to be made elsewhere: not by an element of a job, nor where all are finished."""
+    return how.slurm is not None and how.named_by is None and bool(_unfinished(ready, how))
+
+
+def _unfinished(ready: Sequence[Experiment], how: options.Launch) -> list[Experiment]:
+    return [one for one in ready if how.force or not (one.folder / "done").exists()]
+
+
+def _submit(ready: Sequence[Experiment], how: options.Launch, argv: Sequence[str], then: Sequence[Experiment] = ()) -> int:
+    """Submit the command line as a job, and tell where it stands; `then` are runs that may follow."""
+    both, n = [*ready, *then], len(_unfinished(ready, how))
+    job, folder = slurm.submit(argv, [*both, *(_independent(one, how) for one in both)], how)
+    out = sys.stderr if how.json else sys.stdout
+    others = " on held-out data, then those with the settings that are chosen" if then else ""
+    environment = ready[0].config["environment"]
+    kind = ", ".join(f"{name} {environment[name]}" for name in ("processor", "device", "torch"))
+    print(f"job {job}: {n} of {len(ready)} runs to make{others}", file=out)
+    print(f"  on nodes with {kind}" + (", and any other (--any_node)" if how.any_node else "; others decline"), file=out)
+    print(f"  script and logs: {folder}", file=out)
+    print(f"  python -m figures.status {shlex.quote(str(ready[0].folder.parent))} tells how they stand", file=out)
+    print("  the element that ends last prints the table, as this command does once all are finished", file=out)
+    return 0
+
+
+def _results(
+    ready: Sequence[Experiment], how: options.Launch, patience: float = math.inf
+) -> list[tuple[Experiment, saves.Run | Failed]]:
     """What came of the experiments, in their order; each finished one is told in JSON where that is asked for."""
     results = []
-    for one, result in launch(ready, how.force, how.quiet, how.jobs, how.log, how.ray, how.any_node):
+    for one, result in launch(ready, how.force, how.quiet, how.jobs, how.log, patience, how.ray, how.any_node):
         results.append((one, result))
         if how.json and not isinstance(result, Failed):
             print(json.dumps(result.summary(), allow_nan=False), flush=True)
@@ -126,7 +167,7 @@ def _save_study(runs: Sequence[options.Options], how: options.Launch) -> int:
     return 0
 
 
-def _study(runs: Sequence[options.Options], how: options.Launch) -> int:
+def _study(runs: Sequence[options.Options], how: options.Launch, argv: Sequence[str]) -> int:
     """A study: where a method has several settings these are tried on held-out data; then each method is run in the setting
     that was chosen, and the table is printed."""
     classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
@@ -136,10 +177,13 @@ def _study(runs: Sequence[options.Options], how: options.Launch) -> int:
     folder = how.export_dir / asked.name
     how, trying = replace(how, export_dir=folder), replace(how, export_dir=folder / "tuning", json=False)
     tried, every, settings = asked.tried(classes), asked.runs(classes), []
-    candidates = [(method, experiment.prepare(run, trying)) for method, of_it in tried.items() for run in of_it]
+    candidates = [(method, nodes.prepare(run, trying)) for method, of_it in tried.items() for run in of_it]
     if how.plan:  # settings cost about the same: of the results the first of each method
-        firsts = [experiment.prepare(of_it[0], how) for of_it in every.values()]
+        firsts = [nodes.prepare(of_it[0], how) for of_it in every.values()]
         return _plan([*(one for _, one in candidates), *firsts], how)
+    if _is_for_slurm([one for _, one in candidates], how):
+        results = [nodes.prepare(run, how) for of_it in every.values() for run in of_it]
+        return _submit([one for _, one in candidates], how, argv, results)
     if candidates:
         print(f"tuning: {len(candidates)} runs on held-out data, in {trying.export_dir}", file=out, flush=True)
         results = _results([one for _, one in candidates], trying)
@@ -149,7 +193,9 @@ def _study(runs: Sequence[options.Options], how: options.Launch) -> int:
             of_methods[method].append((one.options, None if isinstance(result, Failed) else result))
         settings = tuning.choose(asked, of_methods)
         tuning.record(settings, folder / "tuning.csv")
-    final = [experiment.prepare(run, how) for run in tuning.results_of(asked, every, settings)]
+    final = [nodes.prepare(run, how) for run in tuning.results_of(asked, every, settings)]
+    if _is_for_slurm(final, how):
+        return _submit(final, how, argv)
     print(f"results: {len(final)} runs on all training data, in {folder}", file=out, flush=True)
     among = list(dict.fromkeys(flag for one in settings for flag in one.values))
     again = f"python -m figures.table {folder}" + (f" --select {','.join(among)}" if among else "")
@@ -239,7 +285,7 @@ def _report(
 def _independent(one: Experiment, how: options.Launch) -> Experiment:
     """Independent learning with the same shared flags, on the same split."""
     shared = {f.name: getattr(one.options, f.name) for f in fields(options.Options)}
-    return experiment.prepare(algorithms.options_of("independent")(**{**shared, "algorithm": "independent"}), how)
+    return nodes.prepare(algorithms.options_of("independent")(**{**shared, "algorithm": "independent"}), how)
 
 
 def _split(one: Experiment) -> str:

@@ -22,7 +22,8 @@ ROLES = {  # of the flags that every algorithm has; several values of a flag are
 }
 
 # of a command that is told: what is about this call alone
-UNSAID = ("force", "json", "quiet", "plan", "jobs", "ray", "log", "study", "save_study", "any_node", "named_by")
+UNSAID = ("force", "json", "quiet", "plan", "jobs", "log", "study", "save_study", "slurm", "ray", "any_node", "named_by")
+OTHERS = ("--slurm",)  # flags that take the flags of another program
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -58,6 +59,7 @@ def parse(
     lines worth telling. `alone`: whether an algorithm takes its own defaults for shared flags; None: where it is the only
     one. Raises UserError; `-h` prints the help and exits.
     """
+    argv = _shielded(argv)
     named = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
     for name in named:
         _known(name, algorithms)
@@ -81,6 +83,9 @@ def parse(
         if len(values.get(name, [])) > 1:
             raise UserError(f"--{name}: takes one value, got {len(values[name])}")
     launch = Launch(**{name: values.pop(name)[0] for name in launching if name in values})
+    for name, flag in launching.items():
+        if flag["needs"] and getattr(launch, name) != flag["default"] and not flag["needs"].holds(launch):
+            raise UserError(f"--{name} {getattr(launch, name)}: read only with {flag['needs'].words}")
 
     runs, in_use = [], set(launching)
     for name in names:
@@ -260,6 +265,20 @@ def _read(words: Sequence[str], parser: argparse.ArgumentParser, declared: Mappi
 def _guarded(word: str) -> str:
     """argparse takes -1e-3 for a flag; a blank before it makes it a value."""
     return f" {word}" if _is_number(word) else word
+
+
+def _shielded(words: Sequence[str]) -> list[str]:
+    """The same words, but of those that are another program's flags none begins like one of ours."""
+    found: list[str] = []
+    for word in words:
+        name, joined, text = word.partition("=")
+        if found and found[-1] in OTHERS:
+            found.append(f" {word}")
+        elif joined and name in OTHERS:
+            found += [name, f" {text}"]
+        else:
+            found.append(word)
+    return found
 
 
 def _reject_strange_flags(words: Sequence[str], parser: argparse.ArgumentParser, algorithms: Mapping[str, type]) -> dict:

@@ -1,7 +1,9 @@
 """Where experiments run, a module for each place: `here`, in this process, one after another; `processes`, side by side on
-the cores of this machine; `ray`, on the nodes of a cluster. Another place is another module like these, and a line below.
+the cores of this machine; `slurm`, on the nodes of a cluster, where each does one or the other; `ray`, on nodes that need
+share no disk. Another place is another module like these, and a line below.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -23,6 +25,7 @@ def launch(
     quiet: bool = False,
     jobs: int | str = 1,
     log: str | None = None,
+    patience: float = math.inf,
     ray: str | None = None,
     any_node: bool = False,
 ) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
@@ -32,7 +35,8 @@ def launch(
     the histories and weights are the same bits. `ray`: the address of a cluster whose nodes do the work, those of another
     processor or library only with `any_node`. `log`: a name of `loggers.LOGGERS`, beside what is always written. Finished
     runs are read, unless `force`. A run at which another process is at work is passed over while there is other work; then
-    that one is waited for, and taken over where it dies. Raises UserError for a logger that is not there. A
+    that one is waited for, and taken over where it dies; after `patience` seconds in which there was no other work it is
+    left to that process, and not yielded. Raises UserError for a logger that is not there. A
     KeyboardInterrupt leaves each run that is at work with its last finished round.
     """
     told = loggers.chosen(log)
@@ -41,17 +45,19 @@ def launch(
     missing = [one for one in runs.values() if one not in there]
     cores = scheduling.cores_of(missing, jobs)
     if ray and missing:
-        elsewhere = partial(_of_ray(ray), address=ray, jobs=jobs, any_node=any_node)
+        made = partial(_of_ray(ray), address=ray, jobs=jobs, any_node=any_node)
     else:
-        elsewhere = partial(processes.carry_out, cores=cores) if len(missing) > 1 and cores > 1 else here.carry_out
+        place = partial(processes.carry_out, cores=cores) if len(missing) > 1 and cores > 1 else here.carry_out
+        made = partial(place, patience=patience)
     with display_of(list(runs.values()), quiet) as display:
         results, waiting = {}, deque(ready)
-        for one, result in chain(here.carry_out(there, force, told, display), elsewhere(missing, force, told, display)):
+        for one, result in chain(here.carry_out(there, force, told, display), made(missing, force, told, display)):
             results[one.folder] = result
             while waiting and waiting[0].folder in results:
                 first = waiting.popleft()
                 with display.aside():
                     yield first, results[first.folder]
+        yield from ((one, results[one.folder]) for one in waiting if one.folder in results)
 
 
 def _of_ray(address: str) -> Callable[..., Iterator[tuple[Experiment, saves.Run | Failed]]]:

@@ -1,5 +1,6 @@
 """In this process, one after another."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,16 +15,25 @@ from launch.single import Failed
 
 
 def carry_out(
-    experiments: Sequence[Experiment], force: bool, loggers: Sequence[Logger], display: Display
+    experiments: Sequence[Experiment],
+    force: bool,
+    loggers: Sequence[Logger],
+    display: Display,
+    patience: float = math.inf,
 ) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
-    """Yields each experiment with what came of it; those that another process is at work on come last."""
-    waiting = list(experiments)
+    """Yields each experiment with what came of it; those that another process is at work on come last, or not
+    at all, where there is nothing else to do for `patience` seconds."""
+    waiting, idle = list(experiments), 0.0
     while waiting:
         one = next_of(waiting)
         if one is None:
+            if idle >= patience:
+                return
+            idle += POLL
             display.waits(len(waiting))
             time.sleep(POLL)
             continue
+        idle = 0.0
         display.begins(one)
         try:
             result = single.carry_out(one, force, loggers, partial(display.told, one))

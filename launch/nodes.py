@@ -47,6 +47,21 @@ def under_its_name(one: Experiment, named: Mapping[str, Any], any_node: bool) ->
     return replace(one, folder=folder, config={**one.config, "any_node": True} if any_node else one.config)
 
 
+def going_on(one: Experiment) -> Experiment:
+    """The experiment, whose `config.json` keeps what that of the unfinished run says, where any node was allowed: that it
+    was, and, as "earlier_environments", the nodes of other kinds that made rounds of it."""
+    path = one.folder / "config.json"
+    if not path.exists() or not (one.folder / "checkpoint.pt").exists():
+        return one
+    before, now = json.loads(path.read_text()), one.config
+    if not (before.get("any_node") or now.get("any_node")):
+        return one
+    known = [*before.get("earlier_environments", []), before["environment"]]
+    earlier = [environment for environment in known if environment != now["environment"]]
+    unique = [environment for place, environment in enumerate(earlier) if environment not in earlier[:place]]
+    return replace(one, config={**now, "any_node": True, "earlier_environments": unique})
+
+
 def write(runs: Iterable[Experiment], path: Path) -> None:
     """What `named_for` says of each algorithm, to a file. Raises UserError where that differs between runs of one."""
     found: dict[str, dict[str, Any]] = {}

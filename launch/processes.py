@@ -11,6 +11,7 @@ however many they are.
 """
 
 import logging
+import math
 import multiprocessing
 import os
 import pickle
@@ -51,22 +52,31 @@ GRACE = 10.0  # seconds that a worker has to save what it is at, where its paren
 
 
 def carry_out(
-    experiments: Sequence[Experiment], force: bool, loggers: Sequence[Logger], display: Display, cores: int
+    experiments: Sequence[Experiment],
+    force: bool,
+    loggers: Sequence[Logger],
+    display: Display,
+    cores: int,
+    patience: float = math.inf,
 ) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
     """Yields each experiment with what came of it, as it is over. The longest are begun first, and so many that their
-    `--threads` are no more than `cores`, or one alone that has more."""
-    waiting, tries = sorted(experiments, key=work_of, reverse=True), Counter()
+    `--threads` are no more than `cores`, or one alone that has more. Those that another process is at work on are left to it
+    after `patience` seconds without any other work."""
+    waiting, tries, idle = sorted(experiments, key=work_of, reverse=True), Counter(), 0.0
     with _handed_over(experiments) as files, _Workers(cores, files.folder) as workers:
         while waiting or workers.busy:
             fitting = [one for one in waiting if workers.have_room_for(one)]
             one = next_of(fitting)
             if one is not None:
                 waiting.remove(one)
-                tries[one.folder] += 1
+                tries[one.folder], idle = tries[one.folder] + 1, 0.0
                 display.begins(one)
                 workers.begin(one, files.of(one.data), force, loggers)
                 continue
             if fitting and not workers.busy:
+                if idle >= patience:
+                    return
+                idle += POLL
                 display.waits(len(waiting))
             for one, (what, told) in workers.news(POLL if fitting else None):
                 if what == "told":

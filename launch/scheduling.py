@@ -15,7 +15,8 @@ TRAINING = 3  # times the operations of a forward pass: forward, and backward to
 
 def cores() -> int:
     """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(there, int(os.environ.get("SLURM_CPUS_ON_NODE", there)))  # not all that Slurm allots, it holds a job to
 
 
 def cores_of(experiments: Sequence[Experiment], jobs: int | str) -> int:

@@ -9,6 +9,7 @@ import saves
 from experiment import Experiment
 from experiment.rounds import Logger, Row
 from figures import folder
+from launch import nodes
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ def carry_out(
 ) -> saves.Run | Failed:
     """The saved run, or why it failed: whatever that is, it stops no other. Raises saves.BusyError where another process is
     at work on it, and KeyboardInterrupt once the last finished round is saved."""
+    if not force:
+        one = nodes.going_on(one)
     try:
         run = experiment.run(one, force, watch, loggers)
         folder.complete(run)
