@@ -15,8 +15,10 @@ worker, this process) the run goes on from there: files that appear whole or not
 import itertools
 import logging
 import os
+import pickle
 import platform
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -50,6 +52,7 @@ from launch.single import Failed
 HERE = Path(__file__).resolve().parent.parent
 NO_CODE = ["?*.*", ".?*", "/data/*", "/saves/*", "/tests", "!*.py"]  # of the checkout, as .gitignore says it: the last holds
 DRAWN_HERE = ("graph.png", "intensity.png")  # with these a row is added to a table beside the folder
+REACH = 10.0  # seconds in which somebody answers at a cluster's address
 POLL = 0.5  # seconds from one look into the post to the next
 TELL = 1.0  # seconds in which a run leaves no second row
 GRACE = 10.0  # seconds that runs have to leave their last finished round, where this process is told to stop
@@ -112,8 +115,9 @@ def _connected(address: str, cores: int) -> Iterator[None]:
     code = {"working_dir": str(HERE), "excludes": NO_CODE}
     main, before = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     try:
+        _reach(address)
         ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (ConnectionError, RuntimeError, ValueError, AssertionError, RayError) as error:
+    except (OSError, RuntimeError, ValueError, OverflowError, AssertionError, RayError) as error:
         ray.shutdown()
         raise UserError(f"--ray {address}: no cluster that can be used is there ({saves.reason_of(error)})") from None
     if main and before is not None:
@@ -122,6 +126,13 @@ def _connected(address: str, cores: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nobody answers at a host and port; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
 
 
 @dataclass(eq=False)
@@ -143,7 +154,8 @@ class _Cluster:
         self._jobs, self._loggers, self._any_node = jobs, tuple(loggers), any_node
         self._numbers, self._data, self._declined = itertools.count(), {}, {}
         beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._post = ray.remote(_Post).options(num_cpus=0, max_restarts=-1, scheduling_strategy=beside).remote()
+        self._task = ray.remote(_task())
+        self._post = ray.remote(_post()).options(num_cpus=0, max_restarts=-1, scheduling_strategy=beside).remote()
 
     def __enter__(self) -> "_Cluster":
         return self
@@ -194,16 +206,16 @@ class _Cluster:
                 saves.clear(one.folder)
             number, needs = next(self._numbers), _needs(one)
             others = {"label_selector": {"ray.io/node-id": f"!in({','.join(self._declined)})"}} if self._declined else {}
-            task = ray.remote(_serve).options(
+            task = self._task.options(
                 num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), max_retries=0, **others
             )  # Ray's own retries would send what the folder holds now, and not what comes back until then
             ref = task.remote(
-                replace(one, data=None),
+                pickle.dumps((replace(one, data=None), self._loggers)),
                 self._of(one.data),
-                _contents(one.folder),
+                ray.put(_contents(one.folder)),
                 {name: path.read_bytes() for name, path in _paths(one).items()},
-                self._loggers,
-                (self._post, number),
+                self._post,
+                number,
                 self._any_node,
                 sys.argv,
             )
@@ -326,29 +338,43 @@ def _place(folder: Path, contents: Mapping[str, bytes]) -> None:
             path.unlink()
 
 
-# --- the post ----------------------------------------------------------------------------------------------------------
+# --- what is sent by value, as it is defined inside a function: where the caller is outside the cluster (`ray://`) a process
+# that has not our modules handles it as well ---------------------------------------------------------------------------
 
 
-class _Post:
+def _post() -> type:
     """An actor. Of each run it holds the last of each kind of thing that was left, so that it stays small however seldom it
     is emptied; of what was logged, all."""
 
-    def __init__(self) -> None:
-        self._held, self._said = {}, []
+    class Post:
+        def __init__(self) -> None:
+            self._held, self._said = {}, []
 
-    def leave(self, number: int, what: str, told: Any) -> None:
-        """Something of a run, in place of what was left of that kind."""
-        self._held[number, what] = told
+        def leave(self, number: int, what: str, told: Any) -> None:
+            self._held[number, what] = told
 
-    def say(self, record: logging.LogRecord) -> None:
-        """Something that was logged."""
-        self._said.append(record)
+        def say(self, record: logging.LogRecord) -> None:
+            self._said.append(record)
 
-    def take(self) -> tuple[dict[tuple[int, str], Any], list[logging.LogRecord]]:
-        """All that was left since the last time."""
-        held, said = self._held, self._said
-        self._held, self._said = {}, []
-        return held, said
+        def take(self) -> tuple[dict[tuple[int, str], Any], list[logging.LogRecord]]:
+            held, said = self._held, self._said
+            self._held, self._said = {}, []
+            return held, said
+
+    return Post
+
+
+def _task() -> Callable[..., tuple[str, Any, dict[str, bytes]]]:
+    """`_serve`, of a pickled experiment and what else our modules define."""
+
+    def serve(packed: bytes, *others: Any) -> tuple[str, Any, dict[str, bytes]]:
+        import pickle
+
+        from launch import ray
+
+        return ray._serve(*pickle.loads(packed), *others)
+
+    return serve
 
 
 # --- on a node ---------------------------------------------------------------------------------------------------------
@@ -356,17 +382,17 @@ class _Post:
 
 def _serve(
     one: Experiment,
+    loggers: Sequence[Logger],
     arrays: Mapping[str, Any],
     contents: Mapping[str, bytes],
     named: Mapping[str, bytes],
-    loggers: Sequence[Logger],
-    sender: tuple[Any, int],
+    post: Any,
+    number: int,
     any_node: bool,
     argv: Sequence[str],
 ) -> tuple[str, Any, dict[str, bytes]]:
     """Carry out one run, from the contents of its folder and of the files that its options name -> (what came of it, see
     `_Cluster.news`; the words for it; what its folder holds)."""
-    post, number = sender
     sys.argv = list(argv)  # the command that the run's log tells
     torch.set_num_threads(1)
     forward = _Forward(post)

@@ -28,8 +28,8 @@ SCRIPT = """\
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:TERM@60
-# Each element makes what it finds unfinished. Told to stop, a minute before its time is over or by the scheduler, it saves
-# the last finished round: python takes the shell's place, so that the signal reaches it.
+# Each element makes what it finds unfinished. Told to stop, by the scheduler or a minute or two before its time is over, it
+# saves the last finished round: python takes the shell's place, so that the signal reaches it.
 cd {folder} || exit 1
 exec {command}
 """
