@@ -187,6 +187,39 @@ def test_a_node_that_is_killed_costs_no_run_more_than_the_rounds_since_its_check
 
 
 @needs_ray
+def test_a_run_whose_worker_is_killed_time_after_time_has_failed(cluster, tmp_path):
+    from launch import loggers
+    from launch import ray as place
+
+    def kill_its_worker():
+        (node,) = cluster.worker_nodes
+        (raylet,) = [started.process for started in node.all_processes["raylet"]]
+        for child in psutil.Process(raylet.pid).children():
+            if child.name().startswith("ray::serve"):
+                child.kill()
+
+    class Killing(Display):
+        begun = 0
+
+        def begins(self, one):
+            super().begins(one)
+            self.begun += 1
+
+        def told(self, one, news):
+            kill_its_worker()
+
+    one = prepared("fedavg", tmp_path, rounds=100_000)
+    display = Killing([one])
+    ((_, failed),) = place.carry_out([one], False, loggers.ALWAYS, display, cluster.address, "auto", False)
+    assert isinstance(failed, Failed)
+    assert failed.reason.startswith("fedavg --seed 0: ")
+    assert failed.reason.endswith(f", {place.TRIES} times")
+    assert display.begun == place.TRIES
+    assert not display.running
+    assert not saves.at_work(one.folder)
+
+
+@needs_ray
 def test_the_same_command_after_its_caller_was_killed_does_only_what_is_missing(cluster, second, whole, tmp_path):
     process = started(cluster.address, tmp_path)
     wait_for(process, lambda: list(tmp_path.glob("*/done")) and both_are_at_work(tmp_path))
