@@ -371,6 +371,7 @@ class Averaging(Options):
 
 
 SUBMITTED = Needs("--slurm", lambda how: how.slurm is not None)
+UNSUBMITTED = Needs("no --slurm beside it", lambda how: how.slurm is None)
 CLUSTER = Needs("--slurm or --ray", lambda how: how.slurm is not None or how.ray is not None)
 
 
@@ -394,6 +395,7 @@ class Launch:
         str,
         "run on the nodes of this Ray cluster: its address, auto where this machine is part of it, or local for one of this "
         "machine alone; --jobs is then how many of its cores, auto all",
+        UNSUBMITTED,
     )
     log: str | None = flag(
         None,
