@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     """Run a command line; returns the exit status: 0, 1 where a run failed, 2 for a mistake in the command, 128 and the
     number of the signal that stopped it, 3 on a node of another kind than the runs are named for."""
     _log_to_stderr()
-    classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
+    classes = algorithms.all_options()
     described = {name: algorithms.describe(name) for name in classes}
     if "_ARGCOMPLETE" in os.environ:
         commandline.complete(os.environ["COMP_LINE"], classes, described)
@@ -88,11 +88,11 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
     out = sys.stderr if how.json else sys.stdout
     say = (lambda *words: None) if how.quiet else (lambda *words: print(*words, file=out, flush=True))
     for one in ready:
-        if not how.force and (one.folder / "done").exists():
+        if not how.force and saves.finished(one.folder):
             say(f"already finished, read from {one.folder} (--force runs it anew)")
         elif (older := experiment.earlier(one.folder)) is not None:
             say(f"the code, a library or the processor has changed since {older} was made: it is kept, and this is run anew")
-    drawn = {one.split.digest: one for one in ready if not (one.folder / "done").exists()}
+    drawn = {one.split.digest: one for one in ready if not saves.finished(one.folder)}
     for one in list(drawn.values())[:MAX_SPLITS_SHOWN]:
         say(_split(one))
     if len(drawn) > MAX_SPLITS_SHOWN:
@@ -118,7 +118,7 @@ def _is_for_slurm(ready: Sequence[Experiment], how: options.Launch) -> bool:
 
 
 def _unfinished(ready: Sequence[Experiment], how: options.Launch) -> list[Experiment]:
-    return [one for one in ready if how.force or not (one.folder / "done").exists()]
+    return [one for one in ready if how.force or not saves.finished(one.folder)]
 
 
 def _submit(ready: Sequence[Experiment], how: options.Launch, argv: Sequence[str], then: Sequence[Experiment] = ()) -> int:
@@ -171,7 +171,7 @@ def _save_study(runs: Sequence[options.Options], how: options.Launch) -> int:
 def _study(runs: Sequence[options.Options], how: options.Launch, argv: Sequence[str]) -> int:
     """A study: where a method has several settings these are tried on held-out data; then each method is run in the setting
     that was chosen, and the table is printed."""
-    classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
+    classes = algorithms.all_options()
     if runs != [classes["cfkd"](algorithm="cfkd")]:
         raise UserError(f"--study {how.study}: has its own algorithms and flags; beside it stands only where and how to run")
     asked, out = study.read(how.study, classes), sys.stderr if how.json else sys.stdout
@@ -250,7 +250,7 @@ def _report(
     """The table, what it says in words, and where everything is."""
     baselines = [_independent(one, how) for one, _ in finished]
     runs = [
-        (run, saves.load(base.folder) if (base.folder / "done").exists() else None)
+        (run, saves.load(base.folder) if saves.finished(base.folder) else None)
         for (_, run), base in zip(finished, baselines, strict=True)
     ]
     found, several = groups(runs), len(problems([run for run, _ in runs])[1]) > 1

@@ -81,6 +81,11 @@ def options_of(name: str) -> type:
     return PUBLISHED.get(name, ALGORITHMS[name]).Options
 
 
+def all_options() -> dict[str, type]:
+    """{algorithm: its Options class}, what the parser of a command line is given."""
+    return {name: options_of(name) for name in ALGORITHMS}
+
+
 def module_of(options) -> ModuleType:
     """The module that carries these options out: the published one where any of its quirks is asked for."""
     plain = ALGORITHMS[options.algorithm]

@@ -47,7 +47,7 @@ def run(
     with saves.locked(folder):
         if force:
             saves.clear(folder)
-        if (folder / "done").exists():
+        if saves.finished(folder):
             return saves.load(folder)
         with _logged(folder / "run.log", experiment.data.unverified):
             _begin(experiment)

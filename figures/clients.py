@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from figures import command, on_paper
-from figures.groups import Group, alone_for, by_client, check, harmed, ordered, seed_of
+from figures.groups import Group, alone_for, by_client, check, harmed, ordered, pairs
 from figures.marks import Axis, Line, Panel, Points, Style, key
 from figures.styles import label, styles
 from saves import Run
@@ -32,8 +32,7 @@ def gains(runs: Sequence[Run], alone: Sequence[Run]):
     client; None without such a seed."""
     import pandas as pd
 
-    without = {seed_of(run): by_client(run, "last") for run in alone}
-    found = [by_client(run, "last") - without[seed_of(run)] for run in runs if seed_of(run) in without]
+    found = [by_client(run, "last") - by_client(base, "last") for run, base in pairs(runs, alone)]
     return pd.concat(found, axis=1).mean(axis=1) if found else None
 
 

@@ -11,7 +11,7 @@ from data import partition
 from errors import UserError
 from figures import targets
 from figures.statistics import LEAST_EXAMPLES, Paired, Seed, Values, interval, paired
-from figures.units import shown
+from figures.units import flags_told, shown
 from options import role_of
 from saves import Run
 
@@ -95,8 +95,7 @@ def distinguishing(found: Sequence[Mapping[str, Any]], but: Sequence[str] = OF_A
 
 def name_of(group: Group, found: Sequence[Group]) -> str:
     """The algorithm, and the options that tell its groups apart."""
-    names = [name for name in distinguishing([other.options for other in found]) if name in group.options]
-    told = " ".join(f"--{name} {shown(group.options[name])}" for name in names)
+    told = flags_told(group.options, distinguishing([other.options for other in found]))
     return f"{group.algorithm} ({told})" if told else group.algorithm
 
 
@@ -162,7 +161,7 @@ def gains(group: Group, alone: Group, on: str) -> tuple[float, float | None] | N
     """What collaboration is to the clients: by how much personal accuracy is above that of the same client alone, on the
     same split with the same seed, of the client that gains least, mean over the common seeds; and the share of clients that
     are `harmed` after the last round, mean over the splits (None where it is not known). None without a common seed."""
-    found = [(by_client(run, on) - by_client(base, on)).min() for run, base in _pairs(group, alone)]
+    found = [(by_client(run, on) - by_client(base, on)).min() for run, base in pairs(group.runs, alone.runs)]
     if not found:
         return None
     on_splits = list(harmed(group, alone).values()) if on == "last" else [None]
@@ -170,10 +169,10 @@ def gains(group: Group, alone: Group, on: str) -> tuple[float, float | None] | N
     return float(np.mean(found)), share
 
 
-def _pairs(group: Group, alone: Group) -> list[tuple[Run, Run]]:
-    """Each run of a group with that of `independent` of the same seed, where there is one."""
-    without = {seed_of(run): run for run in alone.runs}
-    return [(run, without[seed_of(run)]) for run in group.runs if seed_of(run) in without]
+def pairs(runs: Sequence[Run], alone: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """Each run with that of `independent` of the same seed, where there is one."""
+    without = {seed_of(run): run for run in alone}
+    return [(run, without[seed_of(run)]) for run in runs if seed_of(run) in without]
 
 
 HARMED = (
@@ -187,7 +186,7 @@ def harmed(group: Group, alone: Group) -> dict[int, np.ndarray | None]:
     """{split seed: which clients a method harms, bool [K]}, by the rule in HARMED; None where runs did not keep which of
     their test examples they got right."""
     of_split: dict[int, list[tuple[Run, Run]]] = {}
-    for run, base in _pairs(group, alone):
+    for run, base in pairs(group.runs, alone.runs):
         of_split.setdefault(run.options["split_seed"], []).append((run, base))
     return {split_seed: _harmed(pairs) for split_seed, pairs in of_split.items()}
 

@@ -27,7 +27,7 @@ from figures.groups import (
     selected,
 )
 from figures.statistics import LEAST_PROBLEMS, Values, nemenyi, over_problems, paired
-from figures.units import shown
+from figures.units import flags_told
 from saves import Run
 
 
@@ -115,8 +115,7 @@ def _labels(everyone: Sequence[Group], left_out: Sequence[str]):
     def label(group: Group) -> str:
         of_it = [other for other in everyone if other.algorithm == group.algorithm]
         own = [name for name in vary if len({repr(other.options.get(name)) for other in of_it}) > 1]
-        told = " ".join(f"--{name} {shown(group.options[name])}" for name in own if name in group.options)
-        return f"{group.algorithm} {told}".strip()
+        return f"{group.algorithm} {flags_told(group.options, own)}".strip()
 
     return label
 

@@ -16,7 +16,7 @@ from data import partition
 from errors import UserError
 from figures import on_paper
 from figures.marks import Axis, Heat, Panel
-from figures.units import shown
+from figures.units import flags_told
 from saves import Run
 
 MAX_CLIENTS = 60  # more rows than this cannot be told apart on paper
@@ -50,7 +50,7 @@ def name_of(run: Run) -> str:
     options = run.options
     rule = partition.PARTITIONS.get(options["partition"])
     flags = [name for name in (partition.parameters(rule) if rule else []) if options.get(name) is not None]
-    told = " ".join(f"--{name} {shown(options[name])}" for name in (*flags, "split_seed"))
+    told = flags_told(options, (*flags, "split_seed"))
     return f"{options['dataset']} --partition {options['partition']}\n{told}"
 
 

@@ -25,7 +25,7 @@ def status(folder: Path) -> dict[str, str]:
     rounds so far), "why" it failed."""
     config = json.loads((folder / "config.json").read_text())
     rounds, rows, failed = config["options"]["rounds"], _rows(folder), folder / "failed"
-    done, running = (folder / "done").exists(), saves.at_work(folder)
+    done, running = saves.finished(folder), saves.at_work(folder)
     stands = "done" if done else "running" if running else "failed" if failed.exists() else "stopped"
     last = int(rows[-1]["round"]) if rows else 0
     if stands in ("failed", "stopped"):  # it would go on from the checkpoint, whatever it has played since
@@ -50,7 +50,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
         with path.open(newline="") as file:
             # the last line may be half written
             return [row for row in csv.DictReader(file) if None not in row.values()]
-    return saves.load(folder).rounds.to_dict("records") if (folder / "done").exists() else []
+    return saves.load(folder).rounds.to_dict("records") if saves.finished(folder) else []
 
 
 def _accuracy(rows: Sequence[dict[str, Any]], name: str) -> str:

@@ -1,6 +1,6 @@
 """Numbers for people: bytes, floating point operations, seconds, percents, and an option's value as a flag takes it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,11 @@ def percent(value: float) -> str:
 def spread(values: np.ndarray) -> str:
     """The standard deviation over seeds, in points; nothing for a single one."""
     return f"{values.std(ddof=1):.2%}".rstrip("%") if len(values) > 1 else ""
+
+
+def flags_told(options: Mapping[str, Any], names: Iterable[str]) -> str:
+    """Those of these options that are there, as a command line has them."""
+    return " ".join(f"--{name} {shown(options[name])}" for name in names if name in options)
 
 
 def shown(value: Any) -> str:

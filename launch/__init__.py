@@ -41,7 +41,7 @@ def launch(
     """
     told = loggers.chosen(log)
     runs = {one.folder: one for one in ready}  # two may be the same: --threads 1 auto
-    finished = {folder for folder in runs if not force and (folder / "done").exists()}
+    finished = {folder for folder in runs if not force and saves.finished(folder)}
     there, missing = ([one for one in runs.values() if (one.folder in finished) is so] for so in (True, False))
     cores = scheduling.cores_of(missing, jobs)
     if ray and missing:

@@ -16,7 +16,7 @@ import saves
 from experiment import Experiment
 from experiment.rounds import Row
 from figures.groups import distinguishing
-from figures.units import duration, shown
+from figures.units import duration, flags_told
 from launch.scheduling import work_of
 from launch.single import Failed
 from options import plain
@@ -226,10 +226,7 @@ def labels_of(runs: Sequence[Experiment]) -> list[str]:
     """The algorithm, its seed, and the options that tell runs apart."""
     found = [plain(one.options) for one in runs]
     names = [name for name in dict.fromkeys((*distinguishing(found, but=()), "seed")) if name != "algorithm"]
-    return [
-        " ".join([options["algorithm"], *(f"--{name} {shown(options[name])}" for name in names if name in options)])
-        for options in found
-    ]
+    return [f"{options['algorithm']} {flags_told(options, names)}".strip() for options in found]
 
 
 def _left(seconds: float | None) -> str:

@@ -25,7 +25,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from logging.handlers import QueueHandler
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -227,11 +226,6 @@ def _serve(pipe: Connection, scratch: Path) -> None:
     Ctrl-C, makes of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_stop_with_parent, args=(scratch,), daemon=True).start()
-    forward = _Forward(pipe)
-    forward.setLevel(logging.INFO)
-    logging.getLogger().handlers[:] = [forward]
-    logging.captureWarnings(True)
-    torch.set_num_threads(1)
 
     def tell(what: str, told: Any) -> None:
         try:
@@ -239,9 +233,14 @@ def _serve(pipe: Connection, scratch: Path) -> None:
         except OSError:  # the parent was killed
             signal.raise_signal(signal.SIGTERM)
 
+    def say(record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            pipe.send(("said", record))
+
     def watch(news: Row | str) -> None:
         tell("told", news)
 
+    single.be_worker(say)
     with suppress(EOFError, KeyboardInterrupt), signals.interrupting():
         while True:
             one, data, force, loggers = pickle.loads(pipe.recv_bytes())
@@ -251,15 +250,6 @@ def _serve(pipe: Connection, scratch: Path) -> None:
                 tell("busy", None)
             else:
                 tell("over", result.reason if isinstance(result, Failed) else None)
-
-
-class _Forward(QueueHandler):
-    """What is logged goes to the parent, which knows where a terminal's lines are."""
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Send it."""
-        with suppress(OSError):
-            self.queue.send(("said", record))
 
 
 @cache

@@ -28,7 +28,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
-from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any
 
@@ -394,11 +393,7 @@ def _serve(
     """Carry out one run, from the contents of its folder and of the files that its options name -> (what came of it, see
     `_Cluster.news`; the words for it; what its folder holds)."""
     sys.argv = list(argv)  # the command that the run's log tells
-    torch.set_num_threads(1)
-    forward = _Forward(post)
-    forward.setLevel(logging.INFO)
-    logging.getLogger().handlers[:] = [forward]
-    logging.captureWarnings(True)
+    single.be_worker(post.say.remote)
     with tempfile.TemporaryDirectory(prefix="chorus-") as scratch:
         folder = Path(scratch) / one.folder.name
         _place(folder, contents)
@@ -469,11 +464,3 @@ class _Left:
 def _written(path: Path) -> int | None:
     """When, in nanoseconds; None where it is not there."""
     return path.stat().st_mtime_ns if path.exists() else None
-
-
-class _Forward(QueueHandler):
-    """What is logged goes to the caller, which knows where a terminal's lines are."""
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Leave it in the post."""
-        self.queue.say.remote(record)

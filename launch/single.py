@@ -1,8 +1,12 @@
 """One experiment, wherever it runs: carried out, its folder completed, and its failure told in a line."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from logging.handlers import QueueHandler
 from pathlib import Path
+
+import torch
 
 import experiment
 import saves
@@ -10,6 +14,24 @@ from experiment import Experiment
 from experiment.rounds import Logger, Row
 from figures import folder
 from launch import nodes
+
+
+class _Forward(QueueHandler):
+    """Hands what is logged to a function, ready to be pickled."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Hand it over."""
+        self.queue(record)
+
+
+def be_worker(say: Callable[[logging.LogRecord], None]) -> None:
+    """Make this process one that carries out runs for another, which has the terminal: what is logged goes to `say`, and
+    torch computes with one thread where a run does not ask for more."""
+    forward = _Forward(say)
+    forward.setLevel(logging.INFO)
+    logging.getLogger().handlers[:] = [forward]
+    logging.captureWarnings(True)
+    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from experiment import Experiment
 from launch import Failed, launch
 from options import Launch
 from papers import PAPERS, page, results
-from papers.tables import Results, Table, failures, render
+from papers.tables import Results, Table, failures, render, runs_in
 
 
 def parser() -> argparse.ArgumentParser:
@@ -91,7 +91,7 @@ def _list() -> None:
         print(f"{name}: {paper.TITLE}")
         recorded = results.read(paper)
         for table in paper.TABLES:
-            runs = {made.key for made in results.runs_in([table])}
+            runs = runs_in([table])
             there = len(runs) - len(recorded.missing(table))
             print(f"  {name}/{table.name:<14} {there} of {len(runs)} runs recorded{', heavy' * table.heavy}: {table.title}")
 

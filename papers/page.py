@@ -5,7 +5,7 @@ from types import ModuleType
 
 from papers import PAPERS
 from papers.results import CARRIED, read
-from papers.tables import Results, Table, render, runs_of
+from papers.tables import Results, Table, render, runs_in
 
 EARLIER = (
     "In brackets: as printed at revision 564cfaf (torch 2.13.0+cpu, x86_64 AVX512), from runs of the same commands that are "
@@ -52,12 +52,12 @@ def _there(table: Table, results: Results) -> float:
 
 def carried(table: Table, results: Results) -> str:
     """Which code made the recorded runs of a table, and on what."""
-    keys = dict.fromkeys(made.key for cell in table.cells for made in runs_of(cell.command, cell.start))
-    there = [results.rows[key] for key in keys if key in results.rows]
+    runs = runs_in([table])
+    there = [results.rows[made.key] for made in runs if made.key in results.rows]
     told = []
     if there:
         revisions, libraries, processors = (" and ".join(sorted({row[name] for row in there})) for name in CARRIED[1:])
-        told.append(f"{len(there)} of {len(keys)} runs; code of {revisions}, torch {libraries}, {processors}.")
+        told.append(f"{len(there)} of {len(runs)} runs; code of {revisions}, torch {libraries}, {processors}.")
     if any(name == table.name for name, _, _ in results.earlier):
         told.append(EARLIER)
     return " ".join(told)

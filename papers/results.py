@@ -1,7 +1,7 @@
 """The runs of the papers' tables: which of them are saved, what they say, and the small files of it that are kept in git."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -9,7 +9,7 @@ import experiment
 import saves
 from experiment import Experiment, identity
 from options import Launch
-from papers.tables import METRICS, Earlier, Made, Results, Table, runs_of, started
+from papers.tables import METRICS, Earlier, Made, Results, Table, runs_in, runs_of, started
 
 HERE = Path(__file__).resolve().parent
 CARRIED = ("run", "revision", "torch", "processor")  # columns of results.csv beside the command and the metrics
@@ -29,7 +29,7 @@ class Saved:
 
     def of(self, one: Experiment) -> saves.Run | None:
         """The very run that an experiment would make, whatever carried it out; today's code before any other."""
-        if (one.folder / "done").exists():
+        if saves.finished(one.folder):
             return saves.load(one.folder)
         return self._by_asked.get(identity.asked(one.config))
 
@@ -95,7 +95,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def record(paper: ModuleType, results: Results) -> None:
     """Keep results: those of runs that are kept already are replaced, all others stay."""
     kept = read(paper).rows | results.rows
-    wanted = dict.fromkeys(made.key for made in runs_in(paper.TABLES))
+    wanted = [made.key for made in runs_in(paper.TABLES)]
     metrics = dict.fromkeys(cell.metric for table in paper.TABLES for cell in table.cells)
     with file_of(paper).open("w", newline="") as file:
         writer = csv.DictWriter(
@@ -108,12 +108,6 @@ def record(paper: ModuleType, results: Results) -> None:
                     name: f"{float(kept[key][name]):.7g}" for name in metrics if kept[key].get(name) not in (None, "")
                 }
                 writer.writerow({"command": key, **kept[key], **numbers})
-
-
-def runs_in(tables: Iterable[Table]) -> list[Made]:
-    """The runs of tables, each once."""
-    cells = [cell for table in tables for cell in table.cells]
-    return list(dict.fromkeys(made for cell in cells for made in runs_of(cell.command, cell.start)))
 
 
 def missing(tables: Sequence[Table], launch: Launch) -> tuple[list[Experiment], list[Made]]:

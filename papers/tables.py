@@ -3,7 +3,7 @@ cell; and what is known of the runs of these commands.
 """
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -102,7 +102,7 @@ class Made(NamedTuple):
 @cache
 def runs_of(command: str, start: str = "") -> tuple[Made, ...]:
     """The runs of a cell, in the order of the seeds."""
-    classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
+    classes = algorithms.all_options()
     asked, _, _ = commandline.parse(shlex.split(command), classes, dict.fromkeys(classes, ""))
     starts = runs_of(start) if start else [None] * len(asked)
     made = []
@@ -110,6 +110,12 @@ def runs_of(command: str, start: str = "") -> tuple[Made, ...]:
         key = commandline.command_of(options).removeprefix("python run.py ")
         made.append(Made(f"{key} --init_from ({origin.key})" if origin else key, options, origin))
     return tuple(made)
+
+
+def runs_in(tables: Iterable[Table]) -> list[Made]:
+    """The runs of tables, each once."""
+    cells = [cell for table in tables for cell in table.cells]
+    return list(dict.fromkeys(made for cell in cells for made in runs_of(cell.command, cell.start)))
 
 
 def started(made: Made, folder: Path | None) -> Options:
@@ -157,8 +163,7 @@ class Results:
 
     def missing(self, table: Table) -> list[str]:
         """The commands of the runs that are not there."""
-        keys = dict.fromkeys(made.key for cell in table.cells for made in runs_of(cell.command, cell.start))
-        return [key for key in keys if key not in self.rows]
+        return [made.key for made in runs_in([table]) if made.key not in self.rows]
 
 
 def render(table: Table, results: Results) -> str:

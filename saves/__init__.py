@@ -100,7 +100,7 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether the run was finished."""
-        return (self.folder / "done").exists()
+        return finished(self.folder)
 
     def summary(self) -> dict[str, Any]:
         """The keys of `--json`: accuracies after the last round; totals over the run of bytes, of the steps and flops of the
@@ -173,6 +173,11 @@ def _rebuild(options: Mapping[str, Any], inputs: Sequence[Any], client: int, ans
     (shape, n_classes), names = inputs, options["model"]
     heads = algorithms.says(options["algorithm"], "heads")
     return models.make(names[client % len(names)], tuple(shape), n_classes, options["feature_dim"], heads)
+
+
+def finished(folder: Path) -> bool:
+    """Whether a folder holds a finished run: `done` is written last."""
+    return (folder / "done").exists()
 
 
 def load(folder: str | Path) -> Run:

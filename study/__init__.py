@@ -27,6 +27,7 @@
 Methods take the shared defaults, as several algorithms in one command do.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,16 +161,13 @@ def _fair(study: Study, wrong: str) -> None:
         raise UserError(
             f"{wrong} [tuning] seed {min(both)}: is one of [seeds] too; a setting is chosen with seeds of its own"
         )
-    if any(len(values) > 1 for name, values in study.shared.items() if role_of(name) != "problem"):
-        name = next(name for name, values in study.shared.items() if len(values) > 1 and role_of(name) != "problem")
-        raise UserError(f"{wrong} [settings] {name}: has several values; what is tuned stands with each method")
+    several = [name for name, values in study.shared.items() if len(values) > 1 and role_of(name) != "problem"]
+    if several:
+        raise UserError(f"{wrong} [settings] {several[0]}: has several values; what is tuned stands with each method")
 
 
 def _size(method: Method) -> int:
-    size = 1
-    for values in method.flags.values():
-        size *= len(values)
-    return size
+    return math.prod(map(len, method.flags.values()))
 
 
 def _several(value: Any) -> list:

@@ -13,7 +13,7 @@ from errors import UserError
 from launch import launch
 from options import Launch
 from papers import PAPERS, __main__, page, results
-from papers.tables import METRICS, Cell, Results, Table, failures, render, runs_of
+from papers.tables import METRICS, Cell, Results, Table, failures, render, runs_in, runs_of
 
 TABLES = [(name, table) for name, paper in PAPERS.items() for table in paper.TABLES]
 QUICK = "--dataset digits --n_clients 3 --reduced 0.05 --rounds 1 --model MLP --batch_size 16 --threads 1"
@@ -67,7 +67,7 @@ HERE = ("digits", *(["MNIST"] if MNIST_FILES.exists() else []))
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_recorded_row_has_the_identity_of_the_run_that_its_command_makes(name, tmp_path):
     recorded, checked = results.read(PAPERS[name]).rows, 0
-    for made in results.runs_in(PAPERS[name].TABLES):
+    for made in runs_in(PAPERS[name].TABLES):
         if made.key in recorded and made.options.dataset in HERE and made.start is None:
             one = experiment.prepare(made.options, Launch(export_dir=tmp_path))
             assert recorded[made.key]["run"] == experiment.identity.asked(one.config), made.key
