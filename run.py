@@ -6,7 +6,6 @@ python run.py -h
 """
 
 import json
-import logging
 import math
 import os
 import shlex
@@ -17,7 +16,6 @@ from dataclasses import fields, replace
 
 import numpy as np
 from tabulate import tabulate
-from tqdm import tqdm
 
 import algorithms
 import commandline
@@ -34,7 +32,7 @@ from figures.cells import render
 from figures.groups import groups, problems, seeds_told
 from figures.problems import overview
 from launch import Failed, launch, loggers, nodes, scheduling, signals, slurm
-from launch.display import Beside
+from launch.display import log_to_stderr
 from study import tuning
 
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 12, 2, 6
@@ -43,7 +41,7 @@ MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; returns the exit status: 0, 1 where a run failed, 2 for a mistake in the command, 128 and the
     number of the signal that stopped it, 3 on a node of another kind than the runs are named for."""
-    _log_to_stderr()
+    log_to_stderr()
     classes = algorithms.all_options()
     described = {name: algorithms.describe(name) for name in classes}
     if "_ARGCOMPLETE" in os.environ:
@@ -74,12 +72,6 @@ def main(argv: Sequence[str]) -> int:
         with suppress(OSError):  # of a terminal that is closed
             print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
         return signals.status_of(interrupt)
-
-
-def _log_to_stderr() -> None:
-    """Warnings of all, and what Chorus tells, on standard error; a run's log gets more (see experiment.py)."""
-    logging.basicConfig(format="%(message)s", handlers=[Beside(logging.INFO)], level=logging.WARNING, force=True)
-    logging.captureWarnings(True)
 
 
 def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[str], chosen_among: Sequence[str] = ()) -> int:
@@ -220,21 +212,15 @@ def _show_split(ready: Sequence[Experiment]) -> int:
 
 
 def _plan(ready: Sequence[Experiment], how: options.Launch) -> int:
-    """What the runs will cost, on the screen, and nothing else. Those that cost the same are planned once."""
-    plans, found = [], {}
-    for number, one in enumerate(ready, start=1):
-        costs = experiment.costs_of(one)
-        if costs not in found:
-            label = f"planning {one.options.algorithm} seed {one.options.seed} ({number}/{len(ready)})"
-            with tqdm(desc=label, unit="round", disable=True if how.quiet else None, leave=False) as bar:
-                try:
-                    found[costs] = experiment.plan(one, lambda r, bar=bar: bar.update())
-                except DivergedError as error:  # of initial weights from elsewhere
-                    print(f"run.py: {error}", file=sys.stderr)
-                    continue
-        plans.append(replace(found[costs], experiment=one))
+    """What the runs will cost, on the screen, and nothing else."""
+    plans = []
+    for found in plan.each(ready, how.quiet):
+        if isinstance(found, DivergedError):
+            print(f"run.py: {found}", file=sys.stderr)
+            continue
+        plans.append(found)
         if how.json:
-            print(json.dumps(plan.summary(plans[-1]), allow_nan=False), flush=True)
+            print(json.dumps(plan.summary(found), allow_nan=False), flush=True)
     if plans and not how.json:
         print(plan.report(plans, scheduling.cores_of(ready, how.jobs)))
     return 0 if len(plans) == len(ready) else 1
