@@ -390,6 +390,12 @@ class Launch:
         "cores for runs side by side, in a process each, of which a run takes --threads; 1 is one run after another in this "
         "process; auto is all cores that it may use, and one run at a time on a CUDA device",
     )
+    workers: int | str = flag(
+        "auto",
+        Number(int, least=1, most=1024, words=("auto",)),
+        "processes in which the clients of one run train side by side, a core each; auto is all cores that no other run "
+        "takes, where a run is long enough; the results are the same",
+    )
     ray: str | None = flag(
         None,
         str,

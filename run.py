@@ -134,7 +134,7 @@ def _results(
 ) -> list[tuple[Experiment, saves.Run | Failed]]:
     """What came of the experiments, in their order; each finished one is told in JSON where that is asked for."""
     results = []
-    where = {"jobs": how.jobs, "ray": how.ray, "any_node": how.any_node}
+    where = {"jobs": how.jobs, "workers": how.workers, "ray": how.ray, "any_node": how.any_node}
     for one, result in launch(ready, how.force, how.quiet, log=how.log, patience=patience, **where):
         results.append((one, result))
         if how.json and not isinstance(result, Failed):

@@ -22,7 +22,21 @@ ROLES = {  # of the flags that every algorithm has; several values of a flag are
 }
 
 # of a command that is told: what is about this call alone
-UNSAID = ("force", "json", "quiet", "plan", "jobs", "ray", "log", "study", "save_study", "slurm", "any_node", "named_by")
+UNSAID = (
+    "force",
+    "json",
+    "quiet",
+    "plan",
+    "jobs",
+    "workers",
+    "ray",
+    "log",
+    "study",
+    "save_study",
+    "slurm",
+    "any_node",
+    "named_by",
+)
 OTHERS = ("--slurm",)  # flags that take the flags of another program
 
 

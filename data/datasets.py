@@ -9,8 +9,8 @@ import difflib
 import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,11 @@ class Data:
         """The same data on a device ("cpu", "cuda", "cuda:1")."""
         return replace(self, x=self.x.to(device), y=self.y.to(device), mean=self.mean.to(device), std=self.std.to(device))
 
+    def write(self, path: Path) -> Path:
+        """Into a file that several processes read with `mapped`; returns where it is."""
+        torch.save({f.name: getattr(self, f.name) for f in fields(self)}, path)
+        return path
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
@@ -81,6 +86,12 @@ class Data:
         for tensor in (self.x, self.y, self.mean, self.std):
             sha.update(tensor.cpu().contiguous().numpy().tobytes())
         return sha.hexdigest()[:16]
+
+
+@cache
+def mapped(path: Path) -> Data:
+    """A data set that `Data.write` wrote: its tensors are the file, which is in memory once for all processes."""
+    return Data(**torch.load(path, mmap=True, weights_only=True))
 
 
 def from_arrays(name: str, train: tuple, test: tuple, classes: tuple[str, ...]) -> Data:

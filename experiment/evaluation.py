@@ -21,6 +21,7 @@ from helpers import EVALUATION_BATCH, Loss, Round, cross_entropy, train
 from models import Net
 
 ByClient = dict[int, float]
+TOGETHER = 50  # clients that fine-tune before the next ones are told of
 PARTY = "evaluation"  # in whose name it computes, so that nothing of it counts as a client's or the server's work
 
 
@@ -175,34 +176,45 @@ def personalise(
     is. Raises DivergedError.
     """
     answer = next(answer for answer in done.answers.values() if isinstance(answer(0), Net))
-    aside = federation.aside("tuning")
-    asked = replace(options, lr=options.ft_lr, lr_schedule="constant", epoch_per_round=1)
+    aside, clients = federation.aside("tuning"), federation.clients
     found: dict[tuple[str, str], ByClient] = {}  # by what it is of and the end of its columns' names
-
-    def measure(what: str, k: int, weights: Weights, suffix: str = "") -> None:
-        own = torch.as_tensor(split.test[k], device=federation.device)
-        predicted = _scores(federation, k, federation.model(k, weights), own)[-1].predicted
-        found.setdefault((what, suffix), {})[k] = (predicted == federation.data.y)[own].double().mean().item()
-
-    for k, weights in zip(done.clients, done.trained or [], strict=False):
-        measure("local", k, weights)
-    for k in federation.clients:
-        watch(f"fine-tuning client {k} of {len(federation.clients)}")
-        model, memory = answer(k), None
-        weights, only = {name: w.detach().clone() for name, w in model.state_dict().items()}, model.names(options.ft_part)
-        measure("tuned", k, weights, ":epoch 0")
-        for epoch in range(1, options.ft_epochs + 1):
-            (weights,), (memory,), losses = train(aside.at(epoch), [k], [weights], loss, asked, memory=[memory], only=only)
-            finite = [torch.isfinite(tensor).all() for tensor in (losses, *weights.values())]
-            if not torch.stack(finite).all():
-                raise DivergedError(
-                    f"{options.algorithm}: the loss of client {k} or its weights are not finite after epoch {epoch} of its "
-                    f"fine-tuning; a smaller --ft_lr (it is {options.ft_lr:g}) may help"
-                )
-            measure("tuned", k, weights, f":epoch {epoch}")
+    if done.trained:
+        own = [split.test[k] for k in done.clients]
+        found["local", ""] = dict(zip(done.clients, aside.each(_personal, done.clients, done.trained, own), strict=True))
+    tuned = partial(_fine_tuned, loss=loss, options=options)
+    for some in (clients[place : place + TOGETHER] for place in clients[::TOGETHER]):
+        watch(f"fine-tuning clients {some[0]} to {some[-1]} of {len(clients)}")
+        weights = [{name: w.detach().clone() for name, w in answer(k).state_dict().items()} for k in some]
+        for k, accuracies in zip(some, aside.each(tuned, some, weights, [split.test[k] for k in some]), strict=True):
+            for epoch, accuracy in enumerate(accuracies):
+                found.setdefault(("tuned", f":epoch {epoch}"), {})[k] = accuracy
     found["sent", ""], found["tuned", ""] = found["tuned", ":epoch 0"], found["tuned", f":epoch {options.ft_epochs}"]
     of_round = {f"{what}_{name}{end}": value for (what, end), of in found.items() for name, value in _spread(of).items()}
     return of_round, {f"{what}_accuracy{end}": by_client for (what, end), by_client in found.items()}
+
+
+def _fine_tuned(federation: Federation, k: int, weights: Weights, own: np.ndarray, *, loss: Loss, options) -> list[float]:
+    """Client k's accuracy on its `own` test examples int64 [n]: as it is sent, and after each epoch of fine-tuning."""
+    asked = replace(options, lr=options.ft_lr, lr_schedule="constant", epoch_per_round=1)
+    only, memory = federation.model(k, weights).names(options.ft_part), None
+    accuracies = [_personal(federation, k, weights, own)]
+    for epoch in range(1, options.ft_epochs + 1):
+        (weights,), (memory,), losses = train(federation.at(epoch), [k], [weights], loss, asked, memory=[memory], only=only)
+        finite = [torch.isfinite(tensor).all() for tensor in (losses, *weights.values())]
+        if not torch.stack(finite).all():
+            raise DivergedError(
+                f"{options.algorithm}: the loss of client {k} or its weights are not finite after epoch {epoch} of its "
+                f"fine-tuning; a smaller --ft_lr (it is {options.ft_lr:g}) may help"
+            )
+        accuracies.append(_personal(federation, k, weights, own))
+    return accuracies
+
+
+def _personal(federation: Federation, k: int, weights: Weights, own: np.ndarray) -> float:
+    """The accuracy of these weights of client k on its own test examples int64 [n]."""
+    indices = torch.as_tensor(own, device=federation.device)
+    predicted = _scores(federation, k, federation.model(k, weights), indices)[-1].predicted
+    return (predicted == federation.data.y)[indices].double().mean().item()
 
 
 def _spread(by_client: ByClient) -> dict[str, float]:

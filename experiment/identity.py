@@ -31,6 +31,7 @@ SOURCES = (
     "models",
     "federation/__init__",
     "federation/meter",
+    "federation/pool",
     "federation/wire",
     "helpers",
     "experiment/evaluation",

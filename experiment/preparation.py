@@ -3,7 +3,10 @@
 import logging
 import os
 import pickle
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +23,7 @@ from data import datasets, partition
 from errors import UserError
 from experiment import identity
 from federation import Federation
+from federation.pool import Pool
 from options import Launch, Options
 
 log = logging.getLogger("chorus")
@@ -27,7 +31,8 @@ log = logging.getLogger("chorus")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run that is ready: everything is checked and named, nothing is written yet."""
+    """A run that is ready: everything is checked and named, nothing is written yet. `workers`: how many processes train its
+    clients, which changes no number; 1 is this one alone."""
 
     options: Options
     data: datasets.Data
@@ -35,6 +40,12 @@ class Experiment:
     start: saves.Rows | None  # initial weights of --init_from
     folder: Path
     config: dict[str, Any]
+    workers: int = 1
+
+    @property
+    def cores(self) -> int:
+        """How many it keeps at work."""
+        return max(self.workers, self.options.threads)
 
     @property
     def module(self) -> ModuleType:
@@ -176,3 +187,24 @@ def federation_of(experiment: Experiment) -> Federation:
         participation=options.participation,
         threads=options.threads,
     )
+
+
+@contextmanager
+def at_work(experiment: Experiment) -> Iterator[Federation]:
+    """Inside, the clients of an experiment, side by side in its workers where it has several."""
+    federation = federation_of(experiment)
+    if experiment.workers == 1:
+        yield federation
+        return
+    with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder:
+        file = experiment.data.write(Path(folder) / "data.pt")
+        build = partial(_replica, replace(experiment, data=None), file)
+        pool = Pool(federation, build, experiment.workers, then=partial(shutil.rmtree, folder, ignore_errors=True))
+        try:
+            yield replace(federation, pool=pool)
+        finally:
+            pool.close()
+
+
+def _replica(experiment: Experiment, file: Path) -> Federation:
+    return federation_of(replace(experiment, data=datasets.mapped(file)))

@@ -12,6 +12,7 @@ import saves
 import streams
 from experiment import Experiment
 
+LONG = 5e9  # work of a run, as `work_of` tells it: some seconds, which worker processes take to begin
 POLL = 1.0  # seconds from one look at what another process is at work on to the next
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a Linux container: microseconds of work in a period, and of the period
 TRAINING = 3  # times the operations of a forward pass: forward, and backward to the inputs and to the weights
@@ -34,6 +35,16 @@ def cores_of(experiments: Sequence[Experiment], jobs: int | str) -> int:
     if jobs != "auto":
         return jobs
     return 1 if any(one.options.device.startswith("cuda") for one in experiments) else cores()
+
+
+def workers_of(one: Experiment, workers: int | str, cores: int) -> int:
+    """How many processes train the clients of a run that has so many cores: `--workers`, where "auto" is all of them for a
+    run that takes long; never more than clients of a round, and 1 on a CUDA device."""
+    if one.options.device.startswith("cuda"):
+        return 1
+    if workers == "auto":
+        workers = cores if cores > 1 and work_of(one) >= LONG else 1
+    return min(workers, max(1, int(one.options.participation * one.options.n_clients)))
 
 
 def next_of(waiting: Iterable[Experiment]) -> Experiment | None:

@@ -198,7 +198,7 @@ def test_the_runs_are_side_by_side_and_a_signal_stops_them(number, status, paper
 
     monkeypatch.setattr(__main__, "launch", launch)
     assert __main__.main(["tiny", "--export_dir", str(tmp_path / "saves"), "--jobs", "3"]) == status
-    assert asked == {"n": 2, "jobs": 3, "quiet": False}
+    assert asked == {"n": 2, "jobs": 3, "workers": "auto", "quiet": False}
     assert "goes on from the last finished round" in capsys.readouterr().err
 
 
