@@ -182,7 +182,7 @@ def personalise(
         own = [split.test[k] for k in done.clients]
         found["local", ""] = dict(zip(done.clients, aside.each(_personal, done.clients, done.trained, own), strict=True))
     tuned = partial(_fine_tuned, loss=loss, options=options)
-    for some in (clients[place : place + TOGETHER] for place in clients[::TOGETHER]):
+    for some in (clients[place : place + TOGETHER] for place in range(0, len(clients), TOGETHER)):
         watch(f"fine-tuning clients {some[0]} to {some[-1]} of {len(clients)}")
         weights = [{name: w.detach().clone() for name, w in answer(k).state_dict().items()} for k in some]
         for k, accuracies in zip(some, aside.each(tuned, some, weights, [split.test[k] for k in some]), strict=True):

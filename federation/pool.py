@@ -151,6 +151,7 @@ class _Pickler(cloudpickle.Pickler):
     otherwise."""
 
     def reducer_override(self, thing: Any) -> Any:
+        """How one thing is taken apart."""
         if type(thing) is nn.Parameter:
             return nn.Parameter, (thing.data, thing.requires_grad)
         if type(thing) is Tensor and thing.layout == torch.strided:
