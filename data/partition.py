@@ -518,13 +518,13 @@ def _held_back(shares: Shares, n_train: int, options) -> np.ndarray:
 
 
 def arrays(data, split: Split) -> dict[str, np.ndarray]:
-    """What a split is saved as (`split.npz`): train, validation and test, indices into the data set (test examples follow
-    the training examples), client after client, and train_offsets, validation_offsets, test_offsets, int64 [K + 1]: client
-    k has those from offsets[k] to offsets[k + 1]; the table of client x class; the names of the classes; the data's digest;
-    whether an example is in several shares."""
+    """What a split is saved as (`split.npz`): train, validation and test, int32, indices into the data set (test examples
+    follow the training examples), client after client; train_offsets, validation_offsets, test_offsets, int64 [K + 1]:
+    client k has those from offsets[k] to offsets[k + 1]; the table of client x class; the names of the classes; the data's
+    digest; whether an example is in several shares."""
     shares = {}
     for name, part in zip(PARTS, split.parts, strict=True):
-        shares |= {name: part.values, f"{name}_offsets": part.offsets}
+        shares |= {name: part.values.astype(np.int32), f"{name}_offsets": part.offsets}
     several = np.array(_times(split)[1].max() > 1)
     return {
         **{"data": np.array(data.digest), "table": table(data, split), "classes": np.array(data.classes)},

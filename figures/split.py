@@ -40,16 +40,16 @@ def _distributions(table: np.ndarray, classes: Sequence[str], title: str) -> Pan
     n_bins = int(sizes.max()).bit_length() + 1
     parts = [np.bincount(np.frexp(counts)[1], minlength=n_bins) / len(table) for counts in (*table.T, sizes)]
     bins = ["0", "1", *(f"{2**i:,} to {2 ** (i + 1) - 1:,}" for i in range(1, n_bins - 1))]
-    told = [f"{len(table):,} clients", f"{_range(held)} classes each", f"{_range(sizes)} examples each"]
-    x = Axis("class", ticks=dict(enumerate([*classes, "all classes"])))
-    y = Axis("training examples that a client has", ticks=dict(enumerate(bins[::-1])))
+    told = [f"{len(table):,} clients", f"classes a client: {_range(held)}", f"examples a client: {_range(sizes)}"]
+    x = Axis("class", ticks=dict(enumerate([*classes, "all"])))
+    y = Axis("examples of a client", ticks=dict(enumerate(bins[::-1])))
     heat = Heat(100 * np.stack(parts, axis=1)[::-1], 100, "% of the clients")
-    return Panel([heat], x, y, "\n".join(filter(None, [title, ", ".join(told)])), rows=max(n_bins, 8))
+    return Panel([heat], x, y, "\n".join(filter(None, [title, "; ".join(told)])), rows=max(n_bins, 8))
 
 
 def _range(counts: np.ndarray) -> str:
     least, most = int(counts.min()), int(counts.max())
-    return f"{least:,}" if least == most else f"{least:,} to {most:,} (median {np.median(counts):,.0f})"
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}, median {np.median(counts):,.0f}"
 
 
 def draw_saved(npz: Path, png: Path) -> None:
