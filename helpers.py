@@ -239,18 +239,19 @@ def average(rows: Sequence[Any], n: Sequence[Tensor]) -> Any:
 
 
 def one_model(federation: Federation, kept: Collection[str] = (), frozen: Collection[str] = ()) -> dict[str, Any]:
-    """The part of a state that holds one model for all, from the common start: "server", the weights that travel; "own",
-    a row a client of those named in `kept`, which stay with it; "frozen", those that nobody changes, nor sends, since
-    everyone draws the common start from the run's seed."""
+    """The part of a state that holds one model for all, from the common start: "server", the weights that travel; "kept",
+    those named in `kept`, which stay with a client, and "own", {client: its row of them} of each that has taken part;
+    "frozen", those that nobody changes, nor sends, since everyone draws the common start from the run's seed."""
     (frozen,), (moving,) = _parted([federation.initial()], frozen)
-    (own,), (server,) = _parted([moving], kept)
-    return {"server": server, "own": [own for _ in federation.clients], "frozen": frozen}
+    (kept,), (server,) = _parted([moving], kept)
+    return {"server": server, "kept": kept, "own": {}, "frozen": frozen}
 
 
 def download(federation: Federation, state: dict, clients: Sequence[int]) -> list[Weights]:
     """What the clients of a round start from: the server's weights, which it sends to each, and beside them their own."""
     sent = federation.wire.broadcast("weights", state["server"], clients)
-    return [{**server, **own, **state["frozen"]} for server, own in zip(sent, pick(state["own"], clients), strict=True)]
+    own, kept, frozen = state["own"], state["kept"], state["frozen"]
+    return [{**row, **own.get(k, kept), **frozen} for k, row in zip(clients, sent, strict=True)]
 
 
 def aggregate(federation: Federation, state: dict, clients: Sequence[int], weights: Sequence[Weights]) -> None:
@@ -264,17 +265,18 @@ def aggregate(federation: Federation, state: dict, clients: Sequence[int], weigh
 
 def keep_own(state: dict, clients: Sequence[int], weights: Sequence[Weights]) -> list[Weights]:
     """The clients' own rows in the state are replaced -> the rows of what is to be sent."""
-    own, rest = _parted(weights, state["own"][0])
-    state["own"] = put(state["own"], clients, own)
+    own, rest = _parted(weights, state["kept"])
+    if state["kept"]:
+        state["own"] = {**state["own"], **dict(zip(clients, own, strict=True))}
     return _parted(rest, state["frozen"])[1]
 
 
 def shared_model(federation: Federation, state: dict) -> dict[str, Callable[[int], Net]]:
     """The answer: one model for all where the clients keep nothing of their own, and else a model a client."""
-    common, own = {**state["server"], **state["frozen"]}, state["own"]
-    if not own[0]:
+    common, own, kept = {**state["server"], **state["frozen"]}, state["own"], state["kept"]
+    if not kept:
         return {"global": model_of(federation, common)}
-    return {"personal": lambda k: federation.model(k, {**common, **own[k]})}
+    return {"personal": lambda k: federation.model(k, {**common, **own.get(k, kept)})}
 
 
 def _parted(rows: Sequence[Weights], names: Collection[str]) -> tuple[list[Weights], list[Weights]]:

@@ -277,21 +277,22 @@ def _independent(one: Experiment, how: options.Launch) -> Experiment:
 
 def _split(one: Experiment) -> str:
     """The split as a table of client x class; where there are many classes, of how many a client holds."""
-    counts = partition.table(one.data, one.split)
+    n_clients, shown = len(one.split.train), partition.Split(*(part[:MAX_CLIENTS_SHOWN] for part in one.split.parts))
+    counts = partition.table(one.data, shown)
     columns = [(name if len(name) <= 8 else f"{name[:7]}.", counts[:, c]) for c, name in enumerate(one.data.classes)]
     if len(columns) > MAX_CLASSES_SHOWN:
         largest, median = counts.max(1), np.median(counts, axis=1).astype(int)
         columns = [("classes", (counts > 0).sum(1)), ("largest", largest), ("median", median)]
-    columns += [("all", counts.sum(1)), ("test", np.array([len(share) for share in one.split.test]))]
+    columns += [("all", counts.sum(1)), ("test", shown.test.sizes)]
     width = max(7, *(len(name) + 1 for name, _ in columns))
     lines = [
         f"split {one.split.digest}: training examples by client and class",
         "client" + "".join(f"{name:>{width}}" for name, _ in columns),
     ]
-    for k in range(min(len(counts), MAX_CLIENTS_SHOWN)):
+    for k in range(len(counts)):
         lines.append(f"{k:>6}" + "".join(f"{column[k]:>{width}}" for _, column in columns))
-    if len(counts) > MAX_CLIENTS_SHOWN:
-        lines.append(f"   ... {len(counts) - MAX_CLIENTS_SHOWN} more clients, all of them in split.npz")
+    if n_clients > MAX_CLIENTS_SHOWN:
+        lines.append(f"   ... {n_clients - MAX_CLIENTS_SHOWN} more clients, all of them in split.npz")
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.datasets import Data
-from data.partition import Split
+from data.partition import Shares, Split
 from errors import DivergedError
 from federation import Federation, Weights, computing_with
 from helpers import EVALUATION_BATCH, Loss, Round, cross_entropy, train
@@ -27,9 +27,10 @@ PARTY = "evaluation"  # in whose name it computes, so that nothing of it counts 
 
 class Evaluated(NamedTuple):
     """`of_round`: columns of the round; `of_clients`: {column: {client: value}}; `confusion`: how often the headline answer
-    took a true class (row) for another (column), "test" int64 [M, C, C] on the whole test set, of the one model for all or
-    of K models, and "own" int64 [K, C, C] on each client's own test examples; "own_right" uint8, which of these it got
-    right, client after client in the order of the split."""
+    took a true class (row) for another (column) on the whole test set, "test" int64 [M, C, C], of the one model for all or
+    of K models; and of each client's own test examples, one by one, the true class "own_true" and the one that was said
+    "own_predicted", int32 [n], client after client in the order of the split, of client k from "own_offsets"[k] to [k + 1].
+    """
 
     of_round: dict[str, float]
     of_clients: dict[str, ByClient]
@@ -72,31 +73,37 @@ def _measure(
 ) -> tuple[list[dict[str, ByClient]], dict[str, Tensor]]:
     """For every head, the classifier last, {"loss", "global", "personal", "validation": {client: value}}; one model for all
     has one loss and one global value, under client 0, and is asked once. And the confusion of the classifier."""
-    data = federation.data
+    data, everyone = federation.data, federation.clients
     test = torch.arange(data.n_train, len(data.y), device=federation.device)
-    personal, validation = (
-        [torch.as_tensor(share, device=federation.device) for share in part] for part in (split.test, split.validation)
-    )
     heads: list[dict[str, ByClient]] = []
-    confusion: dict[str, list[Tensor]] = {"test": [], "own": []}
-    own_right: list[Tensor] = []
-    for k in federation.clients:
-        if k == 0 or not one_for_all:
-            own = [*personal, *validation] if one_for_all else [personal[k], validation[k]]
-            scores = _scores(federation, k, answer(k), torch.unique(torch.cat([test, *own])))
-            right_by_head = [(predicted == data.y).double() for predicted, _ in scores]
-            heads = heads or [{"loss": {}, "global": {}, "personal": {}, "validation": {}} for _ in scores]
-            confusion["test"].append(_confusion(data, test, scores[-1].predicted))
-        for found, right, (_, loss) in zip(heads, right_by_head, scores, strict=True):
-            if k == 0 or not one_for_all:
-                found["loss"][k], found["global"][k] = loss[test].mean().item(), right[test].mean().item()
-            found["personal"][k] = right[personal[k]].mean().item()
-            if len(validation[k]):
-                found["validation"][k] = right[validation[k]].mean().item()
-        confusion["own"].append(_confusion(data, personal[k], scores[-1].predicted))
-        own_right.append(right_by_head[-1][personal[k]].to(torch.uint8))
-    tables = {which: torch.stack(tables) for which, tables in confusion.items()}
-    return heads, {**tables, "own_right": torch.cat(own_right)}
+    tables: list[Tensor] = []
+    own_predicted: list[Tensor] = []
+    # each model with the clients whose own examples it is asked for
+    for clients in [everyone] if one_for_all else [everyone[k : k + 1] for k in everyone]:
+        personal, validation = (
+            Shares(torch.as_tensor(part.values, device=federation.device), part.offsets)
+            for part in (part[clients.start : clients.stop] for part in (split.test, split.validation))
+        )
+        asked, k = torch.unique(torch.cat([test, personal.values, validation.values])), clients.start
+        scores = _scores(federation, k, answer(k), asked)
+        heads = heads or [{"loss": {}, "global": {}, "personal": {}, "validation": {}} for _ in scores]
+        for found, (predicted, loss) in zip(heads, scores, strict=True):
+            right = predicted == data.y
+            found["loss"][k], found["global"][k] = loss[test].mean().item(), right[test].double().mean().item()
+            found["personal"].update(zip(clients, _parts(right, personal).tolist(), strict=True))
+            holding = np.flatnonzero(validation.sizes)  # who holds something out
+            found["validation"].update(zip((k + holding).tolist(), _parts(right, validation)[holding].tolist(), strict=True))
+        tables.append(_confusion(data, test, scores[-1].predicted))
+        own_predicted.append(scores[-1].predicted[personal.values])
+    own = {"own_true": data.y.cpu()[split.test.values].int(), "own_predicted": torch.cat(own_predicted).int()}
+    return heads, {"test": torch.stack(tables), **own, "own_offsets": torch.from_numpy(split.test.offsets)}
+
+
+def _parts(right: Tensor, shares: Shares) -> np.ndarray:
+    """Of each client's examples the part that is right, float64 [K], by one count over all clients; NaN of none."""
+    owners = torch.from_numpy(shares.owners)[right[shares.values].cpu()]
+    with np.errstate(invalid="ignore"):
+        return np.bincount(owners, minlength=len(shares)) / shares.sizes
 
 
 class Scores(NamedTuple):

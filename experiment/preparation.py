@@ -65,7 +65,7 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
     start = _start(options, inputs)
     check = getattr(algorithms.ALGORITHMS[options.algorithm], "check", None)
-    if check and (words := check(options, data, sum(map(len, split.train)))):
+    if check and (words := check(options, data, len(split.train.values))):
         log.info(words)
     config = identity.config_of(options, data, split, start)
     return Experiment(options, data, split, start, launch.export_dir / identity.name_of(config), config)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import streams
 from data.datasets import Data
+from data.partition import Shares
 from federation.meter import Meter
 from federation.pool import Pool
 from federation.wire import Examples, Wire
@@ -34,11 +35,11 @@ class Federation:
     """
 
     data: Data
-    shares: tuple[Tensor, ...]
+    shares: Sequence[Tensor]
     architectures: tuple[Callable[[], Net], ...]
     skeletons: tuple[Net, ...]
     start: Weights | Sequence[Weights] | None = None
-    validation: tuple[Tensor, ...] = ()
+    validation: Sequence[Tensor] = ()
     seed: int = 0
     participation: float = 1.0
     threads: int = 1
@@ -62,15 +63,16 @@ class Federation:
         precision="float32",
         **others,
     ) -> "Federation":
-        """A federation on a device, with its skeletons. `data` is moved there; `shares` may be arrays."""
+        """A federation on a device, with its skeletons. `data` is moved there; `shares` may be arrays. They are one tensor,
+        and a client's share is a view of it."""
         with streams.torch_seeded("skeletons"):  # never the caller's generator
             # channels last: the same numbers to rounding, and faster
             skeletons = tuple(build().to(device, dtype, memory_format=torch.channels_last) for build in architectures)
         for skeleton in skeletons:
             skeleton.precision = precision
         shares, validation = (
-            tuple(torch.as_tensor(share, dtype=torch.int64, device=device) for share in part)
-            for part in (shares, validation)
+            Shares(torch.as_tensor(part.values, device=device), part.offsets)
+            for part in (Shares.of(shares), Shares.of(validation))
         )
         fixed = {"dtype": dtype, "validation": validation, "precision": precision}
         return cls(data.to(device), shares, tuple(architectures), skeletons, **fixed, **others)

@@ -368,8 +368,8 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
         shares = state.get("shares", federation.shares)
         assert all(worked["samples", k] == 2 * len(shares[k]) for k in clients)
         answers = {name: rows for name, rows in answers_of(federation, done).items() if name == "personal"}
-        if "own" in state:  # the rest of a client's model is everybody's
-            answers = {name: _parted(rows, state["own"][0])[0] for name, rows in answers.items()}
+        if "kept" in state:  # the rest of a client's model is everybody's
+            answers = {name: _parted(rows, state["kept"])[0] for name, rows in answers.items()}
         for name, rows in answers.items():
             if previous:
                 assert all(equal(rows[k], previous[name][k]) for k in absent), "bit for bit"
