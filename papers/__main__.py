@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import allocator
 import experiment
 from commandline import plan
 from errors import DivergedError, UserError
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     given = parser().parse_args(argv)
+    allocator.keep_blocks()
     how = Launch(given.data_dir, given.export_dir, unverified_data=given.unverified_data, quiet=given.quiet)
     try:
         if not given.names:
