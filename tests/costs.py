@@ -2,6 +2,7 @@
 
     python tests/costs.py memory            # microseconds an image, blocks given back or kept; or some of JOBS, by name
     python tests/costs.py batches           # microseconds an image of an evaluation, by its batches
+    python tests/costs.py pooling           # microseconds an image of an evaluation, pooled by torch and by slices
     python tests/costs.py step              # microseconds a step: of Chorus, of a bare loop, and where they go
     python tests/costs.py start             # seconds until an answer, and until the first step
 
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -49,8 +51,6 @@ STEPS = {  # model, batch size, optimizer
 
 def of_one(model: str, n: int, precision: str = "float32"):
     """A federation of one client with n random images."""
-    from functools import partial
-
     import numpy as np
 
     import models
@@ -151,6 +151,28 @@ def batches(*names: str) -> None:
     for name in names or [name for name in JOBS if name.startswith("evaluate")]:
         said = [[apart(name, "kept", str(size))["us"] for size in sizes] for _ in range(TIMES)]
         print(f"{name:<26}" + "".join(f"{median(of_size):>8.0f}" for of_size in zip(*said, strict=True)), flush=True)
+
+
+def pooling() -> None:
+    import torch
+    from torch import nn
+
+    import allocator
+    import models
+    from experiment.evaluation import _scores
+
+    allocator.keep_blocks()
+    torch.set_num_threads(1)
+    ways = {"torch": nn.MaxPool2d.forward, "slices": models.MaxPool.forward}
+    print(f"{'us an image':<26}" + "".join(f"{way:>9}" for way in ways) + f"{'ratio':>7}")
+    for name in ("LeNet5_classic", "LeNet5", "CNN4", "ResNet9"):
+        federation, everything, found = of_one(name, 1000).at(1), torch.arange(1000), {way: [] for way in ways}
+        model = federation.model(0, federation.initial(0))
+        for _ in range(2 * TIMES + 1):
+            for way, models.MaxPool.forward in ways.items():
+                found[way].append(a_call(partial(_scores, federation, 0, model, everything), SECONDS / 4) * 1e3)
+        torchs, slices = (median(taken) for taken in found.values())
+        print(f"{name:<26}{torchs:>9.1f}{slices:>9.1f}{torchs / slices:>7.2f}", flush=True)
 
 
 # --- a step ------------------------------------------------------------------------------------------------------------
@@ -274,5 +296,5 @@ def start() -> None:
 
 
 if __name__ == "__main__":
-    parts = {"memory": memory, "batches": batches, "step": step, "start": start, "one": one}
+    parts = {"memory": memory, "batches": batches, "pooling": pooling, "step": step, "start": start, "one": one}
     parts[sys.argv[1]](*sys.argv[2:])
