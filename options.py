@@ -22,8 +22,9 @@ from typing import Any
 from data.augment import AUGMENTATIONS
 from data.datasets import LOADERS
 from data.partition import PARTITIONS, readers
-from helpers import OPTIMIZERS, SCHEDULES
+from helpers import SCHEDULES
 from models import MODELS, PARTS, READ_FEATURE_DIM
+from optimizers import OPTIMIZERS
 
 # --- what a flag takes: a function from text to a value, which raises ValueError, and in words says what is allowed ---
 

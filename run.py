@@ -18,6 +18,7 @@ import numpy as np
 from tabulate import tabulate
 
 import algorithms
+import allocator
 import commandline
 import experiment
 import options
@@ -41,6 +42,7 @@ MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; returns the exit status: 0, 1 where a run failed, 2 for a mistake in the command, 128 and the
     number of the signal that stopped it, 3 on a node of another kind than the runs are named for."""
+    allocator.keep_blocks()
     log_to_stderr()
     classes = algorithms.all_options()
     described = {name: algorithms.describe(name) for name in classes}

@@ -29,6 +29,7 @@ SOURCES = (
     "data/partition",
     "data/pictures",
     "models",
+    "optimizers",
     "federation/__init__",
     "federation/meter",
     "federation/pool",

@@ -172,8 +172,6 @@ def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.
 def federation_of(experiment: Experiment) -> Federation:
     """The clients of an experiment, on its device, where what they compute repeats from now on."""
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    # the first optimizer that is made has torch import its compiler, which is to be in no round
-    torch.optim.SGD([torch.zeros(1)])
     options, data = experiment.options, experiment.data
     return Federation.of(
         data,

@@ -24,6 +24,8 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
+import allocator
+
 if TYPE_CHECKING:
     from federation import Federation
 
@@ -122,6 +124,7 @@ def _begin(sent: bytes, alive: Connection) -> None:
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(alive, then), daemon=True).start()
+    allocator.keep_blocks()
     torch.set_num_threads(1)
     _federation = build()
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import allocator
 from commandline import plan, value_of
 from errors import DivergedError, UserError
 from launch import Failed, launch, scheduling, signals
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command, 128 and the number of the signal that stopped it."""
     log_to_stderr()
     given = parser().parse_args(argv)
+    allocator.keep_blocks()
     try:
         with signals.interrupting():
             return _carry_out(given)

@@ -24,7 +24,7 @@ PLANTS = r"""
 every epoch of a round has the order of its first | helpers.py | test_helpers.py
 - torch.from_numpy(order.permutation(len(share)))
 + torch.from_numpy(federation.stream("batches", k).permutation(len(share)))
-the optimizer works in the memory that the state holds | helpers.py | test_helpers.py
+the optimizer works in the memory that the state holds | optimizers.py | test_helpers.py
 - key: value.clone() if isinstance(value, Tensor) else value for key
 + key: value for key
 the learning rate is a round ahead of its schedule | helpers.py | test_helpers.py
