@@ -2,8 +2,9 @@
 clients see their examples; and what each client makes of the last model by fine-tuning a copy of it.
 """
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from models import Net
 
 ByClient = dict[int, float]
 TOGETHER = 50  # clients that fine-tune before the next ones are told of
+AT_ONCE = 16  # models that are evaluated before the next ones are asked for
+PART = 10 * EVALUATION_BATCH  # of the examples, which one process goes through
 PARTY = "evaluation"  # in whose name it computes, so that nothing of it counts as a client's or the server's work
 
 
@@ -79,20 +82,18 @@ def _measure(
     tables: list[Tensor] = []
     own_predicted: list[Tensor] = []
     # each model with the clients whose own examples it is asked for
-    for clients in [everyone] if one_for_all else [everyone[k : k + 1] for k in everyone]:
-        personal, validation = (
-            Shares(torch.as_tensor(part.values, device=federation.device), part.offsets)
-            for part in (part[clients.start : clients.stop] for part in (split.test, split.validation))
-        )
-        asked, k = torch.unique(torch.cat([test, personal.values, validation.values])), clients.start
-        scores = _scores(federation, k, answer(k), asked)
+    for clients, scores in _asked(federation, split, answer, [everyone] if one_for_all else [[k] for k in everyone]):
+        first = clients[0]
+        personal, validation = (_of(part, clients, federation.device) for part in (split.test, split.validation))
         heads = heads or [{"loss": {}, "global": {}, "personal": {}, "validation": {}} for _ in scores]
         for found, (predicted, loss) in zip(heads, scores, strict=True):
             right = predicted == data.y
-            found["loss"][k], found["global"][k] = loss[test].mean().item(), right[test].double().mean().item()
+            found["loss"][first], found["global"][first] = loss[test].mean().item(), right[test].double().mean().item()
             found["personal"].update(zip(clients, _parts(right, personal).tolist(), strict=True))
             holding = np.flatnonzero(validation.sizes)  # who holds something out
-            found["validation"].update(zip((k + holding).tolist(), _parts(right, validation)[holding].tolist(), strict=True))
+            found["validation"].update(
+                zip((first + holding).tolist(), _parts(right, validation)[holding].tolist(), strict=True)
+            )
         tables.append(_confusion(data, test, scores[-1].predicted))
         own_predicted.append(scores[-1].predicted[personal.values])
     own = {"own_true": data.y.cpu()[split.test.values].int(), "own_predicted": torch.cat(own_predicted).int()}
@@ -107,11 +108,48 @@ def _parts(right: Tensor, shares: Shares) -> np.ndarray:
 
 
 class Scores(NamedTuple):
-    """The class int64 that a head says of each example of the data set, and its cross-entropy float64 in nats, both as long
-    as the data set; -1 and NaN of an example that it was not asked about."""
+    """The class int64 that a head says of each of some examples, and its cross-entropy float64 in nats."""
 
     predicted: Tensor
     loss: Tensor
+
+
+def _of(part: Shares, clients: Sequence[int], device: torch.device) -> Shares:
+    """The shares of these clients, which follow one another, on the device."""
+    some = part[clients[0] : clients[-1] + 1]
+    return Shares(torch.as_tensor(some.values, device=device), some.offsets)
+
+
+def _asked(
+    federation: Federation, split: Split, answer: Callable[[int], Net], asks: Sequence[Sequence[int]]
+) -> Iterator[tuple[Sequence[int], list[Scores]]]:
+    """(clients, what every head says) for the model of each of `asks`, which is that of the first of its clients: of the
+    test set and of these clients' own examples. The scores are as long as the data set; -1 and NaN of what was not asked.
+
+    Several models at a time are asked, in parts of the examples, side by side where there is a pool.
+    """
+    data, device = federation.data, federation.device
+    test, evaluation = torch.arange(data.n_train, len(data.y), device=device), federation.aside(PARTY)
+    for some in (asks[place : place + AT_ONCE] for place in range(0, len(asks), AT_ONCE)):
+        tasks = []
+        for place, clients in enumerate(some):
+            own = [_of(part, clients, device).values for part in (split.test, split.validation)]
+            model = copy.deepcopy(answer(clients[0]))  # the next answer may be of the same skeleton
+            tasks += [(place, clients[0], model, part) for part in torch.unique(torch.cat([test, *own])).split(PART)]
+        places, of, models, parts = zip(*tasks, strict=True)
+        said = list(zip(places, parts, evaluation.each(_scores, of, models, parts), strict=True))
+        for place, clients in enumerate(some):
+            yield clients, _whole(data.y, [(part, heads) for at, part, heads in said if at == place])
+
+
+def _whole(y: Tensor, parts: Sequence[tuple[Tensor, list[Scores]]]) -> list[Scores]:
+    """For every head one score as long as the data set, of scores of parts of it."""
+    whole = [Scores(torch.full_like(y, -1), torch.full((len(y),), math.nan, dtype=torch.float64)) for _ in parts[0][1]]
+    whole = [Scores(predicted, loss.to(y.device)) for predicted, loss in whole]
+    for indices, heads in parts:
+        for into, scores in zip(whole, heads, strict=True):
+            into.predicted[indices], into.loss[indices] = scores
+    return whole
 
 
 @torch.no_grad()
@@ -124,16 +162,13 @@ def _scores(federation: Federation, k: int, model: Net, indices: Tensor) -> list
         x = federation.data.images(i, federation.dtype)
         return model.every_head(x) if isinstance(model, Net) else [model(x)[1]]
 
-    nothing = Scores(torch.full_like(y, -1), torch.full((len(y),), math.nan, dtype=torch.float64, device=y.device))
-    scores: list[Scores] = []
+    heads: list[list[Scores]] = []
     with computing_with(federation.threads):
         for i in indices.split(EVALUATION_BATCH):
-            heads = evaluation.work(partial(logits_of, i), k, "scores", type(model), len(i))
-            scores = scores or [Scores(nothing.predicted.clone(), nothing.loss.clone()) for _ in heads]
-            for (predicted, loss), logits in zip(scores, heads, strict=True):
-                predicted[i] = logits.argmax(1)
-                loss[i] = F.cross_entropy(logits, y[i], reduction="none").double()
-    return scores
+            said = evaluation.work(partial(logits_of, i), k, "scores", type(model), len(i))
+            losses = [F.cross_entropy(logits, y[i], reduction="none").double() for logits in said]
+            heads.append([Scores(logits.argmax(1), loss) for logits, loss in zip(said, losses, strict=True)])
+    return [Scores(*(torch.cat(parts) for parts in zip(*of_head, strict=True))) for of_head in zip(*heads, strict=True)]
 
 
 def _confusion(data: Data, indices: Tensor, predicted: Tensor) -> Tensor:
@@ -221,7 +256,7 @@ def _personal(federation: Federation, k: int, weights: Weights, own: np.ndarray)
     """The accuracy of these weights of client k on its own test examples int64 [n]."""
     indices = torch.as_tensor(own, device=federation.device)
     predicted = _scores(federation, k, federation.model(k, weights), indices)[-1].predicted
-    return (predicted == federation.data.y)[indices].double().mean().item()
+    return (predicted == federation.data.y[indices]).double().mean().item()
 
 
 def _spread(by_client: ByClient) -> dict[str, float]:
