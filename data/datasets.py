@@ -60,10 +60,12 @@ class Data:
 
     def images(self, indices: Tensor, dtype: torch.dtype = torch.float32, drawn: augment.Draw | None = None) -> Tensor:
         """Normalised images [B, channels, height, width] for indices int64 [B], changed as drawn for each of them."""
-        mean, std = self.mean.to(dtype), self.std.to(dtype)
-        x = self.x[indices].to(dtype).sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
+        if dtype not in self._constants:
+            self._constants[dtype] = [values.to(dtype).view(-1, 1, 1) for values in (self.mean, self.std)]
+        mean, std = self._constants[dtype]
+        x = self.x[indices].to(dtype).sub_(mean).div_(std)
         if drawn:
-            x = augment.apply(drawn, x, black=(0 - mean) / std)
+            x = augment.apply(drawn, x, black=((0 - mean) / std).flatten())
         return x.clone(memory_format=torch.channels_last)  # last: pixel by pixel the arithmetic takes twice as long
 
     def to(self, device: str) -> "Data":
@@ -79,6 +81,11 @@ class Data:
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
         return tuple(self.x.shape[1:])
+
+    @cached_property
+    def _constants(self) -> dict[torch.dtype, list[Tensor]]:
+        """Mean and std [channels, 1, 1] by their type, each made once."""
+        return {}
 
     @cached_property
     def digest(self) -> str:

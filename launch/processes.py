@@ -40,8 +40,9 @@ from launch.display import Display
 from launch.scheduling import POLL, next_of, work_of
 from launch.single import Failed
 
-# of others alone: the server finds modules from the folder in which the command was given, where ours may be older ones
-PRELOADED = ["torch._dynamo", "torch._inductor", "pandas", "openpyxl", "matplotlib.pyplot", "networkx"]
+# what every run needs, of others alone: the server finds modules from the folder in which the command was given, where ours
+# may be older ones
+PRELOADED = ["torch", "pandas", "openpyxl", "matplotlib.pyplot"]
 TRIES = 2  # of a run whose worker is killed
 GRACE = 10.0  # seconds that a worker has to save what it is at, where its parent was killed
 
