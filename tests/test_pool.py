@@ -23,7 +23,9 @@ import commandline
 import experiment
 import saves
 from errors import DivergedError
+from experiment import evaluation
 from federation.pool import Pool, packed
+from helpers import EVALUATION_BATCH
 from launch import scheduling
 
 QUICK = "--n_clients 4 --rounds 2 --reduced 0.2 --partition lda --alpha 0.5"
@@ -162,10 +164,11 @@ def test_a_worker_that_is_killed_ends_the_run_with_an_error():
 # --- a run ---
 
 
-@pytest.mark.parametrize("line", ["fedbabu --ft_epochs 1 --validation 0.2", "cfkd --model LeNet5,ResNet4 --feature_dim 16"])
+@pytest.mark.parametrize("line", ["fedbabu --model LeNet5 --ft_epochs 1 --validation 0.2", "cfkd --model LeNet5,ResNet4 --feature_dim 16"])
 def test_a_run_with_workers_leaves_the_same_files(line, tmp_path, monkeypatch):
     alone = experiment.run(prepared(tmp_path / "a", f"{line} {QUICK}"))
     monkeypatch.setattr(Pool, "ready", property(lambda pool: pool.wait() or True))
+    monkeypatch.setattr(evaluation, "PART", EVALUATION_BATCH)  # of 360 test images: two parts
     crowd = experiment.run(replace(prepared(tmp_path / "b", f"{line} {QUICK}"), workers=2))
     assert crowd.folder.name == alone.folder.name
     assert differences(alone, crowd) == []
