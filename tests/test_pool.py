@@ -164,7 +164,9 @@ def test_a_worker_that_is_killed_ends_the_run_with_an_error():
 # --- a run ---
 
 
-@pytest.mark.parametrize("line", ["fedbabu --model LeNet5 --ft_epochs 1 --validation 0.2", "cfkd --model LeNet5,ResNet4 --feature_dim 16"])
+@pytest.mark.parametrize(
+    "line", ["fedbabu --model LeNet5 --ft_epochs 1 --validation 0.2", "cfkd --model LeNet5,ResNet4 --feature_dim 16"]
+)
 def test_a_run_with_workers_leaves_the_same_files(line, tmp_path, monkeypatch):
     alone = experiment.run(prepared(tmp_path / "a", f"{line} {QUICK}"))
     monkeypatch.setattr(Pool, "ready", property(lambda pool: pool.wait() or True))
