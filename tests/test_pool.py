@@ -198,10 +198,18 @@ def started(folder, scratch):
     process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(scratch)})
     parent = psutil.Process(process.pid)
     deadline = time.monotonic() + 60
-    while len(workers_of(parent)) < 2 or not list(folder.glob("*/history.csv")):
+    while sum(map(has_the_data, workers_of(parent))) < 2 or not list(folder.glob("*/history.csv")):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     return process, workers_of(parent)
+
+
+def has_the_data(worker):
+    """Whether it has begun: the first thing that it does is to ignore signals."""
+    try:
+        return any(mapped.path.endswith("data.pt") for mapped in worker.memory_maps())
+    except psutil.Error:
+        return False
 
 
 def workers_of(parent):
