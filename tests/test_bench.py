@@ -13,7 +13,7 @@ from tests.bench.jobs import JOBS, Job
 UNDRAWN = "--dataset digits --reduced 0.1 --n_clients 2 --partition iid --rounds 2 --batch_size 1000 --track_history 0"
 SMALL = {
     "fedavg": "fedavg --model LeNet5_classic --optimizer sgd --lr 0.5",
-    "fedbabu": "fedbabu --model CNN4 --lr_schedule constant",
+    "fedbabu": "fedbabu --model CNN4 --lr_schedule constant --lr 0.01",
     "cfkd": "cfkd --n_avg 1000",
     "fedgkt": "fedgkt --model ResNet4 --server_model ResNet5 --validation 0 --epochs_server 2",
 }
@@ -34,7 +34,7 @@ def test_a_bare_loop_ends_at_the_networks_of_chorus_where_nothing_is_drawn(name,
     assert len(kinds) == len(answers)
     for kind, of_kind in zip(kinds, answers, strict=True):
         for k, answer in enumerate(of_kind):
-            theirs = run.model(kind, k).eval()
+            theirs = run.model(k, kind)
             with torch.no_grad():
                 torch.testing.assert_close(loop.outputs(answer, x)[1], theirs(x)[1], atol=2e-3, rtol=2e-3)
 
@@ -63,12 +63,25 @@ def test_a_sample_is_the_median_over_all_rounds_but_the_first_and_a_round_has_it
     assert cells("cfkd") == ["2.00 (2.00, 2.00)", "2.00"], "4 / 2: the only test comes after the last round"
 
 
-def test_samples_of_the_same_code_and_machine_are_added_and_others_replaced(tmp_path, monkeypatch):
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    """Copies of the pages that are made from what is recorded."""
+    for name in ("PAGE", "README"):
+        path = tmp_path / name
+        path.write_text(getattr(results, name).read_text())
+        monkeypatch.setattr(results, name, path)
+
+
+def test_samples_of_the_same_code_and_machine_are_added_and_others_replaced(tmp_path, monkeypatch, pages):
     monkeypatch.setattr(results, "FILE", tmp_path / "results.json")
-    monkeypatch.setattr(results, "PAGE", tmp_path / "speed.md")
     results.PAGE.write_text("# Speed\n\n<!-- bench rounds: begin -->\n\n<!-- bench rounds: end -->\n\nMore.\n")
     here = {"cores": 2, "processor": "x", "versions": {"torch": "2"}, "revision": "a", "data": ""}
-    found = {"command": "c", "here": here, "taken": {results.YARDSTICK: [a_sample()]}, "absent": {}}
+    found = {
+        "command": "c",
+        "here": here,
+        "taken": {results.YARDSTICK: [a_sample()], "Chorus, 1 worker": [a_sample()]},
+        "absent": {},
+    }
     results.record("rounds", "fedavg", found)
     results.record("rounds", "fedavg", found)
     assert len(results.read()["rounds"]["fedavg"]["taken"][results.YARDSTICK]) == 2
@@ -80,9 +93,7 @@ def test_samples_of_the_same_code_and_machine_are_added_and_others_replaced(tmp_
     assert len(results.read()["rounds"]["fedavg"]["taken"][results.YARDSTICK]) == 1
 
 
-def test_the_page_shows_what_is_recorded(tmp_path, monkeypatch):
-    text = results.PAGE.read_text()
-    monkeypatch.setattr(results, "PAGE", tmp_path / "speed.md")
-    results.PAGE.write_text(text)
+def test_the_pages_show_what_is_recorded(pages):
+    before = results.PAGE.read_text(), results.README.read_text()
     results.write()
-    assert results.PAGE.read_text() == text
+    assert (results.PAGE.read_text(), results.README.read_text()) == before

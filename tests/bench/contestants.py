@@ -3,15 +3,18 @@ its seconds."""
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 import algorithms
@@ -29,6 +32,8 @@ WORKERS = "workers" in {f.name for of in (Launch, Options) for f in fields(of)}
 CORES = len(os.sched_getaffinity(0))
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "9223372036854775807"}  # glibc keeps what it has taken
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "WANDB_MODE": "disabled"}
+
+LOOK_SECONDS = 1  # from one look at what the processes of a command have spent to the next
 
 Sample = dict[str, Any]  # what `work.tell` has, and the whole command: "command" in seconds, "cores" in core-seconds
 
@@ -132,11 +137,26 @@ def done(contestant: Contestant, job: Job, work: Path) -> Sample:
         words = contestant.command(job, work, Path(folder))
         environment = {**os.environ, **contestant.environment}
         with (Path(folder) / "out").open("w+") as out, (Path(folder) / "err").open("w+") as err:
-            began = time.perf_counter()
+            before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
             process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=out, stderr=err)
-            _, status, spent = os.wait4(process.pid, 0)  # with all the processes that it has waited for
+            watched: dict[int, float] = {}
+            while process.poll() is None:
+                _look(psutil.Process(process.pid), watched)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(LOOK_SECONDS)
             seconds = time.perf_counter() - began
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            waited_for = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             out.seek(0), err.seek(0)
-            if status:
+            if process.returncode:
                 raise RuntimeError("\n".join(err.read().splitlines()[-20:]))
-            return {**contestant.read(out.read()), "command": seconds, "cores": spent.ru_utime + spent.ru_stime}
+            return {**contestant.read(out.read()), "command": seconds, "cores": max(waited_for, sum(watched.values()))}
+
+
+def _look(process: psutil.Process, watched: dict[int, float]) -> None:
+    """What a process and those below it have spent, in core-seconds by number. Ray does not wait for its processes, so that
+    nobody is told at the end."""
+    with suppress(psutil.Error):
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):
+                watched[one.pid] = sum(one.cpu_times()[:2])

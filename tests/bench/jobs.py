@@ -25,7 +25,7 @@ class Job:
 
 
 SGD = "--partition iid --epoch_per_round 1 --optimizer sgd"
-MNIST = f"--dataset MNIST --model LeNet5_classic {SGD} --batch_size 32 --lr 0.05"
+MNIST = f"--dataset MNIST --model LeNet5_classic {SGD} --batch_size 32 --lr 0.1"
 CIFAR10 = f"--dataset CIFAR10 {SGD}"
 BABU = f"{CIFAR10} --reduced 0.4 --n_clients 100 --participation 0.1 --batch_size 50 --lr 0.1 --lr_schedule constant"
 

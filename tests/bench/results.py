@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.bench.contestants import CORES, ENVIRONMENTS, ROOT, Sample
 from tests.bench.jobs import JOBS, Job
 
 FILE = Path(__file__).with_name("results.json")
-PAGE = ROOT / "docs" / "speed.md"
+PAGE, README = ROOT / "docs" / "speed.md", ROOT / "README.md"
 YARDSTICK = "bare loop, 1 thread"  # what the others are so many times as fast as
 PACKAGES = {"fluke": "fluke-fl", "pfl": "pfl", "fedlab": "fedlab", "flower": "flwr"}
 HEADER = ("", "training, s", "test, s", "a round, s (from, to)", "times as fast", "command, s", "core-s", "accuracy, %")
@@ -94,15 +95,36 @@ def record(part: str, name: str, found: dict[str, Any]) -> None:
 
 
 def write() -> None:
-    """Make the tables of the page anew."""
-    text = PAGE.read_text()
-    for part, jobs in read().items():
-        begin, end = f"<!-- bench {part}: begin -->", f"<!-- bench {part}: end -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
+    """Make the tables of the page anew, and the README's sentence."""
+    kept, page = read(), PAGE.read_text()
+    for part, jobs in kept.items():
         blocks = [_block(JOBS[name], jobs[name]) for name in JOBS if name in jobs]
-        text = "\n\n".join([before + begin, *blocks, end + after])
-    PAGE.write_text(text)
+        page = _between(page, f"bench {part}", "\n\n" + "\n\n".join(blocks) + "\n\n")
+    PAGE.write_text(page)
+    if found := kept.get("rounds", {}).get("fedavg"):
+        README.write_text(_between(README.read_text(), "bench", _sentence(JOBS["fedavg"], found)))
+
+
+def _between(text: str, name: str, new: str) -> str:
+    """The text, with what stands between two markers replaced."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = text.partition(begin)
+    return before + begin + new + end + rest.partition(end)[2]
+
+
+def _sentence(job: Job, found: dict[str, Any]) -> str:
+    """How fast Chorus is with all cores, in words."""
+    seconds = {who: _seconds(samples, job) for who, samples in found["taken"].items()}
+    ours = next(name for name in reversed(seconds) if name.startswith("Chorus"))
+    others = [name for name in seconds if name.startswith("bare loop")]
+    ratios = [f"{seconds[other] / seconds[ours]:.1f} ({other.removeprefix('bare loop, ')})" for other in others]
+    here, n = found["here"], len(found["taken"][ours])
+    words = (
+        f"{job.words}: with {ours.removeprefix('Chorus, ')} a round and its test take {seconds[ours]:.2f} s; a bare PyTorch "
+        f"loop takes {', '.join(ratios)} times as long. Medians of {n} commands on {here['cores']} cores of "
+        f"{here['processor']}, torch {here['versions']['torch']}, code of {here['revision']}."
+    )
+    return "\n" + textwrap.fill(words, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False) + "\n  "
 
 
 def _block(job: Job, found: dict[str, Any]) -> str:

@@ -4,9 +4,16 @@ Clients train one after another, with one thread or several. Batches come from t
 time from the tensors; FedLab has no evaluation of the server's model, so it is the bare loop's.
 """
 
+# ruff: noqa: E402
+
 import time
 
 import torch
+
+from data import datasets
+
+datasets._torchvision()  # FedLab imports it, beside a torch for processors alone too
+
 from fedlab.contrib.algorithm.basic_client import SGDSerialClientTrainer
 from fedlab.contrib.algorithm.basic_server import SyncServerHandler
 from fedlab.contrib.dataset.basic_dataset import FedDataset

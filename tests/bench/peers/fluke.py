@@ -1,12 +1,19 @@
 """FedAvg in fluke (0.8): `FedAVG` with loaders of the job's own tensors.
 
 Its documented ways to compute side by side need two GPUs, so clients train one after another here, with one thread or
-several. The server's evaluation has the accuracy alone, of fluke's seven metrics.
+several. The server's evaluation has the accuracy alone, of fluke's seven metrics; it tests once more at the end.
 """
+
+# ruff: noqa: E402
 
 import time
 
 import torch
+
+from data import datasets
+
+datasets._torchvision()  # fluke imports it, beside a torch for processors alone too
+
 from fluke import DDict, FlukeENV
 from fluke.algorithms.fedavg import FedAVG
 from fluke.data import DataSplitter, DummyDataContainer, FastDataLoader
