@@ -16,6 +16,7 @@ from torch import Tensor
 from data import augment
 from federation import Federation, Weights
 from models import Net
+from optimizers import OPTIMIZERS, recalled
 
 EVALUATION_BATCH = 250  # images at a time without gradients: what fits a processor's cache
 
@@ -91,19 +92,19 @@ def _local_epochs(federation: Federation, k: int, weights: Weights, given, memor
     for part in model.children():
         part.train(any(parameter.requires_grad for parameter in part.parameters()))
     lr = learning_rate(options, federation.round)
-    optimizer = OPTIMIZERS[options.optimizer](list(trained.values()), lr, options)
-    _recall(optimizer, trained, memory)
+    move, own = OPTIMIZERS[options.optimizer], recalled(memory, trained)
     share, order, changes = federation.shares[k], federation.stream("batches", k), federation.stream("augment", k)
 
     def step(i: Tensor, changed: augment.Draw) -> Tensor:
         indices = share[i]
         images = federation.data.images(indices, federation.dtype, augment.part(changed, i))
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in trained.values():
+            parameter.grad = None
         value = loss(model, Batch(images, federation.data.y[indices], i), given, options)
         value.backward()
         if options.clip_grad:
             torch.nn.utils.clip_grad_norm_(trained.values(), options.clip_grad)
-        optimizer.step()
+        move(trained, own, lr, options)
         return value.detach()
 
     kind = "train", loss, frozenset(trained), federation.data.shape
@@ -118,8 +119,7 @@ def _local_epochs(federation: Federation, k: int, weights: Weights, given, memor
             total += value * len(i)  # stays on the device: no waiting for it within an epoch
             steps, samples = steps + 1, samples + len(i)
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    memory = {**(memory or {}), **{name: dict(optimizer.state[parameter]) for name, parameter in trained.items()}}
-    return weights, memory, total / max(samples, 1), steps, samples
+    return weights, {**(memory or {}), **own}, total / max(samples, 1), steps, samples
 
 
 def cross_entropy(model: Net, batch: Batch, given, options) -> Tensor:
@@ -136,16 +136,6 @@ def _batches(positions: Tensor, batch_size: int) -> list[Tensor]:
     return cut if len(positions) else []
 
 
-def _adam(parameters, lr: float, options, amsgrad: bool = False):
-    return torch.optim.Adam(parameters, lr=lr, weight_decay=options.weight_decay, amsgrad=amsgrad)
-
-
-def _sgd(parameters, lr: float, options):
-    return torch.optim.SGD(parameters, lr=lr, momentum=options.momentum, weight_decay=options.weight_decay)
-
-
-OPTIMIZERS = {"adam": _adam, "sgd": _sgd, "amsgrad": partial(_adam, amsgrad=True)}
-
 # the factor of the learning rate in a round, by the part of the rounds that is done before it: 0 in the first round
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
@@ -157,15 +147,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 def learning_rate(options, round: int) -> float:
     """`--lr` in a round, as `--lr_schedule` has it."""
     return options.lr * SCHEDULES[options.lr_schedule]((round - 1) / options.rounds)
-
-
-def _recall(optimizer: torch.optim.Optimizer, trained: dict[str, Tensor], memory: dict | None) -> None:
-    """Give the optimizer its memory back, as copies: it works in place."""
-    for name, parameter in trained.items():
-        if memory and memory.get(name):
-            optimizer.state[parameter] = {
-                key: value.clone() if isinstance(value, Tensor) else value for key, value in memory[name].items()
-            }
 
 
 # --- models of their own: the state of algorithms whose clients keep what they trained ----------------------------------
@@ -239,18 +220,19 @@ def average(rows: Sequence[Any], n: Sequence[Tensor]) -> Any:
 
 
 def one_model(federation: Federation, kept: Collection[str] = (), frozen: Collection[str] = ()) -> dict[str, Any]:
-    """The part of a state that holds one model for all, from the common start: "server", the weights that travel; "own",
-    a row a client of those named in `kept`, which stay with it; "frozen", those that nobody changes, nor sends, since
-    everyone draws the common start from the run's seed."""
+    """The part of a state that holds one model for all, from the common start: "server", the weights that travel; "kept",
+    those named in `kept`, which stay with a client, and "own", {client: its row of them} of each that has taken part;
+    "frozen", those that nobody changes, nor sends, since everyone draws the common start from the run's seed."""
     (frozen,), (moving,) = _parted([federation.initial()], frozen)
-    (own,), (server,) = _parted([moving], kept)
-    return {"server": server, "own": [own for _ in federation.clients], "frozen": frozen}
+    (kept,), (server,) = _parted([moving], kept)
+    return {"server": server, "kept": kept, "own": {}, "frozen": frozen}
 
 
 def download(federation: Federation, state: dict, clients: Sequence[int]) -> list[Weights]:
     """What the clients of a round start from: the server's weights, which it sends to each, and beside them their own."""
     sent = federation.wire.broadcast("weights", state["server"], clients)
-    return [{**server, **own, **state["frozen"]} for server, own in zip(sent, pick(state["own"], clients), strict=True)]
+    own, kept, frozen = state["own"], state["kept"], state["frozen"]
+    return [{**row, **own.get(k, kept), **frozen} for k, row in zip(clients, sent, strict=True)]
 
 
 def aggregate(federation: Federation, state: dict, clients: Sequence[int], weights: Sequence[Weights]) -> None:
@@ -264,17 +246,18 @@ def aggregate(federation: Federation, state: dict, clients: Sequence[int], weigh
 
 def keep_own(state: dict, clients: Sequence[int], weights: Sequence[Weights]) -> list[Weights]:
     """The clients' own rows in the state are replaced -> the rows of what is to be sent."""
-    own, rest = _parted(weights, state["own"][0])
-    state["own"] = put(state["own"], clients, own)
+    own, rest = _parted(weights, state["kept"])
+    if state["kept"]:
+        state["own"] = {**state["own"], **dict(zip(clients, own, strict=True))}
     return _parted(rest, state["frozen"])[1]
 
 
 def shared_model(federation: Federation, state: dict) -> dict[str, Callable[[int], Net]]:
     """The answer: one model for all where the clients keep nothing of their own, and else a model a client."""
-    common, own = {**state["server"], **state["frozen"]}, state["own"]
-    if not own[0]:
+    common, own, kept = {**state["server"], **state["frozen"]}, state["own"], state["kept"]
+    if not kept:
         return {"global": model_of(federation, common)}
-    return {"personal": lambda k: federation.model(k, {**common, **own[k]})}
+    return {"personal": lambda k: federation.model(k, {**common, **own.get(k, kept)})}
 
 
 def _parted(rows: Sequence[Weights], names: Collection[str]) -> tuple[list[Weights], list[Weights]]:

@@ -138,6 +138,24 @@ class GlobalMean(nn.Module):
         return x.mean(dim=(2, 3))
 
 
+class MaxPool(nn.MaxPool2d):
+    """2x2 max-pooling, [B, D, height, width] -> [B, D, height // 2, width // 2].
+
+    Where no gradient asks which number was the largest, on a processor, it is two maxima of slices: the same numbers sooner
+    (`python tests/costs.py pooling`). Only which zero is the larger, 0 or -0, may be answered otherwise.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = (side // 2 * 2 for side in x.shape[2:])
+        if torch.is_grad_enabled() or x.device.type != "cpu" or not height * width:
+            return super().forward(x)  # an image that is too small is refused there
+        rows = torch.maximum(x[:, :, 0:height:2, :width], x[:, :, 1:height:2, :width])
+        return torch.maximum(rows[..., 0::2], rows[..., 1::2])
+
+
 class Dropout(nn.Module):
     """In training, each number of x [B, ...] is 0 with probability p and 1 / (1 - p) times itself otherwise; with
     `channels`, whole channels of x [B, D, height, width] share their fate. In evaluation, x.
@@ -167,8 +185,8 @@ def LeNet5(shape, n_classes: int, feature_dim: int) -> Net:
     Pooling stands before the ReLU: the same values from fewer of them.
     """
     body = nn.Sequential(
-        *(nn.Conv2d(shape[0], 6, 5, padding=2), nn.MaxPool2d(2), ReLU()),
-        *(nn.Conv2d(6, 16, 5, padding=2), nn.MaxPool2d(2), ReLU()),
+        *(nn.Conv2d(shape[0], 6, 5, padding=2), MaxPool(), ReLU()),
+        *(nn.Conv2d(6, 16, 5, padding=2), MaxPool(), ReLU()),
         *(nn.Conv2d(16, 120, 3, padding=1), ReLU(), GlobalMean()),
         *(nn.Linear(120, feature_dim), nn.Tanh()),
     )
@@ -180,8 +198,8 @@ def LeNet5_classic(shape, n_classes: int) -> Net:
     channels, height, width = shape
     flat = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
     body = nn.Sequential(
-        *(nn.Conv2d(channels, 6, 5, padding=2), nn.MaxPool2d(2), ReLU()),
-        *(nn.Conv2d(6, 16, 5), nn.MaxPool2d(2), ReLU(), nn.Flatten()),
+        *(nn.Conv2d(channels, 6, 5, padding=2), MaxPool(), ReLU()),
+        *(nn.Conv2d(6, 16, 5), MaxPool(), ReLU(), nn.Flatten()),
         *(nn.Linear(flat, 120), ReLU()),
         *(nn.Linear(120, 84), ReLU()),
     )
@@ -219,10 +237,10 @@ def ResNet9(shape, n_classes: int, feature_dim: int) -> Net:
     """The CFKD paper's ResNet9 (Berdoz et al. 2022): 2,470,730 parameters with feature_dim 128; images from 16x16 on."""
     body = nn.Sequential(
         *_conv_bn_relu(shape[0], 64),
-        *(*_conv_bn_relu(64, 128), nn.MaxPool2d(2), ResBlock(128, 128)),
-        *(*_conv_bn_relu(128, 256), nn.MaxPool2d(2)),
-        *(*_conv_bn_relu(256, 256), nn.MaxPool2d(2), ResBlock(256, 256)),
-        *(nn.MaxPool2d(2), GlobalMean()),
+        *(*_conv_bn_relu(64, 128), MaxPool(), ResBlock(128, 128)),
+        *(*_conv_bn_relu(128, 256), MaxPool()),
+        *(*_conv_bn_relu(256, 256), MaxPool(), ResBlock(256, 256)),
+        *(MaxPool(), GlobalMean()),
         *(nn.Linear(256, feature_dim), nn.Tanh()),
     )
     return Net(body, feature_dim, n_classes)
@@ -383,8 +401,8 @@ def CNN_McMahan(shape, n_classes: int) -> Net:
     """
     channels, height, width = shape
     body = nn.Sequential(
-        *(nn.Conv2d(channels, 32, 5, padding=2), nn.MaxPool2d(2), ReLU()),
-        *(nn.Conv2d(32, 64, 5, padding=2), nn.MaxPool2d(2), ReLU(), nn.Flatten()),
+        *(nn.Conv2d(channels, 32, 5, padding=2), MaxPool(), ReLU()),
+        *(nn.Conv2d(32, 64, 5, padding=2), MaxPool(), ReLU(), nn.Flatten()),
         *(nn.Linear(64 * (height // 4) * (width // 4), 512), ReLU()),
     )
     return Net(body, 512, n_classes)
@@ -399,8 +417,8 @@ def CNNMnist(shape, n_classes: int) -> Net:
     channels, height, width = shape
     flat = 20 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
     body = nn.Sequential(
-        *(nn.Conv2d(channels, 10, 5), nn.MaxPool2d(2), ReLU()),
-        *(nn.Conv2d(10, 20, 5), nn.MaxPool2d(2), Dropout(0.5, channels=True), ReLU(), nn.Flatten()),
+        *(nn.Conv2d(channels, 10, 5), MaxPool(), ReLU()),
+        *(nn.Conv2d(10, 20, 5), MaxPool(), Dropout(0.5, channels=True), ReLU(), nn.Flatten()),
         *(nn.Linear(flat, 50), ReLU(), Dropout(0.5)),
     )
     return Net(body, 50, n_classes)
@@ -410,8 +428,8 @@ def CNN_scratch(shape, n_classes: int) -> Net:
     """The network of "Federated Learning - Your Data Stays With You!" (Agarwal, 2021): 28,938 parameters, 1,568 features."""
     channels, height, width = shape
     body = nn.Sequential(
-        *(nn.Conv2d(channels, 16, 5, padding=2), nn.MaxPool2d(2), ReLU()),
-        *(nn.Conv2d(16, 32, 5, padding=2), nn.MaxPool2d(2), ReLU(), nn.Flatten()),
+        *(nn.Conv2d(channels, 16, 5, padding=2), MaxPool(), ReLU()),
+        *(nn.Conv2d(16, 32, 5, padding=2), MaxPool(), ReLU(), nn.Flatten()),
     )
     return Net(body, 32 * (height // 4) * (width // 4), n_classes)
 
@@ -438,7 +456,7 @@ def CNN4(shape, n_classes: int, heads: bool = False) -> Net:
     for inputs in (channels, 64, 64, 64):
         pools = min(height, width) >= 4
         height, width = (height // 2, width // 2) if pools else (height, width)
-        pool = [nn.MaxPool2d(2)] if pools else []
+        pool = [MaxPool()] if pools else []
         blocks.append(nn.Sequential(nn.Conv2d(inputs, 64, 3, padding=1), nn.BatchNorm2d(64), *pool, ReLU()))
     body = nn.Sequential(*blocks, nn.Flatten())
     return _with_heads(body, 64 * height * width, n_classes, heads, taps=[(1, 64), (2, 64), (3, 64)])

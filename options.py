@@ -22,8 +22,9 @@ from typing import Any
 from data.augment import AUGMENTATIONS
 from data.datasets import LOADERS
 from data.partition import PARTITIONS, readers
-from helpers import OPTIMIZERS, SCHEDULES
+from helpers import SCHEDULES
 from models import MODELS, PARTS, READ_FEATURE_DIM
+from optimizers import OPTIMIZERS
 
 # --- what a flag takes: a function from text to a value, which raises ValueError, and in words says what is allowed ---
 
@@ -389,6 +390,12 @@ class Launch:
         Number(int, least=1, most=1024, words=("auto",)),
         "cores for runs side by side, in a process each, of which a run takes --threads; 1 is one run after another in this "
         "process; auto is all cores that it may use, and one run at a time on a CUDA device",
+    )
+    workers: int | str = flag(
+        "auto",
+        Number(int, least=1, most=1024, words=("auto",)),
+        "processes in which the clients of one run train side by side, a core each; auto is all cores that no other run "
+        "takes, where a run is long enough; the results are the same",
     )
     ray: str | None = flag(
         None,

@@ -6,7 +6,6 @@ python run.py -h
 """
 
 import json
-import logging
 import math
 import os
 import shlex
@@ -17,9 +16,9 @@ from dataclasses import fields, replace
 
 import numpy as np
 from tabulate import tabulate
-from tqdm import tqdm
 
 import algorithms
+import allocator
 import commandline
 import experiment
 import options
@@ -34,7 +33,7 @@ from figures.cells import render
 from figures.groups import groups, problems, seeds_told
 from figures.problems import overview
 from launch import Failed, launch, loggers, nodes, scheduling, signals, slurm
-from launch.display import Beside
+from launch.display import log_to_stderr
 from study import tuning
 
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 12, 2, 6
@@ -43,7 +42,8 @@ MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; returns the exit status: 0, 1 where a run failed, 2 for a mistake in the command, 128 and the
     number of the signal that stopped it, 3 on a node of another kind than the runs are named for."""
-    _log_to_stderr()
+    allocator.keep_blocks()
+    log_to_stderr()
     classes = algorithms.all_options()
     described = {name: algorithms.describe(name) for name in classes}
     if "_ARGCOMPLETE" in os.environ:
@@ -74,12 +74,6 @@ def main(argv: Sequence[str]) -> int:
         with suppress(OSError):  # of a terminal that is closed
             print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
         return signals.status_of(interrupt)
-
-
-def _log_to_stderr() -> None:
-    """Warnings of all, and what Chorus tells, on standard error; a run's log gets more (see experiment.py)."""
-    logging.basicConfig(format="%(message)s", handlers=[Beside(logging.INFO)], level=logging.WARNING, force=True)
-    logging.captureWarnings(True)
 
 
 def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[str], chosen_among: Sequence[str] = ()) -> int:
@@ -142,7 +136,7 @@ def _results(
 ) -> list[tuple[Experiment, saves.Run | Failed]]:
     """What came of the experiments, in their order; each finished one is told in JSON where that is asked for."""
     results = []
-    where = {"jobs": how.jobs, "ray": how.ray, "any_node": how.any_node}
+    where = {"jobs": how.jobs, "workers": how.workers, "ray": how.ray, "any_node": how.any_node}
     for one, result in launch(ready, how.force, how.quiet, log=how.log, patience=patience, **where):
         results.append((one, result))
         if how.json and not isinstance(result, Failed):
@@ -220,21 +214,15 @@ def _show_split(ready: Sequence[Experiment]) -> int:
 
 
 def _plan(ready: Sequence[Experiment], how: options.Launch) -> int:
-    """What the runs will cost, on the screen, and nothing else. Those that cost the same are planned once."""
-    plans, found = [], {}
-    for number, one in enumerate(ready, start=1):
-        costs = experiment.costs_of(one)
-        if costs not in found:
-            label = f"planning {one.options.algorithm} seed {one.options.seed} ({number}/{len(ready)})"
-            with tqdm(desc=label, unit="round", disable=True if how.quiet else None, leave=False) as bar:
-                try:
-                    found[costs] = experiment.plan(one, lambda r, bar=bar: bar.update())
-                except DivergedError as error:  # of initial weights from elsewhere
-                    print(f"run.py: {error}", file=sys.stderr)
-                    continue
-        plans.append(replace(found[costs], experiment=one))
+    """What the runs will cost, on the screen, and nothing else."""
+    plans = []
+    for found in plan.each(ready, how.quiet):
+        if isinstance(found, DivergedError):
+            print(f"run.py: {found}", file=sys.stderr)
+            continue
+        plans.append(found)
         if how.json:
-            print(json.dumps(plan.summary(plans[-1]), allow_nan=False), flush=True)
+            print(json.dumps(plan.summary(found), allow_nan=False), flush=True)
     if plans and not how.json:
         print(plan.report(plans, scheduling.cores_of(ready, how.jobs)))
     return 0 if len(plans) == len(ready) else 1
@@ -291,21 +279,22 @@ def _independent(one: Experiment, how: options.Launch) -> Experiment:
 
 def _split(one: Experiment) -> str:
     """The split as a table of client x class; where there are many classes, of how many a client holds."""
-    counts = partition.table(one.data, one.split)
+    n_clients, shown = len(one.split.train), partition.Split(*(part[:MAX_CLIENTS_SHOWN] for part in one.split.parts))
+    counts = partition.table(one.data, shown)
     columns = [(name if len(name) <= 8 else f"{name[:7]}.", counts[:, c]) for c, name in enumerate(one.data.classes)]
     if len(columns) > MAX_CLASSES_SHOWN:
         largest, median = counts.max(1), np.median(counts, axis=1).astype(int)
         columns = [("classes", (counts > 0).sum(1)), ("largest", largest), ("median", median)]
-    columns += [("all", counts.sum(1)), ("test", np.array([len(share) for share in one.split.test]))]
+    columns += [("all", counts.sum(1)), ("test", shown.test.sizes)]
     width = max(7, *(len(name) + 1 for name, _ in columns))
     lines = [
         f"split {one.split.digest}: training examples by client and class",
         "client" + "".join(f"{name:>{width}}" for name, _ in columns),
     ]
-    for k in range(min(len(counts), MAX_CLIENTS_SHOWN)):
+    for k in range(len(counts)):
         lines.append(f"{k:>6}" + "".join(f"{column[k]:>{width}}" for _, column in columns))
-    if len(counts) > MAX_CLIENTS_SHOWN:
-        lines.append(f"   ... {len(counts) - MAX_CLIENTS_SHOWN} more clients, all of them in split.npz")
+    if n_clients > MAX_CLIENTS_SHOWN:
+        lines.append(f"   ... {n_clients - MAX_CLIENTS_SHOWN} more clients, all of them in split.npz")
     return "\n".join(lines)
 
 

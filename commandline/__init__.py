@@ -22,7 +22,21 @@ ROLES = {  # of the flags that every algorithm has; several values of a flag are
 }
 
 # of a command that is told: what is about this call alone
-UNSAID = ("force", "json", "quiet", "plan", "jobs", "ray", "log", "study", "save_study", "slurm", "any_node", "named_by")
+UNSAID = (
+    "force",
+    "json",
+    "quiet",
+    "plan",
+    "jobs",
+    "workers",
+    "ray",
+    "log",
+    "study",
+    "save_study",
+    "slurm",
+    "any_node",
+    "named_by",
+)
 OTHERS = ("--slurm",)  # flags that take the flags of another program
 
 
@@ -157,7 +171,7 @@ def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str,
     origin = f"--{name} {text}"
     if more:
         raise UserError(f"{origin}: takes one value, and stands alone")
-    value = _value(name, text, flags_of(Shorthand)[name]["takes"])
+    value = value_of(name, text, flags_of(Shorthand)[name]["takes"])
     try:
         held = shorthand.preset(value, named) if name == "preset" else shorthand.config_file(value, named)
         if "algorithm" in held:
@@ -318,7 +332,7 @@ def _values(name: str, texts: Any, takes: Callable | None, algorithms: Mapping[s
         texts = [",".join(texts)]  # --sizes 0.5 0.5 is one split, as the reference spells it
     found = []
     for text in texts:
-        value = _value(name, text, takes)
+        value = value_of(name, text, takes)
         if value not in found:
             found.append(value)
     return found
@@ -335,7 +349,8 @@ def _is_value(text: str, takes: Callable, place: int) -> bool:
     return True
 
 
-def _value(name: str, text: str, takes: Callable) -> Any:
+def value_of(name: str, text: str, takes: Callable) -> Any:
+    """The value that a flag's text stands for. Raises UserError, which names the flag, the text and what is allowed."""
     try:
         return takes(text)
     except (ValueError, OverflowError) as error:

@@ -1,10 +1,15 @@
 """What experiments will cost, in two tables: a row a run, and a row for every kind of message; see `experiment.planning`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tabulate import tabulate
+from tqdm import tqdm
 
+import experiment
+from errors import DivergedError
+from experiment import Experiment, Plan
 from experiment.planning import NO_COST
 from figures.groups import distinguishing
 from figures.units import duration, operations, shown, size
@@ -14,7 +19,24 @@ from options import plain
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
 
 
-def report(plans: Sequence, cores: int = 1) -> str:
+def each(ready: Sequence[Experiment], quiet: bool) -> Iterator[Plan | DivergedError]:
+    """The plan of each experiment, or why it has none: initial weights from elsewhere may not be finite. Those that cost the
+    same are planned once."""
+    found: dict = {}
+    for number, one in enumerate(ready, start=1):
+        costs = experiment.costs_of(one)
+        if costs not in found:
+            label = f"planning {one.options.algorithm} seed {one.options.seed} ({number}/{len(ready)})"
+            with tqdm(desc=label, unit="round", disable=True if quiet else None, leave=False) as bar:
+                try:
+                    found[costs] = experiment.plan(one, lambda r, bar=bar: bar.update())
+                except DivergedError as error:
+                    yield error
+                    continue
+        yield replace(found[costs], experiment=one)
+
+
+def report(plans: Sequence[Plan], cores: int = 1) -> str:
     """The tables of plans, and the sum of it in words: one after another and, where there are several `cores`, side by side
     on these. Bytes are exact; those of a round are means over the rounds."""
     named = _named(plans)
@@ -43,7 +65,7 @@ def report(plans: Sequence, cores: int = 1) -> str:
     return "\n\n".join(parts)
 
 
-def summary(plan) -> dict[str, Any]:
+def summary(plan: Plan) -> dict[str, Any]:
     """The keys of `--json`: of the whole run, but for those that say otherwise. Counts are exact, seconds estimated."""
     rounds, options = plan.rounds, plan.experiment.options
     return {
@@ -68,7 +90,7 @@ def summary(plan) -> dict[str, Any]:
     }
 
 
-def _run(plan, neighbours: bool, server: bool) -> dict[str, str]:
+def _run(plan: Plan, neighbours: bool, server: bool) -> dict[str, str]:
     told, options = summary(plan), plan.experiment.options
     rounds, share = plan.rounds, options.n_clients * options.rounds
     row = {"parameters": ", ".join(f"{n:,}" for n in dict.fromkeys(told["parameters"]))}
@@ -87,7 +109,7 @@ def _run(plan, neighbours: bool, server: bool) -> dict[str, str]:
     }
 
 
-def _kinds(plan) -> list[dict[str, str]]:
+def _kinds(plan: Plan) -> list[dict[str, str]]:
     rows = []
     for name, nbytes in summary(plan)["bytes"].items():
         direction, _, kind = name.partition(":")
@@ -105,11 +127,11 @@ def _messages(rounds) -> list[str]:
     return sorted(found, key=lambda name: places.index(name.removeprefix("bytes_").partition(":")[0]))
 
 
-def _bytes(plan) -> float:
+def _bytes(plan: Plan) -> float:
     return float(plan.rounds[["bytes_up", "bytes_down", "bytes_between"]].sum().sum())
 
 
-def _named(plans: Sequence) -> list[dict[str, str]]:
+def _named(plans: Sequence[Plan]) -> list[dict[str, str]]:
     """What tells the plans apart: the algorithm, and the options that differ among those of one algorithm."""
     found = [plain(plan.experiment.options) for plan in plans]
     differing = distinguishing(found, but=())

@@ -3,19 +3,22 @@
 A partitioner is a function `(pool, generator, ...) -> (training shares, test shares)` and a line in `PARTITIONS`. Its
 further parameters name the flags that it reads (`n_clients`, `alpha`, ...), or `counts`: how many training and how many test
 examples each client is to get, two int64 [K], from `--sizes`. A flag that a partitioner does not name is an error beside
-it. Shares are K arrays of indices into the data set. A client's test share follows the same rule as its training share: it
-is a sample of its own distribution.
+it. Shares are K arrays of indices into the data set, in a list or as `Shares`, which are one array however many clients
+there are. A client's test share follows the same rule as its training share: it is a sample of its own distribution.
 
 Every client gets at least one training and one test example by construction; nothing is drawn again in a loop until it
 fits. What cannot be had is a UserError.
 """
 
 import hashlib
+import heapq
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +26,69 @@ import streams
 from errors import UserError
 
 Pair = tuple[np.ndarray, np.ndarray]  # of the training and of the test set
-Shares = list[np.ndarray]
+Dealt = tuple[Sequence[np.ndarray], Sequence[np.ndarray]]  # likewise, of K clients
 STRATIFIED = 1e12  # from this alpha on a Dirichlet draw is its mean, as far as whole examples can tell
+
+
+@dataclass(frozen=True, eq=False)
+class Shares(Sequence):
+    """K arrays in one: what client k has is `shares[k]`, a view of `values` [n] from offsets[k] to offsets[k + 1]. `values`
+    are an array or a tensor, `offsets` int64 [K + 1]. So a million clients are two arrays, and not a million."""
+
+    values: Any
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, shares: Sequence) -> "Shares":
+        """K sequences of indices, as int64; shares as they are."""
+        if isinstance(shares, cls):
+            return shares
+        arrays = [np.asarray(share, dtype=np.int64) for share in shares]
+        return cls(np.concatenate(arrays or [np.zeros(0, np.int64)]), _offsets([len(array) for array in arrays]))
+
+    @classmethod
+    def dealt(cls, values: np.ndarray, owners: np.ndarray, n_clients: int) -> "Shares":
+        """Of values [n] and to whom each is dealt, int64 [n]; a client has its own in the order in which they stand."""
+        return cls(values[np.argsort(owners, kind="stable")], _offsets(np.bincount(owners, minlength=n_clients)))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, k: int | slice) -> Any:
+        which = range(len(self))[k]
+        if isinstance(which, int):
+            return self.values[self.offsets[which] : self.offsets[which + 1]]
+        if which.step != 1:
+            return Shares.of([self[i] for i in which])
+        offsets = self.offsets[which.start : max(which.start, which.stop) + 1]
+        return Shares(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def __iter__(self) -> Iterator:
+        ends = self.offsets.tolist()
+        return (self.values[start:end] for start, end in zip(ends, ends[1:], strict=False))
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """How many each client has, int64 [K]."""
+        return np.diff(self.offsets)
+
+    @property
+    def owners(self) -> np.ndarray:
+        """Whose each of the values is, int64 [n]."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+    def sorted(self) -> "Shares":
+        """Each client's in ascending order."""
+        return Shares(self.values[np.lexsort((self.values, self.owners))], self.offsets)
+
+    def where(self, wanted: np.ndarray) -> "Shares":
+        """Of each client those that are wanted, bool [n]."""
+        return Shares(self.values[wanted], _offsets(wanted)[self.offsets])
+
+
+def _offsets(sizes: Sequence[int]) -> np.ndarray:
+    """Where each of some parts begins and the last one ends: int64 [K + 1]."""
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
 @dataclass(frozen=True)
@@ -43,24 +107,37 @@ class Pool:
         return self.train, self.test
 
 
+PARTS = ("train", "validation", "test")
+
+
 @dataclass(frozen=True)
 class Split:
-    """Each client's examples as sorted int64 indices into one `Data`: K arrays for training, validation and test.
+    """Each client's examples as sorted int64 indices into one `Data`: K shares for training, validation and test, given as
+    `Shares` or as K arrays.
 
     No example is in two shares, but with `reference_blocks`; no share but validation's is empty.
     """
 
-    train: tuple[np.ndarray, ...]
-    validation: tuple[np.ndarray, ...]
-    test: tuple[np.ndarray, ...]
+    train: Shares
+    validation: Shares
+    test: Shares
+
+    def __post_init__(self) -> None:
+        for name in PARTS:
+            object.__setattr__(self, name, Shares.of(getattr(self, name)))
 
     @property
+    def parts(self) -> tuple[Shares, Shares, Shares]:
+        """Training, validation and test."""
+        return self.train, self.validation, self.test
+
+    @cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that name this very split."""
+        """Sixteen hexadecimal digits that name this very split: of each share its length and its indices, in eight bytes
+        each."""
         sha = hashlib.sha256()
-        for part in (self.train, self.validation, self.test):
-            for share in part:
-                sha.update(len(share).to_bytes(8, "little") + share.astype("<i8").tobytes())
+        for part in self.parts:
+            sha.update(np.insert(part.values, part.offsets[:-1], part.sizes).astype("<i8"))
         return sha.hexdigest()[:16]
 
 
@@ -76,15 +153,15 @@ def counts_of(sizes: Sequence[float] | None, n: int, n_clients: int) -> np.ndarr
     return counts
 
 
-def iid(pool: Pool, generator: np.random.Generator, counts: Pair) -> tuple[Shares, Shares]:
+def iid(pool: Pool, generator: np.random.Generator, counts: Pair) -> Dealt:
     """Shuffle and deal (McMahan et al. 2017). Every example is dealt where the sizes add up to 1."""
     return tuple(
-        np.split(generator.permutation(part), np.cumsum(wanted))[:-1]
+        Shares(generator.permutation(part)[: wanted.sum()], _offsets(wanted))
         for part, wanted in zip(pool.parts, counts, strict=True)
     )
 
 
-def dirichlet(pool: Pool, generator: np.random.Generator, counts: Pair, alpha: float) -> tuple[Shares, Shares]:
+def dirichlet(pool: Pool, generator: np.random.Generator, counts: Pair, alpha: float) -> Dealt:
     """Client by client a class mix p ~ Dirichlet(alpha * class frequencies), the same for train and test (Berdoz et al.
     2022, reference code). Sizes are exact. Alpha inf (or above 1e12) is a stratified split: every client has the mix of
     the whole, to within two examples a class; alpha towards 0 gives one class each, as long as that class lasts.
@@ -94,7 +171,7 @@ def dirichlet(pool: Pool, generator: np.random.Generator, counts: Pair, alpha: f
     """
     totals = _class_totals(pool)
     prior = totals.sum(0) / totals.sum()
-    mixes = None if alpha > STRATIFIED else [_mix(prior, alpha, generator) for _ in counts[0]]
+    mixes = None if alpha > STRATIFIED else _mixes(prior, alpha, len(counts[0]), generator)
     return tuple(
         _deal(pool.y, part, _per_class(total, mixes, wanted), generator)
         for part, total, wanted in zip(pool.parts, totals, counts, strict=True)
@@ -120,32 +197,43 @@ def _mix(prior: np.ndarray, alpha: float, generator: np.random.Generator) -> np.
     return mix
 
 
-def _per_class(left: np.ndarray, mixes: Sequence[np.ndarray] | None, wanted: np.ndarray) -> np.ndarray:
+def _mixes(prior: np.ndarray, alpha: float, n: int, generator: np.random.Generator) -> np.ndarray:
+    """n draws of `_mix`, float [n, C]: at once where none of them is beyond floats, which draws the same numbers."""
+    state, present, mixes = generator.bit_generator.state, prior > 0, np.zeros((n, len(prior)))
+    mixes[:, present] = generator.dirichlet(np.maximum(alpha * prior[present], 1e-300), n)
+    if np.isfinite(mixes).all() and mixes.sum(1).min() >= 0.5:
+        return mixes
+    generator.bit_generator.state = state
+    return np.stack([_mix(prior, alpha, generator) for _ in range(n)])
+
+
+def _per_class(left: np.ndarray, mixes: np.ndarray | None, wanted: np.ndarray) -> np.ndarray:
     """How many of each class every client gets, int64 [K, C], with rows that add up to `wanted`.
 
     A client's mix (without mixes: that of all that is left) times its size is rounded with a carry to the next class and
     capped by what is left of the class; a shortfall is filled from class 0 upward.
     """
     left = left.copy()
-    dealt = []
-    for k, n in enumerate(wanted):
-        mix = left / left.sum() if mixes is None else mixes[k]
-        row = np.minimum(_rounded(mix, n), left)
-        for c in range(len(left)):
-            row[c] += min(n - row.sum(), left[c] - row[c])
+    dealt = np.zeros((len(wanted), len(left)), np.int64) if mixes is None else _rounded(mixes, wanted[:, None])
+    for n, row in zip(wanted, dealt, strict=True):
+        if mixes is None:
+            row[:] = _rounded(left / left.sum(), n)
+        np.minimum(row, left, out=row)
+        if row.sum() < n:
+            for c in range(len(left)):
+                row[c] += min(n - row.sum(), left[c] - row[c])
         left -= row
-        dealt.append(row)
-    return np.stack(dealt)
+    return dealt
 
 
-def _rounded(mix: np.ndarray, n: int) -> np.ndarray:
-    """Whole parts of n in the proportions of `mix` (which adds up to 1), rounded with a carry to the next part."""
-    bounds = np.floor(np.cumsum(mix) * n + 0.5).astype(np.int64)
-    bounds[-1] = n
+def _rounded(mix: np.ndarray, n: int | np.ndarray) -> np.ndarray:
+    """Whole parts of n in the proportions of `mix` (whose last axis adds up to 1), rounded with a carry to the next part."""
+    bounds = np.floor(np.cumsum(mix, axis=-1) * n + 0.5).astype(np.int64)
+    bounds[..., -1:] = n
     return np.diff(bounds, prepend=0)
 
 
-def lda(pool: Pool, generator: np.random.Generator, n_clients: int, alpha: float) -> tuple[Shares, Shares]:
+def lda(pool: Pool, generator: np.random.Generator, n_clients: int, alpha: float) -> Dealt:
     """Class by class, parts of the clients q ~ Dirichlet(alpha), the same for train and test (latent Dirichlet
     allocation, as in FedGKT's experiments, He et al. 2020). Every example is dealt; sizes come out unequal, the more so
     the smaller alpha.
@@ -164,26 +252,45 @@ def lda(pool: Pool, generator: np.random.Generator, n_clients: int, alpha: float
         per_class = np.zeros((n_clients, len(parts)), dtype=np.int64)
         for c, (part, order, n) in enumerate(zip(parts, orders, total, strict=True)):
             per_class[order, c] = _rounded(part[order], n)
-        for k in np.flatnonzero(per_class.sum(1) == 0):
-            spare = np.where(per_class.sum(1, keepdims=True) > 1, per_class, 0)
-            c = next(c for c in np.argsort(-parts[:, k], kind="stable") if spare[:, c].any())
-            per_class[spare[:, c].argmax(), c] -= 1
-            per_class[k, c] += 1
+        _give_to_the_empty(per_class, parts)
         shares.append(_deal(pool.y, examples, per_class, generator))
     return tuple(shares)
 
 
+def _give_to_the_empty(per_class: np.ndarray, parts: np.ndarray) -> None:
+    """Of int64 [K, C], give each row of zeros a one: of the class it has the largest part in, float [C, K], that another row
+    can spare, from the first of the rows that have the most of it and more than one in all."""
+    sizes = per_class.sum(1).tolist()
+    if min(sizes):
+        return
+    holders = [np.flatnonzero(column) for column in per_class.T]
+    spare = [list(zip((-per_class[own, c]).tolist(), own.tolist(), strict=True)) for c, own in enumerate(holders)]
+    for heap in spare:
+        heapq.heapify(heap)
+    for k in [k for k, size in enumerate(sizes) if not size]:
+        for c in np.argsort(-parts[:, k], kind="stable"):
+            while spare[c] and sizes[spare[c][0][1]] == 1:
+                heapq.heappop(spare[c])
+            if spare[c]:
+                break
+        most, giver = heapq.heappop(spare[c])
+        if most < -1:
+            heapq.heappush(spare[c], (most + 1, giver))
+        sizes[giver] -= 1
+        per_class[giver, c] -= 1
+        per_class[k, c] += 1
+
+
 def _deal(y: np.ndarray, part: np.ndarray, per_class: np.ndarray, generator: np.random.Generator) -> Shares:
     """Shuffle each class of a part once and deal it in client order: per_class int64 [K, C] -> K shares."""
-    dealt: list[list[np.ndarray]] = [[] for _ in per_class]
-    for c in range(per_class.shape[1]):
-        examples = generator.permutation(part[y[part] == c])
-        for k, piece in enumerate(np.split(examples, np.cumsum(per_class[:, c]))[:-1]):
-            dealt[k].append(piece)
-    return [np.concatenate(pieces) for pieces in dealt]
+    everyone, examples, owners = np.arange(len(per_class)), [], []
+    for c, counts in enumerate(per_class.T):
+        examples.append(generator.permutation(part[y[part] == c])[: counts.sum()])
+        owners.append(np.repeat(everyone, counts))
+    return Shares.dealt(np.concatenate(examples), np.concatenate(owners), len(per_class))
 
 
-def shards(pool: Pool, generator: np.random.Generator, n_clients: int, shard_per_user: int) -> tuple[Shares, Shares]:
+def shards(pool: Pool, generator: np.random.Generator, n_clients: int, shard_per_user: int) -> Dealt:
     """Sort by label, cut every class into shards, deal `shard_per_user` of them to each client; the test set is cut and
     dealt with the same labels (Oh, Kim, Yun 2022, FedBABU's reference code, after McMahan et al. 2017).
 
@@ -207,7 +314,7 @@ def shards(pool: Pool, generator: np.random.Generator, n_clients: int, shard_per
     return _deal_pieces(pool, n_clients, holders, np.sort, f"--shard_per_user {shard_per_user}", generator)
 
 
-def classes(pool: Pool, generator: np.random.Generator, n_clients: int, classes_per_client: int) -> tuple[Shares, Shares]:
+def classes(pool: Pool, generator: np.random.Generator, n_clients: int, classes_per_client: int) -> Dealt:
     """Every client holds exactly `classes_per_client` classes, drawn at random among those that the fewest clients hold
     so far; a class is shuffled and dealt evenly to those that hold it, in training and test. Where K k is less than the
     number of classes some are nobody's; otherwise every example is dealt, but those of a class that has none to train on.
@@ -235,27 +342,26 @@ def _deal_pieces(
     arranged: Callable[[np.ndarray], np.ndarray],
     asked: str,
     generator: np.random.Generator,
-) -> tuple[Shares, Shares]:
+) -> Dealt:
     """Put each class's examples in order by `arranged`, cut them as evenly as can be into a piece for each of its holders
     {class: clients}, and deal the pieces at random. Raises UserError, on the flag `asked`, where a class has too few."""
     shares = []
     for part, what in zip(pool.parts, ("training", "test"), strict=True):
-        dealt: list[list[np.ndarray]] = [[] for _ in range(n_clients)]
+        pieces, owners = [], []
         for c, clients in holders.items():
-            examples = arranged(part[pool.y[part] == c])
-            if len(examples) < len(clients):
+            examples, m = arranged(part[pool.y[part] == c]), len(clients)
+            if len(examples) < m:
                 raise UserError(
-                    f"{asked}: class {c} would be cut into {len(clients)} pieces and has {len(examples)} {what} images; "
+                    f"{asked}: class {c} would be cut into {m} pieces and has {len(examples)} {what} images; "
                     f"use a smaller number or fewer clients"
                 )
-            pieces = np.array_split(examples, len(clients))
-            for k, piece in zip(generator.permutation(clients), pieces, strict=True):
-                dealt[k].append(piece)
-        shares.append([np.concatenate(pieces) for pieces in dealt])
+            pieces.append(examples)
+            owners.append(np.repeat(generator.permutation(clients), counts_of(None, len(examples), m)))
+        shares.append(Shares.dealt(np.concatenate(pieces), np.concatenate(owners), n_clients))
     return tuple(shares)
 
 
-def digit_sets(pool: Pool, generator: np.random.Generator, n_clients: int, digit_num: int) -> tuple[Shares, Shares]:
+def digit_sets(pool: Pool, generator: np.random.Generator, n_clients: int, digit_num: int) -> Dealt:
     """Every client holds `digit_num` consecutive classes (Lan, Guo, Yao 2022); a class is shuffled and dealt evenly to those
     that hold it, in training and test. Classes that nobody holds are left out.
     """
@@ -265,7 +371,7 @@ def digit_sets(pool: Pool, generator: np.random.Generator, n_clients: int, digit
     return _deal_pieces(pool, n_clients, holders, generator.permutation, f"--digit_num {digit_num}", generator)
 
 
-def reference_blocks(pool: Pool, generator: np.random.Generator, n_clients: int, digit_num: int) -> tuple[Shares, Shares]:
+def reference_blocks(pool: Pool, generator: np.random.Generator, n_clients: int, digit_num: int) -> Dealt:
     """As `digit_sets`, but with the blocks of the authors' code in place of classes: the images sorted by label and cut into
     as many equal parts as there are classes (on MNIST of 6,000 images, so that a block has some of the next digit). All its
     holders have a block *whole*: an image may be in several shares. Nothing is drawn.
@@ -291,7 +397,7 @@ def _digit_sets(pool: Pool, n_clients: int, digit_num: int) -> list[list[int]]:
     return [[(i * stride + i // cycle + digit) % n for digit in range(digit_num)] for i in range(n_clients)]
 
 
-def writers(pool: Pool, generator: np.random.Generator, n_clients: int, test_share: float) -> tuple[Shares, Shares]:
+def writers(pool: Pool, generator: np.random.Generator, n_clients: int, test_share: float) -> Dealt:
     """Natural: whole writers, as many to one client as to another to within one, with all their training images. A client's
     test examples are a share of its own images that it does not train on; the test set, of other writers, is not dealt.
     """
@@ -382,16 +488,12 @@ def split(data, options) -> Split:
     available = {**vars(options), "counts": tuple(counts)}
     read = {name: available[name] for name in parameters(partitioner)}
     train, test = partitioner(pool, streams.generator("split", options.split_seed), **read)
-    train = [np.sort(share) for share in train]
-    kept = _held_back(train, data.n_train, options)
-    return Split(
-        train=tuple(share[~kept[share]] for share in train),
-        validation=tuple(share[kept[share]] for share in train),
-        test=tuple(np.sort(share) for share in test),
-    )
+    train, test = Shares.of(train).sorted(), Shares.of(test).sorted()
+    held_out = _held_back(train, data.n_train, options)[train.values]
+    return Split(train.where(~held_out), train.where(held_out), test)
 
 
-def _held_back(shares: Sequence[np.ndarray], n_train: int, options) -> np.ndarray:
+def _held_back(shares: Shares, n_train: int, options) -> np.ndarray:
     """Which training examples are kept for validation, from everyone who holds them, bool [n_train]: of each share
     round(F n_k) or more, at least 1, and never all. What another client has held out already comes first, so that of shares
     that overlap no more is kept than need be. Raises UserError for a share that would be kept whole."""
@@ -407,23 +509,22 @@ def _held_back(shares: Sequence[np.ndarray], n_train: int, options) -> np.ndarra
         drawn = streams.generator("validation", options.split_seed, k).permutation(share)
         already_first = np.argsort(~kept[drawn], kind="stable")
         kept[drawn[already_first][: _held_out(options.validation, len(share))]] = True
-    for k, share in enumerate(shares):
-        if kept[share].all():
-            raise UserError(
-                f"--validation {options.validation:g}: every image of client {k} is held out by it or by another that holds "
-                f"it too; use a smaller share"
-            )
+    if len(whole := np.flatnonzero(shares.where(~kept[shares.values]).sizes == 0)):
+        raise UserError(
+            f"--validation {options.validation:g}: every image of client {whole[0]} is held out by it or by another that "
+            f"holds it too; use a smaller share"
+        )
     return kept
 
 
-PARTS = ("train", "validation", "test")
-
-
 def arrays(data, split: Split) -> dict[str, np.ndarray]:
-    """What a split is saved as (`split.npz`): train_K, validation_K and test_K, indices into the data set (test examples
-    follow the training examples) of client K; the table of client x class; the names of the classes; the data's digest;
-    whether an example is in several shares."""
-    shares = {f"{part}_{k}": share for part in PARTS for k, share in enumerate(getattr(split, part))}
+    """What a split is saved as (`split.npz`): train, validation and test, int32, indices into the data set (test examples
+    follow the training examples), client after client; train_offsets, validation_offsets, test_offsets, int64 [K + 1]:
+    client k has those from offsets[k] to offsets[k + 1]; the table of client x class; the names of the classes; the data's
+    digest; whether an example is in several shares."""
+    shares = {}
+    for name, part in zip(PARTS, split.parts, strict=True):
+        shares |= {name: part.values.astype(np.int32), f"{name}_offsets": part.offsets}
     several = np.array(_times(split)[1].max() > 1)
     return {
         **{"data": np.array(data.digest), "table": table(data, split), "classes": np.array(data.classes)},
@@ -433,54 +534,69 @@ def arrays(data, split: Split) -> dict[str, np.ndarray]:
 
 def _times(split: Split) -> Pair:
     """The examples that are dealt, and in how many shares each is."""
-    return np.unique(np.concatenate([*split.train, *split.validation, *split.test]), return_counts=True)
+    return np.unique(np.concatenate([part.values for part in split.parts]), return_counts=True)
 
 
 def from_file(path: Path, data, n_clients: int) -> Split:
-    """A split that was saved as `arrays`, perhaps edited by hand: the table and the names in it are not read. Raises
-    UserError where it is none, of other data, of other clients, or deals what is not there or something twice."""
+    """A split that was saved as `arrays`, perhaps edited by hand, or in the form of older runs, with an array train_K,
+    validation_K and test_K of each client: the table and the names in it are not read. Raises UserError where it is none, of
+    other data, of other clients, or deals what is not there or something twice."""
     wrong = f"--partition_file {path}:"
     try:
         with np.load(path, allow_pickle=False) as saved:
             overlapping = "overlapping" in saved.files and bool(saved["overlapping"])
-            digest, k = str(saved["data"]), sum(name.startswith("train_") for name in saved.files)
-            parts = [[np.asarray(saved[f"{part}_{client}"]) for client in range(max(k, 1))] for part in PARTS]
+            digest, read = str(saved["data"]), [_pieces(saved, part) for part in PARTS]
     except FileNotFoundError:
         raise UserError(f"{wrong} there is no such file; must be the split.npz of a run") from None
     except Exception as error:  # whatever a reader stumbles over in a file that may be anything
         raise UserError(f"{wrong} not to be read as a split; must be the split.npz of a run") from error
     if digest != data.digest:
         raise UserError(f"{wrong} is a split of other data than those of --dataset {data.name} ({data.digest})")
-    if k != n_clients:
+    if (k := len(read[0][1]) - 1) != n_clients:
         raise UserError(f"{wrong} deals to {k} clients, and --n_clients is {n_clients}; add --n_clients {k}")
+    parts = []
     # a test share may be of the training set (`writers`), a training share of the test set never
-    for part, shares, n, least in zip(PARTS, parts, (data.n_train, data.n_train, len(data.y)), (1, 0, 1), strict=True):
-        for client, share in enumerate(shares):
-            proper = share.ndim == 1 and len(share) >= least and (share.dtype.kind in "iu" or not len(share))
-            if not proper or (len(share) and not 0 <= share.min() <= share.max() < n):
-                enough = ", at least one" if least else ""
-                raise UserError(f"{wrong} {part}_{client} must be a list of indices from 0 to {n - 1}{enough}")
-    found = Split(*(tuple(np.sort(share.astype(np.int64)) for share in shares) for shares in parts))
+    for part, n, least, (pieces, offsets) in zip(
+        PARTS, (data.n_train, data.n_train, len(data.y)), (1, 0, 1), read, strict=True
+    ):
+        for name, piece in pieces.items():
+            proper = piece.ndim == 1 and (piece.dtype.kind in "iu" or not len(piece))
+            if not proper or (len(piece) and not 0 <= piece.min() <= piece.max() < n):
+                raise UserError(f"{wrong} {name} must be a list of indices from 0 to {n - 1}")
+        values = np.concatenate([piece.astype(np.int64) for piece in pieces.values()])
+        ends = offsets.dtype.kind in "iu" and (*offsets[:1].tolist(), *offsets[-1:].tolist()) == (0, len(values))
+        if not ends or offsets.shape != (k + 1,) or (np.diff(offsets.astype(np.int64)) < 0).any():
+            raise UserError(f"{wrong} {part}_offsets must be {k + 1} numbers from 0 up to {len(values)}")
+        parts.append(Shares(values, offsets.astype(np.int64)).sorted())
+        if parts[-1].sizes.min() < least:
+            raise UserError(f"{wrong} {part} has no example of client {parts[-1].sizes.argmin()}, who needs at least one")
+    found = Split(*parts)
     indices, times = _times(found)
     if overlapping:  # then several clients may have it, but none twice, and nobody as a test example of a training one
-        learned, tested = (np.concatenate(part) for part in ((*found.train, *found.validation), found.test))
-        own = [
-            np.unique(np.concatenate(of_client), return_counts=True) for of_client in zip(*vars(found).values(), strict=True)
-        ]
-        own.append(np.unique(np.concatenate([np.unique(learned), np.unique(tested)]), return_counts=True))
-        indices, times = max(own, key=lambda found: found[1].max())
+        train, validation, test = found.parts
+        own = np.concatenate([part.owners * len(data.y) + part.values for part in found.parts])
+        learned = np.unique(np.concatenate([train.values, validation.values]))
+        both = np.concatenate([learned, np.unique(test.values)])
+        indices, times = max((np.unique(of, return_counts=True) for of in (own, both)), key=lambda counted: counted[1].max())
+        indices %= len(data.y)
     if times.max() > 1:
         twice = indices[times.argmax()]
         raise UserError(f"{wrong} deals example {twice} {times.max()} times; an example must be in one share at most")
     return found
 
 
+def _pieces(saved: Mapping[str, np.ndarray], part: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The arrays of a part by their names, which together are its `Shares.values`, and its offsets. Raises KeyError."""
+    if part in saved:
+        return {part: np.asarray(saved[part])}, np.atleast_1d(saved[f"{part}_offsets"])
+    n_clients = sum(name.startswith(f"{PARTS[0]}_") for name in saved)
+    pieces = {f"{part}_{k}": np.asarray(saved[f"{part}_{k}"]) for k in range(max(n_clients, 1))}
+    return pieces, _offsets([piece.size for piece in pieces.values()])
+
+
 def table(data, split: Split) -> np.ndarray:
     """Training examples by client and class, validation included: int64 [K, C]."""
-    y = data.y.cpu().numpy()
-    return np.stack(
-        [
-            np.bincount(y[np.concatenate([train, held])], minlength=len(data.classes))
-            for train, held in zip(split.train, split.validation, strict=True)
-        ]
-    )
+    y, n_classes = data.y.cpu().numpy(), len(data.classes)
+    cells = [part.owners * n_classes + y[part.values] for part in (split.train, split.validation)]
+    counts = np.bincount(np.concatenate(cells), minlength=len(split.train) * n_classes)
+    return counts.reshape(-1, n_classes)

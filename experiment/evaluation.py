@@ -2,8 +2,9 @@
 clients see their examples; and what each client makes of the last model by fine-tuning a copy of it.
 """
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -14,21 +15,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.datasets import Data
-from data.partition import Split
+from data.partition import Shares, Split
 from errors import DivergedError
 from federation import Federation, Weights, computing_with
 from helpers import EVALUATION_BATCH, Loss, Round, cross_entropy, train
 from models import Net
 
 ByClient = dict[int, float]
+TOGETHER = 50  # clients that fine-tune before the next ones are told of
+AT_ONCE = 16  # models that are evaluated before the next ones are asked for
+PART = 10 * EVALUATION_BATCH  # of the examples, which one process goes through
 PARTY = "evaluation"  # in whose name it computes, so that nothing of it counts as a client's or the server's work
 
 
 class Evaluated(NamedTuple):
     """`of_round`: columns of the round; `of_clients`: {column: {client: value}}; `confusion`: how often the headline answer
-    took a true class (row) for another (column), "test" int64 [M, C, C] on the whole test set, of the one model for all or
-    of K models, and "own" int64 [K, C, C] on each client's own test examples; "own_right" uint8, which of these it got
-    right, client after client in the order of the split."""
+    took a true class (row) for another (column) on the whole test set, "test" int64 [M, C, C], of the one model for all or
+    of K models; and of each client's own test examples, one by one, the true class "own_true" and the one that was said
+    "own_predicted", int32 [n], client after client in the order of the split, of client k from "own_offsets"[k] to [k + 1].
+    """
 
     of_round: dict[str, float]
     of_clients: dict[str, ByClient]
@@ -71,39 +76,80 @@ def _measure(
 ) -> tuple[list[dict[str, ByClient]], dict[str, Tensor]]:
     """For every head, the classifier last, {"loss", "global", "personal", "validation": {client: value}}; one model for all
     has one loss and one global value, under client 0, and is asked once. And the confusion of the classifier."""
-    data = federation.data
+    data, everyone = federation.data, federation.clients
     test = torch.arange(data.n_train, len(data.y), device=federation.device)
-    personal, validation = (
-        [torch.as_tensor(share, device=federation.device) for share in part] for part in (split.test, split.validation)
-    )
     heads: list[dict[str, ByClient]] = []
-    confusion: dict[str, list[Tensor]] = {"test": [], "own": []}
-    own_right: list[Tensor] = []
-    for k in federation.clients:
-        if k == 0 or not one_for_all:
-            own = [*personal, *validation] if one_for_all else [personal[k], validation[k]]
-            scores = _scores(federation, k, answer(k), torch.unique(torch.cat([test, *own])))
-            right_by_head = [(predicted == data.y).double() for predicted, _ in scores]
-            heads = heads or [{"loss": {}, "global": {}, "personal": {}, "validation": {}} for _ in scores]
-            confusion["test"].append(_confusion(data, test, scores[-1].predicted))
-        for found, right, (_, loss) in zip(heads, right_by_head, scores, strict=True):
-            if k == 0 or not one_for_all:
-                found["loss"][k], found["global"][k] = loss[test].mean().item(), right[test].mean().item()
-            found["personal"][k] = right[personal[k]].mean().item()
-            if len(validation[k]):
-                found["validation"][k] = right[validation[k]].mean().item()
-        confusion["own"].append(_confusion(data, personal[k], scores[-1].predicted))
-        own_right.append(right_by_head[-1][personal[k]].to(torch.uint8))
-    tables = {which: torch.stack(tables) for which, tables in confusion.items()}
-    return heads, {**tables, "own_right": torch.cat(own_right)}
+    tables: list[Tensor] = []
+    own_predicted: list[Tensor] = []
+    # each model with the clients whose own examples it is asked for
+    for clients, scores in _asked(federation, split, answer, [everyone] if one_for_all else [[k] for k in everyone]):
+        first = clients[0]
+        personal, validation = (_of(part, clients, federation.device) for part in (split.test, split.validation))
+        heads = heads or [{"loss": {}, "global": {}, "personal": {}, "validation": {}} for _ in scores]
+        for found, (predicted, loss) in zip(heads, scores, strict=True):
+            right = predicted == data.y
+            found["loss"][first], found["global"][first] = loss[test].mean().item(), right[test].double().mean().item()
+            found["personal"].update(zip(clients, _parts(right, personal).tolist(), strict=True))
+            holding = np.flatnonzero(validation.sizes)  # who holds something out
+            found["validation"].update(
+                zip((first + holding).tolist(), _parts(right, validation)[holding].tolist(), strict=True)
+            )
+        tables.append(_confusion(data, test, scores[-1].predicted))
+        own_predicted.append(scores[-1].predicted[personal.values])
+    own = {"own_true": data.y.cpu()[split.test.values].int(), "own_predicted": torch.cat(own_predicted).int()}
+    return heads, {"test": torch.stack(tables), **own, "own_offsets": torch.from_numpy(split.test.offsets)}
+
+
+def _parts(right: Tensor, shares: Shares) -> np.ndarray:
+    """Of each client's examples the part that is right, float64 [K], by one count over all clients; NaN of none."""
+    owners = torch.from_numpy(shares.owners)[right[shares.values].cpu()]
+    with np.errstate(invalid="ignore"):
+        return np.bincount(owners, minlength=len(shares)) / shares.sizes
 
 
 class Scores(NamedTuple):
-    """The class int64 that a head says of each example of the data set, and its cross-entropy float64 in nats, both as long
-    as the data set; -1 and NaN of an example that it was not asked about."""
+    """The class int64 that a head says of each of some examples, and its cross-entropy float64 in nats."""
 
     predicted: Tensor
     loss: Tensor
+
+
+def _of(part: Shares, clients: Sequence[int], device: torch.device) -> Shares:
+    """The shares of these clients, which follow one another, on the device."""
+    some = part[clients[0] : clients[-1] + 1]
+    return Shares(torch.as_tensor(some.values, device=device), some.offsets)
+
+
+def _asked(
+    federation: Federation, split: Split, answer: Callable[[int], Net], asks: Sequence[Sequence[int]]
+) -> Iterator[tuple[Sequence[int], list[Scores]]]:
+    """(clients, what every head says) for the model of each of `asks`, which is that of the first of its clients: of the
+    test set and of these clients' own examples. The scores are as long as the data set; -1 and NaN of what was not asked.
+
+    Several models at a time are asked, in parts of the examples, side by side where there is a pool.
+    """
+    data, device = federation.data, federation.device
+    test, evaluation = torch.arange(data.n_train, len(data.y), device=device), federation.aside(PARTY)
+    for some in (asks[place : place + AT_ONCE] for place in range(0, len(asks), AT_ONCE)):
+        tasks = []
+        for place, clients in enumerate(some):
+            own = [_of(part, clients, device).values for part in (split.test, split.validation)]
+            model = copy.deepcopy(answer(clients[0]))  # the next answer may be of the same skeleton
+            tasks += [(place, clients[0], model, part) for part in torch.unique(torch.cat([test, *own])).split(PART)]
+        places, of, models, parts = zip(*tasks, strict=True)
+        said = list(zip(places, parts, evaluation.each(_scores, of, models, parts), strict=True))
+        for place, clients in enumerate(some):
+            yield clients, _whole(data.y, [(part, heads) for at, part, heads in said if at == place])
+
+
+def _whole(y: Tensor, parts: Sequence[tuple[Tensor, list[Scores]]]) -> list[Scores]:
+    """For every head one score as long as the data set, of scores of parts of it."""
+    whole = [Scores(torch.full_like(y, -1), torch.full((len(y),), math.nan, dtype=torch.float64)) for _ in parts[0][1]]
+    whole = [Scores(predicted, loss.to(y.device)) for predicted, loss in whole]
+    for indices, heads in parts:
+        for into, scores in zip(whole, heads, strict=True):
+            into.predicted[indices], into.loss[indices] = scores
+    return whole
 
 
 @torch.no_grad()
@@ -116,16 +162,13 @@ def _scores(federation: Federation, k: int, model: Net, indices: Tensor) -> list
         x = federation.data.images(i, federation.dtype)
         return model.every_head(x) if isinstance(model, Net) else [model(x)[1]]
 
-    nothing = Scores(torch.full_like(y, -1), torch.full((len(y),), math.nan, dtype=torch.float64, device=y.device))
-    scores: list[Scores] = []
+    heads: list[list[Scores]] = []
     with computing_with(federation.threads):
         for i in indices.split(EVALUATION_BATCH):
-            heads = evaluation.work(partial(logits_of, i), k, "scores", type(model), len(i))
-            scores = scores or [Scores(nothing.predicted.clone(), nothing.loss.clone()) for _ in heads]
-            for (predicted, loss), logits in zip(scores, heads, strict=True):
-                predicted[i] = logits.argmax(1)
-                loss[i] = F.cross_entropy(logits, y[i], reduction="none").double()
-    return scores
+            said = evaluation.work(partial(logits_of, i), k, "scores", type(model), len(i))
+            losses = [F.cross_entropy(logits, y[i], reduction="none").double() for logits in said]
+            heads.append([Scores(logits.argmax(1), loss) for logits, loss in zip(said, losses, strict=True)])
+    return [Scores(*(torch.cat(parts) for parts in zip(*of_head, strict=True))) for of_head in zip(*heads, strict=True)]
 
 
 def _confusion(data: Data, indices: Tensor, predicted: Tensor) -> Tensor:
@@ -175,34 +218,45 @@ def personalise(
     is. Raises DivergedError.
     """
     answer = next(answer for answer in done.answers.values() if isinstance(answer(0), Net))
-    aside = federation.aside("tuning")
-    asked = replace(options, lr=options.ft_lr, lr_schedule="constant", epoch_per_round=1)
+    aside, clients = federation.aside("tuning"), federation.clients
     found: dict[tuple[str, str], ByClient] = {}  # by what it is of and the end of its columns' names
-
-    def measure(what: str, k: int, weights: Weights, suffix: str = "") -> None:
-        own = torch.as_tensor(split.test[k], device=federation.device)
-        predicted = _scores(federation, k, federation.model(k, weights), own)[-1].predicted
-        found.setdefault((what, suffix), {})[k] = (predicted == federation.data.y)[own].double().mean().item()
-
-    for k, weights in zip(done.clients, done.trained or [], strict=False):
-        measure("local", k, weights)
-    for k in federation.clients:
-        watch(f"fine-tuning client {k} of {len(federation.clients)}")
-        model, memory = answer(k), None
-        weights, only = {name: w.detach().clone() for name, w in model.state_dict().items()}, model.names(options.ft_part)
-        measure("tuned", k, weights, ":epoch 0")
-        for epoch in range(1, options.ft_epochs + 1):
-            (weights,), (memory,), losses = train(aside.at(epoch), [k], [weights], loss, asked, memory=[memory], only=only)
-            finite = [torch.isfinite(tensor).all() for tensor in (losses, *weights.values())]
-            if not torch.stack(finite).all():
-                raise DivergedError(
-                    f"{options.algorithm}: the loss of client {k} or its weights are not finite after epoch {epoch} of its "
-                    f"fine-tuning; a smaller --ft_lr (it is {options.ft_lr:g}) may help"
-                )
-            measure("tuned", k, weights, f":epoch {epoch}")
+    if done.trained:
+        own = [split.test[k] for k in done.clients]
+        found["local", ""] = dict(zip(done.clients, aside.each(_personal, done.clients, done.trained, own), strict=True))
+    tuned = partial(_fine_tuned, loss=loss, options=options)
+    for some in (clients[place : place + TOGETHER] for place in range(0, len(clients), TOGETHER)):
+        watch(f"fine-tuning clients {some[0]} to {some[-1]} of {len(clients)}")
+        weights = [{name: w.detach().clone() for name, w in answer(k).state_dict().items()} for k in some]
+        for k, accuracies in zip(some, aside.each(tuned, some, weights, [split.test[k] for k in some]), strict=True):
+            for epoch, accuracy in enumerate(accuracies):
+                found.setdefault(("tuned", f":epoch {epoch}"), {})[k] = accuracy
     found["sent", ""], found["tuned", ""] = found["tuned", ":epoch 0"], found["tuned", f":epoch {options.ft_epochs}"]
     of_round = {f"{what}_{name}{end}": value for (what, end), of in found.items() for name, value in _spread(of).items()}
     return of_round, {f"{what}_accuracy{end}": by_client for (what, end), by_client in found.items()}
+
+
+def _fine_tuned(federation: Federation, k: int, weights: Weights, own: np.ndarray, *, loss: Loss, options) -> list[float]:
+    """Client k's accuracy on its `own` test examples int64 [n]: as it is sent, and after each epoch of fine-tuning."""
+    asked = replace(options, lr=options.ft_lr, lr_schedule="constant", epoch_per_round=1)
+    only, memory = federation.model(k, weights).names(options.ft_part), None
+    accuracies = [_personal(federation, k, weights, own)]
+    for epoch in range(1, options.ft_epochs + 1):
+        (weights,), (memory,), losses = train(federation.at(epoch), [k], [weights], loss, asked, memory=[memory], only=only)
+        finite = [torch.isfinite(tensor).all() for tensor in (losses, *weights.values())]
+        if not torch.stack(finite).all():
+            raise DivergedError(
+                f"{options.algorithm}: the loss of client {k} or its weights are not finite after epoch {epoch} of its "
+                f"fine-tuning; a smaller --ft_lr (it is {options.ft_lr:g}) may help"
+            )
+        accuracies.append(_personal(federation, k, weights, own))
+    return accuracies
+
+
+def _personal(federation: Federation, k: int, weights: Weights, own: np.ndarray) -> float:
+    """The accuracy of these weights of client k on its own test examples int64 [n]."""
+    indices = torch.as_tensor(own, device=federation.device)
+    predicted = _scores(federation, k, federation.model(k, weights), indices)[-1].predicted
+    return (predicted == federation.data.y[indices]).double().mean().item()
 
 
 def _spread(by_client: ByClient) -> dict[str, float]:

@@ -2,9 +2,10 @@
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -45,6 +46,8 @@ def play(
     evaluated, seen = Evaluated({}, {}, {}), {}
     if is_evaluated(options, r):
         evaluated = evaluate(federation, experiment.split, done)
+        if len(federation.clients) > saves.MANY and r < options.rounds:
+            evaluated = evaluated._replace(of_clients=_only(done.clients, evaluated.of_clients))
         seen = {"features": features(federation, done, options.track_features)} if options.track_features else {}
     if r == options.rounds and options.ft_epochs:
         loss = getattr(experiment.module, "tuning_loss", cross_entropy)
@@ -53,6 +56,10 @@ def play(
         evaluated.of_clients.update(of_clients)
     entry = _entry(federation, r, done, evaluated, trained - began, now() - trained)
     return done, {**entry, **seen}, evaluated.confusion
+
+
+def _only(clients: Sequence[int], of_clients: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
+    return {name: {k: column[k] for k in clients if k in column} for name, column in of_clients.items()}
 
 
 def is_evaluated(options: Options, r: int) -> bool:
@@ -101,12 +108,13 @@ def _entry(federation: Federation, r: int, done: Round, evaluated: Evaluated, se
     columns.update(evaluated.of_clients)
     columns.update({name: told for name, told in done.told.items() if isinstance(told, dict)})
     of_all = {name: told for name, told in done.told.items() if not isinstance(told, dict)}
-    present = sorted({client for column in columns.values() for client in column})
-    clients = {
-        name: torch.tensor([column.get(k, math.nan) for k in present], dtype=torch.float64)
-        for name, column in columns.items()
-    }
-    clients["client"] = torch.tensor(present, dtype=torch.int64)
+    whose = {name: np.fromiter(column, np.int64, len(column)) for name, column in columns.items()}
+    present = np.unique(np.concatenate(list(whose.values())))
+    clients = {"client": torch.from_numpy(present)}
+    for name, column in columns.items():
+        values = np.full(len(present), math.nan)
+        values[np.searchsorted(present, whose[name])] = np.fromiter(column.values(), np.float64, len(column))
+        clients[name] = torch.from_numpy(values)
     loss = done.loss.mean().item() if len(done.loss) else math.nan
     timing = dict(zip(saves.TIMING, (seconds, training, seconds - training, evaluation, _peak(federation)), strict=True))
     return {"round": {"round": r, "loss": loss, **totals, **evaluated.of_round, **of_all, **timing}, "clients": clients}

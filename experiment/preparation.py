@@ -3,7 +3,10 @@
 import logging
 import os
 import pickle
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +23,7 @@ from data import datasets, partition
 from errors import UserError
 from experiment import identity
 from federation import Federation
+from federation.pool import Pool
 from options import Launch, Options
 
 log = logging.getLogger("chorus")
@@ -27,7 +31,8 @@ log = logging.getLogger("chorus")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run that is ready: everything is checked and named, nothing is written yet."""
+    """A run that is ready: everything is checked and named, nothing is written yet. `workers`: how many processes train its
+    clients, which changes no number; 1 is this one alone."""
 
     options: Options
     data: datasets.Data
@@ -35,6 +40,12 @@ class Experiment:
     start: saves.Rows | None  # initial weights of --init_from
     folder: Path
     config: dict[str, Any]
+    workers: int = 1
+
+    @property
+    def cores(self) -> int:
+        """How many it keeps at work."""
+        return max(self.workers, self.options.threads)
 
     @property
     def module(self) -> ModuleType:
@@ -54,7 +65,7 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
     start = _start(options, inputs)
     check = getattr(algorithms.ALGORITHMS[options.algorithm], "check", None)
-    if check and (words := check(options, data, sum(map(len, split.train)))):
+    if check and (words := check(options, data, len(split.train.values))):
         log.info(words)
     config = identity.config_of(options, data, split, start)
     return Experiment(options, data, split, start, launch.export_dir / identity.name_of(config), config)
@@ -161,8 +172,6 @@ def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.
 def federation_of(experiment: Experiment) -> Federation:
     """The clients of an experiment, on its device, where what they compute repeats from now on."""
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    # the first optimizer that is made has torch import its compiler, which is to be in no round
-    torch.optim.SGD([torch.zeros(1)])
     options, data = experiment.options, experiment.data
     return Federation.of(
         data,
@@ -176,3 +185,24 @@ def federation_of(experiment: Experiment) -> Federation:
         participation=options.participation,
         threads=options.threads,
     )
+
+
+@contextmanager
+def at_work(experiment: Experiment) -> Iterator[Federation]:
+    """Inside, the clients of an experiment, side by side in its workers where it has several."""
+    federation = federation_of(experiment)
+    if experiment.workers == 1:
+        yield federation
+        return
+    with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder:
+        file = experiment.data.write(Path(folder) / "data.pt")
+        build = partial(_replica, replace(experiment, data=None), file)
+        pool = Pool(federation, build, experiment.workers, then=partial(shutil.rmtree, folder, ignore_errors=True))
+        try:
+            yield replace(federation, pool=pool)
+        finally:
+            pool.close()
+
+
+def _replica(experiment: Experiment, file: Path) -> Federation:
+    return federation_of(replace(experiment, data=datasets.mapped(file)))

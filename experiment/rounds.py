@@ -16,7 +16,7 @@ import saves
 from data import partition
 from experiment import identity
 from experiment.measuring import play, start
-from experiment.preparation import Experiment, federation_of
+from experiment.preparation import Experiment, at_work
 from federation import Federation, computing_with
 from helpers import Round
 
@@ -51,8 +51,9 @@ def run(
             return saves.load(folder)
         with _logged(folder / "run.log", experiment.data.unverified):
             _begin(experiment)
-            with computing_with(1):  # what is not a server's phase or an evaluation, whatever the process has
-                _rounds(experiment, watch, loggers)
+            # one thread for what is not a server's phase or an evaluation, whatever the process has
+            with computing_with(1), at_work(experiment) as federation:
+                _rounds(experiment, federation, watch, loggers)
             _finish(experiment)
     return saves.load(folder)
 
@@ -97,9 +98,10 @@ def save_split(experiment: Experiment, path: Path | None = None) -> Path:
     return path
 
 
-def _rounds(experiment: Experiment, watch: Callable[[Row | str], None], loggers: Sequence[Logger]) -> None:
+def _rounds(
+    experiment: Experiment, federation: Federation, watch: Callable[[Row | str], None], loggers: Sequence[Logger]
+) -> None:
     options, folder = experiment.options, experiment.folder
-    federation = federation_of(experiment)
     saved = saves.read_checkpoint(folder)
     if saved is None:
         state, entry = start(experiment, federation)

@@ -13,7 +13,9 @@ from torch import Tensor
 
 import streams
 from data.datasets import Data
+from data.partition import Shares
 from federation.meter import Meter
+from federation.pool import Pool
 from federation.wire import Examples, Wire
 from models import Net
 
@@ -28,15 +30,16 @@ class Federation:
     out, alike. `architectures`: functions that build a model, dealt to the clients in turn; `skeletons`: one model of each,
     into which weights are loaded when they are needed. `start`: initial weights from elsewhere, of one model for all or a
     row a client; None draws new ones. `threads`: for a phase that trains a single model, and for evaluation; a client always
-    trains with one. `precision`: float32 or bf16, in which networks are computed.
+    trains with one. `precision`: float32 or bf16, in which networks are computed. `pool`: processes in which clients work
+    side by side; None: one after another.
     """
 
     data: Data
-    shares: tuple[Tensor, ...]
+    shares: Sequence[Tensor]
     architectures: tuple[Callable[[], Net], ...]
     skeletons: tuple[Net, ...]
     start: Weights | Sequence[Weights] | None = None
-    validation: tuple[Tensor, ...] = ()
+    validation: Sequence[Tensor] = ()
     seed: int = 0
     participation: float = 1.0
     threads: int = 1
@@ -46,6 +49,7 @@ class Federation:
     precision: str = "float32"
     wire: Wire = field(default_factory=Wire)
     meter: Meter = field(default_factory=Meter)
+    pool: Pool | None = None
 
     @classmethod
     def of(
@@ -59,15 +63,16 @@ class Federation:
         precision="float32",
         **others,
     ) -> "Federation":
-        """A federation on a device, with its skeletons. `data` is moved there; `shares` may be arrays."""
+        """A federation on a device, with its skeletons. `data` is moved there; `shares` may be arrays. They are one tensor,
+        and a client's share is a view of it."""
         with streams.torch_seeded("skeletons"):  # never the caller's generator
             # channels last: the same numbers to rounding, and faster
             skeletons = tuple(build().to(device, dtype, memory_format=torch.channels_last) for build in architectures)
         for skeleton in skeletons:
             skeleton.precision = precision
         shares, validation = (
-            tuple(torch.as_tensor(share, dtype=torch.int64, device=device) for share in part)
-            for part in (shares, validation)
+            Shares(torch.as_tensor(part.values, device=device), part.offsets)
+            for part in (Shares.of(shares), Shares.of(validation))
         )
         fixed = {"dtype": dtype, "validation": validation, "precision": precision}
         return cls(data.to(device), shares, tuple(architectures), skeletons, **fixed, **others)
@@ -150,12 +155,15 @@ class Federation:
         return self.meter.work(do, self.party, client, (self.party, client % len(self.skeletons), *kind))
 
     def each(self, work: Callable[..., Any], clients: Sequence[int], *rows: Sequence[Any]) -> list[Any]:
-        """[work(self, k, row of the first, row of the second, ...) for every client k], one after another.
+        """[work(self, k, row of the first, row of the second, ...) for every client k], side by side where there is a pool.
 
-        A client computes with one thread, so that the result does not depend on how many work side by side; a server
-        computes with all of `threads`.
+        `work` changes nothing that it is given and crosses no wire. A client computes with one thread, so that the result
+        does not depend on how many work side by side; a server computes with all of `threads`.
         """
-        with computing_with(self.threads if self.party == "server" else 1):
+        threads = self.threads if self.party == "server" else 1
+        if self.pool and self.pool.ready and threads == 1 and len(clients) > 1:
+            return self.pool.each(self, work, clients, rows)
+        with computing_with(threads):
             return [work(self, k, *row) for k, *row in zip(clients, *rows, strict=True)]
 
 

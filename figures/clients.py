@@ -5,8 +5,9 @@
 Runs on several splits, whose clients are not the same, have a dot for every client of every seed.
 
 A row a method, a dot a client, from the worst to the best: on one split its mean over seeds, and where clients are few with
-one standard deviation over them. A cross is a harmed client: it gets its own test examples wrong more often than the same
-client alone (independent, on the same split with the same seed) by more than chance, by the rule of the table.
+one standard deviation over them; of more than 1,000 dots every so many-th is shown, the worst and the best among them. A
+cross is a harmed client: it gets its own test examples wrong more often than the same client alone (independent, on the same
+split with the same seed) by more than chance, by the rule of the table.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import saves
 from figures import command, on_paper
 from figures.groups import Group, alone_for, by_client, check, harmed, ordered, pairs
 from figures.marks import Axis, Line, Panel, Points, Style, key
@@ -89,12 +91,15 @@ def panel(found: Sequence[Group], split_seed: int | None = None) -> Panel:
 
 def _row(y: int, name: str, colour: str, clients, together: bool) -> list[Line | Points]:
     """The dots of a method, the worst client on top, their names or that of the worst, and their mean."""
+    mean = 100 * clients["accuracy"].to_numpy().mean()
+    if len(clients) > saves.MANY:
+        clients = clients.iloc[np.linspace(0, len(clients) - 1, saves.MANY).round().astype(int)]
     n, percent, bars = len(clients), 100 * clients["accuracy"].to_numpy(), 100 * clients["bar"].to_numpy()
     heights = y + (np.linspace(-HEIGHT / 2, HEIGHT / 2, n) if n > 1 else np.zeros(1))
     of = [f"client {client}" + ("" if together else f", seed {seed}") for client, seed in clients[["client", "seed"]].values]
     hover = np.array([_hover(name, client, row) for client, row in zip(of, clients.itertuples(), strict=True)])
-    told = f"{name}\n{percent.mean():.1f} %\nmean over clients"
-    marks = [Line([percent.mean()] * 2, [y - 0.42, y + 0.42], Style(colour), hover=told, width=1.4)]
+    told = f"{name}\n{mean:.1f} %\nmean over clients"
+    marks = [Line([mean] * 2, [y - 0.42, y + 0.42], Style(colour), hover=told, width=1.4)]
     for harm, marker in ((False, "circle"), (True, "x")):
         it = ((clients["harmed"] == 1) == harm).to_numpy()
         how = {"across": bars[it] if bars.any() else None, "size": 6.5 if n <= MANY else 4}

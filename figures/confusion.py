@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.partition import Shares
 from errors import UserError
 from figures import command, on_paper
 from figures.groups import check, ordered
@@ -26,12 +27,16 @@ def counts(run: Run, own: bool = False, client: int | None = None) -> np.ndarray
     saved = run.arrays("confusion")
     if saved is None:
         raise UserError(f"{run.folder}: made before confusion matrices were kept; --force runs it anew")
-    of_models, n_clients = saved["own" if own else "test"], len(saved["own"])
-    if client is None:
-        return of_models.sum(0)
-    if not 0 <= client < n_clients:
+    older = "own" in saved  # with a matrix of each client
+    n_clients = len(saved["own"]) if older else len(saved["own_offsets"]) - 1
+    if client is not None and not 0 <= client < n_clients:
         raise UserError(f"--client {client}: the clients of {run.folder} are 0 to {n_clients - 1}")
-    return of_models[client if len(of_models) > 1 else 0]  # there may be one model for all
+    if own and not older:
+        n = len(saved["classes"])
+        pairs = Shares(n * saved["own_true"] + saved["own_predicted"], saved["own_offsets"])
+        return np.bincount(pairs.values if client is None else pairs[client], minlength=n * n).reshape(n, n)
+    of_models = saved["own" if own else "test"]
+    return of_models.sum(0) if client is None else of_models[client if len(of_models) > 1 else 0]  # one model for all
 
 
 def in_percent(table: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 import saves
 from data import partition
+from data.partition import Shares
 from errors import UserError
 from figures import targets
 from figures.statistics import LEAST_EXAMPLES, Paired, Seed, Values, interval, paired
@@ -160,9 +161,10 @@ def _asked(group: Group) -> dict[str, str]:
 def gains(group: Group, alone: Group, on: str) -> tuple[float, float | None] | None:
     """What collaboration is to the clients: by how much personal accuracy is above that of the same client alone, on the
     same split with the same seed, of the client that gains least, mean over the common seeds; and the share of clients that
-    are `harmed` after the last round, mean over the splits (None where it is not known). None without a common seed."""
+    are `harmed` after the last round, mean over the splits (None where it is not known). None without a common seed, and of
+    another round than the last where clients are more than `saves.MANY`."""
     found = [(by_client(run, on) - by_client(base, on)).min() for run, base in pairs(group.runs, alone.runs)]
-    if not found:
+    if not found or (on != "last" and group.options["n_clients"] > saves.MANY):  # then only the last round has every client
         return None
     on_splits = list(harmed(group, alone).values()) if on == "last" else [None]
     share = None if any(clients is None for clients in on_splits) else float(np.mean([c.mean() for c in on_splits]))
@@ -192,12 +194,21 @@ def harmed(group: Group, alone: Group) -> dict[int, np.ndarray | None]:
 
 
 def _harmed(pairs: Sequence[tuple[Run, Run]]) -> np.ndarray | None:
-    kept = [[run.arrays("confusion") or {} for run in pair] for pair in pairs]
-    if any("own_right" not in arrays for pair in kept for arrays in pair):
+    kept = [[own_right(run) for run in pair] for pair in pairs]
+    if any(right is None for pair in kept for right in pair):
         return None
-    differences = np.mean([own["own_right"].astype(float) - alone["own_right"] for own, alone in kept], axis=0)
-    ends = np.cumsum(kept[0][0]["own"].sum((1, 2)))[:-1]  # a client's examples lie side by side
-    return np.array([_below_zero(of_client) for of_client in np.split(differences, ends)])
+    differences = np.mean([own.values.astype(float) - alone.values for own, alone in kept], axis=0)
+    return np.array([_below_zero(of_client) for of_client in Shares(differences, kept[0][0].offsets)])
+
+
+def own_right(run: Run) -> Shares | None:
+    """Which of its own test examples each client got right after the last round, uint8; None where that was not kept."""
+    saved = run.arrays("confusion") or {}
+    if "own_true" in saved:
+        return Shares((saved["own_true"] == saved["own_predicted"]).astype(np.uint8), saved["own_offsets"])
+    if "own_right" in saved:  # an older run, with a matrix of each client
+        return Shares(saved["own_right"], np.concatenate([[0], np.cumsum(saved["own"].sum((1, 2)))]))
+    return None
 
 
 def _below_zero(differences: np.ndarray) -> bool:

@@ -4,7 +4,8 @@
 
 A panel for each distinct split of the runs, which need not be comparable.
 
-How many training examples of each class every client has; an empty cell is none.
+How many training examples of each class every client has; an empty cell is none. Where clients are too many for a row each,
+it is how many have how many: of each class, and of all together, the part of the clients with so many training examples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+import saves
 from data import partition
 from errors import UserError
 from figures import on_paper
@@ -22,18 +24,36 @@ from saves import Run
 MAX_CLIENTS = 60  # more rows than this cannot be told apart on paper
 
 
-def panel(saved: Mapping[str, np.ndarray], title: str = "", most: int | None = None) -> Panel:
-    """The map of client x class of a `split.npz`, or of its first clients."""
-    table, classes = saved["table"][:most], saved["classes"]
-    if len(table) < len(saved["table"]):
-        title += f" (the first {len(table)} of {len(saved['table'])} clients)"
+def panel(saved: Mapping[str, np.ndarray], title: str = "", most: int = saves.MANY) -> Panel:
+    """The map of client x class of a `split.npz`, or where clients are more than `most` that of how many have how many."""
+    table, classes = saved["table"], list(map(str, saved["classes"]))
+    if len(table) > most:
+        return _distributions(table, classes, title)
     clients = {k: f"{k} ({size:,})" for k, size in enumerate(table.sum(1))}
-    x, y = Axis("class", ticks=dict(enumerate(map(str, classes)))), Axis("client (its examples)", ticks=clients)
+    x, y = Axis("class", ticks=dict(enumerate(classes))), Axis("client (its examples)", ticks=clients)
     return Panel([Heat(table, max(table.max(), 1), "training examples")], x, y, title, rows=min(len(table), 20))
 
 
+def _distributions(table: np.ndarray, classes: Sequence[str], title: str) -> Panel:
+    """Of each class, and of all, the part of the clients that have 0, 1, 2 to 3, 4 to 7, ... examples, most on top."""
+    held, sizes = np.count_nonzero(table, axis=1), table.sum(1)
+    n_bins = int(sizes.max()).bit_length() + 1
+    parts = [np.bincount(np.frexp(counts)[1], minlength=n_bins) / len(table) for counts in (*table.T, sizes)]
+    bins = ["0", "1", *(f"{2**i:,} to {2 ** (i + 1) - 1:,}" for i in range(1, n_bins - 1))]
+    told = [f"{len(table):,} clients", f"classes a client: {_range(held)}", f"examples a client: {_range(sizes)}"]
+    x = Axis("class", ticks=dict(enumerate([*classes, "all"])))
+    y = Axis("examples of a client", ticks=dict(enumerate(bins[::-1])))
+    heat = Heat(100 * np.stack(parts, axis=1)[::-1], 100, "% of the clients")
+    return Panel([heat], x, y, "\n".join(filter(None, [title, "; ".join(told)])), rows=max(n_bins, 8))
+
+
+def _range(counts: np.ndarray) -> str:
+    least, most = int(counts.min()), int(counts.max())
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}, median {np.median(counts):,.0f}"
+
+
 def draw_saved(npz: Path, png: Path) -> None:
-    """One split, as `split.npz` of a run's folder has it, as a map of client x class."""
+    """One split, as `split.npz` of a run's folder has it, as a map."""
     with np.load(npz) as saved:
         _figure([panel(saved, "training examples by client and class", MAX_CLIENTS)], png)
 

@@ -29,7 +29,7 @@ def status(folder: Path) -> dict[str, str]:
     stands = "done" if done else "running" if running else "failed" if failed.exists() else "stopped"
     last = int(rows[-1]["round"]) if rows else 0
     if stands in ("failed", "stopped"):  # it would go on from the checkpoint, whatever it has played since
-        last = (saves.read_checkpoint(folder) or {"round": 0})["round"]
+        last = saves.saved_round(folder)
         rows = [row for row in rows if int(row["round"]) <= last]
     taken = sum(float(row[name]) for row in rows for name in ("seconds", "evaluation_seconds"))
     return {

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from figures.cells import cell_of, count, effort, grid, percent, without_empty, word
-from figures.groups import REFERENCES, Group, distinguishing, name_of
+from figures.groups import REFERENCES, Group, alone_for, distinguishing, groups, name_of, seed_of
 from figures.statistics import Paired, least_errors, paired
 from figures.units import shown, size
 
@@ -46,6 +46,17 @@ def chosen(found: Sequence[Group]) -> list[Group] | None:
             return None
         best.append(max(settings, key=lambda group: group.validation) if len(settings) > 1 else settings[0])
     return best
+
+
+def with_baselines(found: Sequence[Group]) -> list[Group]:
+    """Groups of saved runs, with the `independent` run of the same seeds beside each run, where it is among them: as a
+    command has the runs that it has made."""
+    pairs = []
+    for group in found:
+        alone = alone_for(group, found)
+        of_seed = {seed_of(run): run for run in (alone.runs if alone else [])}
+        pairs += [(run, of_seed.get(seed_of(run))) for run in group.runs]
+    return groups(pairs)
 
 
 def verdict(found: Sequence[Group]) -> list[str]:
@@ -100,7 +111,7 @@ def _above(gain: Paired | None) -> str:
 def _others(best: Group, methods: Sequence[Group], found: Sequence[Group], name: str) -> str:
     """From which other methods the seeds tell the best one apart: by Student's 95 % interval of the paired differences."""
     said: dict[str, list[str]] = {}
-    for group in methods:
+    for group in sorted(methods, key=lambda group: -group.mean(name)):  # in whatever order the runs are read
         if group is best:
             continue
         difference = paired(best.by_seed(name), group.by_seed(name))

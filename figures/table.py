@@ -41,6 +41,7 @@ from figures.groups import (
 )
 from figures.problems import overview, title_of
 from figures.statistics import LEAST_SEEDS, Paired, Seed, Values, holm, paired
+from figures.summary import verdict, with_baselines
 from figures.units import operations, shown, size
 from saves import Run
 
@@ -368,7 +369,11 @@ def _of_all(runs: Sequence[Run], given: argparse.Namespace) -> Comparison:
     asked = {name: getattr(given, name) for name in ("metric", "on", "by", "select", "baseline", "target", "equal")}
     names, found = problems(runs)
     if len(found) == 1:
-        return compare(runs, **asked)
+        result = compare(runs, **asked)
+        if given.on == "last":  # which the words are of
+            chosen = [group for group, _ in selected(ordered(runs), given.select, given.on)]
+            result.notes[:0] = verdict(with_baselines(chosen))
+        return result
     result = overview(runs, given.metric, given.on, given.select)
     if given.by or given.baseline or given.target is not None or given.equal:
         notes: dict[str, None] = {}

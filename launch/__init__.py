@@ -6,6 +6,7 @@ line below.
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 
@@ -24,6 +25,7 @@ def launch(
     force: bool = False,
     quiet: bool = False,
     jobs: int | str = 1,
+    workers: int | str = 1,
     log: str | None = None,
     ray: str | None = None,
     any_node: bool = False,
@@ -31,7 +33,8 @@ def launch(
 ) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
     """Carry experiments out; yields each with its saved run, or with the reason why there is none, in the order given.
 
-    `jobs`: as many cores are at work at once, by runs side by side; "auto" is all that this process may use. However many,
+    `jobs`: as many cores are at work at once, by runs side by side; "auto" is all that this process may use. `workers`: in
+    as many processes the clients of a run train side by side; "auto" is the cores that no other run takes. However many,
     the histories and weights are the same bits. `ray`: the address of a cluster whose nodes do the work, those of another
     processor or library only with `any_node`. `log`: a name of `loggers.LOGGERS`, beside what is always written. Finished
     runs are read, unless `force`. A run at which another process is at work is passed over while there is other work; then
@@ -44,6 +47,8 @@ def launch(
     finished = {folder for folder in runs if not force and saves.finished(folder)}
     there, missing = ([one for one in runs.values() if (one.folder in finished) is so] for so in (True, False))
     cores = scheduling.cores_of(missing, jobs)
+    each = 1 if ray else max(1, cores // max(1, len(missing)))
+    missing = [replace(one, workers=scheduling.workers_of(one, workers, each)) for one in missing]
     if ray and missing:
         place = partial(_of_ray(ray), address=ray, jobs=jobs, any_node=any_node)
     else:

@@ -222,6 +222,12 @@ class Beside(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+def log_to_stderr() -> None:
+    """Warnings of all, and what Chorus tells, on standard error; a run's log gets more (see `experiment.rounds`)."""
+    logging.basicConfig(format="%(message)s", handlers=[Beside(logging.INFO)], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+
+
 def labels_of(runs: Sequence[Experiment]) -> list[str]:
     """The algorithm, its seed, and the options that tell runs apart."""
     found = [plain(one.options) for one in runs]

@@ -23,27 +23,26 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
-from functools import cache
-from multiprocessing import forkserver
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import saves
+from data import datasets
 from data.datasets import Data
 from experiment import Experiment
 from experiment.rounds import Logger, Row
+from federation.pool import context_of_workers
 from launch import signals, single
 from launch.display import Display
 from launch.scheduling import POLL, next_of, work_of
 from launch.single import Failed
 
-# of others alone: the server finds modules from the folder in which the command was given, where ours may be older ones
-PRELOADED = ["torch._dynamo", "torch._inductor", "pandas", "openpyxl", "matplotlib.pyplot", "networkx"]
+# what every run needs, of others alone: the server finds modules from the folder in which the command was given, where ours
+# may be older ones
+PRELOADED = ["torch", "pandas", "openpyxl", "matplotlib.pyplot"]
 TRIES = 2  # of a run whose worker is killed
 GRACE = 10.0  # seconds that a worker has to save what it is at, where its parent was killed
 
@@ -111,7 +110,7 @@ def _handed_over(experiments: Sequence[Experiment]) -> Iterator[_Files]:
     with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder:
         files = _Files(Path(folder), {key: f"{number}.pt" for number, key in enumerate(found)})
         for data in found.values():
-            torch.save({f.name: getattr(data, f.name) for f in fields(data)}, files.of(data))
+            data.write(files.of(data))
         yield files
 
 
@@ -127,9 +126,7 @@ class _Workers:
 
     def __init__(self, cores: int, scratch: Path) -> None:
         self._cores, self._scratch, self._all = cores, scratch, []
-        self._context = multiprocessing.get_context(_method())
-        if _method() == "forkserver":
-            self._context.set_forkserver_preload(PRELOADED)
+        self._context = context_of_workers(PRELOADED)
 
     def __enter__(self) -> "_Workers":
         return self
@@ -147,8 +144,8 @@ class _Workers:
 
     def have_room_for(self, one: Experiment) -> bool:
         """Whether its threads find cores that are free."""
-        used = sum(worker.one.options.threads for worker in self.busy)
-        return used == 0 or used + one.options.threads <= self._cores
+        used = sum(worker.one.cores for worker in self.busy)
+        return used == 0 or used + one.cores <= self._cores
 
     def begin(self, one: Experiment, data: Path, force: bool, loggers: Sequence[Logger]) -> None:
         """Send a run to a worker that has none. By value, with the standard pickle: that of torch would share tensors
@@ -160,10 +157,7 @@ class _Workers:
 
     def _another(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._scratch), daemon=True)
-        with _ignoring_interrupts():  # which a server passes on to its workers: Ctrl-C reaches all processes of a terminal
-            if _method() == "forkserver":
-                forkserver.ensure_running()
+        process = self._context.Process(target=_serve, args=(theirs, self._scratch))  # has workers of its own
         process.start()
         theirs.close()
         self._all.append(_Worker(process, ours))
@@ -189,10 +183,6 @@ class _Workers:
                 yield one, (what, told)
 
 
-def _method() -> str:
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-
-
 def _ready(workers: Sequence[_Worker], timeout: float | None) -> list[_Worker]:
     ready = wait([worker.pipe for worker in workers], timeout)
     return [worker for worker in workers if worker.pipe in ready]
@@ -204,18 +194,6 @@ def _end_of(exitcode: int | None) -> str:
         return f"with exit status {exitcode}"
     name = signal.Signals(-exitcode).name
     return f"by {name}" + (", as where memory is short" if name == "SIGKILL" else "")
-
-
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # no other may say what a signal does
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # --- in a worker -------------------------------------------------------------------------------------------------------
@@ -245,16 +223,11 @@ def _serve(pipe: Connection, scratch: Path) -> None:
         while True:
             one, data, force, loggers = pickle.loads(pipe.recv_bytes())
             try:
-                result = single.carry_out(replace(one, data=_data(data)), force, loggers, watch)
+                result = single.carry_out(replace(one, data=datasets.mapped(data)), force, loggers, watch)
             except saves.BusyError:
                 tell("busy", None)
             else:
                 tell("over", result.reason if isinstance(result, Failed) else None)
-
-
-@cache
-def _data(file: Path) -> Data:
-    return Data(**torch.load(file, mmap=True, weights_only=True))
 
 
 def _stop_with_parent(scratch: Path) -> None:

@@ -182,7 +182,7 @@ class _Cluster:
             return list(waiting)
         used = sum((Counter(_needs(out.one)) for out in self.out.values()), Counter())
         if self._jobs != "auto":
-            return [one for one in waiting if used["CPU"] + one.options.threads <= self._jobs]
+            return [one for one in waiting if used["CPU"] + one.cores <= self._jobs]
         there = sum((Counter(node["Resources"]) for node in self._nodes()), Counter())
         return [one for one in waiting if all(used[name] <= there[name] for name in _needs(one))]
 
@@ -285,7 +285,7 @@ class _Cluster:
 
 def _needs(one: Experiment) -> dict[str, int]:
     """What a node has to have free."""
-    return {"CPU": one.options.threads, **({"GPU": 1} if one.options.device.startswith("cuda") else {})}
+    return {"CPU": one.cores, **({"GPU": 1} if one.options.device.startswith("cuda") else {})}
 
 
 def _paths(one: Experiment) -> dict[str, Path]:

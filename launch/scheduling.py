@@ -12,6 +12,7 @@ import saves
 import streams
 from experiment import Experiment
 
+LONG = 5e9  # work of a run, as `work_of` tells it: some seconds, which worker processes take to begin
 POLL = 1.0  # seconds from one look at what another process is at work on to the next
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a Linux container: microseconds of work in a period, and of the period
 TRAINING = 3  # times the operations of a forward pass: forward, and backward to the inputs and to the weights
@@ -36,6 +37,16 @@ def cores_of(experiments: Sequence[Experiment], jobs: int | str) -> int:
     return 1 if any(one.options.device.startswith("cuda") for one in experiments) else cores()
 
 
+def workers_of(one: Experiment, workers: int | str, cores: int) -> int:
+    """How many processes train the clients of a run that has so many cores: `--workers`, where "auto" is all of them for a
+    run that takes long; never more than clients of a round, and 1 on a CUDA device."""
+    if one.options.device.startswith("cuda"):
+        return 1
+    if workers == "auto":
+        workers = cores if cores > 1 and work_of(one) >= LONG else 1
+    return min(workers, max(1, int(one.options.participation * one.options.n_clients)))
+
+
 def next_of(waiting: Iterable[Experiment]) -> Experiment | None:
     """The first that no process is at work on; None where there is none."""
     return next((one for one in waiting if not saves.at_work(one.folder)), None)
@@ -49,7 +60,7 @@ def work_of(one: Experiment) -> float:
     options, (shape, n_classes) = one.options, (one.data.shape, len(one.data.classes))
     heads = algorithms.says(options.algorithm, "heads")
     sizes = [_parameters(name, shape, n_classes, options.feature_dim, heads) for name in options.model]
-    train, test = sum(map(len, one.split.train)), len(one.data.y) - one.data.n_train
+    train, test = len(one.split.train.values), len(one.data.y) - one.data.n_train
     evaluations = 1 + (options.rounds // options.track_history if options.track_history else 0)
     learnt = train * (options.rounds * options.epoch_per_round * options.participation + options.ft_epochs)
     models_asked = options.n_clients if algorithms.says(options.algorithm, "mixed") else 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+import allocator
 import experiment
 import saves
 from experiment import Experiment
@@ -25,8 +26,9 @@ class _Forward(QueueHandler):
 
 
 def be_worker(say: Callable[[logging.LogRecord], None]) -> None:
-    """Make this process one that carries out runs for another, which has the terminal: what is logged goes to `say`, and
-    torch computes with one thread where a run does not ask for more."""
+    """Make this process one that carries out runs for another, which has the terminal: what is logged goes to `say`, memory
+    stays, and torch computes with one thread where a run does not ask for more."""
+    allocator.keep_blocks()
     forward = _Forward(say)
     forward.setLevel(logging.INFO)
     logging.getLogger().handlers[:] = [forward]

@@ -3,15 +3,16 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import experiment
-from commandline import plan
+import allocator
+from commandline import plan, value_of
 from errors import DivergedError, UserError
-from experiment import Experiment
-from launch import Failed, launch
-from options import Launch
+from launch import Failed, launch, scheduling, signals
+from launch.display import log_to_stderr
+from options import Launch, flags_of
 from papers import PAPERS, page, results
 from papers.tables import Results, Table, failures, render, runs_in
 
@@ -30,36 +31,49 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
     made.add_argument("--export_dir", type=Path, default=Path("saves"), help="folder of the runs (default: saves)")
     made.add_argument("--unverified_data", action="store_true", help="take data without their published checksum")
+    jobs = flags_of(Launch)["jobs"]
+    made.add_argument("--jobs", default=jobs["default"], metavar="N", help=f"{jobs['help']} (default: {jobs['default']})")
     made.add_argument("--quiet", action="store_true", help="no progress bars")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status: 0, 1 where a run failed or a table does not hold, 2 for a mistake in the
+    command, 128 and the number of the signal that stopped it."""
+    log_to_stderr()
     given = parser().parse_args(argv)
-    how = Launch(given.data_dir, given.export_dir, unverified_data=given.unverified_data, quiet=given.quiet)
+    allocator.keep_blocks()
     try:
-        if not given.names:
-            if not given.record:
-                _list()
-        elif given.plan:
-            return _plan(_tables(given.names, given.rows), how)
-        else:
-            tables = _tables(given.names, given.rows)
-            failed = 0 if given.show else _run(tables, how)
-            found = {name: results.collect(of_paper, how) for name, of_paper in _by_paper(tables).items()}
-            for name, of_paper in _by_paper(tables).items():
-                failed += _print(name, of_paper, found[name])
-                if given.record:
-                    results.record(PAPERS[name], found[name])
-        if given.record:
-            _record()
-        return 1 if given.names and failed else 0
+        with signals.interrupting():
+            return _carry_out(given)
     except UserError as error:
         print(f"papers: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        with suppress(OSError):  # of a terminal that is closed
+            print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
+        return signals.status_of(interrupt)
+
+
+def _carry_out(given: argparse.Namespace) -> int:
+    jobs = value_of("jobs", str(given.jobs), flags_of(Launch)["jobs"]["takes"])
+    how = Launch(given.data_dir, given.export_dir, unverified_data=given.unverified_data, jobs=jobs, quiet=given.quiet)
+    tables, failed = _tables(given.names, given.rows), 0
+    if given.plan and tables:
+        return _plan(tables, how)
+    if not (tables or given.record):
+        _list()
+    if tables and not given.show:
+        failed = _run(tables, how)
+    by_paper = _by_paper(tables)
+    found = {name: results.collect(of_paper, how) for name, of_paper in by_paper.items()}
+    for name, of_paper in by_paper.items():
+        failed += _print(name, of_paper, found[name])
+        if given.record:
+            results.record(PAPERS[name], found[name])
+    if given.record:
+        _record()
+    return 1 if failed else 0
 
 
 def _tables(names: Sequence[str], rows: str | None) -> list[tuple[str, Table]]:
@@ -73,7 +87,7 @@ def _tables(names: Sequence[str], rows: str | None) -> list[tuple[str, Table]]:
         if wanted and wanted not in [table.name for table in tables]:
             raise UserError(f"{name}: the tables of {paper} are {', '.join(table.name for table in tables)}")
         found += [(paper, table) for table in tables if table.name == wanted or not (wanted or table.heavy)]
-    if rows:
+    if rows and found:
         kept = {table.name: {name: row for name, row in table.rows.items() if rows in name} for _, table in found}
         if not any(kept.values()):
             raise UserError(f"--rows {rows}: no row of these tables; {'; '.join(name for _, t in found for name in t.rows)}")
@@ -99,36 +113,32 @@ def _list() -> None:
 def _plan(tables: Sequence[tuple[str, Table]], how: Launch) -> int:
     ready, waiting = results.missing([table for _, table in tables], how)
     plans, failed = [], 0
-    for one in ready:
-        try:
-            plans.append(experiment.plan(one))
-        except DivergedError as error:
-            print(f"papers: {error}", file=sys.stderr)
+    for found in plan.each(ready, how.quiet):
+        if isinstance(found, DivergedError):
+            print(f"papers: {found}", file=sys.stderr)
             failed = 1
-    print(plan.report(plans) if plans else "nothing is missing" if not waiting else "")
+        else:
+            plans.append(found)
+    if plans:
+        print(plan.report(plans, scheduling.cores_of(ready, how.jobs)))
+    elif not (failed or waiting):
+        print("nothing is missing")
     if waiting:
         print(f"not planned, since they start from runs that are missing: {len(waiting)}")
     return failed
 
 
 def _run(tables: Sequence[tuple[str, Table]], how: Launch) -> int:
-    """Run what is missing, what starts from other runs after them; returns how many runs diverged."""
-    failed = 0
+    """Run what is missing, what starts from other runs after them; returns how many runs failed."""
     while True:
         ready, waiting = results.missing([table for _, table in tables], how)
-        stopped = _launched(ready, how)
-        failed += stopped
-        if not waiting or stopped:
+        failed = 0
+        for _, result in launch(ready, quiet=how.quiet, jobs=how.jobs, workers=how.workers):
+            if isinstance(result, Failed):
+                print(f"papers: {result}", file=sys.stderr)
+                failed += 1
+        if failed or not waiting:
             return failed
-
-
-def _launched(ready: Sequence[Experiment], how: Launch) -> int:
-    failed = 0
-    for _, result in launch(ready, quiet=how.quiet):
-        if isinstance(result, Failed):
-            print(f"papers: {result}", file=sys.stderr)
-            failed += 1
-    return failed
 
 
 def _print(name: str, tables: Sequence[Table], found: Results) -> int:

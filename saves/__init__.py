@@ -39,6 +39,7 @@ Rows = dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]  # of one model f
 TIMING = ("seconds", "train_seconds", "exchange_seconds", "evaluation_seconds", "peak_memory")
 ALL = -1  # "client" in the row of a round itself
 COUNTS = ("bytes_", "steps", "samples", "flops")  # the beginnings of columns that are 0 where nothing was counted
+MANY = 1_000  # clients; what has a row for each client is cut short where there are more (docs/saved_runs.md)
 SERVER = ":server"  # the end of a column that counts what the server spends
 FILES = (
     "config.json",
@@ -65,7 +66,8 @@ EVENTS = "events.out.tfevents.*"  # what `--log tensorboard` writes
 @dataclass(frozen=True)
 class Run:
     """A saved run. `folder`, `config` (options, environment, hashes) and `history`, one frame: a row a round (client -1)
-    and a row for each client that trained or was evaluated in it. Accuracies are fractions of 1, losses nats; bytes, steps
+    and a row for each client that trained or was evaluated in it; of more than `MANY` clients all of them after the last
+    round, and before it those that trained. Accuracies are fractions of 1, losses nats; bytes, steps
     and "flops" (floating point operations to train and to extract what is sent; "flops:server" the server's part of them)
     are those of that round, like "seconds" (without the evaluation), of which "train_seconds" are local epochs and
     "exchange_seconds" the rest: to work out what is sent, to send it, to average.
@@ -257,6 +259,12 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     return torch.load(path, weights_only=True) if path.exists() else None
 
 
+def saved_round(folder: Path) -> int:
+    """The round after which an unfinished run goes on, 0 where it begins anew; no tensor of its checkpoint is read."""
+    path = folder / "checkpoint.pt"
+    return torch.load(path, weights_only=True, mmap=True)["round"] if path.exists() else 0
+
+
 # --- writing -----------------------------------------------------------------------------------------------------------
 
 
@@ -297,7 +305,12 @@ def _compact(tree: Any) -> Any:
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
     """A frame of numbers."""
     plain = frame.set_axis(frame.columns.astype(object), axis=1)
-    _whole(path, lambda p: p.write_bytes(pickle.dumps(plain)))
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as file:
+            pickle.dump(plain, file, pickle.HIGHEST_PROTOCOL)
+
+    _whole(path, write)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -360,20 +373,23 @@ def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
     the latter with a column "client"; bytes that a client did not send are 0, what was not measured is NaN."""
     import pandas as pd
 
-    of_rounds = pd.DataFrame([entry["round"] for entry in history]).assign(client=ALL)
-    of_clients = [
-        pd.DataFrame({name: column.numpy() for name, column in entry["clients"].items()}).assign(
-            round=entry["round"]["round"]
-        )
-        for entry in history
-        if len(entry["clients"]["client"])
-    ]
-    frame = pd.concat([of_rounds, *of_clients], ignore_index=True)
-    frame = frame.sort_values(["round", "client"], kind="stable", ignore_index=True)
-    counts = [name for name in frame if name.startswith(COUNTS)]
-    frame[counts] = frame[counts].fillna(0)
-    integers = ["round", "client", *counts]
-    return frame.astype(dict.fromkeys(integers, np.int64))[in_order(frame)]
+    tables = []
+    for entry in sorted(history, key=lambda entry: entry["round"]["round"]):
+        clients = {name: np.asarray(column) for name, column in entry["clients"].items()}
+        order = np.argsort(clients["client"], kind="stable")
+        tables.append(({**entry["round"], "client": ALL}, {name: column[order] for name, column in clients.items()}))
+    starts = np.cumsum([0, *(1 + len(clients["client"]) for _, clients in tables)])
+    columns = {}
+    for name in in_order(name for both in tables for table in both for name in table):
+        whole = name in ("round", "client") or name.startswith(COUNTS)
+        columns[name] = column = np.full(starts[-1], 0 if whole else np.nan, np.int64 if whole else np.float64)
+        for (of_round, of_clients), start, end in zip(tables, starts, starts[1:], strict=False):
+            column[start] = of_round.get(name, column[start])
+            if name in of_clients:
+                column[start + 1 : end] = np.nan_to_num(of_clients[name]) if whole else of_clients[name]
+            elif name == "round":
+                column[start + 1 : end] = of_round["round"]
+    return pd.DataFrame(columns, copy=False)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

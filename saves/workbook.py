@@ -15,11 +15,12 @@ MAX_ROWS, MAX_COLUMNS, MAX_TEXT = 1_048_576, 16_384, 32_767  # Excel's limits
 
 
 def write(path: Path, run) -> None:
-    """Write the workbook of a finished `saves.Run`. A sheet too long for Excel is cut, with a last row that says so."""
+    """Write the workbook of a finished `saves.Run`. A sheet of more than `saves.MANY` clients, or too long for Excel, is
+    cut, with a last row that says so."""
     sheets = {
         "summary": _summary(run),
         "rounds": run.rounds,
-        "clients": _last_clients(run),
+        "clients": _cut(_last_clients(run), saves.MANY),
         "costs": costs(run),
         "config": _config(run),
     }
@@ -44,7 +45,10 @@ def _last_clients(run) -> pd.DataFrame:
     clients = run.clients
     if clients.empty:
         return clients
-    return clients[clients["round"] == clients["round"].max()].dropna(axis=1, how="all")
+    last = clients[clients["round"] == clients["round"].max()].dropna(axis=1, how="all")
+    if len(last) > saves.MANY and "loss" in last:  # who trained comes first
+        last = last.sort_values("loss", key=lambda loss: loss.isna(), kind="stable")
+    return last.reset_index(drop=True)
 
 
 def costs(run) -> pd.DataFrame:
@@ -70,11 +74,13 @@ def _config(run) -> pd.DataFrame:
     return pd.DataFrame(cut, columns=["option", "value"])
 
 
-def _cut(frame: pd.DataFrame) -> pd.DataFrame:
+def _cut(frame: pd.DataFrame, most: int | None = None) -> pd.DataFrame:
+    """The first of more rows than `most`, by default as many as Excel has beside the header."""
+    most = most or MAX_ROWS - 1
     frame = frame.iloc[:, :MAX_COLUMNS]
-    if len(frame) < MAX_ROWS:  # one row is the header's
+    if len(frame) <= most:
         return frame
-    kept = frame.iloc[: MAX_ROWS - 2].astype(object)
+    kept = frame.iloc[: most - 1].astype(object)
     kept.loc[len(kept)] = [f"cut here: {len(frame)} rows, all of them in history.pkl"] + [None] * (frame.shape[1] - 1)
     return kept
 

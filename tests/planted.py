@@ -24,7 +24,7 @@ PLANTS = r"""
 every epoch of a round has the order of its first | helpers.py | test_helpers.py
 - torch.from_numpy(order.permutation(len(share)))
 + torch.from_numpy(federation.stream("batches", k).permutation(len(share)))
-the optimizer works in the memory that the state holds | helpers.py | test_helpers.py
+the optimizer works in the memory that the state holds | optimizers.py | test_helpers.py
 - key: value.clone() if isinstance(value, Tensor) else value for key
 + key: value for key
 the learning rate is a round ahead of its schedule | helpers.py | test_helpers.py
@@ -49,8 +49,8 @@ BatchNorm's running variance is not averaged but the first client's | helpers.py
 - row[name] for row in rows], n)
 + row[name] for row in rows[: 1 if name.endswith("_var") else None]], n)
 what a client keeps is put into the rows of the first clients | helpers.py | test_helpers.py algorithms/test_fedbabu.py
-- put(state["own"], clients, own)
-+ put(state["own"], range(len(own)), own)
+- dict(zip(clients, own, strict=True))
++ dict(zip(range(len(own)), own, strict=True))
 n_k is sent without being counted | helpers.py | test_algorithms.py -k "by_hand and fedavg"
 - federation.wire.up("n_k", federation.sizes(clients), clients)
 + federation.sizes(clients)
@@ -130,8 +130,8 @@ published fd: the mean over clients does not weigh their counts | algorithms/pub
 - [n.unsqueeze(1) for n in counts]
 + [(n > 0).unsqueeze(1) for n in counts]
 published fedavg: kept moments go to the first clients | algorithms/published/fedavg.py | algorithms/test_fedavg.py
-- put(state["memory"], clients, memory)
-+ put(state["memory"], range(len(memory)), memory)
+- dict(zip(clients, memory, strict=True))
++ dict(zip(range(len(memory)), memory, strict=True))
 * dirichlet: the class frequencies are those of the training set alone | data/partition.py | test_partition.py
 - totals.sum(0) / totals.sum()
 + totals[0] / totals[0].sum()
@@ -139,17 +139,17 @@ published fedavg: kept moments go to the first clients | algorithms/published/fe
 - [generator.permutation(n_clients) for _ in parts]
 + [np.arange(n_clients) for _ in parts]
 * lda, dirichlet: a mix times a size is cut, not rounded | data/partition.py | test_partition.py
-- np.floor(np.cumsum(mix) * n + 0.5)
-+ np.floor(np.cumsum(mix) * n)
+- np.floor(np.cumsum(mix, axis=-1) * n + 0.5)
++ np.floor(np.cumsum(mix, axis=-1) * n)
 validation examples are trained on | data/partition.py | test_partition.py
-- share[~kept[share]] for share
-+ share for share
+- train.where(~held_out)
++ train
 augment: the hole is mirrored with its image | data/augment.py | test_augment.py
 - column - centre[:, 1:]
 + column.flip(1) - centre[:, 1:]
 * the loss on the test set is that on a client's own test examples | experiment/evaluation.py | test_evaluation.py
 - loss[test].mean().item(), right
-+ loss[personal[k]].mean().item(), right
++ loss[personal.values].mean().item(), right
 fine-tuning forgets its momentum after every epoch | experiment/evaluation.py | test_evaluation.py
 - memory=[memory], only=only)
 + only=only)
@@ -202,8 +202,8 @@ the report sorts what is missing first | figures/report/page.js | figures/test_r
 - f"{wanted}-*/done"
 + f"{wanted}-*/config.json"
 * bytes that a client did not send are those of the row before | saves/__init__.py | test_saves.py
-- frame[counts].fillna(0)
-+ frame[counts].ffill().fillna(0)
+- np.nan_to_num(of_clients[name])
++ pd.Series(of_clients[name]).ffill().fillna(0)
 * the best round on validation is the last of equals | saves/__init__.py | test_saves.py
 - rounds["validation_mean"].idxmax()
 + rounds["validation_mean"][::-1].idxmax()
@@ -234,9 +234,39 @@ a flag that is newer changes the identity of older runs | experiment/identity.py
 a study's settings are chosen by the worst validation accuracy | study/tuning.py | test_study.py
 - best = max(there, key=there.get)
 + best = min(there, key=there.get)
+a split is named without the lengths of its shares | data/partition.py | test_partition.py -k "digest"
+- np.insert(part.values, part.offsets[:-1], part.sizes)
++ part.values
+the accuracy of a client is over the mean number of examples | experiment/evaluation.py | test_evaluation.py -k "at_once"
+- minlength=len(shares)) / shares.sizes
++ minlength=len(shares)) / shares.sizes.mean()
+of many clients the last round tells only those that trained | experiment/measuring.py | test_many_clients.py
+- saves.MANY and r < options.rounds:
++ saves.MANY:
 a method is marked as best whatever the others reach | figures/problems.py | figures/test_problems.py
 - best = max(means, key=means.get)
 + best = method
+what the workers count is lost | federation/pool.py | test_pool.py -k "counts"
+- federation.meter.spent.update(spent)
++ pass
+a worker counts what it did before once more | federation/pool.py | test_pool.py -k "counts"
+-     _federation.meter.clear()
++     pass
+tensors arrive contiguous | federation/pool.py | test_pool.py -k "arrives"
+- made = torch.empty_strided(shape, strides, dtype=dtype)
++ made = torch.empty(shape, dtype=dtype)
+results stand in the order in which the longest are begun | federation/pool.py | test_pool.py -k "order"
+- for i in range(len(tasks)):
++ for i in order:
+workers are in round 0 for ever | federation/pool.py | test_pool.py -k "streams or order"
+- if f.name not in OWN and
++ if f.name not in (*OWN, "round") and
+a worker outlives its parent | federation/pool.py | test_pool.py -k "outlives"
+-         alive.recv()  #
++         threading.Event().wait()  #
+a signal to all processes ends the workers before the round is saved | federation/pool.py | test_pool.py -k "signal"
+- signal.signal(getattr(signal, name), signal.SIG_IGN)
++ signal.signal(getattr(signal, name), signal.SIG_DFL)
 """
 
 

@@ -19,6 +19,7 @@ import algorithms
 import models
 import options as shared
 from federation import Federation
+from federation.pool import Pool
 from federation.wire import Wire
 from helpers import _parted, train
 
@@ -96,6 +97,29 @@ def test_playing_twice_gives_the_same_bits(case):
     assert equal(answers_of(second, redone), answers_of(first, done))
     assert second.wire.collect() == first.wire.collect()
     assert second.meter.spent == first.meter.spent
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Two workers, to whom all that a case's federation has is sent each time, as none of it is what they have."""
+    made = Pool(tiny_federation(), tiny_federation, n=2)
+    made.wait()
+    yield made
+    made.close()
+
+
+@every_case
+def test_clients_side_by_side_are_the_same_bits_and_the_same_counts(case, pool):
+    """Weights, losses, bytes, steps and FLOPs, of two worker processes and of none."""
+    alone, crowd = (federation_for(case, participation=0.7) for _ in range(2))
+    crowd = replace(crowd, pool=pool)
+    state, done = play(alone, options_of(case), rounds=2)
+    again, redone = play(crowd, options_of(case), rounds=2)
+    assert equal(again, state)
+    assert torch.equal(redone.loss, done.loss)
+    assert equal(answers_of(crowd, redone), answers_of(alone, done))
+    assert crowd.wire.collect() == alone.wire.collect()
+    assert crowd.meter.spent == alone.meter.spent
 
 
 @every_case
@@ -344,8 +368,8 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
         shares = state.get("shares", federation.shares)
         assert all(worked["samples", k] == 2 * len(shares[k]) for k in clients)
         answers = {name: rows for name, rows in answers_of(federation, done).items() if name == "personal"}
-        if "own" in state:  # the rest of a client's model is everybody's
-            answers = {name: _parted(rows, state["own"][0])[0] for name, rows in answers.items()}
+        if "kept" in state:  # the rest of a client's model is everybody's
+            answers = {name: _parted(rows, state["kept"])[0] for name, rows in answers.items()}
         for name, rows in answers.items():
             if previous:
                 assert all(equal(rows[k], previous[name][k]) for k in absent), "bit for bit"

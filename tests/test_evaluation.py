@@ -9,13 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import line_of, map_leaves, options_for, play, tiny_federation, weights_of
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 import algorithms
 import commandline
 import experiment
 import saves
 import streams
-from data.partition import Split
+from data.partition import Shares, Split
 from errors import DivergedError
 from experiment import evaluation, federation_of, measuring, prepare, rounds
 from experiment.evaluation import cross_entropy, evaluate, features, personalise
@@ -106,13 +108,44 @@ def test_confusion_counts_true_classes_in_rows_on_the_whole_test_set_and_on_a_cl
     assert len(confusion["test"]) == (1 if name == "fedavg" else 3)
     for k, table in enumerate(confusion["test"]):
         assert np.array_equal(table, confused(y[test], said(k, test)))
-    for k, table in enumerate(confusion["own"]):
-        own = one.split.test[k]
-        assert np.array_equal(table, confused(y[own], said(k, own)))
-        assert table.trace() / table.sum() == pytest.approx(of_clients["personal_accuracy"][k])
+    true, predicted = (Shares(confusion[name], confusion["own_offsets"]) for name in ("own_true", "own_predicted"))
+    for k, own in enumerate(one.split.test):
+        assert true[k].tolist() == y[own].tolist(), "example by example, client after client"
+        assert predicted[k].tolist() == said(k, own).tolist()
+        assert (true[k] == predicted[k]).double().mean() == of_clients["personal_accuracy"][k]
     assert of_round["global_mean"] == pytest.approx(np.mean([table.trace() / table.sum() for table in confusion["test"]]))
-    right = [said(k, own) == y[own] for k, own in enumerate(one.split.test)]
-    assert confusion["own_right"].tolist() == np.concatenate(right).tolist(), "example by example, client after client"
+
+
+def one_by_one(federation, split, model):
+    """Which accuracy has each client of one model for all: client by client, as it is said -> personal, validation."""
+    with torch.no_grad():
+        _, logits = model(federation.data.images(torch.arange(len(federation.data.y)), federation.dtype))
+    right = (logits.argmax(1) == federation.data.y).double()
+    personal = {k: right[torch.from_numpy(own)].mean().item() for k, own in enumerate(split.test)}
+    held_out = {k: right[torch.from_numpy(own)].mean().item() for k, own in enumerate(split.validation) if len(own)}
+    return personal, held_out
+
+
+shares_of_anything = st.lists(st.lists(st.integers(0, 89), max_size=6), min_size=4, max_size=4)
+
+
+@settings(deadline=None, max_examples=50)
+@given(tests=shares_of_anything, held_out=shares_of_anything)
+@example(tests=[[], [60], [], [60, 61]], held_out=[[]] * 4)
+@example(tests=[[]] * 4, held_out=[[0], [], [0], []])
+def test_the_accuracies_of_all_clients_are_counted_at_once_as_they_are_one_by_one(tests, held_out):
+    """To the bit; also of clients without examples, and of examples that several have."""
+    federation = tiny_federation(model="MLP", shares=[range(10 * k, 10 * k + 10) for k in range(4)])
+    split, weights = Split([range(10)] * 4, held_out, tests), federation.initial()
+    done = Round([0], torch.zeros(1), {"global": lambda k: federation.model(k, weights)})
+    of_round, of_clients, confusion = evaluate(federation, split, done)
+    personal, validation = one_by_one(federation, split, federation.model(0, weights))
+    assert list(of_clients["personal_accuracy"]) == [0, 1, 2, 3]
+    assert repr(of_clients["personal_accuracy"]) == repr(personal), "NaN without test examples"
+    assert of_clients.get("validation_accuracy", {}) == validation
+    assert repr(of_round["personal_mean"]) == repr(float(np.mean(list(personal.values()))))
+    assert confusion["own_offsets"].tolist() == np.cumsum([0, *map(len, tests)]).tolist()
+    assert confusion["own_true"].tolist() == federation.data.y[np.concatenate(split.test)].tolist()
 
 
 def test_confusion_is_of_the_headline_and_of_its_classifier():
@@ -351,7 +384,7 @@ def test_an_algorithm_may_have_a_loss_of_its_own_for_fine_tuning(tmp_path, monke
         small = {"model": ("CNN4",), "image_size": 8, "reduced": 0.05, "rounds": 1, "batch_size": 50, "ft_epochs": 1}
         one = prepared(name, tmp_path, **small)
         one.folder.mkdir(parents=True)
-        rounds._rounds(one, lambda row: None, [])
+        rounds._rounds(one, federation_of(one), lambda row: None, [])
     assert found == {"cfkd": cross_entropy, "mhmd": algorithms.ALGORITHMS["mhmd"].loss}
 
 

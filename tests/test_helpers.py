@@ -816,18 +816,22 @@ def test_every_weight_of_the_common_start_is_the_servers_a_clients_own_or_frozen
     first, second, state = three_parts(federation)
     initial = federation.initial()
     assert set(state["frozen"]) == second
-    assert [set(own) for own in state["own"]] == [first] * 3
+    assert (set(state["kept"]), state["own"]) == (first, {}), "of nobody before the first round"
     assert set(state["server"]) == set(initial) - first - second
-    assert all(same({**state["server"], **own, **state["frozen"]}, initial) for own in state["own"])
+    assert same({**state["server"], **state["kept"], **state["frozen"]}, initial)
 
 
 def test_what_is_downloaded_is_the_servers_part_and_only_that_crosses_the_wire():
     federation = tiny_federation(model="2NN")
     first, second, state = three_parts(federation)
-    state["own"] = [{name: tensor + k for name, tensor in own.items()} for k, own in enumerate(state["own"])]
+    state["own"] = {k: {name: tensor + k for name, tensor in state["kept"].items()} for k in (0, 2)}
     rows = download(federation, state, [2, 0])
     for k, row in zip([2, 0], rows, strict=True):
         assert same(row, {**federation.initial(), **state["own"][k]})
+    (row,) = download(federation, state, [1])
+    assert same(row, federation.initial()), "who has not taken part yet has what it had at the start"
+    federation.wire.collect()
+    download(federation, state, [2, 0])
     nbytes = sum(tensor.nbytes for tensor in state["server"].values())
     assert federation.wire.collect() == {("down", "weights"): {0: nbytes, 2: nbytes}}
 
@@ -843,7 +847,14 @@ def test_aggregation_averages_the_servers_part_by_size_and_leaves_each_client_it
     assert state["server"].keys() == before["server"].keys()
     for k in (0, 2):
         assert same(state["own"][k], {name: trained[k][name] for name in first})
-    assert state["own"][1] is before["own"][1], "who was away keeps what it had"
+    assert state["own"].keys() == {0, 2}
+    assert before["own"] == {}, "no state is changed in place"
+    first_rows = dict(state["own"])
+    aggregate(federation, state, [1], [trained[0]])
+    assert all(state["own"][k] is first_rows[k] for k in (0, 2)), "who was away keeps what it had"
+    federation.wire.collect()
+    state = dict(before)
+    aggregate(federation, state, [0, 2], list(trained.values()))
     assert state["frozen"] is before["frozen"]
     nbytes = sum(tensor.nbytes for tensor in state["server"].values())
     assert federation.wire.collect() == {("up", "weights"): {0: nbytes, 2: nbytes}, ("up", "n_k"): {0: 8, 2: 8}}
@@ -860,7 +871,7 @@ def test_what_nobody_keeps_anything_of_is_one_model_for_all():
 def test_what_clients_keep_a_part_of_is_a_model_each():
     federation = tiny_federation(model="2NN")
     _, second, state = three_parts(federation)
-    state["own"] = _parted(initial(federation), state["own"][0])[0]
+    state["own"] = dict(enumerate(_parted(initial(federation), state["kept"])[0]))
     answers = shared_model(federation, state)
     assert list(answers) == ["personal"]
     for k in (2, 0, 1):

@@ -27,7 +27,7 @@ STAIRCASE = (
         "options",
         "helpers",
     ),
-    *("federation", "models", "data", "streams", "errors"),
+    *("optimizers", "federation", "models", "data", "streams", "allocator", "errors"),
 )
 MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0].removesuffix(".py") in STAIRCASE]
 
@@ -61,7 +61,10 @@ def test_a_run_is_named_by_the_source_of_every_module_that_can_change_a_number()
         name = todo.pop()
         path = ROOT / f"{name.replace('.', '/')}.py"
         path = path if path.exists() else path.with_suffix("") / "__init__.py"
-        of_no_number = name.split(".")[0] in ("saves", "options", "errors", "algorithms") or name in ("data", "experiment")
+        of_no_number = name.split(".")[0] in ("saves", "options", "errors", "algorithms", "allocator") or name in (
+            "data",
+            "experiment",
+        )
         if path in reached or not path.exists() or of_no_number:
             continue
         reached.add(path)

@@ -119,7 +119,7 @@ def test_what_fails_stops_no_other_and_is_told_in_the_end_with_its_log(jobs, tmp
 def test_an_error_that_nobody_foresaw_is_a_failure_too(tmp_path, monkeypatch):
     one, other = of(0, 1, export=tmp_path)
     run = experiment.run
-    monkeypatch.setattr(experiment, "run", lambda it, *rest: 1 / 0 if it is one else run(it, *rest))
+    monkeypatch.setattr(experiment, "run", lambda it, *rest: 1 / 0 if it.folder == one.folder else run(it, *rest))
     failed, finished = results([one, other])
     assert failed == Failed("ZeroDivisionError: division by zero", one.folder / "run.log")
     assert finished.done

@@ -19,6 +19,7 @@ from models import (
     Bottleneck,
     Dropout,
     HeadsNet,
+    MaxPool,
     Net,
     ResBlock,
     StemNet,
@@ -350,6 +351,43 @@ def test_a_resnet_can_be_trained_on_a_single_example_of_whatever_it_takes(name, 
 
 
 # --- the slow and obvious way ------------------------------------------------------------------------------------------
+
+
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 6, 28, 28), (5, 16, 9, 7), (2, 64, 3, 2), (4, 1, 2, 2), (1, 1, 5, 5)])
+def test_pooling_without_a_gradient_is_torchs_with_one(shape, dtype, layout):
+    """Odd sides lose their last row and column, NaN wins, -inf loses; the result lies in memory as torch's does."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=draw).to(dtype, memory_format=layout)
+    for value, share in ((math.nan, 0.05), (-math.inf, 0.4), (math.inf, 0.05), (0.0, 0.2)):
+        x[torch.rand(shape, generator=draw) < share] = value
+    with torch.no_grad():
+        found = MaxPool()(x)
+    torchs = F.max_pool2d(x, 2)
+    torch.testing.assert_close(found, torchs, rtol=0, atol=0, equal_nan=True)
+    assert found.stride() == torchs.stride()
+    assert torch.equal(MaxPool()(x).isnan(), torchs.isnan())
+
+
+def test_pooling_refuses_a_map_below_2x2_with_and_without_a_gradient():
+    for with_gradient in (True, False):
+        with torch.set_grad_enabled(with_gradient), pytest.raises(RuntimeError, match="too small"):
+            MaxPool()(torch.zeros(1, 3, 1, 4))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("name", [name for name in MODELS if layers(made(name, COLOUR), nn.MaxPool2d)])
+def test_a_network_with_pooling_says_the_same_to_the_bit_without_a_gradient(name, precision, layout):
+    model = made(name, COLOUR, dtype=torch.float32).to(memory_format=layout).eval()
+    x, model.precision = random_images(9, COLOUR, torch.float32).contiguous(memory_format=layout), precision
+    with torch.no_grad():
+        found = model(x)
+    assert all(torch.equal(one, other) for one, other in zip(found, model(x), strict=True))
 
 
 def test_pooling_before_the_relu_gives_lenet5_the_same_bits_as_after():

@@ -1,5 +1,6 @@
 """Who gets what: properties of every partitioner at every alpha and size, and the limits that can be written down."""
 
+import hashlib
 import math
 import pickle
 from collections import Counter
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, line_of, needs_mnist, options_for
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import saves
@@ -21,8 +22,13 @@ from data import datasets
 from data.datasets import from_arrays
 from data.partition import (
     PARTITIONS,
+    PARTS,
     Pool,
+    Shares,
     Split,
+    _give_to_the_empty,
+    _mix,
+    _mixes,
     _rounded,
     arrays,
     counts_of,
@@ -966,6 +972,61 @@ def test_the_table_adds_up(problem, validation):
         assert [labels.count(c) for c in range(len(data.classes))] == row.tolist()
 
 
+# --- many shares in one array ------------------------------------------------------------------------------------------
+
+whole_numbers = st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=6)
+
+
+@given(lists=whole_numbers, cut=st.slices(6))
+def test_shares_are_a_list_of_arrays(lists, cut):
+    found = Shares.of(lists)
+    assert [share.tolist() for share in found] == [found[k].tolist() for k in range(len(found))] == lists
+    assert found.sizes.tolist() == [len(one) for one in lists]
+    assert found.owners.tolist() == [k for k, one in enumerate(lists) for _ in one]
+    assert [share.tolist() for share in found[cut]] == lists[cut]
+    assert [share.tolist() for share in found.sorted()] == [sorted(one) for one in lists]
+    even = found.where(found.values % 2 == 0)
+    assert [share.tolist() for share in even] == [[i for i in one if i % 2 == 0] for one in lists]
+    assert Shares.of(found) is found
+    if lists:
+        assert found[-1].tolist() == lists[-1]
+        assert np.shares_memory(found[-1], found.values) or not lists[-1], "a view"
+    with pytest.raises(IndexError):
+        found[len(lists)]
+
+
+@given(owners=st.lists(st.integers(0, 4)))
+def test_what_is_dealt_lies_with_its_owner_in_the_order_in_which_it_came(owners):
+    found = Shares.dealt(np.arange(len(owners)), np.array(owners, dtype=np.int64), 5)
+    assert [share.tolist() for share in found] == [[i for i, owner in enumerate(owners) if owner == k] for k in range(5)]
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-15, 0.01, 0.5, 100.0])
+def test_class_mixes_that_are_drawn_at_once_are_those_that_are_drawn_one_by_one(alpha):
+    prior, (one, other) = np.array([0.5, 0.0, 0.2, 0.3]), (streams.generator("mixes", 1) for _ in range(2))
+    assert np.array_equal(_mixes(prior, alpha, 50, one), [_mix(prior, alpha, other) for _ in range(50)])
+    assert one.random() == other.random(), "and the stream goes on alike"
+
+
+@modestly
+@given(data=st.data())
+def test_who_has_nothing_is_given_one_by_who_has_most_of_the_class_it_has_the_largest_part_in(data):
+    n_clients, n_classes = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 3))
+    cells = st.lists(st.integers(0, 4), min_size=n_classes, max_size=n_classes)
+    found = np.array(data.draw(st.lists(cells, min_size=n_clients, max_size=n_clients)))
+    assume(found.sum() >= n_clients)
+    parts = np.array([[data.draw(st.sampled_from([0.1, 0.2, 0.3])) for _ in range(n_clients)] for _ in range(n_classes)])
+    expected = found.copy()
+    for k in np.flatnonzero(expected.sum(1) == 0):
+        spare = np.where(expected.sum(1, keepdims=True) > 1, expected, 0)
+        c = next(c for c in np.argsort(-parts[:, k], kind="stable") if spare[:, c].any())
+        expected[spare[:, c].argmax(), c] -= 1
+        expected[k, c] += 1
+    _give_to_the_empty(found, parts)
+    assert np.array_equal(found, expected)
+    assert found.sum(1).all()
+
+
 # --- the digest --------------------------------------------------------------------------------------------------------
 
 
@@ -989,6 +1050,21 @@ def test_the_digest_tells_splits_apart():
     assert len(set(digests)) == len(digests)
 
 
+@modestly
+@given(problem=problems(), validation=st.sampled_from([0.0, 0.3]))
+def test_the_digest_is_of_one_share_after_the_other_its_length_and_its_indices(problem, validation):
+    """As it stands in the names of runs and in recorded results."""
+    data, asked = problem
+    found = split_or_refused(data, replace(asked, validation=validation))
+    if found is None:
+        return
+    sha = hashlib.sha256()
+    for part in (found.train, found.validation, found.test):
+        for share in part:
+            sha.update(len(share).to_bytes(8, "little") + share.astype("<i8").tobytes())
+    assert found.digest == sha.hexdigest()[:16]
+
+
 def test_the_digest_is_that_of_the_content():
     one = Split(shares_of([0, 1], [2]), shares_of([], []), shares_of([6], [7]))
     same = Split(tuple(share.astype(np.int32) for share in one.train), shares_of([], []), shares_of([6], [7]))
@@ -1007,9 +1083,22 @@ def folder(tmp_path_factory):
 
 def saved(path, data, found, /, **edited):
     """The split, saved, with some of its arrays in place of what they were; None leaves one out."""
-    kept = {name: array for name, array in {**arrays(data, found), **edited}.items() if array is not None}
-    saves.write_arrays(path, kept)
+    return written(path, {**arrays(data, found), **edited})
+
+
+def saved_as_before(path, data, found, /, **edited):
+    """Likewise in the form of older runs, with an array of each client's share."""
+    return written(path, {**older(data, found), **edited})
+
+
+def written(path, kept):
+    saves.write_arrays(path, {name: array for name, array in kept.items() if array is not None})
     return path
+
+
+def older(data, found):
+    kept = {name: array for name, array in arrays(data, found).items() if name.partition("_")[0] not in PARTS}
+    return kept | {f"{name}_{k}": share for name in PARTS for k, share in enumerate(getattr(found, name))}
 
 
 @modestly
@@ -1019,13 +1108,14 @@ def test_a_split_reads_back_as_it_was(folder, problem, validation):
     found = split_or_refused(data, replace(asked, validation=validation))
     if found is None:
         return
-    path = saved(folder / "split.npz", data, found)
-    back = split(data, Options(partition_file=str(path), n_clients=asked.n_clients, split_seed=asked.split_seed + 1))
-    assert back.digest == found.digest
-    for part in ("train", "validation", "test"):
-        for before, after in zip(getattr(found, part), getattr(back, part), strict=True):
-            assert np.array_equal(before, after)
-            assert after.dtype == np.int64
+    for save in (saved, saved_as_before):
+        path = save(folder / "split.npz", data, found)
+        back = split(data, Options(partition_file=str(path), n_clients=asked.n_clients, split_seed=asked.split_seed + 1))
+        assert back.digest == found.digest
+        for part in ("train", "validation", "test"):
+            for before, after in zip(getattr(found, part), getattr(back, part), strict=True):
+                assert np.array_equal(before, after)
+                assert after.dtype == np.int64
 
 
 def test_what_is_saved_says_what_it_is(folder):
@@ -1035,9 +1125,10 @@ def test_what_is_saved_says_what_it_is(folder):
         assert str(back["data"]) == data.digest
         assert np.array_equal(back["table"], table(data, found))
         assert tuple(back["classes"]) == data.classes
-        assert np.array_equal(back["validation_1"], found.validation[1])
+        start, end = back["validation_offsets"][1:3]
+        assert np.array_equal(back["validation"][start:end], found.validation[1])
         assert not back["overlapping"]
-        assert len(back.files) == 4 + 3 * 2
+        assert len(back.files) == 4 + 3 * 2, "an array and its offsets for each part, however many clients there are"
 
 
 @pytest.fixture
@@ -1051,7 +1142,7 @@ def whole():
 def test_a_split_edited_by_hand_may_be_in_any_order_and_of_any_whole_numbers(folder, whole):
     data, found, _ = whole
     edited = {"train_0": found.train[0][::-1].astype(np.uint16), "validation_1": np.array([]), "table": None}
-    back = from_file(saved(folder / "split.npz", data, found, **edited), data, 2)
+    back = from_file(saved_as_before(folder / "split.npz", data, found, **edited), data, 2)
     assert back.digest == Split(found.train, (found.validation[0], np.array([], dtype=np.int64)), found.test).digest
     assert back.validation[1].dtype == np.int64
 
@@ -1070,9 +1161,9 @@ NO_SPLIT = "not to be read as a split; must be the split.npz of a run"
         ({"data": np.array([[1, 2], [3, 4]])}, ["split of other data"]),
         ({"train_2": np.array([0])}, [NO_SPLIT]),
         ({"train_1": None}, ["deals to 1 clients", "--n_clients is 2", "add --n_clients 1"]),
-        ({"train_0": np.array([0, 60])}, ["train_0 must be a list of indices from 0 to 59, at least one"]),
+        ({"train_0": np.array([0, 60])}, ["train_0 must be a list of indices from 0 to 59"]),
         ({"train_0": np.array([-1, 3])}, ["train_0 must be a list of indices from 0 to 59"]),
-        ({"train_1": np.array([], dtype=np.int64)}, ["train_1", "at least one"]),
+        ({"train_1": np.array([], dtype=np.int64)}, ["train has no example of client 1, who needs at least one"]),
         ({"train_1": np.array([1.0, 2.5])}, ["train_1 must be"]),
         ({"train_1": np.array([True, False])}, ["train_1 must be"]),
         ({"train_1": np.array(["1", "2"])}, ["train_1 must be"]),
@@ -1080,11 +1171,34 @@ NO_SPLIT = "not to be read as a split; must be the split.npz of a run"
         ({"train_1": np.array(1)}, ["train_1 must be"]),
         ({"train_1": np.array([2**64 - 1], dtype=np.uint64)}, ["train_1 must be"]),
         ({"validation_0": np.array([60])}, ["validation_0 must be a list of indices from 0 to 59"]),
-        ({"test_1": np.array([90])}, ["test_1 must be a list of indices from 0 to 89, at least one"]),
-        ({"test_1": np.array([], dtype=np.int64)}, ["test_1", "at least one"]),
+        ({"test_1": np.array([90])}, ["test_1 must be a list of indices from 0 to 89"]),
+        ({"test_1": np.array([], dtype=np.int64)}, ["test has no example of client 1, who needs at least one"]),
     ],
 )
 def test_a_file_that_is_no_proper_split_is_refused(folder, whole, edited, words):
+    data, found, asked = whole
+    path = saved_as_before(folder / "split.npz", data, found, **edited)
+    line = refusal(data, replace(asked, partition_file=str(path)))
+    for word in (f"--partition_file {path}: ", *words):
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("edited", "words"),
+    [
+        ({"train": None}, [NO_SPLIT]),
+        ({"test_offsets": None}, [NO_SPLIT]),
+        ({"train": np.array([0.5])}, ["train must be a list of indices from 0 to 59"]),
+        ({"train_offsets": np.array([0, 26, 51, 52])}, ["deals to 3 clients", "--n_clients is 2", "add --n_clients 3"]),
+        ({"train_offsets": np.array([0, 0, 54])}, ["train has no example of client 0, who needs at least one"]),
+        ({"train_offsets": np.array([1, 27, 54])}, ["train_offsets must be 3 numbers from 0 up to 54"]),
+        ({"train_offsets": np.array([0, 55, 54])}, ["train_offsets must be 3 numbers from 0 up to 54"]),
+        ({"train_offsets": np.array([0, 27, 53])}, ["train_offsets must be 3 numbers from 0 up to 54"]),
+        ({"train_offsets": np.array([0.0, 27.0, 54.0])}, ["train_offsets must be 3 numbers from 0 up to 54"]),
+        ({"test_offsets": np.array([0, 30])}, ["test_offsets must be 3 numbers from 0 up to 30"]),
+    ],
+)
+def test_shares_in_one_array_that_are_no_proper_split_are_refused(folder, whole, edited, words):
     data, found, asked = whole
     path = saved(folder / "split.npz", data, found, **edited)
     line = refusal(data, replace(asked, partition_file=str(path)))
@@ -1092,14 +1206,21 @@ def test_a_file_that_is_no_proper_split_is_refused(folder, whole, edited, words)
         assert word in line
 
 
+def test_an_example_in_two_shares_of_one_array_is_refused(folder, whole):
+    data, found, asked = whole
+    edited = {"test": np.where(found.test.values == found.test[0][0], found.test[1][0], found.test.values)}
+    line = refusal(data, replace(asked, partition_file=str(saved(folder / "split.npz", data, found, **edited))))
+    assert f"deals example {found.test[1][0]} 2 times; an example must be in one share at most" in line
+
+
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
 @pytest.mark.parametrize("other", ["train_1", "validation_1", "test_1", "train_0", "validation_0", "test_0"])
 def test_an_example_in_two_shares_or_twice_in_one_is_refused(folder, whole, part, other):
     data, found, asked = whole
-    before = arrays(data, found)
+    before = older(data, found)
     twice = before[other][0]
     edited = {f"{part}_0": np.append(before[f"{part}_0"], twice)}
-    path = saved(folder / "split.npz", data, found, **edited)
+    path = saved_as_before(folder / "split.npz", data, found, **edited)
     line = refusal(data, replace(asked, partition_file=str(path)))
     if other.startswith("test") and part != "test":
         assert f"{part}_0 must be a list of indices from 0 to 59" in line  # nobody trains on the test set
@@ -1117,7 +1238,7 @@ def overlapping():
 
 def test_blocks_are_saved_as_what_they_are_and_read_again(folder, overlapping):
     data, found, _ = overlapping
-    path = saved(folder / "split.npz", data, found)
+    path = saved_as_before(folder / "split.npz", data, found)
     with np.load(path) as back:
         assert back["overlapping"]
     back = split(data, Options(partition_file=str(path), n_clients=3))
@@ -1128,7 +1249,7 @@ def test_blocks_are_saved_as_what_they_are_and_read_again(folder, overlapping):
 @pytest.mark.parametrize("said", [None, np.array(False)])
 def test_blocks_of_which_it_is_not_said_that_they_overlap_are_refused(folder, overlapping, said):
     data, found, _ = overlapping
-    path = saved(folder / "split.npz", data, found, overlapping=said)
+    path = saved_as_before(folder / "split.npz", data, found, overlapping=said)
     line = refusal(data, Options(partition_file=str(path), n_clients=3))
     assert line.startswith(f"--partition_file {path}: deals example 2 2 times; ")  # block 2 is of 2, 12, 22, ...
 
@@ -1137,13 +1258,13 @@ def test_blocks_of_which_it_is_not_said_that_they_overlap_are_refused(folder, ov
 def test_an_example_that_one_client_has_twice_is_refused_even_where_clients_may_overlap(folder, overlapping, part):
     data, found, _ = overlapping
     twice = np.append(getattr(found, part)[0], found.train[0][0])
-    path = saved(folder / "split.npz", data, found, **{f"{part}_0": twice})
+    path = saved_as_before(folder / "split.npz", data, found, **{f"{part}_0": twice})
     assert f"deals example {found.train[0][0]}" in refusal(data, Options(partition_file=str(path), n_clients=3))
 
 
 def test_a_split_of_other_clients_is_refused(folder, whole):
     data, found, asked = whole
-    path = saved(folder / "split.npz", data, found)
+    path = saved_as_before(folder / "split.npz", data, found)
     for n in (1, 3):
         line = refusal(data, replace(asked, n_clients=n, partition_file=str(path)))
         assert line == f"--partition_file {path}: deals to 2 clients, and --n_clients is {n}; add --n_clients 2"
@@ -1151,7 +1272,7 @@ def test_a_split_of_other_clients_is_refused(folder, whole):
 
 def test_a_split_of_data_that_differ_in_one_label_is_refused(folder, whole):
     data, found, asked = whole
-    path = saved(folder / "split.npz", data, found)
+    path = saved_as_before(folder / "split.npz", data, found)
     y = data.y.clone()
     y[0] += 1
     other = replace(data, y=y)
@@ -1163,11 +1284,11 @@ def text(path, whole):
 
 
 def truncated(path, whole):
-    path.write_bytes(saved(path, *whole[:2]).read_bytes()[:-30])
+    path.write_bytes(saved_as_before(path, *whole[:2]).read_bytes()[:-30])
 
 
 def damaged(path, whole):
-    content = bytearray(saved(path, *whole[:2]).read_bytes())
+    content = bytearray(saved_as_before(path, *whole[:2]).read_bytes())
     content[60:200] = bytes(140)
     path.write_bytes(content)
 
@@ -1204,7 +1325,7 @@ def test_a_file_that_is_something_else_is_refused(tmp_path, whole, made):
 
 def test_members_that_are_no_arrays_are_refused(tmp_path, whole):
     data, found, asked = whole
-    path = saved(tmp_path / "split.npz", data, found, train_1=None)
+    path = saved_as_before(tmp_path / "split.npz", data, found, train_1=None)
     with ZipFile(path, "a") as archive:
         archive.writestr("train_1.npy", "1 2 3")
     assert f"--partition_file {path}: train_1 must be" in refusal(data, replace(asked, partition_file=str(path)))
@@ -1230,7 +1351,7 @@ class Touch:
 def test_a_pickle_inside_is_not_opened(tmp_path, whole, name):
     data, found, asked = whole
     path, mark = tmp_path / "split.npz", tmp_path / "mark"
-    np.savez(path, **{**arrays(data, found), name: np.array([Touch(mark)], dtype=object)})
+    np.savez(path, **{**older(data, found), name: np.array([Touch(mark)], dtype=object)})
     assert NO_SPLIT in refusal(data, replace(asked, partition_file=str(path)))
     path.write_bytes(pickle.dumps(Touch(mark)))
     assert NO_SPLIT in refusal(data, replace(asked, partition_file=str(path)))

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_data
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import run as command
 import saves
@@ -46,6 +48,11 @@ def test_two_lines_give_the_frame_and_the_model(folder):
     assert list(run.clients["client"]) == [0, 1, 2] * 3
 
 
+def own_of(split, part, k):
+    """Client k's share in a `split.npz`."""
+    return split[part][slice(*split[f"{part}_offsets"][k : k + 2])]
+
+
 def test_the_saved_model_is_the_one_that_was_evaluated(folder):
     run, data = saves.load(folder), datasets.load("digits", datasets.Source())
     test = torch.arange(data.n_train, len(data.y))
@@ -55,10 +62,10 @@ def test_the_saved_model_is_the_one_that_was_evaluated(folder):
             model = run.model(k)
             right = model(data.images(test))[1].argmax(1) == data.y[test]
             assert right.double().mean().item() == last.loc[k, "global_accuracy"]
-            own = torch.from_numpy(split[f"test_{k}"])
+            own = torch.from_numpy(own_of(split, "test", k))
             right = model(data.images(own))[1].argmax(1) == data.y[own]
             assert right.double().mean().item() == last.loc[k, "personal_accuracy"]
-            held = torch.from_numpy(split[f"validation_{k}"])
+            held = torch.from_numpy(own_of(split, "validation", k))
             right = model(data.images(held))[1].argmax(1) == data.y[held]
             assert right.double().mean().item() == last.loc[k, "validation_accuracy"]
 
@@ -86,7 +93,7 @@ def test_a_client_steps_through_its_own_training_share_once_an_epoch(folder):
     with np.load(folder / "split.npz") as split:
         for k in range(3):
             of_client = clients[(clients["client"] == k) & (clients["round"] > 0)]
-            assert set(of_client["samples"]) == {len(split[f"train_{k}"])}
+            assert set(of_client["samples"]) == {len(own_of(split, "train", k))}
 
 
 def test_the_headline_is_the_last_round_and_validation_chooses_only_by_validation(folder):
@@ -174,6 +181,49 @@ def test_bytes_that_a_client_did_not_send_are_0_and_what_was_not_measured_is_nan
     assert frame["client"].tolist() == [saves.ALL, 0, 2, saves.ALL]
     assert frame["bytes_up"].tolist() == [7, 7, 0, 0]
     assert frame["personal_accuracy"].isna().tolist() == [True, False, True, True]
+
+
+def framed_slowly(history):
+    """A frame a round and a frame a client and round, put together and sorted."""
+    of_rounds = pd.DataFrame([entry["round"] for entry in history]).assign(client=saves.ALL)
+    of_clients = [
+        pd.DataFrame({name: np.asarray(column) for name, column in entry["clients"].items()}).assign(
+            round=entry["round"]["round"]
+        )
+        for entry in history
+        if len(entry["clients"]["client"])
+    ]
+    frame = pd.concat([of_rounds, *of_clients], ignore_index=True)
+    frame = frame.sort_values(["round", "client"], kind="stable", ignore_index=True)
+    counts = [name for name in frame if name.startswith(saves.COUNTS)]
+    frame[counts] = frame[counts].fillna(0)
+    return frame.astype(dict.fromkeys(["round", "client", *counts], np.int64))[saves.in_order(frame)]
+
+
+OF_CLIENTS = ("bytes_up", "steps", "flops", "loss", "personal_accuracy")
+numbers, some_clients = st.floats(0, 1) | st.just(math.nan), st.lists(st.integers(0, 50), unique=True, max_size=4)
+
+
+@st.composite
+def histories(draw):
+    """Of some rounds with columns that not all of them have, and of clients in any order."""
+    history = [{"round": {"round": 0, "loss": math.nan, "bytes_up": 3}, "clients": {"client": torch.zeros(0)}}]
+    for r in range(1, draw(st.integers(1, 4)) + 1):
+        of_round = {"round": r, "loss": draw(numbers), "bytes_up": draw(st.integers(0, 9)), "steps": draw(st.integers(0, 9))}
+        of_round |= {name: draw(numbers) for name in draw(st.sets(st.sampled_from(["global_mean", "seconds", "told"])))}
+        clients = draw(some_clients)
+        of_clients = {"client": torch.tensor(clients, dtype=torch.int64)}
+        for name in draw(st.sets(st.sampled_from(OF_CLIENTS))) if clients else ():
+            value = st.integers(0, 9) | st.just(math.nan) if name.startswith(saves.COUNTS) else numbers
+            of_clients[name] = torch.tensor([draw(value) for _ in clients], dtype=torch.float64)
+        history.append({"round": of_round, "clients": of_clients})
+    return history
+
+
+@settings(deadline=None, max_examples=60)
+@given(history=histories())
+def test_a_history_is_framed_as_a_frame_of_each_round_and_one_of_its_clients_put_together(history):
+    pd.testing.assert_frame_equal(saves.frame_of(history), framed_slowly(history), check_column_type=False)
 
 
 def test_one_row_of_a_stack_is_saved_without_the_stack(tmp_path):
@@ -294,6 +344,22 @@ def test_a_sheet_too_long_for_excel_is_cut_and_says_so(monkeypatch):
     pd.testing.assert_frame_equal(workbook._cut(fits), fits)
 
 
+@pytest.mark.parametrize("n_clients", [5, 6, 60])
+def test_of_many_clients_the_sheet_has_so_many_those_who_trained_first_and_says_so(n_clients, tmp_path, monkeypatch):
+    monkeypatch.setattr(saves, "MANY", 5)
+    loss = torch.full((n_clients,), math.nan)
+    loss[-2:] = 1.0
+    clients = {"client": torch.arange(n_clients), "loss": loss, "personal_accuracy": torch.linspace(0, 1, n_clients)}
+    saves.write_frame(tmp_path / "history.pkl", saves.frame_of([{"round": {"round": 1, "loss": 1.0}, "clients": clients}]))
+    sheet = workbook._cut(workbook._last_clients(saves.Run(tmp_path, {})), saves.MANY)
+    assert len(sheet) == 5
+    if n_clients == 5:
+        assert sheet["client"].tolist() == [0, 1, 2, 3, 4], "as they are"
+    else:
+        assert sheet["client"].tolist()[:4] == [n_clients - 2, n_clients - 1, 0, 1]
+        assert f"{n_clients} rows, all of them in history.pkl" in sheet.iloc[-1, 0]
+
+
 def test_text_too_long_for_a_cell_is_cut():
     sheet = workbook._config(saves.Run(Path(), {"options": {"sizes": [0.123456789] * 10_000, "lr": 0.1}}))
     assert sheet["option"].tolist() == ["options.sizes", "options.lr"]
@@ -306,8 +372,8 @@ def test_a_split_reads_back(tmp_path):
     shares = [[np.array([0, 2]), np.array([1])], [np.array([3]), np.array([], int)], [np.array([4]), np.array([5])]]
     saves.write_arrays(tmp_path / "split.npz", partition.arrays(data, Split(*map(tuple, shares))))
     with np.load(tmp_path / "split.npz") as back:
-        assert list(back["train_0"]) == [0, 2]
-        assert list(back["validation_1"]) == []
-        assert list(back["test_1"]) == [5]
+        assert own_of(back, "train", 0).tolist() == [0, 2]
+        assert own_of(back, "validation", 1).tolist() == []
+        assert own_of(back, "test", 1).tolist() == [5]
         assert list(back["classes"]) == ["a", "b"]
         assert back["table"].tolist() == [[2, 1], [0, 1]]  # labels in turn: images 0, 2 and 3 (held out); image 1

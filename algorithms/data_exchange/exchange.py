@@ -1,14 +1,18 @@
 """The exchange of images before round 1, and what it gives away."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import torch
 from torch import Tensor
 
 from federation import Federation
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 EPSILON = 1e-5  # added to every pixel of both distributions, as in the authors' code
 

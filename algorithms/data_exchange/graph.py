@@ -1,11 +1,14 @@
 """The graph that clients are on, and how neighbours mix their models."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 import torch
 
@@ -17,6 +20,10 @@ from federation import Federation, Weights
 from helpers import average
 from options import Choice, Needs, Number, flag
 
+if TYPE_CHECKING:  # runs without a graph need not wait for it
+    import networkx as nx
+
+Edges = Iterable[tuple[int, int]]
 MIXING = (
     "uniform is the mean over a client and its neighbours; only by metropolis do all models converge to the plain average; "
     "reference is the authors' code"
@@ -28,46 +35,46 @@ def decentralised(options) -> bool:
     return options.aggr_model == "de"
 
 
-# --- topologies: of n clients, numbered from 0 -------------------------------------------------------------------------
+# --- topologies: the edges between n clients, numbered from 0 ----------------------------------------------------------
 
 
-def tree(n: int, options) -> nx.Graph:
+def tree(n: int, options) -> Edges:
     """The authors' tree of five, 0-1, 0-2, 0-3, 2-4; from there on two arms that grow in turn."""
-    return nx.Graph((k, max(k - 2, 0) if k > 3 else 0) for k in range(1, n))
+    return [(k, max(k - 2, 0) if k > 3 else 0) for k in range(1, n)]
 
 
-def ring(n: int, options) -> nx.Graph:
+def ring(n: int, options) -> Edges:
     """Each client between two; with two clients one edge."""
-    return nx.cycle_graph(n) if n > 2 else nx.path_graph(n)
+    return [(k, (k + 1) % n) for k in range(n if n > 2 else n - 1)]
 
 
-def star(n: int, options) -> nx.Graph:
+def star(n: int, options) -> Edges:
     """Client 0 in the middle."""
-    return nx.star_graph(n - 1)
+    return [(0, k) for k in range(1, n)]
 
 
-def full(n: int, options) -> nx.Graph:
+def full(n: int, options) -> Edges:
     """Everyone with everyone."""
-    return nx.complete_graph(n)
+    return combinations(range(n), 2)
 
 
-def grid(n: int, options) -> nx.Graph:
+def grid(n: int, options) -> Edges:
     """Row by row, rows of ceil(sqrt(n)), the last one as long as there are clients."""
     width = math.ceil(math.sqrt(n))
     beside = [(k, k + 1) for k in range(n - 1) if (k + 1) % width]
-    return nx.Graph([*beside, *((k, k + width) for k in range(n - width))])
+    return [*beside, *((k, k + width) for k in range(n - width))]
 
 
-def random(n: int, options) -> nx.Graph:
+def random(n: int, options) -> Edges:
     """A random tree, so that it is connected, and each other edge with `--edge_probability`; of `--split_seed`."""
     draw = streams.generator("topology", options.split_seed)
     order = draw.permutation(n)
     edges = [(order[k], order[draw.integers(k)]) for k in range(1, n)]
     edges += [(i, j) for i in range(n) for j in range(i) if draw.random() < options.edge_probability]
-    return nx.Graph((int(i), int(j)) for i, j in edges)
+    return [(int(i), int(j)) for i, j in edges]
 
 
-def from_file(n: int, options) -> nx.Graph:
+def from_file(n: int, options) -> Edges:
     """Two clients a line, separated by blanks; # begins a comment."""
     name = f"--topology_file {options.topology_file}:"
     if options.topology_file is None:
@@ -91,10 +98,10 @@ def from_file(n: int, options) -> nx.Graph:
         if i == j:
             raise UserError(f"{name} line {number} is an edge from client {i} to itself")
         edges.append((i, j))
-    return nx.Graph(edges)
+    return edges
 
 
-TOPOLOGIES: dict[str, Callable[[int, object], nx.Graph]] = {
+TOPOLOGIES: dict[str, Callable[[int, object], Edges]] = {
     "tree": tree,
     "ring": ring,
     "star": star,
@@ -124,21 +131,30 @@ class Options(options.Options):
 
 def of(n: int, options) -> nx.Graph:
     """The graph of a run, with all clients as nodes, in order. Raises UserError for an edge list that is none."""
-    return between(range(n), TOPOLOGIES[options.topology](n, options).edges)
+    return between(range(n), TOPOLOGIES[options.topology](n, options))
 
 
 def between(clients: Iterable[int], edges: Iterable[Sequence[int]]) -> nx.Graph:
     """The graph of these clients, its nodes in their order, with those of the edges that are between two of them."""
+    import networkx as nx
+
     graph = nx.Graph()
     graph.add_nodes_from(clients)
     graph.add_edges_from((i, j) for i, j in edges if i in graph and j in graph)
     return graph
 
 
+def parts_of(graph: nx.Graph) -> list[list[int]]:
+    """The clients of each part that is connected, in order."""
+    import networkx as nx
+
+    return [sorted(part) for part in nx.connected_components(graph)]
+
+
 def check(options, data: Data, n_train: int) -> str:
     """The graph and how fast models mix on it, in words. Raises UserError where its parts never hear of one another."""
     graph = of(options.n_clients, options)
-    parts = [sorted(part) for part in nx.connected_components(graph)]
+    parts = parts_of(graph)
     shown = f"{options.topology} of {len(graph)} clients with {graph.number_of_edges()} edges"
     if len(parts) > 1 and not options.allow_disconnected:
         raise UserError(
@@ -159,14 +175,14 @@ def check(options, data: Data, n_train: int) -> str:
 
 def uniform(graph: nx.Graph) -> np.ndarray:
     """The mean over a client and its neighbours."""
-    near = nx.to_numpy_array(graph) + np.eye(len(graph))
+    near = _adjacency(graph) + np.eye(len(graph))
     return near / near.sum(1, keepdims=True)
 
 
 def metropolis(graph: nx.Graph) -> np.ndarray:
     """1 / (1 + the larger of the two degrees), the rest oneself: symmetric and doubly stochastic (Xiao and Boyd 2004)."""
     degree = np.array([graph.degree(k) for k in graph])
-    weights = nx.to_numpy_array(graph) / (1 + np.maximum.outer(degree, degree))
+    weights = _adjacency(graph) / (1 + np.maximum.outer(degree, degree))
     return weights + np.diag(1 - weights.sum(1))
 
 
@@ -182,6 +198,12 @@ def reference(graph: nx.Graph) -> np.ndarray:
 def in_turn(graph: nx.Graph) -> list[tuple[int, int]]:
     """(client, neighbour) in the order in which the authors' code mixes."""
     return [(k, j) for k in graph for j in sorted(graph[k])]
+
+
+def _adjacency(graph: nx.Graph) -> np.ndarray:
+    import networkx as nx
+
+    return nx.to_numpy_array(graph)
 
 
 MIXINGS = {"uniform": uniform, "metropolis": metropolis, "reference": reference}
@@ -202,9 +224,9 @@ def told(graph: nx.Graph, options) -> dict[str, float | dict[int, float]]:
     found: dict[str, float | dict[int, float]] = {}
     if decentralised(options):
         found["spectral_gap"] = spectral_gap(MIXINGS[options.mixing](graph))
-    parts = list(nx.connected_components(graph))
+    parts = parts_of(graph)
     if len(parts) > 1:
-        found["component"] = {k: float(min(part)) for part in parts for k in sorted(part)}
+        found["component"] = {k: float(part[0]) for part in parts for k in part}
     return found
 
 

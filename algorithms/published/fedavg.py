@@ -19,7 +19,7 @@ import torch
 
 from algorithms import fedavg
 from algorithms.fedavg import loss
-from helpers import Round, average, download, keep_own, pick, put, shared_model, train
+from helpers import Round, average, download, keep_own, shared_model, train
 from options import Choice, flag
 
 
@@ -42,7 +42,7 @@ def start(federation, options):
     return {
         **common,
         "server": common["server"] if options.init == "shared" else None,
-        "memory": [None for _ in federation.clients],
+        "memory": {},  # {client: of its optimizer}, of those that have taken part
         "selected": federation.sample(),
     }
 
@@ -51,10 +51,10 @@ def communicate(federation, state, options):
     takers = clients = state["selected"] if options.select == "fixed" else federation.sample()
     alone = state["server"] is None  # round 1 of --init independent
     weights = [federation.initial(k) for k in clients] if alone else download(federation, state, clients)
-    memory = pick(state["memory"], clients) if options.keep_optimizer else None
+    memory = [state["memory"].get(k) for k in clients] if options.keep_optimizer else None
     trained, memory, losses = train(federation, clients, weights, loss, options, memory=memory)
     if options.keep_optimizer:
-        state["memory"] = put(state["memory"], clients, memory)
+        state["memory"] = {**state["memory"], **dict(zip(clients, memory, strict=True))}
     weights = federation.wire.up("weights", keep_own(state, clients, trained), clients)
     if options.aggregate == "all":
         absent = [k for k in federation.clients if k not in clients]

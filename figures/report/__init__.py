@@ -24,8 +24,6 @@ from figures.groups import (
     OF_A_SEED,
     REFERENCES,
     Group,
-    alone_for,
-    groups,
     name_of,
     ordered,
     problems,
@@ -35,7 +33,7 @@ from figures.marks import Style
 from figures.problems import overview, title_of
 from figures.report.charts import charts, measured, over_problems
 from figures.styles import styles
-from figures.summary import verdict
+from figures.summary import verdict, with_baselines
 from figures.units import shown, size
 from saves import Run
 
@@ -108,7 +106,7 @@ def section(problem: str, found: Sequence[Group], metric: str, baseline: str | N
         if wanted
     }
     references = [group.algorithm in REFERENCES for group in found]
-    return Section(problem, verdict(_with_baselines(found)), tables, styles(found), references, notes)
+    return Section(problem, verdict(with_baselines(found)), tables, styles(found), references, notes)
 
 
 def setup(by_problem: Mapping[str, Sequence[Group]]) -> dict[str, str]:
@@ -190,16 +188,6 @@ def provenance(found: Sequence[Group]) -> dict[str, Any]:
         "splits": {run.options["split_seed"]: run.config["split"] for run in sorted(runs, key=seed_of)},
         "folders": {name_of(group, found): [run.folder.resolve().name for run in group.runs] for group in found},
     }
-
-
-def _with_baselines(found: Sequence[Group]) -> list[Group]:
-    """The groups, with the `independent` run of the same seeds beside each run."""
-    pairs = []
-    for group in found:
-        alone = alone_for(group, found)
-        of_seed = {seed_of(run): run for run in (alone.runs if alone else [])}
-        pairs += [(run, of_seed.get(seed_of(run))) for run in group.runs]
-    return groups(pairs)
 
 
 def _kinds(group: Group) -> Cell:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import line_of
 from test_curves import refused
 from test_targets import saved
 
@@ -16,6 +17,25 @@ def kept(run, test, own=(ONE, OTHER)):
     arrays = {"test": np.array(test), "own": np.array(own), "classes": np.array(["cat", "dog"])}
     saves.write_arrays(run.folder / "confusion.npz", arrays)
     return run
+
+
+def one_by_one(run, test, own):
+    """The run, that keeps what it said of each of the clients' own test examples, as runs do now."""
+    pairs = [(k, true, said) for k, table in enumerate(own) for (true, said), n in np.ndenumerate(table) for _ in range(n)]
+    clients, true, said = np.array(pairs).T
+    arrays = {"own_true": true, "own_predicted": said, "own_offsets": np.searchsorted(clients, np.arange(len(own) + 1))}
+    saves.write_arrays(run.folder / "confusion.npz", {"test": np.array(test), "classes": np.array(["cat", "dog"]), **arrays})
+    return run
+
+
+@pytest.mark.parametrize("client", [None, 0, 1, 2])
+def test_what_is_kept_one_by_one_is_what_a_matrix_of_each_client_told(client, tmp_path):
+    own = [ONE, np.zeros((2, 2), int), OTHER]
+    older, run = (save(saved(tmp_path), [ONE], own) for save in (kept, one_by_one))
+    for which in (True, False):
+        assert np.array_equal(confusion.counts(run, which, client), confusion.counts(older, which, client))
+    line = line_of(confusion.counts, run, True, 3)
+    assert line == f"--client 3: the clients of {run.folder} are 0 to 2"
 
 
 def tables(figure):

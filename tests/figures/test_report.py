@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from test_targets import right, saved
 
+import run as command
 import saves
-from figures import report
+from figures import report, table
 from figures.groups import ordered
 
 NASTY = "</script><script>alert(1)</script><a href='http://example.org'>\"&b"
@@ -494,3 +496,24 @@ def test_in_a_browser_tabs_change_the_axis_and_by_keyboard_too(opened):
 def test_in_a_browser_nothing_was_complained_of_or_asked_of_the_network(opened):
     _, told, address = opened
     assert [line for line in told if not line.startswith(("data:", "blob:"))] == [address]
+
+
+def test_command_table_and_report_say_the_same_word_for_word(tmp_path, capsys):
+    """Of the same runs: who is best, the points, the intervals, and from whom seeds tell it apart."""
+    words = "cfkd fedavg fd independent --n_clients 3 --rounds 2 --reduced 0.1 --model MLP --seed 0 1 2 --lr 0.01 --jobs 1"
+    assert command.main([*words.split(), "--export_dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    told = [line for line in out.splitlines() if " best of the collaborating methods" in line or "Told apart:" in line]
+    assert len(told) == 3, "global, personal, the rule"
+    assert "95 % interval" in told[0]
+    table.main([str(tmp_path), "--metric", "personal", "--baseline", "independent"])
+    again = capsys.readouterr().out
+    page = Page(report.page(list(saves.find(tmp_path))))
+    for line in told:
+        assert line in again
+        assert line in " ".join(page.words)
+    (points, low, high) = re.search(r"([\d.]+) points above .*?interval ([+-][\d.]+) to ([+-][\d.]+)", told[1]).groups()
+    best = re.search(r"distributions (\S+) is best", told[1])[1]
+    (row,) = [line.split() for line in again.splitlines() if line.startswith(best)]
+    difference, *interval = [float(cell) for cell in row if re.fullmatch(r"[+-]\d+\.\d\d", cell)][:3]
+    assert [f"{difference:.1f}", f"{interval[0]:+.1f}", f"{interval[1]:+.1f}"] == [points, low, high]

@@ -36,10 +36,43 @@ def test_runs_on_one_split_have_one_panel_and_each_other_split_one_more(tmp_path
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["0 (3)", "1 (10)"], "and how many it has"
 
 
-def test_more_clients_than_can_be_told_apart_are_cut_and_that_is_said(tmp_path):
-    (axes,) = maps(split.draw([with_split(saved(tmp_path), np.ones((61, 2), int))]))
+def test_sixty_clients_have_a_row_each_and_of_more_it_is_told_how_many_have_how_many(tmp_path):
+    (axes,) = maps(split.draw([with_split(saved(tmp_path), np.ones((60, 2), int))]))
     assert axes.images[0].get_array().shape == (60, 2)
-    assert axes.get_title().endswith("(the first 60 of 61 clients)")
+    table = np.zeros((100, 2), int)
+    table[:40, 0] = 1
+    table[40:50, 0] = 3
+    table[50:, 1] = 7
+    table[99] = 5, 8
+    (axes,) = maps(split.draw([with_split(saved(tmp_path), table)]))
+    rows = dict(zip(ticks(axes.yaxis), axes.images[0].get_array().tolist(), strict=True))
+    assert ticks(axes.xaxis) == ["cat", "dog", "all"]
+    assert rows == {
+        "8 to 15": pytest.approx([0, 1, 1]),
+        "4 to 7": pytest.approx([1, 49, 49]),
+        "2 to 3": pytest.approx([10, 0, 10]),
+        "1": pytest.approx([40, 0, 40]),
+        "0": pytest.approx([49, 50, 0]),
+    }
+    told = "100 clients; classes a client: 1 to 2, median 1; examples a client: 1 to 13, median 5"
+    assert axes.get_title().endswith(told)
+
+
+def ticks(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 7, 8])
+def test_every_client_is_in_one_row_of_each_class_whatever_it_has(most):
+    table = np.random.default_rng(most).integers(0, most + 1, (split.MAX_CLIENTS + 1, 3))
+    heat = split.panel({"table": table, "classes": np.array(["a", "b", "c"])}, most=split.MAX_CLIENTS).marks[0]
+    assert heat.values.sum(0) == pytest.approx([100] * 4)
+    for c, counts in enumerate(table.T):
+        bins = [
+            np.sum(counts == 0),
+            *(np.sum((counts >= 2**i) & (counts < 2 ** (i + 1))) for i in range(len(heat.values) - 1)),
+        ]
+        assert heat.values[::-1, c] == pytest.approx(100 * np.array(bins) / len(table))
 
 
 @pytest.mark.parametrize("ending", ["png", "pdf"])

@@ -8,7 +8,7 @@ import pytest
 
 import saves
 from errors import UserError
-from figures import targets
+from figures import groups, targets
 
 UP, DOWN, FIRST = 10, 20, 100  # bytes a round of a client; what is sent before the first round
 
@@ -56,10 +56,27 @@ NUMBERS = itertools.count()
 
 def right(run, *clients):
     """The run, that keeps which of their test examples its clients got right: a row of 0 and 1 a client."""
+    sizes, said = [len(of_client) for of_client in clients], np.concatenate(clients).astype(int)
+    own = {"own_true": np.ones_like(said), "own_predicted": said, "own_offsets": np.cumsum([0, *sizes])}
+    saves.write_arrays(
+        run.folder / "confusion.npz", {"test": np.array([[[0, 0], [0, 9]]]), "classes": np.array(["a", "b"]), **own}
+    )
+    return run
+
+
+def right_as_before(run, *clients):
+    """Likewise as older runs kept it."""
     own = np.array([[[len(of_client)]] for of_client in clients])
     arrays = {"own": own, "test": own, "classes": np.array(["all"]), "own_right": np.concatenate(clients).astype(np.uint8)}
     saves.write_arrays(run.folder / "confusion.npz", arrays)
     return run
+
+
+def test_which_examples_were_right_is_read_from_runs_of_before_too(tmp_path):
+    for keep in (right, right_as_before):
+        found = groups.own_right(keep(saved(tmp_path), [1, 0, 1], [], [0]))
+        assert [of_client.tolist() for of_client in found] == [[1, 0, 1], [], [0]]
+    assert groups.own_right(saved(tmp_path)) is None
 
 
 def test_a_target_between_two_evaluated_rounds_is_on_the_line_between_them(tmp_path):

@@ -1,6 +1,7 @@
 """Published tables: a cell is the very run that its command makes; what is recorded is what RESULTS.md says."""
 
 import re
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -187,6 +188,20 @@ def test_one_command_runs_what_is_missing_prints_it_and_records_it(paper, tmp_pa
     assert "2 of 2 runs recorded" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_runs_are_side_by_side_and_a_signal_stops_them(number, status, paper, tmp_path, capsys, monkeypatch):
+    asked = {}
+
+    def launch(ready, **how):
+        asked.update(how, n=len(ready))
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(__main__, "launch", launch)
+    assert __main__.main(["tiny", "--export_dir", str(tmp_path / "saves"), "--jobs", "3"]) == status
+    assert asked == {"n": 2, "jobs": 3, "workers": "auto", "quiet": False}
+    assert "goes on from the last finished round" in capsys.readouterr().err
+
+
 def test_results_md_is_made_again_from_what_is_recorded_without_any_run(paper, tmp_path):
     assert __main__.main(["tiny", "--export_dir", str(tmp_path / "saves"), "--quiet", "--record"]) == 0
     text = page.PATH.read_text()
@@ -201,6 +216,7 @@ def test_results_md_is_made_again_from_what_is_recorded_without_any_run(paper, t
         (["nothing"], "nothing: must be one of tiny"),
         (["tiny/other"], "tiny/other: the tables of tiny are tiny"),
         (["tiny", "--rows", "xyz"], "--rows xyz: no row of these tables; a"),
+        (["tiny", "--jobs", "0"], "--jobs 0: must be a whole number at least 1 and at most 1024 or auto"),
         (["tiny", "--data_dir", "/nowhere"], ""),
     ],
 )

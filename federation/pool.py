@@ -1,0 +1,179 @@
+"""The clients of one round side by side, in worker processes of one run.
+
+A worker holds the federation as the run does: the data set mapped from one file, skeletons of its own, one thread. It is
+sent one client's work at a time (a function, and the rows that it is given) and returns what came of it with what was
+counted. What a client computes depends on nothing else, so the results are the same bits with any number of workers. They
+take a second or two to start; until they are there the run's own process does the work.
+"""
+
+import io
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import torch
+from torch import Tensor, nn
+
+import allocator
+
+if TYPE_CHECKING:
+    from federation import Federation
+
+# of others alone: the server finds modules from the folder in which the command was given, where ours may be older ones
+PRELOADED = ["torch", "numpy", "cloudpickle"]
+OWN = ("wire", "meter", "pool")  # of a federation: what each process has for itself
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # which a terminal or a batch system sends to all processes: the first one decides
+
+
+class Pool:
+    """`n` workers for a federation, each with the equal one that `build()` returns, which is sent to them by value. To be
+    closed. They end with this process too, where that is killed, after `then()`."""
+
+    def __init__(
+        self, federation: "Federation", build: Callable[[], "Federation"], n: int, then: Callable[[], Any] | None = None
+    ) -> None:
+        self._base, context = federation, context_of_workers()
+        hears, self._alive = context.Pipe(duplex=False)
+        self._executor = ProcessPoolExecutor(n, context, _begin, (packed((build, then)), hears))
+        self._begun, self._first = threading.Event(), []
+        threading.Thread(target=self._start, args=(n, hears), daemon=True).start()
+
+    def _start(self, n: int, hears: Connection) -> None:
+        with suppress(RuntimeError):  # the pool was closed before they were there
+            self._first = [self._executor.submit(os.getpid) for _ in range(n)]
+        hears.close()
+        self._begun.set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether workers are there. Raises concurrent.futures.BrokenExecutor where one has died."""
+        return self._begun.is_set() and all(future.done() and future.result() for future in self._first)
+
+    def wait(self) -> None:
+        """Until they are there."""
+        self._begun.wait()
+        for future in self._first:
+            future.result()
+
+    def each(self, federation: "Federation", work: Callable[..., Any], clients: Sequence[int], rows: Sequence) -> list[Any]:
+        """[work(federation, k, row of the first, ...) for every client k]; those with the most examples are begun first."""
+        changed = {
+            f.name: getattr(federation, f.name)
+            for f in fields(federation)
+            if f.name not in OWN and getattr(federation, f.name) is not getattr(self._base, f.name)
+        }
+        tasks = list(zip(clients, *rows, strict=True))
+        order = sorted(range(len(tasks)), key=lambda i: -len(federation.shares[clients[i]]))
+        futures = {i: self._executor.submit(_carry_out, packed((work, changed, *tasks[i]))) for i in order}
+        done = []
+        for i in range(len(tasks)):
+            result, spent = pickle.loads(futures.pop(i).result())
+            federation.meter.spent.update(spent)
+            done.append(result)
+        return done
+
+    def close(self) -> None:
+        """The workers end at once, whatever they are at."""
+        self._alive.close()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def context_of_workers(preloaded: Sequence[str] = PRELOADED) -> multiprocessing.context.BaseContext:
+    """How worker processes begin: forked, where a system can, from a server that has imported libraries and started no
+    thread (one that has could leave a lock behind, or hang in OpenMP), and else from nothing."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preloaded))
+    with _ignoring_interrupts():  # which the server passes on: Ctrl-C reaches all processes of a terminal
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # no other may say what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# --- in a worker -------------------------------------------------------------------------------------------------------
+
+_federation: "Federation"
+
+
+def _begin(sent: bytes, alive: Connection) -> None:
+    global _federation
+    build, then = pickle.loads(sent)
+    for name in SIGNALS:
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(alive, then), daemon=True).start()
+    allocator.keep_blocks()
+    torch.set_num_threads(1)
+    _federation = build()
+
+
+def _end_with_parent(alive: Connection, then: Callable[[], Any] | None) -> None:
+    with suppress(EOFError, OSError):
+        alive.recv()  # nothing is ever sent: the pool is closed, or its process was killed
+    if then and not multiprocessing.parent_process().is_alive():
+        then()
+    os._exit(0)
+
+
+def _carry_out(task: bytes) -> bytes:
+    work, changed, k, *row = pickle.loads(task)
+    (done,) = replace(_federation, **changed).each(work, [k], *([part] for part in row))
+    spent = dict(_federation.meter.spent)
+    _federation.meter.clear()
+    return packed((done, spent))
+
+
+# --- by value ------------------------------------------------------------------------------------------------------------
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Tensors as their bytes. (torch's own way is an archive a tensor, or a file in shared memory each, which is small in
+    containers.) They arrive in memory of their own, laid out alike: kernels choose by strides and alignment, and round
+    otherwise."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        """How one thing is taken apart."""
+        if type(thing) is nn.Parameter:
+            return nn.Parameter, (thing.data, thing.requires_grad)
+        if type(thing) is Tensor and thing.layout == torch.strided:
+            dense = thing.detach().clone()  # without gaps, and with the same strides where it has none
+            flat = dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy()
+            return _tensor, (tuple(dense.shape), dense.stride(), dense.dtype, pickle.PickleBuffer(flat))
+        return super().reducer_override(thing)
+
+
+def _tensor(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, buffer: bytearray) -> Tensor:
+    made = torch.empty_strided(shape, strides, dtype=dtype)
+    if made.numel():
+        flat = made.as_strided((made.numel(),), (1,)).view(torch.uint8)
+        flat.copy_(torch.frombuffer(buffer, dtype=torch.uint8))
+    return made
+
+
+def packed(thing: Any) -> bytes:
+    """Whatever is to be sent to another process, by value, functions included; `pickle.loads` unpacks it."""
+    file = io.BytesIO()
+    _Pickler(file, protocol=5).dump(thing)
+    return file.getvalue()
