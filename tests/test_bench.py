@@ -75,7 +75,7 @@ def pages(tmp_path, monkeypatch):
 def test_samples_of_the_same_code_and_machine_are_added_and_others_replaced(tmp_path, monkeypatch, pages):
     monkeypatch.setattr(results, "FILE", tmp_path / "results.json")
     results.PAGE.write_text("# Speed\n\n<!-- bench rounds: begin -->\n\n<!-- bench rounds: end -->\n\nMore.\n")
-    here = {"cores": 2, "processor": "x", "versions": {"torch": "2"}, "revision": "a", "data": ""}
+    here = {"cores": 2, "processor": "x", "versions": {"torch": "2"}, "source": "1", "revision": "a", "data": ""}
     found = {
         "command": "c",
         "here": here,
@@ -83,13 +83,13 @@ def test_samples_of_the_same_code_and_machine_are_added_and_others_replaced(tmp_
         "absent": {},
     }
     results.record("rounds", "fedavg", found)
-    results.record("rounds", "fedavg", found)
+    results.record("rounds", "fedavg", {**found, "here": {**here, "revision": "b"}})
     assert len(results.read()["rounds"]["fedavg"]["taken"][results.YARDSTICK]) == 2
     page = results.PAGE.read_text()
     assert "n = 2;" in page
     results.write()
     assert results.PAGE.read_text() == page
-    results.record("rounds", "fedavg", {**found, "here": {**here, "revision": "b"}})
+    results.record("rounds", "fedavg", {**found, "here": {**here, "source": "2"}})
     assert len(results.read()["rounds"]["fedavg"]["taken"][results.YARDSTICK]) == 1
 
 

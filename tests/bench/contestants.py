@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,12 @@ import commandline
 import experiment
 import saves
 from experiment import Experiment
-from options import Launch, Options, plain
+from options import plain
 from tests.bench.jobs import Job
 from tests.bench.work import Work
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENTS = ROOT / ".venv-peers"  # one a system, which `make bench-peers` sets up
-WORKERS = "workers" in {f.name for of in (Launch, Options) for f in fields(of)}
 CORES = len(os.sched_getaffinity(0))
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "9223372036854775807"}  # glibc keeps what it has taken
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "WANDB_MODE": "disabled"}
@@ -53,11 +52,10 @@ def chorus(workers: int) -> Contestant:
     """Chorus, so many clients side by side."""
 
     def command(job: Job, work: Path, folder: Path) -> list[str]:
-        side_by_side = f"--workers {workers}" if WORKERS else ""
-        how = f"{side_by_side} --quiet --json --unverified_data --export_dir {folder}"
+        how = f"--workers {workers} --quiet --json --unverified_data --export_dir {folder}"
         return [sys.executable, "run.py", *job.command.split(), *how.split()]
 
-    return Contestant(command, read=_of_run, missing="" if WORKERS or workers == 1 else "no --workers yet")
+    return Contestant(command, read=_of_run)
 
 
 def _of_run(printed: str) -> Sample:

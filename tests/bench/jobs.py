@@ -32,12 +32,12 @@ BABU = f"{CIFAR10} --reduced 0.4 --n_clients 100 --participation 0.1 --batch_siz
 JOBS = {
     "fedavg": Job(
         "FedAvg, LeNet5_classic, MNIST, 10 clients of 600 images, all in every round",
-        f"fedavg {MNIST} --reduced 0.1 --n_clients 10 --rounds 6",
+        f"fedavg {MNIST} --reduced 0.1 --n_clients 10 --rounds 10",
         3,
     ),
     "fedavg_100": Job(
         "FedAvg, LeNet5_classic, MNIST, 100 clients of 600 images, 10 in every round",
-        f"fedavg {MNIST} --n_clients 100 --participation 0.1 --rounds 6",
+        f"fedavg {MNIST} --n_clients 100 --participation 0.1 --rounds 10",
         3,
     ),
     "cfkd": Job(
@@ -61,7 +61,7 @@ JOBS = {
     "cnn4": Job(
         "FedBABU, CNN4, CIFAR-10, 100 clients of 200 images, 10 in every round",
         f"fedbabu {BABU} --model CNN4 --rounds 3",
-        10,
+        15,
     ),
     "mobilenet": Job(
         "FedBABU, MobileNet, CIFAR-10, 100 clients of 200 images, 10 in every round",

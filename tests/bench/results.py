@@ -32,7 +32,8 @@ def here(ours: Experiment) -> dict[str, Any]:
         found = list(map(str, (ENVIRONMENTS / name).glob("lib/*/site-packages")))
         versions |= {one.name: one.version for one in metadata.distributions(name=package, path=found)}
     machine = {"cores": CORES, "processor": f"{(names or ['unknown'])[0]}, {environment['processor']}"}
-    return {**machine, "revision": ours.config["revision"], "versions": versions, "data": ours.data.unverified}
+    code = {name: ours.config[name] for name in ("source", "revision")}
+    return {**machine, **code, "versions": versions, "data": ours.data.unverified}
 
 
 def summary(sample: Sample) -> Sample:
@@ -82,16 +83,21 @@ def read() -> dict[str, Any]:
 
 def record(part: str, name: str, found: dict[str, Any]) -> None:
     """Keep what was found of a job. Samples of the same command, code, machine and versions are added to those that are
-    kept; what was taken otherwise is replaced."""
+    kept; what was taken otherwise is replaced. The same code is the same `source`, whatever revision it stands in."""
     kept = read()
     there = kept.setdefault(part, {}).get(name)
-    if there and all(there[what] == found[what] for what in ("command", "here", "absent")):
+    if there and _alike(there) == _alike(found):
         for contestant, samples in found["taken"].items():
             there["taken"].setdefault(contestant, []).extend(samples)
     else:
         kept[part][name] = found
     FILE.write_text(json.dumps(kept, indent=1) + "\n")
     write()
+
+
+def _alike(found: dict[str, Any]) -> list[Any]:
+    here = {name: value for name, value in found["here"].items() if name != "revision"}
+    return [found["command"], found["absent"], here]
 
 
 def write() -> None:
