@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from tests.bench import plan, results, rounds, study
-from tests.bench.contestants import BARE, CHORUS, PEERS
+from tests.bench.contestants import BARE, CHORUS, PEERS, Contestant
 from tests.bench.jobs import JOBS
 
 PARTS = ("rounds", "plan", "study", "peers", "page")
@@ -22,6 +22,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=PARTS[:3], metavar="part", help=f"{', '.join(PARTS)}; default: three")
     parser.add_argument("--jobs", nargs="+", choices=JOBS, help="of rounds and peers; default: all, and the first two")
+    parser.add_argument(
+        "--who", nargs="+", default=[""], help="of these alone, by how their names begin; Chorus is always there"
+    )
     parser.add_argument("--times", type=int, default=3, help="how often each is timed")
     parser.add_argument(
         "--record", action="store_true", help="keep what rounds and peers find, in results.json and docs/speed.md"
@@ -30,9 +33,13 @@ def main() -> int:
     if strange := set(asked.parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(strange))}: must be one of {', '.join(PARTS)}")
     how = {"times": asked.times, "record": asked.record}
+
+    def chosen(everyone: dict[str, Contestant]) -> dict[str, Contestant]:
+        return {who: one for who, one in everyone.items() if who.startswith(("Chorus", *asked.who))}
+
     does = {
-        "rounds": lambda: rounds.compared("rounds", {**CHORUS, **BARE}, asked.jobs or JOBS, **how),
-        "peers": lambda: rounds.compared("peers", {**CHORUS, **BARE, **PEERS}, asked.jobs or list(JOBS)[:2], **how),
+        "rounds": lambda: rounds.compared("rounds", chosen({**CHORUS, **BARE}), asked.jobs or JOBS, **how),
+        "peers": lambda: rounds.compared("peers", chosen({**CHORUS, **BARE, **PEERS}), asked.jobs or list(JOBS)[:2], **how),
         "plan": lambda: plan.compared(asked.times),
         "study": lambda: study.compared(asked.times),
         "page": results.write,

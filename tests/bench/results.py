@@ -89,6 +89,8 @@ def record(part: str, name: str, found: dict[str, Any]) -> None:
     if there and _alike(there) == _alike(found):
         for contestant, samples in found["taken"].items():
             there["taken"].setdefault(contestant, []).extend(samples)
+        absent = {**there["absent"], **found["absent"]}
+        there["absent"] = {who: why for who, why in absent.items() if who not in there["taken"]}
     else:
         kept[part][name] = found
     FILE.write_text(json.dumps(kept, indent=1) + "\n")
@@ -97,7 +99,7 @@ def record(part: str, name: str, found: dict[str, Any]) -> None:
 
 def _alike(found: dict[str, Any]) -> list[Any]:
     here = {name: value for name, value in found["here"].items() if name != "revision"}
-    return [found["command"], found["absent"], here]
+    return [found["command"], here]
 
 
 def write() -> None:
