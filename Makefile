@@ -1,7 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint format same planted bench clean
+PEERS := fluke pfl fedlab flower
+
+.PHONY: run test lint format same planted bench bench-peers clean
 
 run: .venv/run  ## the main job: five algorithms on one split of real digits
 	$(BIN)/python run.py cfkd fd fedavg independent centralized --dataset digits --n_clients 5 --partition lda --alpha 0.5 --lr 3e-3 --rounds 60
@@ -33,8 +35,15 @@ same: .venv/dev  ## BEFORE=REVISION: do all algorithms still compute the same bi
 planted: .venv/dev  ## plant bugs one by one, and tell which test notices each
 	$(BIN)/python tests/planted.py
 
-bench: .venv/dev  ## seconds that --plan foretells against those of the runs
-	$(BIN)/python tests/bench.py
+bench: .venv/dev  ## seconds beside those of bare loops; what --plan foretells; many runs side by side
+	$(BIN)/python -m tests.bench
 
-clean:  ## remove the environment and the caches, never data or saved runs
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+bench-peers: .venv/dev $(PEERS:%=.venv-peers/%/installed)  ## seconds beside those of other systems, each in its own environment
+	$(BIN)/python -m tests.bench peers
+
+.venv-peers/%/installed: tests/bench/peers/%.txt  # what cannot be installed does not take part
+	$(PYTHON) -m venv .venv-peers/$*
+	-.venv-peers/$*/bin/pip install --requirement $< --log .venv-peers/$*.log --quiet && touch $@
+
+clean:  ## remove the environments and the caches, never data or saved runs
+	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis

@@ -119,7 +119,14 @@ def test_every_requirement_is_pinned_and_the_pair_is_torch_2_13_and_torchvision_
 def test_git_ignores_downloads_runs_and_environments():
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    paths = ["data/MNIST/raw/x", "saves/fedavg-digits-0/done", ".venv/bin/python", "data/x.npz", "saves/split-x.png"]
+    paths = [
+        "data/MNIST/raw/x",
+        "saves/fedavg-digits-0/done",
+        ".venv/bin/python",
+        ".venv-peers/fluke/bin/python",
+        "data/x.npz",
+        "saves/split-x.png",
+    ]
     ignored = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ignored.stdout.split() == paths
     kept = subprocess.run(["git", "check-ignore", "data/datasets.py", "saves/workbook.py"], cwd=ROOT, check=False)

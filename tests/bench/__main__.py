@@ -1,0 +1,51 @@
+"""How fast is it? What takes minutes and depends on the machine, and so is no test.
+
+    make bench          # or: python -m tests.bench [rounds] [plan] [study] [--jobs fedavg cfkd] [--times 3] [--record]
+    make bench-peers    # or: python -m tests.bench peers
+
+*rounds*: Chorus and bare PyTorch loops on the jobs of `jobs.py`. *peers*: Chorus and other systems on the first two of them.
+*plan*: what `--plan` foretells against what runs take. *study*: many runs, side by side with `--jobs`. *page*: no more than
+the tables of docs/speed.md, made anew from what is recorded. The exit status is the number of results that are wrong.
+"""
+
+import argparse
+import sys
+
+from tests.bench import plan, results, rounds, study
+from tests.bench.contestants import BARE, CHORUS, PEERS, Contestant
+from tests.bench.jobs import JOBS
+
+PARTS = ("rounds", "plan", "study", "peers", "page")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=PARTS[:3], metavar="part", help=f"{', '.join(PARTS)}; default: three")
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, help="of rounds and peers; default: all, and the first two")
+    parser.add_argument(
+        "--who", nargs="+", default=[""], help="of these alone, by how their names begin; Chorus is always there"
+    )
+    parser.add_argument("--times", type=int, default=3, help="how often each is timed")
+    parser.add_argument(
+        "--record", action="store_true", help="keep what rounds and peers find, in results.json and docs/speed.md"
+    )
+    asked = parser.parse_args()
+    if strange := set(asked.parts) - set(PARTS):
+        parser.error(f"{', '.join(sorted(strange))}: must be one of {', '.join(PARTS)}")
+    how = {"times": asked.times, "record": asked.record}
+
+    def chosen(everyone: dict[str, Contestant]) -> dict[str, Contestant]:
+        return {who: one for who, one in everyone.items() if who.startswith(("Chorus", *asked.who))}
+
+    does = {
+        "rounds": lambda: rounds.compared("rounds", chosen({**CHORUS, **BARE}), asked.jobs or JOBS, **how),
+        "peers": lambda: rounds.compared("peers", chosen({**CHORUS, **BARE, **PEERS}), asked.jobs or list(JOBS)[:2], **how),
+        "plan": lambda: plan.compared(asked.times),
+        "study": lambda: study.compared(asked.times),
+        "page": results.write,
+    }
+    return sum(does[part]() or 0 for part in asked.parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
