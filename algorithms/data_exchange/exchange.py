@@ -29,7 +29,7 @@ def send(federation: Federation, graph: nx.Graph, share_ratio: float) -> tuple[l
         drawn = torch.from_numpy(federation.stream(f"exchange with {j}", i).permutation(len(own))[:n]).to(own.device)
         sent.append(own[drawn])
     if share_ratio == 0:
-        return edges, sent, list(federation.shares)
+        return edges, sent, [own.clone() for own in federation.shares]  # rows of a state, no views of the whole split
     received = federation.wire.between("images", [federation.examples(indices) for indices in sent], edges)
     held = [[own] for own in federation.shares]
     for (_, k), row in zip(edges, received, strict=True):
