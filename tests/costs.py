@@ -6,7 +6,8 @@
     python tests/costs.py step              # microseconds a step: of Chorus, of a bare loop, and where they go
     python tests/costs.py start             # seconds until an answer, and until the first step
 
-Medians of what is measured in turn, one thread each. Each job of *memory* is a process of its own, since memory that was
+Medians of what is measured in turn, one thread each; but for the seconds of *start* it is time of the processor, which other
+work on the machine changes less than that of the clock. Each job of *memory* is a process of its own, since memory that was
 kept stays. *step* has a bare loop of the same layout: the same network, batches gathered and normalised alike, the optimizer
 of torch.optim; nothing is counted in it, or checked.
 """
@@ -71,10 +72,10 @@ def options_of(batch_size: int, optimizer: str = "sgd"):
 
 
 def a_call(do: Callable[[], object], seconds: float = SECONDS) -> float:
-    """Seconds of a call, mean over as many as fit, after one."""
+    """Seconds of the processor for a call, mean over as many as fit, after one."""
     do()
-    calls, began = 0, time.perf_counter()
-    while (taken := time.perf_counter() - began) < seconds:
+    calls, began = 0, time.process_time()
+    while (taken := time.process_time() - began) < seconds:
         do()
         calls += 1
     return taken / calls
@@ -84,7 +85,7 @@ def a_call(do: Callable[[], object], seconds: float = SECONDS) -> float:
 
 
 def job(name: str, batch: int | None = None) -> dict[str, float]:
-    """Microseconds an image, thousands of page faults a second, and the peak of this process in MB."""
+    """Microseconds and page faults an image, and the peak of this process in MB."""
     import torch
 
     from experiment.evaluation import _scores
@@ -107,11 +108,11 @@ def job(name: str, batch: int | None = None) -> dict[str, float]:
 
     do = evaluate if name.startswith("evaluate") else trained
     do()
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    do()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     microseconds = a_call(do) / n * 1e6
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    faults = (after.ru_minflt - before) / (time.perf_counter() - began) / 1e3
-    return {"us": microseconds, "faults": faults, "peak": after.ru_maxrss / 1024}
+    return {"us": microseconds, "faults": faults / n, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def apart(*words: str) -> dict[str, float]:
@@ -131,7 +132,7 @@ def one(name: str, how: str, batch: str = "") -> None:
 
 
 def memory(*names: str) -> None:
-    print(f"{'':<26}{'us an image':>20}{'ratio':>7}{'1000 faults/s':>18}{'peak, MB':>14}")
+    print(f"{'':<26}{'us an image':>20}{'ratio':>7}{'faults an image':>18}{'peak, MB':>14}")
     print(f"{'':<26}{'given back':>12}{'kept':>8}{'':>7}{'given back':>12}{'kept':>6}{'back':>8}{'kept':>6}")
     for name in names or JOBS:
         found: dict[str, list] = {"back": [], "kept": []}
@@ -245,19 +246,20 @@ def of_a_step(model: str, size: int, optimizer: str) -> dict[str, tuple[Callable
 # --- the start ---------------------------------------------------------------------------------------------------------
 
 FIRST_STEP = """
-import time
-began = time.perf_counter()
-import sys, torch
-torch_in = time.perf_counter()
+import sys, time
+now = time.process_time
+began = now()
+import torch
+torch_in = now()
 import run
-imported = time.perf_counter()
+imported = now()
 first, backward = [], torch.Tensor.backward
 def noted(*given, **flags):
-    first.append(time.perf_counter())
+    first.append(now())
     return backward(*given, **flags)
 torch.Tensor.backward = noted
 run.main(sys.argv[1:])
-print(torch_in - began, imported - torch_in, first[0] - imported, time.perf_counter() - began, len(sys.modules))
+print(torch_in - began, imported - torch_in, first[0] - imported, now(), len(sys.modules))
 """
 RUN = "fedavg --dataset {} --n_clients 5 --rounds 2 --reduced 0.2 --threads 1 --quiet --force --export_dir {}"
 
@@ -265,6 +267,10 @@ RUN = "fedavg --dataset {} --n_clients 5 --rounds 2 --reduced 0.2 --threads 1 --
 def start() -> None:
     import tempfile
 
+    # as for anybody, whose Python keeps what it has compiled
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    run = partial(subprocess.run, cwd=ROOT, env=environment, capture_output=True, text=True)
+    run([sys.executable, "run.py", "-h"], check=True)
     with tempfile.TemporaryDirectory() as folder:
         data = [name for name in ("digits", "MNIST") if name == "digits" or (ROOT / "data" / name / "raw").exists()]
         commands = {
@@ -274,25 +280,31 @@ def start() -> None:
             "run.py ... --plan": ["run.py", *RUN.format("digits", folder).split(), "--plan"],
             **{f"run.py ..., {name}": ["run.py", *RUN.format(name, folder).split()] for name in data},
         }
-        taken = {name: [] for name in commands}
+        taken, worked = {name: [] for name in commands}, {name: [] for name in commands}
         said = {name: [] for name in data}
         for _ in range(TIMES):
             for name, words in commands.items():
-                began = time.perf_counter()
-                subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, check=False)
+                began, before = time.perf_counter(), _of_children()
+                run([sys.executable, *words], check=False)
                 taken[name].append(time.perf_counter() - began)
+                worked[name].append(_of_children() - before)
             for name in data:
                 words = [sys.executable, "-c", FIRST_STEP, *RUN.format(name, folder).split()]
-                done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+                done = run(words, check=True)
                 said[name].append([float(word) for word in done.stdout.split()[-5:]])
     for name, seconds in taken.items():
-        print(f"{median(seconds):>7.2f} s  {name}")
+        print(f"{median(seconds):>7.2f} s, {median(worked[name]):>5.2f} s of the processor  {name}")
     for name, rows in said.items():
         torch_in, imports, first, whole, modules = (median(column) for column in zip(*rows, strict=True))
         print(
-            f"a run, {name}: torch imported in {torch_in:.2f} s, the rest in {imports:.2f} s, first step {first:.2f} s "
-            f"after that, over after {whole:.2f} s; {modules:.0f} modules"
+            f"a run, {name}, of the processor: torch imported in {torch_in:.2f} s, the rest in {imports:.2f} s, first step "
+            f"{first:.2f} s after that, over after {whole:.2f} s; {modules:.0f} modules"
         )
+
+
+def _of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":
