@@ -234,7 +234,12 @@ def test_two_callers_at_once_make_each_run_once_and_both_print_the_table(tmp_pat
 def started(folder: Path, jobs: int):
     """A study that would take hours, each of its running runs past its first rounds -> (process, their folders)."""
     words = [sys.executable, "run.py", *f"{LONG} --jobs {jobs} --export_dir {folder}".split()]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup make test: what is ignored here would be there too
+    try:
+        process = subprocess.Popen(words, cwd=ROOT, **pipes)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         found = [path for path in folder.glob("*/history.csv") if path.read_text().count("\n") > 3]
