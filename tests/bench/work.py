@@ -58,8 +58,13 @@ class Work:
         return self.made(self.options["model"][0], self.shape, weights or self.start)
 
     def made(self, name: str, shape: tuple[int, int, int], weights: dict[str, Tensor]) -> models.Net:
-        """A network with these weights, for images or maps of a shape."""
+        """A network with these weights, for images or maps of a shape; of torch's own layers, without what Chorus has in
+        place of one to be faster."""
         net = models.make(name, shape, self.n_classes, self.options["feature_dim"])
+        for module in list(net.modules()):
+            for place, layer in module.named_children():
+                if isinstance(layer, models.MaxPool):
+                    setattr(module, place, nn.MaxPool2d(2))
         net.load_state_dict(weights)
         return net
 
