@@ -91,13 +91,15 @@ class Pool:
 def context_of_workers(preloaded: Sequence[str] = PRELOADED) -> multiprocessing.context.BaseContext:
     """How worker processes begin: forked, where a system can, from a server that has imported libraries and started no
     thread (one that has could leave a lock behind, or hang in OpenMP), and else from nothing."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preloaded))
-    with _ignoring_interrupts():  # which the server passes on: Ctrl-C reaches all processes of a terminal
-        forkserver.ensure_running()
-    return context
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(preloaded))
+        # interrupts are ignored by the server, which passes that on: Ctrl-C reaches all processes of a terminal; it has no
+        # socket where the name of the folder for temporary files is too long
+        with _ignoring_interrupts(), suppress(OSError):
+            forkserver.ensure_running()
+            return context
+    return multiprocessing.get_context("spawn")
 
 
 @contextmanager

@@ -5,10 +5,12 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -24,7 +26,7 @@ import experiment
 import saves
 from errors import DivergedError
 from experiment import evaluation
-from federation.pool import Pool, packed
+from federation.pool import Pool, context_of_workers, packed
 from helpers import EVALUATION_BATCH
 from launch import scheduling
 
@@ -221,21 +223,26 @@ def workers_of(parent):
         return []
 
 
-def test_no_worker_and_no_file_outlives_a_killed_parent(tmp_path):
-    (tmp_path / "scratch").mkdir()
-    process, workers = started(tmp_path / "runs", tmp_path / "scratch")
+@pytest.fixture
+def scratch():
+    """A folder for temporary files, whose name is short enough for a socket in it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_no_worker_and_no_file_outlives_a_killed_parent(scratch, tmp_path):
+    process, workers = started(tmp_path / "runs", scratch)
     process.kill()
     process.wait()
     gone, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
-    assert not list((tmp_path / "scratch").glob("chorus-*"))
+    assert not list(scratch.glob("chorus-*"))
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_to_all_processes_saves_the_last_finished_round(name, code, tmp_path):
+def test_a_signal_to_all_processes_saves_the_last_finished_round(name, code, scratch, tmp_path):
     """As a terminal and a batch system send it."""
-    (tmp_path / "scratch").mkdir()
-    process, workers = started(tmp_path / "runs", tmp_path / "scratch")
+    process, workers = started(tmp_path / "runs", scratch)
     for one in workers:
         one.send_signal(getattr(signal, name))
     time.sleep(1)  # the run notices nothing
@@ -265,6 +272,16 @@ def test_auto_is_the_cores_of_a_long_run_and_typed_is_as_typed(tmp_path):
     assert scheduling.workers_of(few, "auto", cores=8) == 3
     on_cuda = replace(long, options=replace(long.options, device="cuda:0"))
     assert scheduling.workers_of(on_cuda, 4, cores=4) == 1
+
+
+def test_where_a_server_of_workers_cannot_be_they_begin_from_nothing(monkeypatch):
+    """A socket's name is short, and TMPDIR may be long."""
+
+    def ensure_running():
+        raise OSError("AF_UNIX path too long")
+
+    monkeypatch.setattr("multiprocessing.forkserver.ensure_running", ensure_running)
+    assert context_of_workers().get_start_method() == "spawn"
 
 
 def test_a_run_takes_the_cores_of_its_workers_or_threads(tmp_path):
