@@ -1,5 +1,7 @@
 """What the tests share: a cut wire, a small data set, and federations of a few clients in float64 or float32."""
 
+import signal
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +29,20 @@ def one_core(monkeypatch):
     """`--jobs auto` is one run after another in a test's own process, where it can be looked into; a test of runs side by
     side says how many."""
     monkeypatch.setattr(scheduling, "cores", lambda: 1)
+
+
+@contextmanager
+def default_signals():
+    """Inside, a process that is begun hears of Ctrl-C and of a closed terminal, as in a terminal: what is ignored here
+    (nohup, a shell's background) would be ignored there too."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class CutWire(Wire):

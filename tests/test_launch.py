@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, default_signals
 from test_experiment import assert_same, prepared
 
 import experiment
@@ -235,11 +235,8 @@ def started(folder: Path, jobs: int):
     """A study that would take hours, each of its running runs past its first rounds -> (process, their folders)."""
     words = [sys.executable, "run.py", *f"{LONG} --jobs {jobs} --export_dir {folder}".split()]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup make test: what is ignored here would be there too
-    try:
+    with default_signals():
         process = subprocess.Popen(words, cwd=ROOT, **pipes)
-    finally:
-        signal.signal(signal.SIGHUP, before)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         found = [path for path in folder.glob("*/history.csv") if path.read_text().count("\n") > 3]

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import ROOT, tiny_federation
+from conftest import ROOT, default_signals, tiny_federation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from same_bits import differences
@@ -197,11 +197,14 @@ LONG = "fedavg --n_clients 4 --rounds 100000 --model MLP --lr 1e-4 --jobs 2 --wo
 
 def started(folder, scratch):
     words = [sys.executable, "run.py", *LONG.split(), "--export_dir", str(folder)]
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(scratch)})
+    with default_signals():
+        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(scratch)})
     parent = psutil.Process(process.pid)
     deadline = time.monotonic() + 60
     while sum(map(has_the_data, workers_of(parent))) < 2 or not list(folder.glob("*/history.csv")):
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline or process.poll() is not None:
+            process.kill()
+            raise AssertionError(process.communicate())
         time.sleep(0.1)
     return process, workers_of(parent)
 
