@@ -82,9 +82,9 @@ def _measure(
     tables: list[Tensor] = []
     own_predicted: list[Tensor] = []
     # each model with the clients whose own examples it is asked for
-    for clients, scores in _asked(federation, split, answer, [everyone] if one_for_all else [[k] for k in everyone]):
+    asks = [everyone] if one_for_all else [[k] for k in everyone]
+    for clients, personal, validation, scores in _asked(federation, split, answer, test, asks):
         first = clients[0]
-        personal, validation = (_of(part, clients, federation.device) for part in (split.test, split.validation))
         heads = heads or [{"loss": {}, "global": {}, "personal": {}, "validation": {}} for _ in scores]
         for found, (predicted, loss) in zip(heads, scores, strict=True):
             right = predicted == data.y
@@ -121,31 +121,32 @@ def _of(part: Shares, clients: Sequence[int], device: torch.device) -> Shares:
 
 
 def _asked(
-    federation: Federation, split: Split, answer: Callable[[int], Net], asks: Sequence[Sequence[int]]
-) -> Iterator[tuple[Sequence[int], list[Scores]]]:
-    """(clients, what every head says) for the model of each of `asks`, which is that of the first of its clients: of the
-    test set and of these clients' own examples. The scores are as long as the data set; -1 and NaN of what was not asked.
+    federation: Federation, split: Split, answer: Callable[[int], Net], test: Tensor, asks: Sequence[Sequence[int]]
+) -> Iterator[tuple[Sequence[int], Shares, Shares, list[Scores]]]:
+    """(clients, what they have to test and hold out, what every head says) for the model of each of `asks`, which is that of
+    the first of its clients: of the examples `test` int64 [n] and of these clients' own. The scores are as long as the data
+    set; -1 and NaN of what was not asked.
 
     Several models at a time are asked, in parts of the examples, side by side where there is a pool.
     """
-    data, device = federation.data, federation.device
-    test, evaluation = torch.arange(data.n_train, len(data.y), device=device), federation.aside(PARTY)
+    evaluation = federation.aside(PARTY)
     for some in (asks[place : place + AT_ONCE] for place in range(0, len(asks), AT_ONCE)):
+        owned = [[_of(part, clients, federation.device) for part in (split.test, split.validation)] for clients in some]
         tasks = []
-        for place, clients in enumerate(some):
-            own = [_of(part, clients, device).values for part in (split.test, split.validation)]
+        for place, (clients, own) in enumerate(zip(some, owned, strict=True)):
             model = copy.deepcopy(answer(clients[0]))  # the next answer may be of the same skeleton
-            tasks += [(place, clients[0], model, part) for part in torch.unique(torch.cat([test, *own])).split(PART)]
+            asked = torch.unique(torch.cat([test, *(share.values for share in own)]))
+            tasks += [(place, clients[0], model, part) for part in asked.split(PART)]
         places, of, models, parts = zip(*tasks, strict=True)
         said = list(zip(places, parts, evaluation.each(_scores, of, models, parts), strict=True))
-        for place, clients in enumerate(some):
-            yield clients, _whole(data.y, [(part, heads) for at, part, heads in said if at == place])
+        for place, (clients, own) in enumerate(zip(some, owned, strict=True)):
+            yield clients, *own, _whole(federation.data.y, [(part, heads) for at, part, heads in said if at == place])
 
 
 def _whole(y: Tensor, parts: Sequence[tuple[Tensor, list[Scores]]]) -> list[Scores]:
     """For every head one score as long as the data set, of scores of parts of it."""
-    whole = [Scores(torch.full_like(y, -1), torch.full((len(y),), math.nan, dtype=torch.float64)) for _ in parts[0][1]]
-    whole = [Scores(predicted, loss.to(y.device)) for predicted, loss in whole]
+    nothing = torch.full((len(y),), math.nan, dtype=torch.float64, device=y.device)
+    whole = [Scores(torch.full_like(y, -1), nothing.clone()) for _ in parts[0][1]]
     for indices, heads in parts:
         for into, scores in zip(whole, heads, strict=True):
             into.predicted[indices], into.loss[indices] = scores

@@ -115,7 +115,7 @@ class Federation:
         """The clients of this round, in order: max(floor(C K), 1) of them (McMahan et al. 2017, Algorithm 1)."""
         if self.participation == 1:
             return list(self.clients)
-        m = max(int(self.participation * len(self.shares) + 1e-9), 1)
+        m = n_sampled(self.participation, len(self.shares))
         return sorted(self.stream("participation").choice(len(self.shares), m, replace=False).tolist())
 
     def sizes(self, clients: Sequence[int]) -> list[Tensor]:
@@ -165,6 +165,11 @@ class Federation:
             return self.pool.each(self, work, clients, rows)
         with computing_with(threads):
             return [work(self, k, *row) for k, *row in zip(clients, *rows, strict=True)]
+
+
+def n_sampled(participation: float, n_clients: int) -> int:
+    """How many clients take part in a round: max(floor(C K), 1)."""
+    return max(int(participation * n_clients + 1e-9), 1)
 
 
 def _kept(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:

@@ -11,6 +11,7 @@ import models
 import saves
 import streams
 from experiment import Experiment
+from federation import n_sampled
 
 LONG = 5e9  # work of a run, as `work_of` tells it: some seconds, which worker processes take to begin
 POLL = 1.0  # seconds from one look at what another process is at work on to the next
@@ -44,7 +45,7 @@ def workers_of(one: Experiment, workers: int | str, cores: int) -> int:
         return 1
     if workers == "auto":
         workers = cores if cores > 1 and work_of(one) >= LONG else 1
-    return min(workers, max(1, int(one.options.participation * one.options.n_clients)))
+    return min(workers, n_sampled(one.options.participation, one.options.n_clients))
 
 
 def next_of(waiting: Iterable[Experiment]) -> Experiment | None:
