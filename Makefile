@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 PEERS := fluke pfl fedlab flower
 
-.PHONY: run test lint format same planted bench bench-peers clean
+.PHONY: run test lint format same planted bench bench-peers cuda clean
 
 run: .venv/run  ## the main job: five algorithms on one split of real digits
 	$(BIN)/python run.py cfkd fd fedavg independent centralized --dataset digits --n_clients 5 --partition lda --alpha 0.5 --lr 3e-3 --rounds 60
@@ -44,6 +44,10 @@ bench-peers: .venv/dev $(PEERS:%=.venv-peers/%/installed)  ## seconds beside tho
 .venv-peers/%/installed: tests/bench/peers/%.txt  # what cannot be installed does not take part
 	$(PYTHON) -m venv .venv-peers/$*
 	-.venv-peers/$*/bin/pip install --requirement $< --log .venv-peers/$*.log --quiet && touch $@
+
+cuda: .venv/dev  ## where there is a CUDA device: algorithms against the processor, small tables, seconds beside bare loops
+	$(BIN)/python tests/on_cuda.py
+	$(BIN)/python -m tests.bench cuda
 
 clean:  ## remove the environments and the caches, never data or saved runs
 	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis

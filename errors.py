@@ -6,5 +6,16 @@ class UserError(Exception):
     what is allowed. `run.py` prints it and exits with 2, before anything was trained or written."""
 
 
+class LostError(Exception):
+    """A process that takes part in a run has failed or is gone: its text says which. The last finished round is saved, from
+    which the same command goes on."""
+
+
 class DivergedError(Exception):
     """A training loss became NaN or infinite; its text says where. `run.py` prints it and goes on with the next run."""
+
+
+def reason_of(error: BaseException) -> str:
+    """In one line, why a run failed."""
+    words, said = " ".join(str(error).split()), isinstance(error, UserError | DivergedError | LostError)
+    return words if said else f"{type(error).__name__}: {words}".removesuffix(": ")

@@ -6,6 +6,7 @@ python run.py -h
 """
 
 import json
+import logging
 import math
 import os
 import shlex
@@ -26,13 +27,14 @@ import saves
 import study
 from commandline import command_of, plan
 from data import partition
-from errors import DivergedError, UserError
+from errors import DivergedError, LostError, UserError
 from experiment import Experiment
+from federation import ranks
 from figures import summary
 from figures.cells import render
 from figures.groups import groups, problems, seeds_told
 from figures.problems import overview
-from launch import Failed, launch, loggers, nodes, scheduling, signals, slurm
+from launch import Failed, launch, loggers, nodes, scheduling, signals, slurm, torchrun
 from launch.display import log_to_stderr
 from study import tuning
 
@@ -43,14 +45,18 @@ def main(argv: Sequence[str]) -> int:
     """Run a command line; returns the exit status: 0, 1 where a run failed, 2 for a mistake in the command, 128 and the
     number of the signal that stopped it, 3 on a node of another kind than the runs are named for."""
     allocator.keep_blocks()
-    log_to_stderr()
+    leads = ranks.rank() == 0
+    log_to_stderr() if leads else logging.getLogger().addHandler(logging.NullHandler())
     classes = algorithms.all_options()
     described = {name: algorithms.describe(name) for name in classes}
     if "_ARGCOMPLETE" in os.environ:
         commandline.complete(os.environ["COMP_LINE"], classes, described)
     try:
-        with signals.interrupting():
+        with signals.interrupting(), ranks.joined():
             runs, how, notes = commandline.parse(argv, classes, described, algorithms.FAMILIES)
+            if not leads:
+                torchrun.follow(how)
+                return 0
             if how.save_study:
                 return _save_study(runs, how)
             if how.study:
@@ -65,14 +71,19 @@ def main(argv: Sequence[str]) -> int:
         print(f"run.py: {error}", file=sys.stderr)
         return nodes.DECLINED
     except UserError as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        if leads:
+            print(f"run.py: {error}", file=sys.stderr)
         return 2
+    except LostError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # whoever read the output has gone: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as interrupt:
-        with suppress(OSError):  # of a terminal that is closed
-            print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
+        if leads:
+            with suppress(OSError):  # of a terminal that is closed
+                print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
         return signals.status_of(interrupt)
 
 

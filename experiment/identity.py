@@ -33,6 +33,7 @@ SOURCES = (
     "federation/__init__",
     "federation/meter",
     "federation/pool",
+    "federation/ranks",
     "federation/wire",
     "helpers",
     "experiment/evaluation",
@@ -49,8 +50,6 @@ NO_PART = ("device", "unverified_data")  # of what a run asks for: who carries i
 def config_of(options: Options, data: datasets.Data, split: partition.Split, start: saves.Rows | None) -> dict[str, Any]:
     """`config.json`: the options, and what they do not say themselves: digests of the split, of the data and of what is in
     every file that an option names, the code, the libraries and the processor."""
-    environment = _environment(options.device)
-    carried = [environment[name] for name in ("torch", "numpy", "processor", "device")]
     return {
         "options": plain(options),
         "split": split.digest,
@@ -58,6 +57,15 @@ def config_of(options: Options, data: datasets.Data, split: partition.Split, sta
         "files": _files(options, data, split, start),
         "unverified_data": data.unverified,
         "inputs": [list(data.shape), len(data.classes)],
+        **carrier(options),
+    }
+
+
+def carrier(options: Options) -> dict[str, Any]:
+    """The part of `config.json` that says what carries a run out: the code, the libraries and the processor."""
+    environment = _environment(options.device)
+    carried = [environment[name] for name in ("torch", "numpy", "processor", "device")]
+    return {
         "source": _digest([*carried, *_sources(options.algorithm)]),
         "revision": _revision(),
         "environment": environment,

@@ -24,6 +24,7 @@ from errors import UserError
 from experiment import identity
 from federation import Federation
 from federation.pool import Pool
+from federation.ranks import Ranks, world
 from options import Launch, Options
 
 log = logging.getLogger("chorus")
@@ -57,7 +58,7 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     """Resolve `auto`, load the data, draw the split, name the folder. Raises UserError for whatever cannot work."""
     options = resolve(options)
     _writable(launch.export_dir)
-    source = datasets.Source(launch.data_dir, options.image_size, options.attribute, launch.unverified_data)
+    source = _source(options, launch)
     data = _data(options.dataset, source)
     inputs = (data.shape, len(data.classes))
     _fits(options, inputs)
@@ -69,6 +70,11 @@ def prepare(options: Options, launch: Launch) -> Experiment:
         log.info(words)
     config = identity.config_of(options, data, split, start)
     return Experiment(options, data, split, start, launch.export_dir / identity.name_of(config), config)
+
+
+def data_of(options: Options, launch: Launch) -> datasets.Data:
+    """The data set that a run asks for, as it is on this machine. Raises UserError where it is not there."""
+    return _data(options.dataset, _source(options, launch))
 
 
 def resolve(options: Options) -> Options:
@@ -95,6 +101,10 @@ def _writable(folder: Path) -> None:
         writable = False
     if not writable:
         raise UserError(f"--export_dir {folder}: cannot be written; must be a folder, there or to be made")
+
+
+def _source(options: Options, launch: Launch) -> datasets.Source:
+    return datasets.Source(launch.data_dir, options.image_size, options.attribute, launch.unverified_data)
 
 
 @cache
@@ -189,17 +199,18 @@ def federation_of(experiment: Experiment) -> Federation:
 
 @contextmanager
 def at_work(experiment: Experiment) -> Iterator[Federation]:
-    """Inside, the clients of an experiment, side by side in its workers where it has several."""
-    federation = federation_of(experiment)
+    """Inside, the clients of an experiment, side by side in its workers where it has several, and shared with other ranks
+    where there are any."""
+    federation, shared = federation_of(experiment), world() > 1
     if experiment.workers == 1:
-        yield federation
+        yield replace(federation, pool=Ranks() if shared else None)
         return
     with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder:
         file = experiment.data.write(Path(folder) / "data.pt")
         build = partial(_replica, replace(experiment, data=None), file)
         pool = Pool(federation, build, experiment.workers, then=partial(shutil.rmtree, folder, ignore_errors=True))
         try:
-            yield replace(federation, pool=pool)
+            yield replace(federation, pool=Ranks(pool, experiment.workers) if shared else pool)
         finally:
             pool.close()
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch import Tensor
 
 import saves
 from data import partition
+from errors import LostError, reason_of
 from experiment import identity
 from experiment.measuring import play, start
 from experiment.preparation import Experiment, at_work
-from federation import Federation, computing_with
+from federation import Federation, computing_with, ranks
 from helpers import Round
 
 CHECKPOINT_SECONDS = 60  # at most this much work is lost when a run is killed, or the round it was in
@@ -41,7 +43,8 @@ def run(
 
     `watch` is called after each round with its row of the history, and with words while clients fine-tune; `loggers` get
     the rows too, those of a run that goes on from its beginning. Raises DivergedError when a training loss is not finite,
-    saves.BusyError where another process is at work on this run. A KeyboardInterrupt saves the last finished round.
+    saves.BusyError where another process is at work on this run, LostError where a rank of torchrun has failed. A
+    KeyboardInterrupt saves the last finished round, and so does a LostError.
     """
     folder = experiment.folder
     with saves.locked(folder):
@@ -51,11 +54,25 @@ def run(
             return saves.load(folder)
         with _logged(folder / "run.log", experiment.data.unverified):
             _begin(experiment)
+            saved = saves.read_checkpoint(folder)
             # one thread for what is not a server's phase or an evaluation, whatever the process has
-            with computing_with(1), at_work(experiment) as federation:
-                _rounds(experiment, federation, watch, loggers)
+            with computing_with(1), ranks.leading(_handed_over(experiment, saved)), at_work(experiment) as federation:
+                _rounds(experiment, federation, saved, watch, loggers)
             _finish(experiment)
     return saves.load(folder)
+
+
+def follow(experiment: Experiment, saved: dict[str, Any] | None) -> None:
+    """Play the rounds of an experiment after `saved`, on a rank that does not lead: nothing is written."""
+    with computing_with(1), at_work(experiment) as federation:
+        state, first = (start(experiment, federation)[0], 1) if saved is None else _from(saved, federation)
+        for r in range(first, experiment.options.rounds + 1):
+            play(experiment, federation, state, r)
+
+
+def _handed_over(experiment: Experiment, saved: dict[str, Any] | None) -> tuple[Experiment, dict[str, Any] | None]:
+    """What other ranks are to follow: the data set is there already, and the history is of no use."""
+    return replace(experiment, data=None), saved and {**saved, "history": None}
 
 
 @contextmanager
@@ -75,7 +92,7 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
         log.debug("stopped", exc_info=True)
         if isinstance(error, Exception):
             with suppress(OSError):  # of a full disk, say, which may be why
-                failed.write_text(f"{saves.reason_of(error)}\n")
+                failed.write_text(f"{reason_of(error)}\n")
         raise
     finally:
         logging.getLogger().removeHandler(handler)
@@ -99,15 +116,18 @@ def save_split(experiment: Experiment, path: Path | None = None) -> Path:
 
 
 def _rounds(
-    experiment: Experiment, federation: Federation, watch: Callable[[Row | str], None], loggers: Sequence[Logger]
+    experiment: Experiment,
+    federation: Federation,
+    saved: dict[str, Any] | None,
+    watch: Callable[[Row | str], None],
+    loggers: Sequence[Logger],
 ) -> None:
     options, folder = experiment.options, experiment.folder
-    saved = saves.read_checkpoint(folder)
     if saved is None:
         state, entry = start(experiment, federation)
         history, first = [entry], 1
     else:
-        state, history, first = _to(saved["state"], federation.device), saved["history"], saved["round"] + 1
+        (state, first), history = _from(saved, federation), saved["history"]
         log.info("%s: resumed after round %d of %d", folder.name, saved["round"], options.rounds)
 
     with ExitStack() as logs:
@@ -130,7 +150,7 @@ def _rounds(
                     cost = written - now
                 for tell in told:
                     tell(entry["round"])
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, LostError):
             saves.write_tensors(folder / "checkpoint.pt", finished)
             raise
 
@@ -150,6 +170,11 @@ def _nbytes(tree: Any) -> int:
     if isinstance(tree, dict | list | tuple):
         return sum(map(_nbytes, tree.values() if isinstance(tree, dict) else tree))
     return tree.nbytes if isinstance(tree, Tensor) else 0
+
+
+def _from(saved: dict[str, Any], federation: Federation) -> tuple[dict[str, Any], int]:
+    """A checkpoint's state, on the device of a federation, and the number of the next round."""
+    return _to(saved["state"], federation.device), saved["round"] + 1
 
 
 def _to(tree: Any, device: torch.device) -> Any:

@@ -13,6 +13,7 @@ from itertools import chain
 import saves
 from errors import UserError
 from experiment import Experiment
+from federation import ranks
 from launch import here, loggers, processes, scheduling
 from launch.display import display_of
 from launch.single import Failed
@@ -43,16 +44,20 @@ def launch(
     KeyboardInterrupt leaves each run that is at work with its last finished round.
     """
     told = loggers.chosen(log)
+    if any(one.options.device.startswith("cuda") for one in ready):
+        ranks.refuse("--device cuda")
+    if ray or jobs not in ("auto", 1):
+        ranks.refuse("--ray" if ray else f"--jobs {jobs}")
     runs = {one.folder: one for one in ready}  # two may be the same: --threads 1 auto
     finished = {folder for folder in runs if not force and saves.finished(folder)}
     there, missing = ([one for one in runs.values() if (one.folder in finished) is so] for so in (True, False))
     cores = scheduling.cores_of(missing, jobs)
-    each = 1 if ray else max(1, cores // max(1, len(missing)))
+    each = 1 if ray else cores if ranks.world() > 1 else max(1, cores // max(1, len(missing)))
     missing = [replace(one, workers=scheduling.workers_of(one, workers, each)) for one in missing]
     if ray and missing:
         place = partial(_of_ray(ray), address=ray, jobs=jobs, any_node=any_node)
     else:
-        beside = len(missing) > 1 and cores > 1
+        beside = len(missing) > 1 and cores > 1 and ranks.world() == 1
         place = partial(processes.carry_out, cores=cores) if beside else here.carry_out
         place = partial(place, patience=patience)
     with display_of(list(runs.values()), quiet) as display:

@@ -39,7 +39,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import saves
 from data.datasets import Data
-from errors import UserError
+from errors import UserError, reason_of
 from experiment import Experiment, identity
 from experiment.rounds import Logger, Row
 from figures import folder as pictures
@@ -118,7 +118,7 @@ def _connected(address: str, cores: int) -> Iterator[None]:
         ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (OSError, RuntimeError, ValueError, OverflowError, AssertionError, RayError) as error:
         ray.shutdown()
-        raise UserError(f"--ray {address}: no cluster that can be used is there ({saves.reason_of(error)})") from None
+        raise UserError(f"--ray {address}: no cluster that can be used is there ({reason_of(error)})") from None
     if main and before is not None:
         signal.signal(signal.SIGTERM, before)  # Ray's own would end this process before anything is saved
     try:
@@ -270,7 +270,7 @@ class _Cluster:
         try:
             what, told, files = ray.get(ref)
         except RayTaskError as error:  # an exception that no run raises: a module that a node lacks, say
-            return "over", saves.reason_of(error.cause or error)
+            return "over", reason_of(error.cause or error)
         except RayError as error:
             return "killed", _words_of(error)
         if what == "declined":
@@ -305,7 +305,7 @@ def _finished(one: Experiment) -> saves.Run | Failed:
         run = saves.load(one.folder)
         pictures.complete(run)
     except Exception as error:
-        return single.failed(one, saves.reason_of(error))
+        return single.failed(one, reason_of(error))
     return run
 
 

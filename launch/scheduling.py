@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -11,7 +12,7 @@ import models
 import saves
 import streams
 from experiment import Experiment
-from federation import n_sampled
+from federation import n_sampled, ranks
 
 LONG = 5e9  # work of a run, as `work_of` tells it: some seconds, which worker processes take to begin
 POLL = 1.0  # seconds from one look at what another process is at work on to the next
@@ -20,14 +21,14 @@ TRAINING = 3  # times the operations of a forward pass: forward, and backward to
 
 
 def cores() -> int:
-    """How many cores this process may use: those that it may be on, and no more than its container or Slurm lets it have."""
+    """How many cores this process may use: those that it may be on, and no more than its container or Slurm lets it have;
+    shared evenly with other ranks on this machine."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     there = min(there, int(os.environ.get("SLURM_CPUS_ON_NODE", there)))  # not all that Slurm allots, it holds a job to
-    try:
+    with suppress(OSError, ValueError):  # no container, or one with all cores ("max")
         quota, period = QUOTA.read_text().split()
-        return min(there, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no container, or one with all cores ("max")
-        return there
+        there = min(there, max(1, int(quota) // int(period)))
+    return max(1, there // ranks.on_this_machine())
 
 
 def cores_of(experiments: Sequence[Experiment], jobs: int | str) -> int:

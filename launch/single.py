@@ -11,6 +11,7 @@ import torch
 import allocator
 import experiment
 import saves
+from errors import reason_of
 from experiment import Experiment
 from experiment.rounds import Logger, Row
 from figures import folder
@@ -60,7 +61,7 @@ def carry_out(
     except saves.BusyError:
         raise
     except Exception as error:
-        return failed(one, saves.reason_of(error))
+        return failed(one, reason_of(error))
     return run
 
 

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 import algorithms
 import models
-from errors import DivergedError, UserError
+from errors import UserError
 
 if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
     import pandas as pd
@@ -327,12 +327,6 @@ def clear(folder: Path) -> None:
     """Remove what a run wrote, and nothing else."""
     for path in (*(folder / name for name in FILES), *folder.glob(EVENTS)):
         path.unlink(missing_ok=True)
-
-
-def reason_of(error: BaseException) -> str:
-    """In one line, why a run failed."""
-    words = " ".join(str(error).split())
-    return words if isinstance(error, UserError | DivergedError) else f"{type(error).__name__}: {words}".removesuffix(": ")
 
 
 class BusyError(UserError):

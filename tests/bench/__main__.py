@@ -2,8 +2,10 @@
 
     make bench          # or: python -m tests.bench [rounds] [plan] [study] [--jobs fedavg cfkd] [--times 3] [--record]
     make bench-peers    # or: python -m tests.bench peers
+    make cuda           # where there is a CUDA device; of it, python -m tests.bench cuda
 
 *rounds*: Chorus and bare PyTorch loops on the jobs of `jobs.py`. *peers*: Chorus and other systems on the first two of them.
+*cuda*: as rounds, on a CUDA device.
 *plan*: what `--plan` foretells against what runs take. *study*: many runs, side by side with `--jobs`. *page*: no more than
 the tables of docs/speed.md, made anew from what is recorded. The exit status is the number of results that are wrong.
 """
@@ -12,10 +14,10 @@ import argparse
 import sys
 
 from tests.bench import plan, results, rounds, study
-from tests.bench.contestants import BARE, CHORUS, PEERS, Contestant
+from tests.bench.contestants import BARE, CHORUS, ON_CUDA, PEERS, Contestant
 from tests.bench.jobs import JOBS
 
-PARTS = ("rounds", "plan", "study", "peers", "page")
+PARTS = ("rounds", "plan", "study", "peers", "cuda", "page")
 
 
 def main() -> int:
@@ -40,6 +42,7 @@ def main() -> int:
     does = {
         "rounds": lambda: rounds.compared("rounds", chosen({**CHORUS, **BARE}), asked.jobs or JOBS, **how),
         "peers": lambda: rounds.compared("peers", chosen({**CHORUS, **BARE, **PEERS}), asked.jobs or list(JOBS)[:2], **how),
+        "cuda": lambda: rounds.compared("cuda", ON_CUDA, asked.jobs or JOBS, **how),
         "plan": lambda: plan.compared(asked.times),
         "study": lambda: study.compared(asked.times),
         "page": results.write,

@@ -109,7 +109,7 @@ def cfkd(loop: Loop) -> Iterator[Answers]:
     def represent(net: nn.Module, examples: Examples) -> tuple[Tensor, Tensor, Tensor]:
         x, y = examples
         features, _ = loop.outputs(net.eval(), x)
-        few = few_of_each(y, asked.n_avg, SimpleNamespace(permutation=lambda n: torch.randperm(n).numpy()))
+        few = few_of_each(y, asked.n_avg, SimpleNamespace(permutation=lambda n: torch.randperm(n).cpu().numpy()))
         return *class_means(features, y, work.n_classes), class_means(features[few], y[few], work.n_classes)[0]
 
     sent = [represent(net, share) for net, share in zip(nets, work.shares, strict=True)]
@@ -172,16 +172,24 @@ def fedgkt(loop: Loop) -> Iterator[Answers]:
 ROUNDS = {"fedavg": fedavg, "fedbabu": fedavg, "cfkd": cfkd, "fedgkt": fedgkt}
 
 
+def finished(device: str) -> None:
+    """Wait until the device has done what it was told."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
 def main() -> None:
     asked = given()
     torch.set_num_threads(asked.threads)
+    torch.set_default_device(asked.device)
     torch.manual_seed(0)
-    loop = Loop(Work.read(asked.work), asked.best)
+    loop = Loop(Work.read(asked.work, asked.device), asked.best)
     wanted = loop.work.options
     rounds, tests, playing = [], [], ROUNDS[wanted["algorithm"]](loop)
     for r in range(1, wanted["rounds"] + 1):
         began = time.perf_counter()
         answers = next(playing)
+        finished(asked.device)
         rounds.append(time.perf_counter() - began)
         if r == wanted["rounds"] or wanted["track_history"]:
             began = time.perf_counter()

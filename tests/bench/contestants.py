@@ -48,11 +48,11 @@ class Contestant:
     missing: str = ""
 
 
-def chorus(workers: int) -> Contestant:
+def chorus(workers: int = 1, flags: str = "--device cpu") -> Contestant:
     """Chorus, so many clients side by side."""
 
     def command(job: Job, work: Path, folder: Path) -> list[str]:
-        how = f"--workers {workers} --quiet --json --unverified_data --export_dir {folder}"
+        how = f"--workers {workers} {flags} --quiet --json --unverified_data --export_dir {folder}"
         return [sys.executable, "run.py", *job.command.split(), *how.split()]
 
     return Contestant(command, read=_of_run)
@@ -70,11 +70,11 @@ def _of_run(printed: str) -> Sample:
     }
 
 
-def bare(threads: int, best: bool = False) -> Contestant:
+def bare(threads: int = 1, best: bool = False, device: str = "cpu") -> Contestant:
     """A bare loop of so many threads; with the best public settings."""
 
     def command(job: Job, work: Path, folder: Path) -> list[str]:
-        how = ["--threads", str(threads), *["--best"] * best]
+        how = ["--threads", str(threads), "--device", device, *["--best"] * best]
         return [sys.executable, "-m", "tests.bench.bare", str(work), *how]
 
     return Contestant(command, {"OMP_NUM_THREADS": str(threads), **(KEPT if best else {})})
@@ -99,6 +99,12 @@ BARE = {
     f"bare loop, {CORES} threads, best settings": bare(CORES, best=True),
 }
 CHORUS = {"Chorus, 1 worker": chorus(1), f"Chorus, {CORES} workers": chorus(CORES)}
+ON_CUDA = {
+    "Chorus": chorus(flags="--device cuda"),
+    "Chorus, bf16": chorus(flags="--device cuda --precision bf16"),
+    "bare loop": bare(device="cuda"),
+    "bare loop, best settings": bare(device="cuda", best=True),
+}
 PEERS = {
     "fluke, 1 thread": peer("fluke"),
     f"fluke, {CORES} threads": peer("fluke", CORES),

@@ -53,11 +53,11 @@ def compared(part: str, contestants: Mapping[str, Contestant], names: Iterable[s
 
 
 def others(taken: results.Taken, job: Job) -> list[str]:
-    """Who did other work than Chorus with one worker, in words."""
+    """Who did other work than Chorus, of which more workers are to give the same bits, in words."""
     found = []
-    (base, *_) = taken["Chorus, 1 worker"]
+    (base, *_) = next(samples for who, samples in taken.items() if who.startswith("Chorus"))
     for who, samples in taken.items():
-        apart = 0 if who.startswith("Chorus") else job.apart / 100
+        apart = 0 if who.endswith(("worker", "workers")) else job.apart / 100
         for sample in samples:
             if sample["steps"] != base["steps"]:
                 found.append(f"{who} took {sample['steps']} steps, Chorus {base['steps']}")

@@ -30,9 +30,9 @@ class Work:
     options: dict[str, Any]
 
     @classmethod
-    def read(cls, path: Path) -> "Work":
-        """From the file."""
-        return cls(**torch.load(path, weights_only=True))
+    def read(cls, path: Path, device: str = "cpu") -> "Work":
+        """From the file, all of it on a device."""
+        return cls(**torch.load(path, weights_only=True, map_location=device))
 
     def write(self, path: Path) -> None:
         """Into a file."""
@@ -66,7 +66,7 @@ class Work:
                 if isinstance(layer, models.MaxPool):
                     setattr(module, place, nn.MaxPool2d(2))
         net.load_state_dict(weights)
-        return net
+        return net.to(self.test[0].device)
 
 
 class Logits(nn.Module):
@@ -89,11 +89,12 @@ def accuracy_of(network: Logits, test: Examples) -> float:
 
 
 def given() -> argparse.Namespace:
-    """What a program that does a job is called with: `work`, the file, and `threads`; `best`, of the bare loop."""
+    """What a program that does a job is called with: `work`, the file, and `threads`; `best` and `device`, of bare loops."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--best", action="store_true")
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 

@@ -1,0 +1,234 @@
+"""One run on the ranks of a torchrun: who does which clients, the same bits, and what happens where a rank fails or dies."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from conftest import ROOT, default_signals
+from hypothesis import given
+from hypothesis import strategies as st
+from same_bits import differences
+from test_algorithms import MODULES
+
+import saves
+from errors import UserError
+from federation import ranks
+from launch import launch, scheduling
+
+QUICK = "--n_clients 5 --rounds 2 --reduced 0.2 --partition lda --alpha 0.5"
+LONG = "fedavg --n_clients 4 --epoch_per_round 1 --model MLP --lr 1e-4 --track_history 0"
+
+
+def torchrun(n, *words, **how):
+    """A command on n ranks of this machine."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(n), "--standalone"]
+    with default_signals():
+        return subprocess.Popen(
+            [*start, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
+        )
+
+
+def ended(process, seconds=120):
+    """(its exit status, what it printed, what it complained of)."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, err
+
+
+def ranks_of(process):
+    """The processes of the ranks, the leader first."""
+    found = [p for p in psutil.Process(process.pid).children(recursive=True) if "run.py" in " ".join(p.cmdline()[:4])]
+    return sorted(found, key=lambda p: int(p.environ()["RANK"]))
+
+
+def until(holds, process, seconds=60):
+    """Wait for it."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline or process.poll() is not None:
+            process.kill()
+            raise AssertionError(process.communicate())
+        time.sleep(0.1)
+
+
+def runs_in(folder):
+    return {path.parent.name: saves.load(path.parent) for path in folder.glob("*/done")}
+
+
+# --- who does what ---
+
+
+def as_rank(monkeypatch, rank, world):
+    for name, value in {"TORCHELASTIC_RUN_ID": "one", "WORLD_SIZE": world, "RANK": rank, "LOCAL_WORLD_SIZE": world}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_without_torchrun_there_is_one_rank_which_leads(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")  # as other launchers may set it
+    assert (ranks.world(), ranks.rank(), ranks.on_this_machine()) == (1, 0, 1)
+
+
+def test_the_longest_are_dealt_first_to_the_rank_that_is_done_first(monkeypatch):
+    as_rank(monkeypatch, 0, 2)
+    assert ranks.Ranks().dealt("train", [0, 1, 2, 3], [10, 40, 20, 30]) == [[1, 0], [3, 2]]
+
+
+def test_where_times_are_known_they_count_and_not_the_examples(monkeypatch):
+    as_rank(monkeypatch, 0, 2)
+    those = ranks.Ranks()
+    those._seconds = {("train", 0): 5.0, ("train", 1): 2.0, ("train", 2): 2.0, ("test", 3): 9.0}
+    assert those.dealt("train", [0, 1, 2], [10, 40, 20]) == [[0], [1, 2]]
+    # client 3 has 14 examples, for each of which the others take 9/70 of a second: 1.8 seconds
+    assert those.dealt("train", [0, 1, 2, 3], [10, 40, 20, 14]) == [[0], [1, 2, 3]]
+
+
+def test_a_rank_with_more_workers_has_more_clients(monkeypatch):
+    as_rank(monkeypatch, 0, 2)
+    those = ranks.Ranks()
+    those._workers = [3, 1]
+    assert [len(places) for places in those.dealt("train", range(8), [1] * 8)] == [6, 2]
+
+
+@given(st.lists(st.integers(0, 50), max_size=12), st.integers(2, 5))
+def test_every_client_is_dealt_once_and_no_rank_has_a_client_too_many(examples, world):
+    with pytest.MonkeyPatch.context() as patch:
+        as_rank(patch, 0, world)
+        dealt = ranks.Ranks().dealt("train", range(len(examples)), examples)
+    assert sorted(sum(dealt, [])) == list(range(len(examples)))
+    loads = [sum(examples[place] for place in places) for places in dealt]
+    for places, load in zip(dealt, loads, strict=True):
+        if places:
+            assert load - examples[places[-1]] <= min(loads), "its last one was not for another"
+
+
+def test_ranks_of_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.undo()  # of one core for all tests
+    alone = scheduling.cores()
+    as_rank(monkeypatch, 0, 2)
+    assert scheduling.cores() == max(1, alone // 2)
+
+
+@pytest.mark.parametrize("how", [{"jobs": 2}, {"ray": "local"}])
+def test_runs_side_by_side_are_refused(how, monkeypatch):
+    as_rank(monkeypatch, 0, 2)
+    with pytest.raises(UserError, match="not with torchrun, whose 2 ranks"):
+        list(launch([], **how))
+
+
+def test_a_cuda_device_is_refused(monkeypatch):
+    as_rank(monkeypatch, 0, 2)
+    with pytest.raises(UserError, match="--device cuda: not with torchrun"):
+        list(launch([SimpleNamespace(options=SimpleNamespace(device="cuda:0"))]))
+
+
+# --- the same bits ---
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_every_algorithm_is_the_same_bits_and_the_same_counts_on_every_rank(n, tmp_path):
+    code, out, err = ended(torchrun(n, "tests/on_ranks.py", tmp_path / "rank"), 300)
+    assert code == 0, err
+    for rank in range(n):
+        assert json.loads((tmp_path / f"rank{rank}").read_text()) == {case: [] for case in MODULES}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Runs of three algorithms, without ranks."""
+    folder = tmp_path_factory.mktemp("alone")
+    line = f"run.py fedavg cfkd fedbabu --ft_epochs 1 {QUICK} --quiet --export_dir {folder}"
+    subprocess.run([sys.executable, *line.split()], cwd=ROOT, check=True, capture_output=True)
+    return runs_in(folder)
+
+
+def test_runs_of_two_ranks_with_workers_leave_the_same_files_and_say_the_same_once(alone, tmp_path):
+    line = f"fedavg cfkd fedbabu --ft_epochs 1 {QUICK} --workers 2 --json --export_dir {tmp_path}"
+    code, out, err = ended(torchrun(2, "run.py", *line.split()))
+    assert code == 0, err
+    assert [json.loads(line)["algorithm"] for line in out.splitlines()] == ["fedavg", "cfkd", "fedbabu"]
+    found = runs_in(tmp_path)
+    assert sorted(found) == sorted(alone)
+    for name, run in found.items():
+        assert differences(alone[name], run) == []
+
+
+# --- where a rank fails or dies ---
+
+
+def test_a_run_that_fails_on_all_ranks_stops_no_other(tmp_path):
+    line = f"fedavg --lr 1e30 0.01 {QUICK} --optimizer sgd --quiet --export_dir {tmp_path}"
+    code, out, err = ended(torchrun(2, "run.py", *line.split()))
+    assert code == 1
+    assert err.count("a smaller --lr") == 1
+    assert len(runs_in(tmp_path)) == 1
+
+
+def on_rank_1(tmp_path, words):
+    """A script that is run.py, but that on rank 1 does something else first."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, runpy, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"if os.environ['RANK'] == '1':\n    {words}\n"
+        f"runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__')\n"
+    )
+    return script
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (
+            "from experiment import preparation as p; p.data_of = lambda options, how: 1 / 0",
+            "ZeroDivisionError",
+        ),
+        ("from experiment import identity as i; i._digest = lambda parts: 'other'", "must be the same on all ranks"),
+        (
+            "from federation import Federation as F; F.server = F.sample = lambda *_: 1 / 0",
+            "ZeroDivisionError",
+        ),
+        ("import helpers; helpers.OPTIMIZERS = {}", "KeyError"),
+    ],
+)
+def test_what_fails_on_one_rank_alone_is_told_by_the_leader(words, reason, tmp_path):
+    script = on_rank_1(tmp_path, words)
+    line = f"fedavg independent {QUICK} --quiet --export_dir {tmp_path / 'runs'}"
+    code, out, err = ended(torchrun(2, script, *line.split()))
+    assert code == 1
+    told = [line for line in err.splitlines() if line.startswith("run.py: rank 1 of 2 (")]
+    assert len(told) == 2, "of each run"
+    assert all(reason in line for line in told), told
+
+
+def test_a_rank_that_is_killed_costs_what_is_not_saved_and_torchrun_goes_on(tmp_path):
+    line = f"{LONG} --rounds 150"
+    process = torchrun(2, "--max-restarts", 1, "run.py", *line.split(), "--export_dir", tmp_path)
+    until(lambda: list(tmp_path.glob("*/checkpoint.pt")), process)
+    ranks_of(process)[1].send_signal(signal.SIGKILL)
+    code, out, err = ended(process)
+    assert code == 0, err
+    assert "resumed after round" in err
+    (shared,) = runs_in(tmp_path).values()
+    subprocess.run([sys.executable, "run.py", *line.split(), "--export_dir", tmp_path / "alone"], cwd=ROOT, check=True)
+    assert differences(runs_in(tmp_path / "alone")[shared.folder.name], shared) == []
+
+
+def test_told_to_stop_all_ranks_end_and_the_last_finished_round_is_saved(tmp_path):
+    process = torchrun(2, "run.py", *f"{LONG} --rounds 100000 --export_dir {tmp_path}".split())
+    until(lambda: any(len(path.read_text().splitlines()) > 3 for path in tmp_path.glob("*/history.csv")), process)
+    those = ranks_of(process)
+    process.terminate()
+    code, out, err = ended(process)
+    assert code != 0
+    assert err.count("goes on from the last finished round") == 1
+    assert not psutil.wait_procs(those, timeout=20)[1]
+    (folder,) = (path.parent for path in tmp_path.glob("*/checkpoint.pt"))
+    assert saves.read_checkpoint(folder)["round"] > 0
