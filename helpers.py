@@ -61,7 +61,8 @@ def train(
     """Local epochs: every client trains its row of weights on its own share -> (weights, memory, losses [S]).
 
     `loss(model, batch, given, options)` is the loss of one client on one batch. `given`: rows of teachers and other
-    constants. `memory`: rows of optimizer state, as returned by an earlier call (None: a fresh optimizer). `only`: names
+    constants. `memory`: rows of optimizer state, as returned by an earlier call (None of a client that has none yet; without
+    rows every optimizer is fresh, and none is returned, which would have to travel from other processes). `only`: names
     of the parameters that are trained (None: all); a body or head without any computes as in evaluation, so that its
     BatchNorm statistics stay as they are. `drawn`: rows of changes of the images that all epochs train on (None:
     new ones every epoch, as `--augment` says). A loss is the mean over the examples of all local epochs.
@@ -70,7 +71,7 @@ def train(
     it. A share without examples takes no step, and its loss is 0.
     """
     began, none = federation.meter.now(), [None] * len(clients)
-    work = partial(_local_epochs, loss=loss, options=options, only=only)
+    work = partial(_local_epochs, loss=loss, options=options, only=only, remembers=memory is not None)
     done = federation.each(work, clients, weights, given or none, memory or none, drawn or none)
     for k, (_, _, _, steps, samples) in zip(clients, done, strict=True):
         federation.meter.spent["steps", federation.party, k] += steps
@@ -82,7 +83,9 @@ def train(
     return trained, remembered, torch.stack(losses)
 
 
-def _local_epochs(federation: Federation, k: int, weights: Weights, given, memory, drawn, *, loss: Loss, options, only):
+def _local_epochs(
+    federation: Federation, k: int, weights: Weights, given, memory, drawn, *, loss: Loss, options, only, remembers: bool
+):
     """One client's part of `train` -> (weights, memory, loss, steps, samples)."""
     model = federation.model(k, weights).train()
     model.drop_from(federation.stream("dropout", k))  # anew: clients share their skeletons
@@ -119,7 +122,7 @@ def _local_epochs(federation: Federation, k: int, weights: Weights, given, memor
             total += value * len(i)  # stays on the device: no waiting for it within an epoch
             steps, samples = steps + 1, samples + len(i)
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    return weights, {**(memory or {}), **own}, total / max(samples, 1), steps, samples
+    return weights, {**(memory or {}), **own} if remembers else None, total / max(samples, 1), steps, samples
 
 
 def cross_entropy(model: Net, batch: Batch, given, options) -> Tensor:

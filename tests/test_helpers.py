@@ -138,7 +138,7 @@ def test_training_that_gets_its_memory_back_goes_on_as_if_it_had_never_stopped(n
     flags, make = OPTIMIZERS[name]
     federation, options = tiny_federation(model="MLP"), options_for("independent", **flags)
     rows, (noted, seen), given = initial(federation), recorder(), ["a", "b", "c"]
-    halfway, memory, _ = train(federation.at(1), [0, 1, 2], rows, noted, options, given)
+    halfway, memory, _ = train(federation.at(1), [0, 1, 2], rows, noted, options, given, memory=[None] * 3)
     trained, _, _ = train(federation.at(2), [0, 1, 2], halfway, noted, options, given, memory)
     for k in federation.clients:
         close(trained[k], plain_training(federation, k, rows[k], seen["abc"[k]], make))
@@ -147,10 +147,21 @@ def test_training_that_gets_its_memory_back_goes_on_as_if_it_had_never_stopped(n
     assert all(same(forgotten[k], trained[k]) != remembers for k in federation.clients)
 
 
+def test_without_rows_of_memory_every_optimizer_is_fresh_and_none_is_returned():
+    """Or what nobody wants would travel from other processes."""
+    federation = tiny_federation()
+    rows, options = initial(federation), options_for("fedavg", optimizer="adam")
+    trained, memory, _ = train(federation, [0, 1, 2], rows, loss, options)
+    fresh, kept, _ = train(federation, [0, 1, 2], rows, loss, options, memory=[None] * 3)
+    assert memory == [None] * 3
+    assert all(kept)
+    assert all(same(*pair) for pair in zip(trained, fresh, strict=True))
+
+
 def test_memory_may_be_missing_for_some_clients():
     federation, options = tiny_federation(model="MLP"), options_for("independent", optimizer="adam")
     rows = initial(federation)
-    _, memory, _ = train(federation.at(1), [0, 1, 2], rows, loss, options)
+    _, memory, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, memory=[None] * 3)
     mixed, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=[None, memory[1], None])
     kept, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=memory)
     fresh, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options)
@@ -162,7 +173,7 @@ def test_memory_may_be_missing_for_some_clients():
 def test_parameters_that_an_earlier_training_left_out_have_nothing_to_remember():
     federation, options = tiny_federation(model="MLP"), options_for("independent", optimizer="adam")
     rows, only = initial(federation), ["classifier.weight"]
-    halfway, memory, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, only=only)
+    halfway, memory, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, only=only, memory=[None] * 3)
     trained, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, options, memory=memory)
     fresh, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, options)
     assert not any(same(a, b) for a, b in zip(trained, fresh, strict=True)), "classifier.weight remembers"
@@ -177,7 +188,7 @@ def test_parameters_that_are_left_out_now_are_remembered_until_they_are_trained_
     federation, options = tiny_federation(model="MLP"), options_for("independent", optimizer="adam", batch_size=60)
     head, body = ["classifier.weight", "classifier.bias"], ["body.1.weight", "body.1.bias"]
     rows = initial(federation)
-    _, first, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, only=head)
+    _, first, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, only=head, memory=[None] * 3)
     _, second, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=first, only=body)
     for one, other in zip(first, second, strict=True):
         assert one.keys() == set(head)
@@ -189,7 +200,7 @@ def test_only_the_named_parameters_are_trained():
     federation = federation_of(normed)
     rows, only = initial(federation), ["classifier.weight", "body.1.bias"]
     flags = options_for("independent", momentum=0.9, weight_decay=0.1, epoch_per_round=2)
-    trained, memory, _ = train(federation, [0, 1, 2], rows, loss, flags, only=only)
+    trained, memory, _ = train(federation, [0, 1, 2], rows, loss, flags, only=only, memory=[None] * 3)
     parameters = {name for name, _ in federation.skeletons[0].named_parameters()}
     for k in federation.clients:
         moved = {name for name in parameters if not torch.equal(trained[k][name], rows[k][name])}
@@ -342,7 +353,7 @@ def test_with_dropout_a_client_gets_the_same_bits_in_any_order_and_company_and_a
 def test_with_dropout_training_goes_on_in_fresh_models_as_if_it_had_not_stopped():
     options, clients = options_for("independent", optimizer="adam"), [0, 1, 2]
     federation = federation_of(dropping)
-    halfway, memory, _ = train(federation.at(1), clients, initial(federation), loss, options)
+    halfway, memory, _ = train(federation.at(1), clients, initial(federation), loss, options, memory=[None] * len(clients))
     expected, _, losses = train(federation.at(2), clients, halfway, loss, options, memory=memory)
     fresh = federation_of(dropping)  # skeletons that have never been trained
     resumed, _, found = train(fresh.at(2), clients, halfway, loss, options, memory=memory)
@@ -452,7 +463,7 @@ def test_training_changes_nothing_that_it_was_given():
     def taught(model, batch, given, options):
         return loss(model, batch, None, options) + (model(batch.x)[1].mean(0) * given["teacher"]).sum()
 
-    trained, memory, _ = train(federation.at(1), [0, 1, 2], rows, taught, options, given)
+    trained, memory, _ = train(federation.at(1), [0, 1, 2], rows, taught, options, given, memory=[None] * 3)
     remembered = [{name: {**entry} for name, entry in row.items()} for row in memory]
     values = [[tensor.clone() for entry in row.values() for tensor in entry.values()] for row in memory]
     kept, shared, images = copies(trained), copies([common])[0], federation.data.x.clone()
@@ -494,7 +505,7 @@ def test_a_client_gets_the_same_bits_in_any_order_and_company():
 def test_an_empty_share_takes_no_step_and_has_loss_0():
     federation = tiny_federation(shares=[[], range(10)], model="MLP")
     rows, options = initial(federation), options_for("independent", optimizer="adam")
-    trained, memory, losses = train(federation.at(1), [0, 1], rows, loss, options)
+    trained, memory, losses = train(federation.at(1), [0, 1], rows, loss, options, memory=[None] * 2)
     assert same(trained[0], rows[0])
     assert losses[0] == 0
     assert federation.meter.spent["steps", "client", 0] == federation.meter.spent["samples", "client", 0] == 0

@@ -29,8 +29,8 @@ on() {
 }
 if [ "$way" = ranks ]; then
     start="-m torch.distributed.run --nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint 10.77.0.1:29500"
-    on 2 $python $start --local_addr 10.77.0.2 --node_rank 1 tests/bench/machines.py ranks "$job" &
-    on 1 $python $start --local_addr 10.77.0.1 --node_rank 0 tests/bench/machines.py ranks "$job"
+    on 2 $python $start --local_addr 10.77.0.2 --rdzv_conf is_host=0 tests/bench/machines.py ranks "$job" &
+    on 1 $python $start --local_addr 10.77.0.1 --rdzv_conf is_host=1 tests/bench/machines.py ranks "$job"
     wait
 else
     on 1 ray start --head --node-ip-address 10.77.0.1 --port 6379 --num-cpus 1 --include-dashboard false >/dev/null
