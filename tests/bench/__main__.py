@@ -6,18 +6,18 @@
 
 *rounds*: Chorus and bare PyTorch loops on the jobs of `jobs.py`. *peers*: Chorus and other systems on the first two of them.
 *cuda*: as rounds, on a CUDA device.
-*plan*: what `--plan` foretells against what runs take. *study*: many runs, side by side with `--jobs`. *page*: no more than
+*before*: Chorus beside an earlier revision of itself. *plan*: what `--plan` foretells against what runs take. *study*: many runs, side by side with `--jobs`. *page*: no more than
 the tables of docs/speed.md, made anew from what is recorded. The exit status is the number of results that are wrong.
 """
 
 import argparse
 import sys
 
-from tests.bench import plan, results, rounds, study
+from tests.bench import before, plan, results, rounds, study
 from tests.bench.contestants import BARE, CHORUS, ON_CUDA, PEERS, Contestant
 from tests.bench.jobs import JOBS
 
-PARTS = ("rounds", "plan", "study", "peers", "cuda", "page")
+PARTS = ("rounds", "plan", "study", "peers", "cuda", "before", "page")
 
 
 def main() -> int:
@@ -27,6 +27,8 @@ def main() -> int:
     parser.add_argument(
         "--who", nargs="+", default=[""], help="of these alone, by how their names begin; Chorus is always there"
     )
+    parser.add_argument("--revision", default="564cfaf", help="of before: the earlier one")
+    parser.add_argument("--commands", nargs="+", choices=before.COMMANDS, default=list(before.COMMANDS), help="of before")
     parser.add_argument("--times", type=int, default=3, help="how often each is timed")
     parser.add_argument(
         "--record", action="store_true", help="keep what rounds and peers find, in results.json and docs/speed.md"
@@ -43,6 +45,7 @@ def main() -> int:
         "rounds": lambda: rounds.compared("rounds", chosen({**CHORUS, **BARE}), asked.jobs or JOBS, **how),
         "peers": lambda: rounds.compared("peers", chosen({**CHORUS, **BARE, **PEERS}), asked.jobs or list(JOBS)[:2], **how),
         "cuda": lambda: rounds.compared("cuda", ON_CUDA, asked.jobs or JOBS, **how),
+        "before": lambda: before.compared(asked.revision, asked.commands, asked.times),
         "plan": lambda: plan.compared(asked.times),
         "study": lambda: study.compared(asked.times),
         "page": results.write,
