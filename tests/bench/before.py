@@ -1,6 +1,6 @@
 """How much faster than an earlier revision? The same commands there and here, in turn, a process each; medians.
 
-Training is local epochs and what else makes a round, without its test. The accuracies must be those of the earlier revision,
+Training are the local epochs of a round. The accuracies must be those of the earlier revision,
 to the last digit, where the precision is the same: those that are not are counted.
 """
 
@@ -22,8 +22,8 @@ RESNET = (
     "--rounds 3 --track_history 0 --threads 1 --unverified_data"
 )
 COMMANDS = {  # as the Makefile of both revisions has it, and trainings of networks
-    "make run": "cfkd fd fedavg independent centralized --dataset digits --n_clients 5 --partition lda --alpha 0.5 --lr 3e-3 "
-    "--rounds 60",
+    "make run": "cfkd fd fedavg independent centralized --dataset digits --n_clients 5 --partition lda --alpha 0.5 "
+    "--lr 3e-3 --rounds 60",
     "ResNet8": f"{RESNET} --model ResNet8 --reduced 0.02",
     "ResNet56": f"{RESNET} --model ResNet56 --reduced 0.01",
 }
@@ -52,10 +52,8 @@ def compared(revision: str, names: list[str], times: int) -> int:
             for _ in range(times):
                 for way, (where, flags) in ways.items():
                     taken[way].append(_done(where, f"{COMMANDS[name]} {flags}"))
-                    *seconds, _ = taken[way][-1]
-                    print(
-                        "  training {:.2f} s a round, test {:.2f} s, command {:.1f} s  ".format(*seconds) + way, flush=True
-                    )
+                    train, test, command, _ = taken[way][-1]
+                    print(f"  training {train:.2f} s a round, test {test:.2f} s, command {command:.1f} s  {way}", flush=True)
             base = [median(column) for column in list(zip(*taken[revision], strict=True))[:3]]
             for way, samples in taken.items():
                 found = [median(column) for column in list(zip(*samples, strict=True))[:3]]
@@ -80,7 +78,7 @@ def _checkout(revision: str) -> Iterator[Path]:
 
 
 def _done(where: Path, line: str) -> tuple[float, float, float, list[float]]:
-    """(seconds of a round without its test, of the last test, of the whole command, global accuracies) of its last run."""
+    """(seconds of the local epochs of a round, of the last test, of the whole command, global accuracies) of its last run."""
     with tempfile.TemporaryDirectory() as folder:
         words = [sys.executable, "run.py", *line.split(), "--data_dir", str(ROOT / "data"), "--export_dir", folder, "--json"]
         began = time.perf_counter()
@@ -91,4 +89,4 @@ def _done(where: Path, line: str) -> tuple[float, float, float, list[float]]:
         found = [json.loads(line) for line in done.stdout.splitlines()]
         rounds = saves.load(found[-1]["folder"]).rounds
         tests = rounds["evaluation_seconds"].iloc[-1]
-        return median(rounds["seconds"].iloc[1:]), tests, seconds, [one["global_mean"] for one in found]
+        return median(rounds["train_seconds"].iloc[1:]), tests, seconds, [one["global_mean"] for one in found]
