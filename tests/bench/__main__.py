@@ -6,8 +6,8 @@
 
 *rounds*: Chorus and bare PyTorch loops on the jobs of `jobs.py`. *peers*: Chorus and other systems on the first two of them.
 *cuda*: as rounds, on a CUDA device. *before*: Chorus beside an earlier revision of itself. *plan*: what `--plan` foretells
-against what runs take. *study*: many runs, side by side with `--jobs`. *page*: no more than the tables of docs/speed.md, made
-anew from what is recorded. The exit status is the number of results that are wrong.
+against what runs take. *study*: many runs, side by side with `--jobs`. *page*: the tables of docs/speed.md, made anew from
+what is recorded. The exit status is the number of results that are wrong.
 """
 
 import argparse

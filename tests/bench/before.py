@@ -78,7 +78,7 @@ def _checkout(revision: str) -> Iterator[Path]:
 
 
 def _done(where: Path, line: str) -> tuple[float, float, float, list[float]]:
-    """(seconds of the local epochs of a round, of the last test, of the whole command, global accuracies) of its last run."""
+    """(seconds of the local epochs of a round and of the last test, of its last run; of the command; global accuracies)."""
     with tempfile.TemporaryDirectory() as folder:
         words = [sys.executable, "run.py", *line.split(), "--data_dir", str(ROOT / "data"), "--export_dir", folder, "--json"]
         began = time.perf_counter()
