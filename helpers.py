@@ -5,8 +5,9 @@ changed in place. A function stands here only if two algorithms call it.
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +48,16 @@ class Round(NamedTuple):
 Loss = Callable[[Net, Batch, Any, Any], Tensor]
 
 
+class Trained(NamedTuple):
+    """What local epochs leave, a row a client: its weights, its optimizer's memory (None where that is not kept), its
+    training loss, [S] in all, and how many steps it took."""
+
+    weights: list[Weights]
+    memory: list[Any]
+    loss: Tensor
+    steps: list[int]
+
+
 def train(
     federation: Federation,
     clients: Sequence[int],
@@ -57,8 +68,8 @@ def train(
     memory: Sequence[Any] | None = None,
     only: Collection[str] | None = None,
     drawn: Sequence[augment.Draw | None] | None = None,
-) -> tuple[list[Weights], list[dict], Tensor]:
-    """Local epochs: every client trains its row of weights on its own share -> (weights, memory, losses [S]).
+) -> Trained:
+    """Local epochs: every client trains its row of weights on its own share.
 
     `loss(model, batch, given, options)` is the loss of one client on one batch. `given`: rows of teachers and other
     constants. `memory`: rows of optimizer state, as returned by an earlier call (None of a client that has none yet; without
@@ -68,7 +79,7 @@ def train(
     new ones every epoch, as `--augment` says). A loss is the mean over the examples of all local epochs.
 
     Batches are `options.batch_size` long, of a new order every epoch; a left-over batch of one joins the batch before
-    it. A share without examples takes no step, and its loss is 0.
+    it. A share without examples takes no step, and its loss is 0. A client that straggles (`--straggler`) breaks off.
     """
     began, none = federation.meter.now(), [None] * len(clients)
     work = partial(_local_epochs, loss=loss, options=options, only=only, remembers=memory is not None)
@@ -76,11 +87,11 @@ def train(
     for k, (_, _, _, steps, samples) in zip(clients, done, strict=True):
         federation.meter.spent["steps", federation.party, k] += steps
         federation.meter.spent["samples", federation.party, k] += samples
-    trained, remembered, losses = ([row[part] for row in done] for part in range(3))
+    trained, remembered, losses, steps, _ = (list(part) for part in zip(*done, strict=True)) if done else ([],) * 5
     if federation.device.type == "cuda":
         torch.cuda.synchronize(federation.device)
     federation.meter.seconds["train", federation.party] += federation.meter.now() - began
-    return trained, remembered, torch.stack(losses)
+    return Trained(trained, remembered, torch.stack(losses), steps)
 
 
 def _local_epochs(
@@ -110,25 +121,50 @@ def _local_epochs(
         move(trained, own, lr, options)
         return value.detach()
 
+    def batches() -> Iterator[tuple[Tensor, augment.Draw]]:
+        for _ in range(options.epoch_per_round):
+            positions = torch.from_numpy(order.permutation(len(share))).to(federation.device)
+            changed = drawn
+            if changed is None:
+                changed = augment.draw(options.augment, len(share), federation.data.shape, changes, federation.device)
+            yield from ((i, changed) for i in _batches(positions, options.batch_size))
+
     kind = "train", loss, frozenset(trained), federation.data.shape
     total, steps, samples = torch.zeros((), device=federation.device, dtype=torch.float64), 0, 0
-    for _ in range(options.epoch_per_round):
-        positions = torch.from_numpy(order.permutation(len(share))).to(federation.device)
-        changed = drawn
-        if changed is None:
-            changed = augment.draw(options.augment, len(share), federation.data.shape, changes, federation.device)
-        for i in _batches(positions, options.batch_size):
-            value = federation.work(partial(step, i, changed), k, *kind, len(i))
-            total += value * len(i)  # stays on the device: no waiting for it within an epoch
-            steps, samples = steps + 1, samples + len(i)
+    for i, changed in islice(batches(), _last_step(federation, k, options)):
+        value = federation.work(partial(step, i, changed), k, *kind, len(i))
+        total += value * len(i)  # stays on the device: no waiting for it within an epoch
+        steps, samples = steps + 1, samples + len(i)
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     return weights, {**(memory or {}), **own} if remembers else None, total / max(samples, 1), steps, samples
+
+
+def _last_step(federation: Federation, k: int, options) -> int | None:
+    """After how many local steps client k breaks off in this round, where it straggles: with a probability of `--straggler`,
+    after a part of all its steps that is drawn evenly from (0, 1]. None: it does all its local epochs."""
+    if federation.party != "client" or not options.straggler:
+        return None
+    straggles, part = federation.stream("straggler", k).random(2)
+    in_an_epoch = len(_batches(torch.empty(len(federation.shares[k])), options.batch_size))
+    return math.ceil((1 - part) * options.epoch_per_round * in_an_epoch) if straggles < options.straggler else None
 
 
 def cross_entropy(model: Net, batch: Batch, given, options) -> Tensor:
     """The loss of supervised learning, mean over the batch, in nats."""
     _, logits = model(batch.x)
     return F.cross_entropy(logits, batch.y)
+
+
+def squared_distance(model: Net, weights: Weights) -> Tensor:
+    """||w - weights||^2 over the parameters w of a model that are trained: a term of a loss that draws it there."""
+    return sum((w - weights[name]).square().sum() for name, w in model.named_parameters() if w.requires_grad)
+
+
+def steered(model: Net, direction: Weights) -> Tensor:
+    """A term of a loss that is 0, and whose gradient is `direction`, of the parameters that it names: what is added to every
+    local step."""
+    slope = sum((direction[name] * w).sum() for name, w in model.named_parameters() if name in direction)
+    return slope - slope.detach()
 
 
 def _batches(positions: Tensor, batch_size: int) -> list[Tensor]:
@@ -167,10 +203,10 @@ def train_own(
 ) -> Tensor:
     """`train` for the models of `own_models`, whose rows it replaces in the state -> losses [S]."""
     weights, memory = pick(state["weights"], clients), pick(state["memory"], clients)
-    weights, memory, losses = train(federation, clients, weights, loss, options, given, memory, drawn=drawn)
-    state["weights"] = put(state["weights"], clients, weights)
-    state["memory"] = put(state["memory"], clients, memory)
-    return losses
+    trained = train(federation, clients, weights, loss, options, given, memory, drawn=drawn)
+    state["weights"] = put(state["weights"], clients, trained.weights)
+    state["memory"] = put(state["memory"], clients, trained.memory)
+    return trained.loss
 
 
 # --- what a client says ----------------------------------------------------------------------------------------------------
@@ -217,6 +253,11 @@ def average(rows: Sequence[Any], n: Sequence[Tensor]) -> Any:
     total = sum(n)
     weighted = sum(n_k.to(row.dtype) * row for row, n_k in zip(rows, n, strict=True))
     return weighted / torch.where(total == 0, 1, total).to(weighted.dtype)
+
+
+def mean(rows: Sequence[Any]) -> Any:
+    """sum_k row_k / S over S rows: `average`, where all count alike."""
+    return average(rows, [torch.tensor(1)] * len(rows))
 
 
 # --- one model for all: the state of algorithms that average weights ------------------------------------------------------

@@ -253,6 +253,12 @@ class Problem:
         "fraction of the clients that take part in a round, at least one; 1 is all",
         spelled=("frac",),
     )
+    straggler: float = flag(
+        0.0,
+        Number(float, least=0, most=1),
+        "how likely a client breaks off its local epochs in a round, after a part of their steps that is drawn; 0 is never",
+        before=0.0,
+    )
     model: tuple[str, ...] = flag(
         ("LeNet5",),
         Several(Choice(tuple(MODELS))),

@@ -30,6 +30,6 @@ def start(federation, options):
 
 def communicate(federation, state, options):
     server = federation.server(state["pooled"])
-    weights, memory, losses = train(server, [0], [state["weights"]], loss, options, memory=[state["memory"]])
-    (state["weights"],), (state["memory"],) = weights, memory
-    return Round([], losses, {"global": model_of(federation, state["weights"])})
+    trained = train(server, [0], [state["weights"]], loss, options, memory=[state["memory"]])
+    (state["weights"],), (state["memory"],) = trained.weights, trained.memory
+    return Round([], trained.loss, {"global": model_of(federation, state["weights"])})

@@ -37,6 +37,6 @@ def start(federation, options):
 def communicate(federation, state, options):
     clients = federation.sample()
     weights = download(federation, state, clients)
-    trained, _, losses = train(federation, clients, weights, loss, options)
-    aggregate(federation, state, clients, trained)
-    return Round(clients, losses, shared_model(federation, state), trained=trained)
+    trained = train(federation, clients, weights, loss, options)
+    aggregate(federation, state, clients, trained.weights)
+    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from algorithms import fedavg
 from algorithms.fedavg import start
-from helpers import Round, aggregate, cross_entropy, download, shared_model, train
+from helpers import Round, aggregate, cross_entropy, download, shared_model, squared_distance, train
 from options import Number, flag
 
 __all__ = ["start"]
@@ -25,13 +25,12 @@ class Options(fedavg.Options):
 
 
 def loss(model, batch, given, options):
-    distance = sum((w - given[name]).square().sum() for name, w in model.named_parameters())
-    return cross_entropy(model, batch, given, options) + options.mu / 2 * distance
+    return cross_entropy(model, batch, given, options) + options.mu / 2 * squared_distance(model, given)
 
 
 def communicate(federation, state, options):
     clients = federation.sample()
     weights = download(federation, state, clients)
-    trained, _, losses = train(federation, clients, weights, loss, options, given=weights)
-    aggregate(federation, state, clients, trained)
-    return Round(clients, losses, shared_model(federation, state), trained=trained)
+    trained = train(federation, clients, weights, loss, options, given=weights)
+    aggregate(federation, state, clients, trained.weights)
+    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)

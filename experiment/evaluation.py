@@ -238,12 +238,13 @@ def personalise(
 
 def _fine_tuned(federation: Federation, k: int, weights: Weights, own: np.ndarray, *, loss: Loss, options) -> list[float]:
     """Client k's accuracy on its `own` test examples int64 [n]: as it is sent, and after each epoch of fine-tuning."""
-    asked = replace(options, lr=options.ft_lr, lr_schedule="constant", epoch_per_round=1)
+    asked = replace(options, lr=options.ft_lr, lr_schedule="constant", epoch_per_round=1, straggler=0.0)
     only, memory = federation.model(k, weights).names(options.ft_part), None
     accuracies = [_personal(federation, k, weights, own)]
     for epoch in range(1, options.ft_epochs + 1):
-        (weights,), (memory,), losses = train(federation.at(epoch), [k], [weights], loss, asked, memory=[memory], only=only)
-        finite = [torch.isfinite(tensor).all() for tensor in (losses, *weights.values())]
+        trained = train(federation.at(epoch), [k], [weights], loss, asked, memory=[memory], only=only)
+        (weights,), (memory,) = trained.weights, trained.memory
+        finite = [torch.isfinite(tensor).all() for tensor in (trained.loss, *weights.values())]
         if not torch.stack(finite).all():
             raise DivergedError(
                 f"{options.algorithm}: the loss of client {k} or its weights are not finite after epoch {epoch} of its "

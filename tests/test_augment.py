@@ -302,8 +302,8 @@ def test_a_step_of_training_is_that_of_a_step_on_the_changed_images(name):
     federation = tiny_federation(model="MLP")
     row, share = federation.initial(1), federation.shares[1]
     flags = options_for("independent", augment=name, batch_size=60)
-    (trained,), _, _ = train(federation, [1], [row], loss, flags)
-    (plain,), _, _ = train(federation, [1], [row], loss, options_for("independent", batch_size=60))
+    (trained,), _, _, _ = train(federation, [1], [row], loss, flags)
+    (plain,), _, _, _ = train(federation, [1], [row], loss, options_for("independent", batch_size=60))
     drawn = draw(name, len(share), federation.data.shape, federation.stream("augment", 1))
     x = torch.stack([one_image(federation.data, index, drawn, i, torch.float64) for i, index in enumerate(share)])
     model = federation.model(1, row).train()
@@ -361,7 +361,7 @@ def test_outputs_and_evaluation_see_plain_images():
     data, seen = tiny_data(), []
     federation = Federation.of(data, [range(0, 60, 2)], [lambda: Net(Mirror(seen), 144, 3)], dtype=torch.float64).at(1)
     flags, row = options_for("independent", augment="crop_flip_cutout"), federation.initial(0)
-    (row,), _, _ = train(federation, [0], [row], loss, flags)
+    (row,), _, _, _ = train(federation, [0], [row], loss, flags)
     plain = data.images(torch.arange(90), torch.float64)
     assert torch.equal(outputs(federation, 0, row).features, plain[federation.shares[0]].flatten(1))
     model = federation.model(0, row)

@@ -127,7 +127,7 @@ def test_nothing_touches_the_random_numbers_of_the_caller():
     clients, weights = federation.sample(), [federation.initial(k) for k in federation.clients]
     federation.initial()
     federation.model(0, weights[0])
-    trained, _, _ = train(federation, federation.clients, weights, loss, options_for("independent"))
+    trained, _, _, _ = train(federation, federation.clients, weights, loss, options_for("independent"))
     federation.each(outputs, clients, [trained[k] for k in clients])
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]

@@ -15,17 +15,21 @@ from federation import Federation
 from helpers import (
     SCHEDULES,
     _batches,
+    _last_step,
     _parted,
     aggregate,
     average,
     class_means,
     download,
+    mean,
     one_model,
     outputs,
     own_models,
     pick,
     put,
     shared_model,
+    squared_distance,
+    steered,
     train,
     train_own,
 )
@@ -96,7 +100,9 @@ def plain_training(federation, k, weights, positions, make):
 def test_one_full_batch_step_of_sgd_is_w_minus_lr_times_the_gradient():
     federation, lr = federation_of(linear), 0.05
     rows = initial(federation)
-    trained, _, losses = train(federation, federation.clients, rows, loss, options_for("independent", batch_size=60, lr=lr))
+    trained, _, losses, _ = train(
+        federation, federation.clients, rows, loss, options_for("independent", batch_size=60, lr=lr)
+    )
     for k in federation.clients:
         share, row = federation.shares[k], rows[k]
         x = federation.data.images(share, torch.float64).flatten(1)
@@ -126,7 +132,7 @@ def test_training_is_a_plain_loop_of_the_optimizer_over_the_same_batches(name):
     flags, make = OPTIMIZERS[name]
     federation = tiny_federation(model="MLP")
     rows, (noted, seen) = initial(federation), recorder()
-    trained, _, _ = train(
+    trained, _, _, _ = train(
         federation, [0, 1, 2], rows, noted, options_for("independent", epoch_per_round=2, **flags), given=["a", "b", "c"]
     )
     for k in federation.clients:
@@ -138,11 +144,11 @@ def test_training_that_gets_its_memory_back_goes_on_as_if_it_had_never_stopped(n
     flags, make = OPTIMIZERS[name]
     federation, options = tiny_federation(model="MLP"), options_for("independent", **flags)
     rows, (noted, seen), given = initial(federation), recorder(), ["a", "b", "c"]
-    halfway, memory, _ = train(federation.at(1), [0, 1, 2], rows, noted, options, given, memory=[None] * 3)
-    trained, _, _ = train(federation.at(2), [0, 1, 2], halfway, noted, options, given, memory)
+    halfway, memory, _, _ = train(federation.at(1), [0, 1, 2], rows, noted, options, given, memory=[None] * 3)
+    trained, _, _, _ = train(federation.at(2), [0, 1, 2], halfway, noted, options, given, memory)
     for k in federation.clients:
         close(trained[k], plain_training(federation, k, rows[k], seen["abc"[k]], make))
-    forgotten, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, options)
+    forgotten, _, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, options)
     remembers = name in ("momentum", "Adam", "Adam with weight decay")
     assert all(same(forgotten[k], trained[k]) != remembers for k in federation.clients)
 
@@ -151,8 +157,8 @@ def test_without_rows_of_memory_every_optimizer_is_fresh_and_none_is_returned():
     """Or what nobody wants would travel from other processes."""
     federation = tiny_federation()
     rows, options = initial(federation), options_for("fedavg", optimizer="adam")
-    trained, memory, _ = train(federation, [0, 1, 2], rows, loss, options)
-    fresh, kept, _ = train(federation, [0, 1, 2], rows, loss, options, memory=[None] * 3)
+    trained, memory, _, _ = train(federation, [0, 1, 2], rows, loss, options)
+    fresh, kept, _, _ = train(federation, [0, 1, 2], rows, loss, options, memory=[None] * 3)
     assert memory == [None] * 3
     assert all(kept)
     assert all(same(*pair) for pair in zip(trained, fresh, strict=True))
@@ -161,10 +167,10 @@ def test_without_rows_of_memory_every_optimizer_is_fresh_and_none_is_returned():
 def test_memory_may_be_missing_for_some_clients():
     federation, options = tiny_federation(model="MLP"), options_for("independent", optimizer="adam")
     rows = initial(federation)
-    _, memory, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, memory=[None] * 3)
-    mixed, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=[None, memory[1], None])
-    kept, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=memory)
-    fresh, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options)
+    _, memory, _, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, memory=[None] * 3)
+    mixed, _, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=[None, memory[1], None])
+    kept, _, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=memory)
+    fresh, _, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options)
     assert same(mixed[0], fresh[0])
     assert same(mixed[1], kept[1])
     assert not same(kept[0], fresh[0])
@@ -173,13 +179,13 @@ def test_memory_may_be_missing_for_some_clients():
 def test_parameters_that_an_earlier_training_left_out_have_nothing_to_remember():
     federation, options = tiny_federation(model="MLP"), options_for("independent", optimizer="adam")
     rows, only = initial(federation), ["classifier.weight"]
-    halfway, memory, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, only=only, memory=[None] * 3)
-    trained, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, options, memory=memory)
-    fresh, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, options)
+    halfway, memory, _, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, only=only, memory=[None] * 3)
+    trained, _, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, options, memory=memory)
+    fresh, _, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, options)
     assert not any(same(a, b) for a, b in zip(trained, fresh, strict=True)), "classifier.weight remembers"
     one_step = options_for("independent", optimizer="adam", batch_size=60)
-    trained, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, one_step, memory=memory)
-    fresh, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, one_step)
+    trained, _, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, one_step, memory=memory)
+    fresh, _, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, one_step)
     for a, b in zip(trained, fresh, strict=True):
         assert {name for name in a if not torch.equal(a[name], b[name])} == set(only)
 
@@ -188,8 +194,8 @@ def test_parameters_that_are_left_out_now_are_remembered_until_they_are_trained_
     federation, options = tiny_federation(model="MLP"), options_for("independent", optimizer="adam", batch_size=60)
     head, body = ["classifier.weight", "classifier.bias"], ["body.1.weight", "body.1.bias"]
     rows = initial(federation)
-    _, first, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, only=head, memory=[None] * 3)
-    _, second, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=first, only=body)
+    _, first, _, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, only=head, memory=[None] * 3)
+    _, second, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=first, only=body)
     for one, other in zip(first, second, strict=True):
         assert one.keys() == set(head)
         assert other.keys() == {*head, *body}
@@ -200,14 +206,14 @@ def test_only_the_named_parameters_are_trained():
     federation = federation_of(normed)
     rows, only = initial(federation), ["classifier.weight", "body.1.bias"]
     flags = options_for("independent", momentum=0.9, weight_decay=0.1, epoch_per_round=2)
-    trained, memory, _ = train(federation, [0, 1, 2], rows, loss, flags, only=only, memory=[None] * 3)
+    trained, memory, _, _ = train(federation, [0, 1, 2], rows, loss, flags, only=only, memory=[None] * 3)
     parameters = {name for name, _ in federation.skeletons[0].named_parameters()}
     for k in federation.clients:
         moved = {name for name in parameters if not torch.equal(trained[k][name], rows[k][name])}
         assert moved == set(only), "the others keep their bits, weight decay or not"
         assert memory[k].keys() == set(only)
         assert not torch.equal(trained[k]["body.2.running_mean"], rows[k]["body.2.running_mean"]), "statistics still run"
-    again, _, _ = train(federation, [0], rows[:1], loss, flags)
+    again, _, _, _ = train(federation, [0], rows[:1], loss, flags)
     assert all(not torch.equal(again[0][name], rows[0][name]) for name in parameters), "and afterwards all are free again"
 
 
@@ -338,12 +344,12 @@ def test_dropout_leaves_the_order_of_the_batches_as_it_is():
 def test_with_dropout_a_client_gets_the_same_bits_in_any_order_and_company_and_after_anything_else():
     federation, options = federation_of(dropping), options_for("independent", optimizer="adam")
     rows = initial(federation)
-    expected, _, losses = train(federation, [0, 1, 2], rows, loss, options)
+    expected, _, losses, _ = train(federation, [0, 1, 2], rows, loss, options)
     assert not any(same(row, before) for row, before in zip(expected, rows, strict=True))
     before = torch.get_rng_state()
     for clients in ([2, 0, 1], [1], [2, 1]):
         train(federation.at(4), [0], rows[:1], loss, options)  # one round more for the skeleton that all share
-        trained, _, found = train(federation, clients, pick(rows, clients), loss, options)
+        trained, _, found, _ = train(federation, clients, pick(rows, clients), loss, options)
         for s, k in enumerate(clients):
             assert same(trained[s], expected[k])
             assert torch.equal(found[s], losses[k])
@@ -353,17 +359,19 @@ def test_with_dropout_a_client_gets_the_same_bits_in_any_order_and_company_and_a
 def test_with_dropout_training_goes_on_in_fresh_models_as_if_it_had_not_stopped():
     options, clients = options_for("independent", optimizer="adam"), [0, 1, 2]
     federation = federation_of(dropping)
-    halfway, memory, _ = train(federation.at(1), clients, initial(federation), loss, options, memory=[None] * len(clients))
-    expected, _, losses = train(federation.at(2), clients, halfway, loss, options, memory=memory)
+    halfway, memory, _, _ = train(
+        federation.at(1), clients, initial(federation), loss, options, memory=[None] * len(clients)
+    )
+    expected, _, losses, _ = train(federation.at(2), clients, halfway, loss, options, memory=memory)
     fresh = federation_of(dropping)  # skeletons that have never been trained
-    resumed, _, found = train(fresh.at(2), clients, halfway, loss, options, memory=memory)
+    resumed, _, found, _ = train(fresh.at(2), clients, halfway, loss, options, memory=memory)
     assert all(same(row, other) for row, other in zip(resumed, expected, strict=True))
     assert torch.equal(found, losses)
 
 
 def test_outputs_after_a_training_with_dropout_are_without_it():
     federation = federation_of(dropping)
-    trained, _, _ = train(federation, [0, 1, 2], initial(federation), loss, options_for("independent"))
+    trained, _, _, _ = train(federation, [0, 1, 2], initial(federation), loss, options_for("independent"))
     for k in federation.clients:
         x = federation.data.images(federation.shares[k], torch.float64).flatten(1)
         features = torch.tanh(x @ trained[k]["body.2.weight"].T + trained[k]["body.2.bias"])
@@ -382,7 +390,7 @@ def test_the_loss_is_the_mean_over_the_examples_of_all_local_epochs():
         return value
 
     options = options_for("independent", epoch_per_round=2, batch_size=7)
-    _, _, losses = train(federation, [2, 0], pick(initial(federation), [2, 0]), noted, options, given=[2, 0])
+    _, _, losses, _ = train(federation, [2, 0], pick(initial(federation), [2, 0]), noted, options, given=[2, 0])
     assert losses.shape == (2,)
     assert [len(values[k]) for k in (2, 0)] == [2 * 30, 2 * 10]
     for found, k in zip(losses, (2, 0), strict=True):
@@ -463,7 +471,7 @@ def test_training_changes_nothing_that_it_was_given():
     def taught(model, batch, given, options):
         return loss(model, batch, None, options) + (model(batch.x)[1].mean(0) * given["teacher"]).sum()
 
-    trained, memory, _ = train(federation.at(1), [0, 1, 2], rows, taught, options, given, memory=[None] * 3)
+    trained, memory, _, _ = train(federation.at(1), [0, 1, 2], rows, taught, options, given, memory=[None] * 3)
     remembered = [{name: {**entry} for name, entry in row.items()} for row in memory]
     values = [[tensor.clone() for entry in row.values() for tensor in entry.values()] for row in memory]
     kept, shared, images = copies(trained), copies([common])[0], federation.data.x.clone()
@@ -481,7 +489,7 @@ def test_training_changes_nothing_that_it_was_given():
 
 def test_what_training_returns_is_free_of_gradients_and_of_the_model_it_came_from():
     federation = tiny_federation()
-    (row,), _, losses = train(federation, [0], initial(federation)[:1], loss, options_for("independent"))
+    (row,), _, losses, _ = train(federation, [0], initial(federation)[:1], loss, options_for("independent"))
     kept = copies([row])[0]
     federation.model(0, federation.initial())  # fills the skeleton anew
     assert same(row, kept)
@@ -491,10 +499,10 @@ def test_what_training_returns_is_free_of_gradients_and_of_the_model_it_came_fro
 def test_a_client_gets_the_same_bits_in_any_order_and_company():
     federation, options = tiny_federation(), options_for("independent", optimizer="adam")
     rows = initial(federation)
-    expected, _, losses = train(federation, [0, 1, 2], rows, loss, options)
+    expected, _, losses, _ = train(federation, [0, 1, 2], rows, loss, options)
     said = federation.each(outputs, [0, 1, 2], expected)
     for clients in ([2, 0, 1], [1], [2, 1]):
-        trained, _, found = train(federation, clients, pick(rows, clients), loss, options)
+        trained, _, found, _ = train(federation, clients, pick(rows, clients), loss, options)
         again = federation.each(outputs, clients, trained)
         for s, k in enumerate(clients):
             assert same(trained[s], expected[k])
@@ -505,12 +513,77 @@ def test_a_client_gets_the_same_bits_in_any_order_and_company():
 def test_an_empty_share_takes_no_step_and_has_loss_0():
     federation = tiny_federation(shares=[[], range(10)], model="MLP")
     rows, options = initial(federation), options_for("independent", optimizer="adam")
-    trained, memory, losses = train(federation.at(1), [0, 1], rows, loss, options, memory=[None] * 2)
+    trained, memory, losses, _ = train(federation.at(1), [0, 1], rows, loss, options, memory=[None] * 2)
     assert same(trained[0], rows[0])
     assert losses[0] == 0
     assert federation.meter.spent["steps", "client", 0] == federation.meter.spent["samples", "client", 0] == 0
-    trained, _, _ = train(federation.at(2), [0, 1], trained, loss, options, memory=memory)
+    trained, _, _, _ = train(federation.at(2), [0, 1], trained, loss, options, memory=memory)
     assert same(trained[0], rows[0]), "its memory, of nothing, can be given back"
+
+
+def test_the_steps_that_each_client_took_are_told():
+    federation = tiny_federation(model="MLP")
+    flags = options_for("independent", batch_size=8, epoch_per_round=3)
+    found = train(federation, [0, 1, 2], initial(federation), loss, flags).steps
+    assert found == [3 * 2, 3 * 3, 3 * 4], "10, 20 and 30 examples"
+    assert found == [federation.meter.spent["steps", "client", k] for k in range(3)]
+
+
+# --- train: stragglers ---
+
+
+def test_a_straggler_takes_the_first_steps_of_those_that_it_would_take_and_is_counted_so():
+    federation = tiny_federation(model="MLP")
+    asked = options_for("independent", batch_size=4, epoch_per_round=2)
+    rows, (noted, seen), (other, cut) = initial(federation), recorder(), recorder()
+    train(federation, [0, 1, 2], rows, noted, asked, "abc")
+    trained = train(federation, [0, 1, 2], rows, other, replace(asked, straggler=1.0), "abc", memory=[None] * 3)
+    for k, name in enumerate("abc"):
+        n = trained.steps[k]
+        assert 0 < n < len(seen[name]), "a part, at least one"
+        assert len(cut[name]) == n
+        assert all(map(torch.equal, cut[name], seen[name]))
+        close(trained.weights[k], plain_training(federation, k, rows[k], seen[name][:n], OPTIMIZERS["plain SGD"][1]))
+
+
+def test_a_client_straggles_as_often_as_is_said_for_a_part_of_its_steps_that_is_drawn_evenly():
+    federation = tiny_federation(shares=[range(60)])
+    options = options_for("independent", batch_size=1, epoch_per_round=100, straggler=0.3)
+    found = [_last_step(federation.at(r), 0, options) for r in range(2000)]
+    late = np.array([steps for steps in found if steps is not None])
+    assert abs(len(late) / 2000 - 0.3) < 3 * np.sqrt(0.3 * 0.7 / 2000)
+    assert late.min() >= 1
+    assert late.max() <= 6000
+    assert abs(late.mean() - 3000) < 3 * 6000 / np.sqrt(12 * len(late)), "evenly from 0 to 6,000"
+
+
+def test_whoever_is_no_client_does_not_straggle_and_nobody_does_by_default():
+    federation, options = tiny_federation(), options_for("independent", straggler=1.0)
+    assert _last_step(federation, 0, options) is not None
+    assert _last_step(federation.aside("tuning"), 0, options) is None
+    assert _last_step(federation.server(federation.shares[0]), 0, options) is None
+    assert _last_step(federation, 0, options_for("independent")) is None
+
+
+# --- terms of a loss ---
+
+
+def test_the_squared_distance_is_over_the_parameters_that_are_trained():
+    model = normed().double()
+    model.classifier.requires_grad_(False)
+    anchor = {name: w + 2 for name, w in model.state_dict().items()}
+    n = sum(p.numel() for p in model.body.parameters())
+    assert squared_distance(model, anchor).item() == pytest.approx(4 * n)
+
+
+def test_what_steers_is_0_and_adds_its_direction_to_the_gradient():
+    model = linear().double()
+    direction = {"classifier.bias": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)}
+    term = steered(model, direction)
+    assert term.item() == 0
+    term.backward()
+    assert torch.equal(model.classifier.bias.grad, direction["classifier.bias"])
+    assert model.classifier.weight.grad is None
 
 
 # --- models that stay with their clients ---
@@ -529,7 +602,7 @@ def test_train_own_replaces_the_rows_of_its_clients_and_keeps_the_others():
     for r in (1, 2):
         before = dict(state)
         rows, memory = pick(before["weights"], clients), pick(before["memory"], clients)
-        trained, remembered, losses = train(federation.at(r), clients, rows, loss, options, memory=memory)
+        trained, remembered, losses, _ = train(federation.at(r), clients, rows, loss, options, memory=memory)
         assert torch.equal(train_own(federation.at(r), clients, state, loss, options), losses)
         for s, k in enumerate(clients):
             assert same(state["weights"][k], trained[s])
@@ -644,6 +717,13 @@ def test_class_means_of_a_single_example_and_of_none():
     assert counts.tolist() == [0, 0, 0]
 
 
+def test_a_mean_is_the_average_of_rows_that_count_alike():
+    rows = [{"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(7)}, {"w": torch.tensor([4.0, 0.0]), "n": torch.tensor(9)}]
+    found = mean(rows)
+    assert torch.equal(found["w"], torch.tensor([2.5, 1.0]))
+    assert found["n"] == 7, "counters are the first one's"
+
+
 # --- rows ---
 
 
@@ -694,7 +774,7 @@ def test_a_gradient_longer_than_the_limit_is_scaled_down_to_it(limit):
 
     def steps(clip_grad):
         asked = options_for("independent", batch_size=60, lr=lr, clip_grad=clip_grad)
-        trained, _, _ = train(federation, federation.clients, rows, loss, asked)
+        trained, _, _, _ = train(federation, federation.clients, rows, loss, asked)
         return [{name: (row[name] - new[name]) / lr for name in row} for row, new in zip(rows, trained, strict=True)]
 
     for whole, clipped in zip(steps(0.0), steps(limit), strict=True):
@@ -723,7 +803,7 @@ def watched(build, part, **flags):
 
     rows, only = initial(federation), part and federation.names(part)
     asked = options_for("independent", batch_size=60, epoch_per_round=2, momentum=0.9, weight_decay=0.1, **flags)
-    trained, _, losses = train(federation, federation.clients, rows, watchful, asked, only=only)
+    trained, _, losses, _ = train(federation, federation.clients, rows, watchful, asked, only=only)
     return federation, rows, trained, losses, seen
 
 
@@ -739,8 +819,8 @@ def test_a_body_under_a_head_that_is_trained_computes_as_in_evaluation():
     federation = federation_of(normed)
     rows = [{**row, "body.2.running_mean": row["body.2.running_mean"] + 0.3} for row in initial(federation)]
     asked = options_for("independent", batch_size=60)
-    _, _, losses = train(federation, federation.clients, rows, loss, asked, only=federation.names("head"))
-    _, _, whole = train(federation, federation.clients, rows, loss, asked)
+    _, _, losses, _ = train(federation, federation.clients, rows, loss, asked, only=federation.names("head"))
+    _, _, whole, _ = train(federation, federation.clients, rows, loss, asked)
     for k in federation.clients:
         row, share = rows[k], federation.shares[k]
         x = federation.data.images(share, torch.float64).flatten(1) @ row["body.1.weight"].T + row["body.1.bias"]
@@ -774,9 +854,9 @@ def test_the_part_that_is_not_trained_is_in_evaluation_mode_and_has_no_gradients
 def test_all_of_a_network_is_trained_again_after_a_part_of_it():
     federation = federation_of(normed)
     rows, asked = initial(federation), options_for("independent", momentum=0.9)
-    expected, _, losses = train(federation, [0, 1, 2], rows, loss, asked)
+    expected, _, losses, _ = train(federation, [0, 1, 2], rows, loss, asked)
     train(federation, [0, 1, 2], rows, loss, asked, only=federation.names("head"))
-    trained, _, found = train(federation, [0, 1, 2], rows, loss, asked)
+    trained, _, found, _ = train(federation, [0, 1, 2], rows, loss, asked)
     assert torch.equal(found, losses)
     assert all(same(*pair) for pair in zip(trained, expected, strict=True))
 
@@ -791,7 +871,7 @@ def test_auxiliary_heads_belong_to_the_head(part, trained):
         return sum(F.cross_entropy(logits, batch.y) for logits in model.every_head(batch.x))
 
     asked = options_for("independent")
-    (after,), _, _ = train(federation, [0], [row], watchful, asked, only=federation.names(part))
+    (after,), _, _, _ = train(federation, [0], [row], watchful, asked, only=federation.names(part))
     assert seen == [trained]
     assert {name.split(".")[0] for name in row if not torch.equal(row[name], after[name])} == trained
 

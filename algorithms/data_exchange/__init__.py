@@ -16,10 +16,8 @@ Differences from the report and the authors' code:
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from algorithms.data_exchange import exchange, graph
-from helpers import Round, average, cross_entropy, model_of, pick, put, train
+from helpers import Round, cross_entropy, mean, model_of, pick, put, train
 from models import MODELS
 from options import Choice, Needs, Number, Several, again, flag
 
@@ -73,9 +71,9 @@ def communicate(federation, state, options):
     weights, central = pick(state["weights"], clients), not graph.decentralised(options)
     if central:
         weights = federation.wire.broadcast("weights", state["server"], clients)
-    weights, _, losses = train(holding, clients, weights, loss, options)
+    weights, _, losses, _ = train(holding, clients, weights, loss, options)
     if central:
-        state["server"] = average(federation.wire.up("weights", weights, clients), [torch.tensor(1)] * len(clients))
+        state["server"] = mean(federation.wire.up("weights", weights, clients))
         return Round(clients, losses, {"global": model_of(federation, state["server"])}, state["told"], weights)
     mixed = graph.mix(federation, clients, weights, state["edges"], options)
     state["weights"] = put(state["weights"], clients, mixed)

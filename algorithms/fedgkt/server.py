@@ -159,11 +159,11 @@ def learn(federation: Federation, state: dict, clients: Sequence[int], draws, lo
     asked = replace(
         options, epoch_per_round=options.epochs_server, augment="none", lr=options.lr * state["plateau"]["factor"]
     )
-    (weights,), (memory,), losses = train(server, [0], [state["server"]], loss, asked, [given], [state["server_memory"]])
-    state["server"], state["server_memory"] = weights, memory
+    trained = train(server, [0], [state["server"]], loss, asked, [given], [state["server_memory"]])
+    (state["server"],), (state["server_memory"],) = trained.weights, trained.memory
     ages = [(len(row["labels"]), federation.round - row["round"]) for row in held.values()]
     told = {
-        "server_loss": losses.item(),
+        "server_loss": trained.loss.item(),
         "server_lr": learning_rate(asked, federation.round),
         "feature_age_mean": sum(n * age for n, age in ages) / max(len(targets), 1),
         "feature_age_max": float(max(age for _, age in ages)),

@@ -52,10 +52,10 @@ def communicate(federation, state, options):
     alone = state["server"] is None  # round 1 of --init independent
     weights = [federation.initial(k) for k in clients] if alone else download(federation, state, clients)
     memory = [state["memory"].get(k) for k in clients] if options.keep_optimizer else None
-    trained, memory, losses = train(federation, clients, weights, loss, options, memory=memory)
+    trained = train(federation, clients, weights, loss, options, memory=memory)
     if options.keep_optimizer:
-        state["memory"] = {**state["memory"], **dict(zip(clients, memory, strict=True))}
-    weights = federation.wire.up("weights", keep_own(state, clients, trained), clients)
+        state["memory"] = {**state["memory"], **dict(zip(clients, trained.memory, strict=True))}
+    weights = federation.wire.up("weights", keep_own(state, clients, trained.weights), clients)
     if options.aggregate == "all":
         absent = [k for k in federation.clients if k not in clients]
         if alone:
@@ -69,4 +69,4 @@ def communicate(federation, state, options):
     else:
         n = federation.wire.up("n_k", federation.sizes(clients), clients)
     state["server"] = average(weights, n)
-    return Round(takers, losses, shared_model(federation, state), trained=trained)
+    return Round(takers, trained.loss, shared_model(federation, state), trained=trained.weights)

@@ -353,7 +353,7 @@ def test_the_quirks_are_off_by_default_and_then_it_is_the_papers_algorithm():
 def test_train_is_what_fedavg_runs_at_a_client():
     """So that whatever holds for `train` holds here: masks, batches and effort included."""
     federation, flags = tiny_federation(), options_for("fedavg")
-    trained, _, losses = train(federation.at(1), [0, 1, 2], [federation.initial()] * 3, fedavg.loss, flags)
+    trained, _, losses, _ = train(federation.at(1), [0, 1, 2], [federation.initial()] * 3, fedavg.loss, flags)
     _, done = play(federation, flags)
     assert torch.equal(done.loss, losses)
     close(weights_of(done.answers["global"]), mean_of(trained, [10, 20, 30]))
