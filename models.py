@@ -127,6 +127,23 @@ class HeadsNet(Net):
         return logits / (temperature.sigmoid() + self.SCALE_EPSILON) if self.training else logits
 
 
+class NearestPrototype(nn.Module):
+    """A network that is asked by class prototypes [C, D], of which those `held`, bool [C], are there: forward(x) -> features
+    [B, D] and minus squared distances [B, C]. A class without one is further away than all others."""
+
+    def __init__(self, net: Net, prototypes: Tensor, held: Tensor) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("prototypes", prototypes.detach().clone())
+        self.register_buffer("held", held.clone())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features, _ = self.net(x)
+        away = (features.unsqueeze(1) - self.prototypes).square().sum(2)
+        furthest = away.masked_fill(~self.held, 0).amax(1, keepdim=True)
+        return features, -torch.where(self.held, away, 2 * furthest + 1)
+
+
 STEM_WIDTH = 16  # channels of the map between the two sides of a StemNet
 ReLU = partial(nn.ReLU, inplace=True)  # the same numbers from less memory
 

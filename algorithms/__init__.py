@@ -26,11 +26,13 @@ from algorithms import (
     cfkd,
     data_exchange,
     dpsgd,
+    epidemic,
     fd,
     fedavg,
     fedbabu,
     fedgkt,
     fedper,
+    fedproto,
     fedprox,
     independent,
     lg_fedavg,
@@ -54,12 +56,14 @@ FAMILIES: dict[str, dict[str, ModuleType]] = {
     },
     "models of their own, that share knowledge instead of weights": {
         "cfkd": cfkd,
+        "fedproto": fedproto,
         "fd": fd,
         "fedgkt": fedgkt,
     },
     "neighbours on a graph, without a server": {
         "data_exchange": data_exchange,
         "dpsgd": dpsgd,
+        "epidemic": epidemic,
     },
     "reference lines, that do not collaborate": {
         "independent": independent,

@@ -33,7 +33,6 @@ SMALL = {  # flags that make an algorithm's own networks small
     **dict.fromkeys(("fedbabu", "fedper", "lg_fedavg", "data_exchange", "dpsgd"), {"model": ("LeNet5",)}),
 }
 OWN_MODEL = ("fedgkt", "mhmd")  # those that cannot do with any architecture
-THROUGH_SERVER = "server"  # the answer of a network of which a part is the server's
 
 
 def options_of(case, **flags):
@@ -405,7 +404,7 @@ def test_clients_may_have_different_architectures_where_mixed_says_so(case):
     _, done = play(federation, options_of(case), rounds=2)
     assert torch.isfinite(done.loss).all()
     for name, rows in answers_of(federation, done).items():
-        for k, row in enumerate(rows if name != THROUGH_SERVER else []):
+        for k, row in enumerate(rows if name in ("personal", "global") else []):
             assert {n: t.shape for n, t in row.items()} == {n: t.shape for n, t in federation.initial(k).items()}
 
 
@@ -453,6 +452,7 @@ class Bytes(NamedTuple):
 
 
 NEIGHBOURS = {0: {1, 2}, 1: {0}, 2: {0}}  # of three clients, the first of the authors' tree
+EVERYONE = {0: {1, 2}, 1: {0, 2}, 2: {0, 1}}  # to whom a client sends where two of three take part in a round
 
 
 @dataclass(frozen=True)
@@ -527,6 +527,8 @@ BYTES = {
     "mhmd": _mhmd,
     "data_exchange": lambda s: Bytes(0, 0, 0, s.n // 10 * s.example, s.model * s.item),
     "dpsgd": lambda s: Bytes(0, 0, 0, 0, s.model * s.item),
+    "epidemic": lambda s: Bytes(0, 0, 0, 0, s.model * s.item),
+    "fedproto": lambda s: Bytes(0, s.C * s.D * s.item + s.C * COUNT, s.C * s.D * s.item + s.C),
     "independent": lambda s: Bytes(0, 0, 0),
     "centralized": lambda s: Bytes(s.n * s.example, 0, 0),
 }
@@ -559,13 +561,14 @@ def test_the_bytes_on_the_wire_are_those_worked_out_by_hand(case, dtype):
 
     federation, options = federation_for(case, dtype=dtype, participation=0.7), options_of(case)
     state = MODULES[case].start(federation, options)
-    between = {k: expected[k].start_between * len(NEIGHBOURS[k]) for k in federation.clients}
+    near = EVERYONE if case == "epidemic" else NEIGHBOURS
+    between = {k: expected[k].start_between * len(near[k]) for k in federation.clients}
     start = {k: expected[k].start for k in federation.clients}
     assert by_direction(federation.wire) == without_zeros(up=start, between=between)
     for r in (1, 2, 3):
         done = MODULES[case].communicate(federation.at(r), state, options)
         up, down = ({k: getattr(expected[k], way) for k in done.clients} for way in ("up", "down"))
-        between = {k: expected[k].between * len(NEIGHBOURS[k] & set(done.clients)) for k in done.clients}
+        between = {k: expected[k].between * len(near[k] & set(done.clients)) for k in done.clients}
         assert by_direction(federation.wire) == without_zeros(up=up, down=down, between=between)
 
 

@@ -1,0 +1,84 @@
+"""Mean features by class, called prototypes, both ways; who is asked takes the class whose prototype is nearest.
+
+Y. Tan, G. Long, L. Liu, T. Zhou, Q. Lu, J. Jiang, C. Zhang: FedProto: Federated Prototype Learning across Heterogeneous
+Clients, AAAI 2022, Algorithm 1. The headline answer is by prototypes; "personal" is what the client's network says itself.
+
+Differences from the paper:
+1. A global prototype is the mean over all examples of its class, so that counts travel too. Equation (6) has a further
+   1 / |N_j|, which would draw it to 0 as more clients hold the class; the authors' code takes the plain mean of means.
+2. The distance is the mean of squares over the D features and the batch, as in the code; the text sums distances.
+3. What a client sends are the means of its features after the local epochs, in evaluation mode.
+4. A class that nobody has sent draws nobody, and is further from every image than all others.
+5. With `--participation` below 1 the server keeps what the others sent last; prototypes go to the clients of the round.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+import models
+import options
+from helpers import Round, average, class_means, model_of, outputs, own_models, pick, put, train_own
+from models import NearestPrototype
+from options import Number, flag
+
+mixed = same_features = True
+
+
+@dataclass(frozen=True)
+class Options(options.Options):
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.5
+    batch_size: int = 4
+    lambda_proto: float = flag(1.0, Number(float, least=0), "weight of the distance to the prototypes; 0 is none")
+
+
+def loss(model, batch, given, options):
+    features, logits = model(batch.x)  # [B, D], [B, C]
+    prototypes, held = given["prototypes"][batch.y], given["held"][batch.y]  # [B, D], [B]
+    distance = (held.unsqueeze(1) * (features - prototypes).square()).mean()
+    return F.cross_entropy(logits, batch.y) + options.lambda_proto * distance
+
+
+def start(federation, options):
+    own, n_classes = own_models(federation), len(federation.data.classes)
+    features = torch.zeros(n_classes, federation.skeletons[0].classifier.in_features)
+    nothing = {
+        "prototypes": features.to(federation.device, federation.dtype),
+        "held": torch.zeros(n_classes, dtype=torch.bool, device=federation.device),
+    }
+    return {**own, "sent": [None for _ in federation.clients], "known": [nothing for _ in federation.clients]}
+
+
+def communicate(federation, state, options):
+    clients = federation.sample()
+    losses = train_own(federation, clients, state, loss, options, pick(state["known"], clients))
+    means = federation.wire.up("prototypes", federation.each(represent, clients, pick(state["weights"], clients)), clients)
+    state["sent"] = put(state["sent"], clients, means)
+    received = federation.wire.broadcast("prototypes", aggregated([row for row in state["sent"] if row]), clients)
+    state["known"] = put(state["known"], clients, received)
+    own, known = model_of(federation, state["weights"]), state["known"]
+    return Round(clients, losses, {"prototypes": lambda k: NearestPrototype(own(k), **known[k]).eval(), "personal": own})
+
+
+def represent(federation, k, weights):
+    """Client k's mean feature of each class [C, D], and class counts [C]."""
+    features, _, y = outputs(federation, k, weights)
+    means, counts = class_means(features, y, len(federation.data.classes))
+    return {"means": means, "counts": counts}
+
+
+def aggregated(sent):
+    """The global prototypes, and which classes anybody has."""
+    means = average([row["means"] for row in sent], [row["counts"].unsqueeze(1) for row in sent])
+    return {"prototypes": means, "held": sum(row["counts"] for row in sent) > 0}
+
+
+def rebuild(options, inputs, client, answer):
+    """The network of a saved answer: `options` and `inputs` as in a run's `config.json`."""
+    (shape, n_classes), names = inputs, options["model"]
+    net = models.make(names[client % len(names)], tuple(shape), n_classes, options["feature_dim"])
+    held = torch.zeros(n_classes, dtype=torch.bool)
+    return net if answer == "personal" else NearestPrototype(net, net.classifier.weight * 0, held)
