@@ -12,8 +12,9 @@ are `StemNet`s; the server models of FedGKT read the maps of such a stem, whose 
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,6 +143,30 @@ class NearestPrototype(nn.Module):
         away = (features.unsqueeze(1) - self.prototypes).square().sum(2)
         furthest = away.masked_fill(~self.held, 0).amax(1, keepdim=True)
         return features, -torch.where(self.held, away, 2 * furthest + 1)
+
+
+class Pair(nn.Module):
+    """Two networks of a client that learn in the same steps: `own`, which stays, and `shared`, which travels. One row
+    has the weights of both, under names that begin with theirs."""
+
+    def __init__(self, own: Net, shared: Net) -> None:
+        super().__init__()
+        self.own, self.shared = own, shared
+
+    @staticmethod
+    def row(**parts: Mapping[str, Any]) -> dict[str, Any]:
+        """One row of the rows of its parts, of weights or of an optimizer's memory."""
+        return {f"{part}.{name}": tensor for part, row in parts.items() for name, tensor in row.items()}
+
+    @staticmethod
+    def part(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """The row of a part."""
+        return {full.removeprefix(f"{name}."): tensor for full, tensor in row.items() if full.startswith(f"{name}.")}
+
+    def drop_from(self, stream: np.random.Generator) -> None:
+        """As `Net.drop_from`, one network after the other."""
+        for net in (self.own, self.shared):
+            net.drop_from(stream)
 
 
 STEM_WIDTH = 16  # channels of the map between the two sides of a StemNet

@@ -22,6 +22,7 @@ from dataclasses import fields
 from types import ModuleType
 
 from algorithms import (
+    apfl,
     centralized,
     cfkd,
     data_exchange,
@@ -34,6 +35,7 @@ from algorithms import (
     fedper,
     fedproto,
     fedprox,
+    fml,
     independent,
     lg_fedavg,
     mhmd,
@@ -54,9 +56,13 @@ FAMILIES: dict[str, dict[str, ModuleType]] = {
         "lg_fedavg": lg_fedavg,
         "mhmd": mhmd,
     },
+    "a personal model beside the one for all": {
+        "apfl": apfl,
+    },
     "models of their own, that share knowledge instead of weights": {
         "cfkd": cfkd,
         "fedproto": fedproto,
+        "fml": fml,
         "fd": fd,
         "fedgkt": fedgkt,
     },

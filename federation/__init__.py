@@ -17,7 +17,7 @@ from data.partition import Shares
 from federation.meter import Meter
 from federation.pool import Pool
 from federation.wire import Examples, Wire
-from models import Net
+from models import Net, Pair
 
 Weights = dict[str, Tensor]  # parameters and buffers by name: one row of an algorithm's state
 
@@ -100,6 +100,10 @@ class Federation:
     def server(self, share: Tensor) -> "Federation":
         """The server as a federation of one, which holds the examples `share` int64 [n] and may use every thread."""
         return replace(self, party="server", shares=(share,))
+
+    def paired(self, shared: Net, pair: Callable[[Net, Net], Pair] = Pair) -> "Federation":
+        """With a second network at each client: pairs of its own one and of one that all share."""
+        return replace(self, skeletons=tuple(pair(own, shared) for own in self.skeletons))
 
     # --- words of a round ---
 

@@ -68,6 +68,7 @@ def of_one(model: str, n: int, precision: str = "float32"):
 def options_of(batch_size: int, optimizer: str = "sgd"):
     """What `helpers.train` reads."""
     others = {"momentum": 0.0, "weight_decay": 0.0, "clip_grad": 0.0, "augment": "none", "lr_schedule": "constant"}
+    others |= {"straggler": 0.0}
     return SimpleNamespace(batch_size=batch_size, optimizer=optimizer, lr=1e-3, rounds=1, epoch_per_round=1, **others)
 
 

@@ -527,6 +527,8 @@ BYTES = {
     "mhmd": _mhmd,
     "data_exchange": lambda s: Bytes(0, 0, 0, s.n // 10 * s.example, s.model * s.item),
     "dpsgd": lambda s: Bytes(0, 0, 0, 0, s.model * s.item),
+    "apfl": _fedavg,
+    "fml": _fedavg,
     "epidemic": lambda s: Bytes(0, 0, 0, 0, s.model * s.item),
     "fedproto": lambda s: Bytes(0, s.C * s.D * s.item + s.C * COUNT, s.C * s.D * s.item + s.C),
     "independent": lambda s: Bytes(0, 0, 0),

@@ -1,0 +1,77 @@
+"""The model, both ways, beside a model of each client's own; a client answers with a mixture of the two that it learns.
+
+Y. Deng, M. M. Kamani, M. Mahdavi: Adaptive Personalized Federated Learning, 2020 (arXiv 2003.13461), Algorithm 1. In every
+step w, which travels, goes down the gradient of its own loss, and v, which stays, that of the loss of the mixture alpha v +
+(1 - alpha) w, and so does alpha. The headline answer is the mixture with the server's w; "global" is w.
+
+Differences from the paper:
+1. w is averaged by n_k, as in `fedavg`; the paper averages evenly.
+2. alpha moves in every step, with the rate of the weights, and is brought back to [0, 1] after a round; the authors move it
+   once a round. `--fixed_mixture` leaves it where it is.
+3. BatchNorm's statistics of the mixture are v's: they are what it has seen.
+"""
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.func import functional_call
+
+import options
+from helpers import Round, aggregate, cross_entropy, download, one_model, shared_model, train
+from models import Pair
+from options import Number, flag
+
+
+@dataclass(frozen=True)
+class Options(options.Options):
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    mixture: float = flag(0.5, Number(float, least=0, most=1), "part alpha of the own model in the mixture, to begin with")
+    fixed_mixture: bool = flag(False, None, "alpha stays as it is; with 0 the answer is FedAvg's, with 1 learning alone")
+
+
+class Mixture(Pair):
+    """A client's own network and the shared one, and how much of the first is in their mixture."""
+
+    def __init__(self, own, shared):
+        super().__init__(own, shared)
+        self.alpha = torch.nn.Parameter(torch.zeros((), dtype=next(own.parameters()).dtype))
+
+
+def loss(model, batch, given, options):
+    w, v = dict(model.shared.named_parameters()), dict(model.own.named_parameters())
+    mixed = {name: model.alpha * v[name] + (1 - model.alpha) * w[name].detach() for name in w}
+    of_mixture = cross_entropy(lambda x: functional_call(model.own, mixed, (x,)), batch, given, options)
+    return of_mixture + cross_entropy(model.shared, batch, given, options)
+
+
+def start(federation, options):
+    common = one_model(federation)
+    alpha = torch.tensor(options.mixture, dtype=federation.dtype, device=federation.device)
+    return {**common, "mine": {}, "begin": {"v": common["server"], "alpha": alpha}}
+
+
+def communicate(federation, state, options):
+    clients = federation.sample()
+    received = download(federation, state, clients)
+    held = [state["mine"].get(k, state["begin"]) for k in clients]
+    rows = [{**Pair.row(own=row["v"], shared=w), "alpha": row["alpha"]} for row, w in zip(held, received, strict=True)]
+    pairs = federation.paired(copy.deepcopy(federation.skeletons[0]), Mixture)
+    moving = {name for name, _ in pairs.skeletons[0].named_parameters()} - ({"alpha"} if options.fixed_mixture else set())
+    trained = train(pairs, clients, rows, loss, options, only=moving)
+    mine = [{"v": Pair.part(row, "own"), "alpha": row["alpha"].clamp(0, 1)} for row in trained.weights]
+    state["mine"] = {**state["mine"], **dict(zip(clients, mine, strict=True))}
+    aggregate(federation, state, clients, [Pair.part(row, "shared") for row in trained.weights])
+    personal = partial(mixture_of, federation, state["server"], state["mine"], state["begin"])
+    told = {"alpha": {k: row["alpha"].item() for k, row in zip(clients, mine, strict=True)}}
+    return Round(clients, trained.loss, {"personal": personal, **shared_model(federation, state)}, told)
+
+
+def mixture_of(federation, server, mine, begin, k):
+    """What client k answers with: the parameters mixed, all else its own."""
+    v, alpha = mine.get(k, begin)["v"], mine.get(k, begin)["alpha"]
+    moving = {name for name, _ in federation.skeletons[0].named_parameters()}
+    mixed = {name: alpha * v[name] + (1 - alpha) * server[name] if name in moving else v[name] for name in v}
+    return federation.model(k, mixed)

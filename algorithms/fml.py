@@ -1,0 +1,87 @@
+"""The weights of a model that all share, both ways, while each client's own model learns with it and stays.
+
+T. Shen, J. Zhang, X. Jia, F. Zhang, G. Huang, P. Zhou, K. Kuang, F. Wu, C. Wu: Federated Mutual Learning, 2020 (arXiv
+2006.16765), Algorithm 1. In every step the own model learns from the labels and from the shared one, and the shared one from
+the labels and from it. Own models may be of any architecture; the shared one is `--shared_model`. The headline answer is the
+own model, "global" the shared one.
+
+Differences from the paper:
+1. A teacher's outputs are constants to who learns from them, as in mutual learning; the paper does not say.
+2. The shared models are averaged by n_k, which travels too; the paper averages evenly.
+3. With `--participation` below 1 an absent client's own model waits.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+import models
+import options
+import streams
+from helpers import Round, average, model_of, own_models, pick, put, train
+from models import MODELS, Pair
+from options import Choice, Number, flag
+
+mixed = True
+
+
+@dataclass(frozen=True)
+class Options(options.Options):
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    shared_model: str = flag("LeNet5", Choice(tuple(MODELS)), "architecture of the model that all share")
+    mutual_own: float = flag(
+        0.5, Number(float, least=0, most=1), "how much the own model learns from the labels; 1 is alone"
+    )
+    mutual_shared: float = flag(
+        0.5, Number(float, least=0, most=1), "how much the shared model learns from the labels; 1 is FedAvg"
+    )
+
+
+def loss(model, batch, given, options):
+    (_, own), (_, shared) = model.own(batch.x), model.shared(batch.x)
+    return student(own, shared, batch.y, options.mutual_own) + student(shared, own, batch.y, options.mutual_shared)
+
+
+def student(logits, teacher, y, labels):
+    """The part `labels` of the cross-entropy, and the rest of KL(teacher || logits), means over the batch."""
+    divergence = F.kl_div(logits.log_softmax(1), teacher.detach().log_softmax(1), reduction="batchmean", log_target=True)
+    return labels * F.cross_entropy(logits, y) + (1 - labels) * divergence
+
+
+def start(federation, options):
+    return {**own_models(federation), "server": shared_of(federation, options).state_dict()}
+
+
+def communicate(federation, state, options):
+    clients = federation.sample()
+    received = federation.wire.broadcast("weights", state["server"], clients)
+    pairs = [Pair.row(own=own, shared=row) for own, row in zip(pick(state["weights"], clients), received, strict=True)]
+    memory = [Pair.row(own=row or {}) for row in pick(state["memory"], clients)]  # the shared one's is fresh in every round
+    trained = train(federation.paired(shared_of(federation, options)), clients, pairs, loss, options, memory=memory)
+    state["weights"] = put(state["weights"], clients, [Pair.part(row, "own") for row in trained.weights])
+    state["memory"] = put(state["memory"], clients, [Pair.part(row, "own") for row in trained.memory])
+    sent = federation.wire.up("weights", [Pair.part(row, "shared") for row in trained.weights], clients)
+    state["server"] = average(sent, federation.wire.up("n_k", federation.sizes(clients), clients))
+    own, server = model_of(federation, state["weights"]), state["server"]
+    return Round(clients, trained.loss, {"personal": own, "global": lambda k: shared_of(federation, options, server)})
+
+
+def shared_of(federation, options, weights=None):
+    """The network that all share, with these weights, or those of the common start."""
+    with streams.torch_seeded(federation.seed, "server", "initial"):
+        net = models.build(options.shared_model, federation.data.shape, len(federation.data.classes), options.feature_dim)
+    net = net.to(federation.device, federation.dtype, memory_format=torch.channels_last).eval()
+    net.precision = federation.precision
+    if weights:
+        net.load_state_dict(weights)
+    return net
+
+
+def rebuild(options, inputs, client, answer):
+    """The network of a saved answer: `options` and `inputs` as in a run's `config.json`."""
+    (shape, n_classes), names = inputs, options["model"]
+    name = options["shared_model"] if answer == "global" else names[client % len(names)]
+    return models.make(name, tuple(shape), n_classes, options["feature_dim"])
