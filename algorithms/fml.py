@@ -32,12 +32,15 @@ class Options(options.Options):
     lr: float = 0.01
     momentum: float = 0.9
     shared_model: str = flag("LeNet5", Choice(tuple(MODELS)), "architecture of the model that all share")
-    mutual_own: float = flag(
-        0.5, Number(float, least=0, most=1), "how much the own model learns from the labels; 1 is alone"
-    )
-    mutual_shared: float = flag(
-        0.5, Number(float, least=0, most=1), "how much the shared model learns from the labels; 1 is FedAvg"
-    )
+    mutual_own: float = flag(0.5, Number(float, least=0, most=1), "what the own model learns from labels; 1 is alone")
+    mutual_shared: float = flag(0.5, Number(float, least=0, most=1), "what the shared one learns from labels; 1 is fedavg")
+
+
+def check(options, data, n_train):
+    """No words. Raises UserError where the model that all share cannot be."""
+    with streams.torch_seeded("tried out"):
+        models.build(options.shared_model, data.shape, len(data.classes), options.feature_dim)
+    return ""
 
 
 def loss(model, batch, given, options):
@@ -52,7 +55,7 @@ def student(logits, teacher, y, labels):
 
 
 def start(federation, options):
-    return {**own_models(federation), "server": shared_of(federation, options).state_dict()}
+    return {**own_models(federation), "server": dict(shared_of(federation, options).state_dict())}
 
 
 def communicate(federation, state, options):
@@ -72,7 +75,7 @@ def communicate(federation, state, options):
 def shared_of(federation, options, weights=None):
     """The network that all share, with these weights, or those of the common start."""
     with streams.torch_seeded(federation.seed, "server", "initial"):
-        net = models.build(options.shared_model, federation.data.shape, len(federation.data.classes), options.feature_dim)
+        net = models.make(options.shared_model, federation.data.shape, len(federation.data.classes), options.feature_dim)
     net = net.to(federation.device, federation.dtype, memory_format=torch.channels_last).eval()
     net.precision = federation.precision
     if weights:
