@@ -34,7 +34,7 @@ from figures import summary
 from figures.cells import render
 from figures.groups import groups, problems, seeds_told
 from figures.problems import overview
-from launch import Failed, launch, loggers, nodes, scheduling, signals, slurm, torchrun
+from launch import Failed, launch, loggers, nodes, refuse, scheduling, signals, slurm, torchrun
 from launch.display import log_to_stderr
 from study import tuning
 
@@ -90,6 +90,7 @@ def main(argv: Sequence[str]) -> int:
 def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[str], chosen_among: Sequence[str] = ()) -> int:
     """Run what is not finished, and print the table; `chosen_among` are flags whose values were chosen beforehand."""
     loggers.chosen(how.log)  # a mistake is one before anything is said
+    refuse(ready, how.jobs, how.ray)
     out = sys.stderr if how.json else sys.stdout
     say = (lambda *words: None) if how.quiet else (lambda *words: print(*words, file=out, flush=True))
     for one in ready:

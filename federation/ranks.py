@@ -152,7 +152,8 @@ def on_this_machine() -> int:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Inside, the ranks hear each other. Where the leader comes to an end, so do the others."""
+    """Inside, the ranks hear each other. Where the leader comes to an end, so do the others; a mistake in the command, which
+    all or the leader alone have found, is one."""
     if world() == 1:
         yield
         return
@@ -161,7 +162,11 @@ def joined() -> Iterator[None]:
     store, _, _ = next(distributed.rendezvous("env://"))
     found = _apart(store)
     distributed.init_process_group("gloo", store=found, rank=rank(), world_size=world(), timeout=PATIENCE)
-    yield
+    try:
+        yield
+    except UserError:
+        share(Over() if rank() == 0 else Idle())
+        raise
     if rank() == 0:
         share(Over())
     distributed.destroy_process_group()

@@ -18,7 +18,7 @@ from launch import here, loggers, processes, scheduling
 from launch.display import display_of
 from launch.single import Failed
 
-__all__ = ["Failed", "launch"]
+__all__ = ["Failed", "launch", "refuse"]
 
 
 def launch(
@@ -44,10 +44,7 @@ def launch(
     KeyboardInterrupt leaves each run that is at work with its last finished round.
     """
     told = loggers.chosen(log)
-    if any(one.options.device.startswith("cuda") for one in ready):
-        ranks.refuse("--device cuda")
-    if ray or jobs not in ("auto", 1):
-        ranks.refuse("--ray" if ray else f"--jobs {jobs}")
+    refuse(ready, jobs, ray)
     runs = {one.folder: one for one in ready}  # two may be the same: --threads 1 auto
     finished = {folder for folder in runs if not force and saves.finished(folder)}
     there, missing = ([one for one in runs.values() if (one.folder in finished) is so] for so in (True, False))
@@ -69,6 +66,14 @@ def launch(
                 with display.aside():
                     yield first, results[first.folder]
         yield from ((one, results[one.folder]) for one in waiting if one.folder in results)
+
+
+def refuse(ready: Sequence[Experiment], jobs: int | str, ray: str | None) -> None:
+    """Raises UserError for what the ranks of a torchrun cannot do together."""
+    if any(one.options.device.startswith("cuda") for one in ready):
+        ranks.refuse("--device cuda")
+    if ray or jobs not in ("auto", 1):
+        ranks.refuse("--ray" if ray else f"--jobs {jobs}")
 
 
 def _of_ray(address: str) -> Callable[..., Iterator[tuple[Experiment, saves.Run | Failed]]]:
