@@ -35,6 +35,7 @@ from algorithms import (
     independent,
     lg_fedavg,
     mhmd,
+    scaffold,
 )
 from algorithms.published import cfkd as published_cfkd
 from algorithms.published import fd as published_fd
@@ -45,6 +46,7 @@ FAMILIES: dict[str, dict[str, ModuleType]] = {
     "one global model, by averaging weights": {
         "fedavg": fedavg,
         "fedprox": fedprox,
+        "scaffold": scaffold,
     },
     "personal models, of which a part is averaged": {
         "fedbabu": fedbabu,
