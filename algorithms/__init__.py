@@ -29,12 +29,16 @@ from algorithms import (
     fd,
     fedavg,
     fedbabu,
+    feddyn,
     fedgkt,
+    fednova,
+    fedopt,
     fedper,
     fedprox,
     independent,
     lg_fedavg,
     mhmd,
+    moon,
     scaffold,
 )
 from algorithms.published import cfkd as published_cfkd
@@ -47,6 +51,10 @@ FAMILIES: dict[str, dict[str, ModuleType]] = {
         "fedavg": fedavg,
         "fedprox": fedprox,
         "scaffold": scaffold,
+        "fedopt": fedopt,
+        "fednova": fednova,
+        "feddyn": feddyn,
+        "moon": moon,
     },
     "personal models, of which a part is averaged": {
         "fedbabu": fedbabu,

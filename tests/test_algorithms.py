@@ -525,6 +525,10 @@ BYTES = {
     "fedavg --as_published": lambda s: Bytes(0, s.model * s.item, s.model * s.item),  # unweighted: no n_k
     "fedprox": _fedavg,
     "scaffold": _scaffold,
+    "fedopt": _fedavg,
+    "fednova": lambda s: Bytes(0, s.model * s.item + 2 * COUNT, s.model * s.item),  # n_k, and |a_k| in float64
+    "feddyn": lambda s: Bytes(0, s.model * s.item, s.model * s.item),  # an even mean: no n_k
+    "moon": _fedavg,
     "fedgkt": _fedgkt,
     "fedgkt --as_published": _fedgkt,
     "fedbabu": _fedbabu,
