@@ -260,6 +260,22 @@ def mean(rows: Sequence[Any]) -> Any:
     return average(rows, [torch.tensor(1)] * len(rows))
 
 
+def parameters(federation: Federation, row: Weights) -> Weights:
+    """The part of a row that is learnt by gradients: no buffer. Of the first architecture."""
+    learnt = {name for name, _ in federation.skeletons[0].named_parameters()}
+    return {name: w for name, w in row.items() if name in learnt}
+
+
+def minus(one: Weights, other: Weights) -> Weights:
+    """one - other, of the weights that `other` names."""
+    return {name: one[name] - w for name, w in other.items()}
+
+
+def moved(row: Weights, step: Weights, rate: float | Tensor) -> Weights:
+    """row + rate step, of the weights that `step` names; the others as they are."""
+    return {**row, **{name: row[name] + rate * change for name, change in step.items()}}
+
+
 # --- one model for all: the state of algorithms that average weights ------------------------------------------------------
 
 

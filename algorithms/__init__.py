@@ -31,7 +31,10 @@ from algorithms import (
     fd,
     fedavg,
     fedbabu,
+    feddyn,
     fedgkt,
+    fednova,
+    fedopt,
     fedper,
     fedproto,
     fedprox,
@@ -39,6 +42,8 @@ from algorithms import (
     independent,
     lg_fedavg,
     mhmd,
+    moon,
+    scaffold,
 )
 from algorithms.published import cfkd as published_cfkd
 from algorithms.published import fd as published_fd
@@ -49,6 +54,11 @@ FAMILIES: dict[str, dict[str, ModuleType]] = {
     "one global model, by averaging weights": {
         "fedavg": fedavg,
         "fedprox": fedprox,
+        "scaffold": scaffold,
+        "fedopt": fedopt,
+        "fednova": fednova,
+        "feddyn": feddyn,
+        "moon": moon,
     },
     "personal models, of which a part is averaged": {
         "fedbabu": fedbabu,

@@ -144,3 +144,44 @@ def line_of(work, *args) -> str:
     line = str(raised.value)
     assert len(line.splitlines()) == 1
     return line
+
+
+def drifting(**others) -> Federation:
+    """Three clients with other mixes of the classes, and a softmax regression of four pixels: a convex problem, on which
+    local steps drift apart."""
+    data = tiny_data(size=2)
+    shares = [np.array(share) for share in uneven_shares(data)]
+    return Federation.of(data, shares, [lambda: models.Net(torch.nn.Flatten(), 4, 3)], dtype=torch.float64, **others)
+
+
+def optimum(federation: Federation, decay: float, p=(1 / 3, 1 / 3, 1 / 3)) -> dict[str, torch.Tensor]:
+    """Where sum_k p_k (cross-entropy of client k) + decay / 2 ||w||^2 of `drifting` is least: twenty steps of Newton."""
+    parts = [
+        (federation.data.images(share, torch.float64).flatten(1), federation.data.y[share]) for share in federation.shares
+    ]
+
+    def objective(w):
+        matrix, bias = w[:12].view(3, 4), w[12:]
+        losses = [torch.nn.functional.cross_entropy(x @ matrix.T + bias, y) for x, y in parts]
+        return sum(p_k * value for p_k, value in zip(p, losses, strict=True)) + decay / 2 * w.square().sum()
+
+    w = torch.zeros(15, dtype=torch.float64)
+    for _ in range(20):
+        slope = torch.autograd.functional.jacobian(objective, w)
+        w = w - torch.linalg.solve(torch.autograd.functional.hessian(objective, w), slope)
+    return {"classifier.weight": w[:12].view(3, 4), "classifier.bias": w[12:]}
+
+
+def away(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest difference of two rows of weights."""
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def gradient_of(federation: Federation, row: dict[str, torch.Tensor], indices) -> dict[str, torch.Tensor]:
+    """The gradient of the mean cross-entropy on these examples, in training mode, at a row of weights: slow and obvious."""
+    model = federation.architectures[0]().double().train()
+    model.load_state_dict(row)
+    logits = model(federation.data.images(indices, torch.float64))[1]
+    torch.nn.functional.cross_entropy(logits, federation.data.y[indices]).backward()
+    return {name: w.grad.clone() for name, w in model.named_parameters()}

@@ -496,6 +496,11 @@ def _fedavg(s):
     return Bytes(0, s.model * s.item + COUNT, s.model * s.item)  # the model, and n_k
 
 
+def _scaffold(s):
+    both_ways = 2 * s.model * s.item  # the model, and a variate as large
+    return Bytes(0, both_ways, both_ways)
+
+
 def _fedgkt(s):
     up = s.n * (16 * 12 * 12 * 4 + s.C * s.item + COUNT)  # a map of 16 channels in float32, logits, and the label
     return Bytes(0, up, s.n * s.C * s.item)
@@ -520,6 +525,11 @@ BYTES = {
     "fedavg": _fedavg,
     "fedavg --as_published": lambda s: Bytes(0, s.model * s.item, s.model * s.item),  # unweighted: no n_k
     "fedprox": _fedavg,
+    "scaffold": _scaffold,
+    "fedopt": _fedavg,
+    "fednova": lambda s: Bytes(0, s.model * s.item + 2 * COUNT, s.model * s.item),  # n_k, and |a_k| in float64
+    "feddyn": lambda s: Bytes(0, s.model * s.item, s.model * s.item),  # an even mean: no n_k
+    "moon": _fedavg,
     "fedgkt": _fedgkt,
     "fedgkt --as_published": _fedgkt,
     "fedbabu": _fedbabu,

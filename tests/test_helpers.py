@@ -22,9 +22,12 @@ from helpers import (
     class_means,
     download,
     mean,
+    minus,
+    moved,
     one_model,
     outputs,
     own_models,
+    parameters,
     pick,
     put,
     shared_model,
@@ -584,6 +587,30 @@ def test_what_steers_is_0_and_adds_its_direction_to_the_gradient():
     term.backward()
     assert torch.equal(model.classifier.bias.grad, direction["classifier.bias"])
     assert model.classifier.weight.grad is None
+
+
+# --- weights as vectors ---
+
+
+def test_parameters_are_what_is_no_buffer_of_what_a_row_has():
+    federation = tiny_federation(model="CNN4")
+    row = federation.initial()
+    found = parameters(federation, row)
+    assert list(found) == [name for name, _ in federation.skeletons[0].named_parameters()]
+    assert all(found[name] is row[name] for name in found)
+    part = {"classifier.bias": row["classifier.bias"], "body.1.running_mean": torch.zeros(64)}
+    assert parameters(federation, part).keys() == {"classifier.bias"}
+
+
+def test_a_difference_and_a_step_are_of_what_their_second_row_names_and_change_nothing_in_place():
+    one = {"a": torch.tensor([3.0, 5.0]), "b": torch.tensor(1.0), "n": torch.tensor(7)}
+    other = {"b": torch.tensor(4.0), "a": torch.tensor([1.0, 1.0])}
+    assert {name: w.tolist() for name, w in minus(one, other).items()} == {"b": -3.0, "a": [2.0, 4.0]}
+    there = moved(one, other, -0.5)
+    assert list(there) == list(one)
+    assert {name: w.tolist() for name, w in there.items()} == {"a": [2.5, 4.5], "b": -1.0, "n": 7}
+    assert there["n"] is one["n"]
+    assert one["a"].tolist() == [3.0, 5.0]
 
 
 # --- models that stay with their clients ---

@@ -1,0 +1,75 @@
+"""The model, both ways: every client's objective is bent from round to round until its minimum is that of all.
+
+D. A. E. Acar, Y. Zhao, R. Matas Navarro, M. Mattina, P. N. Whatmough, V. Saligrama: Federated Learning Based on Dynamic
+Regularization, ICLR 2021, Algorithm 1. Client k minimises L_k(w) - <g_k, w> + alpha / 2 ||w - w^t||^2, where w^t is what the
+server sent and g_k its own gradient where it stopped before; at the minimum the gradient is g_k - alpha (w_k - w^t), the
+next g_k. The server's h is the mean of all g_k; its model is the mean of the w_k less h / alpha. Means are even, as the
+paper's (`fedavg` weighs by n_k): what is minimised is the mean of the L_k.
+
+Differences from the paper:
+1. The minimum is approached by local epochs, with any `--optimizer`; the next g_k is as if it had been reached. The authors'
+   code does so too.
+2. What is tested is the server's model w^t; the authors' code tests the mean of the w_k.
+3. g_k and h are of the parameters that travel; BatchNorm's statistics are averaged.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from algorithms import fedavg
+from helpers import (
+    Round,
+    cross_entropy,
+    download,
+    keep_own,
+    mean,
+    minus,
+    moved,
+    parameters,
+    shared_model,
+    squared_distance,
+    steered,
+    train,
+)
+from options import Number, flag
+
+
+@dataclass(frozen=True)
+class Options(fedavg.Options):
+    lr: float = 0.1
+    batch_size: int = 50
+    weight_decay: float = 1e-3
+    alpha_coef: float = flag(
+        0.01,
+        Number(float, above=0),
+        "alpha, weight of the regularisation; larger keeps clients nearer to what they received",
+    )
+
+
+def loss(model, batch, given, options):
+    pull = options.alpha_coef / 2 * squared_distance(model, given["w"])
+    return cross_entropy(model, batch, given, options) + steered(model, given["-g"]) + pull
+
+
+def start(federation, options):
+    state = fedavg.start(federation, options)
+    nothing = {name: torch.zeros_like(w) for name, w in parameters(federation, state["server"]).items()}
+    return {**state, "h": nothing, "g": {}}
+
+
+def communicate(federation, state, options):
+    clients, alpha, h = federation.sample(), options.alpha_coef, state["h"]
+    nothing = {name: torch.zeros_like(v) for name, v in h.items()}
+    w = download(federation, state, clients)
+    g = [state["g"].get(k, nothing) for k in clients]  # only those that have taken part have one
+    given = [{"w": row, "-g": minus(nothing, g_k)} for row, g_k in zip(w, g, strict=True)]
+    trained = train(federation, clients, w, loss, options, given=given)
+    moves = [minus(row, {name: begun[name] for name in h}) for row, begun in zip(trained.weights, w, strict=True)]
+    g = [moved(g_k, move, -alpha) for g_k, move in zip(g, moves, strict=True)]
+    state["g"] = {**state["g"], **dict(zip(clients, g, strict=True))}
+    rows = mean(federation.wire.up("weights", keep_own(state, clients, trained.weights), clients))
+    move = minus(rows, parameters(federation, state["server"]))
+    state["h"] = moved(h, move, -alpha * len(clients) / len(federation.clients))
+    state["server"] = moved(rows, state["h"], -1 / alpha)
+    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)

@@ -1,0 +1,84 @@
+"""The model, both ways: the server takes the mean change as a gradient, for a step of SGD, Adagrad, Adam or Yogi.
+
+S. J. Reddi, Z. Charles, M. Zaheer, Z. Garrett, K. Rush, J. Konecny, S. Kumar, H. B. McMahan: Adaptive Federated
+Optimization, ICLR 2021, Algorithm 2 (FedAdagrad, FedAdam, FedYogi; no moment is corrected for its bias) and, with
+`--server_optimizer sgd`, Algorithm 1. SGD with momentum is FedAvgM (Hsu, Qi, Brown, 2019); without, and with a server's rate
+of 1, it is `fedavg`.
+
+Differences from the paper:
+1. The change is weighted by n_k, as in `fedavg`; Algorithm 2 has an even mean.
+2. v begins at tau^2, the least that the algorithm allows; m begins at 0.
+3. The server steps in the parameters. BatchNorm's statistics are averaged, as in `fedavg`.
+4. The rates are one of the pairs that the paper tries; it tunes them on each task.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from algorithms import fedavg
+from helpers import Round, aggregate, cross_entropy, download, minus, moved, parameters, shared_model, train
+from options import Choice, Needs, Number, flag
+
+
+def _sgd(change, m, v, options):
+    m = options.server_momentum * m + change
+    return m, v, m
+
+
+def _adaptive(second: Callable):
+    def step(change, m, v, options):
+        m = options.beta1 * m + (1 - options.beta1) * change
+        v = second(v, change.square(), options.beta2)
+        return m, v, m / (v.sqrt() + options.tau)
+
+    return step
+
+
+# (change, m, v, options) -> (m, v, step), tensor by tensor; the server goes --server_lr times the step
+SERVER_STEPS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    "sgd": _sgd,
+    "adagrad": _adaptive(lambda v, square, beta2: v + square),
+    "adam": _adaptive(lambda v, square, beta2: beta2 * v + (1 - beta2) * square),
+    "yogi": _adaptive(lambda v, square, beta2: v - (1 - beta2) * square * (v - square).sign()),
+}
+MOMENTUM = Needs("--server_optimizer sgd", lambda o: o.server_optimizer == "sgd")
+ADAPTIVE = Needs("--server_optimizer adagrad, adam or yogi", lambda o: o.server_optimizer != "sgd")
+SECOND = Needs("--server_optimizer adam or yogi", lambda o: o.server_optimizer in ("adam", "yogi"))
+
+
+@dataclass(frozen=True)
+class Options(fedavg.Options):
+    lr: float = 0.03
+    epoch_per_round: int = 1
+    batch_size: int = 20
+    server_optimizer: str = flag("adam", Choice(tuple(SERVER_STEPS)), "how the server steps along the clients' mean change")
+    server_lr: float = flag(0.1, Number(float, above=0), "the server's learning rate; 1 with plain SGD is FedAvg")
+    server_momentum: float = flag(0.9, Number(float, least=0, below=1), "of the server's SGD; 0 is plain", MOMENTUM)
+    beta1: float = flag(0.9, Number(float, least=0, below=1), "decay of the mean change; 0 keeps none of before", ADAPTIVE)
+    beta2: float = flag(0.99, Number(float, least=0, below=1), "decay of the mean squared change", SECOND)
+    tau: float = flag(1e-3, Number(float, above=0), "adaptivity: larger is less, and the steps shorter", ADAPTIVE)
+
+
+loss = cross_entropy
+
+
+def start(federation, options):
+    state = fedavg.start(federation, options)
+    learnt = parameters(federation, state["server"])
+    m, v = ({name: torch.full_like(w, value) for name, w in learnt.items()} for value in (0.0, options.tau**2))
+    return {**state, "m": m, "v": v}
+
+
+def communicate(federation, state, options):
+    clients, x = federation.sample(), parameters(federation, state["server"])
+    weights = download(federation, state, clients)
+    trained = train(federation, clients, weights, loss, options)
+    aggregate(federation, state, clients, trained.weights)  # state["server"] is the clients' average now
+    step, m, v = SERVER_STEPS[options.server_optimizer], state["m"], state["v"]
+    done = {name: step(change, m[name], v[name], options) for name, change in minus(state["server"], x).items()}
+    state["m"], state["v"], steps = ({name: part[i] for name, part in done.items()} for i in range(3))
+    state["server"] = moved({**state["server"], **x}, steps, options.server_lr)
+    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)

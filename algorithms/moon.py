@@ -1,0 +1,65 @@
+"""The model, both ways, while a client's features are drawn to the received model's and away from its own last ones.
+
+Q. Li, B. He, D. Song: Model-Contrastive Federated Learning, CVPR 2021, Algorithm 1. To the cross-entropy a client adds mu
+times -log(exp(s_glob / tau) / (exp(s_glob / tau) + exp(s_prev / tau))), where s_glob and s_prev are the cosines between the
+features of an image and those that the model it received, and its model of last time, have of the same image. mu 0 is
+`fedavg`.
+
+Differences from the paper:
+1. No projection head is added: features are what the classifier reads, of the architecture asked for (`--feature_dim`). The
+   paper puts two layers of 256 behind the body, and its classifier reads their output.
+2. The model of last time is that of the last round in which the client took part. Before its first there is the model it
+   receives, with which the term is log 2 and has no gradient.
+3. Both compute as in evaluation, with their running statistics and without dropout.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call
+
+from algorithms import fedavg
+from helpers import Round, aggregate, download, shared_model, train
+from options import Number, flag
+
+
+@dataclass(frozen=True)
+class Options(fedavg.Options):
+    lr: float = 0.01
+    epoch_per_round: int = 10
+    batch_size: int = 64
+    momentum: float = 0.9
+    weight_decay: float = 1e-5
+    mu: float = flag(1.0, Number(float, least=0), "weight of the contrastive term; 0 is FedAvg")
+    temperature: float = flag(0.5, Number(float, above=0), "of the contrastive term; smaller is a sharper one")
+
+
+def loss(model, batch, given, options):
+    features, logits = model(batch.x)  # [B, D], [B, C]
+    towards, away = (F.cosine_similarity(features, features_of(model, row, batch.x)) for row in given)  # [B]
+    contrast = F.softplus((away - towards) / options.temperature).mean()  # -log(e^t / (e^t + e^a)) = log(1 + e^(a - t))
+    return F.cross_entropy(logits, batch.y) + options.mu * contrast
+
+
+@torch.no_grad()
+def features_of(model, weights, x):
+    """Features [B, D] of the same architecture with other weights, as in evaluation; the model stays as it is."""
+    model.eval()
+    features, _ = functional_call(model, weights, (x,))
+    model.train()
+    return features
+
+
+def start(federation, options):
+    return {**fedavg.start(federation, options), "previous": {}}
+
+
+def communicate(federation, state, options):
+    clients = federation.sample()
+    weights = download(federation, state, clients)
+    previous = [state["previous"].get(k, row) for k, row in zip(clients, weights, strict=True)]
+    trained = train(federation, clients, weights, loss, options, given=list(zip(weights, previous, strict=True)))
+    state["previous"] = {**state["previous"], **dict(zip(clients, trained.weights, strict=True))}
+    aggregate(federation, state, clients, trained.weights)
+    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)
