@@ -25,6 +25,7 @@ from algorithms import (
     centralized,
     cfkd,
     data_exchange,
+    ditto,
     dpsgd,
     fd,
     fedavg,
@@ -32,9 +33,11 @@ from algorithms import (
     fedgkt,
     fedper,
     fedprox,
+    fedrep,
     independent,
     lg_fedavg,
     mhmd,
+    pfedme,
 )
 from algorithms.published import cfkd as published_cfkd
 from algorithms.published import fd as published_fd
@@ -49,8 +52,13 @@ FAMILIES: dict[str, dict[str, ModuleType]] = {
     "personal models, of which a part is averaged": {
         "fedbabu": fedbabu,
         "fedper": fedper,
+        "fedrep": fedrep,
         "lg_fedavg": lg_fedavg,
         "mhmd": mhmd,
+    },
+    "a personal model beside the one for all": {
+        "ditto": ditto,
+        "pfedme": pfedme,
     },
     "models of their own, that share knowledge instead of weights": {
         "cfkd": cfkd,
