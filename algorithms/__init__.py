@@ -28,6 +28,7 @@ from algorithms import (
     ditto,
     dpsgd,
     fd,
+    fedala,
     fedavg,
     fedbabu,
     fedgkt,
@@ -37,6 +38,7 @@ from algorithms import (
     independent,
     lg_fedavg,
     mhmd,
+    perfedavg,
     pfedme,
 )
 from algorithms.published import cfkd as published_cfkd
@@ -59,6 +61,8 @@ FAMILIES: dict[str, dict[str, ModuleType]] = {
     "a personal model beside the one for all": {
         "ditto": ditto,
         "pfedme": pfedme,
+        "perfedavg": perfedavg,
+        "fedala": fedala,
     },
     "models of their own, that share knowledge instead of weights": {
         "cfkd": cfkd,
