@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 
 from data import augment
 from federation import Federation, Weights
@@ -157,7 +158,34 @@ def cross_entropy(model: Net, batch: Batch, given, options) -> Tensor:
 
 def squared_distance(model: Net, weights: Weights) -> Tensor:
     """||w - weights||^2 over the parameters w of a model that are trained: a term of a loss that draws it there."""
-    return sum((w - weights[name]).square().sum() for name, w in model.named_parameters() if w.requires_grad)
+    return sum((w - weights[name]).square().sum() for name, w in trained_of(model).items())
+
+
+def trained_of(model: Net) -> Weights:
+    """The parameters of a model that are trained, by name."""
+    return {name: w for name, w in model.named_parameters() if w.requires_grad}
+
+
+def gradient(model: Net, batch: Batch, weights: Weights) -> Weights:
+    """The gradient of the cross-entropy of a batch at `weights`, which stand in the place of parameters of the model. No
+    gradient goes through it."""
+    at = {name: w.detach().requires_grad_() for name, w in weights.items()}
+    with torch.enable_grad():
+        _, logits = functional_call(model, at, (batch.x,))
+        slopes = torch.autograd.grad(F.cross_entropy(logits, batch.y), list(at.values()))
+    return dict(zip(at, slopes, strict=True))
+
+
+def descended(
+    slope: Callable[[Weights], Weights], weights: Weights, lr: float, steps: int = 1, pull: float = 0.0
+) -> Weights:
+    """theta after so many steps of gradient descent from theta = weights on f(theta) + pull / 2 ||theta - weights||^2, where
+    slope(theta) is the gradient of f."""
+    theta = weights
+    for _ in range(steps):
+        g = slope(theta)
+        theta = {name: t - lr * (g[name] + pull * (t - weights[name])) for name, t in theta.items()}
+    return theta
 
 
 def steered(model: Net, direction: Weights) -> Tensor:
@@ -231,6 +259,25 @@ def outputs(federation: Federation, k: int, weights: Weights) -> Outputs:
         parts.append(federation.work(lambda i=i: model(federation.data.images(i, federation.dtype)), k, "outputs", len(i)))
     features, logits = (torch.cat(part) for part in zip(*parts, strict=True))
     return Outputs(features, logits, federation.data.y[share])
+
+
+def adapted(federation: Federation, k: int, weights: Weights, *, lr: float, steps: int = 1, pull: float = 0.0) -> Weights:
+    """Client k's weights after `descended` on f_k, the mean cross-entropy over its whole training share as it is, without
+    `--augment`, in evaluation mode. Part of the work of one client, to be called within `federation.each`."""
+    model, share = federation.model(k, weights), federation.shares[k]
+
+    def part(theta: Weights, i: Tensor) -> Weights:
+        return gradient(model, Batch(federation.data.images(i, federation.dtype), federation.data.y[i], i), theta)
+
+    def slope(theta: Weights) -> Weights:
+        total = {name: torch.zeros_like(t) for name, t in theta.items()}
+        for i in share.split(EVALUATION_BATCH) if len(share) else ():
+            found = federation.work(partial(part, theta, i), k, "gradient", federation.data.shape, len(i))
+            total = {name: t + len(i) / len(share) * found[name] for name, t in total.items()}
+        return total
+
+    begin = {name: weights[name] for name in trained_of(model)}
+    return {**weights, **descended(slope, begin, lr, steps, pull)}
 
 
 def class_means(values: Tensor, y: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
@@ -320,6 +367,19 @@ def shared_model(federation: Federation, state: dict) -> dict[str, Callable[[int
     return {"personal": lambda k: federation.model(k, {**common, **own.get(k, kept)})}
 
 
+def personal_models(federation: Federation) -> dict[str, Any]:
+    """The part of a state that holds one model for all, as `one_model`, and a personal one beside it: "personal", {client:
+    its weights} of each that has taken part, and "start", those of all others."""
+    state = one_model(federation)
+    return {**state, "personal": {}, "start": state["server"]}
+
+
+def personal_model(federation: Federation, state: dict) -> dict[str, Callable[[int], Net]]:
+    """The answers of `personal_models`: a model a client, and the one for all."""
+    personal, start = state["personal"], state["start"]
+    return {"personal": lambda k: federation.model(k, personal.get(k, start)), **shared_model(federation, state)}
+
+
 def _parted(rows: Sequence[Weights], names: Collection[str]) -> tuple[list[Weights], list[Weights]]:
     """Rows of weights cut in two: what is named, and the rest."""
     named = [{name: tensor for name, tensor in row.items() if name in names} for row in rows]
@@ -329,14 +389,14 @@ def _parted(rows: Sequence[Weights], names: Collection[str]) -> tuple[list[Weigh
 # --- rows ---------------------------------------------------------------------------------------------------------------
 
 
-def pick(rows: Sequence[Any], clients: Sequence[int]) -> list[Any]:
-    """The rows of these clients."""
-    return [rows[k] for k in clients]
+def pick(rows: Sequence[Any] | dict[int, Any], clients: Sequence[int], other: Any = None) -> list[Any]:
+    """The rows of these clients; of a dict `other` where it has none."""
+    return [rows.get(k, other) if isinstance(rows, dict) else rows[k] for k in clients]
 
 
-def put(rows: Sequence[Any], clients: Sequence[int], new: Sequence[Any]) -> list[Any]:
-    """A new list of all rows, those of `clients` replaced."""
-    replaced = list(rows)
+def put(rows: Any, clients: Sequence[int], new: Sequence[Any]) -> Any:
+    """A new list, or dict by client, of all rows, those of `clients` replaced."""
+    replaced = dict(rows) if isinstance(rows, dict) else list(rows)
     for k, row in zip(clients, new, strict=True):
         replaced[k] = row
     return replaced

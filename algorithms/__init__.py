@@ -26,9 +26,11 @@ from algorithms import (
     centralized,
     cfkd,
     data_exchange,
+    ditto,
     dpsgd,
     epidemic,
     fd,
+    fedala,
     fedavg,
     fedbabu,
     feddyn,
@@ -38,11 +40,14 @@ from algorithms import (
     fedper,
     fedproto,
     fedprox,
+    fedrep,
     fml,
     independent,
     lg_fedavg,
     mhmd,
     moon,
+    perfedavg,
+    pfedme,
     scaffold,
 )
 from algorithms.published import cfkd as published_cfkd
@@ -63,11 +68,16 @@ FAMILIES: dict[str, dict[str, ModuleType]] = {
     "personal models, of which a part is averaged": {
         "fedbabu": fedbabu,
         "fedper": fedper,
+        "fedrep": fedrep,
         "lg_fedavg": lg_fedavg,
         "mhmd": mhmd,
     },
     "a personal model beside the one for all": {
+        "ditto": ditto,
+        "pfedme": pfedme,
+        "perfedavg": perfedavg,
         "apfl": apfl,
+        "fedala": fedala,
     },
     "models of their own, that share knowledge instead of weights": {
         "cfkd": cfkd,

@@ -31,8 +31,15 @@ every_case = pytest.mark.parametrize("case", MODULES)
 SMALL = {  # flags that make an algorithm's own networks small
     "fedgkt": {"server_model": "ResNet19"},
     "fml": {"feature_dim": 6},  # of the model that all share
+    "fedrep": {"head_epochs": 2},
     **dict.fromkeys(("fedbabu", "fedper", "lg_fedavg", "data_exchange", "dpsgd"), {"model": ("LeNet5",)}),
 }
+TRAININGS = {  # the local epochs of each training of a round, where it has more than one
+    "fedrep": lambda options: (options.head_epochs, options.epoch_per_round),
+    "ditto": lambda options: (options.epoch_per_round, options.epoch_per_round),
+}
+OWN_LOSS = ("ditto",)  # those of whose trainings but one is with the module's loss
+MADE_WHEN_ASKED = ("perfedavg", "apfl")  # of a model for all: personal models that nobody keeps
 OWN_MODEL = ("fedgkt", "mhmd")  # those that cannot do with any architecture
 
 
@@ -42,6 +49,11 @@ def options_of(case, **flags):
     options = options_for(name, **({"as_published": True} if published else {}), **{**SMALL.get(name, {}), **flags})
     assert algorithms.module_of(options) is MODULES[case]
     return options
+
+
+def trainings(case, options):
+    """The local epochs of each training of a round."""
+    return TRAININGS.get(case, lambda options: (options.epoch_per_round,))(options)
 
 
 def federation_for(case, data=None, shares=None, model=None, participation=1.0, **others):
@@ -366,9 +378,10 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
         worked = {(what, k): n for (what, party, k), n in federation.meter.spent.items() if party == "client"}
         assert worked.keys() == {(what, k) for k in clients for what in ("steps", "samples", "flops")}
         shares = state.get("shares", federation.shares)
-        assert all(worked["samples", k] == 2 * len(shares[k]) for k in clients)
+        assert all(worked["samples", k] == sum(trainings(case, options)) * len(shares[k]) for k in clients)
         answers = {name: rows for name, rows in answers_of(federation, done).items() if name == "personal"}
-        if "kept" in state:  # the rest of a client's model is everybody's
+        answers = {} if case in MADE_WHEN_ASKED else answers
+        if state.get("kept"):  # the rest of a client's model is everybody's
             answers = {name: _parted(rows, state["kept"])[0] for name, rows in answers.items()}
         for name, rows in answers.items():
             if previous:
@@ -393,7 +406,7 @@ def test_the_weights_that_a_round_names_as_trained_are_those_that_local_training
     _, done = play(federation_for(case, participation=0.7), options_of(case), rounds=2)
     if done.trained is None:
         pytest.skip("its clients answer with what they trained, or do not train")
-    assert len(left) == 2
+    assert len(left) == 2 * len(trainings(case, options_of(case)))
     assert equal(list(done.trained), left[-1][0])
 
 
@@ -434,7 +447,8 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter_that_is
         if kin.loss is inner:
             monkeypatch.setattr(kin, "loss", checked)
     state, _ = play(federation_for(case, dtype=dtype), options_of(case), rounds=2)
-    assert sum(seen) == 2 * sum(map(len, state.get("shares", SHARES)))
+    epochs = 1 if case in OWN_LOSS else sum(trainings(case, options_of(case)))
+    assert sum(seen) == 2 * epochs * sum(map(len, state.get("shares", SHARES)))
     assert {tensor.dtype for tensor in tensors(state) if tensor.is_floating_point()} == {dtype}
 
 
@@ -534,6 +548,11 @@ BYTES = {
     "fedgkt --as_published": _fedgkt,
     "fedbabu": _fedbabu,
     "fedper": _fedbabu,
+    "fedrep": _fedbabu,
+    "ditto": _fedavg,
+    "perfedavg": _fedavg,
+    "fedala": _fedavg,
+    "pfedme": lambda s: Bytes(0, s.model * s.item, s.model * s.item),  # unweighted
     "lg_fedavg": lambda s: Bytes(0, s.head * s.item + COUNT, s.head * s.item),
     "mhmd": _mhmd,
     "data_exchange": lambda s: Bytes(0, 0, 0, s.n // 10 * s.example, s.model * s.item),

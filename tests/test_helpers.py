@@ -17,6 +17,7 @@ from helpers import (
     _batches,
     _last_step,
     _parted,
+    adapted,
     aggregate,
     average,
     class_means,
@@ -676,6 +677,26 @@ def test_outputs_of_a_share_longer_than_an_evaluation_batch_are_those_of_its_exa
         assert found.y[position] == data.y[share[position]]
 
 
+@pytest.mark.parametrize("model", ["MLP_dropout", "CNN4"])
+def test_to_adapt_is_gradient_descent_over_the_whole_share_however_long_in_evaluation_mode(model):
+    data = tiny_data(n_train=520)
+    federation = tiny_federation(data, [range(503), range(503, 520), []], model)  # 250 + 250 + 3
+    begin = {n: w + 0.1 if w.is_floating_point() else w for n, w in federation.initial().items()}
+    for k, steps, pull in ((0, 2, 0.7), (1, 1, 0.0), (2, 2, 0.7)):
+        found = adapted(federation, k, begin, lr=0.05, steps=steps, pull=pull)
+        one, share = federation.architectures[0]().double().eval(), federation.shares[k]
+        one.load_state_dict(begin)
+        for _ in range(steps if len(share) else 0):
+            one.zero_grad()
+            F.cross_entropy(one(data.images(share, torch.float64))[1], data.y[share]).backward()
+            with torch.no_grad():
+                for name, theta in one.named_parameters():
+                    theta -= 0.05 * (theta.grad + pull * (theta - begin[name]))
+        for name, w in one.state_dict().items():
+            torch.testing.assert_close(found[name], w, rtol=1e-9, atol=1e-10)
+        assert same(begin, {n: w + 0.1 if w.is_floating_point() else w for n, w in federation.initial().items()})
+
+
 # --- averages ---
 
 
@@ -760,6 +781,10 @@ def test_pick_takes_rows_and_put_replaces_them_in_a_new_list():
     assert put(rows, [3, 1], ["D", "B"]) == ["a", "B", "c", "D"]
     assert put(rows, [], []) == rows
     assert rows == ["a", "b", "c", "d"]
+    by_client = {7: "a"}
+    assert pick(by_client, [3, 7], "none yet") == ["none yet", "a"]
+    assert put(by_client, [3, 7], ["b", "A"]) == {7: "A", 3: "b"}
+    assert by_client == {7: "a"}
     with pytest.raises(ValueError, match="zip"):
         put(rows, [0, 1], ["A"])
 

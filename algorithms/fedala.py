@@ -1,0 +1,88 @@
+"""The model, both ways, while a client begins its round between its own model and the one it received.
+
+J. Zhang, Y. Hua, H. Wang, T. Song, Z. Xue, R. Ma, H. Guan: FedALA: Adaptive Local Aggregation for Personalized Federated
+Learning, AAAI 2023, Algorithm 1. Local training starts from own + (received - own) * W in the last `--ala_layers` layers,
+with a weight in [0, 1] for every number, and from what was received below them. W is learned: it descends the client's loss
+at that start, on a part of its examples that is drawn, and is clipped after every step. W fixed at 1 is `fedavg`.
+
+Differences from the paper:
+1. The first time W is learned for `--ala_first` epochs; the paper goes on until the loss has settled, which would let a
+   round's cost depend on what was learned. Later it is one epoch, as there.
+2. A client that comes for the first time has no model of its own and starts from what it received; so W is first learned
+   when it comes again.
+3. W is learned with the network in evaluation mode, on images without `--augment`; buffers are those received. Its
+   operations count as the client's, its steps as none.
+4. The personal model is the one after local training; the authors also test the one before it.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+import options
+from algorithms.fedavg import loss
+from helpers import Batch, Round, aggregate, download, gradient, personal_model, personal_models, pick, put, train
+from options import Number, flag
+
+__all__ = ["loss"]
+
+
+@dataclass(frozen=True)
+class Options(options.Options):
+    ala_layers: int = flag(1, Number(int, least=0), "how many layers, from the last, are weighted (p); 0 is fedavg")
+    ala_share: float = flag(0.8, Number(float, above=0, most=1), "part of its examples that a client learns weights on")
+    ala_lr: float = flag(1.0, Number(float, least=0), "rate of the weights; 0 keeps them at 1, which is fedavg")
+    ala_first: int = flag(10, Number(int, least=0), "epochs in which the weights are learned the first time; later it is 1")
+    optimizer: str = "sgd"
+    lr: float = 0.005
+    batch_size: int = 10
+
+
+def start(federation, options):
+    return {**personal_models(federation), "W": {}}
+
+
+def communicate(federation, state, options):
+    clients = federation.sample()
+    received = download(federation, state, clients)
+    own, W = pick(state["personal"], clients), pick(state["W"], clients)
+    begun = federation.each(partial(between, options=options), clients, received, own, W)
+    weights, learned = zip(*begun, strict=True)
+    trained = train(federation, clients, weights, loss, options)
+    aggregate(federation, state, clients, trained.weights)
+    state["personal"], state["W"] = put(state["personal"], clients, trained.weights), put(state["W"], clients, learned)
+    return Round(clients, trained.loss, personal_model(federation, state))
+
+
+def between(federation, k, received, own, W, *, options):
+    """Where client k's local training starts, and its W, {name: weights like the parameter}, after learning."""
+    if own is None:
+        return received, {}
+    model, draw = federation.model(k, received).requires_grad_(False), federation.stream("ala", k)
+    names, share = last_layers(model, options.ala_layers), federation.shares[k]
+    epochs = 1 if W else options.ala_first
+    W = W or {name: torch.ones_like(own[name]) for name in names}
+    part = draw.permutation(len(share))[: round(options.ala_share * len(share))]
+
+    def slope(begun, i):
+        return gradient(model, Batch(federation.data.images(i, federation.dtype), federation.data.y[i], i), begun)
+
+    for _ in range(epochs if names and len(part) and options.ala_lr else 0):
+        for i in share[torch.from_numpy(draw.permutation(part)).to(share.device)].split(options.batch_size):
+            g = federation.work(partial(slope, blended(own, received, W), i), k, "ala", federation.data.shape, len(i))
+            # the slope of own + (received - own) * W, along W
+            W = {n: (w - options.ala_lr * g[n] * (received[n] - own[n])).clamp(0, 1) for n, w in W.items()}
+    return {**received, **blended(own, received, W)}, W
+
+
+def blended(own, received, W):
+    """own + (received - own) * W, which is `received` to the bit where W is 1."""
+    return {name: torch.lerp(own[name], received[name], w) for name, w in W.items()}
+
+
+def last_layers(model, n):
+    """The names of the parameters of the last n layers that have any."""
+    layers = [name for name, layer in model.named_modules() if list(layer.parameters(recurse=False))]
+    chosen = set(layers[len(layers) - min(n, len(layers)) :])
+    return [name for name, _ in model.named_parameters() if name.rpartition(".")[0] in chosen]

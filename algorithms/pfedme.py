@@ -1,0 +1,81 @@
+"""The model, both ways, moved towards personal models that stay with their clients.
+
+C. T. Dinh, N. H. Tran, T. D. Nguyen: Personalized Federated Learning with Moreau Envelopes, NeurIPS 2020, Algorithm 1. On
+each batch a client finds theta = argmin f(theta) + lambda / 2 ||theta - w||^2, by `--inner_steps` of gradient descent with
+`--inner_lr` from w, and moves w <- w - eta lambda (w - theta), where eta is `--lr`: a step on the Moreau envelope of f. The
+server goes a part beta of the way to the clients' average. With one inner step it is a `fedavg` of rate eta lambda alpha.
+
+Differences from the paper:
+1. Local epochs go through the share; the paper draws R batches of it.
+2. The inner problem begins at w; the paper leaves that open, and the authors' code goes on from the theta before.
+3. The personal model is theta of the w with which a client ends its round and its whole share, by as many inner steps, in
+   evaluation mode; the authors' is theta of the last batch. Its operations count as the client's, its steps as none.
+4. Clients that are not sampled do nothing; in Algorithm 1 all train, and the server averages a sample of them.
+5. BatchNorm's statistics, which run with every inner step, are averaged and move by beta like weights; its counters are
+   one client's.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+import options
+from helpers import (
+    Round,
+    adapted,
+    descended,
+    download,
+    gradient,
+    mean,
+    personal_model,
+    personal_models,
+    put,
+    squared_distance,
+    train,
+    trained_of,
+)
+from options import Number, flag
+
+
+@dataclass(frozen=True)
+class Options(options.Options):
+    lam: float = flag(15.0, Number(float, above=0), "lambda, how strongly personal models are drawn to the global one")
+    inner_steps: int = flag(5, Number(int, least=1), "gradient steps to a personal model, on each batch: K in the paper")
+    inner_lr: float = flag(0.1, Number(float, above=0), "learning rate of these steps, alpha; at 2 / lambda they diverge")
+    beta: float = flag(1.0, Number(float, above=0), "how far the server goes to the clients' average; 1 is all the way")
+    optimizer: str = "sgd"
+    lr: float = 0.005
+    batch_size: int = 20
+    rounds: int = 800
+
+
+def loss(model, batch, given, options):
+    """The Moreau envelope at the weights w, whose gradient is lambda (w - theta)."""
+    w = {name: tensor.detach() for name, tensor in trained_of(model).items()}
+    theta = descended(partial(gradient, model, batch), w, options.inner_lr, options.inner_steps, options.lam)
+    with torch.no_grad():
+        _, logits = torch.func.functional_call(model, theta, (batch.x,))
+        f = F.cross_entropy(logits, batch.y)
+    return f + options.lam / 2 * squared_distance(model, theta)
+
+
+def start(federation, options):
+    return personal_models(federation)
+
+
+def communicate(federation, state, options):
+    clients = federation.sample()
+    received = download(federation, state, clients)
+    trained = train(federation, clients, received, loss, options)
+    solved = partial(adapted, lr=options.inner_lr, steps=options.inner_steps, pull=options.lam)
+    state["personal"] = put(state["personal"], clients, federation.each(solved, clients, trained.weights))
+    state["server"] = moved(state["server"], mean(federation.wire.up("weights", trained.weights, clients)), options.beta)
+    return Round(clients, trained.loss, personal_model(federation, state))
+
+
+def moved(before, to, beta):
+    """(1 - beta) before + beta to; counters are those of `to`."""
+    mixed = {name: (1 - beta) * w + beta * to[name] for name, w in before.items() if w.is_floating_point()}
+    return {**to, **mixed}
