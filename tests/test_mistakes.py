@@ -25,9 +25,9 @@ HUGE = 10**24  # more than 64 bits hold
 # (command line, words that its one line must contain); {tmp} is a folder with a file called `file` in it
 CASES = [
     # names
-    ("cfdk", ["algorithm cfdk", "one of fedavg, fedprox, fedbabu", "did you mean cfkd?"]),
+    ("cfdk", ["algorithm cfdk", "one of fedavg, fedprox", "did you mean cfkd?"]),
     ("fedavg indpendent", ["algorithm indpendent", "did you mean independent?"]),
-    ("fedavg qqq", ["algorithm qqq", "one of fedavg, fedprox, fedbabu"]),
+    ("fedavg qqq", ["algorithm qqq", "one of fedavg, fedprox"]),
     ("--dataset MNITS", ["--dataset MNITS", "one of digits, MNIST, FMNIST", "did you mean MNIST?"]),
     ("--model LeNet", ["--model LeNet", "one of LeNet5, LeNet5_classic, ResNet9", "did you mean LeNet5?"]),
     ("--model LeNet5,RestNet9", ["--model LeNet5,RestNet9", "several joined by commas", "did you mean ResNet9?"]),

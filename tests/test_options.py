@@ -598,6 +598,6 @@ def test_a_shell_is_told_algorithms_flags_and_names(tmp_path):
         subprocess.run(["sh", "-c", command], cwd=ROOT, env={**os.environ, **environment}, check=True, capture_output=True)
         return (tmp_path / "answers").read_text().split("\n")
 
-    assert asked("python run.py feda") == ["fedavg"]
+    assert asked("python run.py fedav") == ["fedavg"]
     assert asked("python run.py cfkd --lambda") == ["--lambda_kd", "--lambda_disc"]
     assert asked("python run.py cfkd --model LeN") == ["LeNet5", "LeNet5_classic"]

@@ -439,6 +439,6 @@ def test_train_is_what_fedbabu_runs_at_a_client():
     federation, flags = two_of_three(), options_for("fedbabu", momentum=0.9)
     state, done = play(federation, flags)
     work = partial(train, federation.at(1), done.clients, [federation.initial()] * 2, fedbabu.loss, flags)
-    trained, _, losses = work(only=federation.names("body"))
+    trained, _, losses, _ = work(only=federation.names("body"))
     assert torch.equal(done.loss, losses)
     assert all(same(*rows) for rows in zip(done.trained, trained, strict=True))
