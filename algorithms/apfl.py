@@ -6,8 +6,8 @@ step w, which travels, goes down the gradient of its own loss, and v, which stay
 
 Differences from the paper:
 1. w is averaged by n_k, as in `fedavg`; the paper averages evenly.
-2. alpha moves in every step, with the rate of the weights, and is brought back to [0, 1] after a round; the authors move it
-   once a round. `--fixed_mixture` leaves it where it is.
+2. alpha moves in every step, with the rate of the weights, and counts as the nearer end of [0, 1] where that leads out of
+   it; the authors move it once a round. `--fixed_mixture` leaves it where it is.
 3. BatchNorm's statistics of the mixture are v's: they are what it has seen.
 """
 
@@ -42,7 +42,8 @@ class Mixture(Pair):
 
 def loss(model, batch, given, options):
     w, v = dict(model.shared.named_parameters()), dict(model.own.named_parameters())
-    mixed = {name: model.alpha * v[name] + (1 - model.alpha) * w[name].detach() for name in w}
+    alpha = model.alpha.clamp(0, 1)  # a step may lead out of it
+    mixed = {name: alpha * v[name] + (1 - alpha) * w[name].detach() for name in w}
     of_mixture = cross_entropy(lambda x: functional_call(model.own, mixed, (x,)), batch, given, options)
     return of_mixture + cross_entropy(model.shared, batch, given, options)
 

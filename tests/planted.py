@@ -328,8 +328,8 @@ FedALA's lower layers are its own | algorithms/fedala.py | algorithms/test_fedal
 - return {**received, **blended
 + return {**own, **blended
 APFL's own model learns at itself and not at the mixture | algorithms/apfl.py | algorithms/test_apfl.py
-- model.alpha * v[name] + (1 - model.alpha) * w[name].detach()
-+ v[name] + 0 * model.alpha
+- alpha * v[name] + (1 - alpha) * w[name].detach()
++ v[name] + 0 * alpha
 APFL's mixture leaves its ends | algorithms/apfl.py | algorithms/test_apfl.py
 - row["alpha"].clamp(0, 1)
 + row["alpha"]

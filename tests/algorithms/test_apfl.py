@@ -9,7 +9,7 @@ from conftest import options_for, play, tiny_federation, weights_of
 from torch.func import functional_call
 
 from algorithms import apfl
-from helpers import train
+from helpers import Batch, train
 
 WHOLE = 60  # one full batch an epoch
 
@@ -90,6 +90,20 @@ def test_who_has_not_taken_part_yet_has_the_common_start_and_takes_no_room():
     begin = federation.initial()
     for name, tensor in weights_of(done.answers["personal"], absent).items():
         torch.testing.assert_close(tensor, 0.25 * begin[name] + 0.75 * state["server"][name])
+
+
+def test_a_step_that_leads_out_of_the_mixture_counts_as_its_end_and_leads_back():
+    federation = tiny_federation(model="MLP")
+    pair = federation.paired(federation.architectures[0]().double(), apfl.Mixture).skeletons[0]
+    batch = Batch(federation.data.images(torch.arange(9), federation.dtype), federation.data.y[:9], torch.arange(9))
+    values, slopes = {}, {}
+    for alpha in (1.0, 1.7):
+        pair.alpha.data.fill_(alpha)
+        value = apfl.loss(pair, batch, None, options())
+        values[alpha], (slopes[alpha],) = value.item(), torch.autograd.grad(value, [pair.alpha])
+    assert values[1.0] == values[1.7]
+    assert slopes[1.0] != 0
+    assert slopes[1.7] == 0
 
 
 def test_the_mixture_stays_between_its_ends_and_where_it_is_fixed_where_it_is():
