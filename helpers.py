@@ -355,7 +355,7 @@ def keep_own(state: dict, clients: Sequence[int], weights: Sequence[Weights]) ->
     """The clients' own rows in the state are replaced -> the rows of what is to be sent."""
     own, rest = _parted(weights, state["kept"])
     if state["kept"]:
-        state["own"] = {**state["own"], **dict(zip(clients, own, strict=True))}
+        state["own"] = put(state["own"], clients, own)
     return _parted(rest, state["frozen"])[1]
 
 

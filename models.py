@@ -558,6 +558,13 @@ def make(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: in
     return MODELS[name](shape, n_classes, **asked, **({"heads": heads} if name in HAVE_HEADS else {}))
 
 
+def of_client(options: Mapping[str, Any], inputs: Sequence[Any], client: int, heads: bool = False) -> Net:
+    """A new network of a client's architecture, of which they are dealt in turn: `options` and `inputs` as in a run's
+    `config.json`."""
+    (shape, n_classes), names = inputs, options["model"]
+    return make(names[client % len(names)], tuple(shape), n_classes, options["feature_dim"], heads)
+
+
 def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool = False) -> Net:
     """A new `name`, tried out. Raises UserError where it does not fit such images."""
     try:

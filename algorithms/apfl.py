@@ -19,7 +19,7 @@ import torch
 from torch.func import functional_call
 
 import options
-from helpers import Round, aggregate, cross_entropy, download, one_model, shared_model, train
+from helpers import Round, aggregate, cross_entropy, download, one_model, parameters, pick, put, shared_model, train
 from models import Pair
 from options import Number, flag
 
@@ -57,13 +57,13 @@ def start(federation, options):
 def communicate(federation, state, options):
     clients = federation.sample()
     received = download(federation, state, clients)
-    held = [state["mine"].get(k, state["begin"]) for k in clients]
+    held = pick(state["mine"], clients, state["begin"])
     rows = [{**Pair.row(own=row["v"], shared=w), "alpha": row["alpha"]} for row, w in zip(held, received, strict=True)]
     pairs = federation.paired(copy.deepcopy(federation.skeletons[0]), Mixture)
     moving = {name for name, _ in pairs.skeletons[0].named_parameters()} - ({"alpha"} if options.fixed_mixture else set())
     trained = train(pairs, clients, rows, loss, options, only=moving)
     mine = [{"v": Pair.part(row, "own"), "alpha": row["alpha"].clamp(0, 1)} for row in trained.weights]
-    state["mine"] = {**state["mine"], **dict(zip(clients, mine, strict=True))}
+    state["mine"] = put(state["mine"], clients, mine)
     aggregate(federation, state, clients, [Pair.part(row, "shared") for row in trained.weights])
     personal = partial(mixture_of, federation, state["server"], state["mine"], state["begin"])
     told = {"alpha": {k: row["alpha"].item() for k, row in zip(clients, mine, strict=True)}}
@@ -72,7 +72,7 @@ def communicate(federation, state, options):
 
 def mixture_of(federation, server, mine, begin, k):
     """What client k answers with: the parameters mixed, all else its own."""
-    v, alpha = mine.get(k, begin)["v"], mine.get(k, begin)["alpha"]
-    moving = {name for name, _ in federation.skeletons[0].named_parameters()}
-    mixed = {name: alpha * v[name] + (1 - alpha) * server[name] if name in moving else v[name] for name in v}
-    return federation.model(k, mixed)
+    row = mine.get(k, begin)
+    v, alpha = row["v"], row["alpha"]
+    mixed = {name: alpha * own + (1 - alpha) * server[name] for name, own in parameters(federation, v).items()}
+    return federation.model(k, {**v, **mixed})

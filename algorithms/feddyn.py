@@ -27,6 +27,8 @@ from helpers import (
     minus,
     moved,
     parameters,
+    pick,
+    put,
     shared_model,
     squared_distance,
     steered,
@@ -62,12 +64,12 @@ def communicate(federation, state, options):
     clients, alpha, h = federation.sample(), options.alpha_coef, state["h"]
     nothing = {name: torch.zeros_like(v) for name, v in h.items()}
     w = download(federation, state, clients)
-    g = [state["g"].get(k, nothing) for k in clients]  # only those that have taken part have one
+    g = pick(state["g"], clients, nothing)  # only those that have taken part have one
     given = [{"w": row, "-g": minus(nothing, g_k)} for row, g_k in zip(w, g, strict=True)]
     trained = train(federation, clients, w, loss, options, given=given)
     moves = [minus(row, {name: begun[name] for name in h}) for row, begun in zip(trained.weights, w, strict=True)]
     g = [moved(g_k, move, -alpha) for g_k, move in zip(g, moves, strict=True)]
-    state["g"] = {**state["g"], **dict(zip(clients, g, strict=True))}
+    state["g"] = put(state["g"], clients, g)
     rows = mean(federation.wire.up("weights", keep_own(state, clients, trained.weights), clients))
     move = minus(rows, parameters(federation, state["server"]))
     state["h"] = moved(h, move, -alpha * len(clients) / len(federation.clients))

@@ -78,7 +78,6 @@ def aggregated(sent):
 
 def rebuild(options, inputs, client, answer):
     """The network of a saved answer: `options` and `inputs` as in a run's `config.json`."""
-    (shape, n_classes), names = inputs, options["model"]
-    net = models.make(names[client % len(names)], tuple(shape), n_classes, options["feature_dim"])
+    net, (_, n_classes) = models.of_client(options, inputs, client), inputs
     held = torch.zeros(n_classes, dtype=torch.bool)
     return net if answer == "personal" else NearestPrototype(net, net.classifier.weight * 0, held)

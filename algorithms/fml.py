@@ -85,6 +85,5 @@ def shared_of(federation, options, weights=None):
 
 def rebuild(options, inputs, client, answer):
     """The network of a saved answer: `options` and `inputs` as in a run's `config.json`."""
-    (shape, n_classes), names = inputs, options["model"]
-    name = options["shared_model"] if answer == "global" else names[client % len(names)]
-    return models.make(name, tuple(shape), n_classes, options["feature_dim"])
+    named = {**options, "model": [options["shared_model"]]} if answer == "global" else options
+    return models.of_client(named, inputs, client)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from algorithms import fedavg
-from helpers import Round, aggregate, download, shared_model, train
+from helpers import Round, aggregate, download, put, shared_model, train
 from options import Number, flag
 
 
@@ -60,6 +60,6 @@ def communicate(federation, state, options):
     weights = download(federation, state, clients)
     previous = [state["previous"].get(k, row) for k, row in zip(clients, weights, strict=True)]
     trained = train(federation, clients, weights, loss, options, given=list(zip(weights, previous, strict=True)))
-    state["previous"] = {**state["previous"], **dict(zip(clients, trained.weights, strict=True))}
+    state["previous"] = put(state["previous"], clients, trained.weights)
     aggregate(federation, state, clients, trained.weights)
     return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)

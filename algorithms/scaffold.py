@@ -55,7 +55,7 @@ def start(federation, options):
 def communicate(federation, state, options):
     clients, none_yet = federation.sample(), {name: torch.zeros_like(v) for name, v in state["c"].items()}
     x, c = download(federation, state, clients), federation.wire.broadcast("variates", state["c"], clients)
-    c_i = [state["c_i"].get(k, none_yet) for k in clients]
+    c_i = helpers.pick(state["c_i"], clients, none_yet)
     corrections = list(map(minus, c, c_i))
     trained = train(federation, clients, x, loss, options, given=corrections)
     if options.variate == 1:
@@ -67,7 +67,7 @@ def communicate(federation, state, options):
     before = parameters(federation, state["server"])
     state["server"] = moved({**y, **before}, minus(y, before), options.server_lr)
     state["c"] = moved(state["c"], change, len(clients) / len(federation.clients))  # |S| / N
-    state["c_i"] = {**state["c_i"], **dict(zip(clients, new, strict=True))}
+    state["c_i"] = helpers.put(state["c_i"], clients, new)
     return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)
 
 

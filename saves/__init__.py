@@ -172,9 +172,7 @@ class Run:
 
 def _rebuild(options: Mapping[str, Any], inputs: Sequence[Any], client: int, answer: str) -> models.Net:
     """The client's architecture: what every answer is made of, where an algorithm does not say otherwise."""
-    (shape, n_classes), names = inputs, options["model"]
-    heads = algorithms.says(options["algorithm"], "heads")
-    return models.make(names[client % len(names)], tuple(shape), n_classes, options["feature_dim"], heads)
+    return models.of_client(options, inputs, client, algorithms.says(options["algorithm"], "heads"))
 
 
 def finished(folder: Path) -> bool:

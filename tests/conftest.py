@@ -119,6 +119,22 @@ def weights_of(answer, client: int = 0) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in answer(client).state_dict().items()}
 
 
+def same_run(one: tuple[str, dict], other: tuple[str, dict], model: str, rounds: int = 3) -> None:
+    """Asserts that two algorithms, (name, flags) each, leave the same losses, answers and bytes to the last bit, in float32
+    and with sampled clients."""
+    here, there = (tiny_federation(model=model, participation=0.7, dtype=torch.float32) for _ in range(2))
+    _, done = play(here, options_for(one[0], **one[1]), rounds)
+    _, expected = play(there, options_for(other[0], **other[1]), rounds)
+    assert list(done.answers) == list(expected.answers)
+    assert torch.equal(done.loss, expected.loss)
+    for name, answer in done.answers.items():
+        for k in here.clients:
+            ours, theirs = weights_of(answer, k), weights_of(expected.answers[name], k)
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[n], theirs[n]) for n in ours)
+    assert here.wire.collect() == there.wire.collect()
+
+
 def spied(monkeypatch, module):
     """What is given to the clients, in the order of the calls of the loss."""
     seen, inner = [], module.loss

@@ -49,8 +49,8 @@ BatchNorm's running variance is not averaged but the first client's | helpers.py
 - row[name] for row in rows], n)
 + row[name] for row in rows[: 1 if name.endswith("_var") else None]], n)
 what a client keeps is put into the rows of the first clients | helpers.py | test_helpers.py algorithms/test_fedbabu.py
-- dict(zip(clients, own, strict=True))
-+ dict(zip(range(len(own)), own, strict=True))
+- put(state["own"], clients, own)
++ put(state["own"], range(len(own)), own)
 n_k is sent without being counted | helpers.py | test_algorithms.py -k "by_hand and fedavg"
 - federation.wire.up("n_k", federation.sizes(clients), clients)
 + federation.sizes(clients)
@@ -301,8 +301,8 @@ MOON's teachers compute as in training | algorithms/moon.py | algorithms/test_mo
 -     model.eval()
 +     pass
 SCAFFOLD's variates of absent clients are forgotten | algorithms/scaffold.py | algorithms/test_scaffold.py -k "not drift"
-- state["c_i"] = {**state["c_i"], **dict(
-+ state["c_i"] = {**dict(
+- helpers.put(state["c_i"], clients, new)
++ helpers.put({}, clients, new)
 FedRep's body learns under the old head | algorithms/fedrep.py | algorithms/test_fedrep.py
 - train(federation, clients, heads.weights, loss, options, only=
 + train(federation, clients, weights, loss, options, only=

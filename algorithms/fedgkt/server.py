@@ -267,8 +267,7 @@ def behind(federation: Federation, state: dict, options) -> Callable[[int], Rela
 
 def rebuild(options: dict[str, Any], inputs: Sequence, client: int, answer: str) -> nn.Module:
     """The network of a saved answer: `options` and `inputs` as in a run's `config.json`."""
-    (shape, n_classes), names = inputs, options["model"]
-    model = models.make(names[client % len(names)], tuple(shape), n_classes, options["feature_dim"])
+    (shape, n_classes), model = inputs, models.of_client(options, inputs, client)
     if answer == "personal":
         return model
     server = models.make(options["server_model"], StemNet.map_shape(shape), n_classes, options["feature_dim"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import options_for, play, spied, tiny_federation, weights_of
+from conftest import options_for, play, same_run, spied, tiny_federation, weights_of
 
 from algorithms import fedprox
 from helpers import Batch
@@ -21,15 +21,7 @@ def same(one, other):
 )
 def test_mu_0_is_fedavg_to_the_last_bit(model, flags):
     flags = {"epoch_per_round": 2, **flags}
-    one, other = (tiny_federation(model=model, participation=0.7, dtype=torch.float32) for _ in range(2))
-    _, done = play(one, options_for("fedprox", mu=0.0, **flags), rounds=3)
-    _, expected = play(other, options_for("fedavg", **flags), rounds=3)
-    assert list(done.answers) == list(expected.answers)
-    assert torch.equal(done.loss, expected.loss)
-    for name, answer in done.answers.items():
-        for k in one.clients:
-            assert same(weights_of(answer, k), weights_of(expected.answers[name], k))
-    assert one.wire.collect() == other.wire.collect()
+    same_run(("fedprox", {"mu": 0.0, **flags}), ("fedavg", flags), model)
 
 
 def test_the_loss_has_half_mu_times_the_squared_distance_of_all_parameters_and_of_no_buffer():

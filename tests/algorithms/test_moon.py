@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import away, options_for, play, spied, tiny_federation, weights_of
+from conftest import away, options_for, play, same_run, spied, tiny_federation
 
 from algorithms import moon
 from helpers import Batch
@@ -31,15 +31,7 @@ def other_weights(federation, seed):
 @pytest.mark.parametrize("flags", [{}, {"optimizer": "adam", "lr": 0.01}, {"bn": "local"}])
 def test_mu_0_is_fedavg_to_the_last_bit(model, flags):
     flags = {"epoch_per_round": 2, "weight_decay": 0.1, "momentum": 0.9, **flags}
-    one, other = (tiny_federation(model=model, participation=0.7, dtype=torch.float32) for _ in range(2))
-    _, done = play(one, options_for("moon", mu=0.0, **flags), rounds=3)
-    _, expected = play(other, options_for("fedavg", **flags), rounds=3)
-    assert list(done.answers) == list(expected.answers)
-    assert torch.equal(done.loss, expected.loss)
-    for name, answer in done.answers.items():
-        for k in one.clients:
-            assert same(weights_of(answer, k), weights_of(expected.answers[name], k))
-    assert one.wire.collect() == other.wire.collect()
+    same_run(("moon", {"mu": 0.0, **flags}), ("fedavg", flags), model)
 
 
 def image_by_image(federation, row, received, previous, batch, mu, tau):
