@@ -247,6 +247,22 @@ class Problem:
         "part of each client's training data held out for validation; 0 is none",
         DRAWN,
     )
+    public_share: float = flag(
+        0.0,
+        Number(float, least=0, most=1),
+        "part of the training set that is set aside before it is dealt, as public examples, for methods that share what is "
+        "said of them (fedmd, feddf); of --public_dataset, where one is given; 0 is none",
+        DRAWN,
+        before=0.0,
+    )
+    public_dataset: str | None = flag(
+        None,
+        Choice(tuple(LOADERS), paths="a .npz file, or a folder of images, by path"),
+        "another data set, whose training examples are the public ones; its labels are used only where its classes are the "
+        "same",
+        Needs("--public_share above 0", lambda o: o.public_share > 0 or o.partition_file),
+        before=None,
+    )
     participation: float = flag(
         1.0,
         Number(float, above=0, most=1),

@@ -12,6 +12,7 @@ What takes long goes through `train`, `outputs` or `federation.work`, so that it
 
 It may also have
 - `mixed = True`: clients may have different architectures; `same_features = True`: but features of one dimension;
+- `public = True`: it learns from `federation.public`, examples that everybody may look at;
 - `heads = True`: its models have auxiliary heads (`models.HeadsNet`);
 - `check(options, data, n_train) -> words`, told before the first round; it raises UserError for what cannot work;
 - `tuning_loss`: what `--ft_epochs` trains with, where that is not the cross-entropy;
@@ -33,8 +34,10 @@ from algorithms import (
     fedala,
     fedavg,
     fedbabu,
+    feddf,
     feddyn,
     fedgkt,
+    fedmd,
     fednova,
     fedopt,
     fedper,
@@ -83,6 +86,8 @@ FAMILIES: dict[str, dict[str, ModuleType]] = {
         "cfkd": cfkd,
         "fedproto": fedproto,
         "fml": fml,
+        "fedmd": fedmd,
+        "feddf": feddf,
         "fd": fd,
         "fedgkt": fedgkt,
     },
@@ -126,7 +131,7 @@ def module_of(options) -> ModuleType:
 
 
 def says(name: str, what: str) -> bool:
-    """Whether an algorithm's module says of itself that it is `mixed`, has the `same_features`, needs `heads`."""
+    """Whether an algorithm's module says of itself that it is `mixed`, has the `same_features`, needs `heads`, `public`."""
     return getattr(ALGORITHMS.get(name), what, False)
 
 

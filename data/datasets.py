@@ -39,13 +39,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Data:
-    """One data set: the training examples 0 .. n_train - 1, then the test examples n_train .. n - 1, in one index space.
+    """One data set: the training examples 0 .. n_train - 1, then the test examples, and last `n_public` examples of another
+    data set, which are nobody's, in one index space.
 
     x uint8 [n, channels, height, width], or float32 where a file of the user's holds floats; y int64 [n]; `classes` the
     names of the C labels; `mean` and `std` float [channels], of the pixels (0 .. 255, or the user's floats) of the *whole*
     training set, after any resizing. They are constants of the data set, as every benchmark has them, and do not change
     with `--reduced` or the split. `writers` int64 [n]: who wrote each example, where that is known. `unverified` says which
-    files do not have, or cannot be held against, their published checksum.
+    files do not have, or cannot be held against, their published checksum. The label of a public example is -1 where the
+    other data set has other classes.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Data:
     std: Tensor
     writers: Tensor | None = None
     unverified: str = ""
+    n_public: int = 0
 
     def images(self, indices: Tensor, dtype: torch.dtype = torch.float32, drawn: augment.Draw | None = None) -> Tensor:
         """Normalised images [B, channels, height, width] for indices int64 [B], changed as drawn for each of them."""
@@ -82,6 +85,16 @@ class Data:
         """(channels, height, width) of an image."""
         return tuple(self.x.shape[1:])
 
+    @property
+    def test(self) -> range:
+        """The indices of the test examples."""
+        return range(self.n_train, len(self.y) - self.n_public)
+
+    @property
+    def public(self) -> range:
+        """The indices of the examples of another data set."""
+        return range(len(self.y) - self.n_public, len(self.y))
+
     @cached_property
     def _constants(self) -> dict[torch.dtype, list[Tensor]]:
         """Mean and std [channels, 1, 1] by their type, each made once."""
@@ -93,6 +106,8 @@ class Data:
         sha = hashlib.sha256(f"{self.name} {tuple(self.x.shape)} {self.n_train} {self.classes}".encode())
         for tensor in (self.x, self.y, self.mean, self.std):
             sha.update(tensor.cpu().contiguous().numpy())
+        if self.n_public:
+            sha.update(f"public {self.n_public}".encode())
         return sha.hexdigest()[:16]
 
 
@@ -117,6 +132,24 @@ def from_arrays(name: str, train: tuple, test: tuple, classes: tuple[str, ...]) 
     if y.min() < 0 or y.max() >= len(classes):
         raise ValueError(f"labels from {y.min()} to {y.max()}, but {len(classes)} classes")
     return Data(name, x, y, len(train[1]), classes, *_mean_and_std(x[: len(train[1])]))
+
+
+def with_public(data: Data, other: Data) -> Data:
+    """`data`, and behind it the training examples of another data set, which are normalised as its own are. Raises
+    ValueError where their images are of another form."""
+    if data.x.shape[1:] != other.x.shape[1:] or data.x.dtype != other.x.dtype:
+        raise ValueError(f"images of {_form(other)}, those of {data.name} are of {_form(data)}; must be alike")
+    x, y = other.x[: other.n_train], other.y[: other.n_train]
+    y = y if other.classes == data.classes else torch.full_like(y, -1)
+    joined = {"x": torch.cat([data.x, x]), "y": torch.cat([data.y, y])}
+    if data.writers is not None:
+        joined["writers"] = torch.cat([data.writers, torch.full_like(y, -1)])
+    unverified = "; ".join(filter(None, (data.unverified, other.unverified)))
+    return replace(data, **joined, unverified=unverified, n_public=len(y))
+
+
+def _form(data: Data) -> str:
+    return f"{'x'.join(map(str, data.shape))} {str(data.x.dtype).removeprefix('torch.')}"
 
 
 def _mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import heapq
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ PARTS = ("train", "validation", "test")
 @dataclass(frozen=True)
 class Split:
     """Each client's examples as sorted int64 indices into one `Data`: K shares for training, validation and test, given as
-    `Shares` or as K arrays.
+    `Shares` or as K arrays; and `public` int64 [n], the examples that are everybody's.
 
     No example is in two shares, but with `reference_blocks`; no share but validation's is empty.
     """
@@ -121,6 +121,7 @@ class Split:
     train: Shares
     validation: Shares
     test: Shares
+    public: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -138,6 +139,8 @@ class Split:
         sha = hashlib.sha256()
         for part in self.parts:
             sha.update(np.insert(part.values, part.offsets[:-1], part.sizes).astype("<i8"))
+        if len(self.public):
+            sha.update(self.public.astype("<i8"))
         return sha.hexdigest()[:16]
 
 
@@ -451,9 +454,9 @@ def readers(parameter: str) -> tuple[str, ...]:
 def split(data, options) -> Split:
     """The split that `options` ask for, drawn from `options.split_seed` alone: the same for every algorithm and seed.
 
-    First `--reduced` keeps a part of the training set, then `--partition` deals it and the test set, then
-    `--validation` holds out a share of every client's training examples, from everyone; or all of it is read from
-    `--partition_file`. Raises UserError for what cannot be had.
+    First `--reduced` keeps a part of the training set, then `--public_share` is set aside, then `--partition` deals the
+    rest and the test set, then `--validation` holds out a share of every client's training examples, from everyone; or all
+    of it is read from `--partition_file`. Raises UserError for what cannot be had.
     """
     if options.partition_file:
         return from_file(Path(options.partition_file), data, options.n_clients)
@@ -463,10 +466,12 @@ def split(data, options) -> Split:
         kept = streams.generator("reduced", options.split_seed).permutation(kept)
     if n_kept < 1:
         raise UserError(f"--reduced {options.reduced:g}: keeps none of the {data.n_train} training images of {data.name}")
+    kept = kept[:n_kept]
+    public = _public(np.array(data.public) if options.public_dataset else kept, options)
     pool = Pool(
         data.y.cpu().numpy(),
-        kept[:n_kept],
-        np.arange(data.n_train, len(data.y)),
+        kept[~np.isin(kept, public)] if len(public) else kept,
+        np.array(data.test),
         None if data.writers is None else data.writers.cpu().numpy(),
     )
     counts = []
@@ -490,7 +495,15 @@ def split(data, options) -> Split:
     train, test = partitioner(pool, streams.generator("split", options.split_seed), **read)
     train, test = Shares.of(train).sorted(), Shares.of(test).sorted()
     held_out = _held_back(train, data.n_train, options)[train.values]
-    return Split(train.where(~held_out), train.where(held_out), test)
+    return Split(train.where(~held_out), train.where(held_out), test, public)
+
+
+def _public(examples: np.ndarray, options) -> np.ndarray:
+    """The part `--public_share` of these examples, int64 indices in ascending order. Raises UserError where it has none."""
+    n = int(options.public_share * len(examples) + 1e-9)
+    if options.public_share and not n:
+        raise UserError(f"--public_share {options.public_share:g}: is none of {len(examples)} images; use a larger part")
+    return np.sort(streams.generator("public", options.split_seed).permutation(examples)[:n])
 
 
 def _held_back(shares: Shares, n_train: int, options) -> np.ndarray:
@@ -520,11 +533,12 @@ def _held_back(shares: Shares, n_train: int, options) -> np.ndarray:
 def arrays(data, split: Split) -> dict[str, np.ndarray]:
     """What a split is saved as (`split.npz`): train, validation and test, int32, indices into the data set (test examples
     follow the training examples), client after client; train_offsets, validation_offsets, test_offsets, int64 [K + 1]:
-    client k has those from offsets[k] to offsets[k + 1]; the table of client x class; the names of the classes; the data's
-    digest; whether an example is in several shares."""
+    client k has those from offsets[k] to offsets[k + 1]; public, int32, where there is such; the table of client x class;
+    the names of the classes; the data's digest; whether an example is in several shares."""
     shares = {}
     for name, part in zip(PARTS, split.parts, strict=True):
         shares |= {name: part.values.astype(np.int32), f"{name}_offsets": part.offsets}
+    shares |= {"public": split.public.astype(np.int32)} if len(split.public) else {}
     several = np.array(_times(split)[1].max() > 1)
     return {
         **{"data": np.array(data.digest), "table": table(data, split), "classes": np.array(data.classes)},
@@ -534,7 +548,7 @@ def arrays(data, split: Split) -> dict[str, np.ndarray]:
 
 def _times(split: Split) -> Pair:
     """The examples that are dealt, and in how many shares each is."""
-    return np.unique(np.concatenate([part.values for part in split.parts]), return_counts=True)
+    return np.unique(np.concatenate([*(part.values for part in split.parts), split.public]), return_counts=True)
 
 
 def from_file(path: Path, data, n_clients: int) -> Split:
@@ -546,6 +560,7 @@ def from_file(path: Path, data, n_clients: int) -> Split:
         with np.load(path, allow_pickle=False) as saved:
             overlapping = "overlapping" in saved.files and bool(saved["overlapping"])
             digest, read = str(saved["data"]), [_pieces(saved, part) for part in PARTS]
+            public = np.asarray(saved["public"]) if "public" in saved else np.zeros(0, np.int64)
     except FileNotFoundError:
         raise UserError(f"{wrong} there is no such file; must be the split.npz of a run") from None
     except Exception as error:  # whatever a reader stumbles over in a file that may be anything
@@ -557,12 +572,10 @@ def from_file(path: Path, data, n_clients: int) -> Split:
     parts = []
     # a test share may be of the training set (`writers`), a training share of the test set never
     for part, n, least, (pieces, offsets) in zip(
-        PARTS, (data.n_train, data.n_train, len(data.y)), (1, 0, 1), read, strict=True
+        PARTS, (data.n_train, data.n_train, data.test.stop), (1, 0, 1), read, strict=True
     ):
         for name, piece in pieces.items():
-            proper = piece.ndim == 1 and (piece.dtype.kind in "iu" or not len(piece))
-            if not proper or (len(piece) and not 0 <= piece.min() <= piece.max() < n):
-                raise UserError(f"{wrong} {name} must be a list of indices from 0 to {n - 1}")
+            _indices(piece, n, f"{wrong} {name}")
         values = np.concatenate([piece.astype(np.int64) for piece in pieces.values()])
         ends = offsets.dtype.kind in "iu" and (*offsets[:1].tolist(), *offsets[-1:].tolist()) == (0, len(values))
         if not ends or offsets.shape != (k + 1,) or (np.diff(offsets.astype(np.int64)) < 0).any():
@@ -570,7 +583,8 @@ def from_file(path: Path, data, n_clients: int) -> Split:
         parts.append(Shares(values, offsets.astype(np.int64)).sorted())
         if parts[-1].sizes.min() < least:
             raise UserError(f"{wrong} {part} has no example of client {parts[-1].sizes.argmin()}, who needs at least one")
-    found = Split(*parts)
+    _indices(public, len(data.y), f"{wrong} public")
+    found = Split(*parts, np.sort(public.astype(np.int64)))
     indices, times = _times(found)
     if overlapping:  # then several clients may have it, but none twice, and nobody as a test example of a training one
         train, validation, test = found.parts
@@ -583,6 +597,13 @@ def from_file(path: Path, data, n_clients: int) -> Split:
         twice = indices[times.argmax()]
         raise UserError(f"{wrong} deals example {twice} {times.max()} times; an example must be in one share at most")
     return found
+
+
+def _indices(given: np.ndarray, n: int, what: str) -> None:
+    """Raises UserError where these are not indices below n."""
+    proper = given.ndim == 1 and (given.dtype.kind in "iu" or not len(given))
+    if not proper or (len(given) and not 0 <= given.min() <= given.max() < n):
+        raise UserError(f"{what} must be a list of indices from 0 to {n - 1}")
 
 
 def _pieces(saved: Mapping[str, np.ndarray], part: str) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -77,7 +77,7 @@ def _measure(
     """For every head, the classifier last, {"loss", "global", "personal", "validation": {client: value}}; one model for all
     has one loss and one global value, under client 0, and is asked once. And the confusion of the classifier."""
     data, everyone = federation.data, federation.clients
-    test = torch.arange(data.n_train, len(data.y), device=federation.device)
+    test = torch.tensor(data.test, device=federation.device)
     heads: list[dict[str, ByClient]] = []
     tables: list[Tensor] = []
     own_predicted: list[Tensor] = []

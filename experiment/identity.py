@@ -76,6 +76,7 @@ def _files(options: Options, data: datasets.Data, split: partition.Split, start:
     """{option: digest of what is in the file or folder that it names}; where it lies is no part of a run."""
     contents: dict[str, Any] = {
         "dataset": data.digest if options.dataset not in datasets.LOADERS else None,
+        "public_dataset": data.digest if options.public_dataset not in (None, *datasets.LOADERS) else None,
         "partition_file": split.digest if options.partition_file else None,
         "init_from": None if start is None else saves.digest(start),
     }

@@ -59,11 +59,13 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     options = resolve(options)
     _writable(launch.export_dir)
     source = _source(options, launch)
-    data = _data(options.dataset, source)
+    data = _data(options.dataset, options.public_dataset, source)
     inputs = (data.shape, len(data.classes))
     _fits(options, inputs)
     shared = {f.name: getattr(options, f.name) for f in fields(Options)}
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
+    if algorithms.says(options.algorithm, "public") and not len(split.public):
+        raise UserError(f"{options.algorithm}: learns from public examples, and there are none; add --public_share 0.1")
     start = _start(options, inputs)
     check = getattr(algorithms.ALGORITHMS[options.algorithm], "check", None)
     if check and (words := check(options, data, len(split.train.values))):
@@ -74,7 +76,7 @@ def prepare(options: Options, launch: Launch) -> Experiment:
 
 def data_of(options: Options, launch: Launch) -> datasets.Data:
     """The data set that a run asks for, as it is on this machine. Raises UserError where it is not there."""
-    return _data(options.dataset, _source(options, launch))
+    return _data(options.dataset, options.public_dataset, _source(options, launch))
 
 
 def resolve(options: Options) -> Options:
@@ -108,17 +110,23 @@ def _source(options: Options, launch: Launch) -> datasets.Source:
 
 
 @cache
-def _data(name: str, source: datasets.Source) -> datasets.Data:
+def _data(name: str, public: str | None, source: datasets.Source) -> datasets.Data:
+    """The data set, and behind it the public one where there is such."""
     data = datasets.load(name, source)
     if data.unverified:
         log.warning("--dataset %s: %s", name, data.unverified)
-    return data
+    if public is None:
+        return data
+    try:
+        return datasets.with_public(data, _data(public, None, source))
+    except ValueError as error:
+        raise UserError(f"--public_dataset {public}: {error}") from None
 
 
 @cache
 def _split(options: Options, source: datasets.Source) -> partition.Split:
     """The split, drawn once for all that share it: it reads neither the algorithm nor the seed."""
-    return partition.split(_data(options.dataset, source), options)
+    return partition.split(_data(options.dataset, options.public_dataset, source), options)
 
 
 def _start(options: Options, inputs: tuple) -> saves.Rows | None:
@@ -189,6 +197,7 @@ def federation_of(experiment: Experiment) -> Federation:
         _architectures(options, (data.shape, len(data.classes))),
         options.device,
         validation=experiment.split.validation,
+        public=experiment.split.public,
         start=experiment.start,
         precision=options.precision,
         seed=options.seed,

@@ -27,11 +27,12 @@ class Federation:
     """What a round finds given. Nothing in it changes but what is counted: `wire`, `meter`.
 
     `shares`: K tensors int64 [n_k], each client's training examples as indices into `data`; `validation`: those it holds
-    out, alike. `architectures`: functions that build a model, dealt to the clients in turn; `skeletons`: one model of each,
-    into which weights are loaded when they are needed. `start`: initial weights from elsewhere, of one model for all or a
-    row a client; None draws new ones. `threads`: for a phase that trains a single model, and for evaluation; a client always
-    trains with one. `precision`: float32 or bf16, in which networks are computed. `pool`: processes in which clients work
-    side by side; None: one after another.
+    out, alike; `public` int64 [n]: examples that everybody may look at, and that count where they are sent.
+    `architectures`: functions that build a model, dealt to the clients in turn; `skeletons`: one model of each, into which
+    weights are loaded when they are needed. `start`: initial weights from elsewhere, of one model for all or a row a client;
+    None draws new ones. `threads`: for a phase that trains a single model, and for evaluation; a client always trains with
+    one. `precision`: float32 or bf16, in which networks are computed. `pool`: processes in which clients work side by side;
+    None: one after another.
     """
 
     data: Data
@@ -40,6 +41,7 @@ class Federation:
     skeletons: tuple[Net, ...]
     start: Weights | Sequence[Weights] | None = None
     validation: Sequence[Tensor] = ()
+    public: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     seed: int = 0
     participation: float = 1.0
     threads: int = 1
@@ -60,6 +62,7 @@ class Federation:
         device="cpu",
         dtype=torch.float32,
         validation=(),
+        public=(),
         precision="float32",
         **others,
     ) -> "Federation":
@@ -74,7 +77,8 @@ class Federation:
             Shares(torch.as_tensor(part.values, device=device), part.offsets)
             for part in (Shares.of(shares), Shares.of(validation))
         )
-        fixed = {"dtype": dtype, "validation": validation, "precision": precision}
+        public = torch.as_tensor(public, dtype=torch.int64, device=device)
+        fixed = {"dtype": dtype, "validation": validation, "public": public, "precision": precision}
         return cls(data.to(device), shares, tuple(architectures), skeletons, **fixed, **others)
 
     @property
@@ -100,6 +104,10 @@ class Federation:
     def server(self, share: Tensor) -> "Federation":
         """The server as a federation of one, which holds the examples `share` int64 [n] and may use every thread."""
         return replace(self, party="server", shares=(share,))
+
+    def on(self, share: Tensor) -> "Federation":
+        """With the examples `share` int64 [n] in everybody's hands, in place of their own: public ones, say."""
+        return replace(self, shares=[share] * len(self.shares))
 
     def paired(self, shared: Net, pair: Callable[[Net, Net], Pair] = Pair) -> "Federation":
         """With a second network at each client: pairs of its own one and of one that all share."""
@@ -131,15 +139,15 @@ class Federation:
         x, y = self.data.x, self.data.y
         return Examples(indices, len(indices) * (x[0].nbytes + y.element_size()))
 
-    def initial(self, client: int | None = None) -> Weights:
-        """Initial weights: of one client, from its own stream, or (None) the common start that the server hands out; or
-        what `start` has."""
+    def initial(self, client: int | None = None, architecture: int = 0) -> Weights:
+        """Initial weights: of one client, from its own stream, or (None) the common start that the server hands out, of an
+        architecture; or what `start` has."""
         if self.start is not None:
-            row = self.start if isinstance(self.start, dict) else self.start[client]
+            row = self.start if isinstance(self.start, dict) else self.start[architecture if client is None else client]
             return {name: tensor.to(self.device, _kept(tensor, self.dtype), copy=True) for name, tensor in row.items()}
         named = (self.seed, "server", "initial") if client is None else (self.seed, "client", "initial", client)
         with streams.torch_seeded(*named):
-            model = self.architectures[(client or 0) % len(self.architectures)]()
+            model = self.architectures[(architecture if client is None else client) % len(self.architectures)]()
         return {name: tensor.to(self.device, _kept(tensor, self.dtype)) for name, tensor in model.state_dict().items()}
 
     def model(self, client: int, weights: Weights) -> Net:

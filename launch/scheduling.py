@@ -62,7 +62,7 @@ def work_of(one: Experiment) -> float:
     options, (shape, n_classes) = one.options, (one.data.shape, len(one.data.classes))
     heads = algorithms.says(options.algorithm, "heads")
     sizes = [_parameters(name, shape, n_classes, options.feature_dim, heads) for name in options.model]
-    train, test = len(one.split.train.values), len(one.data.y) - one.data.n_train
+    train, test = len(one.split.train.values), len(one.data.test)
     evaluations = 1 + (options.rounds // options.track_history if options.track_history else 0)
     learnt = train * (options.rounds * options.epoch_per_round * options.participation + options.ft_epochs)
     models_asked = options.n_clients if algorithms.says(options.algorithm, "mixed") else 1

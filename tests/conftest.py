@@ -11,6 +11,7 @@ import torch
 
 import algorithms
 import models
+from data import datasets
 from data.datasets import Data, from_arrays
 from errors import UserError
 from federation import Federation
@@ -78,6 +79,12 @@ def tiny_data(n_train: int = 60, n_test: int = 30, n_classes: int = 3, size: int
     x = generator.integers(0, 120, (len(y), 1, size, size)) + (y * 130 // n_classes)[:, None, None, None]
     x = x.astype(np.uint8)
     return from_arrays("tiny", (x[:n_train], y[:n_train]), (x[n_train:], y[n_train:]), tuple("abcdefghij"[:n_classes]))
+
+
+def with_public(data: Data) -> Data:
+    """With twelve public examples of another tiny data set behind it."""
+    size, n_classes = data.shape[1], len(data.classes)
+    return datasets.with_public(data, tiny_data(n_train=12, n_test=3, n_classes=n_classes, size=size, seed=5))
 
 
 def tiny_federation(

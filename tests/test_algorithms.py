@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import CutWire, options_for, play, tiny_data, tiny_federation, weights_of
+from conftest import CutWire, options_for, play, tiny_data, tiny_federation, weights_of, with_public
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import algorithms
@@ -32,12 +32,14 @@ SMALL = {  # flags that make an algorithm's own networks small
     "fedgkt": {"server_model": "ResNet19"},
     "fml": {"feature_dim": 6},  # of the model that all share
     "fedrep": {"head_epochs": 2},
+    "fedmd": {"pretrain_epochs": 0, "digest_epochs": 3},  # a difference has its sign for a slope: it shows after steps
     **dict.fromkeys(("fedbabu", "fedper", "lg_fedavg", "data_exchange", "dpsgd"), {"model": ("LeNet5",)}),
 }
 TRAININGS = {  # the local epochs of each training of a round, where it has more than one
     "fedrep": lambda options: (options.head_epochs, options.epoch_per_round),
     "ditto": lambda options: (options.epoch_per_round, options.epoch_per_round),
 }
+ON_PUBLIC = {"fedmd": lambda options: options.digest_epochs}  # a client's epochs over the public examples in a round
 OWN_LOSS = ("ditto",)  # those of whose trainings but one is with the module's loss
 MADE_WHEN_ASKED = ("perfedavg", "apfl")  # of a model for all: personal models that nobody keeps
 OWN_MODEL = ("fedgkt", "mhmd")  # those that cannot do with any architecture
@@ -59,6 +61,9 @@ def trainings(case, options):
 def federation_for(case, data=None, shares=None, model=None, participation=1.0, **others):
     """The tiny federation of the architecture that is the algorithm's own."""
     others["heads"] = getattr(algorithms.ALGORITHMS[case.split()[0]], "heads", False)
+    if getattr(MODULES[case], "public", False):
+        data = with_public(data or tiny_data())
+        others["public"] = data.public
     return tiny_federation(data, shares, model or options_of(case).model, participation=participation, **others)
 
 
@@ -197,10 +202,10 @@ class SumsOfTheProcess(TorchDispatchMode):
 @every_case
 def test_nothing_is_added_up_but_with_the_threads_of_a_client_or_the_server(case):
     """The same whatever the size of the data and the machine: sums belong into the work that `each` carries out."""
-    data, before = tiny_data(), torch.get_num_threads()
+    data, before = with_public(tiny_data()), torch.get_num_threads()
     heads = getattr(algorithms.ALGORITHMS[case.split()[0]], "heads", False)
     build = partial(models.make, options_of(case).model[0], data.shape, 3, 6, heads)  # `models.build` tries a new model out
-    federation = Federation.of(data, SHARES, [build], dtype=torch.float64, threads=2)
+    federation = Federation.of(data, SHARES, [build], dtype=torch.float64, threads=2, public=data.public)
     torch.set_num_threads(3)
     try:
         with SumsOfTheProcess() as watched:
@@ -378,7 +383,8 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
         worked = {(what, k): n for (what, party, k), n in federation.meter.spent.items() if party == "client"}
         assert worked.keys() == {(what, k) for k in clients for what in ("steps", "samples", "flops")}
         shares = state.get("shares", federation.shares)
-        assert all(worked["samples", k] == sum(trainings(case, options)) * len(shares[k]) for k in clients)
+        public = ON_PUBLIC.get(case, lambda options: 0)(options) * len(federation.public)
+        assert all(worked["samples", k] == sum(trainings(case, options)) * len(shares[k]) + public for k in clients)
         answers = {name: rows for name, rows in answers_of(federation, done).items() if name == "personal"}
         answers = {} if case in MADE_WHEN_ASKED else answers
         if state.get("kept"):  # the rest of a client's model is everybody's
@@ -396,9 +402,10 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
 def test_the_weights_that_a_round_names_as_trained_are_those_that_local_training_left(case, monkeypatch):
     left = []
 
-    def noted(*args, **others):
-        left.append(train(*args, **others))
-        return left[-1]
+    def noted(federation, *args, **others):
+        trained = train(federation, *args, **others)
+        left.extend([trained] if federation.party == "client" else [])
+        return trained
 
     for kin in MODULES.values():  # its `communicate` may be that of a kindred algorithm
         if hasattr(kin, "train"):
@@ -457,13 +464,14 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter_that_is
 
 class Bytes(NamedTuple):
     """Of one client: up before round 1, then up and down in every round it takes part in; to each neighbour on the graph
-    before round 1, and in every round in which the neighbour takes part too."""
+    before round 1, and in every round in which the neighbour takes part too; and down before round 1."""
 
     start: int
     up: int
     down: int
     start_between: int = 0
     between: int = 0
+    start_down: int = 0
 
 
 NEIGHBOURS = {0: {1, 2}, 1: {0}, 2: {0}}  # of three clients, the first of the authors' tree
@@ -473,7 +481,7 @@ EVERYONE = {0: {1, 2}, 1: {0, 2}, 2: {0, 1}}  # to whom a client sends where two
 @dataclass(frozen=True)
 class Sizes:
     """What the closed forms are made of: C classes, D features, n examples of the client, `model` numbers in a LeNet5
-    (parameters and buffers), `item` bytes a number, `example` bytes an image and its label."""
+    (parameters and buffers), `item` bytes a number, `example` bytes an image and its label, `public` examples."""
 
     @property
     def head(self):
@@ -486,6 +494,7 @@ class Sizes:
     model: int
     item: int
     example: int
+    public: int
 
 
 COUNT = 8  # an int64; a bool is 1
@@ -559,6 +568,8 @@ BYTES = {
     "dpsgd": lambda s: Bytes(0, 0, 0, 0, s.model * s.item),
     "apfl": _fedavg,
     "fml": _fedavg,
+    "fedmd": lambda s: Bytes(0, s.public * s.C * s.item, s.public * s.C * s.item, start_down=s.public * s.example),
+    "feddf": _fedavg,
     "epidemic": lambda s: Bytes(0, 0, 0, 0, s.model * s.item),
     "fedproto": lambda s: Bytes(0, s.C * s.D * s.item + s.C * COUNT, s.C * s.D * s.item + s.C),
     "independent": lambda s: Bytes(0, 0, 0),
@@ -588,7 +599,7 @@ def test_the_bytes_on_the_wire_are_those_worked_out_by_hand(case, dtype):
         pytest.fail(f"no closed form for the bytes of {case}: add what a client sends and receives to BYTES")
     # LeNet5 of one channel with D = 6, C = 3: convolutions 1-6 and 6-16 of 5x5 and 16-120 of 3x3, linear 120-6 and 6-3
     model = 6 * (25 + 1) + 16 * (6 * 25 + 1) + 120 * (16 * 9 + 1) + 6 * (120 + 1) + 3 * (6 + 1)
-    one = {"C": 3, "D": 6, "model": model, "item": torch.finfo(dtype).bits // 8, "example": 12 * 12 + 8}
+    one = {"C": 3, "D": 6, "model": model, "item": torch.finfo(dtype).bits // 8, "example": 12 * 12 + 8, "public": 12}
     expected = [BYTES[case](Sizes(n=len(share), **one)) for share in SHARES]
 
     federation, options = federation_for(case, dtype=dtype, participation=0.7), options_of(case)
@@ -596,7 +607,8 @@ def test_the_bytes_on_the_wire_are_those_worked_out_by_hand(case, dtype):
     near = EVERYONE if case == "epidemic" else NEIGHBOURS
     between = {k: expected[k].start_between * len(near[k]) for k in federation.clients}
     start = {k: expected[k].start for k in federation.clients}
-    assert by_direction(federation.wire) == without_zeros(up=start, between=between)
+    down = {k: expected[k].start_down for k in federation.clients}
+    assert by_direction(federation.wire) == without_zeros(up=start, down=down, between=between)
     for r in (1, 2, 3):
         done = MODULES[case].communicate(federation.at(r), state, options)
         up, down = ({k: getattr(expected[k], way) for k in done.clients} for way in ("up", "down"))

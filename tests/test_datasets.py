@@ -233,6 +233,31 @@ def test_the_digest_is_that_of_the_content():
     int(data.digest, 16)
 
 
+def test_a_public_data_set_is_behind_the_test_examples_and_changes_no_constant():
+    one, other = three_channels(), three_channels(n_train=8, n_test=2)
+    other.x[:8] //= 2
+    joined = datasets.with_public(one, other)
+    assert (list(joined.test), list(joined.public)) == (list(range(12, 18)), list(range(18, 26)))
+    assert torch.equal(joined.x[:18], one.x)
+    assert torch.equal(joined.x[18:], other.x[:8]), "its training examples alone"
+    assert torch.equal(joined.mean, one.mean)
+    assert torch.equal(joined.std, one.std)
+    assert torch.equal(joined.y[18:], other.y[:8])
+    assert len({one.digest, other.digest, joined.digest}) == 3
+    strange = datasets.with_public(one, replace(other, classes=("x", *other.classes[1:])))
+    assert strange.y[18:].tolist() == [-1] * 8, "labels of other classes"
+    written = datasets.with_public(replace(one, writers=torch.arange(18)), other)
+    assert written.writers.tolist() == [*range(18), *[-1] * 8]
+
+
+def test_a_public_data_set_of_other_images_is_refused():
+    one, grey = three_channels(), datasets.load("digits", datasets.Source())
+    with pytest.raises(ValueError, match="images of 1x28x28 uint8, those of .* are of 3x.* uint8; must be alike"):
+        datasets.with_public(one, grey)
+    with pytest.raises(ValueError, match="float32, those of"):
+        datasets.with_public(one, replace(one, x=one.x.float()))
+
+
 def test_a_channel_of_one_value_stays_finite():
     x = np.full((4, 2, 3, 3), 7, np.uint8)
     x[:, 1] = np.arange(4)[:, None, None]

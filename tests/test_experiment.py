@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, line_of
 
 import algorithms
 import experiment
@@ -44,6 +44,7 @@ QUICK = {
 OWN = {
     "mhmd": {"model": ("CNN4",)},
     "fedgkt": {"model": ("ResNet4",), "server_model": "ResNet19", "epochs_server": 1, "validation": 0.0, "image_size": 12},
+    "fedmd": {"pretrain_epochs": 1},
 }
 
 
@@ -95,7 +96,36 @@ def test_histories_are_the_same_in_two_folders_whatever_ran_before(drawn, tmp_pa
 
 
 def test_all_algorithms_train_on_one_split(tmp_path):
-    assert len({prepared(name, tmp_path, partition="lda").split.digest for name in algorithms.ALGORITHMS}) == 1
+    """Also where a part of the data is public, from which few of them learn."""
+    for public_share in (0.1, 0.3):
+        ready = [prepared(name, tmp_path, partition="lda", public_share=public_share) for name in algorithms.ALGORITHMS]
+        assert len({one.split.digest for one in ready}) == 1
+        assert len(ready[0].split.public) == int(public_share * int(QUICK["reduced"] * 1437 + 1e-9) + 1e-9)
+
+
+@pytest.mark.parametrize("name", ["fedmd", "feddf"])
+def test_who_learns_from_public_examples_is_refused_without(name, tmp_path):
+    assert line_of(partial(prepared, public_share=0.0), name, tmp_path) == (
+        f"{name}: learns from public examples, and there are none; add --public_share 0.1"
+    )
+
+
+def test_public_examples_of_another_data_set_are_behind_ones_own_and_named_by_what_is_in_them(tmp_path):
+    def of(labels, name):
+        x = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+        parts = {"x_train": x[:20], "y_train": labels[:20], "x_test": x[20:], "y_test": labels[20:]}
+        np.savez(tmp_path / name, **parts)
+        return prepared("fedavg", tmp_path, public_share=0.5, public_dataset=str(tmp_path / name))
+
+    plain, one = prepared("fedavg", tmp_path), of(np.arange(30) % 10, "a.npz")
+    assert [np.array_equal(a.values, b.values) for a, b in zip(plain.split.parts, one.split.parts, strict=True)] == [
+        True
+    ] * 3
+    assert len(one.split.public) == 10
+    assert one.split.public.min() >= len(plain.data.y)
+    assert experiment.federation_of(one).public.tolist() == one.split.public.tolist()
+    assert of(np.arange(30) % 10, "b.npz").folder == one.folder, "where a file lies is no part of a run"
+    assert of(np.arange(30) % 5, "c.npz").folder != one.folder
 
 
 KILLED = """
@@ -290,7 +320,7 @@ def test_the_name_of_a_run_covers_every_option_the_split_and_the_data(tmp_path, 
     split = prepared("cfkd", tmp_path).split
     monkeypatch.setattr(preparation, "_split", lambda *_: replace(split, test=split.test[::-1]))
     names.append(prepared("cfkd", tmp_path).folder.name)
-    data = preparation._data("digits", Source())
+    data = preparation._data("digits", None, Source())
     monkeypatch.setattr(preparation, "_data", lambda *_: replace(data, mean=data.mean + 1))
     names.append(prepared("cfkd", tmp_path).folder.name)
     assert len(set(names)) == len(names)

@@ -929,6 +929,64 @@ def test_validation_is_a_random_part():
     assert not np.array_equal(held[0], np.arange(50))
 
 
+@pytest.mark.parametrize("name", PARTITIONS)
+@pytest.mark.parametrize("part", [0.1, 0.5])
+def test_public_examples_are_set_aside_before_the_rest_is_dealt(name, part):
+    data = in_turn(203, 50, 5)
+    asked = Options(partition=name, alpha=0.5, n_clients=6, public_share=part, validation=0.1)
+    found, others = split(data, asked), split(data, replace(asked, split_seed=1))
+    assert len(found.public) == int(part * 203)
+    assert not np.array_equal(found.public, others.public), "a random part"
+    assert not set(found.public) & set(np.concatenate([share for each in found.parts for share in each]))
+    assert not np.array_equal(found.public, np.arange(len(found.public)))
+    rest = replace(data, x=data.x.clone(), y=data.y.clone())  # another owner of the very same examples
+    dealt = np.concatenate([*found.train, *found.validation])
+    assert set(dealt) <= set(range(203)) - set(found.public)
+    assert split(rest, asked).digest == found.digest != split(data, replace(asked, public_share=0)).digest
+
+
+def test_public_examples_are_of_what_reduced_keeps():
+    data = in_turn(200, 50, 5)
+    for drawn in ("first", "random"):
+        kept = split(data, Options(reduced=0.5, reduced_draw=drawn, partition="iid"))
+        found = split(data, Options(reduced=0.5, reduced_draw=drawn, partition="iid", public_share=0.2))
+        assert len(found.public) == 20
+        assert set(np.concatenate([*found.train, found.public])) == set(np.concatenate(list(kept.train)))
+
+
+def test_public_examples_of_another_data_set_leave_the_split_as_it_is():
+    data = in_turn(200, 50, 5)
+    joined = datasets.with_public(data, in_turn(40, 10, 5))
+    asked = Options(partition="lda", alpha=0.5, n_clients=4, validation=0.1)
+    plain, found = split(data, asked), split(joined, replace(asked, public_share=0.25, public_dataset="MNIST"))
+    assert all(np.array_equal(a.values, b.values) for a, b in zip(plain.parts, found.parts, strict=True))
+    assert len(found.public) == 10
+    assert set(found.public) <= set(range(250, 290)), "those of the other training set"
+    whole = split(joined, replace(asked, public_share=1.0, public_dataset="MNIST"))
+    assert whole.public.tolist() == list(range(250, 290))
+
+
+def test_public_examples_are_saved_with_the_split(folder):
+    data, asked = in_turn(100, 20, 5), Options(n_clients=2, public_share=0.1)
+    found = split(data, asked)
+    path = saved(folder / "split.npz", data, found)
+    back = from_file(path, data, 2)
+    assert back.digest == found.digest
+    assert back.public.tolist() == found.public.tolist()
+    assert "public" not in arrays(data, split(data, replace(asked, public_share=0))), "as before there were any"
+    edited = {**arrays(data, found), "public": np.array([found.train[0][0]])}
+    np.savez(path, **edited)
+    assert "deals example" in line_of(from_file, path, data, 2), "public and somebody's"
+    np.savez(path, **{**edited, "public": np.array([120])})
+    assert "public must be a list of indices from 0 to 119" in line_of(from_file, path, data, 2)
+
+
+def test_public_examples_that_cannot_be_had_are_refused():
+    data = in_turn(100, 20, 5)
+    assert refusal(data, Options(public_share=0.001)).startswith("--public_share 0.001: is none of 100 images")
+    assert "more clients than the 0 training images" in refusal(data, Options(public_share=1.0))
+
+
 def test_validation_is_empty_unless_asked_for():
     found = split(in_turn(30, 30, 3), Options(n_clients=4))
     assert [len(share) for share in found.validation] == [0] * 4

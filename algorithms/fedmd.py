@@ -1,0 +1,90 @@
+"""Class scores of public images: each client learns to say what all say on average of them, and then from its own.
+
+D. Li, J. Wang: FedMD: Heterogenous Federated Learning via Model Distillation, 2019 (arXiv 1910.03581), Algorithm 1. Every
+client first learns from the public images and their labels and then from its own (transfer learning). In a round it sends
+its logits of some public images (communicate), receives their mean (aggregate, distribute), draws nearer to it (digest) and
+learns from its own images again (revisit). Models may be of any architecture.
+
+Differences from the paper:
+1. Both parts of the transfer learning take `--pretrain_epochs`; the authors stop by a validation set, 20 and 25 at most.
+2. With `--participation` below 1 the mean is over the clients of the round; the paper has everyone.
+3. The public images are sent to every client once, before round 1, and counted. Which of them a round is about everyone
+   draws from the run's seed.
+4. Digesting begins with a fresh optimizer in each round; that of the own images goes on.
+
+The mean absolute difference of logits, and the defaults, are those of the authors' code on CIFAR.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch.nn.functional as F
+from torch import from_numpy
+
+import options
+from errors import UserError
+from helpers import Round, cross_entropy, mean, model_of, outputs, own_models, pick, put, train, train_own
+from options import Number, flag
+
+mixed = public = True
+
+
+@dataclass(frozen=True)
+class Options(options.Options):
+    epoch_per_round: int = 4
+    batch_size: int = 5
+    public_share: float = 0.1
+    pretrain_epochs: int = flag(
+        20, Number(int, least=0), "epochs on the public images with their labels, then on one's own, before round 1"
+    )
+    alignment: int = flag(5000, Number(int, least=1), "public images that a round is about, drawn anew; at most all of them")
+    digest_epochs: int = flag(
+        1, Number(int, least=0), "epochs towards the mean logits in a round; 0 is independent learning"
+    )
+    digest_batch_size: int = flag(256, Number(int, least=1), "public images in a batch")
+
+
+def check(options, data, n_train):
+    """No words. Raises UserError where there are no labels to begin with."""
+    if options.pretrain_epochs and data.n_public and data.y[data.public].min() < 0:
+        raise UserError(
+            f"--public_dataset {options.public_dataset}: has other classes than {data.name}, and so no labels to learn from "
+            "before round 1; add --pretrain_epochs 0"
+        )
+    return ""
+
+
+loss = cross_entropy
+
+
+def digestion(model, batch, given, options):
+    """The mean absolute difference from the logits `given` [n, C] of the public images."""
+    _, logits = model(batch.x)
+    return F.l1_loss(logits, given[batch.i])
+
+
+def start(federation, options):
+    everyone, state = federation.clients, own_models(federation)
+    federation.wire.broadcast("public images", federation.examples(federation.public), everyone)
+    first = replace(options, epoch_per_round=options.pretrain_epochs)
+    state["weights"] = train(federation.on(federation.public), everyone, state["weights"], loss, first).weights
+    train_own(federation, everyone, state, loss, first)
+    return state
+
+
+def communicate(federation, state, options):
+    clients = federation.sample()
+    some = from_numpy(federation.stream("alignment").permutation(len(federation.public))[: options.alignment])
+    about = federation.on(federation.public[some.to(federation.device)])
+    weights = pick(state["weights"], clients)
+    scores = federation.wire.up("logits", logits_of(about, clients, weights), clients)
+    given = federation.wire.broadcast("mean logits", mean(scores), clients)
+    digesting = replace(options, epoch_per_round=options.digest_epochs, batch_size=options.digest_batch_size)
+    digested = train(about, clients, weights, digestion, digesting, given)
+    state["weights"] = put(state["weights"], clients, digested.weights)
+    losses = train_own(federation, clients, state, loss, options)
+    return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
+
+
+def logits_of(about, clients, weights):
+    """What each of these clients says of the public images: logits [n, C]."""
+    return [said.logits for said in about.each(outputs, clients, weights)]

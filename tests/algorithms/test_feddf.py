@@ -1,0 +1,117 @@
+"""FedDF: the averages of fedavg, which then learn from the mean logits of all models that were sent."""
+
+import pytest
+import torch
+from conftest import CutWire, away, options_for, play, same_run, tiny_data, tiny_federation, weights_of, with_public
+
+from algorithms import feddf
+
+WHOLE = {"distill_batch_size": 12}  # all public images of the tiny data in one batch
+
+
+def federation_with(public=None, model="MLP", **others):
+    data = public or with_public(tiny_data())
+    return tiny_federation(data, model=model, public=data.public, **others)
+
+
+@pytest.mark.parametrize("model", ["LeNet5", "ResNet8"])  # without and with BatchNorm
+def test_without_a_step_of_the_server_it_is_fedavg(model):
+    same_run(("feddf", {"distill_epochs": 0, "batch_size": 8}), ("fedavg", {}), model)
+
+
+def averages(rows, n):
+    """sum n row / sum n, parameter by parameter."""
+    return {name: sum(k * row[name] for row, k in zip(rows, n, strict=True)) / sum(n) for name in rows[0]}
+
+
+def slow_round(federation, sent, n_of, prototypes, lr, steps):
+    """The prototypes after `steps` full-batch steps of torch's own Adam on KL(mean logits of all that was sent, student)."""
+    x = federation.data.images(federation.public, torch.float64)
+    teachers = []
+    for k, row in sent.items():
+        model = federation.architectures[k % len(prototypes)]().double().eval()
+        model.load_state_dict(row)
+        teachers.append(model(x)[1].detach())
+    target = (sum(teachers) / len(teachers)).softmax(1)
+    found = []
+    for a, before in enumerate(prototypes):
+        own = [k for k in sent if k % len(prototypes) == a]
+        student = federation.architectures[a]().double().train()
+        student.load_state_dict(averages([sent[k] for k in own], [n_of[k] for k in own]) if own else before)
+        optimizer = torch.optim.Adam(student.parameters(), lr=lr)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            said = student(x)[1].log_softmax(1)
+            (target * (target.log() - said)).sum(1).mean().backward()
+            optimizer.step()
+        found.append({name: w.detach() for name, w in student.state_dict().items()})
+    return found
+
+
+@pytest.mark.parametrize(("model", "participation"), [("MLP", 1.0), (("MLP", "LeNet5"), 1.0), (("MLP", "LeNet5"), 0.7)])
+def test_the_server_learns_as_a_slow_loop_does(model, participation):
+    """With one architecture, with two, and where nobody of the second is of the round: it learns from the others too."""
+    federation = federation_with(model=model, participation=participation, seed=2)
+    options = options_for("feddf", distill_epochs=3, distill_lr=0.01, **WHOLE)
+    state = feddf.start(federation, options)
+    before = list(state["server"])
+    done = feddf.communicate(federation.at(1), state, options)
+    sent = dict(zip(done.clients, done.trained, strict=True))
+    assert list(sent) == ([0, 1, 2] if participation == 1 else [0, 2])
+    n_of = [len(share) for share in federation.shares]
+    expected = slow_round(federation, sent, n_of, before, 0.01, 3)
+    assert len(expected) == len(state["server"])
+    for ours, theirs, first in zip(state["server"], expected, before, strict=True):
+        assert away(ours, theirs) < 1e-10
+        assert away(ours, first) > 1e-3, "and it has moved"
+
+
+def test_several_architectures_are_answered_by_each_clients_own_and_one_by_one_for_all():
+    mixed, alike = federation_with(model=("MLP", "LeNet5")), federation_with()
+    state, done = play(mixed, options_for("feddf"))
+    assert list(done.answers) == ["personal"]
+    assert all(away(weights_of(done.answers["personal"], k), state["server"][k % 2]) == 0 for k in mixed.clients)
+    assert list(play(alike, options_for("feddf"))[1].answers) == ["global"]
+
+
+def test_a_client_of_an_architecture_starts_from_its_average():
+    """Two rounds: what is sent down in the second is the fused model of the client's own architecture."""
+    federation, seen = federation_with(model=("MLP", "LeNet5")), []
+    carry = federation.wire.down
+    federation.wire.down = lambda kind, rows, clients: seen.append(rows) or carry(kind, rows, clients)
+    options = options_for("feddf")
+    state = feddf.start(federation, options)
+    feddf.communicate(federation.at(1), state, options)
+    fused = list(state["server"])
+    feddf.communicate(federation.at(2), state, options)
+    assert [away(row, fused[k % 2]) for k, row in enumerate(seen[1])] == [0, 0, 0]
+
+
+def test_no_label_of_a_public_image_is_read_but_every_image_is():
+    data, options = with_public(tiny_data()), options_for("feddf", **WHOLE)
+    expected = play(federation_with(data), options)[0]["server"][0]
+    for change, moves in (("y", False), ("x", True)):
+        changed = with_public(tiny_data())
+        getattr(changed, change)[list(changed.public)] = 0
+        assert (away(play(federation_with(changed), options)[0]["server"][0], expected) > 1e-6) == moves
+
+
+def test_it_learns_from_what_arrives():
+    """With the wire cut every teacher is a network of zeros, whose mean logits are even whatever the clients learnt."""
+    options, states = options_for("feddf", distill_epochs=2), []
+    for flipped in (False, True):
+        data = with_public(tiny_data())
+        if flipped:
+            data.y[:60] = (data.y[:60] + 1) % 3
+        states.append(play(federation_with(data, wire=CutWire()), options)[0]["server"][0])
+    assert away(*states) == 0
+
+
+def test_the_steps_of_the_server_are_the_servers():
+    federation = federation_with()
+    play(federation, options_for("feddf", distill_epochs=2, distill_batch_size=5))
+    spent = federation.meter.spent
+    assert spent["steps", "server", 0] == 2 * 3  # 12 images in batches of 5
+    assert spent["samples", "server", 0] == 2 * 12
+    assert sum(spent["samples", "client", k] for k in federation.clients) == 60
+    assert spent["flops", "server", 0] > 0
