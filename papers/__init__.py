@@ -15,7 +15,7 @@ A paper is a module `papers/NAME/__init__.py`, which has
 
 from types import ModuleType
 
-from papers import cfkd, chorus, data_exchange, fedavg_from_scratch, fedgkt, mhmd
+from papers import cfkd, chorus, data_exchange, fedavg_from_scratch, fedgkt, fedproto, mhmd, scaffold
 
 PAPERS: dict[str, ModuleType] = {
     "cfkd": cfkd,
@@ -23,5 +23,7 @@ PAPERS: dict[str, ModuleType] = {
     "fedgkt": fedgkt,
     "mhmd": mhmd,
     "data_exchange": data_exchange,
+    "fedproto": fedproto,
+    "scaffold": scaffold,
     "chorus": chorus,
 }

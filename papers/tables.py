@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 import algorithms
 import commandline
+from figures.targets import rounds_to
 from options import Options
 from saves import Run
 
@@ -35,6 +36,12 @@ def _images_left(run: Run) -> float:
     return 100 * float(clients[clients["round"] == clients["round"].max()]["images_left"].mean())
 
 
+def _rounds_to_80(run: Run) -> float:
+    """Until the global accuracy is 80 % for the first time; inf where it never is."""
+    reached = rounds_to(run, 0.8).value
+    return float("inf") if reached is None else reached
+
+
 METRICS: dict[str, Metric] = {
     "global": last("global_mean"),
     "personal": last("personal_mean"),
@@ -47,6 +54,7 @@ METRICS: dict[str, Metric] = {
     "MB up": Metric(lambda run: run.summary()["bytes_up"] / run.options["n_clients"] / 1e6, 1),
     "kB": Metric(lambda run: _moved(run) / run.options["n_clients"] / run.options["rounds"] / 1e3, 1),
     "exchange_kl": last("exchange_kl_sum", 1, 3),
+    "rounds to 80": Metric(_rounds_to_80, 0),
     "images left": Metric(_images_left, 1),
 }
 
