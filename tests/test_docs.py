@@ -24,7 +24,7 @@ import run as command
 import saves
 from data.datasets import LOADERS
 from data.partition import PARTITIONS
-from options import flags_of
+from options import Options, flags_of
 from papers import __main__ as papers
 
 READ = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]  # by users: an example may stand in any of them
@@ -247,6 +247,26 @@ def test_every_other_name_of_a_flag_is_told_beside_its_own():
     }
     others |= {(other.says, name) for name, other in commandline.TRANSLATIONS.items()}
     assert others == {(flag, other) for flag, text in told.items() for other in re.findall(r"`--(\w+)`", text)}
+
+
+def told_of(value):
+    """A flag's value as the page of settings has it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def test_the_defaults_of_every_method_are_told():
+    shared = {name: declared["default"] for name, declared in flags_of(Options).items()}
+    expected = []
+    for method, module in algorithms.ALGORITHMS.items():
+        defaults = {name: declared["default"] for name, declared in flags_of(module.Options).items()}
+        others = [name for name in defaults if name in shared and defaults[name] != shared[name]]
+        own = [name for name in defaults if name not in shared]
+        cells = [" ".join(f"`--{name} {told_of(defaults[name])}`" for name in names) for names in (others, own)]
+        expected.append(f"| `{method}` | {cells[0]} | {cells[1]} |")
+    rows = page("settings").split("## What was tuned")[0].splitlines()
+    assert [row for row in rows if row.startswith("| `")] == expected
 
 
 def test_every_topology_and_mixing_is_told():
