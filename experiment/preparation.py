@@ -19,7 +19,7 @@ import algorithms
 import models
 import saves
 import streams
-from data import datasets, partition
+from data import datasets, partition, shift
 from errors import UserError
 from experiment import identity
 from federation import Federation
@@ -64,6 +64,7 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     _fits(options, inputs)
     shared = {f.name: getattr(options, f.name) for f in fields(Options)}
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
+    shift.check(split, options)
     start = _start(options, inputs)
     check = getattr(algorithms.ALGORITHMS[options.algorithm], "check", None)
     if check and (words := check(options, data, len(split.train.values))):
@@ -167,6 +168,11 @@ def _fits(options: Options, inputs: tuple) -> None:
         raise UserError(
             f"--model {named}: {options.algorithm} averages or pools weights, which takes one architecture for all clients"
         )
+    if getattr(options, "bn", "average") == "local" and not any(model.names("bn") for model in built):
+        raise UserError(
+            f"--bn local: --model {named} has no BatchNorm layers, which would stay with the clients; must be one of "
+            f"{', '.join(models.with_batch_norm())}"
+        )
     widths = {model.classifier.in_features for model in built}
     if len(widths) > 1 and algorithms.says(algorithm, "same_features"):
         found = ", ".join(f"{name} {model.classifier.in_features}" for name, model in zip(options.model, built, strict=True))
@@ -180,9 +186,14 @@ def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.
 
 
 def federation_of(experiment: Experiment) -> Federation:
-    """The clients of an experiment, on its device, where what they compute repeats from now on."""
+    """The clients of an experiment and the data as they see them, on its device, where what they compute repeats from now
+    on."""
+    return _federation(experiment, shift.shifted(experiment.data, experiment.split, experiment.options))
+
+
+def _federation(experiment: Experiment, data: datasets.Data) -> Federation:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    options, data = experiment.options, experiment.data
+    options = experiment.options
     return Federation.of(
         data,
         experiment.split.train,
@@ -206,7 +217,7 @@ def at_work(experiment: Experiment) -> Iterator[Federation]:
         yield replace(federation, pool=Ranks() if shared else None)
         return
     with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder:
-        file = experiment.data.write(Path(folder) / "data.pt")
+        file = federation.data.to("cpu").write(Path(folder) / "data.pt")
         build = partial(_replica, replace(experiment, data=None), file)
         pool = Pool(federation, build, experiment.workers, then=partial(shutil.rmtree, folder, ignore_errors=True))
         try:
@@ -216,4 +227,4 @@ def at_work(experiment: Experiment) -> Iterator[Federation]:
 
 
 def _replica(experiment: Experiment, file: Path) -> Federation:
-    return federation_of(replace(experiment, data=datasets.mapped(file)))
+    return _federation(experiment, datasets.mapped(file))
