@@ -22,7 +22,12 @@ from data import datasets, partition
 from options import Averaging, Launch, Number, Options, flags_of
 
 HUGE = 10**24  # more than 64 bits hold
-AVERAGING = [name for name in algorithms.ALGORITHMS if issubclass(algorithms.options_of(name), Averaging)]
+# algorithms with --bn, but for those that take models with BatchNorm alone
+AVERAGING = [
+    name
+    for name in algorithms.ALGORITHMS
+    if issubclass(algorithms.options_of(name), Averaging) and not algorithms.says(name, "heads")
+]
 
 # (command line, words that its one line must contain); {tmp} is a folder with a file called `file` in it
 CASES = [
