@@ -328,8 +328,8 @@ FedALA's lower layers are its own | algorithms/fedala.py | algorithms/test_fedal
 - return {**received, **blended
 + return {**own, **blended
 a client's own test images are not shifted | data/shift.py | test_shift.py
-- for part in split.parts)
-+ for part in split.parts[:2])
+- for part in split.parts])
++ for part in split.parts[:2]])
 images are turned clockwise | data/shift.py | test_shift.py
 - math.sin(math.pi * amount)
 + -math.sin(math.pi * amount)

@@ -1,7 +1,7 @@
 """Feature shift: closed forms of the changes, whose examples are changed by how much, and what stays as it is."""
 
+import os
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import streams
 from data import partition, shift
 from data.datasets import from_arrays
 from data.partition import Split
-from experiment import federation_of, identity
+from experiment import federation_of, identity, preparation
 from options import Options
 
 KINDS = pytest.mark.parametrize("kind", shift.SHIFTS)
@@ -208,9 +208,13 @@ def test_a_shift_of_no_strength_is_the_run_without_one_to_the_last_bit(tmp_path)
 
 
 def test_workers_see_what_one_process_sees(tmp_path):
-    one = partial(prepared, "fedavg", feature_shift="rotation")
-    alone = experiment.run(one(tmp_path / "alone"))
-    assert_same(experiment.run(replace(one(tmp_path / "together"), workers=2)), alone)
+    one = prepared("fedavg", tmp_path, feature_shift="rotation")
+    expected = federation_of(one)
+    with preparation.at_work(replace(one, workers=2)) as federation:
+        federation.pool.wait()
+        seen = federation.each(lambda federation, k: (os.getpid(), federation.data.x), federation.clients)
+    assert os.getpid() not in {process for process, _ in seen}
+    assert all(torch.equal(x, expected.data.x) for _, x in seen)
 
 
 def test_a_run_is_named_by_its_shift_and_without_one_as_before_there_was_any(tmp_path):
