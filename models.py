@@ -558,6 +558,12 @@ def make(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: in
     return MODELS[name](shape, n_classes, **asked, **({"heads": heads} if name in HAVE_HEADS else {}))
 
 
+def with_batch_norm() -> list[str]:
+    """The models that have BatchNorm layers."""
+    with torch.device("meta"):
+        return [name for name in MODELS if make(name, (1, 28, 28), 10, 100).names("bn")]
+
+
 def of_client(options: Mapping[str, Any], inputs: Sequence[Any], client: int, heads: bool = False) -> Net:
     """A new network of a client's architecture, of which they are dealt in turn: `options` and `inputs` as in a run's
     `config.json`."""

@@ -22,6 +22,7 @@ from typing import Any
 from data.augment import AUGMENTATIONS
 from data.datasets import LOADERS
 from data.partition import PARTITIONS, readers
+from data.shift import SHIFTS
 from helpers import SCHEDULES
 from models import MODELS, PARTS, READ_FEATURE_DIM
 from optimizers import OPTIMIZERS
@@ -171,7 +172,11 @@ def _partition(parameter: str) -> Needs:
 
 
 TUNED = Needs("--ft_epochs above 0", lambda o: o.ft_epochs > 0)
-SPLIT = Needs("a split or a graph that is drawn", lambda o: not o.partition_file or getattr(o, "topology", "") == "random")
+SHIFTED = Needs("--feature_shift other than none", lambda o: o.feature_shift != "none")
+SPLIT = Needs(
+    "a split, a graph or a feature shift that is drawn",
+    lambda o: not o.partition_file or getattr(o, "topology", "") == "random" or SHIFTED.holds(o),
+)
 DRAWN = Needs("a split that is drawn, not --partition_file", lambda o: not o.partition_file)
 
 
@@ -262,6 +267,21 @@ class Problem:
         "same",
         Needs("--public_share above 0", lambda o: o.public_share > 0 or o.partition_file),
         before=None,
+    )
+    feature_shift: str = flag(
+        "none",
+        Choice(("none", *SHIFTS)),
+        "a change of its own through which each client sees all its images, its test images too: they are turned "
+        "(rotation), get Gaussian noise, or lose contrast; from no change to --shift_strength, in equal steps",
+        before="none",
+    )
+    shift_strength: float = flag(
+        0.5,
+        Number(float, least=0, most=1),
+        "the largest change of a client: rotation in half turns, noise in standard deviations of the pixels, contrast in "
+        "parts of it that are taken away; 0 is no change",
+        SHIFTED,
+        before=0.5,
     )
     participation: float = flag(
         1.0,
@@ -366,8 +386,8 @@ class Options(Execution, Problem):
     split_seed: int | str = flag(
         0,
         Number(int, least=0, words=("seed",)),
-        "seed of the split alone: of --reduced_draw, --partition, --validation, --topology; a number keeps one split for "
-        "all seeds, the word seed draws a new one with each --seed",
+        "seed of the split alone: of --reduced_draw, --partition, --validation, --feature_shift, --topology; a number keeps "
+        "one split for all seeds, the word seed draws a new one with each --seed",
         SPLIT,
     )
 

@@ -26,7 +26,7 @@ import options
 import saves
 import study
 from commandline import command_of, plan
-from data import partition
+from data import partition, shift
 from errors import DivergedError, LostError, UserError
 from experiment import Experiment
 from federation import ranks
@@ -98,9 +98,9 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
             say(f"already finished, read from {one.folder} (--force runs it anew)")
         elif (older := experiment.earlier(one.folder)) is not None:
             say(f"the code, a library or the processor has changed since {older} was made: it is kept, and this is run anew")
-    drawn = {one.split.digest: one for one in ready if not saves.finished(one.folder)}
-    for one in list(drawn.values())[:MAX_SPLITS_SHOWN]:
-        say(_split(one))
+    drawn = list(dict.fromkeys(_split(one) for one in ready if not saves.finished(one.folder)))
+    for told in drawn[:MAX_SPLITS_SHOWN]:
+        say(told)
     if len(drawn) > MAX_SPLITS_SHOWN:
         say(f"and {len(drawn) - MAX_SPLITS_SHOWN} more splits; --show_split draws them")
 
@@ -217,8 +217,8 @@ def _show_split(ready: Sequence[Experiment]) -> int:
     """Who gets what, on the screen and in --export_dir, and nothing else."""
     from figures import split
 
-    for one in {one.split.digest: one for one in ready}.values():
-        print(_split(one))
+    for told, one in {_split(one): one for one in ready}.items():
+        print(told)
         saved = experiment.save_split(one)
         split.draw_saved(saved, saved.with_suffix(".png"))
         print(f"drawn in {saved.with_suffix('.png')}, saved beside it for --partition_file")
@@ -290,7 +290,8 @@ def _independent(one: Experiment, how: options.Launch) -> Experiment:
 
 
 def _split(one: Experiment) -> str:
-    """The split as a table of client x class; where there are many classes, of how many a client holds."""
+    """The split as a table of client x class; where there are many classes, of how many a client holds; and by how much
+    its images are changed."""
     n_clients, shown = len(one.split.train), partition.Split(*(part[:MAX_CLIENTS_SHOWN] for part in one.split.parts))
     counts = partition.table(one.data, shown)
     columns = [(name if len(name) <= 8 else f"{name[:7]}.", counts[:, c]) for c, name in enumerate(one.data.classes)]
@@ -298,6 +299,8 @@ def _split(one: Experiment) -> str:
         largest, median = counts.max(1), np.median(counts, axis=1).astype(int)
         columns = [("classes", (counts > 0).sum(1)), ("largest", largest), ("median", median)]
     columns += [("all", counts.sum(1)), ("test", shown.test.sizes)]
+    if one.options.feature_shift != "none":
+        columns.append(("shift", [f"{amount:.2f}" for amount in shift.amounts(one.options)]))
     width = max(7, *(len(name) + 1 for name, _ in columns))
     lines = [
         f"split {one.split.digest}: training examples by client and class",

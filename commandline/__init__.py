@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from commandline import shorthand
-from commandline.shorthand import TRANSLATIONS, Shorthand, words_of
+from commandline.shorthand import SETTINGS, TRANSLATIONS, Shorthand, words_of
 from errors import UserError
 from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of
 
@@ -154,6 +154,8 @@ def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mappi
 
 
 def _known(name: str, algorithms: Mapping[str, type]) -> None:
+    if name not in algorithms and name.lower() in SETTINGS:
+        raise UserError(f"algorithm {name}: is a setting here; type {SETTINGS[name.lower()]}")
     if name not in algorithms:
         raise UserError(f"algorithm {name}: must be one of {', '.join(algorithms)}{nearest(name, list(algorithms))}")
 

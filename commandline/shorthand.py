@@ -23,6 +23,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cl": {"algorithm": "centralized"},
 }
 
+# Published algorithms that are a setting of one here: what to type.
+SETTINGS = {
+    "fedbn": "fedavg --bn local",
+    "fedadam": "fedopt --server_optimizer adam",
+    "fedyogi": "fedopt --server_optimizer yogi",
+    "fedadagrad": "fedopt --server_optimizer adagrad",
+    "fedavgm": "fedopt --server_optimizer sgd",
+}
+
 
 @dataclass(frozen=True)
 class Shorthand:

@@ -166,6 +166,11 @@ def _mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(std > 0, std, 1.0)
 
 
+def as_pixels(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images of float32 as a data set of this type has them: uint8 are rounded, and cut to 0 .. 255."""
+    return x if dtype.is_floating_point else x.round().clamp(0, 255).to(dtype)
+
+
 def _resized(data: Data, size: int) -> Data:
     """The same data with images [channels, size, size]: bilinear, with antialias; uint8 stays uint8."""
     if data.shape[1:] == (size, size):
@@ -173,7 +178,7 @@ def _resized(data: Data, size: int) -> Data:
     parts = []
     for part in data.x.split(1000):  # so that no float copy of all images is made
         new = F.interpolate(part.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-        parts.append(new if data.x.is_floating_point() else new.round().clamp(0, 255).to(data.x.dtype))
+        parts.append(as_pixels(new, data.x.dtype))
     x = torch.cat(parts)
     mean, std = _mean_and_std(x[: data.n_train])
     return replace(data, x=x, mean=mean, std=std)

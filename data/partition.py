@@ -133,6 +133,11 @@ class Split:
         return self.train, self.validation, self.test
 
     @cached_property
+    def overlapping(self) -> bool:
+        """Whether an example is in several shares."""
+        return bool(_times(self)[1].max() > 1)
+
+    @cached_property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name this very split: of each share its length and its indices, in eight bytes
         each."""
@@ -539,10 +544,9 @@ def arrays(data, split: Split) -> dict[str, np.ndarray]:
     for name, part in zip(PARTS, split.parts, strict=True):
         shares |= {name: part.values.astype(np.int32), f"{name}_offsets": part.offsets}
     shares |= {"public": split.public.astype(np.int32)} if len(split.public) else {}
-    several = np.array(_times(split)[1].max() > 1)
     return {
         **{"data": np.array(data.digest), "table": table(data, split), "classes": np.array(data.classes)},
-        **{"overlapping": several, **shares},
+        **{"overlapping": np.array(split.overlapping), **shares},
     }
 
 

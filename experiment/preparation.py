@@ -19,7 +19,7 @@ import algorithms
 import models
 import saves
 import streams
-from data import datasets, partition
+from data import datasets, partition, shift
 from errors import UserError
 from experiment import identity
 from federation import Federation
@@ -66,6 +66,7 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
     if algorithms.says(options.algorithm, "public") and not len(split.public):
         raise UserError(f"{options.algorithm}: learns from public examples, and there are none; add --public_share 0.1")
+    shift.check(split, options)
     start = _start(options, inputs)
     check = getattr(algorithms.ALGORITHMS[options.algorithm], "check", None)
     if check and (words := check(options, data, len(split.train.values))):
@@ -175,6 +176,11 @@ def _fits(options: Options, inputs: tuple) -> None:
         raise UserError(
             f"--model {named}: {options.algorithm} averages or pools weights, which takes one architecture for all clients"
         )
+    if getattr(options, "bn", "average") == "local" and not any(model.names("bn") for model in built):
+        raise UserError(
+            f"--bn local: --model {named} has no BatchNorm layers, which would stay with the clients; must be one of "
+            f"{', '.join(models.with_batch_norm())}"
+        )
     widths = {model.classifier.in_features for model in built}
     if len(widths) > 1 and algorithms.says(algorithm, "same_features"):
         found = ", ".join(f"{name} {model.classifier.in_features}" for name, model in zip(options.model, built, strict=True))
@@ -188,9 +194,14 @@ def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.
 
 
 def federation_of(experiment: Experiment) -> Federation:
-    """The clients of an experiment, on its device, where what they compute repeats from now on."""
+    """The clients of an experiment and the data as they see them, on its device, where what they compute repeats from now
+    on."""
+    return _federation(experiment, shift.shifted(experiment.data, experiment.split, experiment.options))
+
+
+def _federation(experiment: Experiment, data: datasets.Data) -> Federation:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    options, data = experiment.options, experiment.data
+    options = experiment.options
     return Federation.of(
         data,
         experiment.split.train,
@@ -215,7 +226,7 @@ def at_work(experiment: Experiment) -> Iterator[Federation]:
         yield replace(federation, pool=Ranks() if shared else None)
         return
     with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder:
-        file = experiment.data.write(Path(folder) / "data.pt")
+        file = federation.data.to("cpu").write(Path(folder) / "data.pt")
         build = partial(_replica, replace(experiment, data=None), file)
         pool = Pool(federation, build, experiment.workers, then=partial(shutil.rmtree, folder, ignore_errors=True))
         try:
@@ -225,4 +236,4 @@ def at_work(experiment: Experiment) -> Iterator[Federation]:
 
 
 def _replica(experiment: Experiment, file: Path) -> Federation:
-    return federation_of(replace(experiment, data=datasets.mapped(file)))
+    return _federation(experiment, datasets.mapped(file))

@@ -13,7 +13,7 @@ from errors import UserError
 from figures import targets
 from figures.statistics import LEAST_EXAMPLES, Paired, Seed, Values, interval, paired
 from figures.units import flags_told, shown
-from options import role_of
+from options import Options, flags_of, role_of
 from saves import Run
 
 REFERENCES = ("independent", "centralized")  # the lower and the upper line: not methods that share what they learned
@@ -22,8 +22,12 @@ COLUMNS = {"global": "global_mean", "personal": "personal_mean", "worst": "perso
 ROUND = {"last": "after the last round", "validation": "of the round best on validation"}
 RULE = (
     *("dataset", "attribute", "image_size", "reduced", "reduced_draw", "sizes", "partition", "partition_file", "validation"),
+    *("feature_shift", "shift_strength"),
     *sorted({name for deal in partition.PARTITIONS.values() for name in partition.parameters(deal)} - {"counts"}),
 )
+BEFORE = {
+    name: flag["before"] for name, flag in flags_of(Options).items() if role_of(name) == "problem" and "before" in flag
+}
 
 
 class Group:
@@ -242,11 +246,11 @@ def where(runs: Sequence[Run], conditions: Mapping[str, Sequence[str]]) -> list[
     option that no run has, and where none is left."""
 
     def is_of(run: Run, name: str, texts: Sequence[str]) -> bool:
-        value = run.options.get(name)
+        value = _of_problem(run).get(name)
         return any(shown(value) == text or _same_number(value, text) for text in texts)
 
     for name in conditions:
-        if not any(name in run.options for run in runs):
+        if not any(name in _of_problem(run) for run in runs):
             raise UserError(f"--where {name}: no run has this option")
     left = [run for run in runs if all(is_of(run, name, texts) for name, texts in conditions.items())]
     if not left:
@@ -266,7 +270,7 @@ def check(runs: Sequence[Run]) -> None:
     """Raises UserError where runs are not of one rule for the split and one data set, where a split seed does not stand for
     one split, or where a setting has a seed twice."""
     for name in RULE:
-        _alike(runs, lambda run, name=name: repr(run.options.get(name)), f"--{name}", "different splits", name)
+        _alike(runs, lambda run, name=name: repr(_of_problem(run).get(name)), f"--{name}", "different splits", name)
     _alike(runs, lambda run: run.config["data"]["digest"], "the data's digest", "different data")
     for split_seed in sorted({run.options["split_seed"] for run in runs}):
         of_seed = [run for run in runs if run.options["split_seed"] == split_seed]
@@ -283,14 +287,19 @@ def check(runs: Sequence[Run]) -> None:
 def _alike(runs: Sequence[Run], key: Callable[[Run], str], what: str, why: str, name: str | None = None) -> None:
     first = None
     for run in runs:
-        if name is not None and name not in run.options:
+        if name is not None and name not in _of_problem(run):
             continue  # an older run, from before the flag; its split has a digest all the same
         first = first or run
         if key(run) != key(first):
-            hint = f"; --where {name}={_short(run.options[name])} takes one" if name else ""
+            hint = f"; --where {name}={_short(_of_problem(run)[name])} takes one" if name else ""
             raise UserError(
                 f"{why} are not compared: {what} is {key(first)} in {first.folder}, but {key(run)} in {run.folder}{hint}"
             )
+
+
+def _of_problem(run: Run) -> dict[str, Any]:
+    """A run's options; of an older one with what it did before a flag of the problem was there."""
+    return {**BEFORE, **run.options}
 
 
 def ordered(runs: Sequence[Run]) -> list[Group]:
@@ -354,11 +363,12 @@ class Problem(NamedTuple):
 
 def problems(runs: Sequence[Run]) -> tuple[list[str], list[Problem]]:
     """The options of the problem that differ between runs, and the runs by their values, in the order of these."""
-    names = dict.fromkeys(name for run in runs for name in run.options if role_of(name) == "problem")
-    told = [name for name in names if len({repr(run.options.get(name)) for run in runs if name in run.options}) > 1]
+    of_runs = [_of_problem(run) for run in runs]
+    names = dict.fromkeys(name for options in of_runs for name in options if role_of(name) == "problem")
+    told = [name for name in names if len({repr(options.get(name)) for options in of_runs if name in options}) > 1]
     found: dict[tuple, list[Run]] = {}
-    for run in runs:
-        found.setdefault(tuple(_plain(run.options.get(name)) for name in told), []).append(run)
+    for run, options in zip(runs, of_runs, strict=True):
+        found.setdefault(tuple(_plain(options.get(name)) for name in told), []).append(run)
     in_order = sorted(found.items(), key=lambda item: [_rank(value) for value in item[0]])
     return told, [Problem(tuple(map(_short, values)), of_it) for values, of_it in in_order]
 

@@ -327,6 +327,24 @@ FedALA climbs the loss | algorithms/fedala.py | algorithms/test_fedala.py
 FedALA's lower layers are its own | algorithms/fedala.py | algorithms/test_fedala.py
 - return {**received, **blended
 + return {**own, **blended
+a client's own test images are not shifted | data/shift.py | test_shift.py
+- for part in split.parts])
++ for part in split.parts[:2]])
+images are turned clockwise | data/shift.py | test_shift.py
+- math.sin(math.pi * amount)
++ -math.sin(math.pi * amount)
+all clients have the same noise | data/shift.py | test_shift.py
+- options.split_seed, k)
++ options.split_seed)
+workers see the data set without its shift | experiment/preparation.py | test_shift.py
+- federation.data.to("cpu").write
++ experiment.data.write
+a run without a shift is compared with one that has one | figures/groups.py | figures/test_table.py
+-     return {**BEFORE, **run.options}
++     return run.options
+statistics of BatchNorm are averaged with `--bn local` | algorithms/fedavg.py | algorithms/test_fedavg.py -k local
+- kept=federation.names("bn")
++ kept={name for name in federation.names("bn") if "running" not in name}
 APFL's own model learns at itself and not at the mixture | algorithms/apfl.py | algorithms/test_apfl.py
 - alpha * v[name] + (1 - alpha) * w[name].detach()
 + v[name] + 0 * alpha

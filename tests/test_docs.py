@@ -24,6 +24,7 @@ import run as command
 import saves
 from data.datasets import LOADERS
 from data.partition import PARTITIONS
+from data.shift import SHIFTS
 from options import Options, flags_of
 from papers import __main__ as papers
 
@@ -226,10 +227,12 @@ def test_make_run_is_the_main_job():
 # --- what is to be on a page ---------------------------------------------------------------------------------------------
 
 
-def test_every_data_set_and_partitioner_is_told():
+def test_every_data_set_partitioner_and_shift_is_told():
     data, split = page("data_and_splits").split("\n## Who gets what")
+    split, seen = split.split("\n## What each client sees")
     assert set(first_cells(data)) == set(LOADERS)
     assert set(first_cells(split)) == set(PARTITIONS)
+    assert set(first_cells(seen)) == {"none", *SHIFTS}
 
 
 def test_of_every_algorithm_it_is_told_what_leaves_the_client():

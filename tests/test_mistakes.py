@@ -16,11 +16,18 @@ from PIL import Image
 
 import algorithms
 import experiment
+import models
 import run
 from data import datasets, partition
-from options import Launch, Number, Options, flags_of
+from options import Averaging, Launch, Number, Options, flags_of
 
 HUGE = 10**24  # more than 64 bits hold
+# algorithms with --bn, but for those that take models with BatchNorm alone
+AVERAGING = [
+    name
+    for name in algorithms.ALGORITHMS
+    if issubclass(algorithms.options_of(name), Averaging) and not algorithms.says(name, "heads")
+]
 
 # (command line, words that its one line must contain); {tmp} is a folder with a file called `file` in it
 CASES = [
@@ -37,6 +44,8 @@ CASES = [
     ("fd --fd_variant logits", ["--fd_variant logits", "one of leave_one_out, mse_logits"]),
     ("--device tpu", ["--device tpu", "auto, cpu, cuda or cuda:N"]),
     ("--device cuda:x", ["--device cuda:x", "auto, cpu, cuda or cuda:N"]),
+    ("fedbn", ["algorithm fedbn", "type fedavg --bn local"]),
+    ("cfkd FedAdam", ["algorithm FedAdam", "type fedopt --server_optimizer adam"]),
     # whole numbers
     ("--n_clients 0", ["--n_clients 0", "a whole number at least 1"]),
     ("--n_clients -3", ["--n_clients -3", "a whole number at least 1"]),
@@ -65,6 +74,10 @@ CASES = [
     ("fedavg --as_published --select per_round", ["--select per_round", "contradicts --as_published", "--select fixed"]),
     ("--data_dir data fedavg", ["--data_dir fedavg", "algorithms first", "python run.py fedavg --data_dir data"]),
     ("fedavg --force=yes", ["--force=yes", "takes no value"]),
+    *(
+        (f"{name} --model MLP --bn local", ["--bn local", "--model MLP has no BatchNorm", *(models.with_batch_norm())])
+        for name in AVERAGING
+    ),
     # numbers
     ("--lr 0", ["--lr 0", "a number above 0"]),
     ("--lr -0.1", ["--lr -0.1", "a number above 0"]),
@@ -101,6 +114,16 @@ CASES = [
     ("--partition classes --classes_per_client 11", ["--classes_per_client 11", "10 classes"]),
     ("--partition classes --n_clients 300 --classes_per_client 10", ["--classes_per_client 10", "300 pieces", "images"]),
     ("--partition writers", ["--partition writers", "--dataset MNIST"]),
+    (
+        "--feature_shift rotate",
+        ["--feature_shift rotate", "one of none, rotation, noise, contrast", "did you mean rotation?"],
+    ),
+    ("--feature_shift rotation --shift_strength 45", ["--shift_strength 45", "at least 0 and at most 1"]),
+    ("--shift_strength 0.3", ["--shift_strength 0.3", "read only with --feature_shift other than none"]),
+    (
+        "--partition reference_blocks --n_clients 5 --feature_shift noise",
+        ["--feature_shift noise", "--partition reference_blocks", "several clients have the same image", "must be none, or"],
+    ),
     ("--partition writers --test_share 1", ["--test_share 1", "above 0 and below 1"]),
     # how others say it
     ("--num_users two", ["--num_users two", "a whole number at least 1"]),

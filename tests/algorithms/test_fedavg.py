@@ -14,10 +14,13 @@ import commandline
 import models
 from algorithms import fedavg
 from algorithms.published import fedavg as published
+from data import shift
+from data.datasets import from_arrays
+from data.partition import Split
 from federation import Federation
 from federation.wire import Wire
 from helpers import train
-from options import flags_of
+from options import Options, flags_of
 
 WHOLE = 60  # a batch size that no share of the tiny data exceeds: one full batch an epoch
 
@@ -449,6 +452,41 @@ def test_the_absent_are_averaged_too_without_their_normalisation_where_all_model
         rows[absent] = federation.initial(absent if init == "independent" else None)
         parts = [{name: rows[k][name] for name in rows[k].keys() - bn} for k in federation.clients]
         close(state["server"], mean_of(parts, [10, 20, 30]))
+
+
+def normalised_first():
+    """A convolution, BatchNorm and a classifier. But for the layer's epsilon it gives the same for x and for c x; its
+    running statistics are means over all batches, so that nothing is left of their initial values."""
+    norm = torch.nn.BatchNorm2d(4, eps=1e-12, momentum=None)
+    return models.Net(
+        torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), norm, torch.nn.ReLU(), models.GlobalMean()), 4, 3
+    )
+
+
+def test_with_local_normalisation_clients_of_other_contrast_answer_as_if_all_had_the_same():
+    """FedBN on a shift that it undoes: a client's contrast is a factor of its normalised images, and of its statistics. The
+    models are trained alike either way, since a batch is normalised by its own statistics; what differs is the answer."""
+    ints, parts = tiny_data(), (range(10), range(10, 30), range(30, 60))
+    x, y, n = ints.x.float() / 255, ints.y, ints.n_train
+    data = from_arrays("floats", (x[:n], y[:n]), (x[n:], y[n:]), ints.classes)
+    tests = [np.arange(60 + 10 * k, 70 + 10 * k) for k in range(3)]
+    split = Split(parts, [[]] * 3, tests)
+    shifted = shift.shifted(data, split, Options(n_clients=3, feature_shift="contrast", shift_strength=0.9))
+    away = {}
+    for bn in ("local", "average"):
+        logits = []
+        for seen in (data, shifted):
+            federation = Federation.of(seen, parts, [normalised_first], dtype=torch.float64)
+            _, done = play(federation, options_for("fedavg", bn=bn), rounds=3)
+            (answer,) = done.answers.values()
+            images = [seen.images(torch.from_numpy(own), torch.float64) for own in tests]
+            logits.append(torch.cat([answer(k).eval()(images[k])[1].detach() for k in range(3)]))
+            learnt = [{name: row[name] for name, _ in answer(0).named_parameters()} for row in done.trained]
+            away.setdefault(f"{bn}, weights", []).append(learnt)
+        away[bn] = (logits[0] - logits[1]).abs().max().item()
+        for one, other in zip(*away[f"{bn}, weights"], strict=True):
+            close(one, other, 1e-5)  # pixels are float32
+    assert away["local"] < 1e-6 < 1e-2 < away["average"]
 
 
 def test_local_normalisation_is_not_as_published():

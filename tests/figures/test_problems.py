@@ -10,7 +10,7 @@ import pytest
 from conftest import line_of
 from test_targets import saved
 
-from figures import curves, problems, table
+from figures import curves, groups, problems, table
 from figures.cells import render
 from figures.groups import read, select, where
 from figures.statistics import nemenyi, over_problems
@@ -149,6 +149,16 @@ def test_where_keeps_the_runs_with_these_values(runs):
     assert len(where(runs, {"alpha": ["0.10", "inf"], "algorithm": ["fd", "cfkd"]})) == 12
     assert line_of(where, runs, {"beta": ["1"]}) == "--where beta: no run has this option"
     assert line_of(where, runs, {"alpha": ["7"]}) == "--where alpha=7: none of the 21 runs"
+
+
+def test_a_run_from_before_a_flag_of_the_problem_is_of_the_problem_without_it(tmp_path):
+    older, plain = saved(tmp_path), saved(tmp_path, "cfkd", feature_shift="none", shift_strength=0.5)
+    shifted = saved(tmp_path, "cfkd", feature_shift="noise", shift_strength=0.5)
+    names, found = groups.problems([older, plain, shifted])
+    assert names == ["feature_shift"]
+    assert [(problem.values, problem.runs) for problem in found] == [(("noise",), [shifted]), (("none",), [older, plain])]
+    assert where([older, plain, shifted], {"feature_shift": ["none"]}) == [older, plain]
+    assert where([older], {"feature_shift": ["none"]}) == [older]
 
 
 def test_a_picture_of_several_problems_says_how_to_take_one(runs, tmp_path, capsys):

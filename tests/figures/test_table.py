@@ -299,13 +299,14 @@ def test_other_rules_of_the_split_other_data_and_other_splits_of_one_seed_are_re
         ({"alpha": 0.1}, "different splits are not compared: --alpha is 0.5 in "),
         ({"partition": "iid"}, "different splits are not compared: --partition is 'lda' in "),
         ({"n_clients": 3}, "different splits are not compared: --n_clients is 2 in "),
+        ({"feature_shift": "noise"}, "different splits are not compared: --feature_shift is 'none' in "),  # which it lacks
         ({"data": "1"}, "different data are not compared: the data's digest is 0 in "),
         ({"split": "1"}, "different splits are not compared: the split's digest at --split_seed 0 is 0 in "),
         ({"split": "1", "seed": 7}, "different splits are not compared: the split's digest at --split_seed 0 is 0 in "),
     ):
         other = saved(tmp_path / "others", "cfkd", **changed)
         assert line_of(table.compare, [run, other]).startswith(f"{told}{run.folder}, but ")
-        if not {"alpha", "partition", "n_clients"} & changed.keys():  # these are problems side by side
+        if not {"alpha", "partition", "n_clients", "feature_shift"} & changed.keys():  # these are problems side by side
             assert refused(capsys, run.folder, other.folder).startswith(f"{told}{run.folder}, but ")
     another = saved(tmp_path / "others", "cfkd", split="1", split_seed=1)
     assert len(rows_of([run, another])) == 2, "another seed of the split has another split"
