@@ -22,7 +22,7 @@ COLUMNS = {"global": "global_mean", "personal": "personal_mean", "worst": "perso
 ROUND = {"last": "after the last round", "validation": "of the round best on validation"}
 RULE = (
     *("dataset", "attribute", "image_size", "reduced", "reduced_draw", "sizes", "partition", "partition_file", "validation"),
-    *("feature_shift", "shift_strength"),
+    *("feature_shift", "shift_strength", "public_share", "public_dataset"),
     *sorted({name for deal in partition.PARTITIONS.values() for name in partition.parameters(deal)} - {"counts"}),
 )
 BEFORE = {
