@@ -23,6 +23,7 @@ from data.augment import AUGMENTATIONS
 from data.datasets import LOADERS
 from data.partition import PARTITIONS, readers
 from data.shift import SHIFTS
+from federation.wire import COMPRESSIONS
 from helpers import SCHEDULES
 from models import MODELS, PARTS, READ_FEATURE_DIM
 from optimizers import OPTIMIZERS
@@ -294,6 +295,20 @@ class Problem:
         Number(float, least=0, most=1),
         "how likely a client breaks off its local epochs in a round, after a part of their steps that is drawn; 0 is never",
         before=0.0,
+    )
+    client_failure: float = flag(
+        0.0,
+        Number(float, least=0, most=1),
+        "how likely a client of a round fails at its end: its work and messages are counted, and nothing of them is used or "
+        "kept, by itself or by others; a round in which all fail is passed over; 0 is never",
+        before=0.0,
+    )
+    compress: str = flag(
+        "none",
+        Choice(("none", *COMPRESSIONS)),
+        "how numbers are sent, in all directions: fp16 in half precision, int8 in 8 bits and a scale a tensor; what arrives "
+        "is rounded so, and the bytes are those sent; images, labels and counts are sent as they are",
+        before="none",
     )
     model: tuple[str, ...] = flag(
         ("LeNet5",),

@@ -13,6 +13,7 @@ What takes long goes through `train`, `outputs` or `federation.work`, so that it
 It may also have
 - `mixed = True`: clients may have different architectures; `same_features = True`: but features of one dimension;
 - `public = True`: it learns from `federation.public`, examples that everybody may look at;
+- `idle = True`: its clients do nothing in a round, and cannot fail;
 - `heads = True`: its models have auxiliary heads (`models.HeadsNet`);
 - `check(options, data, n_train) -> words`, told before the first round; it raises UserError for what cannot work;
 - `tuning_loss`: what `--ft_epochs` trains with, where that is not the cross-entropy;

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 import saves
-from errors import DivergedError
+from errors import DivergedError, UserError
 from experiment.evaluation import Evaluated, evaluate, features, personalise
 from experiment.preparation import Experiment
 from federation import Federation
@@ -32,19 +33,28 @@ def start(experiment: Experiment, federation: Federation) -> tuple[dict[str, Any
 
 
 def play(
-    experiment: Experiment, federation: Federation, state: dict, r: int, watch: Callable[[str], None] = lambda words: None
+    experiment: Experiment,
+    federation: Federation,
+    state: dict,
+    r: int,
+    watch: Callable[[str], None] = lambda words: None,
+    before: Round | None = None,
 ) -> tuple[Round, Entry, dict[str, Tensor]]:
-    """Round r, in which the state changes -> (what it leaves, its entry, its confusion where it is evaluated).
+    """Round r, in which the state changes -> (what it leaves, its entry, its confusion where it is evaluated). `before`:
+    what the round before it left, which is what a round leaves in which all clients fail.
 
-    After the last round the clients fine-tune, where they do. Raises DivergedError.
+    After the last round the clients fine-tune, where they do. Raises DivergedError, and UserError where all clients failed
+    in all rounds up to the last.
     """
     options, now = experiment.options, federation.meter.now
     began = now()
-    done = experiment.module.communicate(federation.at(r), state, options)
+    done = _played(experiment, federation.at(r), state, before)
+    if not done.answers and r == options.rounds:
+        raise UserError(f"--client_failure {options.client_failure:g}: all clients failed in all {r} rounds")
     _check(options, r, done)
     trained = now()
     evaluated, seen = Evaluated({}, {}, {}), {}
-    if is_evaluated(options, r):
+    if done.answers and is_evaluated(options, r):
         evaluated = evaluate(federation, experiment.split, done)
         if len(federation.clients) > saves.MANY and r < options.rounds:
             evaluated = evaluated._replace(of_clients=_only(done.clients, evaluated.of_clients))
@@ -58,6 +68,30 @@ def play(
     return done, {**entry, **seen}, evaluated.confusion
 
 
+def passed_over(experiment: Experiment, federation: Federation, r: int) -> bool:
+    """Whether all clients of round r fail."""
+    here, chance = federation.at(r), experiment.options.client_failure
+    return bool(chance) and not getattr(experiment.module, "idle", False) and not here.failing(chance)[1]
+
+
+def _played(experiment: Experiment, here: Federation, state: dict, before: Round | None) -> Round:
+    """What a round leaves. Those who fail do their work on a state that is thrown away, so that it is counted."""
+    options, communicate = experiment.options, experiment.module.communicate
+    if not options.client_failure or getattr(experiment.module, "idle", False):
+        return communicate(here, state, options)
+    failed, others = here.failing(options.client_failure)
+    if failed:
+        servers = {key: n for key, n in here.meter.spent.items() if key[1] == "server"}
+        communicate(replace(here, absent=others), dict(state), options)
+        for key in [key for key in here.meter.spent if key[1] == "server"]:  # it never hears of them
+            here.meter.spent[key] = servers.get(key, 0)
+    if others:
+        done = communicate(replace(here, absent=failed), state, options)
+    else:
+        done = (before or Round([], torch.zeros(0), {}))._replace(clients=[], loss=torch.zeros(0), trained=None)
+    return done._replace(told={**done.told, "failed": len(failed)})
+
+
 def _only(clients: Sequence[int], of_clients: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
     return {name: {k: column[k] for k in clients if k in column} for name, column in of_clients.items()}
 
@@ -68,7 +102,7 @@ def is_evaluated(options: Options, r: int) -> bool:
 
 
 def _check(options: Options, r: int, done: Round) -> None:
-    losses = dict(zip([f"client {k}" for k in done.clients] or ["the server"], done.loss.tolist(), strict=True))
+    losses = dict(zip([f"client {k}" for k in done.clients] or ["the server"], done.loss.tolist(), strict=False))
     if "server_loss" in done.told:
         losses["the server"] = done.told["server_loss"]
     wrong = [who for who, value in losses.items() if not math.isfinite(value)]

@@ -110,7 +110,12 @@ def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) 
     first = Rehearsal()
     entries = _rehearse(experiment, rehearsed, federation_of(experiment), first, watch)
     later = [_counts(entry) for r, entry in entries.items() if r > 1]
-    if options.participation < 1 or options.straggler or any(counts != later[0] for counts in later):
+    if (
+        options.participation < 1
+        or options.straggler
+        or options.client_failure
+        or any(counts != later[0] for counts in later)
+    ):
         stands_for, rehearsed = {}, range(1, options.rounds + 1)
     share = min(PATIENCE / max(first.passed_over.total(), 1e-9), options.rounds / len(rehearsed) * PART)
     patient = Rehearsal({kind: share * seconds for kind, seconds in first.passed_over.items()})
@@ -125,10 +130,10 @@ def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) 
 
 def costs_of(experiment: Experiment) -> Hashable:
     """Equal for experiments that differ in nothing that changes bytes, steps or FLOPs, so that one plan is that of all. That
-    is said of few options (`NO_COST`), and of the seed only where all clients take part and none straggles, for it draws
-    which do."""
+    is said of few options (`NO_COST`), and of the seed only where all clients take part and none straggles or fails, for it
+    draws which do."""
     options = plain(experiment.options)
-    draws_none = options["participation"] == 1 and not options["straggler"]
+    draws_none = options["participation"] == 1 and not (options["straggler"] or options["client_failure"])
     left_out = [name for name in NO_COST if name != "seed" or draws_none]
     left_out.append("split_seed")  # the split itself is compared
     told = {name: value for name, value in options.items() if name not in left_out}
@@ -144,9 +149,9 @@ def _rehearse(
     federation = replace(federation, meter=meter)
     with computing_with(1):
         state, entry = start(experiment, federation)
-        entries = {0: entry}
+        entries, done = {0: entry}, None
         for r in rounds:
-            _, entries[r], _ = play(experiment, federation, state, r)
+            done, entries[r], _ = play(experiment, federation, state, r, before=done)
             watch(r)
     return entries
 

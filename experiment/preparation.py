@@ -25,6 +25,7 @@ from experiment import identity
 from federation import Federation
 from federation.pool import Pool
 from federation.ranks import Ranks, world
+from federation.wire import Wire
 from options import Launch, Options
 
 log = logging.getLogger("chorus")
@@ -211,6 +212,7 @@ def _federation(experiment: Experiment, data: datasets.Data) -> Federation:
         public=experiment.split.public,
         start=experiment.start,
         precision=options.precision,
+        wire=Wire(options.compress),
         seed=options.seed,
         participation=options.participation,
         threads=options.threads,

@@ -17,7 +17,7 @@ import saves
 from data import partition
 from errors import LostError, reason_of
 from experiment import identity
-from experiment.measuring import play, start
+from experiment.measuring import passed_over, play, start
 from experiment.preparation import Experiment, at_work
 from federation import Federation, computing_with, ranks
 from helpers import Round
@@ -66,8 +66,9 @@ def follow(experiment: Experiment, saved: dict[str, Any] | None) -> None:
     """Play the rounds of an experiment after `saved`, on a rank that does not lead: nothing is written."""
     with computing_with(1), at_work(experiment) as federation:
         state, first = (start(experiment, federation)[0], 1) if saved is None else _from(saved, federation)
+        done = None
         for r in range(first, experiment.options.rounds + 1):
-            play(experiment, federation, state, r)
+            done, _, _ = play(experiment, federation, state, r, before=done)
 
 
 def _handed_over(experiment: Experiment, saved: dict[str, Any] | None) -> tuple[Experiment, dict[str, Any] | None]:
@@ -134,16 +135,19 @@ def _rounds(
         rows = [entry["round"] for entry in history]
         told = [watch, *(logs.enter_context(logger(folder, rows)) for logger in loggers)]
         finished = _as_of(first - 1, state, history)
-        written, cost = time.perf_counter(), _first_write(finished)
+        written, cost, done = time.perf_counter(), _first_write(finished), None
         try:
             for r in range(first, options.rounds + 1):
-                done, entry, confusion = play(experiment, federation, state, r, watch)
+                done, entry, confusion = play(experiment, federation, state, r, watch, done)
                 history.append(entry)
                 if r == options.rounds:
                     saves.write_tensors(folder / "weights.pt", _final_weights(federation, done))
                     tables = {name: table.cpu().numpy() for name, table in confusion.items()}
                     saves.write_arrays(folder / "confusion.npz", {**tables, "classes": np.array(experiment.data.classes)})
-                finished, now = _as_of(r, state, history), time.perf_counter()
+                now = time.perf_counter()
+                # one that is passed over leaves what the round before it left, so it is not the first to be played again
+                if r == options.rounds or not passed_over(experiment, federation, r + 1):
+                    finished = _as_of(r, state, history)
                 if r == options.rounds or now - written >= min(CHECKPOINT_SECONDS, cost / CHECKPOINT_SHARE):
                     saves.write_tensors(folder / "checkpoint.pt", finished)
                     written = time.perf_counter()

@@ -30,9 +30,9 @@ class Federation:
     out, alike; `public` int64 [n]: examples that everybody may look at, and that count where they are sent.
     `architectures`: functions that build a model, dealt to the clients in turn; `skeletons`: one model of each, into which
     weights are loaded when they are needed. `start`: initial weights from elsewhere, of one model for all or a row a client;
-    None draws new ones. `threads`: for a phase that trains a single model, and for evaluation; a client always trains with
-    one. `precision`: float32 or bf16, in which networks are computed. `pool`: processes in which clients work side by side;
-    None: one after another.
+    None draws new ones. `absent`: clients that take no part in the round, though they be sampled. `threads`: for a phase
+    that trains a single model, and for evaluation; a client always trains with one. `precision`: float32 or bf16, in which
+    networks are computed. `pool`: processes in which clients work side by side; None: one after another.
     """
 
     data: Data
@@ -46,6 +46,7 @@ class Federation:
     participation: float = 1.0
     threads: int = 1
     round: int = 0
+    absent: frozenset[int] = frozenset()
     party: str = "client"
     dtype: torch.dtype = torch.float32
     precision: str = "float32"
@@ -124,11 +125,18 @@ class Federation:
         return streams.generator(self.seed, self.party, purpose, self.round, client)
 
     def sample(self) -> list[int]:
-        """The clients of this round, in order: max(floor(C K), 1) of them (McMahan et al. 2017, Algorithm 1)."""
-        if self.participation == 1:
-            return list(self.clients)
-        m = n_sampled(self.participation, len(self.shares))
-        return sorted(self.stream("participation").choice(len(self.shares), m, replace=False).tolist())
+        """The clients of this round, in order: max(floor(C K), 1) of them (McMahan et al. 2017, Algorithm 1), but for those
+        that are `absent`."""
+        drawn = list(self.clients)
+        if self.participation < 1:
+            m = n_sampled(self.participation, len(self.shares))
+            drawn = sorted(self.stream("participation").choice(len(self.shares), m, replace=False).tolist())
+        return [k for k in drawn if k not in self.absent] if self.absent else drawn
+
+    def failing(self, chance: float) -> tuple[frozenset[int], frozenset[int]]:
+        """The clients of this round in two: those that fail, each by itself with this chance, and the others."""
+        failed = frozenset(k for k in self.sample() if chance and self.stream("failure", k).random() < chance)
+        return failed, frozenset(self.sample()) - failed
 
     def sizes(self, clients: Sequence[int]) -> list[Tensor]:
         """n_k, the number of training examples, of each: int64 scalars."""

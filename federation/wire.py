@@ -2,14 +2,15 @@
 
 A *row* is what one client sends or receives: a tensor, `Rows`, `Examples`, or a dict, list or tuple of them. Verbs take and
 return rows aligned with `clients`. The wire returns what the other side receives: the very same tensors, since no tensor
-of a state is ever changed in place.
+of a state is ever changed in place; or, where it compresses, tensors that are rounded as they were sent.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Tree = Any  # a tensor, Rows, Examples, or a dict, list or tuple of trees
@@ -52,11 +53,54 @@ def weigh(tree: Tree) -> int:
     return sum(leaf.nbytes for leaf in leaves(tree))
 
 
-class Wire:
-    """Counts bytes by direction ("up", "down", "between"), kind and client, since `collect` was last called."""
+@dataclass(frozen=True)
+class Packed:
+    """A tensor as it arrives, and the bytes in which it was sent."""
 
-    def __init__(self) -> None:
+    tensor: Tensor
+    nbytes: int
+
+
+def fp16(x: Tensor) -> Packed:
+    """In half precision: two bytes a number. What is beyond its range is sent as its largest number."""
+    most = torch.finfo(torch.float16).max
+    return Packed(x.clamp(-most, most).half().to(x.dtype), 2 * x.numel())
+
+
+def int8(x: Tensor) -> Packed:
+    """In 8 bits: the nearest of 255 steps from -max |x| to max |x|, one byte a number, and the step in four."""
+    step = (x.abs().max() / 127).float().to(x.dtype) if x.numel() else x.new_ones(())
+    return Packed((x / torch.where(step > 0, step, 1)).round() * step, x.numel() + 4)
+
+
+COMPRESSIONS: dict[str, Callable[[Tensor], Packed]] = {"fp16": fp16, "int8": int8}
+
+
+def packed(tree: Tree, pack: Callable[[Tensor], Packed]) -> tuple[Tree, int]:
+    """A tree as it arrives where its numbers are packed, and the bytes in which it was sent. Whole numbers, truth values and
+    examples are sent as they are."""
+    if isinstance(tree, dict):
+        branches = {name: packed(branch, pack) for name, branch in tree.items()}
+        return {name: branch for name, (branch, _) in branches.items()}, sum(nbytes for _, nbytes in branches.values())
+    if isinstance(tree, list | tuple):
+        branches = [packed(branch, pack) for branch in tree]
+        return type(tree)(branch for branch, _ in branches), sum(nbytes for _, nbytes in branches)
+    if isinstance(tree, Rows):
+        tensor, nbytes = packed(tree.tensor, pack)
+        return replace(tree, tensor=tensor), nbytes
+    if isinstance(tree, Tensor) and tree.is_floating_point():
+        sent = pack(tree)
+        return sent.tensor, sent.nbytes
+    return tree, weigh(tree)
+
+
+class Wire:
+    """Counts bytes by direction ("up", "down", "between"), kind and client, since `collect` was last called. `compress`: a
+    name of `COMPRESSIONS`, or "none"."""
+
+    def __init__(self, compress: str = "none") -> None:
         self._bytes: Counter[tuple[str, str, int]] = Counter()
+        self._pack = COMPRESSIONS.get(compress)
 
     def up(self, kind: str, rows: Sequence[Tree], clients: Sequence[int]) -> list[Tree]:
         """Client clients[s] sends rows[s] to the server -> what the server receives."""
@@ -83,6 +127,11 @@ class Wire:
         return counted
 
     def _carry(self, direction: str, kind: str, rows: Sequence[Tree], clients: Sequence[int]) -> list[Tree]:
-        for client, row in zip(clients, rows, strict=True):
-            self._bytes[direction, kind, int(client)] += weigh(row)
-        return list(rows)
+        sent = {id(row): self._sent(row) for row in rows}  # what goes to everyone is packed once
+        arrived = [sent[id(row)] for row in rows]
+        for client, (_, nbytes) in zip(clients, arrived, strict=True):
+            self._bytes[direction, kind, int(client)] += nbytes
+        return [row for row, _ in arrived]
+
+    def _sent(self, row: Tree) -> tuple[Tree, int]:
+        return packed(row, self._pack) if self._pack else (row, weigh(row))

@@ -33,6 +33,7 @@ QUICK = "--dataset digits --rounds 3 --n_clients 3 --reduced 0.1 --model MLP --t
 MODELS = {"mhmd": ("CNN4",), "fedgkt": ("ResNet4",)}
 TUNED = {"ft_epochs": 1, "validation": 0.2}
 CASES = [(name, {"participation": part, **TUNED}) for name in algorithms.ALGORITHMS for part in (1.0, 0.7)]
+CASES += [("fedavg", {"client_failure": 0.5}), ("fd", {"compress": "int8", "straggler": 0.5})]
 CASES += [(name, {"as_published": True}) for name in algorithms.PUBLISHED]
 
 
@@ -170,7 +171,7 @@ def test_the_seconds_of_a_planned_round_are_those_of_its_work(clock):
 )
 def test_rounds_that_are_alike_are_rehearsed_once(flags, first, second, tmp_path, monkeypatch):
     played, play_one = [], measuring.play
-    monkeypatch.setattr(planning, "play", lambda e, f, s, r: played.append(r) or play_one(e, f, s, r))
+    monkeypatch.setattr(planning, "play", lambda e, f, s, r, **more: played.append(r) or play_one(e, f, s, r, **more))
     monkeypatch.setattr(planning, "_counts", lambda entry: {})  # even if sampled rounds cost the same by chance
     experiment.plan(prepared("fedavg", tmp_path, **{"rounds": 9, **flags}))
     assert played == first + second
@@ -257,10 +258,10 @@ def test_the_table_of_a_plan_has_a_row_a_run_and_a_row_for_every_kind_of_message
 
 @pytest.mark.parametrize(("name", "flags"), CASES, ids=str)
 def test_what_is_said_to_cost_the_same_does(name, flags, tmp_path):
-    """Runs that differ in all that costs nothing have one plan; with sampled clients the seed is none of that."""
+    """Runs that differ in all that costs nothing have one plan; where clients are drawn the seed is none of that."""
     flags = {**flags, **({"variate": 1} if name == "scaffold" else {})}  # the other one takes no momentum
     one = prepared(name, tmp_path, optimizer="sgd", **flags)
-    sampled = one.options.participation < 1
+    sampled = one.options.participation < 1 or bool(one.options.straggler or one.options.client_failure)
     free = {"lr": 0.7, "lr_schedule": "cosine", "momentum": 0.5, "weight_decay": 0.1}
     free |= {"ft_lr": 0.3} if one.options.ft_epochs else {}
     other = prepared(name, tmp_path, optimizer="sgd", **flags, **free, **({} if sampled else {"seed": 5}))

@@ -6,7 +6,7 @@ from conftest import tiny_data, tiny_federation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.wire import Examples, Wire, leaves, weigh
+from federation.wire import Examples, Rows, Wire, leaves, weigh
 
 ELEMENT_BYTES = {
     torch.float64: 8,
@@ -161,3 +161,57 @@ def test_clients_named_by_numpy_or_torch_are_the_same_clients():
     collected = wire.collect()
     assert collected == {("up", "weights"): {3: 3 * 4}}
     assert all(type(client) is int and type(n) is int for row in collected.values() for client, n in row.items())
+
+
+# --- compressed ---
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("name", "nbytes", "error"), [("fp16", 2 * 300, 2**-11), ("int8", 300 + 4, None)])
+def test_what_arrives_is_what_was_sent_rounded_and_its_bytes_are_those_sent(name, nbytes, error, dtype):
+    x = torch.randn(3, 100, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    wire = Wire(name)
+    (arrived,) = wire.up("weights", [x], [0])
+    assert wire.collect() == {("up", "weights"): {0: nbytes}}
+    assert arrived.dtype == dtype
+    bound = x.abs() * error if error else x.abs().max() / 127 / 2 * (1 + 1e-6)
+    assert ((arrived - x).abs() <= bound).all()
+    assert not torch.equal(arrived, x)
+    (again,) = wire.up("weights", [arrived], [0])
+    assert (again - arrived).abs().max() <= 1e-6 * x.abs().max(), "what is rounded already stays"
+
+
+def test_int8_has_255_steps_and_0_stays_0():
+    (arrived,) = Wire("int8").up("weights", [torch.linspace(-3, 3, 100_001)], [0])
+    assert len(arrived.unique()) == 255
+    assert arrived[50_000] == 0
+    for still in (torch.zeros(5), torch.zeros(0), torch.tensor(2.5)):
+        assert torch.equal(Wire("int8").up("weights", [still], [0])[0], still)
+
+
+def test_half_precision_keeps_to_its_largest_number():
+    (arrived,) = Wire("fp16").up("weights", [torch.tensor([1e9, -1e9, 2.0])], [0])
+    assert arrived.tolist() == [65504, -65504, 2]
+
+
+@pytest.mark.parametrize("name", ["fp16", "int8"])
+def test_counts_labels_and_examples_are_sent_as_they_are(name):
+    wire, row = Wire(name), [torch.arange(3), torch.tensor([True]), Examples(torch.arange(2), 99), {"a": torch.tensor(7)}]
+    (arrived,) = wire.up("other", [row], [0])
+    assert weigh(arrived) == weigh(row) == wire.collect()["up", "other"][0]
+    assert all(one is other for one, other in zip(leaves(arrived), leaves(row), strict=True))
+
+
+def test_rows_and_trees_are_packed_within():
+    wire, tree = Wire("fp16"), {"a": Rows(torch.full((4, 2), 0.1)), "b": [torch.ones(3), (torch.ones(5),)]}
+    for arrived in wire.broadcast("maps", tree, [0, 2]):
+        assert isinstance(arrived["a"], Rows)
+        assert torch.equal(arrived["a"].tensor, torch.full((4, 2), 0.1).half().float())
+        assert type(arrived["b"][1]) is tuple
+    assert wire.collect() == {("down", "maps"): {0: 2 * (8 + 3 + 5), 2: 2 * (8 + 3 + 5)}}
+
+
+def test_without_compression_the_very_tensors_arrive():
+    x = torch.randn(5)
+    assert Wire().up("weights", [x], [0])[0] is x
+    assert Wire("none").up("weights", [x], [0])[0] is x

@@ -43,12 +43,11 @@ def start(federation, options):
         **common,
         "server": common["server"] if options.init == "shared" else None,
         "memory": {},  # {client: of its optimizer}, of those that have taken part
-        "selected": federation.sample(),
     }
 
 
 def communicate(federation, state, options):
-    takers = clients = state["selected"] if options.select == "fixed" else federation.sample()
+    takers = clients = (federation.at(0) if options.select == "fixed" else federation).sample()
     alone = state["server"] is None  # round 1 of --init independent
     weights = [federation.initial(k) for k in clients] if alone else download(federation, state, clients)
     memory = [state["memory"].get(k) for k in clients] if options.keep_optimizer else None

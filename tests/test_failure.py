@@ -1,0 +1,141 @@
+"""Clients that fail at the end of a round: at the cost of their work, and without any other trace."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import line_of, options_for, tiny_federation
+from test_algorithms import answers_of, equal, every_case, federation_for, options_of
+from test_experiment import assert_same, prepared
+
+import algorithms
+import experiment
+import saves
+from experiment import measuring
+from experiment.preparation import federation_of
+
+
+def failing(federation, rounds, chance):
+    return [federation.at(r).failing(chance) for r in range(1, rounds + 1)]
+
+
+def test_a_client_fails_with_the_chance_that_is_given_by_itself_and_whatever_else_is_drawn():
+    federation = tiny_federation(shares=[[k % 60] for k in range(200)], participation=0.5)
+    for chance in (0.0, 0.2, 1.0):
+        found = failing(federation, 40, chance)
+        for r, (failed, others) in enumerate(found, start=1):
+            assert failed | others == set(federation.at(r).sample())
+            assert not failed & others
+        rate = np.mean([len(failed) / 100 for failed, _ in found])
+        assert abs(rate - chance) < 4 * np.sqrt(0.25 / 4000)
+    assert failing(federation, 3, 0.2) == failing(replace(federation, threads=2), 3, 0.2)
+    assert failing(federation, 3, 0.2) != failing(replace(federation, seed=1), 3, 0.2)
+    first, more = (failing(federation, 3, chance) for chance in (0.2, 0.4))
+    assert all(few[0] <= many[0] for few, many in zip(first, more, strict=True)), "who fails rarely fails often too"
+
+
+def played(case, chance, rounds, absent=()):
+    """(state, what the rounds left, the federation) with this chance; without one the clients of `absent`, a set a round,
+    are not there."""
+    options = replace(options_of(case), client_failure=chance)
+    module, federation = algorithms.module_of(options), federation_for(case)
+    made = type("Made", (), {"options": options, "module": module})
+    state, done, left = module.start(federation, options), None, []
+    federation.meter.clear()
+    federation.wire.collect()
+    for r in range(1, rounds + 1):
+        here = federation.at(r) if chance else replace(federation.at(r), absent=absent[r - 1])
+        done = measuring._played(made, here, state, done)
+        left.append((done, dict(federation.meter.spent), federation.wire.collect()))
+        federation.meter.clear()
+    return state, left, federation
+
+
+def rounds_of_case(federation, chance):
+    """Rounds up to the first in which some fail and some do not."""
+    for r in range(1, 30):
+        failed, others = federation.at(r).failing(chance)
+        if not others:
+            return None
+        if failed:
+            return r
+    return None
+
+
+@every_case
+def test_a_client_that_failed_leaves_what_a_client_leaves_that_was_not_there(case):
+    """State, answers and losses are those of a run in which it took no part; its steps and what it received and sent are
+    counted beside, and nothing more of the server."""
+    if getattr(algorithms.ALGORITHMS[case.split()[0]], "idle", False):
+        pytest.skip("its clients do nothing in a round")
+    federation = federation_for(case)
+    chance, rounds = next((c, n) for c in (0.3, 0.4, 0.5, 0.6, 0.2) if (n := rounds_of_case(federation, c)))
+    absent = [failed for failed, _ in failing(federation, rounds, chance)]
+    state, left, here = played(case, chance, rounds)
+    expected, without, there = played(case, 0.0, rounds, absent)
+    assert equal(state, expected)
+    (done, spent, sent), (wanted, alone, crossed) = left[-1], without[-1]
+    assert list(done.clients) == list(wanted.clients)
+    assert torch.equal(done.loss, wanted.loss)
+    assert equal(answers_of(here, done), answers_of(there, wanted))
+    assert done.told["failed"] == len(absent[-1])
+    others = {key: n for key, n in spent.items() if n and not (key[1] == "client" and key[2] in absent[-1])}
+    assert others == {key: n for key, n in alone.items() if n}
+    for k in absent[-1]:
+        assert spent["steps", "client", k] > 0, "it did its work"
+        assert ("steps", "client", k) not in alone
+    for kind, by_client in crossed.items():
+        assert {k: n for k, n in sent[kind].items() if k not in absent[-1]} == by_client
+
+
+def test_centralized_has_no_client_that_could_fail():
+    state, left, federation = played("centralized", 1.0, 2)
+    expected, without, there = played("centralized", 0.0, 2, [frozenset()] * 2)
+    assert equal(state, expected)
+    assert "failed" not in left[-1][0].told
+    assert equal(answers_of(federation, left[-1][0]), answers_of(there, without[-1][0]))
+
+
+FLAGS = {"n_clients": 2, "rounds": 8, "client_failure": 0.6, "seed": 1}  # 4, 6, 7, 8 are passed over
+
+
+def test_a_round_in_which_all_fail_is_passed_over_and_recorded(tmp_path):
+    one = prepared("fedavg", tmp_path, **FLAGS)
+    federation = federation_of(one)
+    gone = [r for r in range(1, 9) if measuring.passed_over(one, federation, r)]
+    assert gone == [4, 6, 7, 8]
+    rounds = experiment.run(one).rounds.set_index("round")
+    for r in gone:
+        assert rounds["failed"][r] == 2
+        assert np.isnan(rounds["loss"][r])
+        assert rounds["global_mean"][r] == rounds["global_mean"][r - 1], "the model is what it was"
+        assert rounds["bytes_up"][r] > 0, "and was sent, and lost"
+    assert rounds["failed"].iloc[1:].tolist() == [len(failed) for failed, _ in failing(federation, 8, 0.6)]
+
+
+@pytest.mark.parametrize("name", ["fedavg", "ditto"])
+def test_a_run_that_is_killed_beside_such_rounds_goes_on_to_the_same_bits(name, tmp_path):
+    whole = experiment.run(prepared(name, tmp_path / "whole", **FLAGS))
+    for stop in range(1, 8):
+        cut = prepared(name, tmp_path / str(stop), **FLAGS)
+
+        def watch(row, stop=stop):
+            if not isinstance(row, str) and row["round"] == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(cut, watch=watch)
+        assert saves.read_checkpoint(cut.folder)["round"] <= stop
+        assert_same(experiment.run(cut), whole)
+
+
+def test_a_run_of_which_nothing_ever_arrives_is_told(tmp_path):
+    run = partial(experiment.run, prepared("fedavg", tmp_path, rounds=2, client_failure=1.0, track_features=0))
+    assert line_of(run) == "--client_failure 1: all clients failed in all 2 rounds"
+
+
+def test_nothing_changes_where_nobody_fails():
+    assert options_for("fedavg").client_failure == 0
+    assert tiny_federation(participation=0.7).failing(0.0)[0] == frozenset()
