@@ -423,8 +423,8 @@ class Averaging(Options):
     bn: str = flag(
         "average",
         Choice(("average", "local")),
-        "BatchNorm layers, statistics too: averaged like all weights, or local, which stay with the client; in a part "
-        "that is not trained, here and in fine-tuning, they normalise with their running statistics and leave them",
+        "BatchNorm layers, statistics too: averaged like all weights, or local, which stay with the client (FedBN); in a "
+        "part that is not trained, here and in fine-tuning, they normalise with their running statistics and leave them",
     )
 
 
