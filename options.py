@@ -25,6 +25,7 @@ from data.partition import PARTITIONS, readers
 from data.shift import SHIFTS
 from federation.wire import COMPRESSIONS
 from helpers import SCHEDULES
+from measures import MEASURES
 from models import MODELS, PARTS, READ_FEATURE_DIM
 from optimizers import OPTIMIZERS
 
@@ -332,6 +333,13 @@ class Execution:
     )
     track_features: int = flag(
         0, Number(int, least=0), "training examples of each client whose features are kept at every evaluation; 0 keeps none"
+    )
+    measure: tuple[str, ...] | None = flag(
+        None,
+        Several(Choice(tuple(MEASURES))),
+        "what else is measured at every evaluation, on the whole test set and on each client's own examples: means over "
+        "classes of what is right (balanced_accuracy), F1 and AUC; calibration is 1 less its expected error",
+        before=None,
     )
     device: str = flag(
         "auto",

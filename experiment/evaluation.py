@@ -19,9 +19,11 @@ from data.partition import Shares, Split
 from errors import DivergedError
 from federation import Federation, Weights, computing_with
 from helpers import EVALUATION_BATCH, Loss, Round, cross_entropy, train
+from measures import MEASURES
 from models import Net
 
 ByClient = dict[int, float]
+EXAMPLES = ("global", "personal", "validation")  # on which an accuracy is
 TOGETHER = 50  # clients that fine-tune before the next ones are told of
 AT_ONCE = 16  # models that are evaluated before the next ones are asked for
 PART = 10 * EVALUATION_BATCH  # of the examples, which one process goes through
@@ -40,8 +42,9 @@ class Evaluated(NamedTuple):
     confusion: dict[str, Tensor]
 
 
-def evaluate(federation: Federation, split: Split, done: Round) -> Evaluated:
-    """The accuracy of every answer.
+def evaluate(federation: Federation, split: Split, done: Round, measured: Sequence[str] = ()) -> Evaluated:
+    """The accuracy of every answer, and what else of `MEASURES` is `measured`, in columns such as "global_auc_mean" and
+    "personal_auc_mean".
 
     *global* is the whole test set, *personal* the client's own test examples, *validation* its held-out training
     examples. Means, standard deviations (of the population) and the worst are over clients; an answer that is one model
@@ -53,7 +56,7 @@ def evaluate(federation: Federation, split: Split, done: Round) -> Evaluated:
     confusion: dict[str, Tensor] = {}
     for name, answer in done.answers.items():
         one_for_all = name == "global"
-        (*auxiliary, last), confused = _measure(federation, split, answer, one_for_all)
+        (*auxiliary, last), confused = _measure(federation, split, answer, one_for_all, measured)
         confusion = confusion or confused
         own = "" if name == next(iter(done.answers)) else name
         for head, found in {"": last, **{f"head {i}": found for i, found in enumerate(auxiliary, start=1)}}.items():
@@ -65,17 +68,18 @@ def evaluate(federation: Federation, split: Split, done: Round) -> Evaluated:
                     continue
                 of_round[f"{what}_mean{suffix}"] = float(values.mean())
                 of_round[f"{what}_worst{suffix}"] = float(values.min())
-                if not (one_for_all and what == "global"):
+                if not (one_for_all and what.startswith("global")):
                     of_round[f"{what}_std_clients{suffix}"] = float(values.std())
-                    of_clients[f"{what}_accuracy{suffix}"] = by_client
+                    of_clients[f"{what}_accuracy{suffix}" if what in EXAMPLES else f"{what}{suffix}"] = by_client
     return Evaluated(of_round, of_clients, confusion)
 
 
 def _measure(
-    federation: Federation, split: Split, answer: Callable[[int], Net], one_for_all: bool
+    federation: Federation, split: Split, answer: Callable[[int], Net], one_for_all: bool, measured: Sequence[str]
 ) -> tuple[list[dict[str, ByClient]], dict[str, Tensor]]:
     """For every head, the classifier last, {"loss", "global", "personal", "validation": {client: value}}; one model for all
-    has one loss and one global value, under client 0, and is asked once. And the confusion of the classifier."""
+    has one loss and one global value, under client 0, and is asked once; and what is `measured`, as "global_auc". And the
+    confusion of the classifier."""
     data, everyone = federation.data, federation.clients
     test = torch.tensor(data.test, device=federation.device)
     heads: list[dict[str, ByClient]] = []
@@ -83,10 +87,11 @@ def _measure(
     own_predicted: list[Tensor] = []
     # each model with the clients whose own examples it is asked for
     asks = [everyone] if one_for_all else [[k] for k in everyone]
-    for clients, personal, validation, scores in _asked(federation, split, answer, test, asks):
+    named = ["loss", *EXAMPLES, *(f"{where}_{name}" for name in measured for where in ("global", "personal"))]
+    for clients, personal, validation, scores in _asked(federation, split, answer, test, asks, bool(measured)):
         first = clients[0]
-        heads = heads or [{"loss": {}, "global": {}, "personal": {}, "validation": {}} for _ in scores]
-        for found, (predicted, loss) in zip(heads, scores, strict=True):
+        heads = heads or [{name: {} for name in named} for _ in scores]
+        for found, (predicted, loss, probabilities) in zip(heads, scores, strict=True):
             right = predicted == data.y
             found["loss"][first], found["global"][first] = loss[test].mean().item(), right[test].double().mean().item()
             found["personal"].update(zip(clients, _parts(right, personal).tolist(), strict=True))
@@ -94,6 +99,9 @@ def _measure(
             found["validation"].update(
                 zip((first + holding).tolist(), _parts(right, validation)[holding].tolist(), strict=True)
             )
+            for name in measured:
+                found[f"global_{name}"] |= _worth(data, name, probabilities, {first: test})
+                found[f"personal_{name}"] |= _worth(data, name, probabilities, dict(zip(clients, personal, strict=True)))
         tables.append(_confusion(data, test, scores[-1].predicted))
         own_predicted.append(scores[-1].predicted[personal.values])
     own = {"own_true": data.y.cpu()[split.test.values].int(), "own_predicted": torch.cat(own_predicted).int()}
@@ -107,11 +115,19 @@ def _parts(right: Tensor, shares: Shares) -> np.ndarray:
         return np.bincount(owners, minlength=len(shares)) / shares.sizes
 
 
+def _worth(data: Data, name: str, probabilities: Tensor, of: dict[int, Tensor]) -> ByClient:
+    """{client: a measure of its examples}, of those for whom it is defined."""
+    values = {k: MEASURES[name](data.y[i].cpu().numpy(), probabilities[i].cpu().numpy()) for k, i in of.items()}
+    return {k: value for k, value in values.items() if not math.isnan(value)}
+
+
 class Scores(NamedTuple):
-    """The class int64 that a head says of each of some examples, and its cross-entropy float64 in nats."""
+    """The class int64 that a head says of each of some examples, its cross-entropy float64 in nats, and where they are asked
+    for the probabilities float [n, C] of the classes."""
 
     predicted: Tensor
     loss: Tensor
+    probabilities: Tensor | None = None
 
 
 def _of(part: Shares, clients: Sequence[int], device: torch.device) -> Shares:
@@ -121,7 +137,12 @@ def _of(part: Shares, clients: Sequence[int], device: torch.device) -> Shares:
 
 
 def _asked(
-    federation: Federation, split: Split, answer: Callable[[int], Net], test: Tensor, asks: Sequence[Sequence[int]]
+    federation: Federation,
+    split: Split,
+    answer: Callable[[int], Net],
+    test: Tensor,
+    asks: Sequence[Sequence[int]],
+    probabilities: bool,
 ) -> Iterator[tuple[Sequence[int], Shares, Shares, list[Scores]]]:
     """(clients, what they have to test and hold out, what every head says) for the model of each of `asks`, which is that of
     the first of its clients: of the examples `test` int64 [n] and of these clients' own. The scores are as long as the data
@@ -138,7 +159,9 @@ def _asked(
             asked = torch.unique(torch.cat([test, *(share.values for share in own)]))
             tasks += [(place, clients[0], model, part) for part in asked.split(PART)]
         places, of, models, parts = zip(*tasks, strict=True)
-        said = list(zip(places, parts, evaluation.each(_scores, of, models, parts), strict=True))
+        said = list(
+            zip(places, parts, evaluation.each(partial(_scores, whole=probabilities), of, models, parts), strict=True)
+        )
         for place, (clients, own) in enumerate(zip(some, owned, strict=True)):
             yield clients, *own, _whole(federation.data.y, [(part, heads) for at, part, heads in said if at == place])
 
@@ -146,17 +169,23 @@ def _asked(
 def _whole(y: Tensor, parts: Sequence[tuple[Tensor, list[Scores]]]) -> list[Scores]:
     """For every head one score as long as the data set, of scores of parts of it."""
     nothing = torch.full((len(y),), math.nan, dtype=torch.float64, device=y.device)
-    whole = [Scores(torch.full_like(y, -1), nothing.clone()) for _ in parts[0][1]]
+    whole = [Scores(torch.full_like(y, -1), nothing.clone(), _as_long(y, of_head.probabilities)) for of_head in parts[0][1]]
     for indices, heads in parts:
         for into, scores in zip(whole, heads, strict=True):
-            into.predicted[indices], into.loss[indices] = scores
+            for tensor, part in zip(into, scores, strict=True):
+                if part is not None:
+                    tensor[indices] = part
     return whole
 
 
+def _as_long(y: Tensor, probabilities: Tensor | None) -> Tensor | None:
+    return None if probabilities is None else probabilities.new_full((len(y), probabilities.shape[1]), math.nan)
+
+
 @torch.no_grad()
-def _scores(federation: Federation, k: int, model: Net, indices: Tensor) -> list[Scores]:
-    """What every head of client k's model, the classifier last, says of these examples. In batches that fit a processor's
-    cache."""
+def _scores(federation: Federation, k: int, model: Net, indices: Tensor, whole: bool = False) -> list[Scores]:
+    """What every head of client k's model, the classifier last, says of these examples, with its probabilities where the
+    `whole` is asked for. In batches that fit a processor's cache."""
     y, evaluation = federation.data.y, federation.aside(PARTY)
 
     def logits_of(i: Tensor) -> list[Tensor]:
@@ -168,8 +197,14 @@ def _scores(federation: Federation, k: int, model: Net, indices: Tensor) -> list
         for i in indices.split(EVALUATION_BATCH):
             said = evaluation.work(partial(logits_of, i), k, "scores", type(model), len(i))
             losses = [F.cross_entropy(logits, y[i], reduction="none").double() for logits in said]
-            heads.append([Scores(logits.argmax(1), loss) for logits, loss in zip(said, losses, strict=True)])
-    return [Scores(*(torch.cat(parts) for parts in zip(*of_head, strict=True))) for of_head in zip(*heads, strict=True)]
+            probabilities = [logits.softmax(1) if whole else None for logits in said]
+            predicted = [logits.argmax(1) for logits in said]
+            heads.append([Scores(*of_head) for of_head in zip(predicted, losses, probabilities, strict=True)])
+    return [Scores(*map(_joined, zip(*of_head, strict=True))) for of_head in zip(*heads, strict=True)]
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    return None if parts[0] is None else torch.cat(parts)
 
 
 def _confusion(data: Data, indices: Tensor, predicted: Tensor) -> Tensor:

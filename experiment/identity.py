@@ -30,6 +30,7 @@ SOURCES = (
     "data/pictures",
     "data/shift",
     "models",
+    "measures",
     "optimizers",
     "federation/__init__",
     "federation/meter",

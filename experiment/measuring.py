@@ -55,7 +55,7 @@ def play(
     trained = now()
     evaluated, seen = Evaluated({}, {}, {}), {}
     if done.answers and is_evaluated(options, r):
-        evaluated = evaluate(federation, experiment.split, done)
+        evaluated = evaluate(federation, experiment.split, done, options.measure or ())
         if len(federation.clients) > saves.MANY and r < options.rounds:
             evaluated = evaluated._replace(of_clients=_only(done.clients, evaluated.of_clients))
         seen = {"features": features(federation, done, options.track_features)} if options.track_features else {}

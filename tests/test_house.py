@@ -27,7 +27,7 @@ STAIRCASE = (
         "options",
         "helpers",
     ),
-    *("optimizers", "federation", "models", "data", "streams", "allocator", "errors"),
+    *("measures", "optimizers", "federation", "models", "data", "streams", "allocator", "errors"),
 )
 MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0].removesuffix(".py") in STAIRCASE]
 
