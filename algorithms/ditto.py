@@ -1,4 +1,4 @@
-"""The model, both ways, while a personal model beside it stays with its client and is drawn to it.
+"""The model, both ways: beside it a client keeps a personal one, which is drawn to it.
 
 T. Li, S. Hu, A. Beirami, V. Smith: Ditto: Fair and Robust Federated Learning Through Personalization, ICML 2021, Algorithm
 1. The model for all is FedAvg's. Beside it a client goes on with v_k, on F_k(v_k) + lambda / 2 ||v_k - w^t||^2, where w^t is

@@ -1,4 +1,4 @@
-"""The model, both ways, while a client begins its round between its own model and the one it received.
+"""The model, both ways: a client begins between its own and the one it received.
 
 J. Zhang, Y. Hua, H. Wang, T. Song, Z. Xue, R. Ma, H. Guan: FedALA: Adaptive Local Aggregation for Personalized Federated
 Learning, AAAI 2023, Algorithm 1. Local training starts from own + (received - own) * W in the last `--ala_layers` layers,

@@ -1,4 +1,4 @@
-"""The body, both ways: clients train and average it under a random head that nobody ever changes.
+"""The body, both ways: it is trained under a random head that nobody ever changes.
 
 J. Oh, S. Kim, S.-Y. Yun: FedBABU: Towards Enhanced Representation for Federated Image Classification, ICLR 2022,
 Algorithm 1. The head is what `--ft_epochs` is for: after the rounds each client fine-tunes a copy.

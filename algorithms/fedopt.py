@@ -1,4 +1,4 @@
-"""The model, both ways: the server takes the mean change as a gradient, for a step of SGD, Adagrad, Adam or Yogi.
+"""The model, both ways: the server takes a step of SGD, Adagrad, Adam or Yogi.
 
 S. J. Reddi, Z. Charles, M. Zaheer, Z. Garrett, K. Rush, J. Konecny, S. Kumar, H. B. McMahan: Adaptive Federated
 Optimization, ICLR 2021, Algorithm 2 (FedAdagrad, FedAdam, FedYogi; no moment is corrected for its bias) and, with

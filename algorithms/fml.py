@@ -1,4 +1,4 @@
-"""The weights of a model that all share, both ways, while each client's own model learns with it and stays.
+"""A model that all share, both ways, while each client's own learns with it and stays.
 
 T. Shen, J. Zhang, X. Jia, F. Zhang, G. Huang, P. Zhou, K. Kuang, F. Wu, C. Wu: Federated Mutual Learning, 2020 (arXiv
 2006.16765), Algorithm 1. In every step the own model learns from the labels and from the shared one, and the shared one from

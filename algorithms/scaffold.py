@@ -1,4 +1,4 @@
-"""The model and a control variate of its size, both ways: every local step is steered against the client's drift.
+"""The model and a control variate, both ways: every step is steered against the drift.
 
 S. P. Karimireddy, S. Kale, M. Mohri, S. J. Reddi, S. U. Stich, A. T. Suresh: SCAFFOLD: Stochastic Controlled Averaging for
 Federated Learning, ICML 2020, Algorithm 1. A client's variate c_i guesses its own gradient, the server's c the mean of all;

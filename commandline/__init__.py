@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from commandline import shorthand
+from commandline.page import page
 from commandline.shorthand import TRANSLATIONS, Shorthand, words_of
 from errors import UserError
 from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of
@@ -68,10 +69,10 @@ def parse(
 ):
     """A command line -> (runs, launch, notes).
 
-    `algorithms`: name -> its Options class; `describe`: name -> one line for the help, where they stand by `families`. Runs
-    are every combination of the values given, algorithm by algorithm: a list of Options, checked each by itself. `notes` are
-    lines worth telling. `alone`: whether an algorithm takes its own defaults for shared flags; None: where it is the only
-    one. Raises UserError; `-h` prints the help and exits.
+    `algorithms`: name -> its Options class; `describe`: name -> what the help says of it, a line and then more; `-h` without
+    a name has the lines by `families`. Runs are every combination of the values given, algorithm by algorithm: a list of
+    Options, checked each by itself. `notes` are lines worth telling. `alone`: whether an algorithm takes its own defaults
+    for shared flags; None: where it is the only one. Raises UserError; `-h` prints the help and exits.
     """
     argv = _shielded(argv)
     named = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
@@ -80,8 +81,9 @@ def parse(
     origin, held, words = _expand(argv[len(named) :], named, algorithms)
     names = list(dict.fromkeys([held.pop("algorithm")] if "algorithm" in held else named)) or ["cfkd"]
     alone = len(names) == 1 if alone is None else alone
-    listed = {"": names} if named or origin else families or {"": algorithms}
-    parser, declared = parser_of(names, algorithms, describe, listed)
+    parser, declared = parser_of(names, algorithms, describe)
+    if not (named or origin):
+        parser.format_help = lambda: page(families or {"algorithms": algorithms}, describe)
 
     defaults = {name: [flag["default"]] for name, flag in declared.items()}
     try:
@@ -143,7 +145,7 @@ def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mappi
     import argcomplete
 
     names = [name for name in line.split() if name in algorithms] or list(algorithms)
-    parser, declared = parser_of(names, algorithms, describe, {"": names})
+    parser, declared = parser_of(names, algorithms, describe)
     parser.add_argument("algorithms", nargs="*", choices=list(algorithms))
     for action in parser._actions:
         takes = {**declared, **flags_of(Shorthand)}.get(action.dest, {}).get("takes")
@@ -181,23 +183,13 @@ def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str,
     return origin, held, others
 
 
-def parser_of(
-    names: Sequence[str],
-    algorithms: Mapping[str, type],
-    describe: Mapping[str, str],
-    listed: Mapping[str, Collection[str]],
-):
-    """The parser of the flags of these algorithms, whose help lists others too, by family -> (parser, {flag: its
-    declaration})."""
-    lines = "\n".join(
-        f"  {family}\n" * bool(family) + "\n".join(f"    {name:<14}{describe[name]}" for name in members)
-        for family, members in listed.items()
-    )
+def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Mapping[str, str]):
+    """The parser of all flags of these algorithms -> (parser, {flag: its declaration})."""
     parser = _Parser(
         prog="run.py",
-        usage="python run.py [ALGORITHM ...] [--flag VALUE ...]",
-        description=f"Collaborative learning, compared on one split.\n\nalgorithms (none named: cfkd):\n{lines}",
-        epilog="run.py ALGORITHM -h shows that algorithm's flags and defaults.",
+        usage=f"python run.py {' '.join(names)} [--flag VALUE ...]",
+        description="\n\n".join(f"{name}: {describe[name]}" for name in names),
+        epilog="python run.py -h lists the algorithms.",
         formatter_class=_Help,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -212,7 +204,7 @@ def parser_of(
             of_all[name] = {**declared, **{what: first[name][what] for what in agreed}}
     groups = {title: {f: flag for f, flag in of_all.items() if role_of(f) == role} for role, title in ROLES.items()}
     for name in names:
-        groups[f"settings of {name} ({describe[name]})"] = flags_of(algorithms[name])
+        groups[f"settings of {name}"] = flags_of(algorithms[name])
     groups["where and how to run (these change no number)"] = flags_of(Launch)
     declared: dict[str, dict] = {}
     for title, flags in groups.items():

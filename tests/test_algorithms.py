@@ -631,7 +631,7 @@ def test_the_first_line_of_the_docstring_says_what_is_sent_in_a_sentence_of_its_
     assert len(first) > len("Nothing.")
     assert rest[0] == "", "then the paper, after an empty line"
     if case in algorithms.ALGORITHMS:
-        assert algorithms.describe(case) == first[:-1]
+        assert algorithms.describe(case).splitlines()[0] == first
 
 
 @every_case

@@ -15,6 +15,7 @@ from conftest import ROOT
 import algorithms
 import commandline
 import options
+from commandline.shorthand import Shorthand
 from errors import UserError
 from options import Choice, Launch, Matching, Needs, Number, Options, Several, flag, flags_of, from_plain, nearest, plain
 
@@ -344,7 +345,33 @@ def test_fedavgs_help_does_not_show_cfkds_flags(capsys):
 def test_the_help_lists_every_algorithm_and_what_it_sends(capsys):
     text = re.sub(r"\s+", "", helped("-h", capsys))
     for name, described in DESCRIBED.items():
-        assert re.sub(r"\s+", "", name + described) in text
+        assert re.sub(r"\s+", "", name + described.splitlines()[0].removesuffix(".")) in text
+
+
+def test_the_help_without_an_algorithm_is_one_page_of_what_works(capsys):
+    lines = helped("-h", capsys).splitlines()
+    assert max(map(len, lines)) <= 100
+    listed = [line for line in lines if line.split() and line.split()[0] in CLASSES]
+    assert len(listed) == len(CLASSES), "a line an algorithm"
+    assert len(lines) - len(listed) <= 33
+    named = {name for line in lines for name in re.findall(r"--(\w+)", line)} - {"flag"}
+    assert named <= {**flags_of(Launch), **flags_of(Shorthand), **flags_of(Options)}.keys()
+    examples = [line.split()[2:] for line in lines if line.startswith("  python run.py")]
+    assert len(examples) > 2
+    for words in examples:
+        assert commandline.parse(words, CLASSES, DESCRIBED)[0]
+
+
+def test_the_help_of_an_algorithm_says_whose_it_is(capsys):
+    told = " ".join(helped("fedbabu -h", capsys).split())
+    assert "fedbabu: The body, both ways" in told
+    assert "S. Kim, S.-Y. Yun: FedBABU" in told
+    assert "Differences" not in told
+
+
+@pytest.mark.parametrize("line", ["--preset fl -h", "fedavg -h", "--lr 0.1 --preset fl -h"])
+def test_the_help_of_what_names_an_algorithm_is_of_that(line, capsys):
+    assert has_flag(helped(line, capsys), "keep_optimizer")
 
 
 @pytest.mark.parametrize("cls", [Launch, *CLASSES.values()])

@@ -1,4 +1,4 @@
-"""Raw images, once, to the neighbours on a graph; then weights, in every round, to the neighbours only.
+"""Raw images once, then weights in every round, to the neighbours on a graph only.
 
 M. Lan, M. Guo, Z. Yao: Decentralized learning with data exchanging, 2022 (a course report of USTC, with code). Weights are
 mixed as in decentralised SGD, w_i(t + 1) = sum_j P_ij (w_j - lr grad f_j(w_j)); see `dpsgd`.

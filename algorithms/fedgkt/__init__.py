@@ -1,4 +1,4 @@
-"""Feature maps, predictions and labels of every example go up, the server's predictions come down; no model is sent.
+"""Feature maps, predictions, labels go up, predictions come down; no model is sent.
 
 C. He, M. Annavaram, S. Avestimehr: Group Knowledge Transfer: Federated Learning of Large CNNs at the Edge, NeurIPS 2020,
 Algorithm 1. What a client answers with is the stem of its small network and the server's large network behind it.
