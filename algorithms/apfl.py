@@ -2,7 +2,7 @@
 
 Y. Deng, M. M. Kamani, M. Mahdavi: Adaptive Personalized Federated Learning, 2020 (arXiv 2003.13461), Algorithm 1. In every
 step w, which travels, goes down the gradient of its own loss, and v, which stays, that of the loss of the mixture alpha v +
-(1 - alpha) w, and so does alpha. The headline answer is the mixture with the server's w; "global" is w.
+(1 - alpha) w, and so does alpha. The headline answer is "personal", the mixture with the server's w; "global" is w.
 
 Differences from the paper:
 1. w is averaged by n_k, as in `fedavg`; the paper averages evenly.

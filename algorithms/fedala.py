@@ -3,7 +3,8 @@
 J. Zhang, Y. Hua, H. Wang, T. Song, Z. Xue, R. Ma, H. Guan: FedALA: Adaptive Local Aggregation for Personalized Federated
 Learning, AAAI 2023, Algorithm 1. Local training starts from own + (received - own) * W in the last `--ala_layers` layers,
 with a weight in [0, 1] for every number, and from what was received below them. W is learned: it descends the client's loss
-at that start, on a part of its examples that is drawn, and is clipped after every step. W fixed at 1 is `fedavg`.
+at that start, on a part of its examples that is drawn, and is clipped after every step. W fixed at 1 is `fedavg`. The
+headline answer is "personal", what a client's local training ended with; "global" is the average.
 
 Differences from the paper:
 1. The first time W is learned for `--ala_first` epochs; the paper goes on until the loss has settled, which would let a

@@ -4,6 +4,7 @@ C. T. Dinh, N. H. Tran, T. D. Nguyen: Personalized Federated Learning with Morea
 each batch a client finds theta = argmin f(theta) + lambda / 2 ||theta - w||^2, by `--inner_steps` of gradient descent with
 `--inner_lr` from w, and moves w <- w - eta lambda (w - theta), where eta is `--lr`: a step on the Moreau envelope of f. The
 server goes a part beta of the way to the clients' average. With one inner step it is a `fedavg` of rate eta lambda alpha.
+The headline answer is "personal", theta; "global" is the server's w.
 
 Differences from the paper:
 1. Local epochs go through the share; the paper draws R batches of it.
