@@ -175,6 +175,9 @@ SPLIT = Needs("a split or a graph that is drawn", lambda o: not o.partition_file
 DRAWN = Needs("a split that is drawn, not --partition_file", lambda o: not o.partition_file)
 
 
+ROUNDS = ("comm_round", "global_epoch", "global_rounds", "num_rounds")  # other names of --rounds
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is to be solved: the data, who has them, the network. A study goes over several problems; none of these is chosen
@@ -251,7 +254,7 @@ class Problem:
         1.0,
         Number(float, above=0, most=1),
         "fraction of the clients that take part in a round, at least one; 1 is all",
-        spelled=("frac",),
+        spelled=("frac", "join_ratio"),
     )
     straggler: float = flag(
         0.0,
@@ -310,9 +313,9 @@ class Options(Execution, Problem):
     init_from: str | None = flag(
         None, str, "folder of a saved run, whose models after the last round are the initial ones; default: new ones"
     )
-    rounds: int = flag(100, Number(int, least=1), "communication rounds", spelled=("comm_round", "global_epoch"))
+    rounds: int = flag(100, Number(int, least=1), "communication rounds", spelled=ROUNDS)
     epoch_per_round: int = flag(
-        1, Number(int, least=1), "local epochs a round", spelled=("local_ep", "local_epoch", "epochs_client")
+        1, Number(int, least=1), "local epochs a round", spelled=("local_ep", "local_epoch", "local_epochs", "epochs_client")
     )
     batch_size: int = flag(32, Number(int, least=1), "examples in a batch", spelled=("local_bs",))
     augment: str = flag(
@@ -321,7 +324,7 @@ class Options(Execution, Problem):
         "random changes of each training image: flip mirrors left and right, crop shifts by up to an eighth of the side, "
         "cutout blanks a square of half the side",
     )
-    lr: float = flag(1e-3, Number(float, above=0), "learning rate", spelled=("init_lr",))
+    lr: float = flag(1e-3, Number(float, above=0), "learning rate", spelled=("init_lr", "learning_rate"))
     lr_schedule: str = flag(
         "constant",
         Choice(tuple(SCHEDULES)),
@@ -346,7 +349,9 @@ class Options(Execution, Problem):
     )
     ft_part: str = flag("full", Choice(PARTS), "which part is fine-tuned; the rest computes as in evaluation", TUNED)
     ft_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the fine-tuning, constant", TUNED)
-    seed: int = flag(0, Number(int, least=0), "seed of all but the split: initial weights, batches, sampling")
+    seed: int = flag(
+        0, Number(int, least=0), "seed of all but the split: initial weights, batches, sampling", spelled=("random_seed",)
+    )
     split_seed: int | str = flag(
         0,
         Number(int, least=0, words=("seed",)),

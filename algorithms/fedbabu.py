@@ -34,7 +34,7 @@ class Training(options.Averaging):
     model: tuple[str, ...] = again(
         ("CNN4",), takes=Several(Choice(tuple(MODELS), also={"mobile": "MobileNet", "cnn": "CNN4"}))
     )
-    rounds: int = again(320, spelled=("comm_round", "global_epoch", "epochs"))
+    rounds: int = again(320, spelled=(*options.ROUNDS, "epochs"))
     batch_size: int = 50
     optimizer: str = "sgd"
     lr: float = 0.1

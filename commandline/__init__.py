@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 from commandline import shorthand
 from commandline.page import page
-from commandline.shorthand import TRANSLATIONS, Shorthand, words_of
+from commandline.shorthand import MEANT, TRANSLATIONS, Shorthand, words_of
+from data.partition import readers
 from errors import UserError
 from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of
 
@@ -75,9 +76,7 @@ def parse(
     for shared flags; None: where it is the only one. Raises UserError; `-h` prints the help and exits.
     """
     argv = _shielded(argv)
-    named = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
-    for name in named:
-        _known(name, algorithms)
+    named = [_known(word, algorithms) for word in itertools.takewhile(lambda word: not word.startswith("-"), argv)]
     origin, held, words = _expand(argv[len(named) :], named, algorithms)
     names = list(dict.fromkeys([held.pop("algorithm")] if "algorithm" in held else named)) or ["cfkd"]
     alone = len(names) == 1 if alone is None else alone
@@ -123,6 +122,11 @@ def parse(
             raise UserError(f"--{name} {_shown(found)}: read only with {declared[name]['needs'].words}")
     for run in runs:
         _check(run)
+        if _lacks_alpha(given, run) and "alpha" not in base and run.alpha == shared["alpha"]["default"]:
+            raise UserError(
+                f"--partition {run.partition}: says nothing without --alpha: a number, the smaller the more heterogeneous, "
+                "or inf for the class mix of the whole at every client"
+            )
     return runs, launch, [*notes, *more, *_notes(names, values, algorithms, shared)]
 
 
@@ -131,13 +135,37 @@ def command_of(run: Options, launch: Launch | None = None) -> str:
     stays the same when flags are declared in another order."""
     words = ["python", "run.py", run.algorithm]
     for given, default in ((run, type(run)()), (launch or Launch(), Launch())):
-        for name in sorted(f.name for f in fields(given)):
+        said = {f.name for f in fields(given) if getattr(given, f.name) != getattr(default, f.name)}
+        said |= {"alpha"} if _lacks_alpha(said, run) else set()
+        for name in sorted(said):
             value = getattr(given, name)
-            if name not in (*UNSAID, "algorithm") and value != getattr(default, name):
+            if name not in (*UNSAID, "algorithm"):
                 words.append(f"--{name}")
                 if value is not True:
                     words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return shlex.join(words)
+
+
+def _lacks_alpha(said: Collection[str], run: Options) -> bool:
+    """Whether what is said of a run names a partition that reads --alpha, and not that."""
+    return "partition" in said and "alpha" not in said and run.partition in readers("alpha")
+
+
+def blamed(message: str, run: Options, argv: Sequence[str]) -> str:
+    """What was wrong with a run; where it is of a flag that the command line does not have, and of a default that is the
+    algorithm's own, it says so."""
+    typed, own = {word.split("=")[0] for word in argv}, flags_of(type(run))
+    for name, shared in flags_of(Options).items():
+        value, default, names = (
+            getattr(run, name),
+            own[name]["default"],
+            {f"--{other}" for other in (name, *own[name]["spelled"])},
+        )
+        said = f"--{name} {_shown([value])}"
+        if message.startswith(f"{said}:") and value == default != shared["default"] and not typed & names:
+            whose = f"the default of {run.algorithm}; that of others is {_shown([shared['default']])}"
+            return message.replace(said, f"{said} ({whose})", 1)
+    return message
 
 
 def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mapping[str, str]) -> None:
@@ -155,9 +183,16 @@ def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mappi
     argcomplete.autocomplete(parser, always_complete_options="long")
 
 
-def _known(name: str, algorithms: Mapping[str, type]) -> None:
-    if name not in algorithms:
-        raise UserError(f"algorithm {name}: must be one of {', '.join(algorithms)}{nearest(name, list(algorithms))}")
+def _known(text: str, algorithms: Mapping[str, type]) -> str:
+    """The algorithm that is meant, in whatever case, with or without hyphens: FedAvg, Per-FedAvg, D-PSGD."""
+
+    def letters(name: str) -> str:
+        return re.sub("[-_]", "", name.lower())
+
+    for name in algorithms:
+        if letters(name) == letters(text):
+            return name
+    raise UserError(f"algorithm {text}: must be one of {', '.join(algorithms)}{nearest(text, list(algorithms))}")
 
 
 def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str, type]):
@@ -177,7 +212,7 @@ def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str,
     try:
         held = shorthand.preset(value, named) if name == "preset" else shorthand.config_file(value, named)
         if "algorithm" in held:
-            _known(str(held["algorithm"]), algorithms)
+            held["algorithm"] = _known(str(held["algorithm"]), algorithms)
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
     return origin, held, others
@@ -293,7 +328,9 @@ def _reject_strange_flags(words: Sequence[str], parser: argparse.ArgumentParser,
     for text in (word.split("=")[0] for word in words if word.startswith("--")):
         if text not in known:
             owners = [name for name, cls in algorithms.items() if text[2:] in flags_of(cls)]
-            hint = f"; it is a flag of {', '.join(owners)}" if owners else nearest(text, list(known))
+            meant = next((words for words, others in MEANT.items() if text[2:] in others), "")
+            near = f"; did you mean {meant}?" if meant else nearest(text, list(known))
+            hint = f"; it is a flag of {', '.join(owners)}" if owners else near
             raise UserError(f"{text}: no algorithm named here reads such a flag{hint}")
         name = known[text]
         if typed.get(name) == text[2:]:
