@@ -151,12 +151,15 @@ def flag(
     stands_for: Mapping | None = None,
     spelled: tuple[str, ...] = (),
     before: Any = NOT_LATER,
+    rate: bool = False,
 ) -> Any:
     """A dataclass field that is a flag. `takes` None is a switch, off by default, that takes no value; `stands_for` are
     the values of other flags that a switch stands for, which must not be given otherwise beside it; `spelled` are the
     names that other systems have for the same flag, all of which are understood. `before`, of a flag that is added when
-    runs are saved already: the value that says what these did, with which it is no part of a run's identity."""
+    runs are saved already: the value that says what these did, with which it is no part of a run's identity. `rate`: a
+    learning rate, which a rehearsal of the run makes so small that nothing diverges."""
     metadata = {"takes": takes, "help": help, "needs": needs, "stands_for": stands_for or {}, "spelled": spelled}
+    metadata["rate"] = rate
     return field(default=default, metadata=metadata | ({} if before is NOT_LATER else {"before": before}))
 
 
@@ -324,7 +327,7 @@ class Options(Execution, Problem):
         "random changes of each training image: flip mirrors left and right, crop shifts by up to an eighth of the side, "
         "cutout blanks a square of half the side",
     )
-    lr: float = flag(1e-3, Number(float, above=0), "learning rate", spelled=("init_lr", "learning_rate"))
+    lr: float = flag(1e-3, Number(float, above=0), "learning rate", spelled=("init_lr", "learning_rate"), rate=True)
     lr_schedule: str = flag(
         "constant",
         Choice(tuple(SCHEDULES)),
@@ -348,7 +351,7 @@ class Options(Execution, Problem):
         "own distribution after each; the run's models stay as they are; 0 is none",
     )
     ft_part: str = flag("full", Choice(PARTS), "which part is fine-tuned; the rest computes as in evaluation", TUNED)
-    ft_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the fine-tuning, constant", TUNED)
+    ft_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the fine-tuning, constant", TUNED, rate=True)
     seed: int = flag(
         0, Number(int, least=0), "seed of all but the split: initial weights, batches, sampling", spelled=("random_seed",)
     )
@@ -426,7 +429,7 @@ class Launch:
     plan: bool = flag(
         False,
         None,
-        "tell what every run will cost, its bytes, FLOPs, memory and time, from a few timed steps; no training",
+        "tell what every run will cost, its bytes, FLOPs, state, memory and time, from a few timed steps; no training",
     )
     study: Path | None = flag(
         None, Path, "a study in a TOML file: methods by problems by seeds, each tuned on a grid of its own"

@@ -33,7 +33,7 @@ __all__ = ["loss"]
 class Options(options.Options):
     ala_layers: int = flag(1, Number(int, least=0), "how many layers, from the last, are weighted (p); 0 is fedavg")
     ala_share: float = flag(0.8, Number(float, above=0, most=1), "part of its examples that a client learns weights on")
-    ala_lr: float = flag(1.0, Number(float, least=0), "rate of the weights; 0 keeps them at 1, which is fedavg")
+    ala_lr: float = flag(1.0, Number(float, least=0), "rate of the weights; 0 keeps them at 1, which is fedavg", rate=True)
     ala_first: int = flag(10, Number(int, least=0), "epochs in which the weights are learned the first time; later it is 1")
     optimizer: str = "sgd"
     lr: float = 0.005

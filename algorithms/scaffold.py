@@ -32,7 +32,9 @@ class Options(fedavg.Options):
         "a client's new variate: 1 is its gradient at the server's model, over all its examples once more; 2 is the mean of "
         "the gradients of its local steps",
     )
-    server_lr: float = flag(1.0, Number(float, above=0), "the server's learning rate; 1 takes the mean of the models")
+    server_lr: float = flag(
+        1.0, Number(float, above=0), "the server's learning rate; 1 takes the mean of the models", rate=True
+    )
 
 
 def check(options, data, n_train):
