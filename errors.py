@@ -1,5 +1,13 @@
 """What Chorus says when it cannot go on: one clear line, never a traceback."""
 
+import sys
+from pathlib import Path
+
+for _room in ("data", "saves"):  # what is downloaded and what is run lies there beside code, and may be removed with it
+    if not Path(__file__).with_name(_room).joinpath("__init__.py").exists():
+        print(f"{_room}/ is gone, and with it code of Chorus; git checkout {_room} brings that back", file=sys.stderr)
+        sys.exit(2)
+
 
 class UserError(Exception):
     """A flag, a file or a data set is wrong: its text is the one line that a user reads, naming the flag, the value and

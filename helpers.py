@@ -136,6 +136,8 @@ def _local_epochs(
         value = federation.work(partial(step, i, changed), k, *kind, len(i))
         total += value * len(i)  # stays on the device: no waiting for it within an epoch
         steps, samples = steps + 1, samples + len(i)
+    if steps:
+        own = federation.meter.remembered(own, (federation.party, k % len(federation.skeletons), *kind))
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     return weights, {**(memory or {}), **own} if remembers else None, total / max(samples, 1), steps, samples
 

@@ -154,12 +154,15 @@ def flag(
     stands_for: Mapping | None = None,
     spelled: tuple[str, ...] = (),
     before: Any = NOT_LATER,
+    rate: bool = False,
 ) -> Any:
     """A dataclass field that is a flag. `takes` None is a switch, off by default, that takes no value; `stands_for` are
     the values of other flags that a switch stands for, which must not be given otherwise beside it; `spelled` are the
     names that other systems have for the same flag, all of which are understood. `before`, of a flag that is added when
-    runs are saved already: the value that says what these did, with which it is no part of a run's identity."""
+    runs are saved already: the value that says what these did, with which it is no part of a run's identity. `rate`: a
+    learning rate, which a rehearsal of the run makes so small that nothing diverges."""
     metadata = {"takes": takes, "help": help, "needs": needs, "stands_for": stands_for or {}, "spelled": spelled}
+    metadata["rate"] = rate
     return field(default=default, metadata=metadata | ({} if before is NOT_LATER else {"before": before}))
 
 
@@ -180,6 +183,9 @@ SPLIT = Needs(
     lambda o: not o.partition_file or getattr(o, "topology", "") == "random" or SHIFTED.holds(o),
 )
 DRAWN = Needs("a split that is drawn, not --partition_file", lambda o: not o.partition_file)
+
+
+ROUNDS = ("comm_round", "global_epoch", "global_rounds", "num_rounds")  # other names of --rounds
 
 
 @dataclass(frozen=True)
@@ -289,7 +295,7 @@ class Problem:
         1.0,
         Number(float, above=0, most=1),
         "fraction of the clients that take part in a round, at least one; 1 is all",
-        spelled=("frac",),
+        spelled=("frac", "join_ratio"),
     )
     straggler: float = flag(
         0.0,
@@ -369,9 +375,9 @@ class Options(Execution, Problem):
     init_from: str | None = flag(
         None, str, "folder of a saved run, whose models after the last round are the initial ones; default: new ones"
     )
-    rounds: int = flag(100, Number(int, least=1), "communication rounds", spelled=("comm_round", "global_epoch"))
+    rounds: int = flag(100, Number(int, least=1), "communication rounds", spelled=ROUNDS)
     epoch_per_round: int = flag(
-        1, Number(int, least=1), "local epochs a round", spelled=("local_ep", "local_epoch", "epochs_client")
+        1, Number(int, least=1), "local epochs a round", spelled=("local_ep", "local_epoch", "local_epochs", "epochs_client")
     )
     batch_size: int = flag(32, Number(int, least=1), "examples in a batch", spelled=("local_bs",))
     augment: str = flag(
@@ -380,7 +386,7 @@ class Options(Execution, Problem):
         "random changes of each training image: flip mirrors left and right, crop shifts by up to an eighth of the side, "
         "cutout blanks a square of half the side",
     )
-    lr: float = flag(1e-3, Number(float, above=0), "learning rate", spelled=("init_lr",))
+    lr: float = flag(1e-3, Number(float, above=0), "learning rate", spelled=("init_lr", "learning_rate"), rate=True)
     lr_schedule: str = flag(
         "constant",
         Choice(tuple(SCHEDULES)),
@@ -404,8 +410,10 @@ class Options(Execution, Problem):
         "own distribution after each; the run's models stay as they are; 0 is none",
     )
     ft_part: str = flag("full", Choice(PARTS), "which part is fine-tuned; the rest computes as in evaluation", TUNED)
-    ft_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the fine-tuning, constant", TUNED)
-    seed: int = flag(0, Number(int, least=0), "seed of all but the split: initial weights, batches, sampling")
+    ft_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the fine-tuning, constant", TUNED, rate=True)
+    seed: int = flag(
+        0, Number(int, least=0), "seed of all but the split: initial weights, batches, sampling", spelled=("random_seed",)
+    )
     split_seed: int | str = flag(
         0,
         Number(int, least=0, words=("seed",)),
@@ -480,7 +488,7 @@ class Launch:
     plan: bool = flag(
         False,
         None,
-        "tell what every run will cost, its bytes, FLOPs, memory and time, from a few timed steps; no training",
+        "tell what every run will cost, its bytes, FLOPs, state, memory and time, from a few timed steps; no training",
     )
     study: Path | None = flag(
         None, Path, "a study in a TOML file: methods by problems by seeds, each tuned on a grid of its own"

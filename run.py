@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
                 return _save_study(runs, how)
             if how.study:
                 return _study(runs, how, argv)
-            ready = [nodes.prepare(run, how) for run in runs]
+            ready = [_prepared(run, how, argv) for run in runs]
             if how.show_split:
                 return _show_split(ready)
             if how.plan:
@@ -85,6 +85,14 @@ def main(argv: Sequence[str]) -> int:
             with suppress(OSError):  # of a terminal that is closed
                 print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
         return signals.status_of(interrupt)
+
+
+def _prepared(run: options.Options, how: options.Launch, argv: Sequence[str]) -> Experiment:
+    try:
+        return nodes.prepare(run, how)
+    except UserError as error:
+        error.args = (commandline.blamed(str(error), run, argv),)
+        raise
 
 
 def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[str], chosen_among: Sequence[str] = ()) -> int:

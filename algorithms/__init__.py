@@ -137,5 +137,5 @@ def says(name: str, what: str) -> bool:
 
 
 def describe(name: str) -> str:
-    """One line on an algorithm: what is sent."""
-    return ALGORITHMS[name].__doc__.splitlines()[0].rstrip(".")
+    """What is sent, in a line; and whose method it is: the first two paragraphs of its docstring."""
+    return "\n\n".join(ALGORITHMS[name].__doc__.strip().split("\n\n")[:2])

@@ -1,8 +1,8 @@
-"""The model, both ways, beside a model of each client's own; a client answers with a mixture of the two that it learns.
+"""The model, both ways: a client answers with a mixture of it and a model of its own.
 
 Y. Deng, M. M. Kamani, M. Mahdavi: Adaptive Personalized Federated Learning, 2020 (arXiv 2003.13461), Algorithm 1. In every
 step w, which travels, goes down the gradient of its own loss, and v, which stays, that of the loss of the mixture alpha v +
-(1 - alpha) w, and so does alpha. The headline answer is the mixture with the server's w; "global" is w.
+(1 - alpha) w, and so does alpha. The headline answer is "personal", the mixture with the server's w; "global" is w.
 
 Differences from the paper:
 1. w is averaged by n_k, as in `fedavg`; the paper averages evenly.

@@ -1,4 +1,4 @@
-"""The raw data, once: one model learns from everybody's examples in one place. The upper reference line.
+"""The raw data, once: one model learns from all of them. The upper reference line.
 
 Before round 1 every client sends all its training examples to the server, which is counted on the wire; then nothing is
 sent any more. A round is `--epoch_per_round` epochs over the pooled data. The model is evaluated where it is; sending it

@@ -1,4 +1,4 @@
-"""Mean features by class, and a few averaged features of one other client: representations are shared, models are not.
+"""Mean features by class, and a few averaged ones of another client; no model is sent.
 
 F. Berdoz, A. Singh, M. Jaggi, R. Raskar: Scalable Collaborative Learning via Representation Sharing, 2022 (arXiv
 2211.10943); CFKD, contrastive and feature-based knowledge distillation, in its code.

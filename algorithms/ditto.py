@@ -1,8 +1,9 @@
-"""The model, both ways, while a personal model beside it stays with its client and is drawn to it.
+"""The model, both ways: beside it a client keeps a personal one, which is drawn to it.
 
 T. Li, S. Hu, A. Beirami, V. Smith: Ditto: Fair and Robust Federated Learning Through Personalization, ICML 2021, Algorithm
 1. The model for all is FedAvg's. Beside it a client goes on with v_k, on F_k(v_k) + lambda / 2 ||v_k - w^t||^2, where w^t is
-what it received. With lambda 0 that is independent learning from the common start; with a large one v_k follows w^t.
+what it received. With lambda 0 that is independent learning from the common start; with a large one v_k follows w^t. The
+headline answer is "personal", v_k; "global" is the model for all.
 
 Differences from the paper:
 1. Both trainings have `--epoch_per_round`, and see the same batches in the same order; a straggler breaks off either at the

@@ -1,4 +1,4 @@
-"""The model, in every round, to a few others that are drawn anew; there is no server and no fixed graph.
+"""The model, in every round, to a few others that are drawn anew; there is no server.
 
 M. de Vos, S. Farhadkhani, R. Guerraoui, A.-M. Kermarrec, R. Pires, R. Sharma: Epidemic Learning: Boosting Decentralized
 Learning with Randomized Communication, NeurIPS 2023, Algorithm 1. `--peers local` is its EL-Local: each client sends to

@@ -1,4 +1,4 @@
-"""Mean predictions by class: each client learns from the others' average output for the label at hand.
+"""Mean predictions by class: a client learns from the others' mean for its label.
 
 E. Jeong, S. Oh, H. Kim, J. Park, M. Bennis, S.-L. Kim: Communication-Efficient On-Device Machine Learning: Federated
 Distillation and Augmentation under Non-IID Private Data, 2018 (arXiv 1811.11479), Algorithm 1.

@@ -1,9 +1,10 @@
-"""The model, both ways, while a client begins its round between its own model and the one it received.
+"""The model, both ways: a client begins between its own and the one it received.
 
 J. Zhang, Y. Hua, H. Wang, T. Song, Z. Xue, R. Ma, H. Guan: FedALA: Adaptive Local Aggregation for Personalized Federated
 Learning, AAAI 2023, Algorithm 1. Local training starts from own + (received - own) * W in the last `--ala_layers` layers,
 with a weight in [0, 1] for every number, and from what was received below them. W is learned: it descends the client's loss
-at that start, on a part of its examples that is drawn, and is clipped after every step. W fixed at 1 is `fedavg`.
+at that start, on a part of its examples that is drawn, and is clipped after every step. W fixed at 1 is `fedavg`. The
+headline answer is "personal", what a client's local training ended with; "global" is the average.
 
 Differences from the paper:
 1. The first time W is learned for `--ala_first` epochs; the paper goes on until the loss has settled, which would let a
@@ -32,7 +33,7 @@ __all__ = ["loss"]
 class Options(options.Options):
     ala_layers: int = flag(1, Number(int, least=0), "how many layers, from the last, are weighted (p); 0 is fedavg")
     ala_share: float = flag(0.8, Number(float, above=0, most=1), "part of its examples that a client learns weights on")
-    ala_lr: float = flag(1.0, Number(float, least=0), "rate of the weights; 0 keeps them at 1, which is fedavg")
+    ala_lr: float = flag(1.0, Number(float, least=0), "rate of the weights; 0 keeps them at 1, which is fedavg", rate=True)
     ala_first: int = flag(10, Number(int, least=0), "epochs in which the weights are learned the first time; later it is 1")
     optimizer: str = "sgd"
     lr: float = 0.005

@@ -1,4 +1,4 @@
-"""The body, both ways: clients train and average it under a random head that nobody ever changes.
+"""The body, both ways: it is trained under a random head that nobody ever changes.
 
 J. Oh, S. Kim, S.-Y. Yun: FedBABU: Towards Enhanced Representation for Federated Image Classification, ICLR 2022,
 Algorithm 1. The head is what `--ft_epochs` is for: after the rounds each client fine-tunes a copy.
@@ -34,7 +34,7 @@ class Training(options.Averaging):
     model: tuple[str, ...] = again(
         ("CNN4",), takes=Several(Choice(tuple(MODELS), also={"mobile": "MobileNet", "cnn": "CNN4"}))
     )
-    rounds: int = again(320, spelled=("comm_round", "global_epoch", "epochs"))
+    rounds: int = again(320, spelled=(*options.ROUNDS, "epochs"))
     batch_size: int = 50
     optimizer: str = "sgd"
     lr: float = 0.1

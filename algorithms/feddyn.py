@@ -1,4 +1,4 @@
-"""The model, both ways: every client's objective is bent from round to round until its minimum is that of all.
+"""The model, both ways: each client's objective is bent to have the minimum of all.
 
 D. A. E. Acar, Y. Zhao, R. Matas Navarro, M. Mattina, P. N. Whatmough, V. Saligrama: Federated Learning Based on Dynamic
 Regularization, ICLR 2021, Algorithm 1. Client k minimises L_k(w) - <g_k, w> + alpha / 2 ||w - w^t||^2, where w^t is what the

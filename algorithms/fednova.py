@@ -1,4 +1,4 @@
-"""The model down, its change for each step up: normalised averaging, in which a client of more steps does not weigh more.
+"""The model down, its change per step up: who takes more steps does not weigh more.
 
 J. Wang, Q. Liu, H. Liang, G. Joshi, H. V. Poor: Tackling the Objective Inconsistency Problem in Heterogeneous Federated
 Optimization, NeurIPS 2020, FedNova (section 4, equation 7). A client's change is lr G_k a_k, its gradients times how much

@@ -1,4 +1,4 @@
-"""The model, both ways: the server takes the mean change as a gradient, for a step of SGD, Adagrad, Adam or Yogi.
+"""The model, both ways: the server takes a step of SGD, Adagrad, Adam or Yogi.
 
 S. J. Reddi, Z. Charles, M. Zaheer, Z. Garrett, K. Rush, J. Konecny, S. Kumar, H. B. McMahan: Adaptive Federated
 Optimization, ICLR 2021, Algorithm 2 (FedAdagrad, FedAdam, FedYogi; no moment is corrected for its bias) and, with
@@ -55,7 +55,7 @@ class Options(fedavg.Options):
     epoch_per_round: int = 1
     batch_size: int = 20
     server_optimizer: str = flag("adam", Choice(tuple(SERVER_STEPS)), "how the server steps along the clients' mean change")
-    server_lr: float = flag(0.1, Number(float, above=0), "the server's learning rate; 1 with plain SGD is FedAvg")
+    server_lr: float = flag(0.1, Number(float, above=0), "the server's learning rate; 1 with plain SGD is FedAvg", rate=True)
     server_momentum: float = flag(0.9, Number(float, least=0, below=1), "of the server's SGD; 0 is plain", MOMENTUM)
     beta1: float = flag(0.9, Number(float, least=0, below=1), "decay of the mean change; 0 keeps none of before", ADAPTIVE)
     beta2: float = flag(0.99, Number(float, least=0, below=1), "decay of the mean squared change", SECOND)

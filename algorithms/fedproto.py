@@ -1,7 +1,8 @@
-"""Mean features by class, called prototypes, both ways; who is asked takes the class whose prototype is nearest.
+"""Mean features by class (prototypes), both ways: the nearest prototype is the answer.
 
 Y. Tan, G. Long, L. Liu, T. Zhou, Q. Lu, J. Jiang, C. Zhang: FedProto: Federated Prototype Learning across Heterogeneous
-Clients, AAAI 2022, Algorithm 1. The headline answer is by prototypes; "personal" is what the client's network says itself.
+Clients, AAAI 2022, Algorithm 1. The headline answer is "prototypes", the class of the nearest one; "personal" is
+what the client's network says itself.
 
 Differences from the paper:
 1. A global prototype is the mean over all examples of its class, so that counts travel too. Equation (6) has a further

@@ -1,4 +1,4 @@
-"""The model, both ways, while a client is drawn back to what it received: FedAvg with a proximal term.
+"""The model, both ways: FedAvg with a proximal term, back to what a client received.
 
 T. Li, A. K. Sahu, M. Zaheer, M. Sanjabi, A. Talwalkar, V. Smith: Federated Optimization in Heterogeneous Networks, MLSys
 2020, Algorithm 2. A client minimises F_k(w) + mu / 2 ||w - w^t||^2, where w^t is what the server sent; mu 0 is `fedavg`.

@@ -1,9 +1,9 @@
-"""The weights of a model that all share, both ways, while each client's own model learns with it and stays.
+"""A model that all share, both ways, while each client's own learns with it and stays.
 
 T. Shen, J. Zhang, X. Jia, F. Zhang, G. Huang, P. Zhou, K. Kuang, F. Wu, C. Wu: Federated Mutual Learning, 2020 (arXiv
 2006.16765), Algorithm 1. In every step the own model learns from the labels and from the shared one, and the shared one from
-the labels and from it. Own models may be of any architecture; the shared one is `--shared_model`. The headline answer is the
-own model, "global" the shared one.
+the labels and from it. Own models may be of any architecture; the shared one is `--shared_model`. The headline answer is
+"personal", the own model; "global" is the shared one.
 
 Differences from the paper:
 1. A teacher's outputs are constants to who learns from them, as in mutual learning; the paper does not say.

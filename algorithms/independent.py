@@ -1,4 +1,4 @@
-"""Nothing is sent: every client learns from its own data alone. The lower reference line.
+"""Nothing: every client learns from its own data alone. The lower reference line.
 
 Known as local-only training. Each client starts from weights of its own and keeps its optimizer's memory from round to
 round, so that `--rounds 100` is one training of 100 epochs.

@@ -1,4 +1,4 @@
-"""The body, both ways, under several random heads that nobody changes and that teach one another.
+"""The body, both ways, under random heads that stay as they are and teach each other.
 
 Multi-Head Model Distillation, in the code of CAIVIAC/FL_SD (2024), on top of FedBABU: heads on the way, each with a
 temperature for every image, learn from the labels, from the classifier where it is right (self-distillation) and teach it

@@ -1,4 +1,4 @@
-"""The model, both ways, while a client's features are drawn to the received model's and away from its own last ones.
+"""The model, both ways: features are drawn to the received model's, off the last own.
 
 Q. Li, B. He, D. Song: Model-Contrastive Federated Learning, CVPR 2021, Algorithm 1. To the cross-entropy a client adds mu
 times -log(exp(s_glob / tau) / (exp(s_glob / tau) + exp(s_prev / tau))), where s_glob and s_prev are the cosines between the

@@ -5,8 +5,8 @@ Meta-Learning Approach, NeurIPS 2020, Algorithm 1, with the gradient of first or
 one half of each batch, then w <- w - beta grad f(w~, D') on the other, where alpha is `--adapt_lr` and beta is `--lr`. With
 alpha 0 it is `fedavg` on half of each batch.
 
-The headline is personal: a client takes the global model one step of alpha down the gradient of its mean loss over its whole
-training share, without `--augment` and in evaluation mode. The global model is asked as well.
+The headline answer is "personal": a client takes the global model one step of alpha down the gradient of its mean loss over
+its whole training share, without `--augment` and in evaluation mode. "global" is the global model as it is.
 
 Differences from the paper:
 1. The second derivatives are left out, and with them the third batch (the paper's FO; not its Hessian-free HF).
@@ -42,7 +42,7 @@ from options import Number, flag
 @dataclass(frozen=True)
 class Options(options.Options):
     adapt_lr: float = flag(
-        0.01, Number(float, least=0), "alpha, the rate of a client's own step, in training and after; 0 is none"
+        0.01, Number(float, least=0), "alpha, the rate of a client's own step, in training and after; 0 is none", rate=True
     )
     optimizer: str = "sgd"
     lr: float = 0.001

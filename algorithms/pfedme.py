@@ -4,6 +4,7 @@ C. T. Dinh, N. H. Tran, T. D. Nguyen: Personalized Federated Learning with Morea
 each batch a client finds theta = argmin f(theta) + lambda / 2 ||theta - w||^2, by `--inner_steps` of gradient descent with
 `--inner_lr` from w, and moves w <- w - eta lambda (w - theta), where eta is `--lr`: a step on the Moreau envelope of f. The
 server goes a part beta of the way to the clients' average. With one inner step it is a `fedavg` of rate eta lambda alpha.
+The headline answer is "personal", theta; "global" is the server's w.
 
 Differences from the paper:
 1. Local epochs go through the share; the paper draws R batches of it.
@@ -43,7 +44,9 @@ from options import Number, flag
 class Options(options.Options):
     lam: float = flag(15.0, Number(float, above=0), "lambda, how strongly personal models are drawn to the global one")
     inner_steps: int = flag(5, Number(int, least=1), "gradient steps to a personal model, on each batch: K in the paper")
-    inner_lr: float = flag(0.1, Number(float, above=0), "learning rate of these steps, alpha; at 2 / lambda they diverge")
+    inner_lr: float = flag(
+        0.1, Number(float, above=0), "learning rate of these steps, alpha; at 2 / lambda they diverge", rate=True
+    )
     beta: float = flag(1.0, Number(float, above=0), "how far the server goes to the clients' average; 1 is all the way")
     optimizer: str = "sgd"
     lr: float = 0.005

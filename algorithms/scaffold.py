@@ -1,4 +1,4 @@
-"""The model and a control variate of its size, both ways: every local step is steered against the client's drift.
+"""The model and a control variate, both ways: every step is steered against the drift.
 
 S. P. Karimireddy, S. Kale, M. Mohri, S. J. Reddi, S. U. Stich, A. T. Suresh: SCAFFOLD: Stochastic Controlled Averaging for
 Federated Learning, ICML 2020, Algorithm 1. A client's variate c_i guesses its own gradient, the server's c the mean of all;
@@ -32,7 +32,9 @@ class Options(fedavg.Options):
         "a client's new variate: 1 is its gradient at the server's model, over all its examples once more; 2 is the mean of "
         "the gradients of its local steps",
     )
-    server_lr: float = flag(1.0, Number(float, above=0), "the server's learning rate; 1 takes the mean of the models")
+    server_lr: float = flag(
+        1.0, Number(float, above=0), "the server's learning rate; 1 takes the mean of the models", rate=True
+    )
 
 
 def check(options, data, n_train):

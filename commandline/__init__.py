@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from commandline import shorthand
-from commandline.shorthand import SETTINGS, TRANSLATIONS, Shorthand, words_of
+from commandline.page import page
+from commandline.shorthand import MEANT, SETTINGS, TRANSLATIONS, Shorthand, words_of
+from data.partition import readers
 from errors import UserError
 from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of
 
@@ -68,20 +70,19 @@ def parse(
 ):
     """A command line -> (runs, launch, notes).
 
-    `algorithms`: name -> its Options class; `describe`: name -> one line for the help, where they stand by `families`. Runs
-    are every combination of the values given, algorithm by algorithm: a list of Options, checked each by itself. `notes` are
-    lines worth telling. `alone`: whether an algorithm takes its own defaults for shared flags; None: where it is the only
-    one. Raises UserError; `-h` prints the help and exits.
+    `algorithms`: name -> its Options class; `describe`: name -> what the help says of it, a line and then more; `-h` without
+    a name has the lines by `families`. Runs are every combination of the values given, algorithm by algorithm: a list of
+    Options, checked each by itself. `notes` are lines worth telling. `alone`: whether an algorithm takes its own defaults
+    for shared flags; None: where it is the only one. Raises UserError; `-h` prints the help and exits.
     """
     argv = _shielded(argv)
-    named = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
-    for name in named:
-        _known(name, algorithms)
+    named = [_known(word, algorithms) for word in itertools.takewhile(lambda word: not word.startswith("-"), argv)]
     origin, held, words = _expand(argv[len(named) :], named, algorithms)
     names = list(dict.fromkeys([held.pop("algorithm")] if "algorithm" in held else named)) or ["cfkd"]
     alone = len(names) == 1 if alone is None else alone
-    listed = {"": names} if named or origin else families or {"": algorithms}
-    parser, declared = parser_of(names, algorithms, describe, listed)
+    parser, declared = parser_of(names, algorithms, describe)
+    if not (named or origin):
+        parser.format_help = lambda: page(families or {"algorithms": algorithms}, describe)
 
     defaults = {name: [flag["default"]] for name, flag in declared.items()}
     try:
@@ -121,6 +122,11 @@ def parse(
             raise UserError(f"--{name} {_shown(found)}: read only with {declared[name]['needs'].words}")
     for run in runs:
         _check(run)
+        if _lacks_alpha(given, run) and "alpha" not in base and run.alpha == shared["alpha"]["default"]:
+            raise UserError(
+                f"--partition {run.partition}: says nothing without --alpha: a number, the smaller the more heterogeneous, "
+                "or inf for the class mix of the whole at every client"
+            )
     return runs, launch, [*notes, *more, *_notes(names, values, algorithms, shared)]
 
 
@@ -129,13 +135,37 @@ def command_of(run: Options, launch: Launch | None = None) -> str:
     stays the same when flags are declared in another order."""
     words = ["python", "run.py", run.algorithm]
     for given, default in ((run, type(run)()), (launch or Launch(), Launch())):
-        for name in sorted(f.name for f in fields(given)):
+        said = {f.name for f in fields(given) if getattr(given, f.name) != getattr(default, f.name)}
+        said |= {"alpha"} if _lacks_alpha(said, run) else set()
+        for name in sorted(said):
             value = getattr(given, name)
-            if name not in (*UNSAID, "algorithm") and value != getattr(default, name):
+            if name not in (*UNSAID, "algorithm"):
                 words.append(f"--{name}")
                 if value is not True:
                     words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return shlex.join(words)
+
+
+def _lacks_alpha(said: Collection[str], run: Options) -> bool:
+    """Whether what is said of a run names a partition that reads --alpha, and not that."""
+    return "partition" in said and "alpha" not in said and run.partition in readers("alpha")
+
+
+def blamed(message: str, run: Options, argv: Sequence[str]) -> str:
+    """What was wrong with a run; where it is of a flag that the command line does not have, and of a default that is the
+    algorithm's own, it says so."""
+    typed, own = {word.split("=")[0] for word in argv}, flags_of(type(run))
+    for name, shared in flags_of(Options).items():
+        value, default, names = (
+            getattr(run, name),
+            own[name]["default"],
+            {f"--{other}" for other in (name, *own[name]["spelled"])},
+        )
+        said = f"--{name} {_shown([value])}"
+        if message.startswith(f"{said}:") and value == default != shared["default"] and not typed & names:
+            whose = f"the default of {run.algorithm}; that of others is {_shown([shared['default']])}"
+            return message.replace(said, f"{said} ({whose})", 1)
+    return message
 
 
 def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mapping[str, str]) -> None:
@@ -143,7 +173,7 @@ def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mappi
     import argcomplete
 
     names = [name for name in line.split() if name in algorithms] or list(algorithms)
-    parser, declared = parser_of(names, algorithms, describe, {"": names})
+    parser, declared = parser_of(names, algorithms, describe)
     parser.add_argument("algorithms", nargs="*", choices=list(algorithms))
     for action in parser._actions:
         takes = {**declared, **flags_of(Shorthand)}.get(action.dest, {}).get("takes")
@@ -153,11 +183,18 @@ def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mappi
     argcomplete.autocomplete(parser, always_complete_options="long")
 
 
-def _known(name: str, algorithms: Mapping[str, type]) -> None:
-    if name not in algorithms and name.lower() in SETTINGS:
-        raise UserError(f"algorithm {name}: is a setting here; type {SETTINGS[name.lower()]}")
-    if name not in algorithms:
-        raise UserError(f"algorithm {name}: must be one of {', '.join(algorithms)}{nearest(name, list(algorithms))}")
+def _known(text: str, algorithms: Mapping[str, type]) -> str:
+    """The algorithm that is meant, in whatever case, with or without hyphens: FedAvg, Per-FedAvg, D-PSGD."""
+
+    def letters(name: str) -> str:
+        return re.sub("[-_]", "", name.lower())
+
+    for name in algorithms:
+        if letters(name) == letters(text):
+            return name
+    if text.lower() in SETTINGS:
+        raise UserError(f"algorithm {text}: is a setting here; type {SETTINGS[text.lower()]}")
+    raise UserError(f"algorithm {text}: must be one of {', '.join(algorithms)}{nearest(text, list(algorithms))}")
 
 
 def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str, type]):
@@ -177,29 +214,19 @@ def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str,
     try:
         held = shorthand.preset(value, named) if name == "preset" else shorthand.config_file(value, named)
         if "algorithm" in held:
-            _known(str(held["algorithm"]), algorithms)
+            held["algorithm"] = _known(str(held["algorithm"]), algorithms)
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
     return origin, held, others
 
 
-def parser_of(
-    names: Sequence[str],
-    algorithms: Mapping[str, type],
-    describe: Mapping[str, str],
-    listed: Mapping[str, Collection[str]],
-):
-    """The parser of the flags of these algorithms, whose help lists others too, by family -> (parser, {flag: its
-    declaration})."""
-    lines = "\n".join(
-        f"  {family}\n" * bool(family) + "\n".join(f"    {name:<14}{describe[name]}" for name in members)
-        for family, members in listed.items()
-    )
+def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Mapping[str, str]):
+    """The parser of all flags of these algorithms -> (parser, {flag: its declaration})."""
     parser = _Parser(
         prog="run.py",
-        usage="python run.py [ALGORITHM ...] [--flag VALUE ...]",
-        description=f"Collaborative learning, compared on one split.\n\nalgorithms (none named: cfkd):\n{lines}",
-        epilog="run.py ALGORITHM -h shows that algorithm's flags and defaults.",
+        usage=f"python run.py {' '.join(names)} [--flag VALUE ...]",
+        description="\n\n".join(f"{name}: {describe[name]}" for name in names),
+        epilog="python run.py -h lists the algorithms.",
         formatter_class=_Help,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -214,7 +241,7 @@ def parser_of(
             of_all[name] = {**declared, **{what: first[name][what] for what in agreed}}
     groups = {title: {f: flag for f, flag in of_all.items() if role_of(f) == role} for role, title in ROLES.items()}
     for name in names:
-        groups[f"settings of {name} ({describe[name]})"] = flags_of(algorithms[name])
+        groups[f"settings of {name}"] = flags_of(algorithms[name])
     groups["where and how to run (these change no number)"] = flags_of(Launch)
     declared: dict[str, dict] = {}
     for title, flags in groups.items():
@@ -303,7 +330,9 @@ def _reject_strange_flags(words: Sequence[str], parser: argparse.ArgumentParser,
     for text in (word.split("=")[0] for word in words if word.startswith("--")):
         if text not in known:
             owners = [name for name, cls in algorithms.items() if text[2:] in flags_of(cls)]
-            hint = f"; it is a flag of {', '.join(owners)}" if owners else nearest(text, list(known))
+            meant = next((words for words, others in MEANT.items() if text[2:] in others), "")
+            near = f"; did you mean {meant}?" if meant else nearest(text, list(known))
+            hint = f"; it is a flag of {', '.join(owners)}" if owners else near
             raise UserError(f"{text}: no algorithm named here reads such a flag{hint}")
         name = known[text]
         if typed.get(name) == text[2:]:

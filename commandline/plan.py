@@ -84,6 +84,11 @@ def summary(plan: Plan) -> dict[str, Any]:
         },
         **{name: int(rounds[name].sum()) for name in ("steps", "flops")},
         **{f"{name}_server": int(rounds[f"{name}:server"].sum()) for name in ("steps", "flops")},
+        "state": {
+            "a_client": plan.state.by_client / options.n_clients,
+            "common": plan.state.common,
+            "all": sum(plan.state),
+        },
         "memory": int(rounds["peak_memory"].max()),
         **{name: round(float(rounds[name].sum()), 3) for name in ("seconds", "evaluation_seconds")},
         "options": plain(options),
@@ -102,8 +107,10 @@ def _run(plan: Plan, neighbours: bool, server: bool) -> dict[str, str]:
     if server:
         row["steps of\nthe server"] = f"{told['steps_server']:,}"
         row["FLOPs of the\nserver a round"] = operations(told["flops_server"] / options.rounds)
+    state = told["state"]
     return {
         **row,
+        "state kept, a client\nand in all": f"{size(state['a_client'])}, {size(state['all'])}",
         "memory, of this\nprocess so far": size(told["memory"]),
         "time": duration(plan.seconds),
     }

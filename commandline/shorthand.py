@@ -112,6 +112,23 @@ def _no_cuda(number: int) -> str:
     return ", for no CUDA device is there" if number >= 0 and not torch.cuda.is_available() else ""
 
 
+# {what may be meant: names that say less than a flag of ours, or something near it}: they are answered with a question
+MEANT = {
+    "the name of an algorithm alone, before all flags": ("algorithm", "algo", "method", "strategy"),
+    "--epoch_per_round or --rounds": ("epochs", "epoch", "num_epochs", "n_epochs"),
+    "--export_dir": ("output", "output_dir", "out", "out_dir", "save_dir", "save_path", "log_dir", "results"),
+    "--dataset or --data_dir": ("data", "data_path", "data_root"),
+    "--partition with --alpha": ("non_iid", "noniid", "niid", "split"),
+    "--participation": ("clients_per_round", "fraction", "client_fraction", "sample_rate"),
+    "--model": ("arch", "net", "network", "backbone"),
+    "--lr_schedule": ("scheduler", "lr_scheduler", "lr_decay"),
+    "--track_history": ("eval_every", "eval_gap", "test_every"),
+    "--jobs or --workers": ("num_workers", "n_jobs", "parallel"),
+    "--config_file": ("config",),
+    "--force": ("overwrite", "rerun"),
+    "--plan": ("dry_run",),
+}
+
 TRANSLATIONS = {
     "num_select_clients": Translation("participation", "a number of clients", Number(int, least=1), _fraction),
     "gpu": Translation("device", "a number, -1 is the CPU", Number(int, least=-1), _device, _no_cuda),

@@ -521,5 +521,7 @@ def load(name: str, source: Source) -> Data:
         elif path.exists():
             data = npz(path)
         else:
-            raise ValueError(f"must be one of {', '.join(LOADERS)}, a .npz file or a folder with train/ and test/")
+            raise ValueError(
+                f"no such file or folder; must be one of {', '.join(LOADERS)}, a .npz file or a folder with train/ and test/"
+            )
         return data if source.image_size is None else _resized(data, source.image_size)

@@ -21,6 +21,7 @@ from options import Options
 
 Entry = dict[str, dict]  # of the history: see `saves.frame_of`
 COUNTED = ("steps", "samples", "flops")  # of the clients; those of the server are columns of their own, "steps:server"
+TUNED = ("sent_", "local_", "tuned_")  # columns of what `personalise` finds
 PARTIES = ("client", "server")  # of the rounds; what is spent to evaluate or to fine-tune is none of theirs
 
 
@@ -99,6 +100,15 @@ def _only(clients: Sequence[int], of_clients: dict[str, dict[int, float]]) -> di
 def is_evaluated(options: Options, r: int) -> bool:
     """Whether round r is one that `--track_history` names, or the last."""
     return r == options.rounds or bool(options.track_history and r % options.track_history == 0)
+
+
+def untuned(entry: Entry) -> Entry:
+    """The entry of a last round, without what clients fine-tuned after it."""
+
+    def without(columns: dict[str, Any]) -> dict[str, Any]:
+        return {name: told for name, told in columns.items() if not name.startswith(TUNED)}
+
+    return {**entry, "round": without(entry["round"]), "clients": without(entry["clients"])}
 
 
 def _check(options: Options, r: int, done: Round) -> None:

@@ -14,35 +14,46 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 import saves
 from experiment.measuring import COUNTED, Entry, is_evaluated, play, start
 from experiment.preparation import Experiment, federation_of
 from federation import Federation, computing_with
 from federation.meter import Meter
-from options import plain
+from options import flags_of, plain
 
 if TYPE_CHECKING:  # a command's help and a mistake need not wait for it
     import pandas as pd
 
 NO_LEARNING = 1e-9  # a learning rate
 # options that change what is learnt and nothing of what it costs: the same steps on the same batches, of the same clients
-NO_COST = ("seed", "lr", "lr_schedule", "ft_lr", "momentum", "weight_decay")
+NO_COST = ("seed", "lr", "lr_schedule", "ft_lr", "weight_decay")
 PATIENCE, PART = 3.0, 0.1  # seconds to time it all, but no more than a part of what the run will take
+
+
+class Kept(NamedTuple):
+    """Bytes of the tensors in a state after the last round: `by_client`, what is kept of the clients one by one, a row of
+    each, wherever it lies; `common`, all else. A tensor that several hold is counted once, and as common where it is that
+    too."""
+
+    by_client: int
+    common: int
 
 
 @dataclass(frozen=True)
 class Plan:
     """What an experiment will cost. `parameters`: of each architecture that is dealt to the clients; `history`: as a run's,
-    its counts exact, its seconds estimated, its "peak_memory" that of the rehearsal, which holds what the run will hold but
-    for the memories of optimizers. It has no accuracies."""
+    its counts exact, its seconds estimated, its "peak_memory" that of the rehearsal, which holds what the run will hold.
+    It has no accuracies. `state`: what is kept from round to round."""
 
     experiment: Experiment
     parameters: tuple[int, ...]
     history: pd.DataFrame
+    state: Kept
 
     @property
     def rounds(self) -> pd.DataFrame:
@@ -65,6 +76,7 @@ class Rehearsal(Meter):
         self.passed_over: Counter[Hashable] = Counter()  # {kind: seconds} of the work that was not done
         self._patience = patience
         self._known: dict[Hashable, tuple[float, Any]] = {}
+        self._memories: dict[Hashable, dict[str, Any]] = {}
         self._timing = 0.0
 
     def now(self) -> float:
@@ -85,6 +97,13 @@ class Rehearsal(Meter):
             seconds = statistics.fmean(taken)
         self._known[kind] = seconds, done
         return done
+
+    def remembered(self, memory: dict[str, Any], kind: Hashable) -> dict[str, Any]:
+        """Where all steps were taken as done, a copy of what is remembered after steps of the kind that were."""
+        first = self._memories.setdefault(kind, memory)
+        if any(memory.values()):
+            return memory
+        return {name: {key: torch.clone(value) for key, value in of_one.items()} for name, of_one in first.items()}
 
     def _timed(self, do: Callable[[], Any]) -> tuple[float, Any]:
         began = super().now()
@@ -108,7 +127,7 @@ def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) 
     stands_for = {r: alike[is_evaluated(options, r)] for r in inner}
     rehearsed = sorted({1, options.rounds, *stands_for.values()})
     first = Rehearsal()
-    entries = _rehearse(experiment, rehearsed, federation_of(experiment), first, watch)
+    entries, _ = _rehearse(experiment, rehearsed, federation_of(experiment), first, watch)
     later = [_counts(entry) for r, entry in entries.items() if r > 1]
     if (
         options.participation < 1
@@ -120,12 +139,31 @@ def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) 
     share = min(PATIENCE / max(first.passed_over.total(), 1e-9), options.rounds / len(rehearsed) * PART)
     patient = Rehearsal({kind: share * seconds for kind, seconds in first.passed_over.items()})
     federation = federation_of(experiment)
-    entries = _rehearse(experiment, rehearsed, federation, patient, watch)
+    entries, state = _rehearse(experiment, rehearsed, federation, patient, watch)
     everything = {r: entries[stands_for.get(r, r)] for r in range(options.rounds + 1)}
     frame = saves.frame_of([{**entry, "round": {**entry["round"], "round": r}} for r, entry in everything.items()])
     costs = [name for name in frame if name.startswith(("round", "client", "bytes", *COUNTED)) or name in saves.TIMING]
     parameters = tuple(sum(p.numel() for p in skeleton.parameters()) for skeleton in federation.skeletons)
-    return Plan(experiment, parameters, frame[costs])
+    return Plan(experiment, parameters, frame[costs], kept(state, experiment.options.n_clients))
+
+
+def kept(state: dict[str, Any], n_clients: int) -> Kept:
+    """The bytes of a state. Rows of clients are a list of `n_clients`, or a dict by client."""
+    found: dict[bool, dict[Hashable, int]] = {False: {}, True: {}}
+
+    def walk(tree: Any, by_client: bool) -> None:
+        if isinstance(tree, Tensor):
+            found[by_client][tree.data_ptr(), tree.nbytes] = tree.nbytes
+        elif isinstance(tree, dict):
+            for key, branch in tree.items():
+                walk(branch, by_client or isinstance(key, int))
+        elif isinstance(tree, list | tuple):
+            for branch in tree:
+                walk(branch, by_client or (isinstance(tree, list) and len(tree) == n_clients))
+
+    walk(state, by_client=False)
+    common, rows = found[False], {key: nbytes for key, nbytes in found[True].items() if key not in found[False]}
+    return Kept(sum(rows.values()), sum(common.values()))
 
 
 def costs_of(experiment: Experiment) -> Hashable:
@@ -142,10 +180,12 @@ def costs_of(experiment: Experiment) -> Hashable:
 
 def _rehearse(
     experiment: Experiment, rounds: Iterable[int], federation: Federation, meter: Rehearsal, watch: Callable[[int], None]
-) -> dict[int, Entry]:
-    """What comes before the first round, and these rounds -> {round: entry}."""
-    # a rehearsal must not diverge
-    experiment = replace(experiment, options=replace(experiment.options, lr=NO_LEARNING, ft_lr=NO_LEARNING))
+) -> tuple[dict[int, Entry], dict[str, Any]]:
+    """What comes before the first round, and these rounds -> ({round: entry}, the state after them)."""
+    options = experiment.options  # a rehearsal must not diverge
+    rates = [name for name, declared in flags_of(type(options)).items() if declared["rate"]]
+    tiny = {name: min(getattr(options, name), NO_LEARNING) for name in rates}
+    experiment = replace(experiment, options=replace(options, **tiny))
     federation = replace(federation, meter=meter)
     with computing_with(1):
         state, entry = start(experiment, federation)
@@ -153,7 +193,7 @@ def _rehearse(
         for r in rounds:
             done, entries[r], _ = play(experiment, federation, state, r, before=done)
             watch(r)
-    return entries
+    return entries, state
 
 
 def _counts(entry: Entry) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """Before the first round: the options resolved, the data loaded, the split drawn, everything checked; nothing is written."""
 
 import logging
-import os
 import pickle
 import shutil
 import tempfile
@@ -100,11 +99,9 @@ def resolve(options: Options) -> Options:
 def _writable(folder: Path) -> None:
     try:
         there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-        writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+        tempfile.TemporaryDirectory(dir=there).cleanup()  # rights alone do not tell: nobody makes a folder in /proc
     except OSError:  # a name that is too long, say
-        writable = False
-    if not writable:
-        raise UserError(f"--export_dir {folder}: cannot be written; must be a folder, there or to be made")
+        raise UserError(f"--export_dir {folder}: cannot be written; must be a folder, there or to be made") from None
 
 
 def _source(options: Options, launch: Launch) -> datasets.Source:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import saves
 from data import partition
 from errors import LostError, reason_of
 from experiment import identity
-from experiment.measuring import passed_over, play, start
+from experiment.measuring import is_evaluated, passed_over, play, start, untuned
 from experiment.preparation import Experiment, at_work
 from federation import Federation, computing_with, ranks
 from helpers import Round
@@ -54,7 +55,7 @@ def run(
             return saves.load(folder)
         with _logged(folder / "run.log", experiment.data.unverified):
             _begin(experiment)
-            saved = saves.read_checkpoint(folder)
+            saved = saves.read_checkpoint(folder) or (None if force else _shorter(experiment))
             # one thread for what is not a server's phase or an evaluation, whatever the process has
             with computing_with(1), ranks.leading(_handed_over(experiment, saved)), at_work(experiment) as federation:
                 _rounds(experiment, federation, saved, watch, loggers)
@@ -69,6 +70,26 @@ def follow(experiment: Experiment, saved: dict[str, Any] | None) -> None:
         done = None
         for r in range(first, experiment.options.rounds + 1):
             done, _, _ = play(experiment, federation, state, r, before=done)
+
+
+def _shorter(experiment: Experiment) -> dict[str, Any] | None:
+    """The checkpoint of the longest finished run that asked for the same and for fewer rounds, as this run would have it.
+
+    None where nothing of it would be the same: a learning rate that falls towards the end, a last round that this run does
+    not evaluate, evaluations that between the rounds are not of every client, or clients that may all fail in the next one.
+    """
+    options, config = experiment.options, experiment.config
+    if options.lr_schedule != "constant" or options.n_clients > saves.MANY or options.client_failure:
+        return None
+    for r in filter(partial(is_evaluated, options), range(options.rounds - 1, 0, -1)):
+        asked = {**config, "options": {**config["options"], "rounds": r}}
+        folder = experiment.folder.with_name(identity.name_of(asked))
+        if saves.finished(folder) and "any_node" not in saves.load(folder).config:
+            log.info("%s: its first %d rounds are those of %s", experiment.folder.name, r, folder.name)
+            saved = saves.read_checkpoint(folder)
+            *before, last = saved["history"]
+            return {**saved, "history": [*before, untuned(last)]}
+    return None
 
 
 def _handed_over(experiment: Experiment, saved: dict[str, Any] | None) -> tuple[Experiment, dict[str, Any] | None]:

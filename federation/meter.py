@@ -34,6 +34,10 @@ class Meter:
         self.spent["flops", party, client] += self._flops[kind]
         return done
 
+    def remembered(self, memory: dict[str, Any], kind: Hashable) -> dict[str, Any]:
+        """What the memory of an optimizer is after steps of a kind, whose work has changed it in place."""
+        return memory
+
     def clear(self) -> None:
         """Begin anew with all counts; what is known of a kind of work stays known."""
         self.spent.clear()

@@ -5,3 +5,5 @@ The pictures of comparable runs are modules alike: `panel(...)` works out what i
 notebook shows, and writes it where there is a path; `python -m figures.MODULE RUN [RUN ...] -o PICTURE` is the same as a
 command. The last paragraph of each docstring tells readers of the page, too, what they see.
 """
+
+import errors  # noqa: F401, first of all: it tells where saves/ is gone

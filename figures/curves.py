@@ -15,16 +15,18 @@ import numpy as np
 
 from errors import UserError
 from figures import command, on_paper
-from figures.groups import COLUMNS, REFERENCES, Group, accuracy, check, ordered, sent
+from figures.groups import METRICS, REFERENCES, Group, accuracy, check, check_metric, column_of, ordered, sent
 from figures.marks import Axis, Line, Panel, Points, Style
 from figures.styles import looks
 from figures.targets import QUANTITIES, cumulated, evaluated, interpolated
 from saves import Run
 
 TITLES = {
-    "global": "global: the whole test set",
-    "personal": "personal: each client's own distribution",
-    "worst": "worst: the worst client only",
+    "global": "the whole test set",
+    "personal": "each client's own distribution",
+    "worst": "the worst client only",
+    "validation": "each client's held-out examples",
+    "tuned": "each client's own distribution, after fine-tuning",
 }
 AXES = {
     "rounds": Axis("communication rounds", whole=True),
@@ -86,9 +88,13 @@ def level(group: Group, metric: str, axis: Axis, style: Style, label: str) -> Li
 
 
 def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
-    """The curves of an accuracy of TITLES against one of QUANTITIES. It lacks the groups whose histories do not count that,
-    or that have no point in common. Raises UserError for a run that did not measure the accuracy."""
-    bands = [None if flat(group, quantity) else band(group.runs, quantity, COLUMNS[metric]) for group in found]
+    """The curves of an accuracy that all runs have against one of QUANTITIES. It lacks the groups whose histories
+    do not count that, or that have no point in common."""
+    columns = [column_of(group.runs[0], metric) for group in found]
+    bands = [
+        None if flat(group, quantity) else band(group.runs, quantity, column)
+        for group, column in zip(found, columns, strict=True)
+    ]
     moving = [told for told in bands if told is not None and len(told.x)]
     x = AXES[quantity].spanning([x for told in moving for x in told.x], [told.x[-1] for told in moving])
     marks, lacks = [], {}
@@ -106,7 +112,12 @@ def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
             mark = Line if len(told.x) > 1 else Points  # evaluated once, a line would not be seen
             spread = None if told.spread is None else 100 * told.spread
             marks.append(mark(told.x, 100 * told.mean, style, label, spread))
-    return Panel(marks, x, Axis("accuracy (%)"), TITLES[metric], lacks)
+    return Panel(marks, x, Axis("accuracy (%)"), title(metric), lacks)
+
+
+def title(metric: str) -> str:
+    """An accuracy by its name, and on which examples it is."""
+    return f"{metric}: {TITLES[metric.partition(':')[0]]}"
 
 
 def draw(
@@ -115,10 +126,12 @@ def draw(
     against: Sequence[str] = ("rounds",),
     metric: Sequence[str] = ("global", "personal"),
 ):
-    """The curves as a figure, a row of panels for each of QUANTITIES in `against`, a column for each of TITLES in `metric`;
+    """The curves as a figure, a row of panels for each of QUANTITIES in `against`, a column for each accuracy in `metric`;
     written to a PNG or PDF where there is a path. Raises UserError for runs that are not to be compared, or that did not
     measure it."""
     check(runs)
+    for which in metric:
+        check_metric(runs, which)
     found = ordered(runs)
     shown = {(quantity, which): panel(found, quantity, which) for quantity in against for which in metric}
     for (quantity, _), of in shown.items():
@@ -139,7 +152,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--against", nargs="+", choices=QUANTITIES, default=["rounds"], help="a row of panels each (default: rounds)"
     )
     parser.add_argument(
-        "--metric", nargs="+", choices=TITLES, default=["global", "personal"], help="columns (default: global personal)"
+        "--metric",
+        nargs="+",
+        metavar="NAME",
+        default=["global", "personal"],
+        help=f"a column each: {METRICS} (default: global personal)",
     )
     command.run(parser, draw, argv)
 

@@ -18,7 +18,17 @@ from saves import Run
 
 REFERENCES = ("independent", "centralized")  # the lower and the upper line: not methods that share what they learned
 OF_A_SEED = ("algorithm", "seed", "split_seed")
-COLUMNS = {"global": "global_mean", "personal": "personal_mean", "worst": "personal_worst", "tuned": "tuned_mean"}
+COLUMNS = {  # of the headline answer; those of another answer and of a head end in ":" and their name
+    "global": "global_mean",
+    "personal": "personal_mean",
+    "worst": "personal_worst",
+    "validation": "validation_mean",
+    "tuned": "tuned_mean",
+}
+METRICS = (  # in words
+    f"{', '.join(COLUMNS)}; of another answer or of a head of the runs with its name, personal:global or 'global:head 1'"
+)
+TAKES = {"validation": "--validation", "tuned": "--ft_epochs"}  # what an accuracy is measured with
 ROUND = {"last": "after the last round", "validation": "of the round best on validation"}
 RULE = (
     *("dataset", "attribute", "image_size", "reduced", "reduced_draw", "sizes", "partition", "partition_file", "validation"),
@@ -133,12 +143,49 @@ def row_of(run: Run, on: str):
     return rounds.loc[rounds["validation_mean"].idxmax()]
 
 
+def metrics(run: Run) -> dict[str, str]:
+    """{name: its column of the rounds} of the accuracies that a run has after the last round: the names of COLUMNS and, of
+    another answer or a head, "personal:global", "global:head 1"."""
+    last = run.rounds.iloc[-1]
+    return {
+        name + column.removeprefix(first): column
+        for name, first in COLUMNS.items()
+        for column in run.rounds
+        if f"{column}:".startswith(f"{first}:") and last[column] >= 0
+    }
+
+
+def column_of(run: Run, metric: str) -> str | None:
+    """The column of an accuracy; None where the run has none of that name. The headline answer is found by its own name too:
+    "personal:global" of `fedavg` is its "personal"."""
+    there, (name, _, of) = metrics(run), metric.partition(":")
+    answer, _, head = of.partition(" ")
+    if metric not in there and answer and answer == run.headline:
+        metric = f"{name}:{head}" if head else name
+    return there.get(metric)
+
+
+def check_metric(runs: Sequence[Run], metric: str) -> None:
+    """Raises UserError where a run has no accuracy of this name after the last round."""
+    lacking = [run for run in runs if column_of(run, metric) is None]
+    if not lacking:
+        return
+    takes = f"; it takes {TAKES[metric]}" if metric in TAKES else ""
+    having = dict.fromkeys(run.options["algorithm"] for run in runs if run not in lacking)
+    if not having:
+        names = dict.fromkeys(name for run in runs for name in metrics(run))
+        raise UserError(f"--metric {metric}: no run has such an accuracy; there are {', '.join(names)}{takes}")
+    raise UserError(
+        f"--metric {metric}: {lacking[0].folder} has no such accuracy, but {', '.join(metrics(lacking[0]))}{takes}; runs of "
+        f"{', '.join(having)} have it (--where algorithm={','.join(having)})"
+    )
+
+
 def accuracy(run: Run, metric: str, on: str) -> float:
-    """A fraction of 1. Raises UserError where the run did not measure it."""
-    value = row_of(run, on).get(COLUMNS[metric], np.nan)
+    """A fraction of 1, of a run that `check_metric` has passed. Raises UserError for what was not measured in that round."""
+    value = row_of(run, on)[column_of(run, metric)]
     if np.isnan(value):
-        hint = "; it takes --ft_epochs" if metric == "tuned" else ""
-        raise UserError(f"--metric {metric}: {run.folder} has no {COLUMNS[metric]} {ROUND[on]}{hint}")
+        raise UserError(f"--metric {metric}: {run.folder} has none {ROUND[on]}")
     return float(value)
 
 

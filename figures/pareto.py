@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from figures import command, on_paper
-from figures.curves import AXES, TITLES, flat, last, level, seeds
-from figures.groups import REFERENCES, Group, check, ordered
+from figures.curves import AXES, flat, last, level, seeds, title
+from figures.groups import METRICS, REFERENCES, Group, check, check_metric, ordered
 from figures.marks import Axis, Line, Panel, Points, Style
 from figures.styles import looks
 from figures.targets import cumulated
@@ -40,9 +40,8 @@ def price(group: Group, quantity: str) -> float | None:
 
 
 def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
-    """An accuracy of `curves.TITLES` against one of `targets.QUANTITIES`, with the front, and the references level whatever
-    they cost. It lacks the groups whose histories do not count that. Raises UserError for a run that did not measure the
-    accuracy."""
+    """An accuracy that all runs have against one of `targets.QUANTITIES`, with the front, and the references
+    level whatever they cost. It lacks the groups whose histories do not count that."""
     prices = [None if group.algorithm in REFERENCES or flat(group, quantity) else price(group, quantity) for group in found]
     known = [spent for spent in prices if spent is not None]
     x, places, marks, lacks = AXES[quantity].spanning(known, known), [], [], {}
@@ -59,13 +58,15 @@ def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
     if steps:  # to the end of the axis: there the best accuracy costs no more either
         nbytes, values = zip(*steps, (x.span[1], steps[-1][1]), strict=True)
         marks.insert(0, Line(nbytes, values, FRONT, "Pareto front", hover="Pareto front", steps=True, width=3))
-    return Panel(marks, x, Axis("accuracy after the last round (%)"), TITLES[metric], lacks)
+    return Panel(marks, x, Axis("accuracy after the last round (%)"), title(metric), lacks)
 
 
 def draw(runs: Sequence[Run], path: Path | None = None, metric: Sequence[str] = ("global", "personal")):
-    """The points as a figure, a panel for each of `curves.TITLES` in `metric`; written to a PNG or PDF where there is a
+    """The points as a figure, a panel for each accuracy in `metric`; written to a PNG or PDF where there is a
     path. Raises UserError for runs that are not to be compared, or that did not measure it."""
     check(runs)
+    for which in metric:
+        check_metric(runs, which)
     found = ordered(runs)
     shown = [panel(found, "bytes", which) for which in metric]
     return on_paper.figure(shown, 4.6, 3.6, path, len(shown), legend=seeds(found, "bar"), sharey=True)
@@ -74,7 +75,11 @@ def draw(runs: Sequence[Run], path: Path | None = None, metric: Sequence[str] = 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.parser("pareto", __doc__)
     parser.add_argument(
-        "--metric", nargs="+", choices=TITLES, default=["global", "personal"], help="a panel each (default: global personal)"
+        "--metric",
+        nargs="+",
+        metavar="NAME",
+        default=["global", "personal"],
+        help=f"a panel each: {METRICS} (default: global personal)",
     )
     command.run(parser, draw, argv)
 

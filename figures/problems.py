@@ -19,6 +19,7 @@ from figures.groups import (
     Group,
     accuracy,
     check,
+    check_metric,
     distinguishing,
     ordered,
     problems,
@@ -44,6 +45,7 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
     chosen: dict[tuple[str, ...], list[Group]] = {}
     for problem in found:
         check(problem.runs)
+        check_metric(problem.runs, metric)
         chosen[problem.values] = [group for group, _ in selected(ordered(problem.runs), select, on)]
     everyone = [group for groups in chosen.values() for group in groups]
     label = _labels(everyone, (*names, *select))

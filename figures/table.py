@@ -19,14 +19,16 @@ from errors import UserError
 from figures import command, targets
 from figures.cells import Cell, Comparison, cell_of, count, effort, percent, points, render, whole, without_empty, write_xlsx
 from figures.groups import (
-    COLUMNS,
     HARMED,
+    METRICS,
     REFERENCES,
     ROUND,
     Group,
     accuracy,
     alone_for,
     check,
+    check_metric,
+    column_of,
     gains,
     ordered,
     problems,
@@ -45,13 +47,20 @@ from figures.summary import verdict, with_baselines
 from figures.units import operations, shown, size
 from saves import Run
 
+ABSENT = "(none)"  # an option that an algorithm, or an older run, does not have
 WORDS = {
     "global": "on the whole test set, mean over clients where each has a model",
     "personal": "on each client's own distribution, mean over clients",
     "worst": "on each client's own distribution, of the worst client",
+    "validation": "on each client's held-out training examples, mean over clients",
     "tuned": "on each client's own distribution after fine-tuning, mean over clients",
 }
-ABSENT = "(none)"  # an option that an algorithm, or an older run, does not have
+
+
+def words(metric: str) -> str:
+    """On which examples an accuracy is, and of whom."""
+    name, _, of = metric.partition(":")
+    return WORDS[name] + (f', of "{of}"' if of else "")
 
 
 def compare(
@@ -65,11 +74,12 @@ def compare(
     equal: float | str | None = None,
 ) -> Comparison:
     """The comparison of saved runs, in any order; the parameters are the flags of the command line. Raises UserError."""
-    if metric == "tuned" and (on == "validation" or target is not None or equal):
-        raise UserError("--metric tuned is of the last round alone: not with --on validation, --target or --equal")
+    if metric.startswith("tuned") and (on == "validation" or target is not None or equal):
+        raise UserError(f"--metric {metric} is of the last round alone: not with --on validation, --target or --equal")
     if equal and on == "validation":
         raise UserError("--equal bytes reads the test curve at a budget: not with --on validation")
     check(runs)
+    check_metric(runs, metric)
     chosen = selected(ordered(runs), select, on)
     found = [group for group, _ in chosen]
     labels = _labels(found, by, select)
@@ -83,7 +93,7 @@ def compare(
     for row, group in zip(rows, found, strict=True):
         row |= _gains(group, found, metric, on) | _costs(group, on)
         if target is not None:
-            row |= _targets(group, target, COLUMNS[metric] if on == "last" else "validation_mean")
+            row |= _targets(group, target, column_of(group.runs[0], metric) if on == "last" else "validation_mean")
     rows = without_empty(rows, of="server")
     result = Comparison({ROUND[on]: rows})
     result.notes += _notes(found, metric, on, base, target)
@@ -218,7 +228,7 @@ def _at_equal_bytes(
         for run in group.runs:
             nbytes, steps = targets.cumulated(run, "bytes"), targets.cumulated(run, "steps")
             at = min(budget, nbytes[-1]) if group in methods and nbytes[-1] else nbytes[-1]
-            there, curve = targets.evaluated(run, COLUMNS[metric])
+            there, curve = targets.evaluated(run, column_of(run, metric))
             value = targets.interpolated(nbytes[there], curve, at)
             if value is not None:
                 costs_of = [targets.interpolated(nbytes, spent, at) for spent in (targets.cumulated(run, "rounds"), steps)]
@@ -237,7 +247,7 @@ def _at_equal_bytes(
 
 def _notes(found: Sequence[Group], metric: str, on: str, base: int | None, target: float | None) -> list[str]:
     lines = [
-        f"{metric}: accuracy {WORDS[metric]}, {ROUND[on]}; mean and standard deviation over n seeds; costs are of the whole "
+        f"{metric}: accuracy {words(metric)}, {ROUND[on]}; mean and standard deviation over n seeds; costs are of the whole "
         "run, the server's in columns of their own"
     ]
     if base is not None:
@@ -252,7 +262,8 @@ def _notes(found: Sequence[Group], metric: str, on: str, base: int | None, targe
         )
         lines.append(HARMED)
     if target is not None:
-        curve = targets.TEST if on == "last" else targets.VALIDATION
+        held_out = on == "validation" or metric.startswith("validation")
+        curve = targets.VALIDATION if held_out else targets.TEST
         what = f" ({metric})" if on == "last" else ""
         lines.append(
             f"to {100 * target:g} %: read off {curve}{what}, its running maximum, on straight lines between "
@@ -314,7 +325,7 @@ def _workbook(text: str) -> Path:
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m figures.table`."""
     made = command.of_runs("table", __doc__)
-    made.add_argument("--metric", choices=COLUMNS, default="global", help="which accuracy (default: global)")
+    made.add_argument("--metric", metavar="NAME", default="global", help=f"which accuracy: {METRICS} (default: global)")
     made.add_argument(
         "--on", choices=ROUND, default="last", help="which round: the last, or the one best on validation (default: last)"
     )

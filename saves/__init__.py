@@ -147,6 +147,11 @@ class Run:
         """{answer: weights of the one model for all, or a row a client}, after the last round, on the CPU."""
         return torch.load(self.folder / "weights.pt", weights_only=True, map_location="cpu")
 
+    @property
+    def headline(self) -> str:
+        """The name of the answer whose columns have no name in them; no tensor of its weights is read."""
+        return next(iter(torch.load(self.folder / "weights.pt", weights_only=True, map_location="cpu", mmap=True)))
+
     def arrays(self, name: str) -> dict[str, np.ndarray] | None:
         """What `name.npz` ("split", "confusion", "features") in the folder holds; None where it is not there."""
         path = self.folder / f"{name}.npz"

@@ -661,7 +661,17 @@ def test_the_first_line_of_the_docstring_says_what_is_sent_in_a_sentence_of_its_
     assert len(first) > len("Nothing.")
     assert rest[0] == "", "then the paper, after an empty line"
     if case in algorithms.ALGORITHMS:
-        assert algorithms.describe(case) == first[:-1]
+        assert algorithms.describe(case).splitlines()[0] == first
+
+
+@every_case
+def test_an_algorithm_with_several_answers_says_which_is_the_headline_and_what_the_others_are(case):
+    _, done = play(federation_for(case), options_of(case), rounds=1)
+    first, *others = done.answers
+    told = " ".join(algorithms.ALGORITHMS[case.split()[0]].__doc__.split())
+    if others:
+        assert f'The headline answer is "{first}"' in told
+        assert all(f'"{name}" is' in told for name in others)
 
 
 @every_case

@@ -157,6 +157,61 @@ def test_a_run_killed_half_way_and_started_again_is_the_same_to_the_last_bit(nam
     assert_same(one, other)
 
 
+@pytest.fixture
+def played(monkeypatch):
+    """The rounds that are played."""
+    found, play = [], rounds.play
+    monkeypatch.setattr(rounds, "play", lambda *given: found.append(given[3]) or play(*given))
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_goes_on_from_a_finished_one_of_fewer_rounds_to_the_same_bits(name, tmp_path, played):
+    algorithm, _, quirks = name.partition(" ")
+    flags = {"participation": 0.7, "ft_epochs": 1, "validation": 0.2, "lr_schedule": "constant"}
+    flags |= {"as_published": True} if quirks else {}
+    for n in (1, 3):
+        shorter = experiment.run(prepared(algorithm, tmp_path / "a", rounds=n, **flags))
+    before = untimed(shorter)
+    one = experiment.run(prepared(algorithm, tmp_path / "a", rounds=4, **flags))
+    assert played == [1, 2, 3, 4], "of 3 rounds the last two, of 4 the last"
+    other = experiment.run(prepared(algorithm, tmp_path / "b", rounds=4, **flags))
+    assert_same(one, other)
+    assert untimed(saves.load(shorter.folder)).equals(before), "which stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("flags", "anew"),
+    [
+        ({}, False),
+        ({"track_history": 2}, False),
+        ({"track_history": 3}, True),  # which evaluates a last round that is none of a longer run's
+        ({"track_history": 0}, True),
+        ({"lr_schedule": "step"}, True),
+    ],
+    ids=str,
+)
+def test_a_run_goes_on_from_one_of_fewer_rounds_only_where_these_are_its_own(flags, anew, tmp_path, played):
+    experiment.run(prepared("fedavg", tmp_path, rounds=2, **flags))
+    experiment.run(prepared("fedavg", tmp_path, rounds=2, **flags, seed=1))
+    played.clear()
+    longer = experiment.run(prepared("fedavg", tmp_path, rounds=4, **flags))
+    assert played == ([1, 2, 3, 4] if anew else [3, 4])
+    played.clear()
+    assert_same(experiment.run(prepared("fedavg", tmp_path, rounds=4, **flags), force=True), longer)
+    assert played == [1, 2, 3, 4], "forced, from the beginning"
+    played.clear()
+    experiment.run(prepared("fedavg", tmp_path, rounds=4, **flags, momentum=0.5, optimizer="sgd"))
+    assert played == [1, 2, 3, 4], "other settings"
+
+
+def test_a_run_of_many_clients_begins_anew(tmp_path, played, monkeypatch):
+    monkeypatch.setattr(saves, "MANY", 2)
+    for n in (1, 2):
+        experiment.run(prepared("fedavg", tmp_path, rounds=n))
+    assert played == [1, 1, 2], "its history has between the rounds those that trained"
+
+
 @pytest.mark.parametrize("name", algorithms.ALGORITHMS)
 def test_an_interrupted_run_goes_on_from_the_last_finished_round(name, tmp_path, monkeypatch):
     whole = experiment.run(prepared(name, tmp_path / "whole"))

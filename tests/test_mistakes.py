@@ -5,13 +5,15 @@ import json
 import logging
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_data
+from conftest import ROOT, tiny_data
 from PIL import Image
 
 import algorithms
@@ -153,6 +155,16 @@ CASES = [
     ("--reduced_draw random", ["--reduced_draw random", "read only with --reduced below 1"]),
     ("fd --fd_gamma 2 --fd_variant mse_logits", ["--fd_gamma 2", "read only with --fd_variant leave_one_out"]),
     ("fd --lambda_kd 10", ["--lambda_kd 10", "read only with --fd_variant mse_logits"]),
+    # a partition that would be an even split
+    ("--partition lda", ["--partition lda", "--alpha", "or inf"]),
+    ("--partition iid dirichlet", ["--partition dirichlet", "--alpha"]),
+    ("fedavg fedprox --partition lda --split_seed seed", ["--partition lda", "--alpha"]),
+    # flags of other systems that say less than ours
+    ("fedavg --epochs 3", ["--epochs", "did you mean --epoch_per_round or --rounds?"]),
+    ("fedavg --output x", ["--output", "did you mean --export_dir?"]),
+    ("--algorithm fedavg", ["--algorithm", "did you mean the name of an algorithm alone, before all flags?"]),
+    ("--learning_rate fast", ["--learning_rate fast", "a number above 0"]),
+    ("Fed-Avgg", ["algorithm Fed-Avgg", "did you mean fedavg?"]),
     # flags that are not there
     ("--n_client 3", ["--n_client", "did you mean --n_clients?"]),
     ("--n_client=3", ["--n_client", "did you mean --n_clients?"]),
@@ -190,6 +202,10 @@ CASES = [
     ("--export_dir {tmp}/file", ["--export_dir", "/file", "cannot be written", "must be a folder"]),
     ("--export_dir {tmp}/file/below", ["--export_dir", "/file/below", "must be a folder"]),
     ("--export_dir {tmp}/" + 300 * "a", ["--export_dir", 300 * "a"]),
+    ("--export_dir /proc/x", ["--export_dir /proc/x", "cannot be written"]),
+    ("--dataset nothere.npz", ["--dataset nothere.npz", "no such file", "a .npz file or a folder"]),
+    ("dpsgd --data_dir {tmp}/none", ["--dataset MNIST (the default of dpsgd; that of others is digits): ", "--data_dir"]),
+    ("dpsgd --dataset mnist --data_dir {tmp}/none", ["--dataset MNIST: ", "--data_dir"]),
     (
         "--dataset MNIST --data_dir {tmp}/none",
         ["--dataset MNIST", "/none/MNIST/raw", "train-images-idx3-ubyte", "--data_dir"],
@@ -579,3 +595,17 @@ def test_an_unwritable_folder_is_found_out_before_the_data_are_read(line_for, mo
 
     monkeypatch.setitem(datasets.LOADERS, "digits", fails)
     assert "--export_dir" in line_for(["--export_dir", "{tmp}/file", "--data_dir", "{tmp}/unread"])
+
+
+@pytest.mark.parametrize(
+    "words", [["run.py", "-h"], ["-m", "figures.table", "saves"], ["-m", "figures.status"], ["-m", "papers"]]
+)
+@pytest.mark.parametrize("left", [False, True], ids=["gone", "emptied"])
+def test_code_that_was_removed_with_the_runs_is_a_line(words, left, tmp_path):
+    kept = shutil.ignore_patterns("saves", ".git", ".venv*", "MNIST", "cifar*", "tests", "__pycache__")
+    shutil.copytree(ROOT, tmp_path / "house", ignore=kept)
+    if left:
+        (tmp_path / "house" / "saves").mkdir()
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path / "house", capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "saves/ is gone, and with it code of Chorus; git checkout saves brings that back\n"

@@ -15,6 +15,7 @@ from conftest import ROOT
 import algorithms
 import commandline
 import options
+from commandline.shorthand import MEANT, Shorthand
 from errors import UserError
 from options import Choice, Launch, Matching, Needs, Number, Options, Several, flag, flags_of, from_plain, nearest, plain
 
@@ -273,7 +274,7 @@ def test_the_nearest_name_is_offered_only_where_one_is_near():
 @pytest.mark.parametrize("name", CLASSES)
 def test_options_survive_json(name):
     cls = CLASSES[name]
-    sized = one(f"{name} --model MLP,MLP --n_clients 2 --partition dirichlet --sizes 0.6,0.4 --seed 7")
+    sized = one(f"{name} --model MLP,MLP --n_clients 2 --partition dirichlet --alpha inf --sizes 0.6,0.4 --seed 7")
     for run in (cls(), sized, one(f"{name} --partition dirichlet --alpha inf --threads 2")):
         text = json.dumps(plain(run), allow_nan=False)
         again = from_plain(cls, json.loads(text))
@@ -344,7 +345,33 @@ def test_fedavgs_help_does_not_show_cfkds_flags(capsys):
 def test_the_help_lists_every_algorithm_and_what_it_sends(capsys):
     text = re.sub(r"\s+", "", helped("-h", capsys))
     for name, described in DESCRIBED.items():
-        assert re.sub(r"\s+", "", name + described) in text
+        assert re.sub(r"\s+", "", name + described.splitlines()[0].removesuffix(".")) in text
+
+
+def test_the_help_without_an_algorithm_is_one_page_of_what_works(capsys):
+    lines = helped("-h", capsys).splitlines()
+    assert max(map(len, lines)) <= 100
+    listed = [line for line in lines if line.split() and line.split()[0] in CLASSES]
+    assert len(listed) == len(CLASSES), "a line an algorithm"
+    assert len(lines) - len(listed) <= 33
+    named = {name for line in lines for name in re.findall(r"--(\w+)", line)} - {"flag"}
+    assert named <= {**flags_of(Launch), **flags_of(Shorthand), **flags_of(Options)}.keys()
+    examples = [line.split()[2:] for line in lines if line.startswith("  python run.py")]
+    assert len(examples) > 2
+    for words in examples:
+        assert commandline.parse(words, CLASSES, DESCRIBED)[0]
+
+
+def test_the_help_of_an_algorithm_says_whose_it_is(capsys):
+    told = " ".join(helped("fedbabu -h", capsys).split())
+    assert "fedbabu: The body, both ways" in told
+    assert "S. Kim, S.-Y. Yun: FedBABU" in told
+    assert "Differences" not in told
+
+
+@pytest.mark.parametrize("line", ["--preset fl -h", "fedavg -h", "--lr 0.1 --preset fl -h"])
+def test_the_help_of_what_names_an_algorithm_is_of_that(line, capsys):
+    assert has_flag(helped(line, capsys), "keep_optimizer")
 
 
 @pytest.mark.parametrize("cls", [Launch, *CLASSES.values()])
@@ -390,7 +417,7 @@ def test_a_negative_number_in_any_spelling_is_a_value():
 SPELLED = [(name, other) for name, declared in flags_of(Options).items() for other in declared["spelled"]]
 EXAMPLES = {
     **{"n_clients": "7", "rounds": "3", "epoch_per_round": "4", "batch_size": "11", "lr": "0.125", "weight_decay": "0.5"},
-    **{"participation": "0.25", "partition": "lda", "alpha": "0.75"},
+    **{"participation": "0.25", "partition": "shards", "alpha": "0.75", "seed": "5"},
 }
 
 
@@ -407,6 +434,44 @@ def test_another_name_of_a_flag_is_the_flag(name, other):
     also = " --partition lda" if name == "alpha" else ""
     assert one(f"fedavg --{other} {EXAMPLES[name]}{also}") == one(f"fedavg --{name} {EXAMPLES[name]}{also}")
     assert f"--{other}" in refused(f"fedavg --{other} {EXAMPLES[name]} --{name} {EXAMPLES[name]}{also}")
+
+
+def test_names_that_are_asked_back_are_no_flags_and_the_flags_in_question_are():
+    meant = {name: words for words, names in MEANT.items() for name in names}
+    assert len(meant) == sum(map(len, MEANT.values()))
+    known = set(flags_of(Options)) | set(flags_of(Launch)) | set(flags_of(Shorthand))
+    assert not meant.keys() & (known | {other for _, other in SPELLED})
+    assert {flag for words in MEANT for flag in re.findall(r"--(\w+)", words)} <= known
+    for name, words in meant.items():
+        assert refused(f"fedavg --{name} 3").endswith(f"; did you mean {words}?")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_an_algorithm_is_known_in_any_case_with_or_without_hyphens(name):
+    for text in (name.upper(), name.title(), name.replace("_", "-"), f"{name[:3]}-{name[3:]}"):
+        assert {run.algorithm for run in runs_of(f"{text} --seed 0 1")} == {name}
+
+
+def test_what_alpha_is_may_be_said_anywhere(tmp_path):
+    assert one("fedavg --partition lda --alpha inf").alpha == math.inf
+    assert one("fedavg --partition iid").partition == "iid"
+    saved = tmp_path / "config.json"
+    for alpha in (0.5, math.inf):
+        saved.write_text(json.dumps(plain(one(f"fedavg --alpha {alpha}"))))
+        assert one(f"--config_file {saved} --partition lda") == one(f"fedavg --partition lda --alpha {alpha}")
+
+    @dataclass(frozen=True)
+    class Skewed(Options):
+        alpha: float = 0.25
+
+    assert one("skewed --partition lda", {**CLASSES, "skewed": Skewed}).alpha == 0.25
+    assert "--alpha" in refused("skewed fedavg --partition lda", {**CLASSES, "skewed": Skewed})
+
+
+@pytest.mark.parametrize("partition", ["lda", "dirichlet", "iid"])
+def test_the_command_of_a_run_says_alpha_where_it_must(partition):
+    run = CLASSES["dpsgd"](algorithm="dpsgd", partition=partition)
+    assert runs_of(commandline.command_of(run).removeprefix("python run.py ")) == [run]
 
 
 def test_a_mistake_under_another_name_is_told_under_that_name():

@@ -17,7 +17,7 @@ from experiment import measuring, planning
 from experiment.planning import Rehearsal
 from federation import meter
 from helpers import train
-from options import Launch
+from options import Launch, flags_of
 
 SMALL = {
     "dataset": "digits",
@@ -57,6 +57,7 @@ def test_bytes_steps_and_flops_are_those_of_the_run_round_by_round_and_client_by
     finished = experiment.run(one)
     assert counted(planned.history).equals(counted(finished.history))
     assert set(planned.history) == {*counted(planned.history), *saves.TIMING}, "no accuracies of models that did not learn"
+    assert planned.state == planning.kept(saves.read_checkpoint(finished.folder)["state"], one.options.n_clients)
     network = finished.model(answer="personal" if name == "fedgkt" else None)
     assert planned.parameters == (sum(parameter.numel() for parameter in network.parameters()),)
 
@@ -70,6 +71,82 @@ def test_a_plan_does_few_steps_however_many_the_run_has_and_leaves_torchs_genera
     steps, shapes = int(planned.rounds["steps"].sum()), 4  # of the batches: 32, and what is left of three shares
     assert len(done) <= (1 + 2) * shapes < steps / 10
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def kept(name, export, **flags):
+    """What a plan says is kept, and the number of parameters D of a network of 64 pixels, 200 features and 10 classes."""
+    planned = experiment.plan(prepared(name, export, rounds=2, **flags))
+    assert planned.parameters == (64 * 200 + 200 + 200 * 10 + 10,)
+    return planned.state, planned.parameters[0]
+
+
+def test_the_state_of_fedavg_is_one_model(tmp_path):
+    state, D = kept("fedavg", tmp_path)
+    assert state == (0, 4 * D)
+
+
+def test_the_state_of_scaffold_is_a_model_a_variate_and_a_variate_a_client(tmp_path):
+    state, D = kept("scaffold", tmp_path)
+    assert state == (3 * 4 * D, 2 * 4 * D)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "numbers", "tensors"),
+    [
+        ({"optimizer": "sgd"}, 1, 0),
+        ({"optimizer": "sgd", "momentum": 0.5}, 2, 0),
+        ({"optimizer": "adam"}, 3, 4),  # the moments, and of each of 4 tensors the number of steps
+        ({"optimizer": "amsgrad"}, 4, 4),
+    ],
+    ids=str,
+)
+def test_the_state_of_independent_is_a_model_a_client_and_what_its_optimizer_remembers(
+    optimizer, numbers, tensors, tmp_path
+):
+    state, D = kept("independent", tmp_path, **optimizer)
+    assert state == (3 * 4 * (numbers * D + tensors), 0)
+
+
+def test_the_state_of_fedproto_is_a_model_a_client_what_each_has_sent_and_the_prototypes_once(tmp_path):
+    state, D = kept("fedproto", tmp_path, optimizer="sgd", momentum=0.0)
+    classes, features = 10, 200
+    sent = classes * (4 * features + 8)  # means, and counts of 64 bits
+    assert state == (3 * (4 * D + sent) + classes * (4 * features + 1), 0)  # those received are one tensor, for all clients
+
+
+def test_the_state_is_of_the_clients_that_have_taken_part_until_the_end(tmp_path):
+    for rounds in (1, 2, 3):
+        one = prepared("pfedme", tmp_path, rounds=rounds, participation=0.4)  # one of three in a round
+        planned = experiment.plan(one)
+        D = planned.parameters[0]
+        took_part = {k for k in planned.history["client"][planned.history["steps"] > 0] if k >= 0}
+        assert planned.state == (4 * D * len(took_part), 2 * 4 * D), "and the common start beside the model for all"
+
+
+def test_a_tensor_that_several_hold_is_counted_once():
+    one, other = torch.zeros(5), torch.zeros(3, dtype=torch.float64)
+    assert planning.kept({"rows": [one, one, one.detach()], "by": {0: other, 7: torch.zeros(2)}}, 3) == (20 + 24 + 8, 0)
+    assert planning.kept({"rows": [one, one, one], "all": one, "n": 4}, 3) == (0, 20), "it is common too"
+    assert planning.kept({"rows": [one, torch.zeros(5)], "x": ()}, 3) == (0, 40), "no rows of 3 clients"
+
+
+RATES = [
+    (name, flag)
+    for name in algorithms.ALGORITHMS
+    for flag, declared in flags_of(algorithms.options_of(name)).items()
+    if declared["rate"] and (flag not in ("lr", "ft_lr") or name == "fedavg")
+]
+
+
+@pytest.mark.parametrize(("name", "rate"), RATES)
+def test_a_rehearsal_learns_next_to_nothing_however_high_a_rate_is(name, rate, tmp_path):
+    high, usual = (prepared(name, tmp_path, **TUNED, **flags) for flags in ({rate: 1e30}, {}))
+    assert counted(experiment.plan(high).history).equals(counted(experiment.plan(usual).history))
+
+
+def test_every_flag_that_is_called_a_rate_is_one():
+    named = {flag for name in algorithms.ALGORITHMS for flag in flags_of(algorithms.options_of(name)) if flag.endswith("lr")}
+    assert {flag for _, flag in RATES} == named
 
 
 @pytest.fixture
@@ -212,6 +289,7 @@ def test_the_command_tells_what_each_run_of_the_grid_will_cost_and_runs_nothing(
         assert sum(n["run"] for name, n in plan["bytes"].items() if name.startswith("down:")) == run["bytes_down"]
         for nbytes in plan["bytes"].values():
             assert nbytes["before"] + 3 * nbytes["a_round"] == nbytes["run"]
+        assert plan["state"]["all"] == 3 * plan["state"]["a_client"] + plan["state"]["common"]
         assert plan["seconds"] > 0
         assert plan["memory"] > 1e6
 
@@ -262,11 +340,13 @@ def test_what_is_said_to_cost_the_same_does(name, flags, tmp_path):
     flags = {**flags, **({"variate": 1} if name == "scaffold" else {})}  # the other one takes no momentum
     one = prepared(name, tmp_path, optimizer="sgd", **flags)
     sampled = one.options.participation < 1 or bool(one.options.straggler or one.options.client_failure)
-    free = {"lr": 0.7, "lr_schedule": "cosine", "momentum": 0.5, "weight_decay": 0.1}
+    free = {"lr": 0.7, "lr_schedule": "cosine", "weight_decay": 0.1}
     free |= {"ft_lr": 0.3} if one.options.ft_epochs else {}
     other = prepared(name, tmp_path, optimizer="sgd", **flags, **free, **({} if sampled else {"seed": 5}))
     assert experiment.costs_of(one) == experiment.costs_of(other)
-    assert counted(experiment.plan(one).history).equals(counted(experiment.plan(other).history))
+    planned, like_it = experiment.plan(one), experiment.plan(other)
+    assert counted(planned.history).equals(counted(like_it.history))
+    assert planned.state == like_it.state
     assert (experiment.costs_of(prepared(name, tmp_path, optimizer="sgd", **flags, seed=5)) == experiment.costs_of(one)) != (
         sampled
     )
@@ -281,6 +361,7 @@ def test_what_may_cost_something_else_is_planned_anew(tmp_path):
         {"optimizer": "amsgrad"},
         {"partition": "lda"},
         {"mu": 2.0},
+        {"momentum": 0.5},  # which is remembered
     )
     ready = [prepared("fedprox", tmp_path, **flags) for flags in others]
     assert len({experiment.costs_of(one) for one in ready}) == len(others)

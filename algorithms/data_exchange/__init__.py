@@ -1,4 +1,4 @@
-"""Raw images, once, to the neighbours on a graph; then weights, in every round, to the neighbours only.
+"""Raw images once, then weights in every round, to the neighbours on a graph only.
 
 M. Lan, M. Guo, Z. Yao: Decentralized learning with data exchanging, 2022 (a course report of USTC, with code). Weights are
 mixed as in decentralised SGD, w_i(t + 1) = sum_j P_ij (w_j - lr grad f_j(w_j)); see `dpsgd`.
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from algorithms.data_exchange import exchange, graph
 from helpers import Round, cross_entropy, mean, model_of, pick, put, train
 from models import MODELS
-from options import Choice, Needs, Number, Several, again, flag
+from options import ROUNDS, Choice, Needs, Number, Several, again, flag
 
 check = graph.check
 MODELS_ALSO = Several(Choice(tuple(MODELS), also={"mlp": "MLP_dropout", "cnn": "CNNMnist"}))
@@ -33,7 +33,7 @@ class Training(graph.Options):
     n_clients: int = 5
     partition: str = "digit_sets"
     model: tuple[str, ...] = again(("MLP_dropout",), takes=MODELS_ALSO)
-    rounds: int = again(5, spelled=("comm_round", "global_epoch", "epochs"))
+    rounds: int = again(5, spelled=(*ROUNDS, "epochs"))
     epoch_per_round: int = 3
     batch_size: int = 64
     optimizer: str = "sgd"

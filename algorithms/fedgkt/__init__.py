@@ -1,7 +1,8 @@
-"""Feature maps, predictions and labels of every example go up, the server's predictions come down; no model is sent.
+"""Feature maps, predictions, labels go up, predictions come down; no model is sent.
 
 C. He, M. Annavaram, S. Avestimehr: Group Knowledge Transfer: Federated Learning of Large CNNs at the Edge, NeurIPS 2020,
-Algorithm 1. What a client answers with is the stem of its small network and the server's large network behind it.
+Algorithm 1. The headline answer is "server", the stem of a client's small network and the server's large one behind it;
+"personal" is the small network.
 
 Differences from the paper and the authors' code:
 1. The server's predictions are kept by example, so that a target always belongs to its image (the code keeps them by place

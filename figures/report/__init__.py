@@ -21,6 +21,7 @@ from figures import command, table
 from figures.cells import Cell
 from figures.groups import (
     COLUMNS,
+    METRICS,
     OF_A_SEED,
     REFERENCES,
     Group,
@@ -140,7 +141,8 @@ def rows_of(
     asked = table.compare(runs, metric, baseline=baseline, target=target)
     (main,) = asked.tables.values()
     rows: list[Row] = [{} for _ in found]
-    for accuracy in (name for name in COLUMNS if measured(found, name)):
+    accuracies = dict.fromkeys([*(name for name in COLUMNS if measured(found, name)), metric])
+    for accuracy in accuracies:
         (own,) = table.compare(runs, accuracy).tables.values()
         for row, of_it in zip(rows, own, strict=True):
             spread = of_it.pop("std\nover seeds")
@@ -152,7 +154,7 @@ def rows_of(
         row |= {"what clients\nsend": _kinds(group)} | {"bytes a client\nand round": of_it["bytes a client\nand round"]}
         row |= {name: cell for name, cell in of_it.items() if name not in row and name != "std\nover seeds"}
     told = [name for name in rows[0] if any(row[name].text for row in rows)]
-    others = [f"{name}: accuracy {table.WORDS[name]}" for name in COLUMNS if name != metric and f"{name}\n%" in told]
+    others = [f"{name}: accuracy {table.words(name)}" for name in accuracies if name != metric and f"{name}\n%" in told]
     sent = "what clients send: the kinds of message that leave them, most bytes first; bytes are those received as well"
     return [{name: row[name] for name in told} for row in rows], [asked.notes[0], *others, sent, *asked.notes[1:]]
 
@@ -215,9 +217,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--title", help="of the page (default: the data set and the algorithms)")
     parser.add_argument(
         "--metric",
-        choices=("global", "personal", "worst"),
+        metavar="NAME",
         default="global",
-        help="the accuracy of which differences and targets are (default: global)",
+        help=f"the accuracy of which differences and targets are: {METRICS} (default: global)",
     )
     parser.add_argument("--baseline", metavar="NAME", help="the row, or its algorithm, to which differences are taken")
     parser.add_argument(

@@ -6,16 +6,15 @@ from itertools import product
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from errors import UserError
 from figures import clients, confusion, curves, pareto, representations, split
-from figures.groups import COLUMNS, REFERENCES, Group, name_of
+from figures.groups import REFERENCES, Group, column_of, name_of
 from figures.marks import Panel
 from figures.report.on_page import spec
 from figures.styles import label
 
 QUANTITIES = {"rounds": "rounds", "bytes": "bytes", "flops": "FLOPs", "seconds": "seconds"}  # as a reader chooses them
+ACCURACIES = ("global", "personal", "worst")
 EXAMPLES = {"test": "whole test set", "own": "clients' own distributions"}
 Shown = Iterable[tuple[dict[str, tuple[Any, str]], Panel]]  # what is chosen, {what: (value, label)}, and its panel
 
@@ -71,8 +70,8 @@ def over_problems(of_each: Mapping[str, Sequence[Chart]]) -> list[Chart]:
 
 
 def measured(found: Sequence[Group], accuracy: str) -> bool:
-    """Whether all runs have an accuracy of `COLUMNS` after the last round."""
-    return all(run.rounds.iloc[-1].get(COLUMNS[accuracy], np.nan) >= 0 for group in found for run in group.runs)
+    """Whether all runs have an accuracy after the last round."""
+    return all(column_of(run, accuracy) for group in found for run in group.runs)
 
 
 def _chart(id: str, title: str, picture: ModuleType, shown: Shown, absent: str, more: str = "") -> Chart:
@@ -94,9 +93,9 @@ def _chart(id: str, title: str, picture: ModuleType, shown: Shown, absent: str, 
 
 
 def _against(found: Sequence[Group], panel: Callable, what: str, quantities: Sequence[str]) -> Shown:
-    for quantity, (accuracy, title) in product(quantities, curves.TITLES.items()):
+    for quantity, accuracy in product(quantities, ACCURACIES):
         if measured(found, accuracy):
-            chosen = {what: (quantity, QUANTITIES[quantity]), "accuracy": (accuracy, title)}
+            chosen = {what: (quantity, QUANTITIES[quantity]), "accuracy": (accuracy, curves.title(accuracy))}
             yield chosen, panel(found, quantity, accuracy)
 
 

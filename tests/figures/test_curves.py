@@ -214,6 +214,14 @@ def test_the_command_writes_a_png_or_a_pdf_by_the_ending_and_reads_folders_of_ru
     assert (tmp_path / "curves.png").exists()
 
 
+def test_a_column_of_panels_is_of_any_accuracy_that_the_runs_have(tmp_path):
+    run = saved(tmp_path, columns={"global_mean:head 1": [np.nan, 0.1, 0.2, 0.3, 0.4]})
+    (line,) = panel_of([run], metric="global:head 1").marks
+    assert list(line.y) == pytest.approx([10, 20, 30, 40])
+    axes = curves.draw([run], metric=["global", "global:head 1"]).axes
+    assert [one.get_title() for one in axes[:2]] == ["global: the whole test set", "global:head 1: the whole test set"]
+
+
 def refused(capsys, command, *words):
     """The one line of error with which a command is refused."""
     with pytest.raises(SystemExit) as stopped:
@@ -227,6 +235,7 @@ def test_mistakes_are_a_line(tmp_path, capsys):
     run, other = saved(tmp_path), saved(tmp_path, "fd", alpha=9)
     assert refused(capsys, curves.main, tmp_path).startswith("different splits are not compared: --alpha is ")
     assert line_of(curves.draw, [run, other]).startswith("different splits are not compared: --alpha is 0.5 in ")
+    assert "there are global, personal, worst" in refused(capsys, curves.main, run.folder, "--metric", "globl")
     told = refused(capsys, curves.main, run.folder, "--against", "flops")
     assert told == f"--against flops: the history of {run.folder}, or of another seed of it, does not count them"
     assert "invalid choice: 'parameters'" in refused(capsys, curves.main, run.folder, "--against", "parameters")

@@ -9,6 +9,7 @@ import pytest
 from conftest import line_of
 from test_targets import right, saved
 
+import saves
 from figures import cells, table
 from figures.cells import render
 from figures.groups import groups, name_of, read
@@ -348,8 +349,8 @@ def test_other_mistakes_are_a_line_each(tmp_path, capsys):
     names = "fedavg (--lr 0.1); fedavg (--lr 0.2)"
     assert refused(capsys, tmp_path, "--baseline", "fedavg") == f"--baseline fedavg: several rows of that name; {names}"
     assert refused(capsys, tmp_path, "--baseline", "fd") == f"--baseline fd: no row of that name; {names}"
-    assert refused(capsys, tmp_path, "--metric", "tuned").endswith(
-        "has no tuned_mean after the last round; it takes --ft_epochs"
+    assert refused(capsys, tmp_path, "--metric", "tuned") == (
+        "--metric tuned: no run has such an accuracy; there are global, personal, worst; it takes --ft_epochs"
     )
     assert "not with --on validation" in refused(capsys, tmp_path, "--metric", "tuned", "--target", "0.5")
     assert refused(capsys, tmp_path, "--target", "90") == "argument --target: 90 is no fraction of 1, such as 0.9"
@@ -458,3 +459,57 @@ def test_a_title_fits_a_sheet_of_excel(tmp_path):
 def test_a_function_refuses_as_the_command_does(tmp_path):
     runs = [saved(tmp_path), saved(tmp_path, "fd", alpha=9)]
     assert line_of(table.compare, runs).startswith("different splits are not compared: --alpha")
+
+
+# --- other answers and heads -------------------------------------------------------------------------------------------
+
+
+def with_answers(export):
+    """ditto, whose other answer is one model for all and has a head more, beside fedavg, whose headline is such a model."""
+    others = {"personal_mean:global": [np.nan, 0.3, 0.4], "global_mean:global head 1": [np.nan, 0.1, 0.2]}
+    two = saved(export, "ditto", curve=(0.5, 0.6), columns={**others, "validation_mean": [np.nan, 0.7, 0.8]})
+    one = saved(export, "fedavg", curve=(0.3, 0.5))
+    saves.write_tensors(two.folder / "weights.pt", {"personal": [], "global": {}})
+    saves.write_tensors(one.folder / "weights.pt", {"global": {}})
+    return two, one
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("personal", 60), ("personal:global", 40), ("global:global head 1", 20), ("validation", 80), ("personal:personal", 60)],
+)
+def test_any_accuracy_that_a_run_has_is_named(metric, value, tmp_path):
+    two, _ = with_answers(tmp_path)
+    row = rows_of([two], metric=metric, target=value / 100)["ditto"]
+    assert row[f"{metric} %"] == pytest.approx(value)
+    assert row[f"rounds to {value} %"] == 2, "the target is read off the same curve"
+
+
+def test_the_headline_has_its_own_name_too(tmp_path):
+    rows = rows_of(with_answers(tmp_path), metric="personal:global", equal="bytes", target=0.4)
+    assert [rows[name]["personal:global %"] for name in ("ditto", "fedavg")] == pytest.approx([40, 50])
+    assert [rows[name]["rounds to 40 %"] for name in ("ditto", "fedavg")] == pytest.approx([2, 1.5])
+
+
+def test_a_name_that_no_run_has_or_that_one_lacks_is_refused_with_those_that_there_are(tmp_path, capsys):
+    two, one = with_answers(tmp_path)
+    there = "global, global:global head 1, personal, personal:global, worst, validation"
+    for words in (["globl"], ["personal:globl"], ["global:head 1"], ["steps"]):
+        told = refused(capsys, tmp_path, "--metric", *words)
+        assert told == f"--metric {words[0]}: no run has such an accuracy; there are {there}"
+    assert refused(capsys, tmp_path, "--metric", "validation") == (
+        f"--metric validation: {one.folder} has no such accuracy, but global, personal, worst; it takes --validation; runs "
+        "of ditto have it (--where algorithm=ditto)"
+    )
+    assert refused(capsys, tmp_path, "--metric", "personal:personal").endswith(
+        "runs of ditto have it (--where algorithm=ditto)"
+    )
+
+
+def test_the_notes_say_what_a_name_is_of(tmp_path):
+    notes = table.compare(with_answers(tmp_path), "personal:global").notes
+    assert notes[0].startswith(
+        'personal:global: accuracy on each client\'s own distribution, mean over clients, of "global", after the last round'
+    )
+    two, _ = with_answers(tmp_path / "more")
+    assert any("read off validation (validation)" in note for note in table.compare([two], "validation", target=0.7).notes)
