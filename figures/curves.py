@@ -19,6 +19,7 @@ from figures.groups import METRICS, REFERENCES, Group, accuracy, check, check_me
 from figures.marks import Axis, Line, Panel, Points, Style
 from figures.styles import looks
 from figures.targets import QUANTITIES, cumulated, evaluated, interpolated
+from measures import MEASURES
 from saves import Run
 
 TITLES = {
@@ -27,6 +28,8 @@ TITLES = {
     "worst": "the worst client only",
     "validation": "each client's held-out examples",
     "tuned": "each client's own distribution, after fine-tuning",
+    **dict.fromkeys(MEASURES, "the whole test set"),
+    **{f"personal_{name}": "each client's own distribution" for name in MEASURES},
 }
 AXES = {
     "rounds": Axis("communication rounds", whole=True),
@@ -112,7 +115,13 @@ def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
             mark = Line if len(told.x) > 1 else Points  # evaluated once, a line would not be seen
             spread = None if told.spread is None else 100 * told.spread
             marks.append(mark(told.x, 100 * told.mean, style, label, spread))
-    return Panel(marks, x, Axis("accuracy (%)"), title(metric), lacks)
+    return Panel(marks, x, Axis(f"{scale(metric)} (%)"), title(metric), lacks)
+
+
+def scale(metric: str) -> str:
+    """What is measured, in words: accuracy, or another measure."""
+    name = metric.partition(":")[0].removeprefix("personal_")
+    return name.replace("_", " ") if name in MEASURES else "accuracy"
 
 
 def title(metric: str) -> str:

@@ -13,6 +13,7 @@ from errors import UserError
 from figures import targets
 from figures.statistics import LEAST_EXAMPLES, Paired, Seed, Values, interval, paired
 from figures.units import flags_told, shown
+from measures import MEASURES
 from options import Options, flags_of, role_of
 from saves import Run
 
@@ -24,11 +25,15 @@ COLUMNS = {  # of the headline answer; those of another answer and of a head end
     "worst": "personal_worst",
     "validation": "validation_mean",
     "tuned": "tuned_mean",
+    **{name: f"global_{name}_mean" for name in MEASURES},
+    **{f"personal_{name}": f"personal_{name}_mean" for name in MEASURES},
 }
 METRICS = (  # in words
-    f"{', '.join(COLUMNS)}; of another answer or of a head of the runs with its name, personal:global or 'global:head 1'"
+    "global, personal, worst, validation, tuned; what --measure asked for, such as auc or personal_auc; of another answer or "
+    "of a head of the runs with its name, personal:global or 'global:head 1'"
 )
 TAKES = {"validation": "--validation", "tuned": "--ft_epochs"}  # what an accuracy is measured with
+TAKES |= {f"{of}{name}": f"--measure {name}" for name in MEASURES for of in ("", "personal_")}
 ROUND = {"last": "after the last round", "validation": "of the round best on validation"}
 RULE = (
     *("dataset", "attribute", "image_size", "reduced", "reduced_draw", "sizes", "partition", "partition_file", "validation"),

@@ -45,6 +45,7 @@ from figures.problems import overview, title_of
 from figures.statistics import LEAST_SEEDS, Paired, Seed, Values, holm, paired
 from figures.summary import verdict, with_baselines
 from figures.units import operations, shown, size
+from measures import MEASURES
 from saves import Run
 
 ABSENT = "(none)"  # an option that an algorithm, or an older run, does not have
@@ -55,6 +56,7 @@ WORDS = {
     "validation": "on each client's held-out training examples, mean over clients",
     "tuned": "on each client's own distribution after fine-tuning, mean over clients",
 }
+WORDS |= dict.fromkeys(MEASURES, WORDS["global"]) | {f"personal_{name}": WORDS["personal"] for name in MEASURES}
 
 
 def words(metric: str) -> str:
