@@ -15,7 +15,7 @@ import numpy as np
 
 from errors import UserError
 from figures import command, on_paper
-from figures.groups import METRICS, REFERENCES, Group, accuracy, check, check_metric, column_of, ordered, sent
+from figures.groups import METRICS, REFERENCES, Group, accuracy, check, check_metric, column_of, ordered, scale, sent
 from figures.marks import Axis, Line, Panel, Points, Style
 from figures.styles import looks
 from figures.targets import QUANTITIES, cumulated, evaluated, interpolated
@@ -116,12 +116,6 @@ def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
             spread = None if told.spread is None else 100 * told.spread
             marks.append(mark(told.x, 100 * told.mean, style, label, spread))
     return Panel(marks, x, Axis(f"{scale(metric)} (%)"), title(metric), lacks)
-
-
-def scale(metric: str) -> str:
-    """What is measured, in words: accuracy, or another measure."""
-    name = metric.partition(":")[0].removeprefix("personal_")
-    return name.replace("_", " ") if name in MEASURES else "accuracy"
 
 
 def title(metric: str) -> str:

@@ -29,8 +29,8 @@ COLUMNS = {  # of the headline answer; those of another answer and of a head end
     **{f"personal_{name}": f"personal_{name}_mean" for name in MEASURES},
 }
 METRICS = (  # in words
-    "global, personal, worst, validation, tuned; what --measure asked for, such as auc or personal_auc; of another answer or "
-    "of a head of the runs with its name, personal:global or 'global:head 1'"
+    "global, personal, worst, validation, tuned; what --measure asked for, such as auc or personal_auc; of another answer "
+    "or of a head of the runs with its name, personal:global or 'global:head 1'"
 )
 TAKES = {"validation": "--validation", "tuned": "--ft_epochs"}  # what an accuracy is measured with
 TAKES |= {f"{of}{name}": f"--measure {name}" for name in MEASURES for of in ("", "personal_")}
@@ -158,6 +158,12 @@ def metrics(run: Run) -> dict[str, str]:
         for column in run.rounds
         if f"{column}:".startswith(f"{first}:") and last[column] >= 0
     }
+
+
+def scale(metric: str) -> str:
+    """What is measured, in words: accuracy, or another measure."""
+    name = metric.partition(":")[0].removeprefix("personal_")
+    return name.replace("_", " ") if name in MEASURES else "accuracy"
 
 
 def column_of(run: Run, metric: str) -> str | None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from figures import command, on_paper
-from figures.curves import AXES, flat, last, level, scale, seeds, title
-from figures.groups import METRICS, REFERENCES, Group, check, check_metric, ordered
+from figures.curves import AXES, flat, last, level, seeds, title
+from figures.groups import METRICS, REFERENCES, Group, check, check_metric, ordered, scale
 from figures.marks import Axis, Line, Panel, Points, Style
 from figures.styles import looks
 from figures.targets import cumulated

@@ -34,6 +34,7 @@ from figures.groups import (
     problems,
     read,
     row_of,
+    scale,
     seed_of,
     seeds_told,
     selected,
@@ -249,8 +250,8 @@ def _at_equal_bytes(
 
 def _notes(found: Sequence[Group], metric: str, on: str, base: int | None, target: float | None) -> list[str]:
     lines = [
-        f"{metric}: accuracy {words(metric)}, {ROUND[on]}; mean and standard deviation over n seeds; costs are of the whole "
-        "run, the server's in columns of their own"
+        f"{metric}: {scale(metric)} {words(metric)}, {ROUND[on]}; mean and standard deviation over n seeds; costs are of the "
+        "whole run, the server's in columns of their own"
     ]
     if base is not None:
         lines.append(

@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_algorithms import every_case, federation_for, options_of
 
+import run as command
+import saves
 from data.partition import Split
 from experiment.evaluation import evaluate
+from figures import table
 from measures import BINS, MEASURES
 
 
@@ -110,3 +113,20 @@ def test_global_and_personal_are_of_the_whole_test_set_and_of_ones_own():
     assert one_class, "a client whose own examples are of one class has no area"
     assert found.of_clients["personal_auc"].keys() == set(federation.clients) - one_class
     assert found.of_clients["personal_macro_f1"].keys() == set(federation.clients)
+
+
+def test_a_measure_is_shown_by_its_name_and_said_how_to_get_where_it_is_not(tmp_path, capsys):
+    words = f"fedavg --dataset digits --reduced 0.1 --model MLP --rounds 1 --n_clients 2 --quiet --export_dir {tmp_path}"
+    assert command.main([*words.split(), "--measure", "auc,macro_f1"]) == 0
+    (run,) = saves.find(tmp_path)
+    for name in ("auc", "personal_auc", "macro_f1", "personal_macro_f1"):
+        of, _, measure = name.rpartition("personal_")
+        value = run.rounds.iloc[-1][f"{'personal' if name != measure else 'global'}_{measure}_mean"]
+        capsys.readouterr()
+        table.main([str(tmp_path), "--metric", name])
+        assert f"{100 * value:.2f}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        table.main([str(tmp_path), "--metric", "calibration"])
+    assert "it takes --measure calibration" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main([*words.split(), "--measure", "accuracy"])
