@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.datasets import Data
-from data.partition import Shares, Split
+from data.partition import Shares, Split, global_test
 from errors import DivergedError
 from federation import Federation, Weights, computing_with
 from helpers import EVALUATION_BATCH, Loss, Round, cross_entropy, train
@@ -77,7 +77,7 @@ def _measure(
     """For every head, the classifier last, {"loss", "global", "personal", "validation": {client: value}}; one model for all
     has one loss and one global value, under client 0, and is asked once. And the confusion of the classifier."""
     data, everyone = federation.data, federation.clients
-    test = torch.arange(data.n_train, len(data.y), device=federation.device)
+    test = torch.as_tensor(global_test(data, split), device=federation.device)
     heads: list[dict[str, ByClient]] = []
     tables: list[Tensor] = []
     own_predicted: list[Tensor] = []

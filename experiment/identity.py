@@ -28,6 +28,7 @@ SOURCES = (
     "data/files",
     "data/partition",
     "data/pictures",
+    "data/silos",
     "models",
     "optimizers",
     "federation/__init__",
