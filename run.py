@@ -308,9 +308,13 @@ def _split(one: Experiment) -> str:
         lines.append(f"{name:<{first}}" + "".join(f"{column[k]:>{width}}" for _, column in columns))
     if n_clients > MAX_CLIENTS_SHOWN:
         lines.append(f"   ... {n_clients - MAX_CLIENTS_SHOWN} more clients, all of them in split.npz")
+    if one.data.clients and not one.split.names:
+        lines.append(
+            f"the data come by {len(one.data.clients)} clients and are dealt anew; --clients keeps them as they come"
+        )
     if not partition.has_common_test(one.data):
         n = len(partition.global_test(one.data, one.split))
-        lines.append(f"the clients bring no common test set: global is the union of their own, {n:,} examples")
+        lines.append(f"no test set is common to all clients: the global one is the union of their own, {n:,} examples")
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import streams
-from data.files import in_order
+from data.files import in_order, listed
 from errors import UserError
 
 Pair = tuple[np.ndarray, np.ndarray]  # of the training and of the test set
@@ -447,6 +447,8 @@ def silos(pool: Pool, generator: np.random.Generator, n_clients: int, test_share
     if pool.owners is None:
         raise UserError("--partition silos: it is not known whose these examples are; must be data that --clients can read")
     ids, owners = np.unique(pool.owners[pool.train], return_inverse=True)
+    if lost := [name for k, name in enumerate(pool.clients) if k not in ids]:
+        raise UserError(f"--reduced: keeps no training examples of {listed(lost)}; --reduced_draw random keeps of all alike")
     if len(ids) != n_clients:
         raise UserError(f"--n_clients {n_clients}: the training examples are of {len(ids)} clients; must be {len(ids)}")
     place = np.searchsorted(ids, pool.owners[pool.test]).clip(max=len(ids) - 1)

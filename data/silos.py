@@ -44,7 +44,9 @@ def clients(path: Path) -> tuple[str, ...]:
     if path.is_dir() and not _leaf_files(path):
         names = list(_clients_of(path))
     elif path.suffix in TABLES:
-        names = _frame(path, [CLIENT])[CLIENT] if CLIENT in _columns(path) else []
+        frame = _frame(path, [name for name in (CLIENT, PART) if name in _columns(path)])
+        training = frame[frame[PART] == "train"] if PART in frame else frame
+        names = [name for name in training[CLIENT].unique() if name] if CLIENT in frame else []
     else:
         of_each = brought(path).train.clients
         names = [] if of_each is None else np.unique(of_each)

@@ -879,10 +879,13 @@ def test_without_any_test_set_the_clients_hold_out_and_no_other_rule_can_deal():
     assert line.startswith("--partition iid: labelled has no test set to deal; must be writers or silos")
 
 
-def test_names_stay_with_who_has_them():
+def test_names_stay_with_who_has_them(folder):
     """A client is called by a name where it has examples of that silo alone: as silos, or by a file that says the same."""
     data = brought([1, 1, 0, 0, 2, 2], [0, 1, 2])
-    assert silos_of(data, reduced=4 / 6, n_clients=2).names == ("a", "b")
+    found = silos_of(data)
+    shares = {part: [getattr(found, part)[k] for k in (2, 0, 1)] for part in PARTS}
+    path = str(saved(folder / "other order.npz", data, Split(**shares)))
+    assert split(data, Options(partition_file=path, n_clients=3)).names == ("c", "a", "b")
     assert split(data, Options(partition="iid", n_clients=3)).names == ()
 
 
@@ -892,6 +895,8 @@ def test_silos_that_cannot_be_had_are_a_clear_line():
     assert refusal(data, asked) == "--n_clients 2: the training examples are of 3 clients; must be 3"
     line = refusal(data, replace(asked, n_clients=3))
     assert line == "--partition silos: c has a single example, and no test examples; it cannot hold one out"
+    line = refusal(data, replace(asked, n_clients=3, reduced=0.6))
+    assert line == "--reduced: keeps no training examples of c; --reduced_draw random keeps of all alike"
     assert "not known whose" in refusal(replace(data, owners=None, clients=()), asked)
 
 
