@@ -1,6 +1,7 @@
 """What users bring is read for what it is, by client where it is so; and a silo is nothing but its share of the whole."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -279,8 +280,8 @@ def no_train(own):
 
 
 def empty_test(own):
-    (own / "later" / "test").mkdir(parents=True)
-    (own / "ward_2" / "train").rename(own / "later" / "train")
+    shutil.rmtree(own / "ward_2" / "test")
+    (own / "ward_2" / "test").mkdir()
 
 
 def of_text(root):
@@ -320,7 +321,7 @@ WRONG = {
     "a client without labels": (of_files(y_train=np.zeros(0, int)), "ward_2.npz: y_train holds 0 labels for 6 images"),
     "a client with other classes": (of_files(classes=np.array(list("abc"))), "the classes of ward_2 and annex are not"),
     "a client without train": (spoiled(no_train), "later/train; each client must have train/CLASS/*.png"),
-    "an empty test": (spoiled(empty_test), "later/test holds no folders; must hold one for each class"),
+    "an empty test": (spoiled(empty_test), "ward_2/test holds no folders; must hold one for each class"),
     "folders and files": (spoiled(lambda own: np.savez(own / "x.npz", a=1)), "holds folders and files of clients"),
     "text of users": (of_text, "x of user a has the shape [1]; allowed are [n, d]"),
 }
