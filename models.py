@@ -572,12 +572,30 @@ def of_client(options: Mapping[str, Any], inputs: Sequence[Any], client: int, he
 
 
 def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool = False) -> Net:
-    """A new `name`, tried out. Raises UserError where it does not fit such images."""
+    """A new `name`, tried out. Raises UserError where it does not fit such images, or for vectors has convolutions."""
+    asked = (shape, n_classes, feature_dim, heads)
+    model = _tried(name, *asked)
+    if shape[1:] == (1, 1) and (model is None or _convolves(model)):
+        others = [other for other in MODELS if (built := _tried(other, *asked)) is not None and not _convolves(built)]
+        raise UserError(
+            f"--model {name}: is for images, not for vectors of {shape[0]} features; must be {' or '.join(others)}"
+        )
+    if model is None:
+        size = "x".join(map(str, shape[1:]))
+        raise UserError(f"--model {name}: does not fit images of {shape[0]} channels and {size} pixels")
+    return model
+
+
+def _tried(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool) -> Net | None:
+    """A new `name`; None where it does not fit such images."""
     try:
-        with warnings.catch_warnings(action="ignore"), torch.no_grad():  # a layer of size 0 warns, and is refused below
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():  # a layer of size 0 warns, and is refused here
             model = make(name, shape, n_classes, feature_dim, heads)
             model.eval()(torch.zeros(1, *shape))
-    except (RuntimeError, ValueError, ZeroDivisionError) as error:
-        size = "x".join(map(str, shape[1:]))
-        raise UserError(f"--model {name}: does not fit images of {shape[0]} channels and {size} pixels") from error
+    except (RuntimeError, ValueError, ZeroDivisionError):
+        return None
     return model.train()
+
+
+def _convolves(model: Net) -> bool:
+    return any(isinstance(module, nn.Conv2d) for module in model.modules())

@@ -19,10 +19,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from data import silos
 from data.augment import AUGMENTATIONS
 from data.datasets import LOADERS
+from data.files import reason
 from data.partition import PARTITIONS, readers
 from data.shift import SHIFTS
+from errors import UserError
 from federation.wire import COMPRESSIONS
 from helpers import SCHEDULES
 from measures import MEASURES
@@ -87,7 +90,7 @@ class Choice:
         found = {**{name.lower(): name for name in self.names}, **self.also}.get(text.lower())
         if found:
             return found
-        if self.paths and ("/" in text or text.endswith(".npz") or Path(text).exists()):
+        if self.paths and ("/" in text or text.endswith((".npz", ".csv", ".parquet", ".json")) or Path(text).exists()):
             return text
         raise ValueError(nearest(text, self.names))
 
@@ -151,19 +154,35 @@ def flag(
     takes: Callable[[str], Any] | None,
     help: str,
     needs: Needs | None = None,
-    stands_for: Mapping | None = None,
+    stands_for: Mapping | Callable[[Any], Mapping] | None = None,
     spelled: tuple[str, ...] = (),
     before: Any = NOT_LATER,
     rate: bool = False,
 ) -> Any:
     """A dataclass field that is a flag. `takes` None is a switch, off by default, that takes no value; `stands_for` are
-    the values of other flags that a switch stands for, which must not be given otherwise beside it; `spelled` are the
-    names that other systems have for the same flag, all of which are understood. `before`, of a flag that is added when
-    runs are saved already: the value that says what these did, with which it is no part of a run's identity. `rate`: a
-    learning rate, which a rehearsal of the run makes so small that nothing diverges."""
+    the values of other flags that a flag stands for, or what makes them of its value, which must not be given otherwise
+    beside it; `spelled` are the names that other systems have for the same flag, all of which are understood. `before`, of
+    a flag that is added when runs are saved already: the value that says what these did, with which it is no part of a
+    run's identity. `rate`: a learning rate, which a rehearsal of the run makes so small that nothing diverges."""
     metadata = {"takes": takes, "help": help, "needs": needs, "stands_for": stands_for or {}, "spelled": spelled}
     metadata["rate"] = rate
     return field(default=default, metadata=metadata | ({} if before is NOT_LATER else {"before": before}))
+
+
+def stood_for(declared: Mapping[str, Any], value: Any) -> Mapping[str, Any]:
+    """The values of other flags that a flag stands for at a value: none where it is not given."""
+    found = declared["stands_for"] if value else {}
+    return found(value) if callable(found) else found
+
+
+def _clients(path: str) -> dict[str, Any]:
+    """What `--clients` stands for, itself included: a run that is made is told by these."""
+    try:
+        names = silos.clients(Path(path).expanduser())
+    except Exception as error:  # a damaged file can break its reader in any way
+        raise UserError(f"--clients {path}: {reason(error)}") from error
+    dataset = f"./{path}" if path in LOADERS else path
+    return {"dataset": dataset, "partition": "silos", "n_clients": len(names), "partition_file": None, "clients": None}
 
 
 def _model(options) -> bool:
@@ -195,9 +214,24 @@ class Problem:
 
     dataset: str = flag(
         "digits",
-        Choice(tuple(LOADERS), paths="a .npz file, or a folder of images, by path"),
-        "data set; digits is embedded, others are downloaded if absent; a file has x_train y_train x_test y_test, a folder "
-        "train/CLASS/*.png and test/CLASS/*.png",
+        Choice(tuple(LOADERS), paths="a .npz file, a table (.csv, .parquet), or a folder of images, by path"),
+        "data set; digits is embedded, others are downloaded if absent; a .npz has x_train y_train x_test y_test, a folder "
+        "train/CLASS/*.png and test/CLASS/*.png, a table a row an example",
+    )
+    clients: str | None = flag(
+        None,
+        str,
+        "data that come by client: a folder with a folder or a file a client, or a file that names the clients; it stands "
+        "for --dataset, --partition silos and --n_clients",
+        stands_for=_clients,
+        before=None,
+    )
+    label: str | None = flag(
+        None,
+        str,
+        "column of the classes; default: label, or the last one",
+        Needs("a table (.csv, .parquet), or a folder of them", lambda o: o.dataset not in LOADERS),
+        before=None,
     )
     attribute: str = flag(
         "Smiling",
@@ -233,7 +267,7 @@ class Problem:
         Choice(tuple(PARTITIONS), also={"homo": "iid", "hetero": "lda"}),
         "who gets what: dirichlet draws each client's class mix, lda deals each class over the clients, iid shuffles, "
         "shards deals pieces of one class each, classes deals whole classes, digit_sets consecutive ones, reference_blocks "
-        "the blocks of the data exchange's authors, writers deals people",
+        "the blocks of the data exchange's authors, writers deals people, silos is as --clients says",
         DRAWN,
         spelled=("partition_method",),
     )
@@ -253,7 +287,9 @@ class Problem:
         "part of each client's own images that is its personal test data, not trained on",
         _partition("test_share"),
     )
-    partition_file: str | None = flag(None, str, "split.npz of an earlier run, whose split is taken as it is")
+    partition_file: str | None = flag(
+        None, str, "split.npz of an earlier run, whose split is taken as it is; or a .csv with example, client and part"
+    )
     validation: float = flag(
         0.0,
         Number(float, least=0, below=1),
@@ -427,9 +463,8 @@ class Options(Execution, Problem):
         if self.split_seed == "seed":
             object.__setattr__(self, "split_seed", self.seed)
         for name, declared in flags_of(type(self)).items():
-            if declared["stands_for"] and getattr(self, name):
-                for other, value in declared["stands_for"].items():
-                    object.__setattr__(self, other, value)
+            for other, value in stood_for(declared, getattr(self, name)).items():
+                object.__setattr__(self, other, value)
 
 
 @dataclass(frozen=True)

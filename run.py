@@ -309,15 +309,23 @@ def _split(one: Experiment) -> str:
     columns += [("all", counts.sum(1)), ("test", shown.test.sizes)]
     if one.options.feature_shift != "none":
         columns.append(("shift", [f"{amount:.2f}" for amount in shift.amounts(one.options)]))
-    width = max(7, *(len(name) + 1 for name, _ in columns))
+    names = one.split.names[: len(counts)] or [f"{k:>6}" for k in range(len(counts))]
+    first, width = max(6, *map(len, names)), max(7, *(len(name) + 1 for name, _ in columns))
     lines = [
         f"split {one.split.digest}: training examples by client and class",
-        "client" + "".join(f"{name:>{width}}" for name, _ in columns),
+        f"{'client':<{first}}" + "".join(f"{name:>{width}}" for name, _ in columns),
     ]
-    for k in range(len(counts)):
-        lines.append(f"{k:>6}" + "".join(f"{column[k]:>{width}}" for _, column in columns))
+    for k, name in enumerate(names):
+        lines.append(f"{name:<{first}}" + "".join(f"{column[k]:>{width}}" for _, column in columns))
     if n_clients > MAX_CLIENTS_SHOWN:
         lines.append(f"   ... {n_clients - MAX_CLIENTS_SHOWN} more clients, all of them in split.npz")
+    if one.data.clients and not one.split.names:
+        lines.append(
+            f"the data come by {len(one.data.clients)} clients and are dealt anew; --clients keeps them as they come"
+        )
+    if not partition.has_common_test(one.data):
+        n = len(partition.global_test(one.data, one.split))
+        lines.append(f"no test set is common to all clients: the global one is the union of their own, {n:,} examples")
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from commandline.page import page
 from commandline.shorthand import MEANT, SETTINGS, TRANSLATIONS, Shorthand, words_of
 from data.partition import readers
 from errors import UserError
-from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of
+from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of, stood_for
 
 ROLES = {  # of the flags that every algorithm has; several values of a flag are several runs
     "problem": "the problem (several are solved side by side; none is chosen for its accuracy)",
@@ -294,8 +294,10 @@ def _read(words: Sequence[str], parser: argparse.ArgumentParser, declared: Mappi
             shown = f"--{name} {_shown(given)}" if other.takes else f"--{name}"
             if other.says in found:
                 raise UserError(f"{shown}: says the same as --{typed[other.says]}, which is given too")
-            if len(clients) > 1:
-                raise UserError(f"{shown}: with several --n_clients use --{other.says}")
+            if len(clients) > 1 or "clients" in found:
+                raise UserError(
+                    f"{shown}: with {'--clients' if 'clients' in found else 'several --n_clients'} use --{other.says}"
+                )
             try:
                 found[other.says] = [other.translate(value, clients[0]) for value in given]
             except ValueError as error:
@@ -395,10 +397,12 @@ def _shown(values: Sequence[Any]) -> str:
 
 def _consistent(chosen: Mapping[str, Any], declared: Mapping[str, dict]) -> None:
     """No flag says otherwise than a switch that stands for it."""
-    for switch in chosen:
-        for name, value in declared[switch]["stands_for"].items():
-            if chosen.get(name, value) != value:
-                raise UserError(f"--{name} {_shown([chosen[name]])}: contradicts --{switch}, which is --{name} {value}")
+    for flag, given in chosen.items():
+        for name, value in stood_for(declared[flag], given).items():
+            if name != flag and chosen.get(name, value) != value:
+                told = f"--{flag}" if given is True else f"--{flag} {given}"
+                means = f"is --{name} {value}" if value is not None else f"takes no --{name}"
+                raise UserError(f"--{name} {_shown([chosen[name]])}: contradicts {told}, which {means}")
 
 
 def _check(run: Options) -> None:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import streams
-from data import augment, files, pictures
+from data import augment, files, pictures, silos
 from data.files import Published, naming
 from errors import UserError
 
@@ -28,13 +28,14 @@ from errors import UserError
 @dataclass(frozen=True)
 class Source:
     """Where and how a data set is to be read: the folder of the data sets, the side in pixels to which its images are
-    resized (None: as they are; CelebA's to 32), CelebA's attribute, and whether files with another checksum than the
-    published one are taken all the same."""
+    resized (None: as they are; CelebA's to 32), CelebA's attribute, whether files with another checksum than the published
+    one are taken all the same, and the column of a table that holds the labels (None: see `tables.table`)."""
 
     data_dir: Path = Path("data")
     image_size: int | None = None
     attribute: str = "Smiling"
     unverified: bool = False
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class Data:
     x uint8 [n, channels, height, width], or float32 where a file of the user's holds floats; y int64 [n]; `classes` the
     names of the C labels; `mean` and `std` float [channels], of the pixels (0 .. 255, or the user's floats) of the *whole*
     training set, after any resizing. They are constants of the data set, as every benchmark has them, and do not change
-    with `--reduced` or the split. `writers` int64 [n]: who wrote each example, where that is known. `unverified` says which
-    files do not have, or cannot be held against, their published checksum. The label of a public example is -1 where the
-    other data set has other classes.
+    with `--reduced` or the split. A vector of d features is an image of d channels and one pixel. `owners` int64 [n]: whose
+    each example is, where that is known: who wrote it, or which of the `clients` brought it, who have names then; -1 is an
+    example of nobody's. `unverified` says which files do not have, or cannot be held against, their published checksum. The
+    label of a public example is -1 where the other data set has other classes.
     """
 
     name: str
@@ -57,9 +59,10 @@ class Data:
     classes: tuple[str, ...]
     mean: Tensor
     std: Tensor
-    writers: Tensor | None = None
+    owners: Tensor | None = None
     unverified: str = ""
     n_public: int = 0
+    clients: tuple[str, ...] = ()
 
     def images(self, indices: Tensor, dtype: torch.dtype = torch.float32, drawn: augment.Draw | None = None) -> Tensor:
         """Normalised images [B, channels, height, width] for indices int64 [B], changed as drawn for each of them."""
@@ -95,6 +98,11 @@ class Data:
         """The indices of the examples of another data set."""
         return range(len(self.y) - self.n_public, len(self.y))
 
+    @property
+    def vectors(self) -> bool:
+        """Whether these are vectors and no images."""
+        return self.shape[1:] == (1, 1)
+
     @cached_property
     def _constants(self) -> dict[torch.dtype, list[Tensor]]:
         """Mean and std [channels, 1, 1] by their type, each made once."""
@@ -102,12 +110,15 @@ class Data:
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that name these very images, labels and their order."""
+        """Sixteen hexadecimal digits that name these very images, labels and their order, and which client brought each."""
         sha = hashlib.sha256(f"{self.name} {tuple(self.x.shape)} {self.n_train} {self.classes}".encode())
         for tensor in (self.x, self.y, self.mean, self.std):
             sha.update(tensor.cpu().contiguous().numpy())
         if self.n_public:
             sha.update(f"public {self.n_public}".encode())
+        if self.clients:
+            sha.update(f"{self.clients}".encode())
+            sha.update(self.owners.cpu().numpy())
         return sha.hexdigest()[:16]
 
 
@@ -117,13 +128,14 @@ def mapped(path: Path) -> Data:
     return Data(**torch.load(path, mmap=True, weights_only=True))
 
 
-def from_arrays(name: str, train: tuple, test: tuple, classes: tuple[str, ...]) -> Data:
-    """Data from two pairs (x uint8 or float32 [n, channels, height, width], y integers [n]), arrays or tensors. Raises
-    ValueError where there are not as many labels as images, none at all, labels without a class, or other pixels."""
+def from_arrays(name: str, train: tuple, test: tuple, classes: tuple[str, ...], owners=None, clients=()) -> Data:
+    """Data from two pairs (x uint8 or float32 [n, channels, height, width], y integers [n]), arrays or tensors; `owners` and
+    `clients` as in `Data`. Raises ValueError where there are not as many labels as images, none at all (of the test set
+    where there are no clients, who may hold out of their own), labels without a class, or other pixels."""
     for images, labels in (train, test):
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images, but {len(labels)} labels")
-        if len(images) == 0:
+        if len(images) == 0 and (labels is train[1] or not clients):
             raise ValueError("no images")
     x = torch.cat([torch.as_tensor(train[0]), torch.as_tensor(test[0])]).contiguous()
     y = torch.cat([torch.as_tensor(train[1]), torch.as_tensor(test[1])]).long()
@@ -131,7 +143,8 @@ def from_arrays(name: str, train: tuple, test: tuple, classes: tuple[str, ...]) 
         raise ValueError(f"images of {x.dtype} and shape {list(x.shape)}")
     if y.min() < 0 or y.max() >= len(classes):
         raise ValueError(f"labels from {y.min()} to {y.max()}, but {len(classes)} classes")
-    return Data(name, x, y, len(train[1]), classes, *_mean_and_std(x[: len(train[1])]))
+    owners = None if owners is None else torch.as_tensor(owners)
+    return Data(name, x, y, len(train[1]), classes, *_mean_and_std(x[: len(train[1])]), owners, clients=clients)
 
 
 def with_public(data: Data, other: Data) -> Data:
@@ -142,8 +155,8 @@ def with_public(data: Data, other: Data) -> Data:
     x, y = other.x[: other.n_train], other.y[: other.n_train]
     y = y if other.classes == data.classes else torch.full_like(y, -1)
     joined = {"x": torch.cat([data.x, x]), "y": torch.cat([data.y, y])}
-    if data.writers is not None:
-        joined["writers"] = torch.cat([data.writers, torch.full_like(y, -1)])
+    if data.owners is not None:
+        joined["owners"] = torch.cat([data.owners, torch.full_like(y, -1)])
     unverified = "; ".join(filter(None, (data.unverified, other.unverified)))
     return replace(data, **joined, unverified=unverified, n_public=len(y))
 
@@ -180,6 +193,18 @@ def _resized(data: Data, size: int) -> Data:
         new = F.interpolate(part.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True)
         parts.append(as_pixels(new, data.x.dtype))
     x = torch.cat(parts)
+    mean, std = _mean_and_std(x[: data.n_train])
+    return replace(data, x=x, mean=mean, std=std)
+
+
+def _unfolded(data: Data, size: int) -> Data:
+    """Vectors of size * size numbers, row after row, as images [1, size, size]. Raises UserError for others."""
+    if size * size != data.shape[0]:
+        raise UserError(
+            f"--image_size {size}: {data.name} holds vectors of {data.shape[0]} features; read only with images, or with "
+            f"vectors of {size}x{size}"
+        )
+    x = data.x.view(-1, 1, size, size)
     mean, std = _mean_and_std(x[: data.n_train])
     return replace(data, x=x, mean=mean, std=std)
 
@@ -247,7 +272,7 @@ FASHION_MNIST_CLASSES = (
 def mnist(source: Source) -> Data:
     """MNIST (LeCun et al., 1998): 60,000 and 10,000 images [1, 28, 28] of handwritten digits.
 
-    `writers` come from mnist_writer_ids.npz (train_writer, test_writer), where it lies beside raw/: the QMNIST labels
+    `owners` come from mnist_writer_ids.npz (train_writer, test_writer), where it lies beside raw/: the QMNIST labels
     (Yadav and Bottou, 2019) hold who wrote each digit.
     """
     data = _idx(_mnist("MNIST", "MNIST", MNIST_FILES, source), MNIST_CLASSES, source)
@@ -259,7 +284,7 @@ def mnist(source: Source) -> Data:
         n_train, n_test = data.n_train, len(data.y) - data.n_train
         if (len(train), len(test)) != (n_train, n_test):
             raise ValueError(f"writers of {len(train)} and {len(test)} images, but there are {n_train} and {n_test}")
-        return replace(data, writers=torch.from_numpy(np.concatenate([train, test])))
+        return replace(data, owners=torch.from_numpy(np.concatenate([train, test])))
 
 
 def fashion_mnist(source: Source) -> Data:
@@ -485,16 +510,22 @@ def _pictures(name, train, test, classes, source: Source, size: int | None, chan
 # --- files of the user -------------------------------------------------------------------------------------------------
 
 
-def npz(path: Path) -> Data:
-    """Arrays of the user's, as `files.arrays` reads them."""
-    train, test, classes = files.arrays(path)
-    return from_arrays(path.stem, train, test, classes)
-
-
-def folder(path: Path, source: Source) -> Data:
-    """A folder of images, as `pictures.tree` finds them: of one channel if all of them are grey, else of three."""
-    train, test, classes = pictures.tree(path)
-    return _pictures(path.resolve().name, train, test, classes, source, source.image_size, None)
+def own(path: Path, source: Source) -> Data:
+    """What a user brings, a file or a folder, as `silos.brought` finds it: arrays, tables, images in files of their own
+    (of one channel if all of them are grey, else of three); by client or not."""
+    found = silos.brought(path, source.label)
+    xs, n_train = [part.x for part in found.parts], len(found.train.y)
+    if isinstance(xs[0], list):
+        x = pictures.decode(
+            [file for of_part in xs for file in of_part], source.image_size, None, source.data_dir / ".decoded"
+        )
+    else:
+        x = np.concatenate(xs)
+    y, classes = files.classified(found)
+    clients, owners = silos.owners(found)
+    pairs = (x[:n_train], y[:n_train]), (x[n_train:], y[n_train:])
+    name = path.resolve().name if path.is_dir() else path.stem
+    return from_arrays(name, *pairs, classes, owners, clients)
 
 
 LOADERS: dict[str, Callable[[Source], Data]] = {
@@ -516,12 +547,12 @@ def load(name: str, source: Source) -> Data:
     with naming(name):
         if name in LOADERS:
             data = LOADERS[name](source)
-        elif (path := Path(name).expanduser()).is_dir():
-            data = folder(path, source)
-        elif path.exists():
-            data = npz(path)
+        elif (path := Path(name).expanduser()).exists():
+            data = own(path, source)
         else:
             raise ValueError(
                 f"no such file or folder; must be one of {', '.join(LOADERS)}, a .npz file or a folder with train/ and test/"
             )
-        return data if source.image_size is None else _resized(data, source.image_size)
+        if source.image_size is None:
+            return data
+        return (_unfolded if data.vectors else _resized)(data, source.image_size)

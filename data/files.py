@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import re
 import shutil
 import socket
 import tempfile
@@ -28,6 +29,15 @@ def naming(name: str, path: Path | None = None) -> Iterator[None]:
     except Exception as error:  # a damaged file can break its reader in any way
         where = f"{path} cannot be read ({reason(error)})" if path else reason(error)
         raise UserError(f"--dataset {name}: {where}") from error
+
+
+@contextmanager
+def within(path: Path) -> Iterator[None]:
+    """Whatever is stumbled over inside names the file."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path}: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:
@@ -222,40 +232,98 @@ def _bytes(array: _Array) -> np.ndarray:
 # --- arrays of the user ------------------------------------------------------------------------------------------------
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+TEXT = "U"  # numpy's letter for it
 
 
-def arrays(path: Path) -> tuple[tuple, tuple, tuple[str, ...]]:
-    """An .npz file with x_train, y_train, x_test, y_test -> (x, y) of the training and of the test set, and the classes.
+@dataclass(frozen=True)
+class Part:
+    """Training or test examples that a user brings: x uint8 or float32 [n, channels, height, width], or the n files of
+    images; y their labels, int64 [n] or text [n]; `clients` text [n], the client of each, "" nobody, where that is said."""
+
+    x: np.ndarray | list[Path]
+    y: np.ndarray
+    clients: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What a user brings, each part where it is there. `classes`: the names of the labels, `features` those of the columns
+    of a table, where they have any."""
+
+    train: Part | None
+    test: Part | None
+    classes: np.ndarray | None = None
+    features: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> list[Part]:
+        """Training and test examples, as far as there are any."""
+        return [part for part in (self.train, self.test) if part is not None]
+
+
+def npz(path: Path, optional: str | None = None) -> Brought:
+    """An .npz file with x_train, y_train, x_test, y_test; all of the part `optional`, "train" or "test", may be left out.
 
     In the file: x [n, height, width], [n, height, width, channels] or [n, channels, height, width] with 1 to 4 channels;
     where both readings of four axes are possible, the channels are the last. Integers must lie in 0 .. 255; floats are any
-    finite numbers. y are integers [n] or [n, 1], and every label 0 .. C - 1 occurs in y_train. `classes`, the C names, may
-    be left out. Returned: x uint8 or float32 [n, channels, height, width], y int64 [n]. Raises ValueError.
+    finite numbers. Vectors [n, d] are any finite numbers, and become floats [n, d, 1, 1]. y are integers [n] or [n, 1].
+    `classes`, the C names, may be left out. `client_train` and `client_test` [n] name the client of each example: then the
+    test part may be left out, and without `client_test` it is nobody's. Raises ValueError.
     """
+    clients = {part: f"client_{part}" for part in ("train", "test")}
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {key: np.asarray(file[key]) for key in (*KEYS, "classes") if key in file}
+            found = {key: np.asarray(file[key]) for key in (*KEYS, "classes", *clients.values()) if key in file}
     except Exception as error:  # not a zip file, half a zip file, objects in it, ...
         raise ValueError(f"not to be read as an .npz file ({reason(error)})") from error
-    if lacking := [key for key in KEYS if key not in found]:
+    optional = "test" if optional is None and clients["train"] in found else optional
+    left_out = optional if not any(f"{what}_{optional}" in found for what in "xy") else None
+    if lacking := [key for key in KEYS if key not in found and not key.endswith(f"_{left_out}")]:
         raise ValueError(f"it lacks {', '.join(lacking)}; must hold {', '.join(KEYS)}")
-    train, test = ((_images(f"x_{part}", found[f"x_{part}"]), found[f"y_{part}"]) for part in ("train", "test"))
-    if train[0].shape[1:] != test[0].shape[1:] or train[0].dtype != test[0].dtype:
-        kinds = [f"{x.dtype} {list(x.shape[1:])}" for x, _ in (train, test)]
+    x = {part: examples(f"x_{part}", found[f"x_{part}"]) for part in clients if part != left_out}
+    if left_out is None and (x["train"].shape[1:] != x["test"].shape[1:] or x["train"].dtype != x["test"].dtype):
+        kinds = [kind(of_part) for of_part in x.values()]
         raise ValueError(f"an image of x_train is {kinds[0]}, of x_test {kinds[1]} [channels, height, width]; must be alike")
-    train, test = ((x, _labels(f"y_{part}", y, len(x))) for part, (x, y) in (("train", train), ("test", test)))
-    classes = _classes(train[1], test[1], found.get("classes"))
-    return train, test, classes
+    parts = {
+        part: Part(
+            of_part, _labels(f"y_{part}", found[f"y_{part}"], len(of_part)), _whose(key, found.get(key), len(of_part))
+        )
+        for part, key in clients.items()
+        if (of_part := x.get(part)) is not None
+    }
+    return Brought(parts.get("train"), parts.get("test"), found.get("classes"))
 
 
-def _images(key: str, x: np.ndarray) -> np.ndarray:
-    """-> uint8 or float32 [n, channels, height, width]."""
-    if x.ndim == 3:
+def kind(x: np.ndarray) -> str:
+    """Of what examples [n, ...] are, in words."""
+    return f"{x.dtype} {list(x.shape[1:])}"
+
+
+def _whose(key: str, names: np.ndarray | None, n: int) -> np.ndarray | None:
+    """-> text [n]."""
+    if names is None:
+        return None
+    if names.shape != (n,) or names.dtype.kind not in "iuUS":
+        raise ValueError(
+            f"{key} holds {names.dtype} {list(names.shape)}; must be [{n}], a name or a number for each example"
+        )
+    return names.astype(TEXT)
+
+
+def examples(key: str, x: np.ndarray) -> np.ndarray:
+    """Images [n, height, width], ... -> uint8 or float32 [n, channels, height, width]; vectors [n, d] -> float32 [n, d, 1,
+    1]. `key` is what they are called where they are neither. Raises ValueError."""
+    vectors = x.ndim == 2
+    if vectors:
+        x = x[:, :, None, None].astype(np.float64 if x.dtype.kind in "iu" else x.dtype)
+    elif x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and 1 <= x.shape[3] <= 4:
         x = x.transpose(0, 3, 1, 2)
-    if x.ndim != 4 or not 1 <= x.shape[1] <= 4:
-        allowed = "[n, height, width], [n, height, width, channels] and [n, channels, height, width], 1 to 4 channels"
+    if x.ndim != 4 or not (vectors or 1 <= x.shape[1] <= 4):
+        allowed = (
+            "[n, d], [n, height, width], [n, height, width, channels] and [n, channels, height, width], 1 to 4 channels"
+        )
         raise ValueError(f"{key} has the shape {list(x.shape)}; allowed are {allowed}")
     if x.size == 0:
         raise ValueError(f"{key} holds no images")
@@ -285,6 +353,40 @@ def _labels(key: str, y: np.ndarray, n: int) -> np.ndarray:
     return y.reshape(-1).astype(np.int64)
 
 
+def classified(brought: Brought) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The labels of the training, then of the test examples, int64 [n] in 0 .. C - 1, and the names of the C classes. Every
+    class must occur in the training set. Labels of text are classes by themselves, in their order. Raises ValueError."""
+    train, test = brought.train.y, brought.test.y if brought.test else brought.train.y[:0]
+    if train.dtype.kind != TEXT:
+        return np.concatenate([train, test]), _classes(train, test, brought.classes)
+    classes = tuple(in_order(train))
+    if unknown := sorted(set(test.tolist()) - set(classes)):
+        raise ValueError(f"test examples are of class {unknown[0]}, which the training examples lack")
+    place = {name: c for c, name in enumerate(classes)}
+    return np.array([place[name] for name in np.concatenate([train, test]).tolist()], np.int64), classes
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The distinct names in the order in which people have them: those that are numbers by their value, ward_2 before
+    ward_10."""
+
+    def parts(name: str) -> list:
+        return (
+            [(0, float(name), "")]
+            if _is_number(name)
+            else [(1, int(part), "") if part.isdecimal() else (2, 0, part) for part in re.split(r"(\d+)", name)]
+        )
+
+    return sorted({str(name) for name in names}, key=lambda name: (parts(name), name))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return np.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def _classes(train: np.ndarray, test: np.ndarray, names: np.ndarray | None) -> tuple[str, ...]:
     """The names of the classes, by default their numbers; every one must occur in the training set."""
     present = np.unique(train)
@@ -292,7 +394,7 @@ def _classes(train: np.ndarray, test: np.ndarray, names: np.ndarray | None) -> t
     if n_classes > len(present):
         missing = np.setdiff1d(np.arange(min(n_classes, len(present) + 4)), present)[:4]
         raise ValueError(f"no label {', '.join(map(str, missing))} in y_train; all of 0 .. {n_classes - 1} must occur")
-    if test.max() >= n_classes:
+    if len(test) and test.max() >= n_classes:
         raise ValueError(f"y_test holds the label {test.max()}, which y_train lacks")
     if names is None:
         return tuple(map(str, range(n_classes)))

@@ -15,7 +15,8 @@ import heapq
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import streams
+from data.files import in_order, listed
 from errors import UserError
 
 Pair = tuple[np.ndarray, np.ndarray]  # of the training and of the test set
@@ -94,12 +96,14 @@ def _offsets(sizes: Sequence[int]) -> np.ndarray:
 @dataclass(frozen=True)
 class Pool:
     """What there is to deal: `train` and `test`, int64 indices into one data set, of which `y` int64 [n] are the labels and
-    `writers` int64 [n] the people whose hand each example is from, where that is known."""
+    `owners` int64 [n] whose each example is (`Data.owners`), where that is known, and
+    `clients` their names where they are clients."""
 
     y: np.ndarray
     train: np.ndarray
     test: np.ndarray
-    writers: np.ndarray | None = None
+    owners: np.ndarray | None = None
+    clients: tuple[str, ...] = ()
 
     @property
     def parts(self) -> Pair:
@@ -115,13 +119,15 @@ class Split:
     """Each client's examples as sorted int64 indices into one `Data`: K shares for training, validation and test, given as
     `Shares` or as K arrays; and `public` int64 [n], the examples that are everybody's.
 
-    No example is in two shares, but with `reference_blocks`; no share but validation's is empty.
+    No example is in two shares, but with `reference_blocks`; no share but validation's is empty. `names` are the clients';
+    () where they have none but their numbers.
     """
 
     train: Shares
     validation: Shares
     test: Shares
     public: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -147,6 +153,20 @@ class Split:
         if len(self.public):
             sha.update(self.public.astype("<i8"))
         return sha.hexdigest()[:16]
+
+
+def global_test(data, split: Split) -> np.ndarray:
+    """The test set that all clients are asked for, int64 [n]: that of the data; of data that come by client the test
+    examples that are nobody's, or where there are none the union of the clients' own."""
+    everything = np.array(data.test)
+    if not has_common_test(data):
+        return np.union1d(everything, split.test.values)
+    return everything[data.owners.cpu().numpy()[everything] < 0] if data.clients else everything
+
+
+def has_common_test(data) -> bool:
+    """Whether there are test examples besides those that clients bring as their own."""
+    return not data.clients or bool((data.owners[data.test.start : data.test.stop] < 0).any())
 
 
 def counts_of(sizes: Sequence[float] | None, n: int, n_clients: int) -> np.ndarray:
@@ -409,12 +429,12 @@ def writers(pool: Pool, generator: np.random.Generator, n_clients: int, test_sha
     """Natural: whole writers, as many to one client as to another to within one, with all their training images. A client's
     test examples are a share of its own images that it does not train on; the test set, of other writers, is not dealt.
     """
-    if pool.writers is None:
+    if pool.owners is None:
         raise UserError(
             "--partition writers: it is not known who wrote these images; must be data with writers, such as "
             "--dataset MNIST with MNIST/mnist_writer_ids.npz in --data_dir"
         )
-    hands = pool.writers[pool.train]
+    hands = pool.owners[pool.train]
     ids = np.unique(hands)
     if len(ids) < n_clients:
         raise UserError(f"--n_clients {n_clients}: more clients than the {len(ids)} writers; at most {len(ids)}")
@@ -427,6 +447,30 @@ def writers(pool: Pool, generator: np.random.Generator, n_clients: int, test_sha
         test.append(images[:n])
         train.append(images[n:])
     return train, test
+
+
+def silos(pool: Pool, generator: np.random.Generator, n_clients: int, test_share: float) -> Dealt:
+    """As they come: each owner of training examples is a client, with all of them. Its test examples are its own of the test
+    set; where it has none there, a share of its training examples that it does not train on."""
+    if pool.owners is None:
+        raise UserError("--partition silos: it is not known whose these examples are; must be data that --clients can read")
+    ids, owners = np.unique(pool.owners[pool.train], return_inverse=True)
+    if lost := [name for k, name in enumerate(pool.clients) if k not in ids]:
+        raise UserError(f"--reduced: keeps no training examples of {listed(lost)}; --reduced_draw random keeps of all alike")
+    if len(ids) != n_clients:
+        raise UserError(f"--n_clients {n_clients}: the training examples are of {len(ids)} clients; must be {len(ids)}")
+    place = np.searchsorted(ids, pool.owners[pool.test]).clip(max=len(ids) - 1)
+    owned = ids[place] == pool.owners[pool.test]
+    train, test = Shares.dealt(pool.train, owners, n_clients), Shares.dealt(pool.test[owned], place[owned], n_clients)
+    kept, held_out = list(train), list(test)
+    for k in np.flatnonzero(test.sizes == 0):
+        examples = generator.permutation(train[k])
+        if len(examples) < 2:
+            name = pool.clients[ids[k]] if pool.clients else f"client {k}"
+            raise UserError(f"--partition silos: {name} has a single example, and no test examples; it cannot hold one out")
+        n = _held_out(test_share, len(examples))
+        held_out[k], kept[k] = examples[:n], examples[n:]
+    return kept, held_out
 
 
 def _held_out(share: float, n: int) -> int:
@@ -443,6 +487,7 @@ PARTITIONS: dict[str, Callable] = {
     "digit_sets": digit_sets,
     "reference_blocks": reference_blocks,
     "writers": writers,
+    "silos": silos,
 }
 
 
@@ -477,11 +522,18 @@ def split(data, options) -> Split:
         data.y.cpu().numpy(),
         kept[~np.isin(kept, public)] if len(public) else kept,
         np.array(data.test),
-        None if data.writers is None else data.writers.cpu().numpy(),
+        None if data.owners is None else data.owners.cpu().numpy(),
+        data.clients,
     )
-    counts = []
-    for part, what in zip(pool.parts, ("training", "test"), strict=True):
+    partitioner, counts = PARTITIONS[options.partition], []
+    dealt = pool.parts[:1] if options.partition in readers("test_share") else pool.parts  # tests are the clients' own there
+    for part, what in zip(dealt, ("training", "test"), strict=False):
         n = len(part)
+        if not n:
+            raise UserError(
+                f"--partition {options.partition}: {data.name} has no test set to deal; must be "
+                f"{' or '.join(readers('test_share'))}, where each client holds out its own"
+            )
         if n < n_clients:
             raise UserError(
                 f"--n_clients {n_clients}: more clients than the {n} {what} images of {data.name} there are to deal"
@@ -494,13 +546,12 @@ def split(data, options) -> Split:
                 f"images; every size must be at least {1 / n:.2g}"
             )
 
-    partitioner = PARTITIONS[options.partition]
     available = {**vars(options), "counts": tuple(counts)}
     read = {name: available[name] for name in parameters(partitioner)}
     train, test = partitioner(pool, streams.generator("split", options.split_seed), **read)
     train, test = Shares.of(train).sorted(), Shares.of(test).sorted()
     held_out = _held_back(train, data.n_train, options)[train.values]
-    return Split(train.where(~held_out), train.where(held_out), test, public)
+    return _named(data, Split(train.where(~held_out), train.where(held_out), test, public))
 
 
 def _public(examples: np.ndarray, options) -> np.ndarray:
@@ -509,6 +560,17 @@ def _public(examples: np.ndarray, options) -> np.ndarray:
     if options.public_share and not n:
         raise UserError(f"--public_share {options.public_share:g}: is none of {len(examples)} images; use a larger part")
     return np.sort(streams.generator("public", options.split_seed).permutation(examples)[:n])
+
+
+def _named(data, split: Split) -> Split:
+    """The same split with the clients' names, where each has examples of one who has a name, and of no other."""
+    if not data.clients:
+        return split
+    owners = data.owners.cpu().numpy()[split.train.values]
+    first = owners[split.train.offsets[:-1]]
+    if len(np.unique(first)) < len(first) or (owners != first[split.train.owners]).any():
+        return split
+    return replace(split, names=tuple(data.clients[owner] for owner in first))
 
 
 def _held_back(shares: Shares, n_train: int, options) -> np.ndarray:
@@ -539,7 +601,8 @@ def arrays(data, split: Split) -> dict[str, np.ndarray]:
     """What a split is saved as (`split.npz`): train, validation and test, int32, indices into the data set (test examples
     follow the training examples), client after client; train_offsets, validation_offsets, test_offsets, int64 [K + 1]:
     client k has those from offsets[k] to offsets[k + 1]; public, int32, where there is such; the table of client x class;
-    the names of the classes; the data's digest; whether an example is in several shares."""
+    the names of the classes; the data's digest; whether an example is in several shares; the clients' names, where they
+    have any."""
     shares = {}
     for name, part in zip(PARTS, split.parts, strict=True):
         shares |= {name: part.values.astype(np.int32), f"{name}_offsets": part.offsets}
@@ -547,6 +610,7 @@ def arrays(data, split: Split) -> dict[str, np.ndarray]:
     return {
         **{"data": np.array(data.digest), "table": table(data, split), "classes": np.array(data.classes)},
         **{"overlapping": np.array(split.overlapping), **shares},
+        **({"clients": np.array(split.names)} if split.names else {}),
     }
 
 
@@ -555,20 +619,30 @@ def _times(split: Split) -> Pair:
     return np.unique(np.concatenate([*(part.values for part in split.parts), split.public]), return_counts=True)
 
 
+HAND_MADE = ("example", "client", "part")  # columns
+
+
 def from_file(path: Path, data, n_clients: int) -> Split:
     """A split that was saved as `arrays`, perhaps edited by hand, or in the form of older runs, with an array train_K,
-    validation_K and test_K of each client: the table and the names in it are not read. Raises UserError where it is none, of
-    other data, of other clients, or deals what is not there or something twice."""
-    wrong = f"--partition_file {path}:"
+    validation_K and test_K of each client: the table is not read, a digest of the data need not be there. Or one made by
+    hand, a .csv or .npz with `example`, `client`, `part`: an index into the data set, a number from 0 or a name, one of
+    `PARTS`. Raises UserError where it is none, of other data, of other clients, or deals what is not there or something
+    twice."""
+    wrong, wanted = f"--partition_file {path}:", "must be the split.npz of a run, or have example, client and part"
     try:
-        with np.load(path, allow_pickle=False) as saved:
-            overlapping = "overlapping" in saved.files and bool(saved["overlapping"])
-            digest, read = str(saved["data"]), [_pieces(saved, part) for part in PARTS]
+        with nullcontext(_columns(path)) if path.suffix == ".csv" else np.load(path, allow_pickle=False) as saved:
+            overlapping = "overlapping" in saved and bool(saved["overlapping"])
+            digest = str(saved["data"]) if "data" in saved else data.digest
             public = np.asarray(saved["public"]) if "public" in saved else np.zeros(0, np.int64)
+            if set(HAND_MADE) <= set(saved):
+                names, read = _hand_made(*(np.asarray(saved[name]) for name in HAND_MADE))
+            else:
+                names, read = tuple(map(str, saved.get("clients", ()))), [_pieces(saved, part) for part in PARTS]
     except FileNotFoundError:
-        raise UserError(f"{wrong} there is no such file; must be the split.npz of a run") from None
+        raise UserError(f"{wrong} there is no such file; {wanted}") from None
     except Exception as error:  # whatever a reader stumbles over in a file that may be anything
-        raise UserError(f"{wrong} not to be read as a split; must be the split.npz of a run") from error
+        told = f" ({error})" if isinstance(error, _HandMadeError) else ""
+        raise UserError(f"{wrong} not to be read as a split{told}; {wanted}") from error
     if digest != data.digest:
         raise UserError(f"{wrong} is a split of other data than those of --dataset {data.name} ({data.digest})")
     if (k := len(read[0][1]) - 1) != n_clients:
@@ -589,6 +663,7 @@ def from_file(path: Path, data, n_clients: int) -> Split:
             raise UserError(f"{wrong} {part} has no example of client {parts[-1].sizes.argmin()}, who needs at least one")
     _indices(public, len(data.y), f"{wrong} public")
     found = Split(*parts, np.sort(public.astype(np.int64)))
+    found = replace(found, names=names) if len(names) == k else _named(data, found)
     indices, times = _times(found)
     if overlapping:  # then several clients may have it, but none twice, and nobody as a test example of a training one
         train, validation, test = found.parts
@@ -608,6 +683,40 @@ def _indices(given: np.ndarray, n: int, what: str) -> None:
     proper = given.ndim == 1 and (given.dtype.kind in "iu" or not len(given))
     if not proper or (len(given) and not 0 <= given.min() <= given.max() < n):
         raise UserError(f"{what} must be a list of indices from 0 to {n - 1}")
+
+
+class _HandMadeError(Exception):
+    """What is wrong with a split made by hand."""
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    import pandas as pd
+
+    return {
+        name: column.to_numpy()
+        for name, column in pd.read_csv(path, dtype={"client": str, "part": str}, keep_default_na=False).items()
+    }
+
+
+def _hand_made(examples: np.ndarray, clients: np.ndarray, parts: np.ndarray) -> tuple[tuple[str, ...], list[tuple]]:
+    """The names of the clients, () where they are numbers, and of each part what `_pieces` returns."""
+    if not examples.shape == clients.shape == parts.shape == (len(examples),):
+        raise _HandMadeError("example, client and part must be as long as each other")
+    clients, parts = clients.astype(str), parts.astype(str)
+    if len(strange := np.flatnonzero(~np.isin(parts, PARTS))):
+        raise _HandMadeError(
+            f"part {parts[strange[0]]} of example {examples[strange[0]]}; must be one of {', '.join(PARTS)}"
+        )
+    if len(nobody := np.flatnonzero(clients == "")):
+        raise _HandMadeError(f"example {examples[nobody[0]]} has no client")
+    names = in_order(clients)
+    if numbered := all(name.isdecimal() for name in names):
+        names = [str(k) for k in range(int(names[-1]) + 1)]
+    place = {name: k for k, name in enumerate(names)}
+    owners = np.array([place[str(int(name)) if numbered else name] for name in clients.tolist()])
+    shares = [Shares.dealt(examples[it], owners[it], len(names)) for it in (parts == part for part in PARTS)]
+    read = [({f"example of part {part}": share.values}, share.offsets) for part, share in zip(PARTS, shares, strict=True)]
+    return () if numbered else tuple(names), read
 
 
 def _pieces(saved: Mapping[str, np.ndarray], part: str) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -26,35 +26,37 @@ def tree(root: Path) -> tuple[tuple[list[Path], list[int]], tuple[list[Path], li
     for part in ("train", "test"):
         if not (root / part).is_dir():
             raise ValueError(f"no folder {root / part}; must hold train/CLASS/*.png and test/CLASS/*.png (or .jpg, ...)")
-    classes = tuple(folder.name for folder in _folders(root / "train"))
-    train = _files(root / "train", classes)
-    test = _files(root / "test", classes)
+    train, test = labelled(root / "train"), labelled(root / "test")
+    classes = tuple(dict.fromkeys(train[1]))
+    for name in test[1]:
+        if name not in classes:
+            raise ValueError(f"{root / 'test' / name} is a class that train/ lacks; train/ has {', '.join(classes)}")
+    train, test = ((found, [classes.index(name) for name in names]) for found, names in (train, test))
     return train, test, classes
 
 
-def _visible(folder: Path) -> list[Path]:
+def labelled(part: Path) -> tuple[list[Path], list[str]]:
+    """part/CLASS/*.png -> the files, by class and name, and the class of each. Raises ValueError where there are none."""
+    files, names = [], []
+    for folder in _folders(part):
+        images = [path for path in visible(folder) if path.suffix.lower() in SUFFIXES]
+        if not images:
+            raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+        files += images
+        names += [folder.name] * len(images)
+    return files, names
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in a folder and not hidden, by name."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _folders(folder: Path) -> list[Path]:
-    found = [path for path in _visible(folder) if path.is_dir()]
+    found = [path for path in visible(folder) if path.is_dir()]
     if not found:
         raise ValueError(f"{folder} holds no folders; must hold one for each class")
     return found
-
-
-def _files(part: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
-    """The images below train/ or test/ and their labels."""
-    files, labels = [], []
-    for folder in _folders(part):
-        if folder.name not in classes:
-            raise ValueError(f"{folder} is a class that train/ lacks; train/ has {', '.join(classes)}")
-        images = [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES]
-        if not images:
-            raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
-        files += images
-        labels += [classes.index(folder.name)] * len(images)
-    return files, labels
 
 
 def decode(files: list[Path], size: int | None, channels: int | None, kept: Path) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.datasets import Data
-from data.partition import Shares, Split
+from data.partition import Shares, Split, global_test
 from errors import DivergedError
 from federation import Federation, Weights, computing_with
 from helpers import EVALUATION_BATCH, Loss, Round, cross_entropy, train
@@ -81,7 +81,7 @@ def _measure(
     has one loss and one global value, under client 0, and is asked once; and what is `measured`, as "global_auc". And the
     confusion of the classifier."""
     data, everyone = federation.data, federation.clients
-    test = torch.tensor(data.test, device=federation.device)
+    test = torch.as_tensor(global_test(data, split), device=federation.device)
     heads: list[dict[str, ByClient]] = []
     tables: list[Tensor] = []
     own_predicted: list[Tensor] = []

@@ -29,6 +29,7 @@ SOURCES = (
     "data/partition",
     "data/pictures",
     "data/shift",
+    "data/silos",
     "models",
     "measures",
     "optimizers",

@@ -105,7 +105,7 @@ def _writable(folder: Path) -> None:
 
 
 def _source(options: Options, launch: Launch) -> datasets.Source:
-    return datasets.Source(launch.data_dir, options.image_size, options.attribute, launch.unverified_data)
+    return datasets.Source(launch.data_dir, options.image_size, options.attribute, launch.unverified_data, options.label)
 
 
 @cache
@@ -162,6 +162,8 @@ def _start(options: Options, inputs: tuple) -> saves.Rows | None:
 def _fits(options: Options, inputs: tuple) -> None:
     """Whether the algorithm can do with these architectures, and they with these images."""
     algorithm, named = options.algorithm, ",".join(options.model)
+    if options.augment != "none" and inputs[0][1:] == (1, 1):
+        raise UserError(f"--augment {options.augment}: read only with images, and {options.dataset} holds vectors")
     strange = [name for name in options.model if name not in models.HAVE_HEADS]
     if strange and algorithms.says(algorithm, "heads"):
         raise UserError(

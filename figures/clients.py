@@ -39,7 +39,7 @@ def gains(runs: Sequence[Run], alone: Sequence[Run]):
 
 
 def accuracies(group: Group, found: Sequence[Group], together: bool):
-    """A frame with a row a client and seed, from the worst to the best: client, seed, "accuracy" and its "spread" over seeds
+    """A frame with a row a client and seed, from the worst to the best: client, name, seed, "accuracy", "spread" over seeds
     (fractions of 1), "gain", its accuracy less that of the same client alone, "harmed" (see `groups.harmed`), and its number
     of training "examples"; NaN where there is nothing to tell. `together`: a row a client, over its seeds."""
     import pandas as pd
@@ -50,6 +50,7 @@ def accuracies(group: Group, found: Sequence[Group], together: bool):
         own = pd.concat([by_client(run, "last") for run in runs], axis=1)
         frame = pd.DataFrame({"accuracy": own.mean(axis=1), "spread": own.std(axis=1), "seed": runs[0].options["seed"]})
         frame["gain"] = frame["harmed"] = frame["examples"] = np.nan
+        frame["name"] = [runs[0].names[k] for k in frame.index]
         if alone and (gain := gains(runs, alone.runs)) is not None:
             frame["gain"] = gain
             (of_split,) = harmed(Group([(run, None) for run in runs]), alone).values()
@@ -96,7 +97,7 @@ def _row(y: int, name: str, colour: str, clients, together: bool) -> list[Line |
         clients = clients.iloc[np.linspace(0, len(clients) - 1, saves.MANY).round().astype(int)]
     n, percent, bars = len(clients), 100 * clients["accuracy"].to_numpy(), 100 * clients["bar"].to_numpy()
     heights = y + (np.linspace(-HEIGHT / 2, HEIGHT / 2, n) if n > 1 else np.zeros(1))
-    of = [f"client {client}" + ("" if together else f", seed {seed}") for client, seed in clients[["client", "seed"]].values]
+    of = [f"client {client}" + ("" if together else f", seed {seed}") for client, seed in clients[["name", "seed"]].values]
     hover = np.array([_hover(name, client, row) for client, row in zip(of, clients.itertuples(), strict=True)])
     told = f"{name}\n{mean:.1f} %\nmean over clients"
     marks = [Line([mean] * 2, [y - 0.42, y + 0.42], Style(colour), hover=told, width=1.4)]

@@ -29,7 +29,8 @@ def panel(saved: Mapping[str, np.ndarray], title: str = "", most: int = saves.MA
     table, classes = saved["table"], list(map(str, saved["classes"]))
     if len(table) > most:
         return _distributions(table, classes, title)
-    clients = {k: f"{k} ({size:,})" for k, size in enumerate(table.sum(1))}
+    names = saved.get("clients", range(len(table)))
+    clients = {k: f"{name} ({size:,})" for k, (name, size) in enumerate(zip(names, table.sum(1), strict=True))}
     x, y = Axis("class", ticks=dict(enumerate(classes))), Axis("client (its examples)", ticks=clients)
     return Panel([Heat(table, max(table.max(), 1), "training examples")], x, y, title, rows=min(len(table), 20))
 

@@ -249,9 +249,9 @@ def _at_equal_bytes(
 
 
 def _notes(found: Sequence[Group], metric: str, on: str, base: int | None, target: float | None) -> list[str]:
+    what = f"{metric}: {scale(metric)} {words(metric)}, {ROUND[on]}"
     lines = [
-        f"{metric}: {scale(metric)} {words(metric)}, {ROUND[on]}; mean and standard deviation over n seeds; costs are of the "
-        "whole run, the server's in columns of their own"
+        f"{what}; mean and standard deviation over n seeds; costs are of the whole run, the server's in columns of their own"
     ]
     if base is not None:
         lines.append(

@@ -94,6 +94,12 @@ class Run:
         of_clients = self.history[self.history["client"] != ALL].dropna(axis=1, how="all").reset_index(drop=True)
         return of_clients[[name for name in of_clients if not name.endswith(SERVER)]]
 
+    @cached_property
+    def names(self) -> list[str]:
+        """What each client is called: its name where the data name their clients, else its number."""
+        found = (self.arrays("split") or {}).get("clients", range(self.options["n_clients"]))
+        return list(map(str, found))
+
     @property
     def options(self) -> dict[str, Any]:
         """Every option, as `config.json` has it."""

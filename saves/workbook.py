@@ -48,7 +48,10 @@ def _last_clients(run) -> pd.DataFrame:
     last = clients[clients["round"] == clients["round"].max()].dropna(axis=1, how="all")
     if len(last) > saves.MANY and "loss" in last:  # who trained comes first
         last = last.sort_values("loss", key=lambda loss: loss.isna(), kind="stable")
-    return last.reset_index(drop=True)
+    last = last.reset_index(drop=True)
+    if run.names != list(map(str, range(len(run.names)))):
+        last.insert(list(last).index("client") + 1, "name", [run.names[k] for k in last["client"]])
+    return last
 
 
 def costs(run) -> pd.DataFrame:

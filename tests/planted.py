@@ -141,6 +141,15 @@ published fedavg: kept moments go to the first clients | algorithms/published/fe
 * lda, dirichlet: a mix times a size is cut, not rounded | data/partition.py | test_partition.py
 - np.floor(np.cumsum(mix, axis=-1) * n + 0.5)
 + np.floor(np.cumsum(mix, axis=-1) * n)
+silos: what a client holds out it trains on | data/partition.py | test_partition.py -k "silo"
+- held_out[k], kept[k] = examples[:n], examples[n:]
++ held_out[k], kept[k] = examples[:n], examples
+silos: the common test set is not all of the global one | data/partition.py | test_partition.py -k "share_a_test_set"
+- return everything[data.owners.cpu().numpy()[everything] < 0] if data.clients else everything
++ return everything
+tables: features are dealt in another order than labels | data/silos.py | test_silos.py
+- test, kept = (Part(train.x[it], train.y[it]) for
++ test, kept = (Part(train.x[it], train.y[it[::-1]]) for
 validation examples are trained on | data/partition.py | test_partition.py
 - train.where(~held_out)
 + train

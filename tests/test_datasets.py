@@ -246,8 +246,8 @@ def test_a_public_data_set_is_behind_the_test_examples_and_changes_no_constant()
     assert len({one.digest, other.digest, joined.digest}) == 3
     strange = datasets.with_public(one, replace(other, classes=("x", *other.classes[1:])))
     assert strange.y[18:].tolist() == [-1] * 8, "labels of other classes"
-    written = datasets.with_public(replace(one, writers=torch.arange(18)), other)
-    assert written.writers.tolist() == [*range(18), *[-1] * 8]
+    written = datasets.with_public(replace(one, owners=torch.arange(18)), other)
+    assert written.owners.tolist() == [*range(18), *[-1] * 8]
 
 
 def test_a_public_data_set_of_other_images_is_refused():
@@ -519,7 +519,7 @@ def test_small_files_are_read_exactly(name, tmp_path):
     assert np.abs(found.astype(int) - expected).max() <= (2 if name == "CELEBA" else 0)  # JPEG rounds
     assert np.array_equal(data.y.numpy(), np.concatenate([y_train, y_test]))
     assert data.x.is_contiguous()
-    assert data.writers is None
+    assert data.owners is None
 
 
 @pytest.mark.parametrize("name", CHECKED)
@@ -1041,7 +1041,7 @@ def test_mnist_knows_its_writers_where_they_are_told(tmp_path):
     write_mnist(tmp_path)
     train, test = np.arange(50, dtype=np.int16) * 7, np.arange(48, dtype=np.int16) + 900
     write_writers(tmp_path, train_writer=train, test_writer=test)
-    writers = load("MNIST", Source(tmp_path, unverified=True)).writers
+    writers = load("MNIST", Source(tmp_path, unverified=True)).owners
     assert writers.dtype == torch.int64
     assert writers.tolist() == [*train.tolist(), *test.tolist()]
 
@@ -1050,7 +1050,7 @@ def test_another_data_set_does_not_get_mnists_writers(tmp_path):
     write_mnist(tmp_path)
     write_mnist(tmp_path, "FashionMNIST")
     write_writers(tmp_path, train_writer=np.zeros(50, int), test_writer=np.zeros(48, int))
-    assert load("FMNIST", Source(tmp_path, unverified=True)).writers is None
+    assert load("FMNIST", Source(tmp_path, unverified=True)).owners is None
 
 
 @pytest.mark.parametrize(
@@ -1136,7 +1136,7 @@ def test_mnist_has_the_mean_and_std_that_everybody_normalises_with(mnist):
 
 @needs_writers
 def test_mnists_training_and_test_digits_have_other_writers(mnist):
-    train, test = mnist.writers[: mnist.n_train], mnist.writers[mnist.n_train :]
+    train, test = mnist.owners[: mnist.n_train], mnist.owners[mnist.n_train :]
     assert (len(train.unique()), len(test.unique())) == (539, 297)
     assert not set(train.tolist()) & set(test.tolist())
 
@@ -1260,7 +1260,7 @@ def test_an_npz_file_is_a_data_set_by_its_path(tmp_path):
     assert (data.name, data.n_train, data.classes, data.shape) == ("mine", 6, ("0", "1", "2"), (3, 5, 6))
     assert np.array_equal(data.x.numpy(), x.transpose(0, 3, 1, 2))
     assert data.y.tolist() == y.tolist()
-    assert (data.writers, data.unverified) == (None, "")
+    assert (data.owners, data.unverified) == (None, "")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from data.files import arrays, idx, listed, reason, unpickled
+from data.files import classified, idx, in_order, listed, npz, reason, unpickled
 from errors import UserError
 
 # --- pickles -----------------------------------------------------------------------------------------------------------
@@ -150,6 +150,14 @@ def save(path, **changes):
     return path
 
 
+def arrays(path):
+    """(x, y) of the training and of the test set, and the classes."""
+    brought = npz(path)
+    y, classes = classified(brought)
+    n = len(brought.train.y)
+    return (brought.train.x, y[:n]), (brought.test.x, y[n:]), classes
+
+
 def both(array):
     return {"x_train": array[:6], "x_test": array[6:]}
 
@@ -188,6 +196,28 @@ def test_floats_stay_as_they_are(dtype, tmp_path):
     (x_train, _), (x_test, _), _ = arrays(save(tmp_path / "x.npz", **both(x)))
     assert x_train.dtype == x_test.dtype == np.float32
     assert np.array_equal(x_test, x[6:].transpose(0, 3, 1, 2).astype("f4"))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "i8", "f2", "f8"])
+def test_vectors_are_floats_one_to_a_channel(dtype, tmp_path):
+    """Any integers: a feature is no pixel."""
+    x = X.reshape(9, -1)[:, :7].astype(dtype) * np.array(3).astype(dtype)
+    (x_train, _), (x_test, _), _ = arrays(save(tmp_path / "x.npz", **both(x)))
+    assert x_train.dtype == x_test.dtype == np.float32
+    assert np.array_equal(np.concatenate([x_train, x_test]), x.astype("f4")[:, :, None, None])
+
+
+def test_clients_are_told_by_name_or_number(tmp_path):
+    found = npz(save(tmp_path / "x.npz", client_train=np.array(list("abcabc")), client_test=np.array([3, 1, 3])))
+    assert (found.train.clients.tolist(), found.test.clients.tolist()) == (list("abcabc"), ["3", "1", "3"])
+    alone = npz(save(tmp_path / "y.npz", client_train=Y[:6], x_test=None, y_test=None))
+    assert (alone.test, alone.train.clients.tolist()) == (None, list("012012"))
+
+
+def test_names_come_in_the_order_in_which_people_have_them():
+    assert in_order(["ward_10", "ward_2", "b", "ward_2"]) == ["b", "ward_2", "ward_10"]
+    assert in_order(["10", "9", "-1", "1.5"]) == ["-1", "1.5", "9", "10"]
+    assert in_order(["01", "1", "1.0"]) == in_order(["1.0", "1", "01"])  # equal numbers, and yet one order
 
 
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
@@ -255,7 +285,13 @@ WRONG = {
     "no array inside": (foreign_entry, "x_train"),
     "no y_test": (of(y_test=None), "it lacks y_test; must hold x_train, y_train, x_test, y_test"),
     "no x": (of(x_train=None, x_test=None), "it lacks x_train, x_test"),
-    "two axes": (of(x_train=X[:6].reshape(6, -1)), "x_train has the shape [6, 90]; allowed are [n, height, width], "),
+    "one axis": (of(x_train=X[:6, 0, 0, 0]), "x_train has the shape [6]; allowed are [n, d], [n, height, width], "),
+    "vectors and images": (of(x_train=X[:6].reshape(6, -1)), "of x_train is float32 [90, 1, 1], of x_test uint8 [3, 5, 6]"),
+    "vectors of text": (of(**both(X.reshape(9, -1).astype(str))), "x_train holds <U3; must be integers 0 .. 255, or floats"),
+    "vectors of nothing": (of(**both(X.reshape(9, -1)[:, :0])), "x_train holds no images"),
+    "clients of others": (of(client_train=np.arange(5)), "client_train holds int64 [5]; must be [6], a name or a number"),
+    "clients that are floats": (of(client_train=Y[:6] / 2), "client_train holds float64 [6]; must be [6], a name"),
+    "half a test part": (of(client_train=Y[:6], y_test=None), "it lacks y_test; must hold"),
     "five axes": (of(x_test=X[6:, None]), "x_test has the shape [3, 1, 5, 6, 3]"),
     "five channels": (of(x_train=np.zeros((6, 5, 6, 5), int)), "1 to 4 channels"),
     "no channels": (of(x_train=np.zeros((6, 5, 6, 0), int)), "1 to 4 channels"),

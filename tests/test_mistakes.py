@@ -304,6 +304,21 @@ def copied(name, change=lambda folder: None, **flags):
     return make
 
 
+def silos(tmp, names="ab"):
+    """A file of six vectors of five numbers a client."""
+    (tmp / "own").mkdir()
+    for name in names:
+        np.savez(tmp / "own" / f"{name}.npz", x_train=np.ones((6, 5)), y_train=np.arange(6) % 2)
+
+
+def three(tmp):
+    silos(tmp, "abc")
+
+
+def table(tmp):
+    (tmp / "t.csv").write_text("a,b,y\n1,2,u\n3,4,v\n5,6,u\n7,8,v\n")
+
+
 def small_mnist(tmp):
     """Four files that are none of the published ones."""
     raw = tmp / "MNIST" / "raw"
@@ -427,6 +442,37 @@ FILES = {
         "cfkd --config_file {tmp}/c.json",
         ["c.json: is of fedavg, and cfkd is named"],
     ),
+    "clients that are not there": (None, "--clients {tmp}/none", ["--clients", "/none", "no such file", "LEAF"]),
+    "clients of a file that names none": (
+        npz(),
+        "--clients {tmp}/mine.npz",
+        ["--clients", "names no clients", "client_train"],
+    ),
+    "clients and another number of them": (
+        silos,
+        "--clients {tmp}/own --n_clients 5",
+        ["--n_clients 5", "is --n_clients 2"],
+    ),
+    "clients and the default number of them": (three, "--clients {tmp}/own --n_clients 2", ["--n_clients 2: contradicts"]),
+    "clients and a rule": (silos, "--clients {tmp}/own --partition iid", ["--partition iid", "is --partition silos"]),
+    "clients and other data": (silos, "--clients {tmp}/own --dataset MNIST", ["--dataset MNIST", "contradicts --clients"]),
+    "clients and a partition file": (
+        silos,
+        "--clients {tmp}/own --partition_file x.csv",
+        ["--partition_file x.csv", "contradicts --clients", "takes no --partition_file"],
+    ),
+    "clients and a number of them that take part": (
+        silos,
+        "--clients {tmp}/own --num_select_clients 1",
+        ["--num_select_clients 1", "with --clients use --participation"],
+    ),
+    "convolutions on vectors": (silos, "--clients {tmp}/own --model CNN4", ["--model CNN4", "5 features", "MLP or"]),
+    "vectors that are augmented": (silos, "--clients {tmp}/own --model MLP --augment flip", ["--augment flip", "vectors"]),
+    "vectors that are resized": (silos, "--clients {tmp}/own --model MLP --image_size 9", ["--image_size 9", "5 features"]),
+    "a label where there is no table": (silos, "--clients {tmp}/own --label y", ["--label y", "tables (.csv"]),
+    "a label of a data set": (None, "--label y", ["--label y", "read only with a table"]),
+    "a label that is not there": (table, "--dataset {tmp}/t.csv --label z", ["no column z for --label", "it has a, b, y"]),
+    "text for a number": (table, "--dataset {tmp}/t.csv --label b", ["line 2", "the column y holds u", "finite numbers"]),
     "no such partition file": (
         None,
         "--partition_file {tmp}/none.npz",

@@ -33,6 +33,8 @@ from data.partition import (
     arrays,
     counts_of,
     from_file,
+    global_test,
+    has_common_test,
     parameters,
     readers,
     split,
@@ -42,9 +44,11 @@ from errors import UserError
 from options import Options
 
 ALPHAS = (1e-300, 1e-15, 0.01, 0.5, 1.0, 1e3, 1e12, 1e15, math.inf)
-OF_TRAINING = ("writers",)  # their test shares are a part of the training set; the test set is not dealt
+OWNED = ("silos",)  # where the data say who the clients are; in all others they are as many as asked for
+RULES = [name for name in PARTITIONS if name not in OWNED]
+OF_TRAINING = ("writers", "silos")  # their test shares are (here) of the training set; the test set is not dealt
 OVERLAPPING = ("reference_blocks",)  # those that may give an example to several clients
-APART = [name for name in PARTITIONS if name not in OVERLAPPING]  # no example in two shares; and they draw
+APART = [name for name in RULES if name not in OVERLAPPING]  # no example in two shares; and they draw
 WHOLE_CLASSES = ("classes", "digit_sets")  # where few clients leave classes out
 WRITER_IDS = ROOT / "data" / "MNIST" / "mnist_writer_ids.npz"
 modestly = settings(deadline=None, max_examples=150)
@@ -57,7 +61,7 @@ def labelled(train, test, n_classes=None, hands=None):
     parts = [(np.zeros((len(y), 1, 1, 1), dtype=np.uint8), y) for y in (train, test)]
     hands = np.arange(len(train)) // 2 if hands is None else np.asarray(hands)
     writers = torch.from_numpy(np.concatenate([hands, 1000 + np.arange(len(test))]))
-    return replace(from_arrays("labelled", *parts, tuple(map(str, range(n_classes)))), writers=writers)
+    return replace(from_arrays("labelled", *parts, tuple(map(str, range(n_classes)))), owners=writers)
 
 
 def in_turn(n_train, n_test, n_classes):
@@ -71,7 +75,7 @@ def class_table(y, shares, n_classes):
 def pool_of(train_y, test_y=None):
     """All there is of `labelled` data; training and test have the same labels unless told otherwise."""
     data = labelled(train_y, train_y if test_y is None else test_y)
-    return Pool(data.y.numpy(), np.arange(data.n_train), np.arange(data.n_train, len(data.y)), data.writers.numpy())
+    return Pool(data.y.numpy(), np.arange(data.n_train), np.arange(data.n_train, len(data.y)), data.owners.numpy())
 
 
 def dealt(name, pool, seed=0, n_clients=2, counts=None, **flags):
@@ -99,7 +103,7 @@ def problems(draw, partitions=tuple(PARTITIONS), alphas=ALPHAS):
         generator.permutation(
             np.concatenate([of_each, generator.choice(n_classes, n, p=generator.dirichlet(np.full(n_classes, skew)))])
         )
-        for n in (draw(st.integers(2 if name == "writers" else 1, 150)), draw(st.integers(1, 150)))
+        for n in (draw(st.integers(2 if name in ("writers", "silos") else 1, 150)), draw(st.integers(1, 150)))
     )
     most, hands, flags = min(len(train), len(test)), None, {}
     if name == "shards":
@@ -116,11 +120,11 @@ def problems(draw, partitions=tuple(PARTITIONS), alphas=ALPHAS):
     elif name in ("digit_sets", "reference_blocks"):
         flags["digit_num"] = draw(st.integers(1, n_classes))
         flags["n_clients"] = draw(st.integers(1, n_pieces if name == "digit_sets" else most))
-    elif name == "writers":
+    elif name in ("writers", "silos"):
         n_writers = draw(st.integers(1, len(train) // 2))
         of_each = np.repeat(np.arange(n_writers), 2)
         hands = generator.permutation(np.concatenate([of_each, generator.choice(n_writers, len(train) - len(of_each))]))
-        flags["n_clients"] = draw(st.integers(1, min(n_writers, most)))
+        flags["n_clients"] = draw(st.integers(1, min(n_writers, most))) if name == "writers" else n_writers
         flags["test_share"] = draw(st.sampled_from([1e-9, 0.2, 0.5, 0.999]))
     asked = Options(
         partition=name,
@@ -241,10 +245,10 @@ def test_another_generator_gives_another_split(name, alpha):
         assert not all(np.array_equal(np.sort(a), np.sort(b)) for a, b in zip(once[part], other[part], strict=True))
 
 
-@pytest.mark.parametrize("name", PARTITIONS)
+@pytest.mark.parametrize("name", RULES)
 def test_the_pool_is_only_read(name):
     pool, counts = pool_of(np.arange(60) % 3), (np.array([20, 20, 20]), np.array([20, 20, 20]))
-    for array in (*vars(pool).values(), *counts):
+    for array in (pool.y, *pool.parts, pool.owners, *counts):
         array.setflags(write=False)
     dealt(name, pool, counts=counts, n_clients=3, alpha=0.5)
 
@@ -268,7 +272,7 @@ def test_as_many_clients_as_pairs_of_examples_train_on_one_and_keep_the_other(na
     assert {len(share) for share in (*found.train, *found.test)} == {1}
 
 
-@pytest.mark.parametrize("name", PARTITIONS)
+@pytest.mark.parametrize("name", RULES)
 def test_a_partitioner_reads_the_flags_that_it_names_and_no_others(name):
     data = in_turn(400, 200, 5)
     before = {"n_clients": 4, "partition": name, "alpha": 0.5}
@@ -763,7 +767,7 @@ def test_a_block_without_an_image_is_a_clear_line():
 
 def assert_whole_writers(data, found, asked):
     """No writer is two clients', none is left out, and the clients have as many of them to within one."""
-    hands = data.writers.numpy()
+    hands = data.owners.numpy()
     own = [np.unique(hands[np.concatenate(parts)]) for parts in zip(found.train, found.validation, found.test, strict=True)]
     every = np.concatenate(own)
     assert np.array_equal(np.sort(every), np.unique(hands[: data.n_train]))
@@ -785,7 +789,7 @@ def test_writers_are_dealt_at_random():
     pool, pairs = pool_of(np.zeros(8)), Counter()
     for seed in range(300):
         train, test = dealt("writers", pool, seed)
-        pairs[tuple(np.unique(pool.writers[[*train[0], *test[0]]]))] += 1
+        pairs[tuple(np.unique(pool.owners[[*train[0], *test[0]]]))] += 1
     assert len(pairs) == 6
     for times in pairs.values():
         assert_rate(times, 300, 1 / 6)
@@ -812,7 +816,7 @@ def test_mnists_writers_in_fifty_clients():
     """539 people wrote the training images: 39 clients have 11 of them and 11 have 10."""
     with np.load(WRITER_IDS) as ids:
         hands = np.concatenate([ids["train_writer"], ids["test_writer"]]).astype(np.int64)
-    data = replace(datasets.load("MNIST", datasets.Source(ROOT / "data")), writers=torch.from_numpy(hands))
+    data = replace(datasets.load("MNIST", datasets.Source(ROOT / "data")), owners=torch.from_numpy(hands))
     asked = Options(partition="writers", n_clients=50, validation=0.1)
     found = split(data, asked)
     assert_proper(data, found, asked)
@@ -820,6 +824,80 @@ def test_mnists_writers_in_fifty_clients():
     every = [np.concatenate(parts) for parts in zip(found.train, found.validation, found.test, strict=True)]
     assert np.array_equal(np.sort(np.concatenate(every)), np.arange(60_000))
     assert Counter(len(np.unique(hands[own])) for own in every) == {11: 39, 10: 11}
+
+
+# --- silos -------------------------------------------------------------------------------------------------------------
+
+
+def brought(train_owners, test_owners, names=("a", "b", "c")):
+    """Data that come by client: owners of the training and of the test examples."""
+    data = labelled(np.arange(len(train_owners)) % 2, np.arange(len(test_owners)) % 2, 2)
+    return replace(data, owners=torch.tensor([*train_owners, *test_owners]), clients=tuple(names))
+
+
+def silos_of(data, **flags):
+    return split(data, Options(**{"partition": "silos", "n_clients": len(data.clients), **flags}))
+
+
+def test_a_silo_is_a_client_with_all_that_it_has():
+    data = brought([2, 0, 1, 2, 0, 2], [1, 0, 2, 1])
+    found = silos_of(data)
+    assert [share.tolist() for share in found.train] == [[1, 4], [2], [0, 3, 5]]
+    assert [share.tolist() for share in found.test] == [[7], [6, 9], [8]]
+    assert found.names == ("a", "b", "c")
+    assert not has_common_test(data)
+    assert global_test(data, found).tolist() == [6, 7, 8, 9]  # the union of what they have
+    assert silos_of(data, split_seed=1).digest == found.digest, "nothing is drawn"
+
+
+def test_a_silo_without_test_examples_holds_out_its_own():
+    data = brought([0] * 10 + [1] * 10 + [2] * 5, [1, 1])
+    found = silos_of(data, test_share=0.3)
+    assert found.test.sizes.tolist() == [3, 2, 2]  # round(0.3 * 5) = 2
+    assert found.test[1].tolist() == [25, 26]
+    for k, whole in ((0, range(10)), (2, range(20, 25))):
+        assert np.array_equal(np.union1d(found.train[k], found.test[k]), whole)
+        assert not np.intersect1d(found.train[k], found.test[k]).size
+    assert np.array_equal(global_test(data, found), np.union1d([25, 26], found.test.values))
+    assert silos_of(data, test_share=0.3, split_seed=1).digest != found.digest
+
+
+def test_where_all_share_a_test_set_it_is_the_global_one_alone():
+    data = brought([0, 0, 1, 1, 2, 2], [0, -1, 1, 2, -1])
+    found = silos_of(data)
+    assert has_common_test(data)
+    assert [share.tolist() for share in found.test] == [[6], [8], [9]]
+    assert global_test(data, found).tolist() == [7, 10]
+
+
+def test_without_any_test_set_the_clients_hold_out_and_no_other_rule_can_deal():
+    whole = brought([0] * 4 + [1] * 4 + [2] * 4, [0])
+    data = replace(whole, x=whole.x[:12], y=whole.y[:12], owners=whole.owners[:12])
+    found = silos_of(data)
+    assert np.array_equal(global_test(data, found), np.sort(found.test.values))
+    line = refusal(data, Options(partition="iid", n_clients=2))
+    assert line.startswith("--partition iid: labelled has no test set to deal; must be writers or silos")
+
+
+def test_names_stay_with_who_has_them(folder):
+    """A client is called by a name where it has examples of that silo alone: as silos, or by a file that says the same."""
+    data = brought([1, 1, 0, 0, 2, 2], [0, 1, 2])
+    found = silos_of(data)
+    shares = {part: [getattr(found, part)[k] for k in (2, 0, 1)] for part in PARTS}
+    path = str(saved(folder / "other order.npz", data, Split(**shares)))
+    assert split(data, Options(partition_file=path, n_clients=3)).names == ("c", "a", "b")
+    assert split(data, Options(partition="iid", n_clients=3)).names == ()
+
+
+def test_silos_that_cannot_be_had_are_a_clear_line():
+    data = brought([0, 0, 1, 1, 2], [0, 1])
+    asked = Options(partition="silos", n_clients=2)
+    assert refusal(data, asked) == "--n_clients 2: the training examples are of 3 clients; must be 3"
+    line = refusal(data, replace(asked, n_clients=3))
+    assert line == "--partition silos: c has a single example, and no test examples; it cannot hold one out"
+    line = refusal(data, replace(asked, n_clients=3, reduced=0.6))
+    assert line == "--reduced: keeps no training examples of c; --reduced_draw random keeps of all alike"
+    assert "not known whose" in refusal(replace(data, owners=None, clients=()), asked)
 
 
 # --- train and test ----------------------------------------------------------------------------------------------------
@@ -882,7 +960,7 @@ def test_the_random_draw_does_not_depend_on_who_gets_what():
     assert all(np.array_equal(kept[0], one) for one in kept)
 
 
-@pytest.mark.parametrize("name", PARTITIONS)
+@pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.25, 0.5, 0.999])
 def test_validation_is_held_out_of_each_share(name, fraction):
     data = in_turn(203, 50, 5)
@@ -992,7 +1070,7 @@ def test_validation_is_empty_unless_asked_for():
     assert [len(share) for share in found.validation] == [0] * 4
 
 
-@pytest.mark.parametrize("name", PARTITIONS)
+@pytest.mark.parametrize("name", RULES)
 def test_the_split_depends_on_the_split_seed_alone(name):
     data = in_turn(300, 100, 5)
     asked = {"partition": name, "n_clients": 4, "reduced": 0.5, "reduced_draw": "random", "validation": 0.2}
@@ -1205,13 +1283,13 @@ def test_a_split_edited_by_hand_may_be_in_any_order_and_of_any_whole_numbers(fol
     assert back.validation[1].dtype == np.int64
 
 
-NO_SPLIT = "not to be read as a split; must be the split.npz of a run"
+WANTED = "must be the split.npz of a run, or have example, client and part"
+NO_SPLIT = f"not to be read as a split; {WANTED}"
 
 
 @pytest.mark.parametrize(
     ("edited", "words"),
     [
-        ({"data": None}, [NO_SPLIT]),
         ({"train_0": None, "train_1": None}, [NO_SPLIT]),
         ({"validation_1": None}, [NO_SPLIT]),
         ({"test_0": None}, [NO_SPLIT]),
@@ -1239,6 +1317,77 @@ def test_a_file_that_is_no_proper_split_is_refused(folder, whole, edited, words)
     line = refusal(data, replace(asked, partition_file=str(path)))
     for word in (f"--partition_file {path}: ", *words):
         assert word in line
+
+
+def test_a_digest_of_the_data_need_not_be_there(folder, whole):
+    data, found, asked = whole
+    for save in (saved, saved_as_before):
+        path = save(folder / "split.npz", data, found, data=None)
+        assert split(data, replace(asked, partition_file=str(path))).digest == found.digest
+
+
+def by_hand(found, names=None):
+    """A split as the columns of one that is made by hand, in any order."""
+    parts = [(part, getattr(found, part)) for part in PARTS]
+    columns = {
+        "example": np.concatenate([shares.values for _, shares in parts]),
+        "client": np.concatenate([shares.owners for _, shares in parts]),
+        "part": np.repeat(PARTS, [len(shares.values) for _, shares in parts]),
+    }
+    order = np.random.default_rng(0).permutation(len(columns["example"]))
+    columns["client"] = np.array(names)[columns["client"]] if names else columns["client"]
+    return {name: column[order] for name, column in columns.items()}
+
+
+def written_by_hand(path, columns):
+    if path.suffix == ".npz":
+        np.savez(path, **columns)
+    else:
+        lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+        path.write_text("\n".join(lines))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["split.npz", "split.csv"])
+@pytest.mark.parametrize("names", [None, ["ward_2", "ward_10"]])
+def test_a_split_made_by_hand_is_the_split_that_it_says(folder, whole, name, names):
+    """Clients that have names come in the order in which people have them."""
+    data, found, asked = whole
+    back = split(data, replace(asked, partition_file=written_by_hand(folder / name, by_hand(found, names))))
+    assert back.digest == found.digest
+    assert back.names == tuple(names or ())
+    if names:  # which a run keeps
+        again = saved(folder / "kept.npz", data, back)
+        assert split(data, replace(asked, partition_file=str(again))).names == back.names
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("part", "trian", ["part trian of example", "must be one of train, validation, test"]),
+        ("example", 90, ["must be a list of indices from 0 to"]),
+        ("example", -1, ["must be a list of indices from 0 to"]),
+        ("example", 1.5, ["must be a list of indices from 0 to"]),
+        ("client", "3", ["deals to 4 clients, and --n_clients is 2"]),
+        ("client", "", ["has no client"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["split.npz", "split.csv"])
+def test_a_split_made_by_hand_that_is_none_is_one_line(folder, whole, name, column, value, words):
+    data, found, asked = whole
+    columns = {key: values.astype(object) for key, values in by_hand(found).items()}
+    columns[column][0] = value
+    columns = {key: np.array(values.tolist()) for key, values in columns.items()}
+    line = refusal(data, replace(asked, partition_file=written_by_hand(folder / name, columns)))
+    for word in (f"--partition_file {folder / name}: ", *words):
+        assert word in line
+
+
+@pytest.mark.parametrize("lacking", ["example", "client", "part"])
+def test_a_table_without_one_of_the_columns_is_no_split(folder, whole, lacking):
+    columns = {name: column for name, column in by_hand(whole[1]).items() if name != lacking}
+    path = written_by_hand(folder / "split.csv", columns)
+    assert refusal(whole[0], replace(whole[2], partition_file=path)) == f"--partition_file {path}: {NO_SPLIT}"
 
 
 @pytest.mark.parametrize(
@@ -1392,7 +1541,7 @@ def test_members_that_are_no_arrays_are_refused(tmp_path, whole):
 def test_no_file_is_refused(tmp_path, whole):
     path = tmp_path / "no.npz"
     line = refusal(whole[0], replace(whole[2], partition_file=str(path)))
-    assert line == f"--partition_file {path}: there is no such file; must be the split.npz of a run"
+    assert line == f"--partition_file {path}: there is no such file; {WANTED}"
 
 
 class Touch:
@@ -1419,7 +1568,7 @@ def test_a_pickle_inside_is_not_opened(tmp_path, whole, name):
 # --- what cannot be had ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PARTITIONS)
+@pytest.mark.parametrize("name", [name for name in RULES if name not in OF_TRAINING])
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -1438,7 +1587,7 @@ def test_what_nobody_can_deal_is_a_clear_line(name, flags, words):
         assert word in line
 
 
-@pytest.mark.parametrize("name", PARTITIONS)
+@pytest.mark.parametrize("name", RULES)
 def test_a_single_training_image_cannot_be_held_out(name):
     """Ten images: one each for ten clients, two each for five that keep one to be tested on."""
     flags = {"n_clients": 5 if name in OF_TRAINING else 10, "shard_per_user": 1, "classes_per_client": 1, "digit_num": 1}
@@ -1488,7 +1637,7 @@ def test_writers_that_cannot_be_had_are_a_clear_line():
     asked = Options(partition="writers", n_clients=51)
     assert refusal(data, asked) == "--n_clients 51: more clients than the 50 writers; at most 50"
     assert "--n_clients 11" in refusal(data, replace(asked, n_clients=11, reduced=0.2))  # 10 writers are kept
-    line = refusal(replace(data, writers=None), asked)
+    line = refusal(replace(data, owners=None), asked)
     assert "--partition writers: it is not known who wrote these images; must be" in line
     assert "--dataset MNIST" in line
     line = refusal(labelled(np.zeros(6), np.zeros(6), hands=range(6)), replace(asked, n_clients=6))
