@@ -1,4 +1,4 @@
-"""The model, both ways; the server learns what the clients' models say of public images.
+"""The model, both ways; the server learns what all models say of public images.
 
 T. Lin, L. Kong, S. U. Stich, M. Jaggi: Ensemble Distillation for Robust Model Fusion in Federated Learning, NeurIPS 2020,
 Algorithms 1 and 3. The server averages the models of each architecture and then teaches each average the mean logits of all

@@ -1,4 +1,4 @@
-"""Class scores of public images: a client learns to say what all say, then from its own.
+"""Class scores of public images, both ways: a client learns what all say of them.
 
 D. Li, J. Wang: FedMD: Heterogenous Federated Learning via Model Distillation, 2019 (arXiv 1910.03581), Algorithm 1. Every
 client first learns from the public images and their labels and then from its own (transfer learning). In a round it sends

@@ -158,7 +158,7 @@ class Split:
 def global_test(data, split: Split) -> np.ndarray:
     """The test set that all clients are asked for, int64 [n]: that of the data; of data that come by client the test
     examples that are nobody's, or where there are none the union of the clients' own."""
-    everything = np.array(data.test)
+    everything = np.array(data.test, dtype=np.int64)
     if not has_common_test(data):
         return np.union1d(everything, split.test.values)
     return everything[data.owners.cpu().numpy()[everything] < 0] if data.clients else everything
@@ -517,11 +517,11 @@ def split(data, options) -> Split:
     if n_kept < 1:
         raise UserError(f"--reduced {options.reduced:g}: keeps none of the {data.n_train} training images of {data.name}")
     kept = kept[:n_kept]
-    public = _public(np.array(data.public) if options.public_dataset else kept, options)
+    public = _public(np.array(data.public, dtype=np.int64) if options.public_dataset else kept, options)
     pool = Pool(
         data.y.cpu().numpy(),
         kept[~np.isin(kept, public)] if len(public) else kept,
-        np.array(data.test),
+        np.array(data.test, dtype=np.int64),
         None if data.owners is None else data.owners.cpu().numpy(),
         data.clients,
     )
@@ -529,7 +529,7 @@ def split(data, options) -> Split:
     dealt = pool.parts[:1] if options.partition in readers("test_share") else pool.parts  # tests are the clients' own there
     for part, what in zip(dealt, ("training", "test"), strict=False):
         n = len(part)
-        if not n:
+        if not n and what == "test":
             raise UserError(
                 f"--partition {options.partition}: {data.name} has no test set to deal; must be "
                 f"{' or '.join(readers('test_share'))}, where each client holds out its own"
