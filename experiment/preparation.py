@@ -5,7 +5,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
@@ -17,13 +17,14 @@ import torch
 
 import algorithms
 import models
+import plugins
 import saves
 import streams
 from data import datasets, partition
 from errors import UserError
 from experiment import identity
 from federation import Federation
-from federation.pool import Pool
+from federation.pool import Pool, packed
 from federation.ranks import Ranks, world
 from options import Launch, Options
 
@@ -155,11 +156,12 @@ def _start(options: Options, inputs: tuple) -> saves.Rows | None:
 def _fits(options: Options, inputs: tuple) -> None:
     """Whether the algorithm can do with these architectures, and they with these images."""
     algorithm, named = options.algorithm, ",".join(options.model)
-    strange = [name for name in options.model if name not in models.HAVE_HEADS]
+    have_heads = models.readers("heads")
+    strange = [name for name in options.model if name not in have_heads]
     if strange and algorithms.says(algorithm, "heads"):
         raise UserError(
             f"--model {strange[0]}: has no auxiliary heads, which {options.algorithm} learns with; must be one of "
-            f"{', '.join(models.HAVE_HEADS)}"
+            f"{', '.join(have_heads)}"
         )
     with streams.torch_seeded("tried out"):
         built = [build() for build in _architectures(options, inputs)]
@@ -207,7 +209,7 @@ def at_work(experiment: Experiment) -> Iterator[Federation]:
         return
     with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder:
         file = experiment.data.write(Path(folder) / "data.pt")
-        build = partial(_replica, replace(experiment, data=None), file)
+        build = partial(_replica, plugins.files(), packed(replace(experiment, data=None)), file)
         pool = Pool(federation, build, experiment.workers, then=partial(shutil.rmtree, folder, ignore_errors=True))
         try:
             yield replace(federation, pool=Ranks(pool, experiment.workers) if shared else pool)
@@ -215,5 +217,7 @@ def at_work(experiment: Experiment) -> Iterator[Federation]:
             pool.close()
 
 
-def _replica(experiment: Experiment, file: Path) -> Federation:
-    return federation_of(replace(experiment, data=datasets.mapped(file)))
+def _replica(brought: Sequence[Path], sent: bytes, file: Path) -> Federation:
+    for path in brought:  # before what is sent is unpacked, which may be of their making
+        plugins.load(path)
+    return federation_of(replace(pickle.loads(sent), data=datasets.mapped(file)))
