@@ -148,7 +148,9 @@ def _sources(options: Options) -> list[str]:
 
 @cache
 def _revision() -> str | None:
-    """The commit of this checkout, "-dirty" where files differ from it; None outside git, or without git."""
+    """The commit of this checkout, "-dirty" where files differ from it; None where it is none, or without git."""
+    if not (HERE / ".git").exists():  # installed, perhaps into a folder of somebody else's checkout
+        return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()

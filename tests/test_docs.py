@@ -100,12 +100,22 @@ def test_fedavgm_without_momentum_is_fedavg_bit_for_bit(example, tmp_path):
     assert all(momentum[name].dtype == plain[name].dtype for name in plain)
 
 
+def copied(house):
+    """A copy of the house without data and saved runs -> where it is."""
+
+    def left_out(folder, names):
+        of_code = Path(folder).name not in ("data", "saves")
+        return [
+            name for name in names if name.startswith((".", "__pycache__", "build")) or not (of_code or name.endswith(".py"))
+        ]
+
+    return shutil.copytree(ROOT, house, ignore=left_out, dirs_exist_ok=True)
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
     """A copy of the house into which the examples were copied as a reader would: a file or a function, and a line."""
-    house = tmp_path_factory.mktemp("house")
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "MNIST", "cifar*", "*-*-????????-??????")
-    shutil.copytree(ROOT, house, ignore=left_out, dirs_exist_ok=True)
+    house = copied(tmp_path_factory.mktemp("house"))
     for name in OF_ALGORITHMS.values():
         (house / name).write_text(EXAMPLES[name])
     for table, file, line in OF_TABLES:
