@@ -546,16 +546,18 @@ MODELS: dict[str, Callable[..., Net]] = {
     "CNN4": CNN4,
     "MobileNet": MobileNet,
 }
-READ_FEATURE_DIM, HAVE_HEADS = (
-    tuple(name for name, model in MODELS.items() if what in inspect.signature(model).parameters)
-    for what in ("feature_dim", "heads")
-)
+
+
+def readers(parameter: str) -> tuple[str, ...]:
+    """The models that name it, "feature_dim" or "heads"."""
+    return tuple(name for name, model in MODELS.items() if parameter in inspect.signature(model).parameters)
 
 
 def make(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool = False) -> Net:
     """A new `name`, initialised from torch's generator; with auxiliary heads where it has any and `heads` asks for them."""
-    asked = {"feature_dim": feature_dim} if name in READ_FEATURE_DIM else {}
-    return MODELS[name](shape, n_classes, **asked, **({"heads": heads} if name in HAVE_HEADS else {}))
+    optional = {"feature_dim": feature_dim, "heads": heads}
+    read = inspect.signature(MODELS[name]).parameters
+    return MODELS[name](shape, n_classes, **{what: value for what, value in optional.items() if what in read})
 
 
 def with_batch_norm() -> list[str]:
@@ -566,9 +568,12 @@ def with_batch_norm() -> list[str]:
 
 def of_client(options: Mapping[str, Any], inputs: Sequence[Any], client: int, heads: bool = False) -> Net:
     """A new network of a client's architecture, of which they are dealt in turn: `options` and `inputs` as in a run's
-    `config.json`."""
+    `config.json`. Raises UserError for a model of a plugin that is not loaded."""
     (shape, n_classes), names = inputs, options["model"]
-    return make(names[client % len(names)], tuple(shape), n_classes, options["feature_dim"], heads)
+    name = names[client % len(names)]
+    if name not in MODELS:
+        raise UserError(f"--model {name}: is of a plugin, which must be loaded first: plugins.load(FILE)")
+    return make(name, tuple(shape), n_classes, options["feature_dim"], heads)
 
 
 def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool = False) -> Net:

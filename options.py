@@ -14,22 +14,23 @@ case. `commandline` turns a command line into the runs that it asks for.
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from data import silos
+import models
+from data import partition, silos
 from data.augment import AUGMENTATIONS
 from data.datasets import LOADERS
 from data.files import reason
-from data.partition import PARTITIONS, readers
+from data.partition import PARTITIONS
 from data.shift import SHIFTS
 from errors import UserError
 from federation.wire import COMPRESSIONS
 from helpers import SCHEDULES
 from measures import MEASURES
-from models import MODELS, PARTS, READ_FEATURE_DIM
+from models import MODELS, PARTS
 from optimizers import OPTIMIZERS
 
 # --- what a flag takes: a function from text to a value, which raises ValueError, and in words says what is allowed ---
@@ -77,10 +78,10 @@ class Number:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some names, in any case; `also` are other systems' words for them. Where `paths` says in words what else may
-    be given, text that is a path is taken as it is."""
+    """One of some names, in any case, which may be those of a table, to which a plugin may add; `also` are other systems'
+    words for them. Where `paths` says in words what else may be given, text that is a path is taken as it is."""
 
-    names: tuple[str, ...]
+    names: Collection[str]
     also: Mapping[str, str] = field(default_factory=dict)
     paths: str = ""
 
@@ -92,7 +93,7 @@ class Choice:
             return found
         if self.paths and ("/" in text or text.endswith((".npz", ".csv", ".parquet", ".json")) or Path(text).exists()):
             return text
-        raise ValueError(nearest(text, self.names))
+        raise ValueError(nearest(text, list(self.names)))
 
     def __str__(self) -> str:
         return f"one of {', '.join(self.names)}{f', or {self.paths}' if self.paths else ''}"
@@ -143,10 +144,16 @@ NOT_LATER = object()  # of a flag that was there before any run was saved
 
 @dataclass(frozen=True)
 class Needs:
-    """When a flag is read at all: said in its help, and an error where it is given in vain."""
+    """When a flag is read at all: said in its help, and an error where it is given in vain. What is said may be made when it
+    is asked for: of names in a table, to which a plugin may add."""
 
-    words: str
+    said: str | Callable[[], str]
     holds: Callable[[Any], bool]
+
+    @property
+    def words(self) -> str:
+        """What is said."""
+        return self.said if isinstance(self.said, str) else self.said()
 
 
 def flag(
@@ -185,14 +192,20 @@ def _clients(path: str) -> dict[str, Any]:
     return {"dataset": dataset, "partition": "silos", "n_clients": len(names), "partition_file": None, "clients": None}
 
 
-def _model(options) -> bool:
-    return bool(set(options.model) & set(READ_FEATURE_DIM))
+def _model(parameter: str) -> Needs:
+    """Only the models that name this parameter read the flag."""
+    return Needs(
+        lambda: f"--model {' or '.join(models.readers(parameter))} (the others have their own)",
+        lambda o: bool(set(o.model) & set(models.readers(parameter))),
+    )
 
 
 def _partition(parameter: str) -> Needs:
     """Only the partitioners that name this parameter read the flag."""
-    names = readers(parameter)
-    return Needs(f"--partition {' or '.join(names)}", lambda o: o.partition in names and not o.partition_file)
+    return Needs(
+        lambda: f"--partition {' or '.join(partition.readers(parameter))}",
+        lambda o: o.partition in partition.readers(parameter) and not o.partition_file,
+    )
 
 
 TUNED = Needs("--ft_epochs above 0", lambda o: o.ft_epochs > 0)
@@ -214,7 +227,7 @@ class Problem:
 
     dataset: str = flag(
         "digits",
-        Choice(tuple(LOADERS), paths="a .npz file, a table (.csv, .parquet), or a folder of images, by path"),
+        Choice(LOADERS, paths="a .npz file, a table (.csv, .parquet), or a folder of images, by path"),
         "data set; digits is embedded, others are downloaded if absent; a .npz has x_train y_train x_test y_test, a folder "
         "train/CLASS/*.png and test/CLASS/*.png, a table a row an example",
     )
@@ -264,7 +277,7 @@ class Problem:
     )
     partition: str = flag(
         "dirichlet",
-        Choice(tuple(PARTITIONS), also={"homo": "iid", "hetero": "lda"}),
+        Choice(PARTITIONS, also={"homo": "iid", "hetero": "lda"}),
         "who gets what: dirichlet draws each client's class mix, lda deals each class over the clients, iid shuffles, "
         "shards deals pieces of one class each, classes deals whole classes, digit_sets consecutive ones, reference_blocks "
         "the blocks of the data exchange's authors, writers deals people, silos is as --clients says",
@@ -306,7 +319,7 @@ class Problem:
     )
     public_dataset: str | None = flag(
         None,
-        Choice(tuple(LOADERS), paths="a .npz file, or a folder of images, by path"),
+        Choice(LOADERS, paths="a .npz file, or a folder of images, by path"),
         "another data set, whose training examples are the public ones; its labels are used only where its classes are the "
         "same",
         Needs("--public_share above 0", lambda o: o.public_share > 0 or o.partition_file),
@@ -355,14 +368,14 @@ class Problem:
     )
     model: tuple[str, ...] = flag(
         ("LeNet5",),
-        Several(Choice(tuple(MODELS))),
+        Several(Choice(MODELS)),
         "architecture; LeNet5,ResNet9 is a mixed federation, dealt to the clients in turn",
     )
     feature_dim: int = flag(
         100,
         Number(int, least=1, most=65_536),
         "dimension of the features",
-        Needs(f"--model {' or '.join(READ_FEATURE_DIM)} (the others have their own)", _model),
+        _model("feature_dim"),
     )
 
 
@@ -418,17 +431,17 @@ class Options(Execution, Problem):
     batch_size: int = flag(32, Number(int, least=1), "examples in a batch", spelled=("local_bs",))
     augment: str = flag(
         "none",
-        Choice(tuple(AUGMENTATIONS)),
+        Choice(AUGMENTATIONS),
         "random changes of each training image: flip mirrors left and right, crop shifts by up to an eighth of the side, "
         "cutout blanks a square of half the side",
     )
     lr: float = flag(1e-3, Number(float, above=0), "learning rate", spelled=("init_lr", "learning_rate"), rate=True)
     lr_schedule: str = flag(
         "constant",
-        Choice(tuple(SCHEDULES)),
+        Choice(SCHEDULES),
         "learning rate over the rounds: step divides it by 10 at half and again at three quarters, cosine lets it fall to 0",
     )
-    optimizer: str = flag("adam", Choice(tuple(OPTIMIZERS)), "local optimizer")
+    optimizer: str = flag("adam", Choice(OPTIMIZERS), "local optimizer")
     momentum: float = flag(
         0.0,
         Number(float, least=0, below=1),
@@ -492,6 +505,11 @@ class Launch:
     export_dir: Path = flag(Path("saves"), Path, "folder of the runs, one folder each")
     unverified_data: bool = flag(
         False, None, "take files that do not have their published checksum; a warning, recorded in the run, says which"
+    )
+    plugin: tuple[str, ...] | None = flag(
+        None,
+        Several(Matching(r".+\.py", "a Python file, NAME.py")),
+        "files to import first: an algorithm, or what adds data sets, models, partitioners or optimizers to those there are",
     )
     jobs: int | str = flag(
         "auto",

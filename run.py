@@ -47,11 +47,11 @@ def main(argv: Sequence[str]) -> int:
     allocator.keep_blocks()
     leads = ranks.rank() == 0
     log_to_stderr() if leads else logging.getLogger().addHandler(logging.NullHandler())
-    classes = algorithms.all_options()
-    described = {name: algorithms.describe(name) for name in classes}
     if "_ARGCOMPLETE" in os.environ:
-        commandline.complete(os.environ["COMP_LINE"], classes, described)
+        commandline.complete(os.environ["COMP_LINE"], *_declared())
     try:
+        commandline.bring(argv)
+        classes, described = _declared()
         with signals.interrupting(), ranks.joined():
             runs, how, notes = commandline.parse(argv, classes, described, algorithms.FAMILIES)
             if not leads:
@@ -93,6 +93,12 @@ def _prepared(run: options.Options, how: options.Launch, argv: Sequence[str]) ->
     except UserError as error:
         error.args = (commandline.blamed(str(error), run, argv),)
         raise
+
+
+def _declared() -> tuple[dict[str, type[options.Options]], dict[str, str]]:
+    """{algorithm: its Options class} and {algorithm: what is sent, in one line}, of all that there are."""
+    classes = algorithms.all_options()
+    return classes, {name: algorithms.describe(name) for name in classes}
 
 
 def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[str], chosen_among: Sequence[str] = ()) -> int:
@@ -178,7 +184,8 @@ def _save_study(runs: Sequence[options.Options], how: options.Launch) -> int:
         how.save_study.write_text(study.text_of(runs))
     except OSError as error:
         raise UserError(f"--save_study {how.save_study}: cannot be written ({error.strerror})") from None
-    print(f"written to {how.save_study}; python run.py --study {how.save_study} runs it")
+    brought = f" --plugin {','.join(how.plugin)}" if how.plugin else ""
+    print(f"written to {how.save_study}; python run.py --study {how.save_study}{brought} runs it")
     return 0
 
 

@@ -20,96 +20,83 @@ It may also have
 - `rebuild(options, inputs, client, answer) -> network` of a saved answer, where that is not the client's architecture.
 """
 
+import inspect
 from dataclasses import fields
+from importlib import import_module
 from types import ModuleType
 
-from algorithms import (
-    apfl,
-    centralized,
-    cfkd,
-    data_exchange,
-    ditto,
-    dpsgd,
-    epidemic,
-    fd,
-    fedala,
-    fedavg,
-    fedbabu,
-    feddf,
-    feddyn,
-    fedgkt,
-    fedmd,
-    fednova,
-    fedopt,
-    fedper,
-    fedproto,
-    fedprox,
-    fedrep,
-    fml,
-    independent,
-    lg_fedavg,
-    mhmd,
-    moon,
-    perfedavg,
-    pfedme,
-    scaffold,
-)
-from algorithms.published import cfkd as published_cfkd
-from algorithms.published import fd as published_fd
-from algorithms.published import fedavg as published_fedavg
-from algorithms.published import fedgkt as published_fedgkt
+from options import Launch, Options, flags_of
 
-FAMILIES: dict[str, dict[str, ModuleType]] = {
-    "one global model, by averaging weights": {
-        "fedavg": fedavg,
-        "fedprox": fedprox,
-        "scaffold": scaffold,
-        "fedopt": fedopt,
-        "fednova": fednova,
-        "feddyn": feddyn,
-        "moon": moon,
-    },
-    "personal models, of which a part is averaged": {
-        "fedbabu": fedbabu,
-        "fedper": fedper,
-        "fedrep": fedrep,
-        "lg_fedavg": lg_fedavg,
-        "mhmd": mhmd,
-    },
-    "a personal model beside the one for all": {
-        "ditto": ditto,
-        "pfedme": pfedme,
-        "perfedavg": perfedavg,
-        "apfl": apfl,
-        "fedala": fedala,
-    },
-    "models of their own, that share knowledge instead of weights": {
-        "cfkd": cfkd,
-        "fedproto": fedproto,
-        "fml": fml,
-        "fedmd": fedmd,
-        "feddf": feddf,
-        "fd": fd,
-        "fedgkt": fedgkt,
-    },
-    "neighbours on a graph, without a server": {
-        "data_exchange": data_exchange,
-        "dpsgd": dpsgd,
-        "epidemic": epidemic,
-    },
-    "reference lines, that do not collaborate": {
-        "independent": independent,
-        "centralized": centralized,
-    },
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "one global model, by averaging weights": (
+        "fedavg",
+        "fedprox",
+        "scaffold",
+        "fedopt",
+        "fednova",
+        "feddyn",
+        "moon",
+    ),
+    "personal models, of which a part is averaged": (
+        "fedbabu",
+        "fedper",
+        "fedrep",
+        "lg_fedavg",
+        "mhmd",
+    ),
+    "a personal model beside the one for all": (
+        "ditto",
+        "pfedme",
+        "perfedavg",
+        "apfl",
+        "fedala",
+    ),
+    "models of their own, that share knowledge instead of weights": (
+        "cfkd",
+        "fedproto",
+        "fml",
+        "fedmd",
+        "feddf",
+        "fd",
+        "fedgkt",
+    ),
+    "neighbours on a graph, without a server": (
+        "data_exchange",
+        "dpsgd",
+        "epidemic",
+    ),
+    "reference lines, that do not collaborate": (
+        "independent",
+        "centralized",
+    ),
 }
-ALGORITHMS: dict[str, ModuleType] = {name: module for family in FAMILIES.values() for name, module in family.items()}
+ALGORITHMS: dict[str, ModuleType] = {
+    name: import_module(f"algorithms.{name}") for family in FAMILIES.values() for name in family
+}
 # the same with the quirks of a reference system, where it has any that change numbers
 PUBLISHED: dict[str, ModuleType] = {
-    "cfkd": published_cfkd,
-    "fd": published_fd,
-    "fedavg": published_fedavg,
-    "fedgkt": published_fedgkt,
+    name: import_module(f"algorithms.published.{name}") for name in ("cfkd", "fd", "fedavg", "fedgkt")
 }
+PARTS = {  # functions that every algorithm has, and what they are given
+    "loss": ["model", "batch", "given", "options"],
+    "start": ["federation", "options"],
+    "communicate": ["federation", "state", "options"],
+}
+
+
+def lacking(module: ModuleType) -> list[str]:
+    """In words, what a module has not that an algorithm has."""
+    found = [] if (module.__doc__ or "").strip() else ["docstring, whose first line says what is sent"]
+    cls = getattr(module, "Options", None)
+    if not (isinstance(cls, type) and issubclass(cls, Options) and cls.__dict__.get("__dataclass_params__")):
+        found.append("Options, a frozen dataclass that inherits options.Options")
+    elif taken := flags_of(cls).keys() & flags_of(Launch).keys():
+        found.append(f"name of its own for its flag {min(taken)}, which says how to run")
+    for name, parameters in PARTS.items():
+        function = getattr(module, name, None)
+        if not callable(function) or list(inspect.signature(function).parameters) != parameters:
+            found.append(f"{name}({', '.join(parameters)})")
+    return found
 
 
 def options_of(name: str) -> type:

@@ -31,9 +31,7 @@ from options import Choice, Several, again, flag
 class Training(options.Averaging):
     """How the paper trains, for all that are settings of this code."""
 
-    model: tuple[str, ...] = again(
-        ("CNN4",), takes=Several(Choice(tuple(MODELS), also={"mobile": "MobileNet", "cnn": "CNN4"}))
-    )
+    model: tuple[str, ...] = again(("CNN4",), takes=Several(Choice(MODELS, also={"mobile": "MobileNet", "cnn": "CNN4"})))
     rounds: int = again(320, spelled=(*options.ROUNDS, "epochs"))
     batch_size: int = 50
     optimizer: str = "sgd"

@@ -31,7 +31,7 @@ class Options(options.Options):
     optimizer: str = "sgd"
     lr: float = 0.01
     momentum: float = 0.9
-    shared_model: str = flag("LeNet5", Choice(tuple(MODELS)), "architecture of the model that all share")
+    shared_model: str = flag("LeNet5", Choice(MODELS), "architecture of the model that all share")
     mutual_own: float = flag(0.5, Number(float, least=0, most=1), "what the own model learns from labels; 1 is alone")
     mutual_shared: float = flag(0.5, Number(float, least=0, most=1), "what the shared one learns from labels; 1 is fedavg")
 

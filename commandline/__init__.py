@@ -5,10 +5,11 @@ import itertools
 import re
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import plugins
 from commandline import shorthand
 from commandline.page import page
 from commandline.shorthand import MEANT, SETTINGS, TRANSLATIONS, Shorthand, words_of
@@ -76,7 +77,8 @@ def parse(
     for shared flags; None: where it is the only one. Raises UserError; `-h` prints the help and exits.
     """
     argv = _shielded(argv)
-    named = [_known(word, algorithms) for word in itertools.takewhile(lambda word: not word.startswith("-"), argv)]
+    typed = _first(argv)
+    named = [_known(Path(word).stem if word.endswith(".py") else word, algorithms) for word in typed]
     origin, held, words = _expand(argv[len(named) :], named, algorithms)
     names = list(dict.fromkeys([held.pop("algorithm")] if "algorithm" in held else named)) or ["cfkd"]
     alone = len(names) == 1 if alone is None else alone
@@ -98,6 +100,8 @@ def parse(
         if len(values.get(name, [])) > 1:
             raise UserError(f"--{name}: takes one value, got {len(values[name])}")
     launch = Launch(**{name: values.pop(name)[0] for name in launching if name in values})
+    if brought := dict.fromkeys([*(word for word in typed if word.endswith(".py")), *(launch.plugin or ())]):
+        launch = replace(launch, plugin=tuple(brought))
     for name, flag in launching.items():
         if flag["needs"] and getattr(launch, name) != flag["default"] and not flag["needs"].holds(launch):
             raise UserError(f"--{name} {getattr(launch, name)}: read only with {flag['needs'].words}")
@@ -130,11 +134,33 @@ def parse(
     return runs, launch, [*notes, *more, *_notes(names, values, algorithms, shared)]
 
 
+def bring(argv: Sequence[str]) -> None:
+    """Load the files that a command line brings along, of algorithms and of --plugin, before it is parsed. Raises
+    UserError."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugin", nargs="+", action="extend", default=[])
+    given, _ = parser.parse_known_args(_shielded(argv))
+    texts = [part for text in given.plugin for part in text.split(",")]
+    for what, load, words in (("algorithm", plugins.algorithm, _first(argv)), ("--plugin", plugins.load, texts)):
+        for path in (word for word in words if word.endswith(".py")):
+            try:
+                load(path)
+            except UserError as error:
+                raise UserError(f"{what} {error}") from error
+
+
+def _first(argv: Sequence[str]) -> list[str]:
+    """The words before any flag."""
+    return list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+
+
 def command_of(run: Options, launch: Launch | None = None) -> str:
     """The command line that makes this very run, and where it is looked for: what is not a default, by name, so that it
     stays the same when flags are declared in another order."""
     words = ["python", "run.py", run.algorithm]
-    for given, default in ((run, type(run)()), (launch or Launch(), Launch())):
+    launch = launch or Launch()
+    used = tuple(file for file in launch.plugin or () if Path(file).stem in plugins.used_by(run)) or None
+    for given, default in ((run, type(run)()), (replace(launch, plugin=used), Launch())):
         said = {f.name for f in fields(given) if getattr(given, f.name) != getattr(default, f.name)}
         said |= {"alpha"} if _lacks_alpha(said, run) else set()
         for name in sorted(said):

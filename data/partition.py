@@ -550,6 +550,11 @@ def split(data, options) -> Split:
     read = {name: available[name] for name in parameters(partitioner)}
     train, test = partitioner(pool, streams.generator("split", options.split_seed), **read)
     train, test = Shares.of(train).sorted(), Shares.of(test).sorted()
+    for shares, what in ((train, "training"), (test, "test")):
+        if len(empty := np.flatnonzero(shares.sizes == 0)):
+            raise UserError(
+                f"--partition {options.partition}: client {empty[0]} would get no {what} image; use fewer clients"
+            )
     held_out = _held_back(train, data.n_train, options)[train.values]
     return _named(data, Split(train.where(~held_out), train.where(held_out), test, public))
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import algorithms
+import plugins
 import saves
 from data import datasets, partition
 from options import Options, flags_of, plain, plain_value
@@ -69,7 +70,7 @@ def carrier(options: Options) -> dict[str, Any]:
     environment = _environment(options.device)
     carried = [environment[name] for name in ("torch", "numpy", "processor", "device")]
     return {
-        "source": _digest([*carried, *_sources(options.algorithm)]),
+        "source": _digest([*carried, *_sources(options)]),
         "revision": _revision(),
         "environment": environment,
     }
@@ -95,8 +96,8 @@ def asked(config: Mapping[str, Any]) -> str:
     than the run, while it is at the value that says what was done before it was there (`options.flag`, `before`).
     """
     options, files = config["options"], config.get("files", {})
-    known = options["algorithm"] in algorithms.ALGORITHMS
-    declared = flags_of(algorithms.options_of(options["algorithm"])) if known else {}
+    known = options["algorithm"] in algorithms.ALGORITHMS  # of a plugin that is not here the flags that all have are
+    declared = flags_of(algorithms.options_of(options["algorithm"]) if known else Options)
     as_before = {name: plain_value(flag["before"]) for name, flag in declared.items() if "before" in flag}
     told = {
         name: value
@@ -131,23 +132,29 @@ def _digest(parts: list) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _sources(algorithm: str) -> list[str]:
-    """The text of every module that can change a number of this algorithm: the house's, its own, and those of the
-    algorithms whose parts it takes."""
+def _sources(options: Options) -> list[str]:
+    """The text of every module that can change a number of these options: the house's, the algorithm's own, those of the
+    algorithms whose parts it takes, and those of the plugins that it takes something of."""
+    algorithm = options.algorithm
+    brought = [path for name in plugins.used_by(options) for path in plugins.sources(name)]
     todo = [algorithms.ALGORITHMS[algorithm], *filter(None, [algorithms.PUBLISHED.get(algorithm)])]
+    todo += [module for name, module in list(sys.modules.items()) if plugins.file_of(name) in brought]
     own: set[str] = set()
     while todo:
         module = todo.pop()
         own.add(module.__name__)
         taken = {getattr(thing, "__module__", None) or getattr(thing, "__name__", "") for thing in vars(module).values()}
         todo += [sys.modules[name] for name in taken if name.startswith("algorithms.") and name not in own]
-    files = [HERE / f"{name}.py" for name in SOURCES] + [Path(sys.modules[name].__file__) for name in sorted(own)]
-    return [path.read_text() for path in files]
+    ours = sorted(name for name in own if name.startswith("algorithms."))
+    files = [HERE / f"{name}.py" for name in SOURCES] + [Path(sys.modules[name].__file__) for name in ours]
+    return [path.read_text() for path in (*files, *brought)]
 
 
 @cache
 def _revision() -> str | None:
-    """The commit of this checkout, "-dirty" where files differ from it; None outside git, or without git."""
+    """The commit of this checkout, "-dirty" where files differ from it; None where it is none, or without git."""
+    if not (HERE / ".git").exists():  # installed, perhaps into a folder of somebody else's checkout
+        return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()

@@ -4,7 +4,7 @@ import logging
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
@@ -16,13 +16,14 @@ import torch
 
 import algorithms
 import models
+import plugins
 import saves
 import streams
 from data import datasets, partition, shift
 from errors import UserError
 from experiment import identity
 from federation import Federation
-from federation.pool import Pool
+from federation.pool import Pool, packed
 from federation.ranks import Ranks, world
 from federation.wire import Wire
 from options import Launch, Options
@@ -164,11 +165,12 @@ def _fits(options: Options, inputs: tuple) -> None:
     algorithm, named = options.algorithm, ",".join(options.model)
     if options.augment != "none" and inputs[0][1:] == (1, 1):
         raise UserError(f"--augment {options.augment}: read only with images, and {options.dataset} holds vectors")
-    strange = [name for name in options.model if name not in models.HAVE_HEADS]
+    have_heads = models.readers("heads")
+    strange = [name for name in options.model if name not in have_heads]
     if strange and algorithms.says(algorithm, "heads"):
         raise UserError(
             f"--model {strange[0]}: has no auxiliary heads, which {options.algorithm} learns with; must be one of "
-            f"{', '.join(models.HAVE_HEADS)}"
+            f"{', '.join(have_heads)}"
         )
     with streams.torch_seeded("tried out"):
         built = [build() for build in _architectures(options, inputs)]
@@ -228,7 +230,7 @@ def at_work(experiment: Experiment) -> Iterator[Federation]:
         return
     with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder:
         file = federation.data.to("cpu").write(Path(folder) / "data.pt")
-        build = partial(_replica, replace(experiment, data=None), file)
+        build = partial(_replica, plugins.files(), packed(replace(experiment, data=None)), file)
         pool = Pool(federation, build, experiment.workers, then=partial(shutil.rmtree, folder, ignore_errors=True))
         try:
             yield replace(federation, pool=Ranks(pool, experiment.workers) if shared else pool)
@@ -236,5 +238,7 @@ def at_work(experiment: Experiment) -> Iterator[Federation]:
             pool.close()
 
 
-def _replica(experiment: Experiment, file: Path) -> Federation:
-    return _federation(experiment, datasets.mapped(file))
+def _replica(brought: Sequence[Path], sent: bytes, file: Path) -> Federation:
+    for path in brought:  # before what is sent is unpacked, which may be of their making
+        plugins.load(path)
+    return _federation(pickle.loads(sent), datasets.mapped(file))

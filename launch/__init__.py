@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 
+import plugins
 import saves
 from errors import UserError
 from experiment import Experiment
@@ -69,9 +70,11 @@ def launch(
 
 
 def refuse(ready: Sequence[Experiment], jobs: int | str, ray: str | None) -> None:
-    """Raises UserError for what the ranks of a torchrun cannot do together."""
+    """Raises UserError for what the ranks of a torchrun cannot do together, or the nodes of Ray."""
     if any(one.options.device.startswith("cuda") for one in ready):
         ranks.refuse("--device cuda")
+    if ray and (brought := {name for one in ready for name in plugins.used_by(one.options)}):
+        raise UserError(f"--ray {ray}: takes no plugin to the nodes, and {min(brought)} is one; --jobs or --slurm do")
     if ray or jobs not in ("auto", 1):
         ranks.refuse("--ray" if ray else f"--jobs {jobs}")
 

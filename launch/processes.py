@@ -29,6 +29,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import plugins
 import saves
 from data import datasets
 from data.datasets import Data
@@ -157,7 +158,8 @@ class _Workers:
 
     def _another(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._scratch))  # has workers of its own
+        given = (theirs, self._scratch, plugins.files())
+        process = self._context.Process(target=_serve, args=given)  # has workers of its own
         process.start()
         theirs.close()
         self._all.append(_Worker(process, ours))
@@ -199,7 +201,7 @@ def _end_of(exitcode: int | None) -> str:
 # --- in a worker -------------------------------------------------------------------------------------------------------
 
 
-def _serve(pipe: Connection, scratch: Path) -> None:
+def _serve(pipe: Connection, scratch: Path, brought: Sequence[Path]) -> None:
     """Carry out what arrives, until there is no more, or a signal says stop: that is what the parent, which alone hears of
     Ctrl-C, makes of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -219,6 +221,8 @@ def _serve(pipe: Connection, scratch: Path) -> None:
         tell("told", news)
 
     single.be_worker(say)
+    for path in brought:
+        plugins.load(path)
     with suppress(EOFError, KeyboardInterrupt), signals.interrupting():
         while True:
             one, data, force, loggers = pickle.loads(pipe.recv_bytes())

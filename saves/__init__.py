@@ -1,7 +1,9 @@
-"""Runs on disk, one folder each. Two lines in a notebook:
+"""Runs on disk, one folder each. A few lines in a notebook:
 
     import saves
-    run = saves.load("saves/fedavg-digits-0123abcd-4567ef")  # run.rounds, run.clients, run.summary(), run.model()
+    run = saves.load("saves/fedavg-digits-0123abcd-4567ef")  # run.rounds, run.clients, run.costs(), run.model()
+    runs = saves.find("saves", algorithm=["fedavg", "cfkd"], alpha=0.1)
+    saves.frame(runs).groupby("algorithm")["global_mean"].mean()
 
 A folder holds `config.json`, `checkpoint.pt` (everything needed to go on: round, state, history, in one file), `weights.pt`
 (of the answers after the last round), and what is derived from them: `history.pkl`, `history.xlsx`, `split.npz`,
@@ -14,12 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +32,9 @@ from filelock import FileLock, Timeout
 
 import algorithms
 import models
+from data import datasets
 from errors import UserError
+from options import nearest, plain_value
 
 if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
     import pandas as pd
@@ -40,6 +45,7 @@ TIMING = ("seconds", "train_seconds", "exchange_seconds", "evaluation_seconds", 
 ALL = -1  # "client" in the row of a round itself
 COUNTS = ("bytes_", "steps", "samples", "flops")  # the beginnings of columns that are 0 where nothing was counted
 MANY = 1_000  # clients; what has a row for each client is cut short where there are more (docs/saved_runs.md)
+BATCH = 256  # images that are predicted at once
 SERVER = ":server"  # the end of a column that counts what the server spends
 FILES = (
     "config.json",
@@ -169,16 +175,59 @@ class Run:
     def model(self, client: int = 0, answer: str | None = None) -> models.Net:
         """The model after the last round: the one for all, or a client's own; in evaluation mode, on the CPU.
 
-        `answer` names another than the headline. Raises KeyError or IndexError where there is no such answer or client.
+        `answer` names another than the headline. Raises UserError where there is no such answer or client.
         """
-        weights = self.weights()
+        weights, n_clients = self.weights(), self.options["n_clients"]
         answer = answer or next(iter(weights))
+        if answer not in weights:
+            raise UserError(f"{self.folder}: has no answer {answer}; must be one of {', '.join(weights)}")
+        if not 0 <= client < n_clients:
+            raise UserError(f"{self.folder}: has no client {client}; must be 0 to {n_clients - 1}")
         row = weights[answer] if isinstance(weights[answer], dict) else weights[answer][client]
         rebuild = getattr(algorithms.ALGORITHMS.get(self.options["algorithm"]), "rebuild", _rebuild)
         model = rebuild(self.options, self.config["inputs"], client, answer)
         model.load_state_dict(row)
         model.precision = self.options.get("precision", "float32")
         return model.eval()
+
+    def data(self, data_dir: str | Path = "data") -> datasets.Data:
+        """The data set of the run, whose files are in a folder as for `--data_dir`. Raises UserError where they are not
+        there, or are others than the run's."""
+        told = self.options
+        where = (
+            Path(data_dir),
+            told.get("image_size"),
+            told.get("attribute", "Smiling"),
+            bool(self.config.get("unverified_data")),
+        )
+        data = _data(told["dataset"], datasets.Source(*where))
+        if data.digest != self.config["data"]["digest"]:
+            raise UserError(f"--dataset {told['dataset']}: other data are there than those of {self.folder}")
+        return data
+
+    def predict(self, client: int, images: Any, answer: str | None = None, data_dir: str | Path = "data") -> torch.Tensor:
+        """The class that a client's model after the last round says of each of n images, int64 [n]. `images`: a tensor or an
+        array [n, channels, height, width], of pixels as in `run.data(data_dir).x`. Raises UserError as `model` and `data`
+        do, and for images of another shape."""
+        model, data, x = self.model(client, answer), self.data(data_dir), torch.as_tensor(images)
+        if tuple(x.shape[1:]) != data.shape:
+            raise UserError(f"images: must be of shape [n, {', '.join(map(str, data.shape))}], got {list(x.shape)}")
+        given = replace(data, x=x)
+        with torch.inference_mode():
+            said = [model(given.images(part))[1].argmax(1) for part in torch.arange(len(x)).split(BATCH)]
+        return torch.cat(said) if said else torch.zeros(0, dtype=torch.int64)
+
+    def costs(self) -> pd.DataFrame:
+        """What the run has cost up to each round, a row a round as in `rounds`: its bytes, steps, samples, operations and
+        seconds, added up."""
+        rounds = self.rounds
+        names = [name for name in rounds if name.startswith(COUNTS) or (name in TIMING and name != "peak_memory")]
+        return rounds[["round"]].join(rounds[names].cumsum())
+
+
+@cache
+def _data(name: str, source: datasets.Source) -> datasets.Data:
+    return datasets.load(name, source)
 
 
 def _rebuild(options: Mapping[str, Any], inputs: Sequence[Any], client: int, answer: str) -> models.Net:
@@ -200,10 +249,45 @@ def load(folder: str | Path) -> Run:
     return run
 
 
-def find(export_dir: Path) -> Iterator[Run]:
-    """Every finished run in a folder of runs, by name."""
-    for done in sorted(export_dir.glob("*/done")):
-        yield load(done.parent)
+def find(export_dir: str | Path, **options: Any) -> list[Run]:
+    """Every finished run in a folder of runs, by name; of these the ones with such options, each a value or a list of which
+    it is one: alpha=[0.1, 1.0]. Raises UserError for an option that no run has."""
+    runs = [load(done.parent) for done in sorted(Path(export_dir).glob("*/done"))]
+    for name in options:
+        if runs and not any(name in run.options for run in runs):
+            known = sorted({known for run in runs for known in run.options})
+            raise UserError(f"{name}: no run in {export_dir} has this option{nearest(name, known)}")
+    return [run for run in runs if all(_is_of(run.options.get(name), wanted) for name, wanted in options.items())]
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    """Whether an option of `config.json` is a value as Python has it, or one of a list; a single model stands for itself."""
+    several = wanted if isinstance(wanted, list) else [wanted]
+    return any(value in (plain, [plain]) for plain in map(plain_value, several))
+
+
+def frame(runs: Iterable[Run], rows: str = "runs") -> pd.DataFrame:
+    """Many runs in one frame: a row a run ("runs"), with what its `summary` says, or all `rounds` or `clients` of each;
+    before that a column an option, in which several models are one text. Raises UserError for other rows."""
+    import pandas as pd
+
+    of_run = {
+        "runs": lambda run: pd.DataFrame([run.summary()]).drop(columns=["options", "tuned_by_epoch"]),
+        "rounds": lambda run: run.rounds,
+        "clients": lambda run: run.clients,
+    }
+    if rows not in of_run:
+        raise UserError(f"rows {rows}: must be one of {', '.join(of_run)}")
+    frames = []
+    for run in runs:
+        told = of_run[rows](run)
+        own = {name: _cell(value) for name, value in run.options.items() if name not in told}
+        frames.append(pd.concat([pd.DataFrame([own] * len(told)), told], axis=1))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _cell(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, list) else math.inf if value == "inf" else value
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ import torch
 
 import algorithms
 import models
+import plugins
 from data import datasets
 from data.datasets import Data, from_arrays
 from errors import UserError
@@ -23,6 +24,34 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
 MNIST_FILES = ROOT / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte"
 needs_mnist = pytest.mark.skipif(not MNIST_FILES.exists(), reason="real MNIST is not in data/MNIST/raw")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--method", metavar="FILE", help="hold the algorithm in this file to what all must keep to, and no other"
+    )
+
+
+def pytest_configure(config):
+    if config.option.method:
+        config.option.method = str(Path(config.option.method).resolve())  # for workers too, wherever they are
+        try:
+            plugins.algorithm(config.option.method)
+        except UserError as error:
+            raise pytest.UsageError(f"--method {error}") from error
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.option.method:
+        name, every = Path(config.option.method).stem, list(items)
+        items[:] = [item for item in every if name in _named(item)]
+        config.hook.pytest_deselected(items=[item for item in every if name not in _named(item)])
+
+
+def _named(item) -> list:
+    """What a test is about: the values of its parameters."""
+    values = item.callspec.params.values() if hasattr(item, "callspec") else []
+    return [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
 
 
 @pytest.fixture(autouse=True)

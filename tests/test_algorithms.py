@@ -1,5 +1,6 @@
 """What every algorithm must keep to, over the table of algorithms and of their published variants: a new one is tested by
-being registered, and has only its closed form of the bytes to add (`BYTES`).
+being registered, and has only its closed form of the bytes to add (`BYTES`). One outside the house, `--method FILE`, is held
+to all that takes no row in a table.
 """
 
 import inspect
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import algorithms
 import models
 import options as shared
+import plugins
 from federation import Federation
 from federation.pool import Pool
 from federation.wire import Wire
@@ -54,7 +56,9 @@ def options_of(case, **flags):
 
 
 def trainings(case, options):
-    """The local epochs of each training of a round."""
+    """The local epochs of each training of a round; None where that is not known, outside the house."""
+    if case in plugins.LOADED:
+        return None
     return TRAININGS.get(case, lambda options: (options.epoch_per_round,))(options)
 
 
@@ -401,8 +405,9 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
         worked = {(what, k): n for (what, party, k), n in federation.meter.spent.items() if party == "client"}
         assert worked.keys() == {(what, k) for k in clients for what in ("steps", "samples", "flops")}
         shares = state.get("shares", federation.shares)
-        public = ON_PUBLIC.get(case, lambda options: 0)(options) * len(federation.public)
-        assert all(worked["samples", k] == sum(trainings(case, options)) * len(shares[k]) + public for k in clients)
+        if epochs := trainings(case, options):
+            public = ON_PUBLIC.get(case, lambda options: 0)(options) * len(federation.public)
+            assert all(worked["samples", k] == sum(epochs) * len(shares[k]) + public for k in clients)
         answers = {name: rows for name, rows in answers_of(federation, done).items() if name == "personal"}
         answers = {} if case in MADE_WHEN_ASKED else answers
         if state.get("kept"):  # the rest of a client's model is everybody's
@@ -431,7 +436,8 @@ def test_the_weights_that_a_round_names_as_trained_are_those_that_local_training
     _, done = play(federation_for(case, participation=0.7), options_of(case), rounds=2)
     if done.trained is None:
         pytest.skip("its clients answer with what they trained, or do not train")
-    assert len(left) == 2 * len(trainings(case, options_of(case)))
+    if several := trainings(case, options_of(case)):
+        assert len(left) == 2 * len(several)
     assert equal(list(done.trained), left[-1][0])
 
 
@@ -472,8 +478,10 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter_that_is
         if kin.loss is inner:
             monkeypatch.setattr(kin, "loss", checked)
     state, _ = play(federation_for(case, dtype=dtype), options_of(case), rounds=2)
-    epochs = 1 if case in OWN_LOSS else sum(trainings(case, options_of(case)))
-    assert sum(seen) == 2 * epochs * sum(map(len, state.get("shares", SHARES)))
+    epochs = (1,) if case in OWN_LOSS else trainings(case, options_of(case))
+    assert seen
+    if epochs:
+        assert sum(seen) == 2 * sum(epochs) * sum(map(len, state.get("shares", SHARES)))
     assert {tensor.dtype for tensor in tensors(state) if tensor.is_floating_point()} == {dtype}
 
 
@@ -613,6 +621,8 @@ def without_zeros(**expected):
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_bytes_on_the_wire_are_those_worked_out_by_hand(case, dtype):
+    if case in plugins.LOADED:
+        pytest.skip("outside the house no closed form is known, a row of BYTES")
     if case not in BYTES:
         pytest.fail(f"no closed form for the bytes of {case}: add what a client sends and receives to BYTES")
     # LeNet5 of one channel with D = 6, C = 3: convolutions 1-6 and 6-16 of 5x5 and 16-120 of 3x3, linear 120-6 and 6-3
@@ -676,6 +686,8 @@ def test_an_algorithm_with_several_answers_says_which_is_the_headline_and_what_t
 
 @every_case
 def test_an_algorithm_is_20_to_90_lines(case):
+    if case in plugins.LOADED:
+        pytest.skip("a rule of the house")
     lines = Path(MODULES[case].__file__).read_text().splitlines()
     assert 20 <= len(lines) <= 90
 

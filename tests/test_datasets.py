@@ -1315,7 +1315,7 @@ def test_a_damaged_data_set_of_the_users_is_one_line_that_names_it(name, tmp_pat
 
 
 def test_the_names_of_the_data_sets():
-    assert list(LOADERS) == ["digits", "MNIST", "FMNIST", "EMNIST", "CIFAR10", "CIFAR100", "SVHN", "CINIC10", "CELEBA"]
+    assert {"digits", "MNIST", "FMNIST", "EMNIST", "CIFAR10", "CIFAR100", "SVHN", "CINIC10", "CELEBA"} <= set(LOADERS)
 
 
 def test_every_data_set_has_a_documented_loader():

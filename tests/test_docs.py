@@ -7,8 +7,10 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +50,8 @@ def first_cells(text):
 EXAMPLES = dict(re.findall(r"<!-- (\S+\.py(?: \w+)?) -->\n```python\n(.*?)```", TEXT, re.DOTALL))
 OF_ALGORITHMS = {name.split("/")[1].removesuffix(".py"): name for name in EXAMPLES if name.startswith("algorithms/")}
 OF_FUNCTIONS = {name.split()[1]: name for name in EXAMPLES if " " in name}
+OF_FILES = {name: EXAMPLES[name] for name in EXAMPLES if " " not in name and "/" not in name}
+OF_TABLES = re.findall(r"`([A-Z]+)` \(`(\S+\.py)`\), here\s`(.*?)`", TEXT)  # table, where it is, a line of it
 
 
 def test_an_example_is_the_same_wherever_it_stands():
@@ -98,34 +102,56 @@ def test_fedavgm_without_momentum_is_fedavg_bit_for_bit(example, tmp_path):
     assert all(momentum[name].dtype == plain[name].dtype for name in plain)
 
 
-REGISTER = """
-import sys
-from pathlib import Path
+def copied(house):
+    """A copy of the house without data and saved runs -> where it is."""
 
-import models
-from data import datasets, partition
+    def left_out(folder, names):
+        of_code = Path(folder).name not in ("data", "saves")
+        return [
+            name for name in names if name.startswith((".", "__pycache__", "build")) or not (of_code or name.endswith(".py"))
+        ]
 
-texts = dict(pair.split("\\0") for pair in Path("examples").read_text().split("\\0\\0"))
-for module, table in ((datasets, "LOADERS"), (models, "MODELS"), (partition, "PARTITIONS")):
-    for name, text in texts.items():
-        if name.split()[0] == f"{module.__name__.replace('.', '/')}.py":
-            exec(text, vars(module))
-            getattr(module, table)[name.split()[1]] = getattr(module, name.split()[1])
-import run
-
-sys.exit(run.main(sys.argv[1:]))
-"""
+    return shutil.copytree(ROOT, house, ignore=left_out, dirs_exist_ok=True)
 
 
-def test_a_data_set_a_model_and_a_partitioner_are_one_function_and_one_line(tmp_path):
-    """The examples, put into their modules and tables before the flags are made of them; then the command below them."""
-    pairs = [(name, EXAMPLES[name]) for name in OF_FUNCTIONS.values()]
-    (tmp_path / "examples").write_text("\0\0".join("\0".join(pair) for pair in pairs))
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A copy of the house into which the examples were copied as a reader would: a file or a function, and a line."""
+    house = copied(tmp_path_factory.mktemp("house"))
+    for name in OF_ALGORITHMS.values():
+        (house / name).write_text(EXAMPLES[name])
+    for table, file, line in OF_TABLES:
+        text = (house / file).read_text()
+        functions = [f"{EXAMPLES[name]}\n\n" for name in OF_FUNCTIONS.values() if name.split()[0] == file]
+        before, table, rest = re.split(rf"^({table}\b)", text, maxsplit=1, flags=re.MULTILINE)
+        rest = re.sub(r"^( +)\"\w+\"[:,]", rf"\1{line}\n\g<0>", rest, count=1, flags=re.MULTILINE)
+        (house / file).write_text("".join([before, *functions, table, rest]))
+    return house
+
+
+def in_house(house, *words):
+    """What a python command says in the copy, which has to succeed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment |= {"PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, *words], cwd=house, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_examples_keep_to_what_the_shared_tests_ask_for_as_they_stand(house):
+    assert {table for table, _, _ in OF_TABLES} == {"FAMILIES", "BYTES", "LOADERS", "MODELS", "PARTITIONS"}
+    names = [*OF_ALGORITHMS, *OF_FUNCTIONS]
+    files = ["algorithms", "models", "meter", "partition", "datasets", "plan", "options"]
+    words = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", " or ".join([*names, "names_of_the or documented"])]
+    told = in_house(house, "-m", "pytest", *words, *(f"tests/test_{name}.py" for name in files))
+    assert re.search(r"^\d+ passed, \d+ deselected|^\.+ +\[100%\]$", told, re.MULTILINE)
+    assert "skipped" not in told
+
+
+def test_a_data_set_a_model_and_a_partitioner_are_one_function_and_one_line(house, tmp_path):
     (line,) = {line for line in commands("run.py") if names_of_functions(line)}
-    words = [*shlex.split(line)[2:], "--rounds", "2", "--quiet", "--export_dir", str(tmp_path / "runs"), "--threads", "1"]
-    subprocess.run(
-        [sys.executable, "-c", REGISTER, *words], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
-    )
+    words = [*shlex.split(line)[1:], "--rounds", "2", "--quiet", "--export_dir", str(tmp_path / "runs"), "--threads", "1"]
+    in_house(house, *words)
     (run,) = saves.find(tmp_path / "runs")
     with np.load(run.folder / "split.npz") as saved:
         assert saved["table"].sum(1).tolist() == [500, 250, 125, 125]
@@ -143,18 +169,29 @@ def commands(beginning):
     return list(dict.fromkeys(re.split(r"&&|[;|]", line.strip("`"))[0].strip() for line in found))
 
 
+@pytest.mark.parametrize("line", [line for line in commands("run.py") if ".py " in line.removeprefix("python run.py")])
+def test_a_command_with_files_of_ones_own_runs(line, tmp_path):
+    for name in (*OF_ALGORITHMS.values(), *OF_FILES):
+        (tmp_path / name.split("/")[-1]).write_text(EXAMPLES[name])
+    words = [str(ROOT / "run.py"), *shlex.split(line)[2:], *shlex.split("--n_clients 3 --rounds 2 --reduced 0.05 --quiet")]
+    in_house(tmp_path, *words, *([] if "--model" in line else ["--model", "MLP"]))
+    assert len(list(saves.find(tmp_path / "saves"))) > 2
+
+
 def names_of_functions(line):
     """The worked examples of a data set, a model or a partitioner that a command names."""
     return set(OF_FUNCTIONS) & set(shlex.split(line))
 
 
-@pytest.mark.parametrize("line", [line for line in commands("run.py") if not names_of_functions(line)])
+@pytest.mark.parametrize(
+    "line", [line for line in commands("run.py") if not names_of_functions(line) and "--plugin" not in line]
+)
 def test_every_command_of_run_py_is_understood(line, monkeypatch):
     monkeypatch.setattr(silos, "clients", lambda path: ("north", "south", "east"))  # of data that are not there
     words = shlex.split(line)[2:]
     classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
-    if shown := set(OF_ALGORITHMS) & set(words):  # it is run above; its own flags are not known here
-        named = itertools.takewhile(lambda word: not word.startswith("--"), words)
+    named = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
+    if shown := [word for word in named if Path(word).stem in OF_ALGORITHMS]:  # run above; its own flags are not known here
         words = [word for word in named if word not in shown]
     if "-h" in words:
         with pytest.raises(SystemExit):

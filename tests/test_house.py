@@ -22,6 +22,7 @@ STAIRCASE = (
         "launch",
         "figures",
         "experiment",
+        "plugins",
         "saves",
         "algorithms",
         "options",
@@ -61,7 +62,14 @@ def test_a_run_is_named_by_the_source_of_every_module_that_can_change_a_number()
         name = todo.pop()
         path = ROOT / f"{name.replace('.', '/')}.py"
         path = path if path.exists() else path.with_suffix("") / "__init__.py"
-        of_no_number = name.split(".")[0] in ("saves", "options", "errors", "algorithms", "allocator") or name in (
+        of_no_number = name.split(".")[0] in (
+            "plugins",
+            "saves",
+            "options",
+            "errors",
+            "algorithms",
+            "allocator",
+        ) or name in (
             "data",
             "experiment",
         )

@@ -11,10 +11,10 @@ from torch import nn
 
 import streams
 from federation.meter import Meter
-from models import HAVE_HEADS, MODELS, StemNet, build
+from models import MODELS, StemNet, build, readers
 
 COLOUR = (3, 33, 30)  # odd sizes, which strides round
-EVERY_NET = [*((name, False) for name in MODELS), *((name, True) for name in HAVE_HEADS)]
+EVERY_NET = [*((name, False) for name in MODELS), *((name, True) for name in readers("heads"))]
 STEMS = [name for name in MODELS if isinstance(build(name, COLOUR, 10, 20), StemNet)]
 WITHOUT_STEM = ("ResNet19", "ResNet55", "ResNet109")
 

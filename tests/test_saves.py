@@ -3,6 +3,8 @@
 import json
 import math
 import pickle
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +12,17 @@ import openpyxl
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny_data
+from conftest import line_of, tiny_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import algorithms
 import run as command
 import saves
 from data import datasets, partition
 from data.partition import Split
 from errors import UserError
+from options import from_plain
 from saves import workbook
 
 
@@ -68,6 +72,103 @@ def test_the_saved_model_is_the_one_that_was_evaluated(folder):
             held = torch.from_numpy(own_of(split, "validation", k))
             right = model(data.images(held))[1].argmax(1) == data.y[held]
             assert right.double().mean().item() == last.loc[k, "validation_accuracy"]
+
+
+def test_what_a_client_predicts_is_what_was_counted(folder):
+    """`confusion.npz` has the classes that were said of each client's own test examples, in the order of the split."""
+    run, saved, split = saves.load(folder), saves.load(folder).arrays("confusion"), saves.load(folder).arrays("split")
+    data = run.data()
+    assert data.digest == run.config["data"]["digest"]
+    for k in range(3):
+        said = run.predict(k, data.x[own_of(split, "test", k)])
+        assert said.tolist() == saved["own_predicted"][slice(*saved["own_offsets"][k : k + 2])].tolist()
+    many = data.x[:600]  # more than are predicted at once
+    assert torch.equal(run.predict(1, many.numpy()), run.model(1)(data.images(torch.arange(600)))[1].argmax(1))
+    assert run.predict(1, many[:0]).shape == (0,)
+
+
+def test_costs_are_those_of_the_rounds_added_up(folder):
+    run = saves.load(folder)
+    costs, rounds = run.costs(), run.rounds
+    assert list(costs["round"]) == [0, 1, 2]
+    for name in ("bytes_up", "bytes_down", "steps", "flops", "steps:server", "seconds"):
+        assert costs[name].tolist() == pytest.approx([sum(rounds[name][: r + 1]) for r in range(3)])
+    assert costs["bytes_up"].iloc[-1] == run.summary()["bytes_up"]
+    assert not {"loss", "personal_mean", "peak_memory"} & set(costs)
+
+
+def test_of_a_client_an_answer_images_or_data_that_are_not_there_a_line_says_so(folder, tmp_path):
+    run = saves.load(folder)
+    for client in (-1, 3):
+        assert line_of(run.model, client) == f"{folder}: has no client {client}; must be 0 to 2"
+    assert line_of(run.model, 0, "global") == f"{folder}: has no answer global; must be one of personal"
+    assert line_of(run.predict, 0, torch.zeros(2, 28, 28)) == "images: must be of shape [n, 1, 28, 28], got [2, 28, 28]"
+    other = replace(run, config={**run.config, "data": {"digest": "0"}})
+    assert line_of(other.data) == f"--dataset digits: other data are there than those of {folder}"
+    file = tmp_path / "mine.npz"
+    gone = replace(run, config={**run.config, "options": {**run.options, "dataset": str(file)}})
+    assert str(file) in line_of(gone.data)
+
+
+MU = algorithms.options_of("fedprox").mu  # as declared
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Eight finished runs, of two algorithms, two splits and two seeds."""
+    export = tmp_path_factory.mktemp("many")
+    flags = "--n_clients 2 --rounds 1 --reduced 0.05 --model MLP --partition lda --alpha 0.5 inf --seed 0 1 --quiet"
+    assert command.main(["fedavg", "fedprox", *flags.split(), "--export_dir", str(export)]) == 0
+    return export
+
+
+@pytest.mark.parametrize(
+    ("options", "n"),
+    [
+        *(({}, 8), ({"algorithm": "fedavg"}, 4), ({"algorithm": ["fedavg", "cfkd"]}, 4), ({"alpha": math.inf}, 4)),
+        *(({"alpha": 0.5, "seed": 1}, 2), ({"alpha": [0.5, math.inf]}, 8), ({"seed": [0, 7]}, 4), ({"seed": 7}, 0)),
+        *(({"model": "MLP"}, 8), ({"model": ("MLP",)}, 8), ({"model": ("MLP", "LeNet5")}, 0), ({"mu": MU}, 4)),
+    ],
+)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_runs_are_found_by_their_options(options, n, kind, many):
+    found = saves.find(kind(many), **options)
+    assert len(found) == n
+    assert [run.folder.name for run in found] == sorted(run.folder.name for run in found)
+    values = {name: value if isinstance(value, list) else [value] for name, value in options.items()}
+    for run in found:
+        read = from_plain(algorithms.options_of(run.options["algorithm"]), run.options)
+        assert all(getattr(read, name) in (*of_it, *((one,) for one in of_it)) for name, of_it in values.items())
+
+
+def test_an_option_that_no_run_has_is_a_line(many, tmp_path):
+    told = f"alhpa: no run in {many} has this option; did you mean alpha?"
+    with pytest.raises(UserError, match=re.escape(told)):
+        saves.find(many, alhpa=1)
+    assert saves.find(tmp_path / "nowhere", alhpa=1) == []
+
+
+def test_many_runs_are_a_frame_with_their_options_as_columns(many):
+    runs = saves.find(many)
+    frame = saves.frame(runs)
+    assert len(frame) == 8
+    for (_, row), run in zip(frame.iterrows(), runs, strict=True):
+        summary = run.summary()
+        told = {name: value for name, value in summary.items() if name not in ("options", "tuned_by_epoch")}
+        assert all(row[name] == value or (pd.isna(row[name]) and value is None) for name, value in told.items())
+        assert (row["model"], row["alpha"], row["n_clients"]) == ("MLP", float(run.options["alpha"]), 2)
+    assert frame["mu"].notna().tolist() == [run.options["algorithm"] == "fedprox" for run in runs]
+    assert frame.groupby(["algorithm", "alpha"]).size().tolist() == [2, 2, 2, 2]
+    rounds, clients = saves.frame(runs, "rounds"), saves.frame(runs, "clients")
+    assert (len(rounds), len(clients)) == (16, 16)
+    assert rounds.groupby(["algorithm", "alpha", "seed"])["bytes_up"].sum().tolist() == [
+        saves.find(many, algorithm=algorithm, alpha=alpha, seed=seed)[0].summary()["bytes_up"]
+        for algorithm in ("fedavg", "fedprox")
+        for alpha in (0.5, math.inf)
+        for seed in (0, 1)
+    ]
+    assert saves.frame([]).empty
+    assert line_of(saves.frame, runs, "run") == "rows run: must be one of runs, rounds, clients"
 
 
 def test_the_row_of_a_round_sums_up_its_clients(folder):

@@ -22,7 +22,7 @@ from models import MODELS
 from options import ROUNDS, Choice, Needs, Number, Several, again, flag
 
 check = graph.check
-MODELS_ALSO = Several(Choice(tuple(MODELS), also={"mlp": "MLP_dropout", "cnn": "CNNMnist"}))
+MODELS_ALSO = Several(Choice(MODELS, also={"mlp": "MLP_dropout", "cnn": "CNNMnist"}))
 
 
 @dataclass(frozen=True)

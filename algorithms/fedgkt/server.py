@@ -21,7 +21,7 @@ from helpers import EVALUATION_BATCH, learning_rate, train
 from models import StemNet
 from options import Choice
 
-NETWORK = Choice(tuple(models.MODELS))
+NETWORK = Choice(models.MODELS)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PATIENCE, FACTOR, BETTER = 10, 0.1, 1e-4  # of torch's ReduceLROnPlateau, as the authors use it
 

@@ -47,10 +47,13 @@ def test_every_cell_runs_and_shows_its_figure_or_says_why_there_is_none(finished
     drawn = ("curves", "curves", "clients", "pareto", "split", "confusion")
     assert [source.removeprefix("show(").partition(".")[0] for source in pictures] == list(drawn)
     assert all(len(shown[source]) == 1 for source in pictures), "once"
-    table, *_, representations = shown.values()
+    table, *_, representations, frame, costs, said = shown.values()
     assert "| fedavg" in table[0].data["text/markdown"]
     assert "kept no features; --track_features N" in representations[0].text
-    assert len(shown) == len(pictures) + 2
+    assert len(shown) == len(pictures) + 5
+    texts = [outputs[0].data["text/html"] for outputs in (frame, costs, said)]
+    assert [text.count("<tr") - 1 for text in texts] == [6, 3, 10], "runs, rounds, images"
+    assert all(word in text for word, text in zip(("personal_mean", "bytes_up", "taken for"), texts, strict=True))
 
 
 def test_the_file_holds_no_outputs():

@@ -1,0 +1,374 @@
+"""Code that a command brings along: what it may do, what of it names a run, and that every process finds it.
+
+The files are the worked examples of docs/extending.md, outside the checkout.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, line_of
+from test_docs import EXAMPLES, OF_FUNCTIONS
+from test_experiment import assert_same
+
+import algorithms
+import commandline
+import plugins
+import run as command
+import saves
+from experiment import identity
+from launch import refuse
+
+FEDAVGM = EXAMPLES["algorithms/fedavgm.py"]
+TABLE_OF = {"data/datasets.py": "LOADERS", "models.py": "MODELS", "data/partition.py": "PARTITIONS"}
+HEAD = """
+import numpy as np
+from torch import nn
+
+import beside
+import streams
+from data.datasets import LOADERS, from_arrays
+from data.partition import PARTITIONS
+from models import MODELS, Net
+"""
+ADDS = HEAD + "".join(
+    f'\n{EXAMPLES[place]}\n{TABLE_OF[place.split()[0]]}["{name}"] = {name}\n' for name, place in OF_FUNCTIONS.items()
+)
+QUICK = "--n_clients 3 --rounds 2 --reduced 0.1 --model MLP --threads 1 --track_features 2 --quiet"
+MINE = QUICK.replace("MLP", "Softmax") + " --dataset stripes --partition halving"
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch):
+    """What is loaded in a test is gone after it."""
+    tables, modules = [dict(table) for table in plugins.TABLES], set(sys.modules)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(plugins, "LOADED", {})
+    yield
+    for table, before in zip(plugins.TABLES, tables, strict=True):
+        table.clear()
+        table.update(before)
+    for name in ("fedavgm", "mine", "beside", "mylib", "mylib.parts"):
+        if name not in modules:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with an algorithm, a file that adds to three tables, and a module that the latter imports."""
+    (tmp_path / "code").mkdir()
+    for name, text in (("fedavgm", FEDAVGM), ("mine", ADDS), ("beside", "K = 1\n")):
+        (tmp_path / "code" / f"{name}.py").write_text(text)
+    return tmp_path / "code"
+
+
+def main(words, export):
+    return command.main([*shlex.split(str(words)), "--export_dir", str(export)])
+
+
+def elsewhere(words, cwd, ok=0):
+    """A command in a process of its own, in another folder."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == ok, done.stderr
+    return done.stdout + done.stderr
+
+
+def source_of(name, **flags):
+    return identity.carrier(algorithms.options_of(name)(algorithm=name, device="cpu", **flags))["source"]
+
+
+# --- an algorithm --------------------------------------------------------------------------------------------------------
+
+
+def test_an_algorithm_in_a_file_runs_beside_those_of_the_house_and_names_its_own_runs_alone(folder, tmp_path):
+    assert main(f"fedavg fd {QUICK} --lr 0.01", tmp_path / "without") == 0
+    assert main(f"{folder}/fedavgm.py fedavg {QUICK} --lr 0.01 --server_momentum 0 0.9", tmp_path / "with") == 0
+    plain, _ = sorted(saves.find(tmp_path / "without"), key=lambda run: run.options["algorithm"] != "fedavg")
+    runs = {(run.options["algorithm"], run.options.get("server_momentum")): run for run in saves.find(tmp_path / "with")}
+    assert len(runs) == 3
+    assert runs["fedavg", None].folder.name == plain.folder.name
+    one, other = (run.weights()["global"] for run in (plain, runs["fedavgm", 0.0]))
+    assert all(torch.equal(one[name], other[name]) for name in one), "without momentum it is FedAvg"
+    assert runs["fedavgm", 0.9].config["source"] != plain.config["source"]
+
+
+def test_other_processes_find_it(folder, tmp_path):
+    """Worker processes, which are sent its options and functions by the name of its module."""
+    (tmp_path / "here").mkdir()
+    words = f"../code/fedavgm.py --plugin ../code/mine.py {MINE} --seed 0 1"
+    for where in ("--jobs 1 --workers 1", "--jobs 2", "--jobs 1 --workers 2"):
+        export = ["--export_dir", where.replace("-", "").replace(" ", "")]
+        elsewhere([ROOT / "run.py", *shlex.split(f"{words} {where}"), *export], tmp_path / "here")
+    alone, *others = (list(saves.find(place)) for place in sorted((tmp_path / "here").iterdir()))
+    assert len(others) == 2
+    for runs in others:
+        for left, right in zip(alone, runs, strict=True):
+            assert left.folder.name == right.folder.name
+            assert_same(left, right)
+
+
+def test_ranks_find_it(folder, tmp_path):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    elsewhere([*torchrun, ROOT / "run.py", folder / "fedavgm.py", *QUICK.split(), "--export_dir", "two"], tmp_path)
+    assert main(f"{folder}/fedavgm.py {QUICK}", tmp_path / "one") == 0
+    (one,), (two,) = (saves.find(tmp_path / place) for place in ("one", "two"))
+    assert_same(one, two)
+
+
+def test_a_study_names_it(folder, tmp_path, capsys):
+    words = f"{folder}/fedavgm.py fedavg {QUICK} --lr 0.01 --seed 0 1"
+    assert main(f"{words} --save_study {tmp_path}/two.toml", tmp_path / "saves") == 0
+    (again,) = re.findall(r"python run.py (.*) runs it", capsys.readouterr().out)
+    assert main(f"{again} --quiet", tmp_path / "saves") == 0
+    assert len(list(saves.find(tmp_path / "saves" / "two"))) == 4
+
+
+def test_the_command_that_makes_a_run_names_what_it_takes_and_nothing_else(folder):
+    plugins.load(folder / "fedavgm.py"), plugins.load(folder / "mine.py")
+    words = shlex.split(f"{folder}/fedavgm.py fedavg --plugin {folder}/mine.py --model Softmax MLP")
+    classes = algorithms.all_options()
+    runs, launch, _ = commandline.parse(words, classes, dict.fromkeys(classes, ""))
+    told = {(run.algorithm, run.model[0]): commandline.command_of(run, launch) for run in runs}
+    assert f"--plugin {folder}/fedavgm.py,{folder}/mine.py" in told["fedavgm", "Softmax"]
+    assert re.findall(r"--plugin (\S+)", told["fedavgm", "MLP"]) == [f"{folder}/fedavgm.py"]
+    assert re.findall(r"--plugin (\S+)", told["fedavg", "Softmax"]) == [f"{folder}/mine.py"]
+    assert "--plugin" not in told["fedavg", "MLP"]
+    for (name, model), line in told.items():
+        again, _, _ = commandline.parse(shlex.split(line)[2:], classes, dict.fromkeys(classes, ""), alone=False)
+        assert (again[0].algorithm, again[0].model) == (name, (model,))
+
+
+def test_ray_takes_none_to_its_nodes(folder):
+    class Ready:
+        options = None
+
+    plugins.load(folder / "fedavgm.py")
+    Ready.options = algorithms.options_of("fedavgm")(algorithm="fedavgm")
+    assert "takes no plugin" in line_of(refuse, [Ready], "auto", "auto")
+    Ready.options = algorithms.options_of("fedavg")(algorithm="fedavg")
+    refuse([Ready], "auto", "auto")
+
+
+# --- what names a run ----------------------------------------------------------------------------------------------------
+
+LIBRARY = {"__init__.py": "from .parts import K\n", "parts.py": "K = 1\n", "unread.py": "K = 1\n"}
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        *(("mine.py", True), ("beside.py", True), ("mylib/__init__.py", True), ("mylib/parts.py", True)),
+        *(("mylib/unread.py", False), ("unread.py", False), ("models.py", False), ("fedavgm.py", False)),
+    ],
+)
+def test_a_run_is_named_by_a_plugin_and_by_what_that_imports_from_beside_it(file, counts, folder):
+    """`models.py` beside it is not what it imports: the house's is."""
+    (folder / "mylib").mkdir()
+    for name, text in LIBRARY.items():
+        (folder / "mylib" / name).write_text(text)
+    for name in ("unread.py", "models.py"):
+        (folder / name).write_text("K = 1\n")
+    (folder / "beside.py").write_text("def late():\n    import mylib\n    return mylib.K\n")
+    plugins.load(folder / "mine.py")
+    plugins.load(folder / "fedavgm.py")
+    taken, free = (lambda: source_of("fedavg", model=("Softmax",))), (lambda: source_of("fedavg", model=("MLP",)))
+    before, without = taken(), free()
+    (folder / file).write_text((folder / file).read_text() + "# changed\n")
+    assert (taken() != before) == counts
+    assert free() == without, "a run that takes nothing of it"
+
+
+def test_an_algorithm_counts_what_it_takes_of_the_house(folder, monkeypatch):
+    (folder / "beside.py").write_text("from algorithms.moon import loss\n")
+    (folder / "fedavgm.py").write_text(FEDAVGM.replace("import torch\n", "import torch\n\nimport beside\n", 1))
+    plugins.load(folder / "fedavgm.py")
+    read, seen = Path.read_text, []
+    monkeypatch.setattr(Path, "read_text", lambda path, *given: seen.append(path.stem) or read(path, *given))
+    source_of("fedavgm")
+    assert {"fedavgm", "beside", "moon", "helpers"} <= set(seen)
+    assert not {"scaffold", "options", "errors"} & set(seen)
+
+
+def test_where_a_plugin_lies_is_no_part_of_a_run(folder, tmp_path):
+    found = []
+    for place in (folder, tmp_path / "other", ROOT):
+        path = place / "zz_fedavgm_of_a_test.py"
+        try:
+            place.mkdir(exist_ok=True)
+            path.write_text(FEDAVGM)
+            plugins.load(path)
+            found.append(source_of(path.stem))
+        finally:
+            path.unlink()
+            sys.modules.pop(path.stem)
+            plugins.LOADED.clear()
+            algorithms.ALGORITHMS.pop(path.stem)
+    assert found[0] == found[1] == found[2], "in the checkout too, beside the modules of the house"
+
+
+# --- saved runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_saved_runs_are_read_without_the_files(folder, tmp_path):
+    assert main(f"{folder}/fedavgm.py fedavg --plugin {folder}/mine.py {MINE} --seed 0 1", tmp_path / "saves") == 0
+    for path in folder.iterdir():
+        path.rename(path.with_suffix(".gone")) if path.is_file() else None
+    told = elsewhere(["-c", READ, ROOT, tmp_path / "saves"], tmp_path)
+    assert told.splitlines()[-1] == "--model Softmax: is of a plugin, which must be loaded first: plugins.load(FILE)"
+    assert re.search(r"^fedavgm .*\(2\)|^fedavgm +\d", told, re.MULTILINE)
+    assert (tmp_path / "report.html").exists()
+
+
+READ = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import saves
+from errors import UserError
+from figures import report, status, table
+from experiment import identity
+
+folder = sys.argv[2]
+table.main([folder])
+status.main([folder])
+report.main([folder, "-o", "report.html"])
+for run in saves.find(saves.Path(folder)):
+    assert identity.name_of(run.config) == run.folder.name
+    assert run.summary()["steps"] > 0
+try:
+    run.model()
+except UserError as error:
+    print(error)
+"""
+
+
+# --- the shared tests ----------------------------------------------------------------------------------------------------
+
+
+def held_to(path, some, ok=0):
+    """What pytest says of an algorithm in a file, by some of the tests over all algorithms."""
+    return elsewhere(
+        [
+            "-m",
+            "pytest",
+            "-n",
+            "0",
+            "-p",
+            "no:cacheprovider",
+            "-rs",
+            "--method",
+            path,
+            "tests/test_algorithms.py",
+            "-k",
+            some,
+        ],
+        ROOT,
+        ok,
+    )
+
+
+def test_the_shared_tests_hold_it_to_what_all_must_keep_to(folder):
+    """The second changes the server's model in place; the third is no algorithm."""
+    told = held_to(folder / "fedavgm.py", "in_place or worked_out_by_hand or goes_on or registered")
+    assert sorted(re.search(r"^([.s]+) +\[100%\]$", told, re.MULTILINE)[1]) == list("...ss")
+    assert "SKIPPED [2]" in told
+    assert "outside the house no closed form is known" in told
+    in_place = 'before["classifier.bias"].add_(1)'
+    (folder / "careless.py").write_text(FEDAVGM.replace("    aggregate(", f"    {in_place}\n    aggregate("))
+    assert "1 failed" in held_to(folder / "careless.py", "in_place", ok=1)
+    assert "ERROR: --method" in held_to(folder / "beside.py", "in_place", ok=4)
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "nowhere.py": (None, "no such file; must be a Python file"),
+    "fedavg.py": (FEDAVGM, "fedavg is in the house already"),
+    "helpers.py": (FEDAVGM, "helpers is the name of another module"),
+    "colorsys.py": (FEDAVGM, "colorsys is the name of another module"),
+    "my-own.py": (FEDAVGM, "my-own is no name of a module"),
+    "half_one.py": (
+        FEDAVGM.replace("def start", "def begin"),
+        "is no whole algorithm; it has no start(federation, options)",
+    ),
+    "two_less.py": (
+        FEDAVGM.replace('"""', "'''", 1).replace('"""', "'''", 1).replace("'''The", "x = '''The").replace("loss =", "lo ="),
+        "has no docstring, whose first line says what is sent, no loss(model, batch, given, options)",
+    ),
+    "thawed.py": (FEDAVGM.replace("@dataclass(frozen=True)\n", ""), "no Options, a frozen dataclass that inherits"),
+    "of_launch.py": (FEDAVGM.replace("server_momentum: float", "jobs: float"), "its flag jobs, which says how to run"),
+    "changes.py": ("from models import MODELS, MLP\nMODELS['LeNet5'] = MLP\n", "changes LeNet5, which is there already"),
+    "not_python.py": ("x = 1\nif x\n", "line 2: SyntaxError"),
+    "fails_late.py": ("x = 1\n\nx = y\n", "line 3: NameError: name 'y' is not defined"),
+    "fails_deep.py": ("import zz_not_there\n", "line 1: ModuleNotFoundError"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_wrong_file_is_one_line_and_leaves_nothing(name, tmp_path, capsys):
+    text, told = MISTAKES[name]
+    if text:
+        (tmp_path / name).write_text(text)
+    tables, modules = [dict(table) for table in plugins.TABLES], set(sys.modules)
+    assert main(f"{tmp_path}/{name} {QUICK}", tmp_path / "saves") == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert err.startswith(f"run.py: algorithm {tmp_path}/{name}")
+    assert told in err
+    assert [dict(table) for table in plugins.TABLES] == tables
+    assert set(sys.modules) == modules
+    assert not plugins.LOADED
+
+
+def test_two_files_of_one_name_are_refused_and_one_file_twice_is_one(folder, tmp_path):
+    (tmp_path / "fedavgm.py").write_text(FEDAVGM)
+    assert plugins.load(folder / "fedavgm.py") is plugins.load(f"{folder}/../code/fedavgm.py")
+    assert "fedavgm is the name of another module" in line_of(plugins.load, tmp_path / "fedavgm.py")
+    assert main(f"{folder}/fedavgm.py fedavgm {QUICK}", tmp_path / "saves") == 0
+    assert len(list(saves.find(tmp_path / "saves"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "{code}/beside.py",
+            "beside.py: is no algorithm; it has no docstring, whose first line says what is sent, no Options",
+        ),
+        ("fedavg --plugin", "--plugin: a value is missing"),
+        ("fedavg --plugin x", "--plugin x: must be a Python file, NAME.py, or several joined by commas"),
+        ("fedavg --plugin x.py", "--plugin x.py: no such file"),
+        ("fedavg --plugin {code}/mine.py {code}/fedavgm.py", "--plugin: takes one value, got 2"),
+        ("fedavg --plugin {code}/mine.py --model Softmx", "did you mean Softmax?"),
+        (
+            "fedavg --plugin {code}/mine.py --partition halving --alpha 3",
+            "--alpha 3.0: read only with --partition dirichlet",
+        ),
+        ("{code}/fedavgm.py --server_momentum 2", "--server_momentum 2: must be a number at least 0 and below 1"),
+        ("fedavg --server_momentum 0.5", "--server_momentum: no algorithm named here reads such a flag"),
+    ],
+)
+def test_a_mistake_with_plugins_is_one_line(words, told, folder, tmp_path, capsys):
+    assert main(words.replace("{code}", str(folder)), tmp_path / "saves") == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert told in err
+
+
+def test_what_a_plugin_adds_is_told_by_the_flags(folder, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["fedavg", "--plugin", str(folder / "mine.py"), "-h"])
+    told = " ".join(capsys.readouterr().out.split())
+    for words in ("CELEBA, stripes", "MobileNet, Softmax", "writers, halving"):
+        assert words in told
