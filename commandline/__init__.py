@@ -126,7 +126,7 @@ def parse(
             raise UserError(f"--{name} {_shown(found)}: read only with {declared[name]['needs'].words}")
     for run in runs:
         _check(run)
-        if _lacks_alpha(given, run) and "alpha" not in base and run.alpha == shared["alpha"]["default"]:
+        if lacks_alpha(given, run) and "alpha" not in base and run.alpha == shared["alpha"]["default"]:
             raise UserError(
                 f"--partition {run.partition}: says nothing without --alpha: a number, the smaller the more heterogeneous, "
                 "or inf for the class mix of the whole at every client"
@@ -162,7 +162,7 @@ def command_of(run: Options, launch: Launch | None = None) -> str:
     used = tuple(file for file in launch.plugin or () if Path(file).stem in plugins.used_by(run)) or None
     for given, default in ((run, type(run)()), (replace(launch, plugin=used), Launch())):
         said = {f.name for f in fields(given) if getattr(given, f.name) != getattr(default, f.name)}
-        said |= {"alpha"} if _lacks_alpha(said, run) else set()
+        said |= {"alpha"} if lacks_alpha(said, run) else set()
         for name in sorted(said):
             value = getattr(given, name)
             if name not in (*UNSAID, "algorithm"):
@@ -172,7 +172,7 @@ def command_of(run: Options, launch: Launch | None = None) -> str:
     return shlex.join(words)
 
 
-def _lacks_alpha(said: Collection[str], run: Options) -> bool:
+def lacks_alpha(said: Collection[str], run: Options) -> bool:
     """Whether what is said of a run names a partition that reads --alpha, and not that."""
     return "partition" in said and "alpha" not in said and run.partition in readers("alpha")
 

@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from commandline import parse
+from commandline import lacks_alpha, parse
 from commandline.shorthand import words_of
 from errors import UserError
 from options import Options, flags_of, nearest, role_of
@@ -198,6 +198,8 @@ def text_of(runs: Sequence[Options]) -> str:
         for place, found in zip(places, told, strict=False):
             if found != [flag["default"]]:
                 held[place][name] = _toml(found)
+    if any(lacks_alpha(held["problem"], run) for run in runs):
+        held["problem"]["alpha"] = runs[0].alpha  # at its default, which is to be said here
     for method, of_method in values.items():
         own = {name: flag for name, flag in flags_of(type(methods[method][0])).items() if name not in flags_of(Options)}
         held[method] |= {name: _toml(of_method[name]) for name, flag in own.items() if of_method[name] != [flag["default"]]}

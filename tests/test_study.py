@@ -182,6 +182,7 @@ def test_nothing_but_where_and_how_stands_beside_a_study(tmp_path, capsys):
 LINES = (
     "fedavg cfkd --lr 0.01 0.1 --alpha 0.1 inf --partition lda --seed 0 1 --rounds 5 --lambda_kd 3",
     "fedavg --seed 3",
+    "fedavg fedprox --partition iid lda --alpha inf",
     "cfkd fd --model LeNet5,ResNet4 --feature_dim 16 --sizes 0.5,0.5 --n_clients 2",
     "fedavg fedprox --as_published --mu 0 1 --participation 0.5 --track_history 0",
 )
