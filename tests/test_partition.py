@@ -264,7 +264,7 @@ def test_the_pool_is_only_read(name):
     dealt(name, pool, counts=counts, n_clients=3, alpha=0.5)
 
 
-@pytest.mark.parametrize("name", PARTITIONS)
+@pytest.mark.parametrize("name", RULES)
 def test_nobody_gets_nothing(name):
     """A rule that cannot deal to so many clients is refused."""
     data, asked = in_turn(64, 64, 4), Options(partition=name, n_clients=20, classes_per_client=1)

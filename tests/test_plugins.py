@@ -370,5 +370,5 @@ def test_what_a_plugin_adds_is_told_by_the_flags(folder, capsys):
     with pytest.raises(SystemExit):
         command.main(["fedavg", "--plugin", str(folder / "mine.py"), "-h"])
     told = " ".join(capsys.readouterr().out.split())
-    for words in ("CELEBA, stripes", "MobileNet, Softmax", "writers, halving"):
+    for words in ("CELEBA, stripes", "MobileNet, Softmax", "silos, halving"):
         assert words in told

@@ -452,7 +452,7 @@ def test_of_many_clients_the_sheet_has_so_many_those_who_trained_first_and_says_
     loss[-2:] = 1.0
     clients = {"client": torch.arange(n_clients), "loss": loss, "personal_accuracy": torch.linspace(0, 1, n_clients)}
     saves.write_frame(tmp_path / "history.pkl", saves.frame_of([{"round": {"round": 1, "loss": 1.0}, "clients": clients}]))
-    sheet = workbook._cut(workbook._last_clients(saves.Run(tmp_path, {})), saves.MANY)
+    sheet = workbook._cut(workbook._last_clients(saves.Run(tmp_path, {"options": {"n_clients": 100}})), saves.MANY)
     assert len(sheet) == 5
     if n_clients == 5:
         assert sheet["client"].tolist() == [0, 1, 2, 3, 4], "as they are"

@@ -170,7 +170,7 @@ def test_the_split_is_drawn_as_without_a_shift(kind):
 
 
 def test_the_test_set_of_writers_is_nobodys_and_stays_as_it_is():
-    data = replace(tiny_data(), writers=torch.arange(90) // 3)
+    data = replace(tiny_data(), owners=torch.arange(90) // 3)
     options = replace(asked(), partition="writers")
     found, split, amounts = changed(data, options)
     assert torch.equal(found.x[60:], data.x[60:])
