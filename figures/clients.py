@@ -50,7 +50,7 @@ def accuracies(group: Group, found: Sequence[Group], together: bool):
         own = pd.concat([by_client(run, "last") for run in runs], axis=1)
         frame = pd.DataFrame({"accuracy": own.mean(axis=1), "spread": own.std(axis=1), "seed": runs[0].options["seed"]})
         frame["gain"] = frame["harmed"] = frame["examples"] = np.nan
-        frame["name"] = [runs[0].names[k] for k in frame.index]
+        frame["name"] = [runs[0].called(k) for k in frame.index]
         if alone and (gain := gains(runs, alone.runs)) is not None:
             frame["gain"] = gain
             (of_split,) = harmed(Group([(run, None) for run in runs]), alone).values()

@@ -61,7 +61,7 @@ def draw(runs: Sequence[Run], path: Path | None = None, own: bool = False, clien
     found = ordered(runs)
     shown = [panel(group.runs, label(group, found), own, client) for group in found]
     side = max(3.6, 1 + 0.25 * min(len(shown[0].x.ticks), 26))  # inches, for the numbers and the names of the classes
-    of_client = "each client" if client is None else f"client {found[0].runs[0].names[client]}"
+    of_client = "each client" if client is None else f"client {found[0].runs[0].called(client)}"
     what = f"the own test examples of {of_client}" if own else f"the whole test set, by the model of {of_client}"
     return on_paper.figure(shown, side, side + 0.4, path, heading=f"{what}\nafter the last round, n seeds together")
 

@@ -69,12 +69,13 @@ def panels(
     # with PCA the last round that was kept is there for its axes, shown or not
     points = embedded(values[[*places, -1]])[:-1] if method == "pca" else embedded(values[places], method)
     everyone = range(whose.max() + 1)
-    names = run.names
     marker_of = dict(zip(everyone if clients is None else clients, cycle(MARKERS), strict=False))
     words = [f"class {word}" for word in run.arrays("features")["classes"]]
     looks = list(zip(words, of_classes(len(words)), strict=True))
     keys = [key(word, Style(colour)) for word, colour in looks if len(looks) <= MANY]
-    keys += [key(f"client {names[k]}", Style(GREY, marker=marker)) for k, marker in list(marker_of.items())[: len(MARKERS)]]
+    keys += [
+        key(f"client {run.called(k)}", Style(GREY, marker=marker)) for k, marker in list(marker_of.items())[: len(MARKERS)]
+    ]
     axes = [Axis(ticks={}), Axis(name, ticks={})]
     if method == "pca":
         seen = points[:, np.isin(whose, list(marker_of))]
@@ -87,7 +88,7 @@ def panels(
         marks = list(keys)
         for (c, (word, colour)), marker in product(enumerate(looks), dict.fromkeys(marker_of.values())):
             it = np.flatnonzero((classes == c) & np.isin(whose, [k for k in marker_of if marker_of[k] == marker]))
-            hover = [f"{word}, client {names[k]}" for k in whose[it]]
+            hover = [f"{word}, client {run.called(k)}" for k in whose[it]]
             if hover:
                 style, label = Style(colour, marker=marker), word if len(looks) <= MANY else ""
                 marks.append(Points(*of_round[it].T, style, label, hover=hover, size=3.7))

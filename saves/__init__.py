@@ -102,9 +102,12 @@ class Run:
 
     @cached_property
     def names(self) -> list[str]:
-        """What each client is called: its name where the data name their clients, else its number."""
-        found = (self.arrays("split") or {}).get("clients", range(self.options["n_clients"]))
-        return list(map(str, found))
+        """The clients' names, as the data have them; [] where they name none."""
+        return list(map(str, (self.arrays("split") or {}).get("clients", ())))
+
+    def called(self, client: int) -> str:
+        """What a client is called: its name, or else its number."""
+        return self.names[client] if self.names else str(client)
 
     @property
     def options(self) -> dict[str, Any]:

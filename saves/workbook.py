@@ -49,8 +49,8 @@ def _last_clients(run) -> pd.DataFrame:
     if len(last) > saves.MANY and "loss" in last:  # who trained comes first
         last = last.sort_values("loss", key=lambda loss: loss.isna(), kind="stable")
     last = last.reset_index(drop=True)
-    if run.names != list(map(str, range(len(run.names)))):
-        last.insert(list(last).index("client") + 1, "name", [run.names[k] for k in last["client"]])
+    if run.names:
+        last.insert(list(last).index("client") + 1, "name", [run.called(k) for k in last["client"]])
     return last
 
 

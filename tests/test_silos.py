@@ -117,9 +117,26 @@ def test_silos_are_the_run_that_a_partition_file_of_the_pooled_data_makes(tmp_pa
     columns = ["loss", "global_mean", "personal_mean", "global_loss"]
     pd.testing.assert_frame_equal(one.rounds[columns], other.rounds[columns])
     pd.testing.assert_series_equal(one.clients["personal_accuracy"], other.clients["personal_accuracy"])
-    assert (one.names, other.names) == (ORDER, ["0", "1", "2"])
+    assert (one.names, other.names) == (ORDER, [])
     assert pd.read_excel(one.folder / "history.xlsx", sheet_name="clients")["name"].tolist() == ORDER
     assert "name" not in pd.read_excel(other.folder / "history.xlsx", sheet_name="clients")
+
+
+def test_names_are_shown_with_the_split_and_the_global_test_set_is_told(tmp_path, capsys):
+    words = ["--model", "MLP", "--show_split", "--export_dir", str(tmp_path / "runs")]
+    root = in_files(tmp_path / "own")
+    assert run.main(["--clients", str(root), *words]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told[1:5]] == ["client", *ORDER]
+    assert told[5] == "no test set is common to all clients: the global one is the union of their own, 9 examples"
+    assert run.main(["--dataset", str(root), "--partition", "iid", *words]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told[1:4]] == ["client", "0", "1"]
+    assert told[4] == "the data come by 3 clients and are dealt anew; --clients keeps them as they come"
+    shared = in_files(tmp_path / "shared")
+    np.savez(shared / "test.npz", x_test=IMAGES["annex"][1], y_test=LABELS["annex"][1])
+    assert run.main(["--clients", str(shared), *words]) == 0
+    assert "global" not in capsys.readouterr().out
 
 
 def test_clients_stand_for_data_partition_and_number(tmp_path):

@@ -60,6 +60,14 @@ def test_on_one_split_a_client_is_the_mean_over_its_seeds(runs):
     assert texts == ["client", "harmed: worse than itself alone, by more than chance", "mean over clients"]
 
 
+def test_clients_have_their_names(runs):
+    for run in runs:
+        named = {"table": np.ones((3, 2), int), "clients": np.array(["north", "south", "east"])}
+        saves.write_arrays(run.folder / "split.npz", named)
+    (axes,) = clients.draw(runs).axes
+    assert words(axes) == ["client north", "client south", "client east"] * 2
+
+
 def test_a_bar_is_a_deviation_over_seeds_and_the_pointer_is_told_who_it_is(runs):
     saves.write_arrays(runs[0].folder / "split.npz", {"table": np.array([[3, 9], [1, 0], [2, 2]])})
     panel = clients.panel(ordered(runs))

@@ -36,6 +36,14 @@ def test_runs_on_one_split_have_one_panel_and_each_other_split_one_more(tmp_path
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["0 (3)", "1 (10)"], "and how many it has"
 
 
+def test_clients_have_their_names(tmp_path):
+    run = saved(tmp_path)
+    named = {"table": TABLE, "classes": np.array(["cat", "dog"]), "clients": np.array(["north", "south"])}
+    saves.write_arrays(run.folder / "split.npz", named)
+    (axes,) = maps(split.draw([run]))
+    assert ticks(axes.yaxis) == ["north (3)", "south (10)"]
+
+
 def test_sixty_clients_have_a_row_each_and_of_more_it_is_told_how_many_have_how_many(tmp_path):
     (axes,) = maps(split.draw([with_split(saved(tmp_path), np.ones((60, 2), int))]))
     assert axes.images[0].get_array().shape == (60, 2)
