@@ -129,12 +129,8 @@ def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) 
     first = Rehearsal()
     entries, _ = _rehearse(experiment, rehearsed, federation_of(experiment), first, watch)
     later = [_counts(entry) for r, entry in entries.items() if r > 1]
-    if (
-        options.participation < 1
-        or options.straggler
-        or options.client_failure
-        or any(counts != later[0] for counts in later)
-    ):
+    drawn = options.participation < 1 or options.straggler or options.client_failure
+    if drawn or any(counts != later[0] for counts in later):
         stands_for, rehearsed = {}, range(1, options.rounds + 1)
     share = min(PATIENCE / max(first.passed_over.total(), 1e-9), options.rounds / len(rehearsed) * PART)
     patient = Rehearsal({kind: share * seconds for kind, seconds in first.passed_over.items()})
