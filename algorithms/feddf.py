@@ -35,7 +35,7 @@ class Options(options.Options):
     distill_epochs: int = flag(
         1, Number(int, least=0), "how often the server goes through the public images in a round; 0 is fedavg"
     )
-    distill_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the server, which learns with Adam")
+    distill_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the server, which learns with Adam", rate=True)
     distill_batch_size: int = flag(128, Number(int, least=1), "public images in a batch of the server")
 
 

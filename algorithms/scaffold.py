@@ -2,13 +2,11 @@
 
 S. P. Karimireddy, S. Kale, M. Mohri, S. J. Reddi, S. U. Stich, A. T. Suresh: SCAFFOLD: Stochastic Controlled Averaging for
 Federated Learning, ICML 2020, Algorithm 1. A client's variate c_i guesses its own gradient, the server's c the mean of all;
-a local step goes along g_i(y_i) - c_i + c. All variates begin at 0. Averages are even, as the paper's (`fedavg` weighs by
-n_k): what is minimised is the mean of the clients' losses.
+a local step goes along g_i(y_i) - c_i + c. All variates begin at 0. Averages are even, as the paper's.
 
 Differences from the paper:
-1. A client sends y_i; the paper's sends y_i - x: as many bytes, and the server knows x.
-2. K is the number of steps that a client has really taken; the paper's all take K.
-3. Variates are of the parameters that travel. BatchNorm's statistics are averaged; the gradient of `--variate 1` is taken in
+1. A client sends y_i, as many bytes as the paper's y_i - x; K is the number of steps that it has really taken.
+2. Variates are of the parameters that travel. BatchNorm's statistics are averaged; the gradient of `--variate 1` is taken in
    evaluation mode, which leaves them as they are.
 """
 

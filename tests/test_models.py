@@ -346,7 +346,10 @@ def test_a_resnet_can_be_trained_on_a_single_example_of_whatever_it_takes(name, 
         features, _ = made(name, shape)(random_images(1, shape))
         assert torch.isfinite(features).all()
     for shape in [(3, too_small, too_small), (3, too_small, 1), (3, 1, too_small), (3, 1, 1)]:
-        with pytest.raises(UserError, match=f"--model {name}: does not fit .* 3 channels and {shape[1]}x{shape[2]} pixels"):
+        words = "is for images, not for vectors of 3 features"  # of a single pixel
+        if shape != (3, 1, 1):
+            words = f"does not fit .* 3 channels and {shape[1]}x{shape[2]} pixels"
+        with pytest.raises(UserError, match=f"--model {name}: {words}"):
             build(name, shape, 10, 20)
 
 

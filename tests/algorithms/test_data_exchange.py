@@ -795,7 +795,7 @@ def test_a_run_is_named_by_the_edges_in_its_file(tmp_path, edge_list):
 
 @pytest.mark.parametrize("name", ["data_exchange", "dpsgd"])
 def test_a_run_is_named_by_the_code_of_its_graph_and_exchange(name):
-    sources = identity._sources(name)
+    sources = identity._sources(options_for(name))
     for module in (graph, exchange, data_exchange):
         with open(module.__file__) as file:  # noqa: PTH123
             assert file.read() in sources

@@ -430,8 +430,8 @@ def test_the_defaults_are_those_of_the_paper(name):
 @pytest.mark.parametrize("name", ["fedper", "lg_fedavg", "mhmd"])
 def test_a_run_is_named_by_the_code_that_it_takes_from_fedbabu(name):
     of_fedbabu = Path(fedbabu.__file__).read_text()
-    assert of_fedbabu in identity._sources(name)
-    assert of_fedbabu not in identity._sources("fedavg")
+    assert of_fedbabu in identity._sources(options_for(name))
+    assert of_fedbabu not in identity._sources(options_for("fedavg"))
 
 
 def test_train_is_what_fedbabu_runs_at_a_client():
