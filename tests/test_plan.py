@@ -297,10 +297,10 @@ def test_the_command_tells_what_each_run_of_the_grid_will_cost_and_runs_nothing(
 def test_a_plan_of_a_start_that_is_not_finite_is_a_line_and_the_others_are_planned(tmp_path, capsys, monkeypatch):
     play = planning.play
 
-    def diverging(one, *rest):
+    def diverging(one, *rest, **more):
         if one.options.seed == 0:
             raise DivergedError("fedavg: the training loss of client 0 is nan")
-        return play(one, *rest)
+        return play(one, *rest, **more)
 
     monkeypatch.setattr(planning, "play", diverging)
     assert command.main(shlex.split(f"fedavg --seed 0 1 {QUICK} --export_dir {tmp_path} --plan --json")) == 1
