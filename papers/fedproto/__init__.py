@@ -10,13 +10,13 @@ ABOUT = paragraphs(
     could not be read again. What was run is its MNIST experiment as its code has it: 20 clients, a network of 21,840
     weights, batches of 4, SGD 0.01 with momentum 0.5, one local epoch, weight 1.""",
     """Differences: every client has just n classes (theirs n plus or minus 2), about 300 images in all (theirs 100 a class),
-    and is tested on all test images of its classes that it was dealt (theirs 15 a class); 50 rounds in place of 100.
+    and is tested on all test images of its classes that it was dealt (theirs 15 a class); 30 rounds in place of 100.
     Personal accuracy (%), mean over clients, then over seeds, each with its own split; kB are all bytes of a client and
     round.""",
 )
 NAMES = ("fedproto", "independent", "fedavg", "fedper")
 SHARED = (
-    "--dataset MNIST --reduced 0.1 --reduced_draw random --model CNNMnist --n_clients 20 --partition classes --rounds 50 "
+    "--dataset MNIST --reduced 0.1 --reduced_draw random --model CNNMnist --n_clients 20 --partition classes --rounds 30 "
     "--epoch_per_round 1 --batch_size 4 --optimizer sgd --lr 0.01 --momentum 0.5 --track_history 0 --threads 1 "
     "--seed 0 1 2 --split_seed seed"
 )
