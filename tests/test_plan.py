@@ -33,7 +33,8 @@ QUICK = "--dataset digits --rounds 3 --n_clients 3 --reduced 0.1 --model MLP --t
 MODELS = {"mhmd": ("CNN4",), "fedgkt": ("ResNet4",)}
 TUNED = {"ft_epochs": 1, "validation": 0.2}
 CASES = [(name, {"participation": part, **TUNED}) for name in algorithms.ALGORITHMS for part in (1.0, 0.7)]
-CASES += [("fedavg", {"client_failure": 0.5}), ("fd", {"compress": "int8", "straggler": 0.5})]
+SAMPLED = ("fedavg", {"participation": 0.5})
+CASES += [SAMPLED, ("fedavg", {"client_failure": 0.5}), ("fd", {"compress": "int8", "straggler": 0.5})]
 CASES += [(name, {"as_published": True}) for name in algorithms.PUBLISHED]
 
 
@@ -334,7 +335,9 @@ def test_the_table_of_a_plan_has_a_row_a_run_and_a_row_for_every_kind_of_message
     assert words.endswith("nothing was trained or saved\n")
 
 
-@pytest.mark.parametrize(("name", "flags"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "flags"), [(name, flags) for name, flags in CASES if flags.get("participation") != 0.7], ids=str
+)
 def test_what_is_said_to_cost_the_same_does(name, flags, tmp_path):
     """Runs that differ in all that costs nothing have one plan; where clients are drawn the seed is none of that."""
     flags = {**flags, **({"variate": 1} if name == "scaffold" else {})}  # the other one takes no momentum
