@@ -18,7 +18,7 @@ SHARED = (
     "--optimizer sgd --lr 0.05 --threads 1 --seed 0 1 2 --split_seed seed"
 )
 SPLITS = {"sorted": "--partition shards --shard_per_user 1", "IID": "--partition iid"}
-EPOCHS = (1, 5, 10)
+EPOCHS = (1, 5)
 
 
 def row(name: str, split: str) -> dict[str, Cell]:
