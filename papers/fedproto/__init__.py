@@ -10,7 +10,8 @@ ABOUT = paragraphs(
     could not be read again. What was run is its MNIST experiment as its code has it: 20 clients, a network of 21,840
     weights, batches of 4, SGD 0.01 with momentum 0.5, one local epoch, weight 1.""",
     """Differences: every client has just three classes (theirs three plus or minus two), about 300 images in all (theirs
-    100 a class), and is tested on all test images that it was dealt (theirs 15 a class); 30 rounds in place of 100. Personal accuracy (%), mean over clients, then over seeds, each with its own split; kB are all bytes of a client and
+    100 a class), and is tested on all test images that it was dealt (theirs 15 a class); 30 rounds in place of 100.
+    Personal accuracy (%), mean over clients, then over seeds, each with its own split; kB are all bytes of a client and
     round.""",
 )
 COLUMNS = {"personal": "personal", "worst client": "worst", "kB": "kB"}
