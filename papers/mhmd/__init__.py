@@ -171,9 +171,9 @@ def words(results: Results) -> str:
         fine-tuning, {heavy[1]:.0f} after five epochs.""",
         f"""The grid of all methods, after five epochs of fine-tuning. Published, with ten shards, a tenth of the clients and
         one local epoch: {published}. Ours, small, with two shards: {ours[2]}; with five: {ours[5]}. What agrees:
-        MHMD and FedBABU are ahead of FedAvg, LG-FedAvg, FedRep and Per-FedAvg. What does not: MHMD is not ahead of FedBABU, and
+        MHMD and FedBABU are ahead of FedAvg, LG-FedAvg, FedRep and Per-FedAvg. What does not: MHMD is not ahead of FedBABU;
         FedPer and Ditto are far better here. One reason is the rate of 0.1 with momentum 0.9 for all, as published: with two
-        clients a round FedAvg's one head hardly learns (as sent it is at {sent:.0f} %, chance is 10), and LG-FedAvg begins with
+        clients a round FedAvg's one head hardly learns (as sent {sent:.0f} %, chance is 10), and LG-FedAvg begins with
         its model. Three seeds, each with its own split: methods a few points apart are not told apart.""",
     )
 
