@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +77,22 @@ def _shorter(experiment: Experiment) -> dict[str, Any] | None:
     None where nothing of it would be the same: a learning rate that falls towards the end, a last round that this run does
     not evaluate, evaluations that between the rounds are not of every client, or clients that may all fail in the next one.
     """
-    options, config = experiment.options, experiment.config
+    options, folder = experiment.options, experiment.folder
     if options.lr_schedule != "constant" or options.n_clients > saves.MANY or options.client_failure:
         return None
-    for r in filter(partial(is_evaluated, options), range(options.rounds - 1, 0, -1)):
-        asked = {**config, "options": {**config["options"], "rounds": r}}
-        folder = experiment.folder.with_name(identity.name_of(asked))
-        if saves.finished(folder) and "any_node" not in saves.load(folder).config:
-            log.info("%s: its first %d rounds are those of %s", experiment.folder.name, r, folder.name)
-            saved = saves.read_checkpoint(folder)
-            *before, last = saved["history"]
-            return {**saved, "history": [*before, untuned(last)]}
-    return None
+    found: dict[int, saves.Run] = {}
+    for done in folder.parent.glob(f"{options.algorithm}-*-{folder.name.rpartition('-')[2]}/done"):
+        run = saves.load(done.parent)
+        r, as_long = run.options["rounds"], {**run.config, "options": {**run.options, "rounds": options.rounds}}
+        if r < options.rounds and is_evaluated(options, r) and identity.name_of(as_long) == folder.name:
+            found |= {} if "any_node" in run.config else {r: run}
+    if not found:
+        return None
+    r = max(found)
+    log.info("%s: its first %d rounds are those of %s", folder.name, r, found[r].folder.name)
+    saved = saves.read_checkpoint(found[r].folder)
+    *before, last = saved["history"]
+    return {**saved, "history": [*before, untuned(last)]}
 
 
 def _handed_over(experiment: Experiment, saved: dict[str, Any] | None) -> tuple[Experiment, dict[str, Any] | None]:
