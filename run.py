@@ -112,9 +112,9 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
             say(f"already finished, read from {one.folder} (--force runs it anew)")
         elif (older := experiment.earlier(one.folder)) is not None:
             say(f"the code, a library or the processor has changed since {older} was made: it is kept, and this is run anew")
-    drawn = list(dict.fromkeys(_split(one) for one in ready if not saves.finished(one.folder)))
-    for told in drawn[:MAX_SPLITS_SHOWN]:
-        say(told)
+    drawn = _of_each_split([one for one in ready if not saves.finished(one.folder)])
+    for one in drawn[:MAX_SPLITS_SHOWN]:
+        say(_split(one))
     if len(drawn) > MAX_SPLITS_SHOWN:
         say(f"and {len(drawn) - MAX_SPLITS_SHOWN} more splits; --show_split draws them")
 
@@ -232,8 +232,8 @@ def _show_split(ready: Sequence[Experiment]) -> int:
     """Who gets what, on the screen and in --export_dir, and nothing else."""
     from figures import split
 
-    for told, one in {_split(one): one for one in ready}.items():
-        print(told)
+    for one in _of_each_split(ready):
+        print(_split(one))
         saved = experiment.save_split(one)
         split.draw_saved(saved, saved.with_suffix(".png"))
         print(f"drawn in {saved.with_suffix('.png')}, saved beside it for --partition_file")
@@ -302,6 +302,15 @@ def _independent(one: Experiment, how: options.Launch) -> Experiment:
     """Independent learning with the same shared flags, on the same split."""
     shared = {f.name: getattr(one.options, f.name) for f in fields(options.Options)}
     return nodes.prepare(algorithms.options_of("independent")(**{**shared, "algorithm": "independent"}), how)
+
+
+def _of_each_split(ready: Sequence[Experiment]) -> list[Experiment]:
+    """One of each that differ in who gets what, or in the change through which a client sees it."""
+
+    def drawn(one: Experiment) -> tuple:
+        return one.split.digest, *(tuple(shift.amounts(one.options)) if one.options.feature_shift != "none" else ())
+
+    return list({drawn(one): one for one in ready}.values())
 
 
 def _split(one: Experiment) -> str:

@@ -138,7 +138,8 @@ def _sources(options: Options) -> list[str]:
     algorithm = options.algorithm
     brought = [path for name in plugins.used_by(options) for path in plugins.sources(name)]
     todo = [algorithms.ALGORITHMS[algorithm], *filter(None, [algorithms.PUBLISHED.get(algorithm)])]
-    todo += [module for name, module in list(sys.modules.items()) if plugins.file_of(name) in brought]
+    if brought:  # to look for their modules is to look at all that there are
+        todo += [module for name, module in list(sys.modules.items()) if plugins.file_of(name) in brought]
     own: set[str] = set()
     while todo:
         module = todo.pop()

@@ -127,16 +127,17 @@ class Federation:
     def sample(self) -> list[int]:
         """The clients of this round, in order: max(floor(C K), 1) of them (McMahan et al. 2017, Algorithm 1), but for those
         that are `absent`."""
-        drawn = list(self.clients)
+        drawn = self.clients
         if self.participation < 1:
             m = n_sampled(self.participation, len(self.shares))
             drawn = sorted(self.stream("participation").choice(len(self.shares), m, replace=False).tolist())
-        return [k for k in drawn if k not in self.absent] if self.absent else drawn
+        return [k for k in drawn if k not in self.absent]
 
     def failing(self, chance: float) -> tuple[frozenset[int], frozenset[int]]:
         """The clients of this round in two: those that fail, each by itself with this chance, and the others."""
-        failed = frozenset(k for k in self.sample() if chance and self.stream("failure", k).random() < chance)
-        return failed, frozenset(self.sample()) - failed
+        clients = self.sample()
+        failed = frozenset(k for k in clients if self.stream("failure", k).random() < chance)
+        return failed, frozenset(clients) - failed
 
     def sizes(self, clients: Sequence[int]) -> list[Tensor]:
         """n_k, the number of training examples, of each: int64 scalars."""

@@ -15,11 +15,10 @@ import numpy as np
 
 from errors import UserError
 from figures import command, on_paper
-from figures.groups import METRICS, REFERENCES, Group, accuracy, check, check_metric, column_of, ordered, scale, sent
+from figures.groups import METRICS, REFERENCES, Group, accuracy, check, check_metric, column_of, meant, ordered, sent
 from figures.marks import Axis, Line, Panel, Points, Style
 from figures.styles import looks
 from figures.targets import QUANTITIES, cumulated, evaluated, interpolated
-from measures import MEASURES
 from saves import Run
 
 TITLES = {
@@ -28,8 +27,6 @@ TITLES = {
     "worst": "the worst client only",
     "validation": "each client's held-out examples",
     "tuned": "each client's own distribution, after fine-tuning",
-    **dict.fromkeys(MEASURES, "the whole test set"),
-    **{f"personal_{name}": "each client's own distribution" for name in MEASURES},
 }
 AXES = {
     "rounds": Axis("communication rounds", whole=True),
@@ -115,12 +112,12 @@ def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
             mark = Line if len(told.x) > 1 else Points  # evaluated once, a line would not be seen
             spread = None if told.spread is None else 100 * told.spread
             marks.append(mark(told.x, 100 * told.mean, style, label, spread))
-    return Panel(marks, x, Axis(f"{scale(metric)} (%)"), title(metric), lacks)
+    return Panel(marks, x, Axis(f"{meant(metric)[0]} (%)"), title(metric), lacks)
 
 
 def title(metric: str) -> str:
     """An accuracy by its name, and on which examples it is."""
-    return f"{metric}: {TITLES[metric.partition(':')[0]]}"
+    return f"{metric}: {TITLES[meant(metric)[1]]}"
 
 
 def draw(

@@ -151,19 +151,23 @@ def row_of(run: Run, on: str):
 def metrics(run: Run) -> dict[str, str]:
     """{name: its column of the rounds} of the accuracies that a run has after the last round: the names of COLUMNS and, of
     another answer or a head, "personal:global", "global:head 1"."""
-    last = run.rounds.iloc[-1]
+    rounds = run.rounds
+    last = rounds.iloc[-1]
     return {
         name + column.removeprefix(first): column
         for name, first in COLUMNS.items()
-        for column in run.rounds
+        for column in rounds
         if f"{column}:".startswith(f"{first}:") and last[column] >= 0
     }
 
 
-def scale(metric: str) -> str:
-    """What is measured, in words: accuracy, or another measure."""
-    name = metric.partition(":")[0].removeprefix("personal_")
-    return name.replace("_", " ") if name in MEASURES else "accuracy"
+def meant(metric: str) -> tuple[str, str]:
+    """What is measured, in words, accuracy or another measure, and the name of the accuracy that is on the same examples."""
+    name = metric.partition(":")[0]
+    measure = name.removeprefix("personal_")
+    if measure not in MEASURES:
+        return "accuracy", name
+    return measure.replace("_", " "), "global" if measure == name else "personal"
 
 
 def column_of(run: Run, metric: str) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from figures import command, on_paper
 from figures.curves import AXES, flat, last, level, seeds, title
-from figures.groups import METRICS, REFERENCES, Group, check, check_metric, ordered, scale
+from figures.groups import METRICS, REFERENCES, Group, check, check_metric, meant, ordered
 from figures.marks import Axis, Line, Panel, Points, Style
 from figures.styles import looks
 from figures.targets import cumulated
@@ -58,7 +58,7 @@ def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
     if steps:  # to the end of the axis: there the best accuracy costs no more either
         nbytes, values = zip(*steps, (x.span[1], steps[-1][1]), strict=True)
         marks.insert(0, Line(nbytes, values, FRONT, "Pareto front", hover="Pareto front", steps=True, width=3))
-    return Panel(marks, x, Axis(f"{scale(metric)} after the last round (%)"), title(metric), lacks)
+    return Panel(marks, x, Axis(f"{meant(metric)[0]} after the last round (%)"), title(metric), lacks)
 
 
 def draw(runs: Sequence[Run], path: Path | None = None, metric: Sequence[str] = ("global", "personal")):

@@ -21,9 +21,9 @@ from figures.groups import (
     check,
     check_metric,
     distinguishing,
+    meant,
     ordered,
     problems,
-    scale,
     seed_of,
     seeds_told,
     selected,
@@ -69,7 +69,7 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
                     }
                 )
         rows.append({**row, "average\nrank": cell_of(ranks.get(method), "{:.2f}".format)})
-    title = f"{f'{metric} accuracy' if scale(metric) == 'accuracy' else metric} (%) {ROUND[on]}, by problem"
+    title = f"{f'{metric} accuracy' if meant(metric)[0] == 'accuracy' else metric} (%) {ROUND[on]}, by problem"
     notes = [
         "mean ± standard deviation over seeds (number of seeds)",
         "* or bold: the best of the collaborating methods on a problem; ~ or a dagger: not told apart from it, Student's "

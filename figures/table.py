@@ -30,11 +30,11 @@ from figures.groups import (
     check_metric,
     column_of,
     gains,
+    meant,
     ordered,
     problems,
     read,
     row_of,
-    scale,
     seed_of,
     seeds_told,
     selected,
@@ -46,7 +46,6 @@ from figures.problems import overview, title_of
 from figures.statistics import LEAST_SEEDS, Paired, Seed, Values, holm, paired
 from figures.summary import verdict, with_baselines
 from figures.units import operations, shown, size
-from measures import MEASURES
 from saves import Run
 
 ABSENT = "(none)"  # an option that an algorithm, or an older run, does not have
@@ -57,13 +56,12 @@ WORDS = {
     "validation": "on each client's held-out training examples, mean over clients",
     "tuned": "on each client's own distribution after fine-tuning, mean over clients",
 }
-WORDS |= dict.fromkeys(MEASURES, WORDS["global"]) | {f"personal_{name}": WORDS["personal"] for name in MEASURES}
 
 
 def words(metric: str) -> str:
     """On which examples an accuracy is, and of whom."""
-    name, _, of = metric.partition(":")
-    return WORDS[name] + (f', of "{of}"' if of else "")
+    of = metric.partition(":")[2]
+    return WORDS[meant(metric)[1]] + (f', of "{of}"' if of else "")
 
 
 def compare(
@@ -249,7 +247,7 @@ def _at_equal_bytes(
 
 
 def _notes(found: Sequence[Group], metric: str, on: str, base: int | None, target: float | None) -> list[str]:
-    what = f"{metric}: {scale(metric)} {words(metric)}, {ROUND[on]}"
+    what = f"{metric}: {meant(metric)[0]} {words(metric)}, {ROUND[on]}"
     lines = [
         f"{what}; mean and standard deviation over n seeds; costs are of the whole run, the server's in columns of their own"
     ]

@@ -103,7 +103,11 @@ class Run:
     @cached_property
     def names(self) -> list[str]:
         """The clients' names, as the data have them; [] where they name none."""
-        return list(map(str, (self.arrays("split") or {}).get("clients", ())))
+        path = self.folder / "split.npz"
+        if not path.exists():
+            return []
+        with np.load(path) as saved:  # the other arrays, which may be large, are not read
+            return list(map(str, saved["clients"])) if "clients" in saved else []
 
     def called(self, client: int) -> str:
         """What a client is called: its name, or else its number."""
