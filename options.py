@@ -91,7 +91,7 @@ class Choice:
         found = {**{name.lower(): name for name in self.names}, **self.also}.get(text.lower())
         if found:
             return found
-        if self.paths and ("/" in text or text.endswith((".npz", ".csv", ".parquet", ".json")) or Path(text).exists()):
+        if self.paths and ("/" in text or text.endswith((*silos.FILES, ".json")) or Path(text).exists()):
             return text
         raise ValueError(nearest(text, list(self.names)))
 

@@ -29,7 +29,7 @@ from errors import UserError
 class Source:
     """Where and how a data set is to be read: the folder of the data sets, the side in pixels to which its images are
     resized (None: as they are; CelebA's to 32), CelebA's attribute, whether files with another checksum than the published
-    one are taken all the same, and the column of a table that holds the labels (None: see `tables.table`)."""
+    one are taken all the same, and the column of a table that holds the labels (None: see `silos.table`)."""
 
     data_dir: Path = Path("data")
     image_size: int | None = None

@@ -122,12 +122,12 @@ def _worth(data: Data, name: str, probabilities: Tensor, of: dict[int, Tensor]) 
 
 
 class Scores(NamedTuple):
-    """The class int64 that a head says of each of some examples, its cross-entropy float64 in nats, and where they are asked
-    for the probabilities float [n, C] of the classes."""
+    """The class int64 that a head says of each of some examples, its cross-entropy float64 in nats, and the probabilities
+    float [n, C] of the classes, [n, 0] where they are not asked for."""
 
     predicted: Tensor
     loss: Tensor
-    probabilities: Tensor | None = None
+    probabilities: Tensor
 
 
 def _of(part: Shares, clients: Sequence[int], device: torch.device) -> Shares:
@@ -169,17 +169,15 @@ def _asked(
 def _whole(y: Tensor, parts: Sequence[tuple[Tensor, list[Scores]]]) -> list[Scores]:
     """For every head one score as long as the data set, of scores of parts of it."""
     nothing = torch.full((len(y),), math.nan, dtype=torch.float64, device=y.device)
-    whole = [Scores(torch.full_like(y, -1), nothing.clone(), _as_long(y, of_head.probabilities)) for of_head in parts[0][1]]
+    whole = []
+    for first in parts[0][1]:
+        unsaid = first.probabilities.new_full((len(y), first.probabilities.shape[1]), math.nan)
+        whole.append(Scores(torch.full_like(y, -1), nothing.clone(), unsaid))
     for indices, heads in parts:
         for into, scores in zip(whole, heads, strict=True):
             for tensor, part in zip(into, scores, strict=True):
-                if part is not None:
-                    tensor[indices] = part
+                tensor[indices] = part
     return whole
-
-
-def _as_long(y: Tensor, probabilities: Tensor | None) -> Tensor | None:
-    return None if probabilities is None else probabilities.new_full((len(y), probabilities.shape[1]), math.nan)
 
 
 @torch.no_grad()
@@ -197,14 +195,10 @@ def _scores(federation: Federation, k: int, model: Net, indices: Tensor, whole: 
         for i in indices.split(EVALUATION_BATCH):
             said = evaluation.work(partial(logits_of, i), k, "scores", type(model), len(i))
             losses = [F.cross_entropy(logits, y[i], reduction="none").double() for logits in said]
-            probabilities = [logits.softmax(1) if whole else None for logits in said]
+            probabilities = [logits.softmax(1) if whole else logits[:, :0] for logits in said]
             predicted = [logits.argmax(1) for logits in said]
             heads.append([Scores(*of_head) for of_head in zip(predicted, losses, probabilities, strict=True)])
-    return [Scores(*map(_joined, zip(*of_head, strict=True))) for of_head in zip(*heads, strict=True)]
-
-
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    return None if parts[0] is None else torch.cat(parts)
+    return [Scores(*(torch.cat(parts) for parts in zip(*of_head, strict=True))) for of_head in zip(*heads, strict=True)]
 
 
 def _confusion(data: Data, indices: Tensor, predicted: Tensor) -> Tensor:

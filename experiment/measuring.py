@@ -71,16 +71,21 @@ def play(
 
 def passed_over(experiment: Experiment, federation: Federation, r: int) -> bool:
     """Whether all clients of round r fail."""
-    here, chance = federation.at(r), experiment.options.client_failure
-    return bool(chance) and not getattr(experiment.module, "idle", False) and not here.failing(chance)[1]
+    chance = _chance(experiment)
+    return chance > 0 and not federation.at(r).failing(chance)[1]
+
+
+def _chance(experiment: Experiment) -> float:
+    """That a client of a round fails."""
+    return 0.0 if getattr(experiment.module, "idle", False) else experiment.options.client_failure
 
 
 def _played(experiment: Experiment, here: Federation, state: dict, before: Round | None) -> Round:
     """What a round leaves. Those who fail do their work on a state that is thrown away, so that it is counted."""
-    options, communicate = experiment.options, experiment.module.communicate
-    if not options.client_failure or getattr(experiment.module, "idle", False):
+    options, communicate, chance = experiment.options, experiment.module.communicate, _chance(experiment)
+    if not chance:
         return communicate(here, state, options)
-    failed, others = here.failing(options.client_failure)
+    failed, others = here.failing(chance)
     if failed:
         servers = {key: n for key, n in here.meter.spent.items() if key[1] == "server"}
         communicate(replace(here, absent=others), dict(state), options)
@@ -112,7 +117,8 @@ def untuned(entry: Entry) -> Entry:
 
 
 def _check(options: Options, r: int, done: Round) -> None:
-    losses = dict(zip([f"client {k}" for k in done.clients] or ["the server"], done.loss.tolist(), strict=False))
+    alone = ["the server"] if len(done.loss) else []  # there is no loss where all clients failed
+    losses = dict(zip([f"client {k}" for k in done.clients] or alone, done.loss.tolist(), strict=True))
     if "server_loss" in done.told:
         losses["the server"] = done.told["server_loss"]
     wrong = [who for who, value in losses.items() if not math.isfinite(value)]

@@ -62,7 +62,7 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     source = _source(options, launch)
     data = _data(options.dataset, options.public_dataset, source)
     inputs = (data.shape, len(data.classes))
-    _fits(options, inputs)
+    _fits(options, data, inputs)
     shared = {f.name: getattr(options, f.name) for f in fields(Options)}
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
     if algorithms.says(options.algorithm, "public") and not len(split.public):
@@ -160,10 +160,10 @@ def _start(options: Options, inputs: tuple) -> saves.Rows | None:
     return found
 
 
-def _fits(options: Options, inputs: tuple) -> None:
+def _fits(options: Options, data: datasets.Data, inputs: tuple) -> None:
     """Whether the algorithm can do with these architectures, and they with these images."""
     algorithm, named = options.algorithm, ",".join(options.model)
-    if options.augment != "none" and inputs[0][1:] == (1, 1):
+    if options.augment != "none" and data.vectors:
         raise UserError(f"--augment {options.augment}: read only with images, and {options.dataset} holds vectors")
     have_heads = models.readers("heads")
     strange = [name for name in options.model if name not in have_heads]

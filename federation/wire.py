@@ -7,7 +7,8 @@ of a state is ever changed in place; or, where it compresses, tensors that are r
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,11 +54,20 @@ def weigh(tree: Tree) -> int:
     return sum(leaf.nbytes for leaf in leaves(tree))
 
 
+def mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
+    """The same tree with `function` applied to its leaves."""
+    if isinstance(tree, dict):
+        return {name: mapped(function, branch) for name, branch in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(mapped(function, branch) for branch in tree)
+    return function(tree)
+
+
 @dataclass(frozen=True)
 class Packed:
-    """A tensor as it arrives, and the bytes in which it was sent."""
+    """A leaf as it arrives, and the bytes in which it is sent."""
 
-    tensor: Tensor
+    arrives: Tensor | Rows | Examples
     nbytes: int
 
 
@@ -76,22 +86,12 @@ def int8(x: Tensor) -> Packed:
 COMPRESSIONS: dict[str, Callable[[Tensor], Packed]] = {"fp16": fp16, "int8": int8}
 
 
-def packed(tree: Tree, pack: Callable[[Tensor], Packed]) -> tuple[Tree, int]:
-    """A tree as it arrives where its numbers are packed, and the bytes in which it was sent. Whole numbers, truth values and
-    examples are sent as they are."""
-    if isinstance(tree, dict):
-        branches = {name: packed(branch, pack) for name, branch in tree.items()}
-        return {name: branch for name, (branch, _) in branches.items()}, sum(nbytes for _, nbytes in branches.values())
-    if isinstance(tree, list | tuple):
-        branches = [packed(branch, pack) for branch in tree]
-        return type(tree)(branch for branch, _ in branches), sum(nbytes for _, nbytes in branches)
-    if isinstance(tree, Rows):
-        tensor, nbytes = packed(tree.tensor, pack)
-        return replace(tree, tensor=tensor), nbytes
-    if isinstance(tree, Tensor) and tree.is_floating_point():
-        sent = pack(tree)
-        return sent.tensor, sent.nbytes
-    return tree, weigh(tree)
+def packed(leaf: Tensor | Rows | Examples, pack: Callable[[Tensor], Packed]) -> Packed:
+    """A leaf whose numbers are packed. Whole numbers, truth values and examples are sent as they are."""
+    if isinstance(leaf, Rows):
+        inner = packed(leaf.tensor, pack)
+        return Packed(Rows(inner.arrives), inner.nbytes)
+    return pack(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else Packed(leaf, leaf.nbytes)
 
 
 class Wire:
@@ -134,4 +134,7 @@ class Wire:
         return [row for row, _ in arrived]
 
     def _sent(self, row: Tree) -> tuple[Tree, int]:
-        return packed(row, self._pack) if self._pack else (row, weigh(row))
+        if self._pack is None:
+            return row, weigh(row)
+        sent = mapped(partial(packed, pack=self._pack), row)
+        return mapped(lambda leaf: leaf.arrives, sent), weigh(sent)

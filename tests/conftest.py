@@ -16,7 +16,7 @@ from data import datasets
 from data.datasets import Data, from_arrays
 from errors import UserError
 from federation import Federation
-from federation.wire import Examples, Rows, Wire
+from federation.wire import Examples, Rows, Wire, mapped
 from launch import scheduling
 from options import Options
 
@@ -94,11 +94,7 @@ def _nothing(leaf):
 
 def map_leaves(function, tree):
     """The same tree with `function` applied to its leaves; None and plain values stay as they are."""
-    if isinstance(tree, dict):
-        return {name: map_leaves(function, branch) for name, branch in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(map_leaves(function, branch) for branch in tree)
-    return function(tree) if isinstance(tree, torch.Tensor | Rows | Examples) else tree
+    return mapped(lambda leaf: function(leaf) if isinstance(leaf, torch.Tensor | Rows | Examples) else leaf, tree)
 
 
 def tiny_data(n_train: int = 60, n_test: int = 30, n_classes: int = 3, size: int = 12, seed: int = 0) -> Data:
