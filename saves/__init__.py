@@ -206,8 +206,11 @@ class Run:
             told.get("image_size"),
             told.get("attribute", "Smiling"),
             bool(self.config.get("unverified_data")),
+            told.get("label"),
         )
-        data = _data(told["dataset"], datasets.Source(*where))
+        data = _data(told["dataset"], source := datasets.Source(*where))
+        if told.get("public_dataset"):
+            data = datasets.with_public(data, _data(told["public_dataset"], source))
         if data.digest != self.config["data"]["digest"]:
             raise UserError(f"--dataset {told['dataset']}: other data are there than those of {self.folder}")
         return data

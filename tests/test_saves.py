@@ -113,6 +113,22 @@ def test_of_a_client_an_answer_images_or_data_that_are_not_there_a_line_says_so(
 MU = algorithms.options_of("fedprox").mu  # as declared
 
 
+def test_the_data_of_a_run_are_read_as_it_read_them(tmp_path):
+    """Behind them the public ones; of a table with the column of the labels that was asked for."""
+    rows = [f"{k % 7},{'ab'[k % 2]},{k % 5}" for k in range(40)]
+    (tmp_path / "table.csv").write_text("\n".join(["first,kind,last", *rows]))
+    public = f"--dataset digits --public_dataset {tmp_path / 'other.npz'} --public_share 0.5"
+    x = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    parts = {"x_train": x[:20], "y_train": np.arange(20) % 10, "x_test": x[20:], "y_test": np.arange(10)}
+    np.savez(tmp_path / "other.npz", **parts)
+    for flags in (public, f"--dataset {tmp_path / 'table.csv'} --label kind"):
+        words = f"fedavg {flags} --model MLP --rounds 1 --n_clients 2 --quiet --export_dir {tmp_path / 'runs'}"
+        assert command.main(words.split()) == 0
+    digests = {run.data().digest for run in saves.find(tmp_path / "runs")}
+    assert digests == {run.config["data"]["digest"] for run in saves.find(tmp_path / "runs")}
+    assert len(digests) == 2
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """Eight finished runs, of two algorithms, two splits and two seeds."""
