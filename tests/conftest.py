@@ -131,6 +131,12 @@ def tiny_federation(
     return Federation.of(data, shares, build, dtype=dtype, wire=wire or Wire(), **others)
 
 
+def public_federation(data: Data | None = None, **others) -> Federation:
+    """The tiny federation with the public examples of `data`, by default those of `with_public`."""
+    data = data or with_public(tiny_data())
+    return tiny_federation(data, public=data.public, **{"model": "MLP", **others})
+
+
 def options_for(name: str, **flags) -> Options:
     """Options of an algorithm on the tiny data: small batches, one epoch, one thread, the rest as declared."""
     defaults = {"algorithm": name, "batch_size": 8, "epoch_per_round": 1, "lr": 0.05, "optimizer": "sgd", "threads": 1}

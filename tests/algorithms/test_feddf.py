@@ -2,16 +2,11 @@
 
 import pytest
 import torch
-from conftest import CutWire, away, options_for, play, same_run, tiny_data, tiny_federation, weights_of, with_public
+from conftest import CutWire, away, options_for, play, public_federation, same_run, tiny_data, weights_of, with_public
 
 from algorithms import feddf
 
 WHOLE = {"distill_batch_size": 12}  # all public images of the tiny data in one batch
-
-
-def federation_with(public=None, model="MLP", **others):
-    data = public or with_public(tiny_data())
-    return tiny_federation(data, model=model, public=data.public, **others)
 
 
 @pytest.mark.parametrize("model", ["LeNet5", "ResNet8"])  # without and with BatchNorm
@@ -51,7 +46,7 @@ def slow_round(federation, sent, n_of, prototypes, lr, steps):
 @pytest.mark.parametrize(("model", "participation"), [("MLP", 1.0), (("MLP", "LeNet5"), 1.0), (("MLP", "LeNet5"), 0.7)])
 def test_the_server_learns_as_a_slow_loop_does(model, participation):
     """With one architecture, with two, and where nobody of the second is of the round: it learns from the others too."""
-    federation = federation_with(model=model, participation=participation, seed=2)
+    federation = public_federation(model=model, participation=participation, seed=2)
     options = options_for("feddf", distill_epochs=3, distill_lr=0.01, **WHOLE)
     state = feddf.start(federation, options)
     before = list(state["server"])
@@ -67,7 +62,7 @@ def test_the_server_learns_as_a_slow_loop_does(model, participation):
 
 
 def test_several_architectures_are_answered_by_each_clients_own_and_one_by_one_for_all():
-    mixed, alike = federation_with(model=("MLP", "LeNet5")), federation_with()
+    mixed, alike = public_federation(model=("MLP", "LeNet5")), public_federation()
     state, done = play(mixed, options_for("feddf"))
     assert list(done.answers) == ["personal"]
     assert all(away(weights_of(done.answers["personal"], k), state["server"][k % 2]) == 0 for k in mixed.clients)
@@ -76,7 +71,7 @@ def test_several_architectures_are_answered_by_each_clients_own_and_one_by_one_f
 
 def test_a_client_of_an_architecture_starts_from_its_average():
     """Two rounds: what is sent down in the second is the fused model of the client's own architecture."""
-    federation, seen = federation_with(model=("MLP", "LeNet5")), []
+    federation, seen = public_federation(model=("MLP", "LeNet5")), []
     carry = federation.wire.down
     federation.wire.down = lambda kind, rows, clients: seen.append(rows) or carry(kind, rows, clients)
     options = options_for("feddf")
@@ -89,11 +84,11 @@ def test_a_client_of_an_architecture_starts_from_its_average():
 
 def test_no_label_of_a_public_image_is_read_but_every_image_is():
     data, options = with_public(tiny_data()), options_for("feddf", **WHOLE)
-    expected = play(federation_with(data), options)[0]["server"][0]
+    expected = play(public_federation(data), options)[0]["server"][0]
     for change, moves in (("y", False), ("x", True)):
         changed = with_public(tiny_data())
         getattr(changed, change)[list(changed.public)] = 0
-        assert (away(play(federation_with(changed), options)[0]["server"][0], expected) > 1e-6) == moves
+        assert (away(play(public_federation(changed), options)[0]["server"][0], expected) > 1e-6) == moves
 
 
 def test_it_learns_from_what_arrives():
@@ -103,12 +98,12 @@ def test_it_learns_from_what_arrives():
         data = with_public(tiny_data())
         if flipped:
             data.y[:60] = (data.y[:60] + 1) % 3
-        states.append(play(federation_with(data, wire=CutWire()), options)[0]["server"][0])
+        states.append(play(public_federation(data, wire=CutWire()), options)[0]["server"][0])
     assert away(*states) == 0
 
 
 def test_the_steps_of_the_server_are_the_servers():
-    federation = federation_with()
+    federation = public_federation()
     play(federation, options_for("feddf", distill_epochs=2, distill_batch_size=5))
     spent = federation.meter.spent
     assert spent["steps", "server", 0] == 2 * 3  # 12 images in batches of 5
