@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 PEERS := fluke pfl fedlab flower
 
-.PHONY: run test lint format same planted bench bench-peers cuda clean
+.PHONY: run test lint format same planted hard bench bench-peers cuda clean
 
 run: .venv/run  ## the main job: five algorithms on one split of real digits
 	$(BIN)/python run.py cfkd fd fedavg independent centralized --dataset digits --n_clients 5 --partition lda --alpha 0.5 --lr 3e-3 --rounds 60
@@ -34,6 +34,9 @@ same: .venv/dev  ## BEFORE=REVISION: do all algorithms still compute the same bi
 
 planted: .venv/dev  ## plant bugs one by one, and tell which test notices each
 	$(BIN)/python tests/planted.py
+
+hard: .venv/dev  ## kill, corrupt, starve and attack it: what docs/reliability.md promises, in most of an hour
+	$(BIN)/python -m tests.hard
 
 bench: .venv/dev  ## seconds beside those of bare loops; what --plan foretells; many runs side by side
 	$(BIN)/python -m tests.bench
