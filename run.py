@@ -235,7 +235,7 @@ def _show_split(ready: Sequence[Experiment]) -> int:
     for one in _of_each_split(ready):
         print(_split(one))
         saved = experiment.save_split(one)
-        split.draw_saved(saved, saved.with_suffix(".png"))
+        split.draw_one(partition.arrays(one.data, one.split), saved.with_suffix(".png"))
         print(f"drawn in {saved.with_suffix('.png')}, saved beside it for --partition_file")
     return 0
 

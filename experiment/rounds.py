@@ -15,7 +15,7 @@ from torch import Tensor
 
 import saves
 from data import partition
-from errors import LostError, reason_of
+from errors import LostError, UserError, reason_of
 from experiment import identity
 from experiment.measuring import is_evaluated, passed_over, play, start, untuned
 from experiment.preparation import Experiment, at_work
@@ -50,16 +50,34 @@ def run(
     with saves.locked(folder):
         if force:
             saves.clear(folder)
-        if saves.finished(folder):
-            return saves.load(folder)
+        if (there := _there(folder)) is not None:
+            return there
         with _logged(folder / "run.log", experiment.data.unverified):
-            _begin(experiment)
-            saved = saves.read_checkpoint(folder) or (None if force else _shorter(experiment))
+            saves.remove_half_written(folder)
+            digests = _begin(experiment)
+            told = saves.saved_round(folder)
+            saved = saves.read_checkpoint(folder, experiment.options.rounds, remove=True)
+            saved = saved or (None if force else _shorter(experiment))
+            _tell_where_it_goes_on(experiment, saved, told)
             # one thread for what is not a server's phase or an evaluation, whatever the process has
             with computing_with(1), ranks.leading(_handed_over(experiment, saved)), at_work(experiment) as federation:
-                _rounds(experiment, federation, saved, watch, loggers)
-            _finish(experiment)
+                last = _rounds(experiment, federation, saved, watch, loggers)
+            _finish(experiment, last, digests)
     return saves.load(folder)
+
+
+def _there(folder: Path) -> saves.Run | None:
+    """The finished run of a folder, where there is one; a damaged one is told, and is unfinished from now on."""
+    if not saves.finished(folder):
+        return None
+    try:
+        run = saves.load(folder)
+        saves.verify(run)
+    except UserError as error:
+        log.warning("%s; the run is made anew, from its checkpoint where that is good", error)
+        (folder / saves.DONE).unlink()
+        return None
+    return run
 
 
 def follow(experiment: Experiment, saved: dict[str, Any] | None) -> None:
@@ -81,16 +99,17 @@ def _shorter(experiment: Experiment) -> dict[str, Any] | None:
     if options.lr_schedule != "constant" or options.n_clients > saves.MANY or options.client_failure:
         return None
     found: dict[int, saves.Run] = {}
-    for done in folder.parent.glob(f"{options.algorithm}-*-{folder.name.rpartition('-')[2]}/done"):
-        run = saves.load(done.parent)
+    for run in saves.find(folder.parent, algorithm=options.algorithm):
         r, as_long = run.options["rounds"], {**run.config, "options": {**run.options, "rounds": options.rounds}}
         if r < options.rounds and is_evaluated(options, r) and identity.name_of(as_long) == folder.name:
             found |= {} if "any_node" in run.config else {r: run}
     if not found:
         return None
     r = max(found)
+    saved = saves.read_checkpoint(found[r].folder, r)
+    if saved is None:
+        return None
     log.info("%s: its first %d rounds are those of %s", folder.name, r, found[r].folder.name)
-    saved = saves.read_checkpoint(found[r].folder)
     *before, last = saved["history"]
     return {**saved, "history": [*before, untuned(last)]}
 
@@ -124,17 +143,20 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
         handler.close()
 
 
-def _begin(experiment: Experiment) -> None:
-    saves.write_json(experiment.folder / "config.json", experiment.config)
-    save_split(experiment, experiment.folder / "split.npz")
+def _begin(experiment: Experiment) -> dict[str, str]:
+    """What is asked for, and who gets what -> {file: digest}."""
+    folder = experiment.folder
+    return {
+        "config.json": saves.write_json(folder / "config.json", experiment.config),
+        "split.npz": saves.write_arrays(folder / "split.npz", partition.arrays(experiment.data, experiment.split)),
+    }
 
 
-def save_split(experiment: Experiment, path: Path | None = None) -> Path:
-    """Save the split as `.npz` -> where it is. Without a path it lies beside the runs, named by the data set, the partition
-    and the split's digest."""
+def save_split(experiment: Experiment) -> Path:
+    """Save the split as `.npz` beside the runs, named by data set, partition and the split's digest -> where it is."""
     options, split = experiment.options, experiment.split
     named = f"split-{identity.stem(experiment.data.name)}-{options.partition}-{split.digest}.npz"
-    path = path or experiment.folder.parent / named
+    path = experiment.folder.parent / named
     path.parent.mkdir(parents=True, exist_ok=True)
     saves.write_arrays(path, partition.arrays(experiment.data, split))
     return path
@@ -146,46 +168,67 @@ def _rounds(
     saved: dict[str, Any] | None,
     watch: Callable[[Row | str], None],
     loggers: Sequence[Logger],
-) -> None:
+) -> dict[str, Any]:
+    """Play those after a checkpoint -> the checkpoint after the last one."""
     options, folder = experiment.options, experiment.folder
     if saved is None:
         state, entry = start(experiment, federation)
-        history, first = [entry], 1
+        history, first, files = [entry], 1, {}
     else:
-        (state, first), history = _from(saved, federation), saved["history"]
-        log.info("%s: resumed after round %d of %d", folder.name, saved["round"], options.rounds)
+        (state, first), history, files = _from(saved, federation), saved["history"], saved["files"]
 
     with ExitStack() as logs:
         rows = [entry["round"] for entry in history]
         told = [watch, *(logs.enter_context(logger(folder, rows)) for logger in loggers)]
-        finished = _as_of(first - 1, state, history)
+        finished = _as_of(first - 1, state, history, files)
         written, cost, done = time.perf_counter(), _first_write(finished), None
         try:
             for r in range(first, options.rounds + 1):
                 done, entry, confusion = play(experiment, federation, state, r, watch, done)
                 history.append(entry)
-                if r == options.rounds:
-                    saves.write_tensors(folder / "weights.pt", _final_weights(federation, done))
-                    tables = {name: table.cpu().numpy() for name, table in confusion.items()}
-                    saves.write_arrays(folder / "confusion.npz", {**tables, "classes": np.array(experiment.data.classes)})
+                files = _write_answers(experiment, federation, done, confusion) if r == options.rounds else {}
                 now = time.perf_counter()
                 # one that is passed over leaves what the round before it left, so it is not the first to be played again
                 if r == options.rounds or not passed_over(experiment, federation, r + 1):
-                    finished = _as_of(r, state, history)
+                    finished = _as_of(r, state, history, files)
                 if r == options.rounds or now - written >= min(CHECKPOINT_SECONDS, cost / CHECKPOINT_SHARE):
-                    saves.write_tensors(folder / "checkpoint.pt", finished)
+                    saves.write_checkpoint(folder, finished)
                     written = time.perf_counter()
                     cost = written - now
                 for tell in told:
                     tell(entry["round"])
         except (KeyboardInterrupt, LostError):
-            saves.write_tensors(folder / "checkpoint.pt", finished)
+            saves.write_checkpoint(folder, finished)
             raise
+    return finished
 
 
-def _as_of(r: int, state: dict, history: list) -> dict[str, Any]:
-    """A checkpoint after round r, which stays as it is while the next round goes on: a round replaces what it changes."""
-    return {"round": r, "state": dict(state), "history": list(history)}
+def _tell_where_it_goes_on(experiment: Experiment, saved: dict[str, Any] | None, told: int) -> None:
+    """After which round, and which rounds are lost: those that had been played since, of which there is a row or, of `told`,
+    was a checkpoint."""
+    folder, done = experiment.folder, saved["round"] if saved else 0
+    played = max(told, _last_row(folder / "history.csv"))
+    lost = f"round {played} is" if played == done + 1 else f"rounds {done + 1} to {played} are"
+    words = f"; {lost} played again" if played > done else ""
+    if done:
+        log.info("%s: resumed after round %d of %d%s", folder.name, done, experiment.options.rounds, words)
+    elif played:
+        log.info("%s: begins anew, no good checkpoint is there%s", folder.name, words)
+
+
+def _last_row(path: Path) -> int:
+    """The last round whose row is in `history.csv`, 0 where that says nothing."""
+    try:
+        last = path.read_bytes().splitlines()[-1].partition(b",")[0]
+    except (OSError, IndexError):
+        return 0
+    return int(last) if last.isdigit() else 0
+
+
+def _as_of(r: int, state: dict, history: list, files: dict[str, str]) -> dict[str, Any]:
+    """A checkpoint after round r, which stays as it is while the next round goes on: a round replaces what it changes.
+    `files`: {name: digest} of what was written in the last round."""
+    return {"round": r, "state": dict(state), "history": list(history), "files": files}
 
 
 def _first_write(checkpoint: Any) -> float:
@@ -213,6 +256,17 @@ def _to(tree: Any, device: torch.device) -> Any:
     return tree.to(device) if isinstance(tree, Tensor) else tree
 
 
+def _write_answers(experiment: Experiment, federation: Federation, done: Round, confusion: dict) -> dict[str, str]:
+    """The weights after the last round, and which class was taken for which -> {file: digest}."""
+    folder = experiment.folder
+    tables = {name: table.cpu().numpy() for name, table in confusion.items()}
+    tables["classes"] = np.array(experiment.data.classes)
+    return {
+        "weights.pt": saves.write_tensors(folder / "weights.pt", _final_weights(federation, done)),
+        "confusion.npz": saves.write_arrays(folder / "confusion.npz", tables),
+    }
+
+
 def _final_weights(federation: Federation, done: Round) -> dict[str, Any]:
     """{answer: weights}, or rows of weights where every client has its own."""
 
@@ -225,11 +279,11 @@ def _final_weights(federation: Federation, done: Round) -> dict[str, Any]:
     }
 
 
-def _write_features(experiment: Experiment, entries: Sequence[dict]) -> None:
+def _write_features(experiment: Experiment, entries: Sequence[dict]) -> dict[str, str]:
     """`features.npz`: "rounds" int64 [T]; of each client k "features_k" float32 [T, n, D] and "labels_k" int64 [n];
-    "classes"."""
+    "classes" -> {file: digest}, {} where no features were kept."""
     if not entries:
-        return
+        return {}
     arrays = {
         "rounds": np.array([entry["round"]["round"] for entry in entries]),
         "classes": np.array(experiment.data.classes),
@@ -237,18 +291,24 @@ def _write_features(experiment: Experiment, entries: Sequence[dict]) -> None:
     for name, of_last in entries[-1]["features"].items():
         rows = [entry["features"][name].numpy() for entry in entries]
         arrays[name] = np.stack(rows) if name.startswith("features") else of_last.numpy()
-    saves.write_arrays(experiment.folder / "features.npz", arrays)
+    return {"features.npz": saves.write_arrays(experiment.folder / "features.npz", arrays)}
 
 
-def _finish(experiment: Experiment) -> None:
-    """Derive from the checkpoint what people open, and say that the run is done."""
+def _finish(experiment: Experiment, last: dict[str, Any], digests: dict[str, str]) -> None:
+    """Derive from the last checkpoint what people open, and say that the run is done, and what is in its files."""
     from saves import workbook  # openpyxl and pandas, not before they are needed
 
     folder = experiment.folder
-    checkpoint = saves.read_checkpoint(folder)
-    saves.write_frame(folder / "history.pkl", saves.frame_of(checkpoint["history"]))
-    _write_features(experiment, [entry for entry in checkpoint["history"] if "features" in entry])
-    finished = saves.Run(folder, experiment.config)
-    workbook.write(folder / ".history.xlsx", finished)
-    (folder / ".history.xlsx").replace(folder / "history.xlsx")
-    (folder / "done").touch()
+    checkpoint, *older = saves.checkpoints(folder)
+    for path in older:
+        path.unlink()
+    digests = {
+        **digests,
+        **last["files"],
+        **_write_features(experiment, [entry for entry in last["history"] if "features" in entry]),
+        "history.npz": saves.write_history(folder, saves.frame_of(last["history"])),
+        checkpoint.name: saves.digest_of(checkpoint),
+    }
+    finished = saves.Run(folder, experiment.config, digests)
+    saves.written(folder / "history.xlsx", lambda path: workbook.write(path, finished))
+    saves.write_done(folder, digests)

@@ -26,16 +26,15 @@ def counts(run: Run, own: bool = False, client: int | None = None) -> np.ndarray
     own; summed over the models, or of a single client's. Raises UserError for a run without them and for no such client."""
     saved = run.arrays("confusion")
     if saved is None:
-        raise UserError(f"{run.folder}: made before confusion matrices were kept; --force runs it anew")
-    older = "own" in saved  # with a matrix of each client
-    n_clients = len(saved["own"]) if older else len(saved["own_offsets"]) - 1
+        raise UserError(f"{run.folder}: has no confusion.npz, which every run writes")
+    n_clients = len(saved["own_offsets"]) - 1
     if client is not None and not 0 <= client < n_clients:
         raise UserError(f"--client {client}: the clients of {run.folder} are 0 to {n_clients - 1}")
-    if own and not older:
+    if own:
         n = len(saved["classes"])
         pairs = Shares(n * saved["own_true"] + saved["own_predicted"], saved["own_offsets"])
         return np.bincount(pairs.values if client is None else pairs[client], minlength=n * n).reshape(n, n)
-    of_models = saved["own" if own else "test"]
+    of_models = saved["test"]
     return of_models.sum(0) if client is None else of_models[client if len(of_models) > 1 else 0]  # one model for all
 
 

@@ -1,6 +1,5 @@
 """The pictures that lie in a run's own folder: drawn from what the run saved, by whoever launched it."""
 
-import saves
 from figures import exchange, split
 from saves import Run
 
@@ -10,6 +9,6 @@ def complete(run: Run) -> None:
     `intensity.png`; with the latter its row is added to `result.xlsx` beside the folder."""
     folder = run.folder
     if not (folder / "split.png").exists():
-        split.draw_saved(folder / "split.npz", folder / "split.png")
+        split.draw_one(run.arrays("split"), folder / "split.png")
     if "topology" in run.options and not (folder / "graph.png").exists():
-        exchange.report(run, saves.read_checkpoint(folder)["state"])
+        exchange.report(run, run.checkpoint()["state"])

@@ -269,12 +269,8 @@ def _harmed(pairs: Sequence[tuple[Run, Run]]) -> np.ndarray | None:
 
 def own_right(run: Run) -> Shares | None:
     """Which of its own test examples each client got right after the last round, uint8; None where that was not kept."""
-    saved = run.arrays("confusion") or {}
-    if "own_true" in saved:
-        return Shares((saved["own_true"] == saved["own_predicted"]).astype(np.uint8), saved["own_offsets"])
-    if "own_right" in saved:  # an older run, with a matrix of each client
-        return Shares(saved["own_right"], np.concatenate([[0], np.cumsum(saved["own"].sum((1, 2)))]))
-    return None
+    saved = run.arrays("confusion")
+    return saved and Shares((saved["own_true"] == saved["own_predicted"]).astype(np.uint8), saved["own_offsets"])
 
 
 def _below_zero(differences: np.ndarray) -> bool:

@@ -15,7 +15,6 @@ import numpy as np
 
 import saves
 from data import partition
-from errors import UserError
 from figures import on_paper
 from figures.marks import Axis, Heat, Panel
 from figures.units import flags_told
@@ -53,17 +52,15 @@ def _range(counts: np.ndarray) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}, median {np.median(counts):,.0f}"
 
 
-def draw_saved(npz: Path, png: Path) -> None:
-    """One split, as `split.npz` of a run's folder has it, as a map."""
-    with np.load(npz) as saved:
-        _figure([panel(saved, "training examples by client and class", MAX_CLIENTS)], png)
+def draw_one(saved: Mapping[str, np.ndarray], png: Path) -> None:
+    """One split, as a `split.npz` has it, as a map."""
+    _figure([panel(saved, "training examples by client and class", MAX_CLIENTS)], png)
 
 
 def draw(runs: Sequence[Run], path: Path | None = None):
-    """The distinct splits of runs as a figure, written to a PNG or PDF where there is a path. Raises UserError for a run
-    without `split.npz`."""
+    """The distinct splits of runs as a figure, written to a PNG or PDF where there is a path."""
     distinct = {(run.config["data"]["digest"], run.config["split"]): run for run in reversed(runs)}
-    return _figure([panel(_saved(run), name_of(run), MAX_CLIENTS) for run in reversed(distinct.values())], path)
+    return _figure([panel(run.arrays("split"), name_of(run), MAX_CLIENTS) for run in reversed(distinct.values())], path)
 
 
 def name_of(run: Run) -> str:
@@ -73,13 +70,6 @@ def name_of(run: Run) -> str:
     flags = [name for name in (partition.parameters(rule) if rule else []) if options.get(name) is not None]
     told = flags_told(options, (*flags, "split_seed"))
     return f"{options['dataset']} --partition {options['partition']}\n{told}"
-
-
-def _saved(run: Run) -> dict[str, np.ndarray]:
-    saved = run.arrays("split")
-    if saved is None:
-        raise UserError(f"{run.folder}: no split.npz, which every run writes")
-    return saved
 
 
 def _figure(shown: Sequence[Panel], path: Path | None):

@@ -2,12 +2,11 @@
 
     python -m figures.status [saves]
 
-Read from what a run writes while it goes on (`history.csv`, `checkpoint.pt`) and from its lock; nothing is changed.
+Read from what a run writes while it goes on (`history.csv`, its checkpoints) and from its lock; nothing is changed.
 """
 
 import argparse
 import csv
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -19,12 +18,17 @@ from tabulate import tabulate
 import saves
 from figures.units import duration
 
+SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
+
 
 def status(folder: Path) -> dict[str, str]:
     """How one run stands, in words: "run", "stands", "round", "global %", "personal %", "left" (seconds at the pace of its
     rounds so far), "why" it failed."""
-    config = json.loads((folder / "config.json").read_text())
-    rounds, rows, failed = config["options"]["rounds"], _rows(folder), folder / "failed"
+    try:
+        rounds = saves.read_config(folder)["options"]["rounds"]
+    except saves.DamagedError as error:
+        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": "damaged", "why": str(error)}
+    rows, failed = _rows(folder), folder / "failed"
     done, running = saves.finished(folder), saves.at_work(folder)
     stands = "done" if done else "running" if running else "failed" if failed.exists() else "stopped"
     last = int(rows[-1]["round"]) if rows else 0
@@ -44,19 +48,18 @@ def status(folder: Path) -> dict[str, str]:
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    """The rounds of a run so far; none of a run that is older than `history.csv`, until it is done."""
+    """The rounds of a run so far."""
     path = folder / "history.csv"
-    if path.exists():
-        with path.open(newline="") as file:
-            # the last line may be half written
-            return [row for row in csv.DictReader(file) if None not in row.values()]
-    return saves.load(folder).rounds.to_dict("records") if saves.finished(folder) else []
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        # the last line may be half written
+        return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
 def _accuracy(rows: Sequence[dict[str, Any]], name: str) -> str:
     """Of the last round that was evaluated."""
     found = [float(row[name]) for row in rows if row.get(name) not in (None, "")]
-    found = [value for value in found if value == value]  # an older run's may be NaN
     return f"{100 * found[-1]:.2f}" if found else ""
 
 

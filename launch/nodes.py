@@ -13,6 +13,7 @@ of a file, for those who start a command on each node (`launch/slurm.py`).
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from errors import UserError
 from experiment import Experiment, identity
 from options import Launch, Options
 
+log = logging.getLogger("chorus")
 DECLINED = 3  # the exit status of a command on a node of another kind
 
 
@@ -50,10 +52,13 @@ def under_its_name(one: Experiment, named: Mapping[str, Any], any_node: bool) ->
 def going_on(one: Experiment) -> Experiment:
     """The experiment, whose `config.json` keeps what that of the unfinished run says, where any node was allowed: that it
     was, and, as "earlier_environments", the nodes of other kinds that made rounds of it."""
-    path = one.folder / "config.json"
-    if not path.exists() or not (one.folder / "checkpoint.pt").exists():
+    if not saves.checkpoints(one.folder):
         return one
-    before, now = json.loads(path.read_text()), one.config
+    try:
+        before, now = saves.read_config(one.folder), one.config
+    except saves.DamagedError as error:
+        log.warning("%s; it is written anew", error)
+        return one
     if not (before.get("any_node") or now.get("any_node")):
         return one
     known = [*before.get("earlier_environments", []), before["environment"]]

@@ -314,7 +314,8 @@ def _finished(one: Experiment) -> saves.Run | Failed:
 
 def _files(folder: Path) -> list[Path]:
     """What a run wrote and a machine tells another."""
-    found = [*(folder / name for name in saves.FILES if name not in DRAWN_HERE), *folder.glob(saves.EVENTS)]
+    named = (folder / name for name in saves.FILES if name not in DRAWN_HERE)
+    found = [*named, *folder.glob(saves.EVENTS), *saves.checkpoints(folder), folder / saves.DONE]
     return [path for path in found if path.exists()]
 
 
@@ -325,13 +326,8 @@ def _contents(folder: Path) -> dict[str, bytes]:
 def _place(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Make the folder hold these files, each whole or as it was: the checkpoint after what it needs, `done` last."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in sorted(contents, key=lambda name: (name == "done", name == "checkpoint.pt")):
-        beside = folder / f".{name}"
-        with beside.open("wb") as file:
-            file.write(contents[name])
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(folder / name)
+    for name, content in contents.items():
+        saves.written(folder / name, lambda path, content=content: path.write_bytes(content))
     for path in _files(folder):
         if path.name not in contents:  # why it failed before, say
             path.unlink()
@@ -450,17 +446,12 @@ class _Left:
     @contextmanager
     def files(self, folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], None]]:
         """A logger, the last one: what the others write of a round is there."""
-        checkpoint, sent = folder / "checkpoint.pt", _written(folder / "checkpoint.pt")
+        sent = saves.checkpoints(folder)
 
         def look(row: Row) -> None:
             nonlocal sent
-            now = _written(checkpoint)
+            now = saves.checkpoints(folder)
             if now != sent and (self._way is None or ray.wait([self._way], timeout=0)[0]):
                 sent, self._way = now, self._leave("files", _contents(folder))
 
         yield look
-
-
-def _written(path: Path) -> int | None:
-    """When, in nanoseconds; None where it is not there."""
-    return path.stat().st_mtime_ns if path.exists() else None

@@ -53,9 +53,9 @@ def carry_out(
 ) -> saves.Run | Failed:
     """The saved run, or why it failed: whatever that is, it stops no other. Raises saves.BusyError where another process is
     at work on it, and KeyboardInterrupt once the last finished round is saved."""
-    if not force:
-        one = nodes.going_on(one)
     try:
+        if not force:
+            one = nodes.going_on(one)
         run = experiment.run(one, force, watch, loggers)
         folder.complete(run)
     except saves.BusyError:

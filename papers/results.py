@@ -20,8 +20,8 @@ class Saved:
 
     def __init__(self, export_dir: Path) -> None:
         self._by_asked: dict[str, saves.Run] = {}
-        for done in sorted(export_dir.glob("*/done"), key=lambda path: path.stat().st_mtime):
-            self.add(saves.load(done.parent))
+        for run in sorted(saves.find(export_dir), key=lambda run: (run.folder / saves.DONE).stat().st_mtime):
+            self.add(run)
 
     def add(self, run: saves.Run) -> None:
         """One more run."""

@@ -5,66 +5,111 @@
     runs = saves.find("saves", algorithm=["fedavg", "cfkd"], alpha=0.1)
     saves.frame(runs).groupby("algorithm")["global_mean"].mean()
 
-A folder holds `config.json`, `checkpoint.pt` (everything needed to go on: round, state, history, in one file), `weights.pt`
-(of the answers after the last round), and what is derived from them: `history.pkl`, `history.xlsx`, `split.npz`,
-`split.png`; `history.csv`, which grows by a row a round, and `run.log`; `failed`, in which it says why; and `done`, written
-last. Whatever is written appears whole or not at all. Loading runs no code
-from a file: tensors are read with `weights_only`, and the pickle admits nothing but frames, arrays and plain containers.
+What a folder holds, and how it is written and checked: `saves/files.py`, docs/saved_runs.md.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import math
-import os
-import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 import algorithms
 import models
 from data import datasets
-from errors import UserError
+from errors import UserError, reason_of
 from options import nearest, plain_value
+from saves.files import (
+    DONE,
+    EVENTS,
+    FILES,
+    BusyError,
+    DamagedError,
+    OlderError,
+    at_work,
+    checked,
+    checkpoints,
+    clear,
+    damaged,
+    digest_of,
+    digests,
+    finished,
+    locked,
+    read_arrays,
+    read_checkpoint,
+    read_json,
+    read_tensors,
+    remove_half_written,
+    saved_round,
+    write_arrays,
+    write_checkpoint,
+    write_done,
+    write_history,
+    write_json,
+    write_tensors,
+    write_text,
+    written,
+)
+from saves.values import ALL, COUNTS, TIMING, strange_config, strange_history
 
+__all__ = [
+    "ALL",
+    "BusyError",
+    "COUNTS",
+    "DONE",
+    "DamagedError",
+    "EVENTS",
+    "FILES",
+    "MANY",
+    "OlderError",
+    "Rows",
+    "Run",
+    "SERVER",
+    "TIMING",
+    "at_work",
+    "checkpoints",
+    "clear",
+    "digest",
+    "digest_of",
+    "find",
+    "finished",
+    "flat",
+    "frame",
+    "frame_of",
+    "in_order",
+    "load",
+    "locked",
+    "read_checkpoint",
+    "read_config",
+    "read_json",
+    "remove_half_written",
+    "saved_round",
+    "verify",
+    "write_arrays",
+    "write_checkpoint",
+    "write_done",
+    "write_history",
+    "write_json",
+    "write_tensors",
+    "write_text",
+    "written",
+]
 if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
     import pandas as pd
 
 Rows = dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]  # of one model for all, or of each client
-# columns that differ when a run is repeated
-TIMING = ("seconds", "train_seconds", "exchange_seconds", "evaluation_seconds", "peak_memory")
-ALL = -1  # "client" in the row of a round itself
-COUNTS = ("bytes_", "steps", "samples", "flops")  # the beginnings of columns that are 0 where nothing was counted
 MANY = 1_000  # clients; what has a row for each client is cut short where there are more (docs/saved_runs.md)
 BATCH = 256  # images that are predicted at once
 SERVER = ":server"  # the end of a column that counts what the server spends
-FILES = (
-    "config.json",
-    "checkpoint.pt",
-    "weights.pt",
-    "confusion.npz",
-    "features.npz",
-    "history.csv",
-    "history.pkl",
-    "history.xlsx",
-    "split.npz",
-    "split.png",
-    "graph.png",
-    "intensity.png",
-    "run.log",
-    "failed",
-    "done",
-)
-EVENTS = "events.out.tfevents.*"  # what `--log tensorboard` writes
+log = logging.getLogger("chorus")
 
 # --- reading -----------------------------------------------------------------------------------------------------------
 
@@ -81,12 +126,21 @@ class Run:
 
     folder: Path
     config: dict[str, Any]
+    digests: dict[str, str] = field(repr=False)  # of its files, as `done` has them
+
+    def _checked(self, name: str) -> Path:
+        return checked(self.folder / name, self.digests.get(name))
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """All rows of `history.pkl`."""
-        frame = read_frame(self.folder / "history.pkl")
-        return frame if f"steps{SERVER}" in frame else _server_apart(frame)
+        """All rows. Raises DamagedError where they are not those that were written, or no run could have them."""
+        import pandas as pd
+
+        path = self._checked("history.npz")
+        columns = read_arrays(path)
+        if strange := strange_history(columns, self.options["n_clients"], self.options["rounds"]):
+            raise damaged(path, strange)
+        return pd.DataFrame(columns)
 
     @property
     def rounds(self) -> pd.DataFrame:
@@ -103,11 +157,7 @@ class Run:
     @cached_property
     def names(self) -> list[str]:
         """The clients' names, as the data have them; [] where they name none."""
-        path = self.folder / "split.npz"
-        if not path.exists():
-            return []
-        with np.load(path) as saved:  # the other arrays, which may be large, are not read
-            return list(map(str, saved["clients"])) if "clients" in saved else []
+        return list(map(str, (self.arrays("split", "clients") or {}).get("clients", [])))
 
     def called(self, client: int) -> str:
         """What a client is called: its name, or else its number."""
@@ -164,20 +214,29 @@ class Run:
 
     def weights(self) -> dict[str, Rows]:
         """{answer: weights of the one model for all, or a row a client}, after the last round, on the CPU."""
-        return torch.load(self.folder / "weights.pt", weights_only=True, map_location="cpu")
+        path = self._checked("weights.pt")
+        found = read_tensors(path)
+        if not found or not isinstance(found, dict):
+            raise damaged(path, "it holds no weights")
+        return found
 
     @property
     def headline(self) -> str:
         """The name of the answer whose columns have no name in them; no tensor of its weights is read."""
-        return next(iter(torch.load(self.folder / "weights.pt", weights_only=True, map_location="cpu", mmap=True)))
+        return next(iter(read_tensors(self._checked("weights.pt"), mmap=True)))
 
-    def arrays(self, name: str) -> dict[str, np.ndarray] | None:
-        """What `name.npz` ("split", "confusion", "features") in the folder holds; None where it is not there."""
+    def arrays(self, name: str, *only: str) -> dict[str, np.ndarray] | None:
+        """What `name.npz` ("split", "confusion", "features") in the folder holds, or only these of its arrays; None where it
+        is not there."""
         path = self.folder / f"{name}.npz"
-        if not path.exists():
-            return None
-        with np.load(path) as saved:
-            return dict(saved)
+        return read_arrays(self._checked(path.name), only) if path.name in self.digests or path.exists() else None
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What the run ended with: "state", of which each algorithm has its own, "round", "history". Raises DamagedError."""
+        found = read_checkpoint(self.folder, self.options["rounds"])
+        if found is None:
+            raise damaged(self.folder, "it has no good checkpoint")
+        return found
 
     def model(self, client: int = 0, answer: str | None = None) -> models.Net:
         """The model after the last round: the one for all, or a client's own; in evaluation mode, on the CPU.
@@ -193,7 +252,10 @@ class Run:
         row = weights[answer] if isinstance(weights[answer], dict) else weights[answer][client]
         rebuild = getattr(algorithms.ALGORITHMS.get(self.options["algorithm"]), "rebuild", _rebuild)
         model = rebuild(self.options, self.config["inputs"], client, answer)
-        model.load_state_dict(row)
+        try:
+            model.load_state_dict(row)
+        except (RuntimeError, TypeError) as error:
+            raise damaged(self.folder / "weights.pt", f"they are not those of its model ({reason_of(error)})") from None
         model.precision = self.options.get("precision", "float32")
         return model.eval()
 
@@ -245,24 +307,52 @@ def _rebuild(options: Mapping[str, Any], inputs: Sequence[Any], client: int, ans
     return models.of_client(options, inputs, client, algorithms.says(options["algorithm"], "heads"))
 
 
-def finished(folder: Path) -> bool:
-    """Whether a folder holds a finished run: `done` is written last."""
-    return (folder / "done").exists()
-
-
 def load(folder: str | Path) -> Run:
-    """A finished run from its folder. Raises UserError where there is none, FileNotFoundError for no folder at all."""
+    """A finished run from its folder. Raises UserError where there is none, OlderError for one of an older version,
+    DamagedError for a damaged one."""
     folder = Path(folder)
-    run = Run(folder, json.loads((folder / "config.json").read_text()))
-    if not run.done:
-        raise UserError(f"{folder}: the run is not finished; the command in its run.log resumes it")
-    return run
+    if not finished(folder):
+        raise UserError(f"{folder}: {_unfinished(folder)}")
+    of_files = digests(folder)
+    checked(folder / "config.json", of_files.get("config.json"))
+    return Run(folder, read_config(folder), of_files)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a run, finished or not. Raises DamagedError."""
+    path = folder / "config.json"
+    config = read_json(path)
+    if strange := strange_config(config):
+        raise damaged(path, strange)
+    return config
+
+
+def _unfinished(folder: Path) -> str:
+    if (folder / "config.json").exists():
+        return "the run is not finished; the command in its run.log resumes it"
+    return "holds no run" if folder.exists() else "no such folder"
+
+
+def verify(run: Run) -> None:
+    """Raises DamagedError where a file of a run is not what was written, also of those that nobody has read yet."""
+    for name, digest in run.digests.items():
+        checked(run.folder / name, digest)
+    _ = run.history
 
 
 def find(export_dir: str | Path, **options: Any) -> list[Run]:
     """Every finished run in a folder of runs, by name; of these the ones with such options, each a value or a list of which
-    it is one: alpha=[0.1, 1.0]. Raises UserError for an option that no run has."""
-    runs = [load(done.parent) for done in sorted(Path(export_dir).glob("*/done"))]
+    it is one: alpha=[0.1, 1.0]. Those of an older version are told in a line, and passed over. Raises UserError for an
+    option that no run has, DamagedError for a damaged run."""
+    runs, older = [], []
+    for done in sorted(Path(export_dir).glob(f"*/{DONE}")):
+        try:
+            runs.append(load(done.parent))
+        except OlderError:
+            older.append(done.parent.name)
+    if older:
+        words = "%s: passed over runs of an older version, which have no digests: %s"
+        log.warning(words, export_dir, ", ".join(older[:3]) + f" and {len(older) - 3} more" * (len(older) > 3))
     for name in options:
         if runs and not any(name in run.options for run in runs):
             known = sorted({known for run in runs for known in run.options})
@@ -322,149 +412,6 @@ def _number(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Admits what a pickled frame of numbers is made of, and nothing that could run code."""
-
-    allowed = {
-        ("builtins", "slice"),
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.numeric", "_frombuffer"),
-        ("pandas", "DataFrame"),
-        ("pandas", "Index"),
-        ("pandas", "RangeIndex"),
-        ("pandas._libs.internals", "_unpickle_block"),
-        ("pandas.core.indexes.base", "_new_Index"),
-        ("pandas.core.internals.managers", "BlockManager"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.allowed:
-            raise UserError(f"refused to load a pickle that asks for {module}.{name}: Chorus saves frames of numbers only")
-        return super().find_class(module, name)
-
-
-def read_frame(path: Path) -> pd.DataFrame:
-    """A frame that `write_frame` wrote. Raises UserError for a pickle of anything else."""
-    import pandas as pd
-
-    with path.open("rb") as file:
-        frame = _PlainUnpickler(file).load()
-    if not isinstance(frame, pd.DataFrame):
-        raise UserError(f"{path}: not a history, but a {type(frame).__name__}")
-    return frame
-
-
-def read_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The checkpoint of an unfinished run, or None where it has none yet."""
-    path = folder / "checkpoint.pt"
-    return torch.load(path, weights_only=True) if path.exists() else None
-
-
-def saved_round(folder: Path) -> int:
-    """The round after which an unfinished run goes on, 0 where it begins anew; no tensor of its checkpoint is read."""
-    path = folder / "checkpoint.pt"
-    return torch.load(path, weights_only=True, mmap=True)["round"] if path.exists() else 0
-
-
-# --- writing -----------------------------------------------------------------------------------------------------------
-
-
-def _whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside and rename, so that a half-written file is never read."""
-    beside = path.with_name(f".{path.name}")
-    write(beside)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Plain values; NaN is refused, JSON has none."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Text as it is."""
-    _whole(path, lambda p: p.write_text(text))
-
-
-def write_tensors(path: Path, tree: Any) -> None:
-    """A tree of tensors and plain values. Tensors are compacted first: a row of a stack would drag the stack along."""
-    _whole(path, lambda p: torch.save(_compact(tree), p))
-
-
-def _compact(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _compact(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_compact(value) for value in tree]
-    if isinstance(tree, torch.Tensor) and tree.untyped_storage().nbytes() > tree.nbytes:
-        return tree.clone()
-    return tree
-
-
-def write_frame(path: Path, frame: pd.DataFrame) -> None:
-    """A frame of numbers."""
-    plain = frame.set_axis(frame.columns.astype(object), axis=1)
-
-    def write(beside: Path) -> None:
-        with beside.open("wb") as file:
-            pickle.dump(plain, file, pickle.HIGHEST_PROTOCOL)
-
-    _whole(path, write)
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Named arrays, as `.npz`."""
-
-    def write(beside: Path) -> None:
-        with beside.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-
-    _whole(path, write)
-
-
-def clear(folder: Path) -> None:
-    """Remove what a run wrote, and nothing else."""
-    for path in (*(folder / name for name in FILES), *folder.glob(EVENTS)):
-        path.unlink(missing_ok=True)
-
-
-class BusyError(UserError):
-    """Another process is at work on a run."""
-
-
-def at_work(folder: Path) -> bool:
-    """Whether a process is at work on a run, this one included. A lock that a killed process held is free."""
-    lock = folder / ".lock"
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # a folder of somebody else's, which is only read
-        return False
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder. Raises BusyError where another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise BusyError(f"{folder}: another process is at work on this very run; wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
     """The tidy frame of a run. `history`: for each round {"round": {column: number}, "clients": {column: tensor [S]}},
     the latter with a column "client"; bytes that a client did not send are 0, what was not measured is NaN."""
@@ -494,19 +441,6 @@ def in_order(names: Iterable[str]) -> list[str]:
     names, first = dict.fromkeys(names), ("round", "client", "loss")
     others = sorted((name for name in names if name not in first), key=lambda name: (_place(name), name))
     return [*(name for name in first if name in names), *others]
-
-
-def _server_apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """An older history, whose totals of a round have the server's part in them, with that part in columns of its own."""
-    frame, of_round = frame.copy(), frame["client"] == ALL
-    for name in ("steps", "samples", "flops"):
-        if name in frame:
-            by_round = frame[~of_round].groupby("round")[name].sum()
-            of_clients = by_round.reindex(frame.loc[of_round, "round"], fill_value=0).to_numpy()
-            frame[name + SERVER] = 0
-            frame.loc[of_round, name + SERVER] = frame.loc[of_round, name] - of_clients
-            frame.loc[of_round, name] = of_clients
-    return frame
 
 
 def _place(name: str) -> int:

@@ -24,7 +24,7 @@ def write(path: Path, run) -> None:
         "costs": costs(run),
         "config": _config(run),
     }
-    with pd.ExcelWriter(path, engine="openpyxl") as writer:
+    with path.open("wb") as file, pd.ExcelWriter(file, engine="openpyxl") as writer:
         for name, frame in sheets.items():
             _cut(frame).to_excel(writer, sheet_name=name, index=False)
             dress(writer.sheets[name], _format)
@@ -84,7 +84,7 @@ def _cut(frame: pd.DataFrame, most: int | None = None) -> pd.DataFrame:
     if len(frame) <= most:
         return frame
     kept = frame.iloc[: most - 1].astype(object)
-    kept.loc[len(kept)] = [f"cut here: {len(frame)} rows, all of them in history.pkl"] + [None] * (frame.shape[1] - 1)
+    kept.loc[len(kept)] = [f"cut here: {len(frame)} rows, all of them in history.npz"] + [None] * (frame.shape[1] - 1)
     return kept
 
 

@@ -12,6 +12,7 @@ import torch
 import algorithms
 import models
 import plugins
+import saves
 from data import datasets
 from data.datasets import Data, from_arrays
 from errors import UserError
@@ -239,3 +240,26 @@ def gradient_of(federation: Federation, row: dict[str, torch.Tensor], indices) -
     logits = model(federation.data.images(indices, torch.float64))[1]
     torch.nn.functional.cross_entropy(logits, federation.data.y[indices]).backward()
     return {name: w.grad.clone() for name, w in model.named_parameters()}
+
+
+def sealed(folder: Path) -> saves.Run:
+    """The run of a folder whose files a test has made or changed, with the digests of what is in them now."""
+    read = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".npz", ".pt")]
+    saves.write_done(folder, {path.name: saves.digest_of(path) for path in read})
+    return saves.load(folder)
+
+
+def keeping(run: saves.Run, name: str, content) -> saves.Run:
+    """A run whose folder has one file more, or another: named arrays of an `.npz`, or a tree of tensors of a `.pt`."""
+    write = saves.write_arrays if name.endswith(".npz") else saves.write_tensors
+    write(run.folder / name, content)
+    run.digests[name] = saves.digest_of(run.folder / name)
+    saves.write_done(run.folder, run.digests)
+    return run
+
+
+def one_by_one(own) -> dict[str, np.ndarray]:
+    """What `confusion.npz` says of the clients' own test examples, of matrices [K, C, C] by true and predicted class."""
+    pairs = [(k, true, said) for k, table in enumerate(own) for (true, said), n in np.ndenumerate(table) for _ in range(n)]
+    clients, true, said = np.array(pairs).T
+    return {"own_true": true, "own_predicted": said, "own_offsets": np.searchsorted(clients, np.arange(len(own) + 1))}

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,22 +72,34 @@ def command_of(case: str, data: str, export_dir: Path) -> list[str]:
     return [name, *own, *shared, "--data_dir", str(ROOT / "data"), "--export_dir", str(export_dir)]
 
 
-def played(root: Path, case: str, data: str, export_dir: Path) -> saves.Run | str:
-    """The run of a case in a checkout, or the words with which it is refused."""
+Read = dict[str, dict]
+# each checkout reads its runs with its own code
+READ = """
+import sys, saves, torch
+run = saves.load(sys.argv[1])
+columns = {str(name): run.history[name].tolist() for name in run.history}
+torch.save({"history": columns, "weights": run.weights()}, sys.argv[2])
+"""
+
+
+def played(root: Path, case: str, data: str, export_dir: Path) -> Read | str:
+    """The history and the weights of a case in a checkout, or the words with which it is refused."""
     command = [sys.executable, "run.py", *command_of(case, data, export_dir)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         return done.stderr.strip().splitlines()[-1]
-    return saves.load(json.loads(done.stdout)["folder"])
+    read = [sys.executable, "-c", READ, str(ROOT / json.loads(done.stdout)["folder"]), str(export_dir / "read.pt")]
+    subprocess.run(read, cwd=root, check=True)
+    return torch.load(export_dir / "read.pt", weights_only=True)
 
 
-def differences(before: saves.Run, after: saves.Run) -> list[str]:
+def differences(before: Read, after: Read) -> list[str]:
     """The columns of the history and the weights that are not the same bits."""
-    one, other = (run.history.drop(columns=list(saves.TIMING), errors="ignore") for run in (before, after))
+    one, other = (pd.DataFrame(run["history"]).drop(columns=list(saves.TIMING), errors="ignore") for run in (before, after))
     found = sorted(set(one) - set(other))  # a column may be new
     found += [name for name in one if name in other and not one[name].equals(other[name])]
-    rows = [run.weights() for run in (before, after)]
+    rows = [run["weights"] for run in (before, after)]
     if list(rows[0]) != list(rows[1]) or any(saves.digest(rows[0][name]) != saves.digest(rows[1][name]) for name in rows[0]):
         found.append("weights")
     return found

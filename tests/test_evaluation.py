@@ -501,7 +501,7 @@ def test_a_run_is_the_same_but_for_the_columns_of_fine_tuning(runs, tmp_path):
         assert untuned(tuned.history.columns) == columns
         assert len(tuned.history.columns) > len(columns)
         pd.testing.assert_frame_equal(untimed(plain.history), untimed(tuned.history[columns]), check_exact=True)
-        one, other = (saves.read_checkpoint(run.folder)["state"] for run in (plain, tuned))
+        one, other = (run.checkpoint()["state"] for run in (plain, tuned))
         assert digest(one) == digest(other)
         assert digest(plain.weights()) == digest(tuned.weights())
 
@@ -551,7 +551,7 @@ def test_a_run_stopped_in_its_last_round_fine_tunes_as_if_it_had_not_been(place,
     with pytest.raises(KeyboardInterrupt):
         experiment.run(one)
     monkeypatch.setattr(where, place, inner)
-    assert saves.read_checkpoint(one.folder)["round"] == 2
+    assert saves.saved_round(one.folder) == 2
     resumed = experiment.run(one)
     pd.testing.assert_frame_equal(untimed(resumed.history), untimed(runs[True].history), check_exact=True)
     assert digest(resumed.weights()) == digest(runs[True].weights())

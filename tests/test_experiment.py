@@ -146,11 +146,11 @@ def test_a_run_killed_half_way_and_started_again_is_the_same_to_the_last_bit(nam
     assert whole.returncode == 0, whole.stderr
     with subprocess.Popen([*command, str(tmp_path / "killed")], cwd=ROOT) as process:
         deadline = time.monotonic() + 120
-        while not (found := list((tmp_path / "killed").glob("*/checkpoint.pt"))) and time.monotonic() < deadline:
+        while not (found := list((tmp_path / "killed").glob("*/checkpoint-*.pt"))) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert not (found[0].parent / "done").exists()
-    assert 0 < saves.read_checkpoint(found[0].parent)["round"] < 8
+    assert 0 < saves.saved_round(found[0].parent) < 8
     again = subprocess.run([*command, str(tmp_path / "killed")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "resumed after round" in again.stderr
@@ -229,7 +229,7 @@ def test_an_interrupted_run_goes_on_from_the_last_finished_round(name, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         experiment.run(cut)
     monkeypatch.setattr(module, "communicate", communicate)
-    assert saves.read_checkpoint(cut.folder)["round"] == 1
+    assert saves.saved_round(cut.folder) == 1
     assert_same(whole, experiment.run(cut))
 
 
@@ -237,23 +237,22 @@ def test_an_interrupted_run_goes_on_from_the_last_finished_round(name, tmp_path,
 def writes(monkeypatch):
     """Played by a clock of the test's own -> (seconds of a round, seconds of a write of a checkpoint) -> the rounds whose
     checkpoints were written, after a number of rounds."""
-    now, write, play_one = [0.0], saves.write_tensors, rounds.play
+    now, write, play_one = [0.0], saves.write_checkpoint, rounds.play
 
     def written(export: Path, n: int, of_a_round: float, of_a_write: float) -> list[int]:
         found = []
 
-        def slow_write(path, tree):
-            if path.name == "checkpoint.pt":
-                found.append(tree["round"])
-                now[0] += of_a_write
-            write(path, tree)
+        def slow_write(folder, checkpoint):
+            found.append(checkpoint["round"])
+            now[0] += of_a_write
+            write(folder, checkpoint)
 
         def slow_play(*args):
             now[0] += of_a_round
             return play_one(*args)
 
         monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
-        monkeypatch.setattr(saves, "write_tensors", slow_write)
+        monkeypatch.setattr(saves, "write_checkpoint", slow_write)
         monkeypatch.setattr(rounds, "play", slow_play)
         experiment.run(prepared("fedavg", export, rounds=n, track_features=0))
         return found
@@ -277,13 +276,12 @@ def test_a_checkpoint_of_many_bytes_is_thought_to_take_long_before_the_first_is_
 
 
 def test_without_patience_a_checkpoint_is_written_after_each_round_and_the_weights_before_the_last(tmp_path, monkeypatch):
-    written, write = [], saves.write_tensors
-    monkeypatch.setattr(
-        saves, "write_tensors", lambda path, tree: (written.append((path.name, tree.get("round"))), write(path, tree))
-    )
+    written, rename = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, to: (written.append(to.name.partition("-")[0:3:2]), rename(path, to)))
     monkeypatch.setattr(rounds, "CHECKPOINT_SECONDS", 0)
     experiment.run(prepared("fedavg", tmp_path))
-    assert written == [("checkpoint.pt", 1), ("checkpoint.pt", 2), ("weights.pt", None), ("checkpoint.pt", 3)]
+    named = [(name, rest.partition("-")[0]) for name, rest in written if name in ("checkpoint", "weights.pt")]
+    assert named == [("checkpoint", "1"), ("checkpoint", "2"), ("weights.pt", ""), ("checkpoint", "3")]
 
 
 @pytest.mark.parametrize("where", ["the rounds", "the weights", "a logger"])
@@ -312,7 +310,7 @@ def test_wherever_a_run_is_interrupted_it_goes_on_from_the_last_finished_round(w
         if where == "the weights":
             patch.setattr(saves, "write_tensors", partial(interrupted, "weights.pt"))
         experiment.run(cut, watch=stop if where == "a logger" else lambda row: None)
-    assert saves.read_checkpoint(cut.folder)["round"] == (3 if where == "a logger" else 2)
+    assert saves.saved_round(cut.folder) == (3 if where == "a logger" else 2)
     assert_same(whole, experiment.run(cut))
 
 

@@ -127,7 +127,7 @@ def test_a_run_that_is_killed_beside_such_rounds_goes_on_to_the_same_bits(name, 
 
         with pytest.raises(KeyboardInterrupt):
             experiment.run(cut, watch=watch)
-        assert saves.read_checkpoint(cut.folder)["round"] <= stop
+        assert saves.saved_round(cut.folder) <= stop
         assert_same(experiment.run(cut), whole)
 
 

@@ -252,7 +252,7 @@ def assert_saved(folders) -> None:
     for folder in folders:
         rounds = list(pd.read_csv(folder / "history.csv")["round"])
         assert rounds == list(range(len(rounds)))
-        assert saves.read_checkpoint(folder)["round"] - rounds[-1] in (0, 1), "stopped before or after it was told"
+        assert saves.saved_round(folder) - rounds[-1] in (0, 1), "stopped before or after it was told"
         assert not saves.at_work(folder)
         assert status.status(folder)["stands"] == "stopped"
 
@@ -337,7 +337,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
     (run,) = results(of(0, export=tmp_path, track_history=2), log="tensorboard")
     there = [
         (run.folder, name.replace(":", "/"), value, entry["round"]["round"])
-        for entry in saves.read_checkpoint(run.folder)["history"]
+        for entry in run.checkpoint()["history"]
         for name, value in entry["round"].items()
         if name != "round" and not math.isnan(value)
     ]
@@ -477,15 +477,16 @@ def _interrupts_in_round_2(news) -> None:
         raise KeyboardInterrupt
 
 
-def test_status_reads_runs_that_are_older_than_history_csv(tmp_path):
+def test_a_damaged_run_is_told_among_the_others(tmp_path):
     done, stopped = of(0, 1, export=tmp_path)
     results([done])
     with pytest.raises(KeyboardInterrupt):
         experiment.run(stopped, watch=_interrupts_in_round_2)
-    (done.folder / "history.csv").unlink()
-    assert status.status(done.folder)["round"] == "3 of 3"
-    assert status.status(done.folder)["global %"]
     assert status.status(stopped.folder)["round"] == "2 of 3"
+    (stopped.folder / "config.json").write_text("{")
+    told = status.table(tmp_path)
+    assert "2 runs: 1 damaged, 1 done" in told
+    assert f"{stopped.folder / 'config.json'}: is damaged: it is not JSON" in told
 
 
 def test_status_of_a_folder_that_is_not_there_is_one_line(tmp_path, capsys):

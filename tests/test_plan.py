@@ -58,7 +58,7 @@ def test_bytes_steps_and_flops_are_those_of_the_run_round_by_round_and_client_by
     finished = experiment.run(one)
     assert counted(planned.history).equals(counted(finished.history))
     assert set(planned.history) == {*counted(planned.history), *saves.TIMING}, "no accuracies of models that did not learn"
-    assert planned.state == planning.kept(saves.read_checkpoint(finished.folder)["state"], one.options.n_clients)
+    assert planned.state == planning.kept(finished.checkpoint()["state"], one.options.n_clients)
     network = finished.model(answer="personal" if name == "fedgkt" else None)
     assert planned.parameters == (sum(parameter.numel() for parameter in network.parameters()),)
 

@@ -211,7 +211,7 @@ def test_what_fails_on_one_rank_alone_is_told_by_the_leader(words, reason, tmp_p
 def test_a_rank_that_is_killed_costs_what_is_not_saved_and_torchrun_goes_on(tmp_path):
     line = f"{LONG} --rounds 150"
     process = torchrun(2, "--max-restarts", 1, "run.py", *line.split(), "--export_dir", tmp_path)
-    until(lambda: list(tmp_path.glob("*/checkpoint.pt")), process)
+    until(lambda: list(tmp_path.glob("*/checkpoint-*.pt")), process)
     ranks_of(process)[1].send_signal(signal.SIGKILL)
     code, out, err = ended(process)
     assert code == 0, err
@@ -230,5 +230,5 @@ def test_told_to_stop_all_ranks_end_and_the_last_finished_round_is_saved(tmp_pat
     assert code != 0
     assert err.count("goes on from the last finished round") == 1
     assert not psutil.wait_procs(those, timeout=20)[1]
-    (folder,) = (path.parent for path in tmp_path.glob("*/checkpoint.pt"))
-    assert saves.read_checkpoint(folder)["round"] > 0
+    (folder,) = (path.parent for path in tmp_path.glob("*/checkpoint-*.pt"))
+    assert saves.saved_round(folder) > 0

@@ -79,8 +79,8 @@ def started(address: str, folder: Path) -> subprocess.Popen:
 
 def under_way(folder: Path) -> dict[str, int]:
     """{run: round of the checkpoint that has come back} of those that are not done."""
-    found = [path.parent for path in folder.glob("*/checkpoint.pt") if not path.with_name("done").exists()]
-    return {path.name: saves.read_checkpoint(path)["round"] for path in found}
+    found = {path.parent for path in folder.glob("*/checkpoint-*.pt") if not path.with_name("done").exists()}
+    return {path.name: saves.saved_round(path) for path in found}
 
 
 def both_are_at_work(folder: Path) -> bool:
@@ -264,7 +264,7 @@ def test_a_signal_brings_back_the_last_finished_round_of_every_run(name, code, p
         assert not saves.at_work(folder)
         if (folder / "done").exists():  # it was faster
             continue
-        assert saves.read_checkpoint(folder)["round"] >= r
+        assert saves.saved_round(folder) >= r
         assert "stopped" in (folder / "run.log").read_text(), "by itself: it left what it had"
         assert status.status(folder)["stands"] == "stopped"
 
@@ -301,10 +301,14 @@ def test_files_that_come_back_are_whole_and_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", lambda self, to: (order.append(to.name), replaced(self, to))[1])
     (tmp_path / "failed").write_text("a moment ago")
     (tmp_path / "mine.txt").write_text("of the user")
-    contents = {"done": b"", "checkpoint.pt": b"c", "weights.pt": b"w", "run.log": b"l", "events.out.tfevents.1": b"e"}
-    place._place(tmp_path, contents)
-    assert order[-2:] == ["checkpoint.pt", "done"], "after what a run that goes on from them needs"
-    assert {path.name for path in tmp_path.iterdir()} == {*contents, "mine.txt"}
+    checkpoint = f"checkpoint-3-{'a' * 16}.pt"
+    contents = {"weights.pt": b"w", "run.log": b"l", "events.out.tfevents.1": b"e", checkpoint: b"c", "done": b""}
+    (tmp_path / "sent").mkdir()
+    for name, content in reversed(contents.items()):
+        (tmp_path / "sent" / name).write_bytes(content)
+    place._place(tmp_path, place._contents(tmp_path / "sent"))
+    assert order[-2:] == [checkpoint, "done"], "after what a run that goes on from them needs"
+    assert {path.name for path in tmp_path.iterdir()} == {*contents, "mine.txt", "sent"}
     assert place._contents(tmp_path) == contents
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +37,9 @@ def folder(tmp_path_factory):
 
 def test_a_folder_holds_what_the_design_lists_and_nothing_half_written(folder):
     present = {path.name for path in folder.iterdir()}
-    assert present == {*saves.FILES, ".lock"} - {"graph.png", "intensity.png", "failed"}, (
-        "of clients on a graph; of a failure"
-    )
+    (checkpoint,) = saves.checkpoints(folder)
+    lacks = {"graph.png", "intensity.png", "failed"}  # of clients on a graph; of a failure
+    assert present == {*saves.FILES, ".lock", "done", checkpoint.name} - lacks
 
 
 def test_two_lines_give_the_frame_and_the_model(folder):
@@ -227,8 +226,7 @@ def test_the_best_round_on_validation_is_not_the_best_on_test(tmp_path):
     found = ((1, 0.9, 0.5), (2, 0.6, 0.7), (3, 0.8, 0.7))  # of equals the first
     rows = [{"round": r, "loss": 1.0, "global_mean": g, "validation_mean": v} for r, g, v in found]
     history = [{"round": row, "clients": {"client": torch.zeros(0)}} for row in rows]
-    saves.write_frame(tmp_path / "history.pkl", saves.frame_of(history))
-    best = saves.Run(tmp_path, {}).best_on_validation()
+    best = run_of(history).best_on_validation()
     assert (best["round"], best["global_mean"]) == (2, 0.6)
 
 
@@ -245,8 +243,8 @@ def test_the_summary_is_of_the_last_round_even_where_an_earlier_one_was_better_o
         }
         for r, g in ((1, 0.9), (2, 0.6))
     ]
-    saves.write_frame(tmp_path / "history.pkl", saves.frame_of([{"round": row, "clients": {"client": []}} for row in rows]))
-    summary = saves.Run(tmp_path, {"options": {"algorithm": "fedavg", "seed": 0, "split_seed": 0}}).summary()
+    history = [{"round": row, "clients": {"client": []}} for row in rows]
+    summary = run_of(history, algorithm="fedavg", seed=0, split_seed=0).summary()
     assert summary["global_mean"] == 0.6
     assert (summary["bytes_up"], summary["bytes_down"], summary["seconds"]) == (2, 4, 1.0)  # totals of the run
     assert summary["evaluation_seconds"] == 1.0
@@ -254,35 +252,17 @@ def test_the_summary_is_of_the_last_round_even_where_an_earlier_one_was_better_o
 
 def test_without_validation_there_is_no_best(tmp_path):
     history = [{"round": {"round": 1, "loss": 1.0, "global_mean": 0.5}, "clients": {"client": torch.zeros(0)}}]
-    saves.write_frame(tmp_path / "history.pkl", saves.frame_of(history))
-    assert saves.Run(tmp_path, {}).best_on_validation() is None
-
-
-class Bomb:
-    def __reduce__(self):
-        return (print, ("code of a stranger",))
-
-
-@pytest.mark.parametrize("content", [Bomb(), {"frame": Bomb()}, pd.Series(["text"]), np.float64(3)])
-def test_a_pickle_of_anything_but_frames_of_numbers_is_refused(content, tmp_path, capsys):
-    (tmp_path / "history.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(UserError):
-        saves.read_frame(tmp_path / "history.pkl")
-    assert "stranger" not in capsys.readouterr().out
-
-
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
-    torch.save({"state": Bomb()}, tmp_path / "checkpoint.pt")
-    with pytest.raises(pickle.UnpicklingError):
-        saves.read_checkpoint(tmp_path)
+    assert run_of(history).best_on_validation() is None
 
 
 def test_a_history_reads_back_as_it_was(tmp_path):
     clients = {"client": torch.tensor([3, 1]), "loss": torch.tensor([0.5, float("nan")]), "steps": torch.tensor([2.0, 1.0])}
     frame = saves.frame_of([{"round": {"round": 1, "loss": 0.5, "bytes_up": 8, "steps": 3}, "clients": clients}])
-    saves.write_frame(tmp_path / "history.pkl", frame)
-    back = saves.read_frame(tmp_path / "history.pkl")
+    saves.write_history(tmp_path, frame)
+    with np.load(tmp_path / "history.npz") as saved:
+        back = pd.DataFrame(dict(saved))
     pd.testing.assert_frame_equal(back, frame, check_column_type=False)
+    pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / "history.pkl"), frame, check_column_type=False)
     assert list(back["client"]) == [saves.ALL, 1, 3]
     assert back["bytes_up"].dtype == np.int64
 
@@ -354,7 +334,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     with pytest.raises(ValueError, match="Out of range"):
         saves.write_json(tmp_path / "config.json", {"a": float("nan")})
     with pytest.raises(RuntimeError):
-        saves._whole(tmp_path / "config.json", _half_a_file)
+        saves.written(tmp_path / "config.json", _half_a_file)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"], "nor is it left beside"
     assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
 
 
@@ -373,6 +354,13 @@ def test_clear_removes_what_a_run_wrote_and_nothing_else(tmp_path):
 def test_a_folder_at_work_is_refused_to_a_second_process(tmp_path):
     with saves.locked(tmp_path), pytest.raises(UserError, match="another process"), saves.locked(tmp_path):
         pass
+
+
+def run_of(history, **options) -> saves.Run:
+    """A run with these rows and nothing else."""
+    run = saves.Run(Path(), {"options": options}, {})
+    vars(run).update(history=saves.frame_of(history), names=[])
+    return run
 
 
 def test_an_unfinished_run_is_not_loaded(tmp_path):
@@ -434,16 +422,6 @@ def test_costs_add_up_by_direction(folder):
     assert of_server["a client and round"].isna().all()
 
 
-def test_an_older_history_has_the_servers_part_in_its_totals_and_it_is_taken_out(tmp_path):
-    columns = {"round": [0, 1, 1, 1], "client": [saves.ALL, saves.ALL, 0, 1], "loss": 0.0}
-    columns |= {"steps": [0, 20, 2, 3], "samples": [0, 9, 4, 5], "flops": [7, 88, 4, 6]}
-    saves.write_frame(tmp_path / "history.pkl", pd.DataFrame(columns))
-    rounds = saves.Run(tmp_path, {}).rounds
-    assert rounds[["steps", "steps:server"]].to_numpy().tolist() == [[0, 0], [5, 15]]
-    assert rounds[["samples", "samples:server"]].to_numpy().tolist() == [[0, 0], [9, 0]]
-    assert rounds[["flops", "flops:server"]].to_numpy().tolist() == [[0, 7], [10, 78]]
-
-
 def test_a_column_is_wide_enough_for_its_largest_number(folder):
     sheet = openpyxl.load_workbook(folder / "history.xlsx")["costs"]
     for column in sheet.iter_cols(min_row=2, min_col=4):
@@ -467,18 +445,18 @@ def test_of_many_clients_the_sheet_has_so_many_those_who_trained_first_and_says_
     loss = torch.full((n_clients,), math.nan)
     loss[-2:] = 1.0
     clients = {"client": torch.arange(n_clients), "loss": loss, "personal_accuracy": torch.linspace(0, 1, n_clients)}
-    saves.write_frame(tmp_path / "history.pkl", saves.frame_of([{"round": {"round": 1, "loss": 1.0}, "clients": clients}]))
-    sheet = workbook._cut(workbook._last_clients(saves.Run(tmp_path, {"options": {"n_clients": 100}})), saves.MANY)
+    run = run_of([{"round": {"round": 1, "loss": 1.0}, "clients": clients}], n_clients=100)
+    sheet = workbook._cut(workbook._last_clients(run), saves.MANY)
     assert len(sheet) == 5
     if n_clients == 5:
         assert sheet["client"].tolist() == [0, 1, 2, 3, 4], "as they are"
     else:
         assert sheet["client"].tolist()[:4] == [n_clients - 2, n_clients - 1, 0, 1]
-        assert f"{n_clients} rows, all of them in history.pkl" in sheet.iloc[-1, 0]
+        assert f"{n_clients} rows, all of them in history.npz" in sheet.iloc[-1, 0]
 
 
 def test_text_too_long_for_a_cell_is_cut():
-    sheet = workbook._config(saves.Run(Path(), {"options": {"sizes": [0.123456789] * 10_000, "lr": 0.1}}))
+    sheet = workbook._config(run_of([], sizes=[0.123456789] * 10_000, lr=0.1))
     assert sheet["option"].tolist() == ["options.sizes", "options.lr"]
     assert len(sheet["value"][0]) == workbook.MAX_TEXT
     assert sheet["value"][1] == 0.1

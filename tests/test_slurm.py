@@ -243,8 +243,8 @@ def test_an_element_that_is_told_to_stop_saves_the_last_finished_round(calls, tm
         time.sleep(0.1)
     element.terminate()  # the shell, whose place python has taken
     assert element.wait() == 128 + signal.SIGTERM
-    (folder,) = (path.parent for path in tmp_path.glob("saves/*/checkpoint.pt"))
-    assert saves.read_checkpoint(folder)["round"] < 100000
+    (folder,) = (path.parent for path in tmp_path.glob("saves/*/checkpoint-*.pt"))
+    assert saves.saved_round(folder) < 100000
 
 
 def test_an_element_takes_the_cores_that_it_was_given(monkeypatch):

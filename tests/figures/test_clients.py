@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from conftest import keeping
 from test_curves import refused
 from test_targets import right, saved
 
-import saves
 from figures import clients
 from figures.groups import ordered
 from figures.marks import Points
@@ -63,13 +63,13 @@ def test_on_one_split_a_client_is_the_mean_over_its_seeds(runs):
 def test_clients_have_their_names(runs):
     for run in runs:
         named = {"table": np.ones((3, 2), int), "clients": np.array(["north", "south", "east"])}
-        saves.write_arrays(run.folder / "split.npz", named)
+        keeping(run, "split.npz", named)
     (axes,) = clients.draw(runs).axes
     assert words(axes) == ["client north", "client south", "client east"] * 2
 
 
 def test_a_bar_is_a_deviation_over_seeds_and_the_pointer_is_told_who_it_is(runs):
-    saves.write_arrays(runs[0].folder / "split.npz", {"table": np.array([[3, 9], [1, 0], [2, 2]])})
+    keeping(runs[0], "split.npz", {"table": np.array([[3, 9], [1, 0], [2, 2]])})
     panel = clients.panel(ordered(runs))
     fine, harmed = [mark for mark in panel.marks if isinstance(mark, Points) and mark.across is not None][:2]
     half = 100 * np.std([0.6, 0.4], ddof=1)

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import line_of
+from conftest import keeping, line_of, one_by_one
 from test_curves import refused
 from test_targets import saved
 
-import saves
 from figures import confusion
 
 ONE = np.array([[3, 1], [0, 4]])
@@ -14,26 +13,16 @@ OTHER = np.array([[1, 3], [4, 0]])
 
 
 def kept(run, test, own=(ONE, OTHER)):
-    arrays = {"test": np.array(test), "own": np.array(own), "classes": np.array(["cat", "dog"])}
-    saves.write_arrays(run.folder / "confusion.npz", arrays)
-    return run
+    arrays = {"test": np.array(test), "classes": np.array(["cat", "dog"]), **one_by_one(own)}
+    return keeping(run, "confusion.npz", arrays)
 
 
-def one_by_one(run, test, own):
-    """The run, that keeps what it said of each of the clients' own test examples, as runs do now."""
-    pairs = [(k, true, said) for k, table in enumerate(own) for (true, said), n in np.ndenumerate(table) for _ in range(n)]
-    clients, true, said = np.array(pairs).T
-    arrays = {"own_true": true, "own_predicted": said, "own_offsets": np.searchsorted(clients, np.arange(len(own) + 1))}
-    saves.write_arrays(run.folder / "confusion.npz", {"test": np.array(test), "classes": np.array(["cat", "dog"]), **arrays})
-    return run
-
-
-@pytest.mark.parametrize("client", [None, 0, 1, 2])
-def test_what_is_kept_one_by_one_is_what_a_matrix_of_each_client_told(client, tmp_path):
+def test_the_matrices_are_counts_of_what_was_said_one_by_one(tmp_path):
     own = [ONE, np.zeros((2, 2), int), OTHER]
-    older, run = (save(saved(tmp_path), [ONE], own) for save in (kept, one_by_one))
-    for which in (True, False):
-        assert np.array_equal(confusion.counts(run, which, client), confusion.counts(older, which, client))
+    run = kept(saved(tmp_path), [ONE], own)
+    for client, (of_own, of_test) in {None: (ONE + OTHER, ONE), 0: (ONE, ONE), 1: (own[1], ONE), 2: (OTHER, ONE)}.items():
+        assert np.array_equal(confusion.counts(run, True, client), of_own)
+        assert np.array_equal(confusion.counts(run, False, client), of_test), "one model for all"
     line = line_of(confusion.counts, run, True, 3)
     assert line == f"--client 3: the clients of {run.folder} are 0 to 2"
 
@@ -88,7 +77,7 @@ def test_the_command_and_its_mistakes(tmp_path, capsys):
         told = refused(capsys, confusion.main, run.folder, "--client", client)
         assert told == f"--client {client}: the clients of {run.folder} are 0 to 1"
     older = saved(tmp_path / "saves", "fd")
-    told = f"{older.folder}: made before confusion matrices were kept; --force runs it anew"
+    told = f"{older.folder}: has no confusion.npz, which every run writes"
     assert refused(capsys, confusion.main, tmp_path / "saves") == told
     kept(saved(tmp_path / "saves", "fd", alpha=9), [ONE])
     assert refused(capsys, confusion.main, tmp_path / "saves").startswith("different splits are not compared: --alpha")

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import keeping
 from test_targets import saved
 
 import saves
@@ -32,10 +33,10 @@ def test_weights_are_compared_where_both_are_saved(tmp_path, capsys):
     shutil.copytree(one.folder, tmp_path / "copy")
     copy = saves.load(tmp_path / "copy")
     for run in (one, copy):
-        saves.write_tensors(run.folder / "weights.pt", {"global": {"w": torch.arange(3.0)}})
+        keeping(run, "weights.pt", {"global": {"w": torch.arange(3.0)}})
     out = compared(capsys, one, copy)
     assert out.endswith("histories and weights after the last round: the same bits (all but the seconds)\n")
-    saves.write_tensors(copy.folder / "weights.pt", {"global": {"w": torch.arange(3.0) + 1}})
+    keeping(copy, "weights.pt", {"global": {"w": torch.arange(3.0) + 1}})
     assert "the weights after the last round differ" in compared(capsys, one, copy)
 
 

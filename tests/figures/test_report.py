@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, keeping, one_by_one
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from test_targets import right, saved
@@ -53,12 +53,11 @@ def made(export, with_confusion=True):
         ):
             columns = {"flops": [0, 5e9, 5e9, 5e9], "bytes_up:weights": [0, *[nbytes[0]] * 3]}
             run = saved(export, algorithm, seed, curve=curve, nbytes=nbytes, columns=columns, **options, **changed)
-            saves.write_arrays(run.folder / "split.npz", SPLIT)
+            keeping(run, "split.npz", SPLIT)
             if with_confusion and algorithm == "fd":
                 own = np.array([[[2, 0, 0], [1, 1, 0], [0, 0, 2]], [[0, 1, 0], [0, 3, 1], [0, 0, 4]]])
-                arrays = {"test": own + seed, "own": own, "classes": CLASSES}
-                saves.write_arrays(run.folder / "confusion.npz", arrays)
-                saves.write_arrays(run.folder / "features.npz", FEATURES)
+                keeping(run, "confusion.npz", {"test": own + seed, "classes": CLASSES, **one_by_one(own)})
+                keeping(run, "features.npz", FEATURES)
             runs.append(run)
     return runs
 

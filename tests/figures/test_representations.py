@@ -5,11 +5,10 @@ import itertools
 import matplotlib
 import numpy as np
 import pytest
-from conftest import line_of
+from conftest import keeping, line_of
 from test_curves import refused
 from test_targets import saved
 
-import saves
 from figures import representations
 from figures.styles import of_classes
 
@@ -26,8 +25,7 @@ def kept(run, rounds=(1, 2, 3), n_clients=2, n=4, dim=D, seed=0):
         values[..., 1] += np.arange(len(rounds), dtype=np.float32)[:, None]
         arrays |= {f"features_{k}": values, f"labels_{k}": np.arange(n + k) % 2}
     run.options["n_clients"] = n_clients
-    saves.write_arrays(run.folder / "features.npz", arrays)
-    return run
+    return keeping(run, "features.npz", arrays)
 
 
 def dots(panel):
@@ -142,9 +140,7 @@ def test_the_command_and_its_mistakes(tmp_path, capsys):
     assert refused(capsys, main, tmp_path / "saves") == told
     kept(without, rounds=(8, 9))
     assert refused(capsys, main, tmp_path / "saves") == "these runs kept features of no round in common"
-    saves.write_arrays(
-        without.folder / "features.npz", {**without.arrays("features"), "features_1": np.zeros((2, 5, 7), np.float32)}
-    )
+    keeping(without, "features.npz", {**without.arrays("features"), "features_1": np.zeros((2, 5, 7), np.float32)})
     told = f"{without.folder}: its clients' features have no common axes, they are of 5 and 7 numbers"
     assert refused(capsys, main, without.folder) == told
     kept(saved(tmp_path / "saves", "cfkd", alpha=9))

@@ -2,18 +2,16 @@
 
 import numpy as np
 import pytest
-from test_curves import refused
+from conftest import keeping
 from test_targets import saved
 
-import saves
 from figures import split
 
 TABLE = np.array([[3, 0], [1, 9]])
 
 
 def with_split(run, table=TABLE):
-    saves.write_arrays(run.folder / "split.npz", {"table": table, "classes": np.array(["cat", "dog"])})
-    return run
+    return keeping(run, "split.npz", {"table": table, "classes": np.array(["cat", "dog"])})
 
 
 def maps(figure):
@@ -39,7 +37,7 @@ def test_runs_on_one_split_have_one_panel_and_each_other_split_one_more(tmp_path
 def test_clients_have_their_names(tmp_path):
     run = saved(tmp_path)
     named = {"table": TABLE, "classes": np.array(["cat", "dog"]), "clients": np.array(["north", "south"])}
-    saves.write_arrays(run.folder / "split.npz", named)
+    keeping(run, "split.npz", named)
     (axes,) = maps(split.draw([run]))
     assert ticks(axes.yaxis) == ["north (3)", "south (10)"]
 
@@ -86,9 +84,7 @@ def test_every_client_is_in_one_row_of_each_class_whatever_it_has(most):
 @pytest.mark.parametrize("ending", ["png", "pdf"])
 def test_a_file_is_drawn_beside_and_runs_by_the_command(ending, tmp_path, capsys):
     run = with_split(saved(tmp_path))
-    split.draw_saved(run.folder / "split.npz", tmp_path / "one.png")
+    split.draw_one(run.arrays("split"), tmp_path / "one.png")
     split.main([str(tmp_path), "-o", str(tmp_path / f"split.{ending}")])
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / f"split.{ending}").stat().st_size > 1000
-    without = saved(tmp_path / "without")
-    assert refused(capsys, split.main, without.folder) == f"{without.folder}: no split.npz, which every run writes"

@@ -6,10 +6,9 @@ import re
 import numpy as np
 import openpyxl
 import pytest
-from conftest import line_of
+from conftest import keeping, line_of
 from test_targets import right, saved
 
-import saves
 from figures import cells, table
 from figures.cells import render
 from figures.groups import groups, name_of, read
@@ -469,9 +468,7 @@ def with_answers(export):
     others = {"personal_mean:global": [np.nan, 0.3, 0.4], "global_mean:global head 1": [np.nan, 0.1, 0.2]}
     two = saved(export, "ditto", curve=(0.5, 0.6), columns={**others, "validation_mean": [np.nan, 0.7, 0.8]})
     one = saved(export, "fedavg", curve=(0.3, 0.5))
-    saves.write_tensors(two.folder / "weights.pt", {"personal": [], "global": {}})
-    saves.write_tensors(one.folder / "weights.pt", {"global": {}})
-    return two, one
+    return keeping(two, "weights.pt", {"personal": [], "global": {}}), keeping(one, "weights.pt", {"global": {}})
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import keeping, sealed
 
 import saves
 from errors import UserError
@@ -39,16 +40,17 @@ def saved(export, algorithm="fedavg", seed=0, curve=(0.2, 0.6, 0.4, 0.8), client
         of_clients = pd.DataFrame({"round": r, "client": range(len(row)), "personal_accuracy": row})
         frame = pd.concat([frame, of_clients], ignore_index=True)
         frame.loc[(frame["round"] == r) & (frame["client"] == saves.ALL), "personal_mean"] = np.mean(row)
-    parts = {name: changed.pop(name, "0") for name in ("split", "data", "source", "environment")}
-    options = {"algorithm": algorithm, "seed": seed, "split_seed": 0, "n_clients": 2, "rounds": rounds, "lr": 0.1}
+    n_clients = max([2, *map(len, (clients or {}).values())])
+    parts = {name: changed.pop(name, "0") for name in ("split", "data", "source")}
+    parts |= {"environment": changed.pop("environment", {}), "files": {}, "inputs": [[1, 8, 8], 10]}
+    options = {"algorithm": algorithm, "seed": seed, "split_seed": 0, "n_clients": n_clients, "rounds": rounds, "lr": 0.1}
     options |= {"dataset": "digits", "partition": "lda", "alpha": 0.5, "validation": 0.0} | changed
     folder = export / f"{algorithm}-{next(NUMBERS)}"
     folder.mkdir(parents=True)
     config = {"options": options, **parts, "data": {"name": "digits", "digest": parts["data"]}}
     saves.write_json(folder / "config.json", config)
-    saves.write_frame(folder / "history.pkl", frame.sort_values(["round", "client"], ignore_index=True))
-    (folder / "done").touch()
-    return saves.load(folder)
+    saves.write_history(folder, frame.sort_values(["round", "client"], ignore_index=True))
+    return sealed(folder)
 
 
 NUMBERS = itertools.count()
@@ -58,25 +60,13 @@ def right(run, *clients):
     """The run, that keeps which of their test examples its clients got right: a row of 0 and 1 a client."""
     sizes, said = [len(of_client) for of_client in clients], np.concatenate(clients).astype(int)
     own = {"own_true": np.ones_like(said), "own_predicted": said, "own_offsets": np.cumsum([0, *sizes])}
-    saves.write_arrays(
-        run.folder / "confusion.npz", {"test": np.array([[[0, 0], [0, 9]]]), "classes": np.array(["a", "b"]), **own}
-    )
-    return run
+    arrays = {"test": np.array([[[0, 0], [0, 9]]]), "classes": np.array(["a", "b"]), **own}
+    return keeping(run, "confusion.npz", arrays)
 
 
-def right_as_before(run, *clients):
-    """Likewise as older runs kept it."""
-    own = np.array([[[len(of_client)]] for of_client in clients])
-    arrays = {"own": own, "test": own, "classes": np.array(["all"]), "own_right": np.concatenate(clients).astype(np.uint8)}
-    saves.write_arrays(run.folder / "confusion.npz", arrays)
-    return run
-
-
-def test_which_examples_were_right_is_read_from_runs_of_before_too(tmp_path):
-    for keep in (right, right_as_before):
-        found = groups.own_right(keep(saved(tmp_path), [1, 0, 1], [], [0]))
-        assert [of_client.tolist() for of_client in found] == [[1, 0, 1], [], [0]]
-    assert groups.own_right(saved(tmp_path)) is None
+def test_which_examples_were_right_is_what_was_said_of_each_one(tmp_path):
+    found = groups.own_right(right(saved(tmp_path), [1, 0, 1], [], [0]))
+    assert [of_client.tolist() for of_client in found] == [[1, 0, 1], [], [0]]
 
 
 def test_a_target_between_two_evaluated_rounds_is_on_the_line_between_them(tmp_path):

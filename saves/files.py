@@ -1,0 +1,313 @@
+"""The files of a run's folder: each is whole or not there, and what is read is what was written.
+
+A checkpoint has the digest of what is in it in its name, `checkpoint-ROUND-DIGEST.pt`, so that one rename puts both in
+place; the last two are kept while a run goes on. `done` has the digests of all that is read as data, in the format of
+sha256sum, and is written last. Reading runs no code that is in a file: tensors are read with `weights_only`, arrays without
+pickled objects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from errors import UserError, reason_of
+
+if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
+    import pandas as pd
+
+FILES = (  # in the order in which another machine is told them: what is read as data before what says that it is there
+    "config.json",
+    "weights.pt",
+    "confusion.npz",
+    "features.npz",
+    "history.csv",
+    "history.npz",
+    "history.pkl",
+    "history.xlsx",
+    "split.npz",
+    "split.png",
+    "graph.png",
+    "intensity.png",
+    "run.log",
+    "failed",
+)
+DONE = "done"
+EVENTS = "events.out.tfevents.*"  # what `--log tensorboard` writes
+CHECKPOINT = re.compile(r"checkpoint-(\d{1,9})-([0-9a-f]{16})\.pt")
+KEPT = 2  # checkpoints of a run that goes on: where the last one is damaged, the one before it is good
+BESIDE = re.compile(r"\.(?!lock$).+\.[0-9a-f]{8}")  # a file that is being written
+DIGITS = 16  # of its digest in the name of a checkpoint
+DIGEST_LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
+log = logging.getLogger("chorus")
+
+
+class DamagedError(UserError):
+    """A file of a run is not what was written: its text names the file."""
+
+
+class OlderError(UserError):
+    """A run is of a version that kept no digests."""
+
+
+def damaged(path: Path, why: str) -> DamagedError:
+    """That a file is, and in words why."""
+    return DamagedError(f"{path}: is damaged: {why}")
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------
+
+
+def written(path: Path, write: Callable[[Path], object], name: Callable[[str], str] | None = None) -> str:
+    """Have write(path) put a file beside where it belongs, and rename it -> the digest of what is in it, its sha256.
+    `name`: {digest: the name it gets}. What is written beside has a name of its own, so that several may write the same file
+    at once; where writing fails, nothing is left of it."""
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        digest = digest_of(beside)
+        beside.replace(path.with_name(name(digest)) if name else path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+    return digest
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of what is in a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> str:
+    """Text as it is -> its digest, as all that writes here gives it."""
+    return written(path, lambda other: other.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> str:
+    """Plain values; NaN is refused, JSON has none."""
+    return write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+    """Named arrays, as `.npz`."""
+
+    def write(other: Path) -> None:
+        with other.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    return written(path, write)
+
+
+def write_tensors(path: Path, tree: Any) -> str:
+    """A tree of tensors and plain values. Tensors are compacted first: a row of a stack would drag the stack along."""
+    return written(path, lambda other: torch.save(_compact(tree), other))
+
+
+def _compact(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _compact(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_compact(value) for value in tree]
+    if isinstance(tree, torch.Tensor) and tree.untyped_storage().nbytes() > tree.nbytes:
+        return tree.clone()
+    return tree
+
+
+def write_history(folder: Path, frame: pd.DataFrame) -> str:
+    """A frame of numbers: `history.npz`, which is read, and `history.pkl`, for those who have pandas and nothing else -> the
+    former's digest."""
+    plain = frame.set_axis(frame.columns.astype(object), axis=1)
+    written(folder / "history.pkl", lambda other: other.write_bytes(pickle.dumps(plain, pickle.HIGHEST_PROTOCOL)))
+    columns = {str(name): frame[name].to_numpy() for name in frame}
+    return write_arrays(folder / "history.npz", columns)
+
+
+def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
+    """A checkpoint: "round", "state", "history", and "files", {name: digest} of what was written in its round. Of those
+    before it the last one is kept."""
+
+    def name(digest: str) -> str:
+        return f"checkpoint-{checkpoint['round']}-{digest[:DIGITS]}.pt"
+
+    written(folder / "checkpoint.pt", lambda beside: torch.save(_compact(checkpoint), beside), name)
+    for older in checkpoints(folder)[KEPT:]:
+        older.unlink()
+
+
+def write_done(folder: Path, digests: Mapping[str, str]) -> None:
+    """Say that a run is finished, and what is in the files that are read."""
+    write_text(folder / DONE, "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())))
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run wrote, and nothing else; that it was finished first."""
+    for path in (folder / DONE, *checkpoints(folder), *(folder / name for name in FILES), *folder.glob(EVENTS)):
+        path.unlink(missing_ok=True)
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove what processes that were killed have left beside the files that they wrote."""
+    for path in folder.iterdir():
+        if BESIDE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, by the rounds in their names, the last one first."""
+    found = [path for path in folder.glob("checkpoint-*.pt") if CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (_round_of(path), path.stat().st_mtime_ns), reverse=True)
+
+
+def _round_of(path: Path) -> int:
+    return int(CHECKPOINT.fullmatch(path.name)[1])
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def finished(folder: Path) -> bool:
+    """Whether a folder holds a finished run: `done` is written last."""
+    return (folder / DONE).exists()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """{name: digest} of what is read of a finished run. Raises UserError for a run of an older version, which has none."""
+    path = folder / DONE
+    lines = _bytes_of(path).decode(errors="replace").splitlines()
+    if not lines:
+        raise OlderError(f"{folder}: has no digests: it is of an older version, which alone reads it, or {DONE} was emptied")
+    found = [DIGEST_LINE.fullmatch(line) for line in lines]
+    if None in found:
+        raise damaged(path, f"line {found.index(None) + 1} is not a digest and a file")
+    return {line[2]: line[1] for line in found}
+
+
+def checked(path: Path, digest: str | None) -> Path:
+    """The path of a file that is what was written. Raises DamagedError where it is not, or is not there; `digest` None is
+    that of a file which nobody wrote."""
+    if digest is None:
+        raise damaged(path, f"it is not named in {DONE}")
+    try:
+        there = digest_of(path)
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from None
+    if there[: len(digest)] != digest:
+        raise damaged(path, "it is not what was written")
+    return path
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from None
+
+
+def read_json(path: Path) -> Any:
+    """Plain values. Raises DamagedError for anything else."""
+    try:
+        return json.loads(_bytes_of(path))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"it is not JSON ({error})") from None
+
+
+def read_arrays(path: Path, only: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Named arrays, or only these of them. Raises DamagedError for anything else; of pickled objects none is read."""
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            return {name: saved[name] for name in saved if not only or name in only}
+    except Exception as error:  # whatever zipfile, zlib and numpy make of bytes that are no archive of arrays
+        raise damaged(path, f"it holds no arrays ({reason_of(error)})") from None
+
+
+def read_tensors(path: Path, mmap: bool = False) -> Any:
+    """A tree of tensors and plain values, on the CPU. Raises DamagedError for anything else; no code in it is run."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
+    except Exception as error:  # whatever torch makes of bytes that are no file of tensors
+        raise damaged(path, f"it holds no tensors ({type(error).__name__})") from None
+
+
+def read_checkpoint(folder: Path, n_rounds: int, remove: bool = False) -> dict[str, Any] | None:
+    """The last good checkpoint of a run of so many rounds, or None where it has none. One that is damaged, or beside which
+    what was written in its round is, is told in a line and passed over; with `remove` it is gone."""
+    for path in checkpoints(folder):
+        try:
+            return _checkpoint(path, n_rounds)
+        except DamagedError as error:
+            log.warning("%s; the checkpoint before it is used where there is one", error)
+        if remove:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return None
+
+
+def _checkpoint(path: Path, n_rounds: int) -> dict[str, Any]:
+    r, digest = CHECKPOINT.fullmatch(path.name).groups()
+    found = read_tensors(checked(path, digest))
+    kinds = {"round": int, "state": dict, "history": list, "files": dict}
+    if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
+        raise damaged(path, "it is no checkpoint")
+    if found["round"] != int(r) or not 0 <= found["round"] <= n_rounds:
+        raise damaged(path, f"it is of round {found['round']} of {n_rounds}")
+    for name, of_file in found["files"].items():
+        checked(path.with_name(name), of_file)
+    return found
+
+
+def saved_round(folder: Path) -> int:
+    """The round after which an unfinished run goes on, 0 where it begins anew, by the names of its checkpoints."""
+    return next(map(_round_of, checkpoints(folder)), 0)
+
+
+# --- one process at a time ---------------------------------------------------------------------------------------------
+
+
+class BusyError(UserError):
+    """Another process is at work on a run."""
+
+
+def at_work(folder: Path) -> bool:
+    """Whether a process is at work on a run, this one included. A lock that a killed process held is free."""
+    lock = folder / ".lock"
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder of somebody else's, which is only read
+        return False
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder. Raises BusyError where another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BusyError(f"{folder}: another process is at work on this very run; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()

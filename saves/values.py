@@ -1,0 +1,59 @@
+"""Values that no run can have: what is wrong with them in words, or None."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+ALL = -1  # "client" in the row of a round itself
+COUNTS = ("bytes_", "steps", "samples", "flops")  # the beginnings of columns that are 0 where nothing was counted
+# columns that differ when a run is repeated
+TIMING = ("seconds", "train_seconds", "exchange_seconds", "evaluation_seconds", "peak_memory")
+FRACTIONS = ("_mean", "_std_clients", "_worst", "_accuracy")  # the ends of columns of accuracies and other measures
+CONFIG = {"options": dict, "split": str, "data": dict, "files": dict, "inputs": list, "source": str, "environment": dict}
+OPTIONS = {"algorithm": str, "n_clients": int, "rounds": int, "seed": int, "split_seed": int}
+DATA = {"name": str, "digest": str}
+
+
+def strange_config(config: Any) -> str | None:
+    """Of a `config.json`."""
+    if not isinstance(config, dict):
+        return "it is no configuration"
+    for tree, kinds in ((config, CONFIG), (config.get("options"), OPTIONS), (config.get("data"), DATA)):
+        for name, kind in kinds.items():
+            if not isinstance(tree, dict) or not isinstance(tree.get(name), kind):
+                return f"its {name} is no {kind.__name__}"
+    options = config["options"]
+    if not (options["n_clients"] > 0 and options["rounds"] > 0):
+        return f"{options['n_clients']} clients in {options['rounds']} rounds"
+    return None
+
+
+def strange_history(columns: Mapping[str, np.ndarray], n_clients: int, n_rounds: int) -> str | None:
+    """Of the columns of a history of so many clients and rounds, by name, each with a number a row."""
+    if not {"round", "client"} <= columns.keys() or any(column.ndim != 1 for column in columns.values()):
+        return "it has no rounds and clients"
+    if len({len(column) for column in columns.values()}) > 1:
+        return "its columns are not of one length"
+    if any(column.dtype not in (np.int64, np.float64) for column in columns.values()):
+        return "its columns are not all numbers"
+    for name, column in columns.items():
+        least, most = _bounds(name, n_clients, n_rounds)
+        outside = column[(column < least) | (column > most)]  # NaN is neither
+        if len(outside):
+            return f"{name} is {outside[0]:g}"
+    if not np.array_equal(columns["round"][columns["client"] == ALL], np.arange(n_rounds + 1)):
+        return f"it has not a row for each of {n_rounds} rounds"
+    return None
+
+
+def _bounds(name: str, n_clients: int, n_rounds: int) -> tuple[float, float]:
+    if name == "round":
+        return 0, n_rounds
+    if name == "client":
+        return ALL, n_clients - 1
+    if name.partition(":")[0].endswith(FRACTIONS):
+        return 0, 1
+    return (0 if name.startswith((*COUNTS, *TIMING)) else -np.inf), np.inf

@@ -1,0 +1,298 @@
+"""What is read of a run's folder is what was written: damage is found, told in one line, and made good where it can be."""
+
+import logging
+import pickle
+import shutil
+import subprocess
+import zipfile
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import sealed
+from test_experiment import assert_same, prepared
+
+import experiment
+import run as command
+import saves
+from errors import UserError
+from experiment import rounds
+from figures import status, table
+from launch.loggers import ALWAYS
+from saves.values import strange_config, strange_history
+
+READ = ("config.json", "history.npz", "weights.pt", "confusion.npz", "features.npz", "split.npz")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return played(prepared("fedavg", tmp_path_factory.mktemp("saves"), track_features=1))
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    return saves.load(shutil.copytree(whole.folder, tmp_path / whole.folder.name))
+
+
+@pytest.fixture
+def cut(tmp_path, monkeypatch):
+    """A run that was stopped in its last round, with a checkpoint after each of the two before."""
+    one = prepared("fedavg", tmp_path, track_features=1)
+    monkeypatch.setattr(rounds, "CHECKPOINT_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        played(one, watch=_stop_after(3))
+    return one
+
+
+played = partial(experiment.run, loggers=ALWAYS)
+
+
+def _stop_after(r):
+    def watch(row):
+        if row["round"] == r:
+            raise KeyboardInterrupt
+
+    return watch
+
+
+def flipped(path, place=0.6):
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 4
+    path.write_bytes(content)
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def removed(path):
+    path.unlink()
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES = (flipped, cut_short, emptied, removed, a_folder)
+
+
+def read_all(folder):
+    """Everything that can be read of a run."""
+    run = saves.load(folder)
+    assert len(run.history) and run.weights() and run.model()
+    for name in ("confusion", "features", "split"):
+        assert run.arrays(name)
+    assert run.checkpoint()
+
+
+def test_done_is_what_sha256sum_checks_and_names_all_that_is_read(run):
+    (checkpoint,) = saves.checkpoints(run.folder)
+    assert set(run.digests) == {*READ, checkpoint.name}
+    assert run.digests[checkpoint.name].startswith(checkpoint.stem.rpartition("-")[2])
+    checked = subprocess.run(["sha256sum", "-c", "done"], cwd=run.folder, capture_output=True, text=True, check=True)
+    assert checked.stdout.count(": OK\n") == len(READ) + 1
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", [*READ, "checkpoint"])
+def test_damage_is_told_in_a_line_when_the_file_is_read_and_not_before(name, damage, run):
+    path = saves.checkpoints(run.folder)[0] if name == "checkpoint" else run.folder / name
+    damage(path)
+    with pytest.raises(saves.DamagedError) as error:
+        read_all(run.folder)
+    assert str(path if name != "checkpoint" else run.folder) in str(error.value)
+    assert "\n" not in str(error.value)
+    if name in ("weights.pt", "features.npz"):
+        assert len(table.compare([saves.load(run.folder)]).tables), "a table reads neither"
+
+
+@pytest.mark.parametrize("name", ["history.pkl", "history.csv", "history.xlsx", "run.log", "split.png"])
+def test_of_what_is_not_read_damage_changes_nothing(name, run, whole):
+    (run.folder / name).write_bytes(b"\x80\x04other bytes")
+    read_all(run.folder)
+    pd.testing.assert_frame_equal(saves.load(run.folder).history, whole.history)
+
+
+def test_damage_of_done_is_told_and_an_empty_one_is_of_an_older_version(run, caplog):
+    lines = (run.folder / "done").read_text().splitlines(keepends=True)
+    (run.folder / "done").write_text("".join(lines[:-1]))  # weights.pt
+    with pytest.raises(saves.DamagedError, match=r"weights.pt: is damaged: it is not named in done"):
+        saves.load(run.folder).weights()
+    (run.folder / "done").write_text("".join([*lines, "x"]))
+    with pytest.raises(saves.DamagedError, match="line 8 is not a digest and a file"):
+        saves.load(run.folder)
+    (run.folder / "done").write_bytes(b"")
+    with pytest.raises(saves.OlderError, match="has no digests: it is of an older version"):
+        saves.load(run.folder)
+    assert saves.find(run.folder.parent) == []
+    assert "passed over runs of an older version, which have no digests: fedavg-" in caplog.text
+
+
+@pytest.mark.parametrize("name", [*READ, "checkpoint", "done"])
+def test_the_same_command_makes_a_damaged_run_anew_to_the_same_bits_and_says_so(name, whole, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "chorus")
+    one = prepared("fedavg", tmp_path, track_features=1)
+    shutil.copytree(whole.folder, one.folder)
+    path = saves.checkpoints(one.folder)[0] if name == "checkpoint" else one.folder / name
+    flipped(path)
+    again = played(one)
+    assert (": is damaged" if name == "done" else f"{path.name}: is damaged") in caplog.text
+    from_checkpoint = name in ("config.json", "split.npz", "history.npz", "features.npz", "done")
+    assert ("resumed after round 3 of 3" in caplog.text) == from_checkpoint
+    assert ("rounds 1 to 3 are played again" in caplog.text) != from_checkpoint
+    assert_same(whole, again)
+    saves.verify(again)
+
+
+def test_two_checkpoints_are_kept_while_a_run_goes_on_and_one_when_it_is_done(cut, whole):
+    assert [path.name.split("-")[1] for path in saves.checkpoints(cut.folder)] == ["3", "2"]
+    assert len(saves.checkpoints(played(cut).folder)) == 1
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_where_the_last_checkpoint_is_damaged_the_one_before_it_is_used_and_what_is_lost_is_said(damage, cut, whole, caplog):
+    caplog.set_level(logging.INFO, "chorus")
+    last, before = saves.checkpoints(cut.folder)
+    damage(last)
+    again = played(cut)
+    assert (f"{last}: is damaged" in caplog.text) == (damage is not removed)
+    lost = "" if damage is removed else "; round 3 is played again"  # of which nothing is left
+    assert f"{cut.folder.name}: resumed after round 2 of 3{lost}\n" in caplog.text
+    assert_same(whole, again)
+    assert len(saves.checkpoints(cut.folder)) == 1
+
+
+def test_where_both_are_damaged_it_begins_anew_and_says_so(cut, whole, caplog):
+    caplog.set_level(logging.INFO, "chorus")
+    for path in saves.checkpoints(cut.folder):
+        flipped(path)
+    again = played(cut)
+    assert f"{cut.folder.name}: begins anew, no good checkpoint is there; rounds 1 to 3 are played again" in caplog.text
+    assert_same(whole, again)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "confusion.npz"])
+def test_a_checkpoint_of_the_last_round_is_good_where_what_was_written_in_it_is(name, cut, whole, caplog):
+    flipped(cut.folder / name)
+    assert_same(whole, played(cut))
+    assert f"{name}: is damaged: it is not what was written; the checkpoint before it is used" in caplog.text
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(cut):
+    for name in (".weights.pt.0123abcd", ".checkpoint.pt.89abcdef", ".mine", "notes.0123abcd"):
+        (cut.folder / name).touch()
+    played(cut)
+    hidden = {path.name for path in cut.folder.iterdir() if path.name.startswith((".", "notes"))}
+    assert hidden == {".lock", ".mine", "notes.0123abcd"}
+
+
+def test_several_may_write_one_file_at_once(tmp_path):
+    def write(path):
+        saves.write_text(tmp_path / "file", "of the other")
+        path.write_text("mine")
+
+    saves.written(tmp_path / "file", write)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+# --- what would run code, or pass for another run ---------------------------------------------------------------------
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("code of a stranger",))
+
+
+def test_no_pickle_is_read(run, whole, capsys):
+    (run.folder / "history.pkl").write_bytes(pickle.dumps(Bomb()))
+    np.savez(run.folder / "confusion.npz", test=np.array([Bomb()], dtype=object))
+    torch.save({"global": Bomb()}, run.folder / "weights.pt")
+    strange = sealed(run.folder)
+    pd.testing.assert_frame_equal(strange.history, whole.history)
+    for read in (strange.weights, partial(strange.arrays, "confusion")):
+        with pytest.raises(saves.DamagedError):
+            read()
+    assert "stranger" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"round": "3", "state": {}, "history": [], "files": {}},
+        {"round": 99, "state": {}, "history": [], "files": {}},
+        {"round": 3, "state": {}, "history": []},
+        {"round": 3, "state": Bomb(), "history": [], "files": {}},
+    ],
+)
+def test_a_checkpoint_that_is_none_is_passed_over(content, tmp_path, capsys):
+    torch.save(content, tmp_path / "c")
+    r = content["round"] if isinstance(content, dict) and content["round"] == 99 else 3
+    (tmp_path / "c").rename(tmp_path / f"checkpoint-{r}-{saves.digest_of(tmp_path / 'c')[:16]}.pt")
+    assert saves.read_checkpoint(tmp_path, 3) is None
+    assert "stranger" not in capsys.readouterr().out
+
+
+def test_a_history_that_no_run_can_have_is_refused(run, whole):
+    columns = {str(name): whole.history[name].to_numpy() for name in whole.history}
+    assert strange_history(columns, 3, 3) is None
+
+    def changed(name, value):
+        column = columns[name].copy()
+        column[-1] = value
+        return {**columns, name: column}
+
+    for strange, told in {
+        "an accuracy": (changed("personal_accuracy", 7.5), "personal_accuracy is 7.5"),
+        "a share": (changed("global_mean", -0.1), "global_mean is -0.1"),
+        "bytes": (changed("bytes_up", -1), "bytes_up is -1"),
+        "seconds": (changed("seconds", -1.0), "seconds is -1"),
+        "a round": (changed("round", 99), "round is 99"),
+        "a client": (changed("client", 3), "client is 3"),
+        "a text": ({**columns, "loss": np.array(["x"] * len(columns["loss"]))}, "its columns are not all numbers"),
+        "lengths": ({**columns, "loss": np.zeros(2)}, "its columns are not of one length"),
+        "rows": ({"round": columns["round"]}, "it has no rounds and clients"),
+        "rounds": ({name: column[4:] for name, column in columns.items()}, "it has not a row for each of 3 rounds"),
+    }.values():
+        assert strange_history(strange, 3, 3) == told
+    np.savez(run.folder / "history.npz", **changed("global_mean", 7.5))
+    with pytest.raises(saves.DamagedError, match=r"history.npz: is damaged: global_mean is 7.5"):
+        _ = sealed(run.folder).history
+
+
+def test_a_config_that_no_run_can_have_is_refused(whole):
+    config = whole.config
+    assert strange_config(config) is None
+    assert strange_config([]) == "it is no configuration"
+    assert strange_config({**config, "options": []}) == "its options is no dict"
+    assert strange_config({**config, "options": {**config["options"], "rounds": "3"}}) == "its rounds is no int"
+    assert strange_config({**config, "options": {**config["options"], "rounds": 0}}) == "3 clients in 0 rounds"
+    assert strange_config({name: value for name, value in config.items() if name != "data"}) == "its data is no dict"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[" * 3_000, "\xff", "[1]", '{"options": 3}', "NaN"])
+def test_a_damaged_config_is_one_line_everywhere(content, run, capsys):
+    (run.folder / "config.json").write_bytes(content.encode("latin1"))
+    sealed_by_hand = "".join(f"{saves.digest_of(path)}  {path.name}\n" for path in run.folder.glob("*.[njp][tps]*"))
+    (run.folder / "done").write_text(sealed_by_hand)
+    with pytest.raises(UserError, match=r"config.json: is damaged: it"):
+        saves.load(run.folder)
+    assert "1 damaged" in status.table(run.folder.parent)
+    assert command.main(f"fedavg --n_clients 3 --init_from {run.folder}".split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "config.json: is damaged" in line
+
+
+def test_an_archive_that_unpacks_to_more_than_its_arrays_is_refused(run):
+    with zipfile.ZipFile(run.folder / "confusion.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (68719476736,)}".ljust(118)
+        archive.writestr("test.npy", b"\x93NUMPY\x01\x00v\x00" + header)
+    with pytest.raises(saves.DamagedError, match="it holds no arrays"):
+        sealed(run.folder).arrays("confusion")
