@@ -31,6 +31,7 @@ TEXT = 16 * MIB  # bytes of other text
 TOML = 256 * KIB  # bytes of a TOML file
 DEPTH = 64  # brackets within brackets
 DOTS = 1_000  # in one line of a TOML file: keys of many parts take the square of their number to read
+NAME = 256  # characters of the name of a class or a client
 KINDS = "biufUS"  # numpy's letters: truth values, whole numbers, floats, text, bytes
 INVISIBLE = (
     "Cc",
@@ -41,7 +42,7 @@ INVISIBLE = (
 )  # Unicode's categories: control, format (bidi, zero width), surrogates, separators
 
 
-class RefusedError(UserError):
+class RefusedError(UserError, ValueError):
     """A file is not read: `path`, and why, `reason`."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -54,7 +55,7 @@ class RefusedError(UserError):
 
 @contextmanager
 def refusing(path: Path, what: str) -> Iterator[None]:
-    """Whatever a reader stumbles over inside becomes one line: that the file is not `what` ("JSON", "an .npz file")."""
+    """Whatever a reader stumbles over inside becomes one line: that the file is no `what` ("JSON", "an .npz file")."""
     try:
         yield
     except RefusedError:
@@ -66,7 +67,7 @@ def refusing(path: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise RefusedError(path, f"cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged file can break its reader in any way
-        raise RefusedError(path, f"is not {what} ({str(error) or type(error).__name__})") from error
+        raise RefusedError(path, f"is not to be read as {what} ({str(error) or type(error).__name__})") from error
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def opened(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
         found = Path(path).stat()
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
-        raise RefusedError(path, f"is {kind}; must be a file")
+        raise RefusedError(path, f"cannot be read ({kind}; must be a file)")
     if most is not None and found.st_size > most:
         raise RefusedError(path, f"has {size(found.st_size)}; at most {size(most)} are read")
     with refusing(path, "a file"):
@@ -155,17 +156,12 @@ def arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.nda
         wanted = {name: one for name, one in members.items() if names is None or name in names}
         for one in wanted.values():
             if one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise RefusedError(path, f"is not {what} ({one.filename} is packed otherwise than numpy does)")
+                raise RefusedError(path, f"is not to be read as {what} ({one.filename} is packed otherwise than numpy does)")
         asked, packed = (sum(getattr(one, part) for one in wanted.values()) for part in ("file_size", "compress_size"))
-        if asked > UNASKED and asked > RATIO * min(packed, os.fstat(file.fileno()).st_size):
-            raise RefusedError(
-                path,
-                f"would unpack to {size(asked)}, more than {RATIO} times its size; np.savez writes it without packing",
-            )
-        _affordable(path, asked)
+        affordable(path, asked, min(packed, os.fstat(file.fileno()).st_size))
         found = {}
         for name, one in wanted.items():
-            with archive.open(one) as member:
+            with refusing(path, f"the array {name}"), archive.open(one) as member:
                 found[name] = _array(path, name, member, one.file_size)
                 member.read(1)  # at its end the checksum is compared
         return found
@@ -175,11 +171,14 @@ def array(path: Path) -> np.ndarray:
     """The array of an .npy file. Raises RefusedError as `arrays` does."""
     with opened(path) as file, refusing(path, "an .npy file"):
         there = os.fstat(file.fileno()).st_size
-        _affordable(path, there)
+        affordable(path, there, there)
         return _array(path, Path(path).name, file, there)
 
 
-def _affordable(path: Path, asked: int) -> None:
+def affordable(path: Path, asked: int, packed: int) -> None:
+    """Raises RefusedError where `packed` bytes of a file say that they unpack to more than the limits of this module."""
+    if asked > UNASKED and asked > RATIO * packed:
+        raise RefusedError(path, f"would unpack to {size(asked)}, more than {RATIO} times its size; save it without packing")
     if asked > (most := memory()):
         raise RefusedError(path, f"asks for {size(asked)} of memory; at most {size(most)} are given here")
 

@@ -18,12 +18,14 @@ import torch
 import algorithms
 import plugins
 import saves
+import untrusted
 from data import datasets, partition
 from options import Options, flags_of, plain, plain_value
 
 HERE = Path(__file__).resolve().parent.parent
 SOURCES = (
     "streams",
+    "untrusted",
     "data/augment",
     "data/datasets",
     "data/files",
@@ -85,7 +87,9 @@ def _files(options: Options, data: datasets.Data, split: partition.Split, start:
         "init_from": None if start is None else saves.digest(start),
     }
     paths = {f.name: getattr(options, f.name) for f in fields(options) if isinstance(getattr(options, f.name), Path)}
-    contents |= {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in paths.items()}
+    for name, path in paths.items():
+        with untrusted.opened(path) as file:
+            contents[name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return {name: digest for name, digest in contents.items() if digest}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import saves
+import untrusted
 from data import partition
 from errors import UserError
 from figures import on_paper
@@ -55,8 +56,7 @@ def _range(counts: np.ndarray) -> str:
 
 def draw_saved(npz: Path, png: Path) -> None:
     """One split, as `split.npz` of a run's folder has it, as a map."""
-    with np.load(npz) as saved:
-        _figure([panel(saved, "training examples by client and class", MAX_CLIENTS)], png)
+    _figure([panel(untrusted.arrays(npz), "training examples by client and class", MAX_CLIENTS)], png)
 
 
 def draw(runs: Sequence[Run], path: Path | None = None):

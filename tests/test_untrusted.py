@@ -123,11 +123,11 @@ def test_trees_are_read_and_deep_or_large_ones_are_one_line(tmp_path):
     assert untrusted.tree(path)
     assert "has 128 bytes; at most 100 bytes are read" in line_of(untrusted.tree, path, 100)
     path.write_text("{")
-    assert line_of(untrusted.tree, path).startswith(f"{path}: is not JSON (")
+    assert line_of(untrusted.tree, path).startswith(f"{path}: is not to be read as JSON (")
     path.write_text("1" * 5_000)
-    assert line_of(untrusted.tree, path).startswith(f"{path}: is not JSON (")
+    assert line_of(untrusted.tree, path).startswith(f"{path}: is not to be read as JSON (")
     path.write_bytes(b"\xff\xfe")
-    assert line_of(untrusted.tree, path).startswith(f"{path}: is not text (")
+    assert line_of(untrusted.tree, path).startswith(f"{path}: is not to be read as text (")
 
 
 def test_toml_is_read_and_what_would_take_for_ever_is_one_line(tmp_path):
@@ -139,7 +139,7 @@ def test_toml_is_read_and_what_would_take_for_ever_is_one_line(tmp_path):
         ("a." * 500 + "b = 1", "nested too deeply"),
         ("a = " + "[" * 3_000 + "]" * 3_000, "nested too deeply"),
         ("#" * (untrusted.TOML + 1), "at most 256 KiB are read"),
-        ("a = ", "is not TOML ("),
+        ("a = ", "is not to be read as TOML ("),
     ):
         path.write_text(content)
         assert told in line_of(untrusted.toml, path)
@@ -148,8 +148,8 @@ def test_toml_is_read_and_what_would_take_for_ever_is_one_line(tmp_path):
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for reader in (untrusted.arrays, untrusted.array, untrusted.tree, untrusted.toml, untrusted.text):
-        assert line_of(reader, tmp_path / "pipe").endswith("is a pipe or a device; must be a file")
-        assert line_of(reader, tmp_path).endswith("is a folder; must be a file")
+        assert line_of(reader, tmp_path / "pipe").endswith("cannot be read (a pipe or a device; must be a file)")
+        assert line_of(reader, tmp_path).endswith("cannot be read (a folder; must be a file)")
         assert line_of(reader, tmp_path / "none").endswith("cannot be read (No such file or directory)")
 
 
