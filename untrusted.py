@@ -33,13 +33,8 @@ DEPTH = 64  # brackets within brackets
 DOTS = 1_000  # in one line of a TOML file: keys of many parts take the square of their number to read
 NAME = 256  # characters of the name of a class or a client
 KINDS = "biufUS"  # numpy's letters: truth values, whole numbers, floats, text, bytes
-INVISIBLE = (
-    "Cc",
-    "Cf",
-    "Cs",
-    "Zl",
-    "Zp",
-)  # Unicode's categories: control, format (bidi, zero width), surrogates, separators
+# Unicode's categories of what is not seen: control, format (bidi, zero width), half a letter, no letter, ends of lines
+INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
 
 
 class RefusedError(UserError, ValueError):
@@ -219,3 +214,13 @@ def inert(said: object, lines: bool = False) -> str:
     return "".join(
         ascii(c)[1:-1] if unicodedata.category(c) in INVISIBLE and not (lines and c in "\n\t") else c for c in told
     )
+
+
+def no_formula(said: str) -> str:
+    """Text for a file of commas; what a spreadsheet would take for a formula has an apostrophe before it."""
+    return f"'{said}" if said.startswith(("=", "+", "-", "@", "\t", "\r")) else said
+
+
+def tell(*words: object, **how: Any) -> None:
+    """`print`, of text that names are in."""
+    print(*(inert(word, lines=True) for word in words), **how)

@@ -50,6 +50,7 @@ SOURCES = (
 )
 
 
+LONGEST = 160  # bytes of a data set's name in that of a folder, of the 255 that file systems take
 NO_PART = ("device", "unverified_data")  # of what a run asks for: who carries it out; what older runs said of their data
 
 
@@ -128,8 +129,12 @@ def carried_out(config: Mapping[str, Any], today: Mapping[str, Any]) -> str:
 
 
 def stem(name: str) -> str:
-    """A name, of a data set, as part of a file's name."""
-    return re.sub(r"[^\w.]+", "_", name)
+    """A name, of a data set, as part of a file's name; one too long for that is cut, and told apart by a digest."""
+    told = re.sub(r"[^\w.]+", "_", name)
+    if len(told.encode()) <= LONGEST:
+        return told
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{told.encode()[:100].decode(errors='ignore')}-{digest}"
 
 
 def _digest(parts: list) -> str:

@@ -124,6 +124,8 @@ def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
     tuning = held.get("tuning", {})
     if strange := [name for name in tuning if name not in ("validation", "seed", "unequal")]:
         raise UserError(f"{wrong} [tuning] {strange[0]}: must be validation, seed or unequal")
+    if not path.stem.strip("."):  # the folder of its runs would be another
+        raise UserError(f"{wrong} is called by dots alone; must have a name, which its runs' folder has too")
     study = Study(path.stem, tuple(methods), shared, {"seed": [0], **seeds}, tuning)
     _fair(study, wrong)
     return study
