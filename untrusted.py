@@ -5,6 +5,7 @@ unpacked. Whatever is wrong with a file is a `RefusedError`, one line that names
 """
 
 import json
+import logging
 import math
 import os
 import stat
@@ -224,3 +225,11 @@ def no_formula(said: str) -> str:
 def tell(*words: object, **how: Any) -> None:
     """`print`, of text that names are in."""
     print(*(inert(word, lines=True) for word in words), **how)
+
+
+class InertFormatter(logging.Formatter):
+    """Of what is logged: names are in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text of a record, in several lines where a traceback belongs to it."""
+        return inert(super().format(record), lines=True)

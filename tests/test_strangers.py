@@ -4,6 +4,7 @@ are shown. `make hard` has the same attacks in processes of their own, and those
 import csv
 import io
 import re
+import sys
 import unicodedata
 from contextlib import redirect_stderr, redirect_stdout
 
@@ -64,9 +65,12 @@ def of_evil_names(tmp_path_factory):
     owners = np.array([EVIL[i % 2 + 8] for i in range(len(y))])
     with path.open("wb") as file:  # numpy itself opens no such name
         np.savez(file, x_train=x, y_train=y, x_test=x, y_test=y, classes=np.array(EVIL), client_train=owners)
+    patched = pytest.MonkeyPatch()
+    patched.setattr(sys, "argv", ["run.py", "--clients", str(path)])  # which the log tells
     words = ["fedavg", "--rounds", "1", "--model", "MLP", "--threads", "1", "--clients", str(path)]
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as errors:
         assert run.main([*words, "--export_dir", str(tmp / "saves")]) == 0
+    patched.undo()
     return next((tmp / "saves").glob("*/done")).parent, out.getvalue() + errors.getvalue()
 
 
@@ -80,7 +84,9 @@ def test_evil_names_are_inert_on_the_screen(of_evil_names, capsys):
     status.main([str(folder.parent)])
     assert is_inert(said + capsys.readouterr().out)
     assert "Traceback" not in said
+    assert "error" not in said
     assert is_inert(folder.name)
+    assert is_inert((folder / "run.log").read_text())
     assert (folder / "split.png").exists()  # where $ begins no formula
 
 
