@@ -37,6 +37,7 @@ from figures.problems import overview
 from launch import Failed, launch, loggers, nodes, refuse, scheduling, signals, slurm, torchrun
 from launch.display import log_to_stderr
 from study import tuning
+from untrusted import inert, tell
 
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 12, 2, 6
 
@@ -68,14 +69,14 @@ def main(argv: Sequence[str]) -> int:
                 return _plan(ready, how)
             return _submit(ready, how, argv) if _is_for_slurm(ready, how) else _launch(ready, how, notes)
     except nodes.DeclinedError as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        tell(f"run.py: {inert(error)}", file=sys.stderr)
         return nodes.DECLINED
     except UserError as error:
         if leads:
-            print(f"run.py: {error}", file=sys.stderr)
+            tell(f"run.py: {inert(error)}", file=sys.stderr)
         return 2
     except LostError as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        tell(f"run.py: {inert(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever read the output has gone: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt as interrupt:
         if leads:
             with suppress(OSError):  # of a terminal that is closed
-                print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
+                tell("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
         return signals.status_of(interrupt)
 
 
@@ -106,7 +107,7 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
     loggers.chosen(how.log)  # a mistake is one before anything is said
     refuse(ready, how.jobs, how.ray)
     out = sys.stderr if how.json else sys.stdout
-    say = (lambda *words: None) if how.quiet else (lambda *words: print(*words, file=out, flush=True))
+    say = (lambda *words: None) if how.quiet else (lambda *words: tell(*words, file=out, flush=True))
     for one in ready:
         if not how.force and saves.finished(one.folder):
             say(f"already finished, read from {one.folder} (--force runs it anew)")
@@ -120,7 +121,7 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
 
     results = _results(ready, how, math.inf if how.named_by is None else slurm.PATIENCE)
     if left := len(ready) - len(results):
-        print(
+        tell(
             f"other processes are at work on {left} of {len(ready)} runs; the one that ends last prints the table, and "
             f"python -m figures.status {shlex.quote(str(how.export_dir))} tells how they stand",
             file=sys.stderr,
@@ -149,11 +150,11 @@ def _submit(ready: Sequence[Experiment], how: options.Launch, argv: Sequence[str
     others = " on held-out data, then those with the settings that are chosen" if then else ""
     environment = ready[0].config["environment"]
     kind = ", ".join(f"{name} {environment[name]}" for name in ("processor", "device", "torch"))
-    print(f"job {job}: {n} of {len(ready)} runs to make{others}", file=out)
-    print(f"  on nodes with {kind}" + (", and any other (--any_node)" if how.any_node else "; others decline"), file=out)
-    print(f"  script and logs: {folder}", file=out)
-    print(f"  python -m figures.status {shlex.quote(str(ready[0].folder.parent))} tells how they stand", file=out)
-    print("  the element that ends last prints the table, as this command does once all are finished", file=out)
+    tell(f"job {job}: {n} of {len(ready)} runs to make{others}", file=out)
+    tell(f"  on nodes with {kind}" + (", and any other (--any_node)" if how.any_node else "; others decline"), file=out)
+    tell(f"  script and logs: {folder}", file=out)
+    tell(f"  python -m figures.status {shlex.quote(str(ready[0].folder.parent))} tells how they stand", file=out)
+    tell("  the element that ends last prints the table, as this command does once all are finished", file=out)
     return 0
 
 
@@ -166,7 +167,7 @@ def _results(
     for one, result in launch(ready, how.force, how.quiet, log=how.log, patience=patience, **where):
         results.append((one, result))
         if how.json and not isinstance(result, Failed):
-            print(json.dumps(result.summary(), allow_nan=False), flush=True)
+            tell(json.dumps(result.summary(), allow_nan=False), flush=True)
     return results
 
 
@@ -174,7 +175,7 @@ def _failures(results: Sequence[tuple[Experiment, saves.Run | Failed]]) -> int:
     """Tell of each that failed; returns the exit status."""
     failed = [result for _, result in results if isinstance(result, Failed)]
     for failure in failed:
-        print(f"run.py: {failure}", file=sys.stderr)
+        tell(f"run.py: {inert(failure)}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -185,7 +186,7 @@ def _save_study(runs: Sequence[options.Options], how: options.Launch) -> int:
     except OSError as error:
         raise UserError(f"--save_study {how.save_study}: cannot be written ({error.strerror})") from None
     brought = f" --plugin {','.join(how.plugin)}" if how.plugin else ""
-    print(f"written to {how.save_study}; python run.py --study {how.save_study}{brought} runs it")
+    tell(f"written to {how.save_study}; python run.py --study {how.save_study}{brought} runs it")
     return 0
 
 
@@ -207,7 +208,7 @@ def _study(runs: Sequence[options.Options], how: options.Launch, argv: Sequence[
         results = [nodes.prepare(run, how) for of_it in every.values() for run in of_it]
         return _submit([one for _, one in candidates], how, argv, results)
     if candidates:
-        print(f"tuning: {len(candidates)} runs on held-out data, in {trying.export_dir}", file=out, flush=True)
+        tell(f"tuning: {len(candidates)} runs on held-out data, in {trying.export_dir}", file=out, flush=True)
         results = _results([one for _, one in candidates], trying)
         _failures(results)
         of_methods: dict[str, list] = {method: [] for method in tried}
@@ -218,13 +219,13 @@ def _study(runs: Sequence[options.Options], how: options.Launch, argv: Sequence[
     final = [nodes.prepare(run, how) for run in tuning.results_of(asked, every, settings)]
     if _is_for_slurm(final, how):
         return _submit(final, how, argv)
-    print(f"results: {len(final)} runs on all training data, in {folder}", file=out, flush=True)
+    tell(f"results: {len(final)} runs on all training data, in {folder}", file=out, flush=True)
     among = list(dict.fromkeys(flag for one in settings for flag in one.values))
     again = f"python -m figures.table {folder}" + (f" --select {','.join(among)}" if among else "")
     status = _launch(final, how, [f"{again} prints it anew; --latex, --markdown, --csv are other forms"], among)
     if settings:
-        print("\nsettings tried, and chosen by validation accuracy (tuning.csv):", file=out)
-        print(tabulate(tuning.rows_of(settings), headers="keys", tablefmt="simple", floatfmt=".2f"), file=out)
+        tell("\nsettings tried, and chosen by validation accuracy (tuning.csv):", file=out)
+        tell(tabulate(tuning.rows_of(settings), headers="keys", tablefmt="simple", floatfmt=".2f"), file=out)
     return status
 
 
@@ -233,10 +234,10 @@ def _show_split(ready: Sequence[Experiment]) -> int:
     from figures import split
 
     for one in _of_each_split(ready):
-        print(_split(one))
+        tell(_split(one))
         saved = experiment.save_split(one)
         split.draw_one(partition.arrays(one.data, one.split), saved.with_suffix(".png"))
-        print(f"drawn in {saved.with_suffix('.png')}, saved beside it for --partition_file")
+        tell(f"drawn in {saved.with_suffix('.png')}, saved beside it for --partition_file")
     return 0
 
 
@@ -245,13 +246,13 @@ def _plan(ready: Sequence[Experiment], how: options.Launch) -> int:
     plans = []
     for found in plan.each(ready, how.quiet):
         if isinstance(found, DivergedError):
-            print(f"run.py: {found}", file=sys.stderr)
+            tell(f"run.py: {inert(found)}", file=sys.stderr)
             continue
         plans.append(found)
         if how.json:
-            print(json.dumps(plan.summary(found), allow_nan=False), flush=True)
+            tell(json.dumps(plan.summary(found), allow_nan=False), flush=True)
     if plans and not how.json:
-        print(plan.report(plans, scheduling.cores_of(ready, how.jobs)))
+        tell(plan.report(plans, scheduling.cores_of(ready, how.jobs)))
     return 0 if len(plans) == len(ready) else 1
 
 
@@ -269,15 +270,15 @@ def _report(
         for (_, run), base in zip(finished, baselines, strict=True)
     ]
     found, several = groups(runs), len(problems([run for run, _ in runs])[1]) > 1
-    print(file=out)
+    tell(file=out)
     if several:
-        print(render(overview([run for run, _ in runs], select=chosen_among)), file=out)
-        print(*notes, sep="\n", end="\n" * bool(notes), file=out)
+        tell(render(overview([run for run, _ in runs], select=chosen_among)), file=out)
+        tell(*notes, sep="\n", end="\n" * bool(notes), file=out)
     else:
-        print(summary.table(found), file=out)
-        print(file=out)
+        tell(summary.table(found), file=out)
+        tell(file=out)
         for line in (*summary.verdict(found), *summary.best_on_validation(found), *notes):
-            print(line, file=out)
+            tell(line, file=out)
     missing = {
         command_of(base.options, how): None
         for base, (_, run), (_, there) in zip(baselines, finished, runs, strict=True)
@@ -285,17 +286,17 @@ def _report(
     }
     if not several:
         for command in list(missing)[:3]:
-            print(f"no independent learning on this split yet, so no gain: {command}", file=out)
-        print(seeds_told(found), file=out)
+            tell(f"no independent learning on this split yet, so no gain: {command}", file=out)
+        tell(seeds_told(found), file=out)
     if len(finished) > MAX_FOLDERS_SHOWN:
-        print(
+        tell(
             f"{len(finished)} runs are saved in {how.export_dir}/; python -m figures.status {how.export_dir} lists them",
             file=out,
         )
         return
-    print(f"saved in {how.export_dir}/ (history.xlsx, history.pkl, weights.pt, split.png in each):", file=out)
+    tell(f"saved in {how.export_dir}/ (history.xlsx, history.pkl, weights.pt, split.png in each):", file=out)
     for _, run in finished:
-        print(f"  {run.folder.name}", file=out)
+        tell(f"  {run.folder.name}", file=out)
 
 
 def _independent(one: Experiment, how: options.Launch) -> Experiment:

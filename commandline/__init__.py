@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 import re
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,6 +18,7 @@ from data.partition import readers
 from errors import UserError
 from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of, stood_for
 
+RUNS = 10_000  # that one command, or one method of a study, may ask for
 ROLES = {  # of the flags that every algorithm has; several values of a flag are several runs
     "problem": "the problem (several are solved side by side; none is chosen for its accuracy)",
     "setting": "settings (of several the best on --validation may be chosen)",
@@ -106,10 +108,15 @@ def parse(
         if flag["needs"] and getattr(launch, name) != flag["default"] and not flag["needs"].holds(launch):
             raise UserError(f"--{name} {getattr(launch, name)}: read only with {flag['needs'].words}")
 
-    runs, in_use = [], set(launching)
-    for name in names:
+    runs: dict[Options, None] = {}
+    in_use = set(launching)
+    read_by = {name: {f: v for f, v in values.items() if f in flags_of(algorithms[name])} for name in names}
+    asked = sum(math.prod(map(len, readable.values())) for readable in read_by.values())
+    if asked > RUNS:
+        several = " ".join(f"--{f}" for f, given in values.items() if len(given) > 1)
+        raise UserError(f"{several}: would be {asked:,} runs; at most {RUNS:,} in one command")
+    for name, readable in read_by.items():
         cls = algorithms[name]
-        readable = {f: v for f, v in values.items() if f in flags_of(cls)}
         start = {} if alone else {f: d["default"] for f, d in shared.items()}
         for combination in itertools.product(*readable.values()):
             chosen = dict(zip(readable, combination, strict=True))
@@ -119,8 +126,7 @@ def parse(
             in_use |= chosen.keys() - idle
             used = {f: v for f, v in chosen.items() if f not in idle}
             run = cls(**{**start, **used, "algorithm": name})
-            if run not in runs:
-                runs.append(run)
+            runs[run] = None
     for name, found in given.items():
         if name not in in_use:
             raise UserError(f"--{name} {_shown(found)}: read only with {declared[name]['needs'].words}")
@@ -131,7 +137,7 @@ def parse(
                 f"--partition {run.partition}: says nothing without --alpha: a number, the smaller the more heterogeneous, "
                 "or inf for the class mix of the whole at every client"
             )
-    return runs, launch, [*notes, *more, *_notes(names, values, algorithms, shared)]
+    return list(runs), launch, [*notes, *more, *_notes(names, values, algorithms, shared)]
 
 
 def bring(argv: Sequence[str]) -> None:

@@ -1,7 +1,6 @@
 """What stands for other flags: presets, saved configurations, and spellings of other systems that are more than another
 name for a flag (plain other names stand with the flag, as `spelled`)."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 
+import untrusted
 from errors import UserError
 from options import Choice, Number, flag
 
@@ -57,11 +57,9 @@ def config_file(path: Path, named: Sequence[str]) -> dict[str, Any]:
     another algorithm than the one `named`."""
     expected = "must be the config.json of a saved run, or a JSON object of flags"
     try:
-        held = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror}); {expected}") from None
-    except ValueError as error:
-        raise UserError(f"is not JSON ({error}); {expected}") from None
+        held = untrusted.tree(path)
+    except untrusted.RefusedError as error:
+        raise UserError(f"{error.reason}; {expected}") from None
     held = held.get("options", held) if isinstance(held, dict) else held
     if not isinstance(held, dict):
         raise UserError(f"holds no flags; {expected}")

@@ -7,6 +7,7 @@ because torchvision would run the code in a pickle and takes no file without its
 
 import difflib
 import hashlib
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -20,9 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import streams
+import untrusted
 from data import augment, files, pictures, silos
 from data.files import Published, naming
 from errors import UserError
+from untrusted import inert
 
 
 @dataclass(frozen=True)
@@ -279,8 +282,9 @@ def mnist(source: Source) -> Data:
     path = source.data_dir / "MNIST" / "mnist_writer_ids.npz"
     if not path.exists():
         return data
-    with naming("MNIST", path), np.load(path, allow_pickle=False) as file:
-        train, test = (_integers(file[key]) for key in ("train_writer", "test_writer"))
+    with naming("MNIST", path):
+        found = untrusted.arrays(path, ("train_writer", "test_writer"))
+        train, test = (_integers(found[key]) for key in ("train_writer", "test_writer"))
         n_train, n_test = data.n_train, len(data.y) - data.n_train
         if (len(train), len(test)) != (n_train, n_test):
             raise ValueError(f"writers of {len(train)} and {len(test)} images, but there are {n_train} and {n_test}")
@@ -382,6 +386,9 @@ def _cifar(name: str, labels: str, source: Source) -> Data:
     return _published(wanted, part(reader.train_list), part(reader.test_list), tuple(map(str, meta)), unverified)
 
 
+NUMBERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "single", "double")  # Matlab's words
+
+
 def svhn(source: Source) -> Data:
     """SVHN (Netzer et al., 2011), cropped digits: 73,257 and 26,032 images [3, 32, 32] of house numbers. The files call the
     digit 0 class 10; here it is 0. Tried on small files of this layout only.
@@ -399,9 +406,16 @@ def svhn(source: Source) -> Data:
     unverified = files.obtain(wanted, source.unverified)
 
     def mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
-        from scipy.io import loadmat
+        from scipy.io import loadmat, whosmat
 
-        file = loadmat(path, variable_names=["X", "y"])
+        with untrusted.opened(path) as file:  # what it holds is said before it is unpacked
+            for name, shape, kind in whosmat(file):
+                if name in ("X", "y") and kind not in NUMBERS:
+                    raise ValueError(f"{name} holds {kind}; must be numbers")
+                if name in ("X", "y"):
+                    untrusted.affordable(path, 8 * math.prod(shape), path.stat().st_size)
+            file.seek(0)
+            file = loadmat(file, variable_names=["X", "y"])
         y = _integers(file["y"].reshape(-1))
         return file["X"].transpose(3, 2, 0, 1), np.where(y == 10, 0, y)  # X [32, 32, 3, n]
 
@@ -410,6 +424,8 @@ def svhn(source: Source) -> Data:
 
 def _integers(labels: list | np.ndarray) -> np.ndarray:
     """int64 [n]. Raises ValueError for anything else."""
+    if isinstance(labels, list) and not all(type(label) is int for label in labels):
+        raise ValueError("must be integers [n]")
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(f"must be integers [n], not {labels.dtype} {list(labels.shape)}")
@@ -452,6 +468,9 @@ def cinic10(source: Source) -> Data:
     return replace(_pictures("CINIC10", train, test, classes, source, source.image_size, 3), unverified=unverified)
 
 
+LISTED = 64 * untrusted.MIB  # bytes of a list of CelebA's; the longer one has 26 MB
+
+
 def celeba(source: Source) -> Data:
     """CelebA (Liu et al., 2015), aligned and cropped: 162,770 and 19,962 photographs of faces [3, 32, 32], and whether they
     have one of 40 attributes, `source.attribute`. The photographs, 178x218, are resized as a whole to 32x32 unless
@@ -484,7 +503,7 @@ def celeba(source: Source) -> Data:
 
 def _celeba_parts(path: Path) -> tuple[list[str], list[str]]:
     """list_eval_partition.txt -> images of the training and of the test set. Lines: an image and its part, 0, 1 or 2."""
-    rows = [line.split() for line in path.read_text().splitlines()]
+    rows = [line.split() for line in untrusted.text(path, LISTED).splitlines()]
     train, test = ([name for name, part in rows if part == wanted] for wanted in ("0", "2"))
     if not (train and test):
         raise ValueError("no training images, or no test images")
@@ -494,7 +513,7 @@ def _celeba_parts(path: Path) -> tuple[list[str], list[str]]:
 def _celeba_labels(path: Path, attribute: str, images: list[str]) -> list[int]:
     """list_attr_celeba.txt -> 1 for the images that have the attribute, 0 for those that have not. Lines: how many images
     there are, the names of the attributes, then image by image its name and -1 or 1 for each attribute."""
-    _, names, *rows = (line.split() for line in path.read_text().splitlines())
+    _, names, *rows = (line.split() for line in untrusted.text(path, LISTED).splitlines())
     column = names.index(attribute) + 1
     values = {row[0]: {"-1": 0, "1": 1}[row[column]] for row in rows}
     return [values[image] for image in images]
@@ -553,6 +572,15 @@ def load(name: str, source: Source) -> Data:
             raise ValueError(
                 f"no such file or folder; must be one of {', '.join(LOADERS)}, a .npz file or a folder with train/ and test/"
             )
+        data = replace(data, name=inert(data.name), classes=_called(data.classes), clients=_called(data.clients))
         if source.image_size is None:
             return data
         return (_unfolded if data.vectors else _resized)(data, source.image_size)
+
+
+def _called(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of classes or clients, which are shown wherever there is something of theirs. Raises ValueError for one that
+    is longer than `untrusted.NAME`."""
+    if too_long := next((name for name in names if len(name) > untrusted.NAME), None):
+        raise ValueError(f"a class or a client has a name of {len(too_long)} characters; at most {untrusted.NAME} are read")
+    return tuple(map(inert, names))

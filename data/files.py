@@ -1,12 +1,12 @@
 """Files of data sets: are they there, are they the published ones, and reading them without running anything in them."""
 
 import hashlib
-import pickle
+import pickletools
 import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+import untrusted
 from errors import UserError
+from untrusted import RefusedError
 
 PATIENCE = 60  # seconds without a byte after which a download is given up
 
@@ -24,9 +26,9 @@ def naming(name: str, path: Path | None = None) -> Iterator[None]:
     """Whatever is stumbled over inside becomes one line that names the data set, and the file where one is given."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:  # a damaged file can break its reader in any way
+        if isinstance(error, UserError) and not isinstance(error, RefusedError):
+            raise
         where = f"{path} cannot be read ({reason(error)})" if path else reason(error)
         raise UserError(f"--dataset {name}: {where}") from error
 
@@ -42,6 +44,8 @@ def within(path: Path) -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """What went wrong, in one line."""
+    if isinstance(error, RefusedError):
+        return error.reason
     if isinstance(error, KeyError):
         return f"it lacks {error}"
     return next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
@@ -119,7 +123,7 @@ def _complaint(wanted: Published, path: str) -> str:
     published = {**wanted.files, **wanted.archives}[path]
     if published is None:
         return ""
-    with naming(wanted.name, wanted.root / path), (wanted.root / path).open("rb") as file:
+    with naming(wanted.name, wanted.root / path), untrusted.opened(wanted.root / path) as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if found == published:
         return ""
@@ -172,58 +176,115 @@ def _move(new: Path, place: Path) -> None:
 
 def idx(path: Path, axes: int) -> np.ndarray:
     """An IDX file of bytes (MNIST's format): 0, 0, 8, the number of axes, their lengths as big-endian int32, the bytes."""
-    content = np.fromfile(path, np.uint8)
+    with untrusted.opened(path) as file:
+        content = np.fromfile(file, np.uint8)
     start = 4 * (axes + 1)
     if len(content) < start or content[:4].tolist() != [0, 0, 8, axes]:
         raise ValueError(f"not an IDX file of bytes with {axes} axes")
     return content[start:].reshape(content[4:start].view(">u4").astype(int))
 
 
-class _Array:
-    """Stands in for numpy's array while a pickle is read, and keeps its state: no byte of the file reaches numpy's own
-    reconstruction, which trusts it."""
+@dataclass
+class _Called:
+    """Stands in for a function or a class that a pickle names, and for what it says comes of calling it: nothing is called.
+    `given` are the arguments, `state` is what it is told to become."""
 
-    def __setstate__(self, state: tuple) -> None:
-        self.state = state
-
-
-class _DType(_Array):
-    """Stands in for numpy's dtype: `name` is what it was made of."""
-
-    def __init__(self, name: str, *_: Any) -> None:
-        self.name = name
+    name: str
+    given: tuple | None = None
+    state: Any = None
 
 
-class _Unpickler(pickle.Unpickler):
-    """Plain containers and arrays; nothing else that a pickle asks for is looked up, so nothing in it can run."""
-
-    known = {
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _DType,
-        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
-        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),  # since numpy 2
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.known:
-            raise ValueError(f"refused: it asks for {module}.{name}, and only arrays and plain containers are read")
-        return self.known[module, name]
+KNOWN = {
+    "numpy ndarray": "array",
+    "numpy dtype": "dtype",
+    "numpy.core.multiarray _reconstruct": "array",
+    "numpy._core.multiarray _reconstruct": "array",  # since numpy 2
+}
+PLAIN = (str, bytes, int, float, bool, type(None))
+PICKLE = 512 * untrusted.MIB  # bytes of a file; the largest of CIFAR has 155 MB
 
 
 def unpickled(path: Path) -> dict[str, Any]:
-    """A pickled dict of plain containers and arrays of bytes, as the CIFAR files are, by Python 2 or 3. Nothing runs."""
-    with path.open("rb") as file:
-        content = _Unpickler(file, encoding="latin1").load()
-    if not isinstance(content, dict):
-        raise ValueError(f"not a dict, but a {type(content).__name__}")
-    return {key: _bytes(value) if isinstance(value, _Array) else value for key, value in content.items()}
+    """A pickled dict of arrays of bytes, lists and single values, as the CIFAR files are, by Python 2 or 3. Raises
+    ValueError for anything else. The few words of a pickle that make such a dict are followed here one by one, so that
+    nothing in it can run, whatever it asks for."""
+    with untrusted.opened(path, PICKLE) as file:
+        content = file.read()
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    marks: list[int] = []
+
+    def since_mark() -> list:
+        start = marks.pop()
+        items = stack[start:]
+        del stack[start:]
+        return items
+
+    for opcode, said, _ in pickletools.genops(content):
+        match opcode.name:
+            case "PROTO" | "FRAME" | "STOP":
+                pass
+            case "MARK":
+                marks.append(len(stack))
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[opcode.name]())
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
+            case "TUPLE":
+                stack.append(tuple(since_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                n = int(opcode.name[-1])
+                stack[-n:] = [tuple(stack[-n:])]
+            case "APPEND" | "APPENDS":
+                items = since_mark() if opcode.name == "APPENDS" else [stack.pop()]
+                _is(stack[-1], list).extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = since_mark() if opcode.name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+                held = _is(stack[-1], dict)
+                for key, value in zip(items[::2], items[1::2], strict=True):
+                    held[_is(key, str, bytes)] = value
+            case "MEMOIZE" | "BINPUT" | "LONG_BINPUT" | "PUT":
+                memo[len(memo) if said is None else said] = stack[-1]
+            case "BINGET" | "LONG_BINGET" | "GET":
+                stack.append(memo[said])
+            case "GLOBAL" | "STACK_GLOBAL":
+                name = said or f"{_is(stack.pop(-2), str)} {_is(stack.pop(), str)}"
+                if name not in KNOWN:
+                    asks = name.replace(" ", ".", 1)
+                    raise ValueError(f"refused: it asks for {asks}, and only arrays and plain containers are read")
+                stack.append(_Called(KNOWN[name]))
+            case "REDUCE":
+                given, called = _is(stack.pop(), tuple), _is(stack.pop(), _Called)
+                stack.append(_Called(called.name, given))
+            case "BUILD":
+                state = stack.pop()
+                _is(stack[-1], _Called).state = state
+            case _ if said is not None and type(said) in PLAIN:  # a number or text
+                stack.append(said)
+            case other:
+                raise ValueError(f"refused: it holds a pickle's {other}, and only arrays and plain containers are read")
+    (found,) = stack
+    if not isinstance(found, dict):
+        raise ValueError(f"not a dict, but a {type(found).__name__}")
+    return {key: _value(value) for key, value in found.items()}
 
 
-def _bytes(array: _Array) -> np.ndarray:
-    """The uint8 array that a stand-in stands for."""
-    _, shape, dtype, fortran, content = array.state
-    if dtype.name not in ("u1", "|u1"):
-        raise ValueError(f"an array of {dtype.name}, not of bytes")
+def _is(thing: Any, *kinds: type) -> Any:
+    """The thing itself. Raises ValueError where it is of none of these kinds."""
+    if type(thing) not in kinds:
+        raise ValueError(f"a {type(thing).__name__} where a {kinds[0].__name__} must be")
+    return thing
+
+
+def _value(value: Any) -> Any:
+    """What stands in a pickled dict: the uint8 array that is told of, a list of plain values, or one. Raises ValueError."""
+    if isinstance(value, list) and all(type(one) in PLAIN for one in value):
+        return value
+    if type(value) is not _Called or value.name != "array":
+        return _is(value, *PLAIN)
+    _, shape, dtype, fortran, content = _is(value.state, tuple)
+    if (name := _is(dtype, _Called).given[0]) not in ("u1", "|u1"):
+        raise ValueError(f"an array of {name}, not of bytes")
     if isinstance(content, str):  # as Python 3 reads the bytes of Python 2
         content = content.encode("latin1")
     return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
@@ -268,14 +329,11 @@ def npz(path: Path, optional: str | None = None) -> Brought:
     where both readings of four axes are possible, the channels are the last. Integers must lie in 0 .. 255; floats are any
     finite numbers. Vectors [n, d] are any finite numbers, and become floats [n, d, 1, 1]. y are integers [n] or [n, 1].
     `classes`, the C names, may be left out. `client_train` and `client_test` [n] name the client of each example: then the
-    test part may be left out, and without `client_test` it is nobody's. Raises ValueError.
+    test part may be left out, and without `client_test` it is nobody's. Raises ValueError, and
+    RefusedError for what is no such file.
     """
     clients = {part: f"client_{part}" for part in ("train", "test")}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {key: np.asarray(file[key]) for key in (*KEYS, "classes", *clients.values()) if key in file}
-    except Exception as error:  # not a zip file, half a zip file, objects in it, ...
-        raise ValueError(f"not to be read as an .npz file ({reason(error)})") from error
+    found = untrusted.arrays(path, (*KEYS, "classes", *clients.values()))
     optional = "test" if optional is None and clients["train"] in found else optional
     left_out = optional if not any(f"{what}_{optional}" in found for what in "xy") else None
     if lacking := [key for key in KEYS if key not in found and not key.endswith(f"_{left_out}")]:
@@ -364,6 +422,15 @@ def classified(brought: Brought) -> tuple[np.ndarray, tuple[str, ...]]:
         raise ValueError(f"test examples are of class {unknown[0]}, which the training examples lack")
     place = {name: c for c, name in enumerate(classes)}
     return np.array([place[name] for name in np.concatenate([train, test]).tolist()], np.int64), classes
+
+
+def words(what: str, values: Sequence[Any]) -> np.ndarray:
+    """Names as text [n]. An array holds all of them in the room of the longest, so none may be longer than
+    `untrusted.NAME`. Raises ValueError."""
+    told = list(map(str, values))
+    if longest := max((name for name in told if len(name) > untrusted.NAME), default=""):
+        raise ValueError(f"{what} holds a name of {len(longest)} characters; at most {untrusted.NAME} are read")
+    return np.array(told, TEXT) if told else np.zeros(0, f"{TEXT}1")
 
 
 def in_order(names: Iterable[str]) -> list[str]:

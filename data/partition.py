@@ -15,7 +15,6 @@ import heapq
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +23,10 @@ from typing import Any
 import numpy as np
 
 import streams
-from data.files import in_order, listed
+import untrusted
+from data.files import in_order, listed, words
 from errors import UserError
+from untrusted import RefusedError
 
 Pair = tuple[np.ndarray, np.ndarray]  # of the training and of the test set
 Dealt = tuple[Sequence[np.ndarray], Sequence[np.ndarray]]  # likewise, of K clients
@@ -635,16 +636,17 @@ def from_file(path: Path, data, n_clients: int) -> Split:
     twice."""
     wrong, wanted = f"--partition_file {path}:", "must be the split.npz of a run, or have example, client and part"
     try:
-        with nullcontext(_columns(path)) if path.suffix == ".csv" else np.load(path, allow_pickle=False) as saved:
-            overlapping = "overlapping" in saved and bool(saved["overlapping"])
-            digest = str(saved["data"]) if "data" in saved else data.digest
-            public = np.asarray(saved["public"]) if "public" in saved else np.zeros(0, np.int64)
-            if set(HAND_MADE) <= set(saved):
-                names, read = _hand_made(*(np.asarray(saved[name]) for name in HAND_MADE))
-            else:
-                names, read = tuple(map(str, saved.get("clients", ()))), [_pieces(saved, part) for part in PARTS]
-    except FileNotFoundError:
-        raise UserError(f"{wrong} there is no such file; {wanted}") from None
+        saved = _columns(path) if path.suffix == ".csv" else untrusted.arrays(path)
+        overlapping = "overlapping" in saved and bool(saved["overlapping"])
+        digest = str(saved["data"]) if "data" in saved else data.digest
+        public = saved.get("public", np.zeros(0, np.int64))
+        if set(HAND_MADE) <= set(saved):
+            names, read = _hand_made(*(saved[name] for name in HAND_MADE))
+        else:
+            names, read = tuple(map(str, saved.get("clients", ()))), [_pieces(saved, part) for part in PARTS]
+        names = tuple(map(untrusted.inert, names))
+    except RefusedError as error:
+        raise UserError(f"{wrong} {error.reason}; {wanted}") from None
     except Exception as error:  # whatever a reader stumbles over in a file that may be anything
         told = f" ({error})" if isinstance(error, _HandMadeError) else ""
         raise UserError(f"{wrong} not to be read as a split{told}; {wanted}") from error
@@ -697,17 +699,19 @@ class _HandMadeError(Exception):
 def _columns(path: Path) -> dict[str, np.ndarray]:
     import pandas as pd
 
-    return {
-        name: column.to_numpy()
-        for name, column in pd.read_csv(path, dtype={"client": str, "part": str}, keep_default_na=False).items()
-    }
+    with untrusted.opened(path) as file:
+        read = pd.read_csv(file, dtype={"client": str, "part": str}, keep_default_na=False)
+    return {name: column.to_numpy() for name, column in read.items()}
 
 
 def _hand_made(examples: np.ndarray, clients: np.ndarray, parts: np.ndarray) -> tuple[tuple[str, ...], list[tuple]]:
     """The names of the clients, () where they are numbers, and of each part what `_pieces` returns."""
     if not examples.shape == clients.shape == parts.shape == (len(examples),):
         raise _HandMadeError("example, client and part must be as long as each other")
-    clients, parts = clients.astype(str), parts.astype(str)
+    try:
+        clients, parts = words("client", clients.tolist()), words("part", parts.tolist())
+    except ValueError as error:
+        raise _HandMadeError(str(error)) from None
     if len(strange := np.flatnonzero(~np.isin(parts, PARTS))):
         raise _HandMadeError(
             f"part {parts[strange[0]]} of example {examples[strange[0]]}; must be one of {', '.join(PARTS)}"

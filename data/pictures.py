@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+import untrusted
 from data.files import reason
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 MANY = 10_000  # files; more of them are decoded with a progress bar, and what comes out is kept
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of SUFFIXES; others of Pillow's start programs (EPS)
+PIXELS = 2**26  # of one image: 8,192 x 8,192; Pillow itself warns at somewhat more
 GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's words for one channel
 
 
@@ -72,7 +76,9 @@ def decode(files: list[Path], size: int | None, channels: int | None, kept: Path
     place = _place(files, size, channels, kept) if len(files) > MANY else None
     if place and (x := _read(place, len(files))) is not None:
         return x
-    pictures = list(_decoded(files, size, channels))
+    # each is held twice, and those that are not resized as large as they say
+    most = PIXELS if size else min(PIXELS, untrusted.memory() // (2 * 3 * len(files)))
+    pictures = list(_decoded(files, size, channels, most))
     shapes = [picture.shape for picture in pictures]
     for path, shape in zip(files, shapes, strict=True):
         if shape[1:] != shapes[0][1:]:
@@ -89,27 +95,36 @@ def decode(files: list[Path], size: int | None, channels: int | None, kept: Path
     return x
 
 
-def _decoded(files: list[Path], size: int | None, channels: int | None) -> Iterator[np.ndarray]:
-    """Each image uint8 [1 or 3, height, width], in order; several threads decode at once."""
+def _decoded(files: list[Path], size: int | None, channels: int | None, most: int) -> Iterator[np.ndarray]:
+    """Each image uint8 [1 or 3, height, width], in order; several threads decode at once. None may have more pixels than
+    `most`."""
+    from PIL import Image
     from tqdm import tqdm
 
     def some(start: int) -> list[np.ndarray]:
-        return [_picture(path, size, channels) for path in files[start : start + 256]]
+        return [_picture(path, size, channels, most) for path in files[start : start + 256]]
 
     bar = {"desc": "decoding", "unit": " images", "file": sys.stderr, "leave": False}
     hidden = None if len(files) > MANY else True  # None: hidden where nobody watches
-    with ThreadPoolExecutor() as pool, tqdm(total=len(files), disable=hidden, **bar) as progress:
+    with (
+        warnings.catch_warnings(),
+        ThreadPoolExecutor() as pool,
+        tqdm(total=len(files), disable=hidden, **bar) as progress,
+    ):
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         for pictures in pool.map(some, range(0, len(files), 256)):
             progress.update(len(pictures))
             yield from pictures
 
 
-def _picture(path: Path, size: int | None, channels: int | None) -> np.ndarray:
-    """One image, uint8 [1 or 3, height, width]."""
+def _picture(path: Path, size: int | None, channels: int | None, most: int) -> np.ndarray:
+    """One image, uint8 [1 or 3, height, width]; of several in a file the first."""
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with untrusted.opened(path) as file, Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > most:
+                raise ValueError(f"{image.width}x{image.height}; at most {most:,} pixels are read here")
             if image.mode in ("I", "F"):
                 raise ValueError("32 bits a pixel; must be 8 or 16")
             grey = image.mode in GREY and channels != 3
@@ -143,7 +158,7 @@ def _place(files: list[Path], size: int | None, channels: int | None, kept: Path
 def _read(place: Path, n: int) -> np.ndarray | None:
     """What was kept, unless it is not there or damaged."""
     with suppress(Exception):
-        x = np.load(place, allow_pickle=False)
+        x = untrusted.array(place)
         if x.dtype == np.uint8 and x.ndim == 4 and len(x) == n:
             return x
     return None
@@ -155,7 +170,7 @@ def _keep(place: Path, x: np.ndarray) -> None:
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with beside.open("wb") as file:
+            with beside.open("xb") as file:
                 np.save(file, x)
             beside.replace(place)
         finally:

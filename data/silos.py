@@ -1,18 +1,23 @@
 """What users bring: arrays, tables and images, in one place or by client."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 import streams
+import untrusted
 from data import files, pictures
-from data.files import TEXT, Brought, Part, in_order
+from data.files import Brought, Part, in_order
 
 TABLES = (".csv", ".parquet")
 FILES = (".npz", *TABLES)  # of which each may be a client's
 CLIENT, PART, LABEL = "client", "part", "label"  # columns of a table
+COLUMNS = 20_000  # of a table: pandas takes the square of their number
+LEAF = 2 * untrusted.GIB  # bytes of a file; all of FEMNIST is in files of less than a tenth
 TEST_SHARE = 0.2  # of a table that says nothing of a test set
 WANTED = (
     "must be a folder with a folder (CLIENT/train/CLASS/*.png) or a file (CLIENT.npz, CLIENT.csv) a client, a .npz file "
@@ -198,11 +203,22 @@ def table(path: Path, label: str | None = None) -> Brought:
 def _columns(path: Path) -> list[str]:
     import pandas as pd
 
+    with _reading(path) as file:
+        if path.suffix == ".csv" and (n := file.readline().count(b",") + 1) > COLUMNS:
+            raise ValueError(f"it has {n} columns; at most {COLUMNS} are read")
+        file.seek(0)
+        found = pd.read_csv(file, nrows=0) if path.suffix == ".csv" else pd.read_parquet(file).iloc[:0]
+    return list(map(str, found.columns))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """A table that is opened. Whatever is stumbled over inside names it."""
     try:
-        found = pd.read_csv(path, nrows=0) if path.suffix == ".csv" else pd.read_parquet(path).iloc[:0]
+        with untrusted.opened(path) as file:
+            yield file
     except Exception as error:  # whatever a reader stumbles over in a file that may be anything
         raise ValueError(f"{path} is not to be read as a table ({files.reason(error)})") from error
-    return list(map(str, found.columns))
 
 
 def _frame(path: Path, columns: Sequence[str], numbers: Sequence[str] = ()):
@@ -210,18 +226,20 @@ def _frame(path: Path, columns: Sequence[str], numbers: Sequence[str] = ()):
     import pandas as pd
 
     if path.suffix == ".parquet":
-        frame = pd.read_parquet(path, columns=list(columns))
+        with _reading(path) as file:
+            frame = pd.read_parquet(file, columns=list(columns))
         return frame.assign(**{name: frame[name].astype("string").fillna("") for name in set(columns) - set(numbers)})
     missing = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
     as_text = {name: str for name in columns if name not in numbers}
-    return pd.read_csv(
-        path,
-        usecols=list(columns),
-        dtype=as_text,
-        keep_default_na=False,
-        na_values=dict.fromkeys(numbers, missing),
-        low_memory=False,
-    )
+    with _reading(path) as file:
+        return pd.read_csv(
+            file,
+            usecols=list(columns),
+            dtype=as_text,
+            keep_default_na=False,
+            na_values=dict.fromkeys(numbers, missing),
+            low_memory=False,
+        )
 
 
 def _numbers(path: Path, frame, name: str) -> np.ndarray:
@@ -241,7 +259,7 @@ def _numbers(path: Path, frame, name: str) -> np.ndarray:
 
 def _words(path: Path, frame, name: str, allowed: Sequence[str] = ()) -> np.ndarray:
     """A column of text, of which no cell is empty unless that is allowed."""
-    found = frame[name].to_numpy().astype(TEXT)
+    found = files.words(f"{path}: the column {name}", frame[name].tolist())
     if "" not in allowed and len(empty := np.flatnonzero(found == "")):
         raise ValueError(f"{path}, line {empty[0] + 2}: the column {name} has no value")
     return found
@@ -283,14 +301,25 @@ def _leaf(train: Sequence[Path], test: Sequence[Path]) -> Brought:
 def _users(path: Path) -> list[tuple[str, Part]]:
     """The users of a file and what they have; without those who have nothing."""
     with files.within(path):
-        held = json.loads(path.read_text())
+        held = untrusted.tree(path, LEAF)
         found = []
         for user in held["users"]:
             of_user = held["user_data"][user]
             if of_user["y"]:
-                x = files.examples(f"x of user {user}", np.asarray(of_user["x"]))
-                y = np.asarray(of_user["y"])
-                if len(x) != len(y) or y.ndim != 1:
-                    raise ValueError(f"user {user} has {len(x)} examples and labels {list(y.shape)}")
-                found.append((str(user), Part(x, y.astype(TEXT))))
+                x = files.examples(f"x of user {user}", _array(user, of_user["x"]))
+                y = files.words(f"y of user {user}", of_user["y"])
+                if len(x) != len(y) or any(isinstance(label, list | dict) for label in of_user["y"]):
+                    raise ValueError(f"user {user} has {len(x)} examples and {len(y)} labels; must be one of each")
+                found.append((str(user), Part(x, y)))
         return found
+
+
+def _array(user: str, x: list) -> np.ndarray:
+    """Numbers in lists in lists as an array. Raises ValueError for anything else in them: an array holds every text in the
+    room of the longest."""
+    level = [x]
+    while level:
+        if strange := set(map(type, level)) - {list, int, float}:
+            raise ValueError(f"x of user {user} holds a {strange.pop().__name__}; must be numbers")
+        level = list(chain.from_iterable(one for one in level if type(one) is list))
+    return np.asarray(x)

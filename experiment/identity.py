@@ -18,12 +18,14 @@ import torch
 import algorithms
 import plugins
 import saves
+import untrusted
 from data import datasets, partition
 from options import Options, flags_of, plain, plain_value
 
 HERE = Path(__file__).resolve().parent.parent
 SOURCES = (
     "streams",
+    "untrusted",
     "data/augment",
     "data/datasets",
     "data/files",
@@ -48,6 +50,7 @@ SOURCES = (
 )
 
 
+LONGEST = 160  # bytes of a data set's name in that of a folder, of the 255 that file systems take
 NO_PART = ("device", "unverified_data")  # of what a run asks for: who carries it out; what older runs said of their data
 
 
@@ -85,7 +88,9 @@ def _files(options: Options, data: datasets.Data, split: partition.Split, start:
         "init_from": None if start is None else saves.digest(start),
     }
     paths = {f.name: getattr(options, f.name) for f in fields(options) if isinstance(getattr(options, f.name), Path)}
-    contents |= {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in paths.items()}
+    for name, path in paths.items():
+        with untrusted.opened(path) as file:
+            contents[name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return {name: digest for name, digest in contents.items() if digest}
 
 
@@ -124,8 +129,12 @@ def carried_out(config: Mapping[str, Any], today: Mapping[str, Any]) -> str:
 
 
 def stem(name: str) -> str:
-    """A name, of a data set, as part of a file's name."""
-    return re.sub(r"[^\w.]+", "_", name)
+    """A name, of a data set, as part of a file's name; one too long for that is cut, and told apart by a digest."""
+    told = re.sub(r"[^\w.]+", "_", name)
+    if len(told.encode()) <= LONGEST:
+        return told
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{told.encode()[:100].decode(errors='ignore')}-{digest}"
 
 
 def _digest(parts: list) -> str:

@@ -21,6 +21,7 @@ from experiment.measuring import is_evaluated, passed_over, play, start, untuned
 from experiment.preparation import Experiment, at_work
 from federation import Federation, computing_with, ranks
 from helpers import Round
+from untrusted import InertFormatter, inert
 
 CHECKPOINT_SECONDS = 60  # at most this much work is lost when a run is killed, or the round it was in
 CHECKPOINT_SHARE = 0.02  # less is lost where writing takes no more than this part of the work that it saves
@@ -124,10 +125,10 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
     """Inside, the command, warnings and tracebacks go to the run's log as well; why it failed is left beside it."""
     failed = path.with_name("failed")
     failed.unlink(missing_ok=True)
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(InertFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
-    log.debug("%s in %s", " ".join(sys.argv), Path.cwd())
+    log.debug("%s in %s", inert(" ".join(sys.argv)), inert(Path.cwd()))
     if unverified:
         log.debug("unverified data: %s", unverified)
     try:
@@ -136,7 +137,7 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
         log.debug("stopped", exc_info=True)
         if isinstance(error, Exception):
             with suppress(OSError):  # of a full disk, say, which may be why
-                failed.write_text(f"{reason_of(error)}\n")
+                failed.write_text(f"{inert(reason_of(error))}\n", encoding="utf-8")
         raise
     finally:
         logging.getLogger().removeHandler(handler)

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from figures.groups import Group
 from figures.units import operations
+from untrusted import inert, no_formula
 
 BREAK = "@@"  # where a header is broken: no header has it
 FORMS = {"plain": "simple", "markdown": "github", "latex": "latex_booktabs"}
@@ -105,16 +106,20 @@ def render(result: Comparison, form: str = "plain") -> str:
         text = text or grid(without_empty(rows) if form == "latex" else rows, form)
         parts += [_aside(f"{title}:", form), *([""] if form == "markdown" else []), text, ""]
     mark = "- " if form == "markdown" else ""
-    return "\n".join([*parts, *(_aside(mark + note, form) for note in result.notes)])
+    return "\n".join([*parts, *(mark + _aside(note, form) for note in result.notes)])
 
 
 def grid(rows: Sequence[dict[str, Cell]], form: str) -> str:
     """One table, in one of FORMS; words are aligned left, numbers right."""
     headers = list(rows[0]) if form == "plain" else [_title(name, BREAK if form == "latex" else " ") for name in rows[0]]
     marked = any(cell.mark for row in rows for cell in row.values())
-    cells = [[MARKS[form][cell.mark].format(cell.text) if marked else cell.text for cell in row.values()] for row in rows]
+    spelled = _in_markdown if form == "markdown" else str
+    cells = [
+        [MARKS[form][cell.mark].format(spelled(cell.text)) if marked else spelled(cell.text) for cell in row.values()]
+        for row in rows
+    ]
     if form == "markdown":
-        cells = [[text.replace("|", "\\|") for text in row] for row in cells]
+        headers = [_in_markdown(name) for name in headers]
     aligned = ["left" if name == "algorithm" or name.startswith("--") else "right" for name in rows[0]]
     text = tabulate(cells, headers=headers, tablefmt=FORMS[form], colalign=aligned, disable_numparse=True)
     return _stacked(text) if form == "latex" else text
@@ -129,7 +134,8 @@ def _csv(result: Comparison) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([_title(name) for name in rows[0]])
-    writer.writerows([["" if cell.value is None else cell.value for cell in row.values()] for row in rows])
+    told = [["" if cell.value is None else cell.value for cell in row.values()] for row in rows]
+    writer.writerows([[no_formula(inert(value)) if isinstance(value, str) else value for value in row] for row in told])
     return text.getvalue().rstrip()
 
 
@@ -146,14 +152,21 @@ def _stacked(table: str) -> str:
 
 
 def _aside(line: str, form: str) -> str:
-    return f"% {line}" if form == "latex" else line
+    """A line that is no table; one line in any case, so that a comment stays one."""
+    line = inert(line)
+    return f"% {line}" if form == "latex" else _in_markdown(line) if form == "markdown" else line
+
+
+def _in_markdown(text: str) -> str:
+    """Text as Markdown shows it: no markup, no link, no formula in it."""
+    return re.sub(r"[\\`*\[<|$]", r"\\\g<0>", text)
 
 
 def write_xlsx(result: Comparison, path: Path) -> None:
     """A sheet a table, numbers as numbers in the units of their headers, and a sheet of notes."""
     import pandas as pd
 
-    from saves.workbook import dress
+    from saves.workbook import write_sheet
 
     frames = {
         title.partition(":")[0]: pd.DataFrame([{_title(name): cell.value for name, cell in row.items()} for row in rows])
@@ -164,8 +177,7 @@ def write_xlsx(result: Comparison, path: Path) -> None:
     frames["notes"] = pd.DataFrame({"notes": result.notes})
     with pd.ExcelWriter(path, engine="openpyxl") as writer:
         for name, frame in frames.items():
-            frame.to_excel(writer, sheet_name=name, index=False)
-            dress(writer.sheets[name], _number_format)
+            write_sheet(writer, name, frame, _number_format)
 
 
 def _number_format(header: str, value: float) -> str:

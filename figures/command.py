@@ -7,6 +7,7 @@ from pathlib import Path
 from errors import UserError
 from figures.groups import read, select, where
 from saves import Run
+from untrusted import inert
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -64,5 +65,5 @@ def run(of_command: argparse.ArgumentParser, draw: Callable, argv: Sequence[str]
         found = chosen(given)
         draw(found, given.output, **how)
     except (UserError, OSError, ValueError) as error:
-        of_command.error(str(error))
-    print(f"{given.output}: {len(found)} run{'s' * (len(found) != 1)}")
+        of_command.error(inert(error))
+    print(f"{inert(given.output)}: {len(found)} run{'s' * (len(found) != 1)}")

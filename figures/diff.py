@@ -16,6 +16,7 @@ import saves
 from errors import UserError
 from figures import command
 from figures.units import shown
+from untrusted import inert, tell
 
 MEASURED = ("global_mean", "personal_mean", "personal_worst", "tuned_mean", "validation_mean")  # after the last round
 SPENT = ("bytes_up", "bytes_down", "bytes_between", "steps", "flops", "seconds")  # over all rounds
@@ -111,9 +112,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = command.chosen(given)
         if len(found) != 2:
             raise UserError(f"two runs are compared, got {len(found)}; give two folders, or say --where seed=0,1")
-        print(report(*found))
+        tell(report(*found))
     except (UserError, OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.error(inert(error))
 
 
 if __name__ == "__main__":

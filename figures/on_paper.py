@@ -32,8 +32,15 @@ def panels(rows: int, columns: int, width: float, height: float, **how):
 
 
 def finished(figure, path: Path | None = None):
-    """The figure, written to a PNG or PDF where there is a path (by its ending), and no longer held by pyplot. Raises
-    ValueError for an ending that is no picture's, OSError where the file is not to be written."""
+    """The figure, written to a PNG or PDF where there is a path (by its ending), and no longer held by pyplot. A name with $
+    in it is no formula. Raises ValueError for an ending that is no picture's, OSError where the file is not to be
+    written."""
+    from matplotlib.text import Text
+
+    ticks = [label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels("both")]
+    for text in figure.findobj(Text):
+        if not any(text is label for label in ticks):  # powers of ten are formulas, and names there are `_axis`'s
+            text.set_parse_math(False)
     try:
         if path is not None:
             figure.savefig(path)
@@ -129,7 +136,7 @@ def _axis(axis, of: Axis, limit) -> None:
         places = list(of.ticks)[:: ceil(len(of.ticks) / TICKS) or 1]
         slanted = name == "x" and max((len(of.ticks[place]) for place in places), default=0) > 3
         how = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-        axis.set_ticks(places, [of.ticks[place] for place in places], **how)
+        axis.set_ticks(places, [of.ticks[place].replace("$", r"\$") for place in places], **how)
     elif of.unit:
         if not of.log:
             axis.get_major_locator().set_params(nbins=4)  # units are long

@@ -17,6 +17,7 @@ from tabulate import tabulate
 
 import saves
 from figures.units import duration
+from untrusted import tell
 
 SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
 
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     export_dir = made.parse_args(argv).export_dir
     if not export_dir.is_dir():
         made.error(f"{export_dir}: no such folder; must be one that holds runs")
-    print(table(export_dir))
+    tell(table(export_dir))
     return 0
 
 

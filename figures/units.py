@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from untrusted import inert
+
 
 def size(nbytes: float) -> str:
     """Bytes for people: 940 B, 6.7 kB, 2.48 MB (powers of 1000)."""
@@ -48,5 +50,5 @@ def flags_told(options: Mapping[str, Any], names: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """An option's value as a flag takes it: several with commas."""
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    """An option's value as a flag takes it: several with commas; inert, since names are among them."""
+    return inert(",".join(map(str, value)) if isinstance(value, list | tuple) else value)

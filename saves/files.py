@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from errors import UserError, reason_of
+import untrusted
+from errors import UserError
 
 if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
     import pandas as pd
@@ -191,13 +192,22 @@ def finished(folder: Path) -> bool:
 def digests(folder: Path) -> dict[str, str]:
     """{name: digest} of what is read of a finished run. Raises UserError for a run of an older version, which has none."""
     path = folder / DONE
-    lines = _bytes_of(path).decode(errors="replace").splitlines()
+    with _telling_damage():
+        lines = untrusted.text(path).splitlines()
     if not lines:
         raise OlderError(f"{folder}: has no digests: it is of an older version, which alone reads it, or {DONE} was emptied")
     found = [DIGEST_LINE.fullmatch(line) for line in lines]
     if None in found:
         raise damaged(path, f"line {found.index(None) + 1} is not a digest and a file")
     return {line[2]: line[1] for line in found}
+
+
+@contextmanager
+def _telling_damage() -> Iterator[None]:
+    try:
+        yield
+    except untrusted.RefusedError as error:
+        raise damaged(error.path, error.reason) from None
 
 
 def checked(path: Path, digest: str | None) -> Path:
@@ -214,28 +224,16 @@ def checked(path: Path, digest: str | None) -> Path:
     return path
 
 
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise damaged(path, error.strerror or str(error)) from None
-
-
 def read_json(path: Path) -> Any:
     """Plain values. Raises DamagedError for anything else."""
-    try:
-        return json.loads(_bytes_of(path))
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"it is not JSON ({error})") from None
+    with _telling_damage():
+        return untrusted.tree(path)
 
 
 def read_arrays(path: Path, only: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """Named arrays, or only these of them. Raises DamagedError for anything else; of pickled objects none is read."""
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            return {name: saved[name] for name in saved if not only or name in only}
-    except Exception as error:  # whatever zipfile, zlib and numpy make of bytes that are no archive of arrays
-        raise damaged(path, f"it holds no arrays ({reason_of(error)})") from None
+    """Named arrays, or only these of them. Raises DamagedError for anything else."""
+    with _telling_damage():
+        return untrusted.arrays(path, only or None)
 
 
 def read_tensors(path: Path, mmap: bool = False) -> Any:

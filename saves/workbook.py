@@ -1,8 +1,10 @@
 """A run as an Excel workbook: sheets summary, rounds, clients (of the last evaluated round), costs, config."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from openpyxl.styles import Alignment, Font
@@ -10,6 +12,7 @@ from openpyxl.utils import get_column_letter
 
 import saves
 from saves import flat
+from untrusted import inert
 
 MAX_ROWS, MAX_COLUMNS, MAX_TEXT = 1_048_576, 16_384, 32_767  # Excel's limits
 
@@ -26,8 +29,7 @@ def write(path: Path, run) -> None:
     }
     with path.open("wb") as file, pd.ExcelWriter(file, engine="openpyxl") as writer:
         for name, frame in sheets.items():
-            _cut(frame).to_excel(writer, sheet_name=name, index=False)
-            dress(writer.sheets[name], _format)
+            write_sheet(writer, name, _cut(frame), _format)
 
 
 def _summary(run) -> pd.DataFrame:
@@ -73,8 +75,7 @@ def costs(run) -> pd.DataFrame:
 
 def _config(run) -> pd.DataFrame:
     told = [(name, json.dumps(value) if isinstance(value, list) else value) for name, value in flat(run.config)]
-    cut = [(name, value[:MAX_TEXT] if isinstance(value, str) else value) for name, value in told]
-    return pd.DataFrame(cut, columns=["option", "value"])
+    return pd.DataFrame(told, columns=["option", "value"])
 
 
 def _cut(frame: pd.DataFrame, most: int | None = None) -> pd.DataFrame:
@@ -86,6 +87,25 @@ def _cut(frame: pd.DataFrame, most: int | None = None) -> pd.DataFrame:
     kept = frame.iloc[: most - 1].astype(object)
     kept.loc[len(kept)] = [f"cut here: {len(frame)} rows, all of them in history.npz"] + [None] * (frame.shape[1] - 1)
     return kept
+
+
+def write_sheet(writer: pd.ExcelWriter, name: str, frame: pd.DataFrame, form: Callable[[str, float], str]) -> None:
+    """A frame as a sheet, `dress`ed. Text is text in it: nothing that begins with = is a formula, what Excel's files cannot
+    hold is shown as an escape, and what is too long for a cell is cut. What a sheet cannot be called is changed in its
+    name."""
+    stem = re.sub(r"[\[\]:*?/\\']", "_", inert(name))[:31]
+    taken = {other.lower() for other in writer.sheets}
+    name = next(new for new in (stem, *(f"{stem[:26]} {i}" for i in range(2, len(taken) + 3))) if new.lower() not in taken)
+    frame.rename(columns=_plain).map(_plain).to_excel(writer, sheet_name=name, index=False)
+    sheet = writer.sheets[name]
+    for cell in (cell for row in sheet.iter_rows() for cell in row):
+        if cell.data_type == "f":
+            cell.data_type = "s"
+    dress(sheet, form)
+
+
+def _plain(value: Any) -> Any:
+    return inert(value, lines=True)[:MAX_TEXT] if isinstance(value, str) else value
 
 
 def dress(sheet, form: Callable[[str, float], str]) -> None:

@@ -28,12 +28,12 @@ Methods take the shared defaults, as several algorithms in one command do.
 """
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import untrusted
 from commandline import lacks_alpha, parse
 from commandline.shorthand import words_of
 from errors import UserError
@@ -97,11 +97,9 @@ class Study:
 def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
     """The study of a file. Raises UserError for what is none."""
     try:
-        held = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"--study {path}: cannot be read ({error.strerror}); must be a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"--study {path}: is not TOML ({error})") from None
+        held = untrusted.toml(path)
+    except untrusted.RefusedError as error:
+        raise UserError(f"--study {path}: {error.reason}; must be a TOML file") from None
     wrong = f"--study {path}:"
     for section, content in held.items():
         if not isinstance(content, dict):
@@ -126,6 +124,8 @@ def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
     tuning = held.get("tuning", {})
     if strange := [name for name in tuning if name not in ("validation", "seed", "unequal")]:
         raise UserError(f"{wrong} [tuning] {strange[0]}: must be validation, seed or unequal")
+    if not path.stem.strip("."):  # the folder of its runs would be another
+        raise UserError(f"{wrong} is called by dots alone; must have a name, which its runs' folder has too")
     study = Study(path.stem, tuple(methods), shared, {"seed": [0], **seeds}, tuning)
     _fair(study, wrong)
     return study

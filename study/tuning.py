@@ -14,6 +14,7 @@ from errors import UserError
 from options import Options, Problem, plain_value
 from saves import Run
 from study import Study
+from untrusted import inert, no_formula
 
 OF_THE_PROBLEM = tuple(f.name for f in fields(Problem) if f.name != "validation")  # which differs between the two steps
 
@@ -96,4 +97,6 @@ def record(settings: Sequence[Setting], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            told = {name: no_formula(inert(value)) for name, value in row.items() if isinstance(value, str)}
+            writer.writerow(row | told)

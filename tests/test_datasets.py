@@ -934,9 +934,14 @@ DAMAGES = {  # what is damaged: data set, file, damage, what the line says besid
     ),
     "a label too many": ("MNIST", RAW + IDX_FILES[1], lambda path: write_idx(path, np.arange(50) % 11), "0 to 10"),
     "letters damaged": ("EMNIST", "EMNIST/raw/" + EMNIST_FILES[2], halve, "cannot reshape"),
-    "a folder for a file": ("MNIST", RAW + IDX_FILES[0], lambda path: path.unlink() or path.mkdir(), "Is a directory"),
+    "a folder for a file": (
+        "MNIST",
+        RAW + IDX_FILES[0],
+        lambda path: path.unlink() or path.mkdir(),
+        "a folder; must be a file",
+    ),
     "half a pickle": ("CIFAR10", BATCH, halve, "cannot be read"),
-    "an empty pickle": ("CIFAR10", BATCH, empty, "Ran out of input"),
+    "an empty pickle": ("CIFAR10", BATCH, empty, "pickle exhausted"),
     "a web page for a pickle": ("CIFAR10", BATCH, page, "cannot be read"),
     "a pickle that runs": (
         "CIFAR10",

@@ -46,11 +46,11 @@ def test_a_pickle_of_python_2_is_read(tmp_path):
 @pytest.mark.parametrize("protocol", [3, 4])
 @pytest.mark.parametrize("array", [BYTES, BYTES.T, BYTES[:0], np.asfortranarray(BYTES[:, :7])], ids=["C", "T", "none", "F"])
 def test_a_pickle_of_python_3_is_read(protocol, array, tmp_path):
-    (tmp_path / "batch").write_bytes(pickle.dumps({"data": array, "more": (1, None, ["a"])}, protocol))
+    (tmp_path / "batch").write_bytes(pickle.dumps({"data": array, "more": [1, None, "a"]}, protocol))
     content = unpickled(tmp_path / "batch")
     assert np.array_equal(content["data"], array)
     assert content["data"].dtype == np.uint8
-    assert content["more"] == (1, None, ["a"])
+    assert content["more"] == [1, None, "a"]
 
 
 class Calls:
@@ -307,8 +307,8 @@ WRONG = {
     "booleans": (of(x_train=X[:6] > 9), "x_train holds bool"),
     "complex": (of(x_train=X[:6] * 1j), "x_train holds complex128"),
     "text for images": (of(x_train=X[:6].astype(str)), "x_train holds <U3"),
-    "objects": (of(x_train=OBJECTS), "not to be read as an .npz file"),
-    "objects for names": (of(classes=np.array(["a", "b", None], object)), "not to be read as an .npz file"),
+    "objects": (of(x_train=OBJECTS), "x_train holds objects; only numbers and text are read"),
+    "objects for names": (of(classes=np.array(["a", "b", None], object)), "classes holds objects; only numbers and text"),
     "negative labels": (of(y_train=Y[:6] - 1), "y_train holds the label -1; must be 0 .. C - 1"),
     "fractions": (of(y_train=Y[:6] / 2), "y_train holds float64; must be integers"),
     "whole floats": (of(y_test=Y[6:].astype(float)), "y_test holds float64; must be integers"),

@@ -28,7 +28,7 @@ STAIRCASE = (
         "options",
         "helpers",
     ),
-    *("measures", "optimizers", "federation", "models", "data", "streams", "allocator", "errors"),
+    *("measures", "optimizers", "federation", "models", "data", "streams", "allocator", "untrusted", "errors"),
 )
 MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0].removesuffix(".py") in STAIRCASE]
 

@@ -486,7 +486,7 @@ def test_a_damaged_run_is_told_among_the_others(tmp_path):
     (stopped.folder / "config.json").write_text("{")
     told = status.table(tmp_path)
     assert "2 runs: 1 damaged, 1 done" in told
-    assert f"{stopped.folder / 'config.json'}: is damaged: it is not JSON" in told
+    assert f"{stopped.folder / 'config.json'}: is damaged: is not to be read as JSON" in told
 
 
 def test_status_of_a_folder_that_is_not_there_is_one_line(tmp_path, capsys):

@@ -342,7 +342,7 @@ FILES = {
         ["mine.npz", "not to be read"],
     ),
     "npz without labels": (npz(y_train=None), "--dataset {tmp}/mine.npz", ["mine.npz", "lacks y_train", "x_test"]),
-    "npz with objects": (npz(x_train=np.array([{}])), "--dataset {tmp}/mine.npz", ["mine.npz", "not to be read"]),
+    "npz with objects": (npz(x_train=np.array([{}])), "--dataset {tmp}/mine.npz", ["mine.npz", "x_train holds objects"]),
     "images of one axis": (npz(x_train=np.zeros(12)), "--dataset {tmp}/mine.npz", ["x_train", "[12]", "[n, height, width]"]),
     "pixels beyond 255": (npz(x_test=np.full((6, 8, 8), 300)), "--dataset {tmp}/mine.npz", ["x_test", "300", "0 .. 255"]),
     "pixels that are NaN": (npz(x_test=np.full((6, 8, 8), np.nan)), "--dataset {tmp}/mine.npz", ["x_test", "not finite"]),
@@ -420,7 +420,7 @@ FILES = {
     "a config that is no JSON": (
         config("{"),
         "--config_file {tmp}/c.json",
-        ["c.json", "is not JSON", "config.json of a saved run"],
+        ["c.json", "is not to be read as JSON", "config.json of a saved run"],
     ),
     "a config with an unknown key": (
         config({"n_client": 3}),

@@ -628,9 +628,9 @@ def test_a_file_of_flags_need_not_name_an_algorithm(saved):
         ({"config_file": "other.json"}, "holds --config_file"),
         ({"model": "-h"}, "--model -h: must be one of LeNet5"),
         ("[1, 2]", "holds no flags"),
-        ("{", "is not JSON"),
-        ("", "is not JSON"),
-        (b"\xff\xfe".decode("latin1"), "is not JSON"),
+        ("{", "is not to be read as JSON"),
+        ("", "is not to be read as JSON"),
+        (b"\xff\xfe".decode("latin1"), "is not to be read as JSON"),
     ],
     ids=str,
 )

@@ -1562,7 +1562,8 @@ def test_a_file_that_is_something_else_is_refused(tmp_path, whole, made):
     path = tmp_path / "split.npz"
     made(path) if made is Path.touch else made(path, whole)
     line = refusal(whole[0], replace(whole[2], partition_file=str(path)))
-    assert line == f"--partition_file {path}: {NO_SPLIT}"
+    assert line.startswith(f"--partition_file {path}: ")
+    assert line.endswith(f"; {WANTED}")
 
 
 def test_members_that_are_no_arrays_are_refused(tmp_path, whole):
@@ -1570,13 +1571,15 @@ def test_members_that_are_no_arrays_are_refused(tmp_path, whole):
     path = saved_as_before(tmp_path / "split.npz", data, found, train_1=None)
     with ZipFile(path, "a") as archive:
         archive.writestr("train_1.npy", "1 2 3")
-    assert f"--partition_file {path}: train_1 must be" in refusal(data, replace(asked, partition_file=str(path)))
+    assert f"--partition_file {path}: is not to be read as the array train_1 (" in refusal(
+        data, replace(asked, partition_file=str(path))
+    )
 
 
 def test_no_file_is_refused(tmp_path, whole):
     path = tmp_path / "no.npz"
     line = refusal(whole[0], replace(whole[2], partition_file=str(path)))
-    assert line == f"--partition_file {path}: there is no such file; {WANTED}"
+    assert line == f"--partition_file {path}: cannot be read (No such file or directory); {WANTED}"
 
 
 class Touch:
@@ -1594,9 +1597,9 @@ def test_a_pickle_inside_is_not_opened(tmp_path, whole, name):
     data, found, asked = whole
     path, mark = tmp_path / "split.npz", tmp_path / "mark"
     np.savez(path, **{**older(data, found), name: np.array([Touch(mark)], dtype=object)})
-    assert NO_SPLIT in refusal(data, replace(asked, partition_file=str(path)))
+    assert f"{name} holds objects" in refusal(data, replace(asked, partition_file=str(path)))
     path.write_bytes(pickle.dumps(Touch(mark)))
-    assert NO_SPLIT in refusal(data, replace(asked, partition_file=str(path)))
+    assert "is not to be read as an .npz file (" in refusal(data, replace(asked, partition_file=str(path)))
     assert not mark.exists()
 
 

@@ -282,7 +282,7 @@ def test_a_damaged_config_is_one_line_everywhere(content, run, capsys):
     (run.folder / "config.json").write_bytes(content.encode("latin1"))
     sealed_by_hand = "".join(f"{saves.digest_of(path)}  {path.name}\n" for path in run.folder.glob("*.[njp][tps]*"))
     (run.folder / "done").write_text(sealed_by_hand)
-    with pytest.raises(UserError, match=r"config.json: is damaged: it"):
+    with pytest.raises(UserError, match=r"config.json: is damaged: "):
         saves.load(run.folder)
     assert "1 damaged" in status.table(run.folder.parent)
     assert command.main(f"fedavg --n_clients 3 --init_from {run.folder}".split()) == 2
@@ -294,5 +294,5 @@ def test_an_archive_that_unpacks_to_more_than_its_arrays_is_refused(run):
     with zipfile.ZipFile(run.folder / "confusion.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (68719476736,)}".ljust(118)
         archive.writestr("test.npy", b"\x93NUMPY\x01\x00v\x00" + header)
-    with pytest.raises(saves.DamagedError, match="it holds no arrays"):
+    with pytest.raises(saves.DamagedError, match="confusion.npz: is damaged: test says that it is float64"):
         sealed(run.folder).arrays("confusion")

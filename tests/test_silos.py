@@ -340,7 +340,7 @@ WRONG = {
     "a client without train": (spoiled(no_train), "later/train; each client must have train/CLASS/*.png"),
     "an empty test": (spoiled(empty_test), "ward_2/test holds no folders; must hold one for each class"),
     "folders and files": (spoiled(lambda own: np.savez(own / "x.npz", a=1)), "holds folders and files of clients"),
-    "text of users": (of_text, "x of user a has the shape [1]; allowed are [n, d]"),
+    "text of users": (of_text, "x of user a holds a str; must be numbers"),
 }
 
 

@@ -88,7 +88,7 @@ def test_settings_are_tried_on_held_out_data_with_seeds_of_their_own_by_those_wh
         ("validation = 0.3", "share = 0.3", "[tuning] share: must be validation, seed or unequal"),
         ("lr = [0.001, 0.02]\n\n[light]", "lr = [0.001, -1]\n\n[light]", "[fedavg] --lr -1: must be a number above 0"),
         ("[problem]", "alpha = 1\n[problem]", "alpha stands in no section"),
-        ("[problem]", "[problem", "is not TOML"),
+        ("[problem]", "[problem", "is not to be read as TOML"),
     ],
 )
 def test_a_mistake_in_a_file_is_a_line(before, after, told, tmp_path):

@@ -14,6 +14,7 @@ import torch
 
 import options
 import streams
+import untrusted
 from data.datasets import Data
 from errors import UserError
 from federation import Federation, Weights
@@ -80,11 +81,9 @@ def from_file(n: int, options) -> Edges:
     if options.topology_file is None:
         raise UserError("--topology file: --topology_file is missing")
     try:
-        lines = options.topology_file.read_text().splitlines()
-    except OSError as error:
-        raise UserError(f"{name} cannot be read ({error.strerror}); must be an edge list, two clients a line") from None
-    except ValueError:
-        raise UserError(f"{name} is not text; must be an edge list, two clients a line") from None
+        lines = untrusted.text(options.topology_file).splitlines()
+    except untrusted.RefusedError as error:
+        raise UserError(f"{name} {error.reason}; must be an edge list, two clients a line") from None
     edges = []
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()

@@ -37,6 +37,7 @@ from figures.styles import styles
 from figures.summary import verdict, with_baselines
 from figures.units import shown, size
 from saves import Run
+from untrusted import inert
 
 Row = dict[str, Cell]
 # after the accuracy that is asked for: what tells how sure a difference is, and its price; all else is in a table of its own
@@ -232,5 +233,5 @@ def main(argv: Sequence[str] | None = None) -> None:
             page(runs, given.title, given.metric, given.baseline, given.target, given.select), encoding="utf-8"
         )
     except (UserError, OSError, ValueError) as error:
-        parser.error(str(error))
-    print(f"{given.output}: {len(runs)} run{'s' * (len(runs) != 1)}, {size(given.output.stat().st_size)}")
+        parser.error(inert(error))
+    print(f"{inert(given.output)}: {len(runs)} run{'s' * (len(runs) != 1)}, {size(given.output.stat().st_size)}")

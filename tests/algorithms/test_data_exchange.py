@@ -203,7 +203,8 @@ def test_a_file_that_is_not_there_not_text_or_not_named_is_one_line(tmp_path):
         line = line_of(graph.check, asked(topology="file", topology_file=path), None, 0)
         assert "cannot be read" in line
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00 1\n")
-    assert "is not text" in line_of(graph.check, asked(topology="file", topology_file=tmp_path / "bytes"), None, 0)
+    line = line_of(graph.check, asked(topology="file", topology_file=tmp_path / "bytes"), None, 0)
+    assert "is not to be read as text" in line
 
 
 def test_a_graph_of_several_parts_is_refused_unless_allowed_and_told_part_by_part(edge_list):

@@ -1,0 +1,145 @@
+"""Attacks with files, each refused in one line before anything runs or is written; and names that stay names wherever they
+are shown. `make hard` has the same attacks in processes of their own, and those on finished runs."""
+
+import csv
+import io
+import re
+import sys
+import unicodedata
+from contextlib import redirect_stderr, redirect_stdout
+
+import numpy as np
+import pandas as pd
+import pytest
+from openpyxl import load_workbook
+from plotly.offline import get_plotlyjs
+
+import run
+from experiment.identity import stem
+from figures import cells, report, status, table
+from figures.units import shown
+from saves import workbook
+from tests.hard import strangers
+
+
+@pytest.mark.parametrize("name", strangers.ATTACKS)
+def test_an_attack_is_refused_in_one_line_and_nothing_runs(name, tmp_path, capsys):
+    make, words, told = strangers.ATTACKS[name]
+    tmp = tmp_path / "own"
+    tmp.mkdir()
+    make(tmp)
+    before = strangers._everything(tmp)
+    words = words.format(tmp=tmp).split()
+    words += [] if "--study" in words or "--config_file" in words else ["--n_clients", "2"]
+    assert run.main([*words, "--export_dir", str(tmp / "saves")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("run.py: ")
+    assert said.count("\n") == 1
+    assert told in said
+    assert said[:-1].isprintable()
+    assert not (tmp / strangers.CANARY).exists()
+    assert strangers._everything(tmp) == before
+
+
+EVIL = (
+    *("=1+1", '=HYPERLINK("http://x","y")', "@SUM(1)", "<script>alert(1)</script>", "</script><b>", "$x^{$", r"\input{x}"),
+    *(
+        "a|b`c*[d](javascript:e)",
+        "one\ntwo",
+        "\x1b]0;title\x07\x1b[2J",
+        "\u202egnp.exe\u2066",
+        "\udce9\ud800",
+        "\uffff",
+        "é 東",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def of_evil_names(tmp_path_factory):
+    """The folder of a finished run on a file whose name, classes and clients are evil, and what was said meanwhile."""
+    tmp = tmp_path_factory.mktemp("evil")
+    y = np.arange(4 * len(EVIL)) % len(EVIL)
+    x = np.zeros((len(y), 6, 6), np.uint8) + y[:, None, None].astype(np.uint8)
+    path = tmp / '=HYPERLINK("http:x","y")<b>\x1b[2J\n$\udce9.npz'
+    owners = np.array([EVIL[i % 2 + 8] for i in range(len(y))])
+    with path.open("wb") as file:  # numpy itself opens no such name
+        np.savez(file, x_train=x, y_train=y, x_test=x, y_test=y, classes=np.array(EVIL), client_train=owners)
+    patched = pytest.MonkeyPatch()
+    patched.setattr(sys, "argv", ["run.py", "--clients", str(path)])  # which the log tells
+    words = ["fedavg", "--rounds", "1", "--model", "MLP", "--threads", "1", "--clients", str(path)]
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as errors:
+        assert run.main([*words, "--export_dir", str(tmp / "saves")]) == 0
+    patched.undo()
+    return next((tmp / "saves").glob("*/done")).parent, out.getvalue() + errors.getvalue()
+
+
+def is_inert(text: str) -> bool:
+    return all(unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp") or c in "\n\t" for c in text)
+
+
+def test_evil_names_are_inert_on_the_screen(of_evil_names, capsys):
+    folder, said = of_evil_names
+    table.main([str(folder)])
+    status.main([str(folder.parent)])
+    assert is_inert(said + capsys.readouterr().out)
+    assert "Traceback" not in said
+    assert "error" not in said
+    assert is_inert(folder.name)
+    assert is_inert((folder / "run.log").read_text())
+    assert (folder / "split.png").exists()  # where $ begins no formula
+
+
+def test_evil_names_are_no_formulas_in_a_workbook(of_evil_names, tmp_path, capsys):
+    folder, _ = of_evil_names
+    table.main([str(folder), "--xlsx", str(tmp_path / "t.xlsx")])
+    for path in (folder / "history.xlsx", tmp_path / "t.xlsx"):
+        cells = [cell for sheet in load_workbook(path) for row in sheet.iter_rows() for cell in row]
+        assert "f" not in {cell.data_type for cell in cells}
+        assert all(is_inert(cell.value) for cell in cells if isinstance(cell.value, str))
+    texts = [cell.value for row in load_workbook(folder / "history.xlsx")["clients"].iter_rows() for cell in row]
+    assert {r"one\ntwo", r"\x1b]0;title\x07\x1b[2J"} <= {text for text in texts if isinstance(text, str)}
+
+
+def test_text_that_begins_like_a_formula_is_text(tmp_path):
+    with pd.ExcelWriter(tmp_path / "t.xlsx", engine="openpyxl") as writer:
+        for name in ("a/b", "a/b", "A_B"):  # a sheet each
+            workbook.write_sheet(
+                writer, name, pd.DataFrame({"=1": ["=1+1", "\x00\uffff", "x" * 40_000]}), lambda *_: "General"
+            )
+    found = load_workbook(tmp_path / "t.xlsx")
+    assert found.sheetnames == ["a_b", "a_b 2", "A_B 3"]
+    for sheet in found:
+        assert [cell.value[:12] for cell in sheet["A"]] == ["=1", "=1+1", r"\x00\uffff", "x" * 12]
+        assert "f" not in {cell.data_type for cell in sheet["A"]}
+
+
+def test_evil_names_are_no_markup_on_a_page(of_evil_names, tmp_path, capsys):
+    folder, _ = of_evil_names
+    report.main([str(folder), "-o", str(tmp_path / "r.html")])
+    page = (tmp_path / "r.html").read_text().replace(get_plotlyjs(), "")
+    assert len(re.findall("<script", page)) == len(re.findall("</script", page)) == 3
+    assert "<b>\\x1b" not in page
+    assert "&lt;b&gt;\\x1b[2J" in page
+
+
+def test_evil_names_are_text_in_markdown_latex_and_csv():
+    rows = [{"--dataset": cells.Cell(name, shown(name))} for name in EVIL]
+    result = cells.Comparison({"on\n<b>": rows}, ["of\n\\input{x}"])
+    by_form = {form: cells.render(result, form) for form in ("markdown", "latex", "csv", "plain")}
+    assert all(map(is_inert, by_form.values()))
+    assert not re.search(r"(?<!\\)[<`*\[$]", by_form["markdown"])
+    assert not re.search(r"^(?!%).*(?<!\\)[$]", by_form["latex"], re.M)
+    assert r"\input" not in re.sub(r"^%.*", "", by_form["latex"], flags=re.M).replace("textbackslash", "")
+    assert by_form["latex"].splitlines()[-1] == r"% of\n\input{x}"
+    told = [row[0] for row in csv.reader(io.StringIO(by_form["csv"]))][1:]
+    assert [text for text in told if text[0] in "=+-@"] == []
+    assert told[0] == "'=1+1"
+
+
+def test_long_names_are_cut_and_told_apart_and_short_ones_stay():
+    assert stem("my data-set.v2") == "my_data_set.v2"
+    long = [stem("a" * 239 + last) for last in "bc"]
+    assert len(set(long)) == 2
+    assert all(len(name) < 120 for name in long)
+    assert len(stem("東" * 80).encode()) < 120
