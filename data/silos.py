@@ -182,6 +182,8 @@ def table(path: Path, label: str | None = None) -> Brought:
         raise ValueError(f"{path} has no rows")
     x = np.stack([_numbers(path, frame, name) for name in features], 1)[:, :, None, None]
     y = _words(path, frame, label)
+    if len(wrong := _of_no_class(y)):
+        raise ValueError(f"{path}, line {wrong[0] + 2}: the column {label} holds {y[wrong[0]]}, which is no class")
     whose = _words(path, frame, CLIENT, allowed=("",)) if CLIENT in columns else None
     parts = _words(path, frame, PART) if PART in columns else np.full(len(y), "train")
     if len(strange := np.flatnonzero(~np.isin(parts, ("train", "test")))):
@@ -247,6 +249,11 @@ def _words(path: Path, frame, name: str, allowed: Sequence[str] = ()) -> np.ndar
     return found
 
 
+def _of_no_class(y: np.ndarray) -> np.ndarray:
+    """The places of labels, text [n], that are not a number where one was wanted."""
+    return np.flatnonzero(np.char.lower(y) == "nan")
+
+
 def _held_out(found: Brought) -> Brought:
     """The same examples, a fifth of them as the test set, drawn by a fixed stream."""
     train = found.train
@@ -292,5 +299,7 @@ def _users(path: Path) -> list[tuple[str, Part]]:
                 y = np.asarray(of_user["y"])
                 if len(x) != len(y) or y.ndim != 1:
                     raise ValueError(f"user {user} has {len(x)} examples and labels {list(y.shape)}")
+                if y.dtype == object or len(_of_no_class(y.astype(TEXT))):
+                    raise ValueError(f"user {user} has a label that is none (null or NaN)")
                 found.append((str(user), Part(x, y.astype(TEXT))))
         return found

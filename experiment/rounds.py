@@ -16,11 +16,12 @@ from torch import Tensor
 import saves
 from data import partition
 from errors import LostError, reason_of
-from experiment import identity
+from experiment import divergence, identity
 from experiment.measuring import is_evaluated, passed_over, play, start, untuned
 from experiment.preparation import Experiment, at_work
 from federation import Federation, computing_with, ranks
 from helpers import Round
+from options import Options
 
 CHECKPOINT_SECONDS = 60  # at most this much work is lost when a run is killed, or the round it was in
 CHECKPOINT_SHARE = 0.02  # less is lost where writing takes no more than this part of the work that it saves
@@ -151,6 +152,7 @@ def _rounds(
     if saved is None:
         state, entry = start(experiment, federation)
         history, first = [entry], 1
+        _warn(options, history)
     else:
         (state, first), history = _from(saved, federation), saved["history"]
         log.info("%s: resumed after round %d of %d", folder.name, saved["round"], options.rounds)
@@ -164,6 +166,7 @@ def _rounds(
             for r in range(first, options.rounds + 1):
                 done, entry, confusion = play(experiment, federation, state, r, watch, done)
                 history.append(entry)
+                _warn(options, history)
                 if r == options.rounds:
                     saves.write_tensors(folder / "weights.pt", _final_weights(federation, done))
                     tables = {name: table.cpu().numpy() for name, table in confusion.items()}
@@ -181,6 +184,12 @@ def _rounds(
         except (KeyboardInterrupt, LostError):
             saves.write_tensors(folder / "checkpoint.pt", finished)
             raise
+
+
+def _warn(options: Options, history: list) -> None:
+    """Once in a run, that it has diverged and goes on."""
+    if words := divergence.first(options, history):
+        log.warning(words)
 
 
 def _as_of(r: int, state: dict, history: list) -> dict[str, Any]:
