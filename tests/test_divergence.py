@@ -230,6 +230,16 @@ def test_a_command_tells_of_it_once_and_its_table_too(tmp_path, capsys, monkeypa
     ]
 
 
+@pytest.mark.parametrize("n_classes", [3, 10, 100])
+def test_a_model_whose_logits_are_no_numbers_says_the_first_such_class(n_classes):
+    logits = torch.arange(40.0 * n_classes).view(40, n_classes)
+    logits[:, [1, 2]] = math.nan
+    logits[20:] = math.nan
+    for said in (logits, logits.T.contiguous().T, logits.to(memory_format=torch.contiguous_format)[::2]):
+        n = len(said)
+        assert said.argmax(1).tolist() == [1] * (n // 2) + [0] * (n // 2)
+
+
 def test_measures_of_probabilities_that_are_none_are_not_defined():
     y, p = np.arange(6) % 3, np.full((6, 3), np.nan)
     assert {name: math.isnan(measure(y, p)) for name, measure in MEASURES.items()} == {
