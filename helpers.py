@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from data import augment
 from federation import Federation, Weights
+from federation.meter import finite
 from models import Net
 from optimizers import OPTIMIZERS, recalled
 
@@ -85,12 +86,14 @@ def train(
     began, none = federation.meter.now(), [None] * len(clients)
     work = partial(_local_epochs, loss=loss, options=options, only=only, remembers=memory is not None)
     done = federation.each(work, clients, weights, given or none, memory or none, drawn or none)
-    for k, (_, _, _, steps, samples) in zip(clients, done, strict=True):
+    for k, (_, _, _, steps, samples, _) in zip(clients, done, strict=True):
         federation.meter.spent["steps", federation.party, k] += steps
         federation.meter.spent["samples", federation.party, k] += samples
-    trained, remembered, losses, steps, _ = (list(part) for part in zip(*done, strict=True)) if done else ([],) * 5
+    trained, remembered, losses, steps, _, sound = (list(part) for part in zip(*done, strict=True)) if done else ([],) * 6
     if federation.device.type == "cuda":
         torch.cuda.synchronize(federation.device)
+    flags = torch.stack(sound).tolist() if done else []
+    federation.meter.diverged |= {(federation.party, k) for k, is_sound in zip(clients, flags, strict=True) if not is_sound}
     federation.meter.seconds["train", federation.party] += federation.meter.now() - began
     return Trained(trained, remembered, torch.stack(losses), steps)
 
@@ -98,7 +101,8 @@ def train(
 def _local_epochs(
     federation: Federation, k: int, weights: Weights, given, memory, drawn, *, loss: Loss, options, only, remembers: bool
 ):
-    """One client's part of `train` -> (weights, memory, loss, steps, samples)."""
+    """One client's part of `train` -> (weights, memory, loss, steps, samples, whether weights and loss are
+    finite)."""
     model = federation.model(k, weights).train()
     model.drop_from(federation.stream("dropout", k))  # anew: clients share their skeletons
     trained = {name: p for name, p in model.named_parameters() if only is None or name in only}
@@ -139,7 +143,8 @@ def _local_epochs(
     if steps:
         own = federation.meter.remembered(own, (federation.party, k % len(federation.skeletons), *kind))
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    return weights, {**(memory or {}), **own} if remembers else None, total / max(samples, 1), steps, samples
+    kept, sound = {**(memory or {}), **own} if remembers else None, finite([total, *weights.values()])
+    return weights, kept, total / max(samples, 1), steps, samples, sound
 
 
 def _last_step(federation: Federation, k: int, options) -> int | None:

@@ -1,5 +1,6 @@
 """What a model's probabilities are worth, beside accuracy: functions (y int64 [n], p float [n, C]) -> a number, at most 1,
-the larger the better. NaN where it is not defined: an area under the curve takes two classes.
+the larger the better. NaN where it is not defined: an area under the curve takes two classes, and what is made of the
+probabilities themselves takes ones that are numbers, which those of a model that has diverged are not.
 
 Means over classes are over those that are among the labels: a client with few classes is not asked for the others.
 """
@@ -29,7 +30,7 @@ def auc(y: np.ndarray, p: np.ndarray) -> float:
     from sklearn.metrics import roc_auc_score
 
     present = np.unique(y)
-    if len(present) < 2:
+    if len(present) < 2 or not np.isfinite(p).all():
         return float("nan")
     return float(np.mean([roc_auc_score(y == c, p[:, c]) for c in present]))
 
@@ -37,6 +38,8 @@ def auc(y: np.ndarray, p: np.ndarray) -> float:
 def calibration(y: np.ndarray, p: np.ndarray) -> float:
     """1 - ECE, the expected calibration error: in bins of the confidence (the largest probability), how far it is from the
     part that is right, mean over the examples (Guo et al., ICML 2017, eq. 3)."""
+    if not np.isfinite(p).all():
+        return float("nan")
     confidence, right = p.max(1), (p.argmax(1) == y).astype(float)
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = np.bincount(bins, weights=right - confidence, minlength=BINS)

@@ -396,6 +396,13 @@ class Execution:
         "classes of what is right (balanced_accuracy), F1 and AUC; calibration is 1 less its expected error",
         before=None,
     )
+    on_divergence: str = flag(
+        "stop",
+        Choice(("stop", "continue")),
+        "where a loss or weights become NaN or infinite: stop ends the run and names round and client, continue warns and "
+        "goes on, and the history counts who diverged",
+        before="stop",
+    )
     device: str = flag(
         "auto",
         Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),

@@ -32,7 +32,7 @@ from experiment import Experiment
 from federation import ranks
 from figures import summary
 from figures.cells import render
-from figures.groups import groups, problems, seeds_told
+from figures.groups import diverged_told, groups, problems, seeds_told
 from figures.problems import overview
 from launch import Failed, launch, loggers, nodes, refuse, scheduling, signals, slurm, torchrun
 from launch.display import log_to_stderr
@@ -277,7 +277,7 @@ def _report(
     else:
         tell(summary.table(found), file=out)
         tell(file=out)
-        for line in (*summary.verdict(found), *summary.best_on_validation(found), *notes):
+        for line in (*summary.verdict(found), *summary.best_on_validation(found), *diverged_told(found), *notes):
             tell(line, file=out)
     missing = {
         command_of(base.options, how): None

@@ -187,6 +187,8 @@ def table(path: Path, label: str | None = None) -> Brought:
         raise ValueError(f"{path} has no rows")
     x = np.stack([_numbers(path, frame, name) for name in features], 1)[:, :, None, None]
     y = _words(path, frame, label)
+    if len(wrong := _of_no_class(y)):
+        raise ValueError(f"{path}, line {wrong[0] + 2}: the column {label} holds {y[wrong[0]]}, which is no class")
     whose = _words(path, frame, CLIENT, allowed=("",)) if CLIENT in columns else None
     parts = _words(path, frame, PART) if PART in columns else np.full(len(y), "train")
     if len(strange := np.flatnonzero(~np.isin(parts, ("train", "test")))):
@@ -265,6 +267,11 @@ def _words(path: Path, frame, name: str, allowed: Sequence[str] = ()) -> np.ndar
     return found
 
 
+def _of_no_class(y: np.ndarray) -> np.ndarray:
+    """The places of labels, text [n], that are not a number where one was wanted."""
+    return np.flatnonzero(np.char.lower(y) == "nan")
+
+
 def _held_out(found: Brought) -> Brought:
     """The same examples, a fifth of them as the test set, drawn by a fixed stream."""
     train = found.train
@@ -310,6 +317,8 @@ def _users(path: Path) -> list[tuple[str, Part]]:
                 y = files.words(f"y of user {user}", of_user["y"])
                 if len(x) != len(y) or any(isinstance(label, list | dict) for label in of_user["y"]):
                     raise ValueError(f"user {user} has {len(x)} examples and {len(y)} labels; must be one of each")
+                if None in of_user["y"] or len(_of_no_class(y)):
+                    raise ValueError(f"user {user} has a label that is none (null or NaN)")
                 found.append((str(user), Part(x, y)))
         return found
 

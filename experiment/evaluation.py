@@ -17,7 +17,9 @@ from torch import Tensor
 from data.datasets import Data
 from data.partition import Shares, Split, global_test
 from errors import DivergedError
+from experiment import divergence
 from federation import Federation, Weights, computing_with
+from federation.meter import finite
 from helpers import EVALUATION_BATCH, Loss, Round, cross_entropy, train
 from measures import MEASURES
 from models import Net
@@ -245,11 +247,12 @@ def personalise(
     epochs, where that is another model; *tuned*: after the last epoch of fine-tuning, and in columns that end in ":epoch 1"
     after the first, and so on. Beside mean and standard deviation over clients stand the worst and the best client and the
     mean of the worst tenth of them, ceil(K / 10). Draws, steps and bytes are none of the rounds'. `watch` is told how far it
-    is. Raises DivergedError.
+    is. Raises DivergedError, where the run is not to go on.
     """
     answer = next(answer for answer in done.answers.values() if isinstance(answer(0), Net))
     aside, clients = federation.aside("tuning"), federation.clients
     found: dict[tuple[str, str], ByClient] = {}  # by what it is of and the end of its columns' names
+    diverged: list[int] = []
     if done.trained:
         own = [split.test[k] for k in done.clients]
         found["local", ""] = dict(zip(done.clients, aside.each(_personal, done.clients, done.trained, own), strict=True))
@@ -257,30 +260,39 @@ def personalise(
     for some in (clients[place : place + TOGETHER] for place in range(0, len(clients), TOGETHER)):
         watch(f"fine-tuning clients {some[0]} to {some[-1]} of {len(clients)}")
         weights = [{name: w.detach().clone() for name, w in answer(k).state_dict().items()} for k in some]
-        for k, accuracies in zip(some, aside.each(tuned, some, weights, [split.test[k] for k in some]), strict=True):
+        done_by = aside.each(tuned, some, weights, [split.test[k] for k in some])
+        for k, (accuracies, wrong) in zip(some, done_by, strict=True):
+            if wrong and options.on_divergence == "stop":
+                raise DivergedError(
+                    f"{options.algorithm}: the loss of client {k} or its weights are not finite after epoch {wrong} of its "
+                    f"fine-tuning; {divergence.smaller(options, ['ft_lr'])}"
+                )
+            diverged += [k] if wrong else []
             for epoch, accuracy in enumerate(accuracies):
                 found.setdefault(("tuned", f":epoch {epoch}"), {})[k] = accuracy
     found["sent", ""], found["tuned", ""] = found["tuned", ":epoch 0"], found["tuned", f":epoch {options.ft_epochs}"]
-    of_round = {f"{what}_{name}{end}": value for (what, end), of in found.items() for name, value in _spread(of).items()}
-    return of_round, {f"{what}_accuracy{end}": by_client for (what, end), by_client in found.items()}
+    of_round, of_clients = divergence.columns(diverged, divergence.TUNED)
+    of_round |= {f"{what}_{name}{end}": value for (what, end), of in found.items() for name, value in _spread(of).items()}
+    return of_round, of_clients | {f"{what}_accuracy{end}": by_client for (what, end), by_client in found.items()}
 
 
-def _fine_tuned(federation: Federation, k: int, weights: Weights, own: np.ndarray, *, loss: Loss, options) -> list[float]:
-    """Client k's accuracy on its `own` test examples int64 [n]: as it is sent, and after each epoch of fine-tuning."""
+def _fine_tuned(
+    federation: Federation, k: int, weights: Weights, own: np.ndarray, *, loss: Loss, options
+) -> tuple[list[float], int]:
+    """Client k's accuracy on its `own` test examples int64 [n], as it is sent, and after each epoch of fine-tuning; and the
+    epoch in which it diverged, 0 where it did not."""
     asked = replace(options, lr=options.ft_lr, lr_schedule="constant", epoch_per_round=1, straggler=0.0)
-    only, memory = federation.model(k, weights).names(options.ft_part), None
+    only, memory, diverged = federation.model(k, weights).names(options.ft_part), None, 0
     accuracies = [_personal(federation, k, weights, own)]
     for epoch in range(1, options.ft_epochs + 1):
         trained = train(federation.at(epoch), [k], [weights], loss, asked, memory=[memory], only=only)
         (weights,), (memory,) = trained.weights, trained.memory
-        finite = [torch.isfinite(tensor).all() for tensor in (trained.loss, *weights.values())]
-        if not torch.stack(finite).all():
-            raise DivergedError(
-                f"{options.algorithm}: the loss of client {k} or its weights are not finite after epoch {epoch} of its "
-                f"fine-tuning; a smaller --ft_lr (it is {options.ft_lr:g}) may help"
-            )
+        if not diverged and not finite([trained.loss, *weights.values()]):
+            diverged = epoch
+            if options.on_divergence == "stop":
+                break
         accuracies.append(_personal(federation, k, weights, own))
-    return accuracies
+    return accuracies, diverged
 
 
 def _personal(federation: Federation, k: int, weights: Weights, own: np.ndarray) -> float:

@@ -42,6 +42,7 @@ SOURCES = (
     "federation/ranks",
     "federation/wire",
     "helpers",
+    "experiment/divergence",
     "experiment/evaluation",
     "experiment/identity",
     "experiment/measuring",

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import saves
-from errors import DivergedError, UserError
+from errors import UserError
+from experiment import divergence
 from experiment.evaluation import Evaluated, evaluate, features, personalise
 from experiment.preparation import Experiment
 from federation import Federation
@@ -26,11 +27,14 @@ PARTIES = ("client", "server")  # of the rounds; what is spent to evaluate or to
 
 
 def start(experiment: Experiment, federation: Federation) -> tuple[dict[str, Any], Entry]:
-    """What comes before the first round -> (state, entry of round 0)."""
+    """What comes before the first round -> (state, entry of round 0). Raises DivergedError."""
     began = federation.meter.now()
     state = experiment.module.start(federation, experiment.options)
+    found = divergence.in_round(federation, None, state, {})
+    divergence.stop(experiment.options, found, 0)
+    of_round, of_clients = divergence.columns(found)
     seconds = federation.meter.now() - began
-    return state, _entry(federation, 0, Round([], torch.zeros(0), {}), Evaluated({}, {}, {}), seconds, 0.0)
+    return state, _entry(federation, 0, Round([], torch.zeros(0), {}), Evaluated(of_round, of_clients, {}), seconds, 0.0)
 
 
 def play(
@@ -48,11 +52,12 @@ def play(
     in all rounds up to the last.
     """
     options, now = experiment.options, federation.meter.now
-    began = now()
+    began, state_before = now(), dict(state)
     done = _played(experiment, federation.at(r), state, before)
     if not done.answers and r == options.rounds:
         raise UserError(f"--client_failure {options.client_failure:g}: all clients failed in all {r} rounds")
-    _check(options, r, done)
+    found = divergence.in_round(federation, done, state, state_before)
+    divergence.stop(options, found, r)
     trained = now()
     evaluated, seen = Evaluated({}, {}, {}), {}
     if done.answers and is_evaluated(options, r):
@@ -65,6 +70,9 @@ def play(
         of_round, of_clients = personalise(federation, experiment.split, done, options, loss, watch)
         evaluated.of_round.update(of_round)
         evaluated.of_clients.update(of_clients)
+    of_round, of_clients = divergence.columns(found)
+    evaluated.of_round.update(of_round)
+    evaluated.of_clients.update(of_clients)
     entry = _entry(federation, r, done, evaluated, trained - began, now() - trained)
     return done, {**entry, **seen}, evaluated.confusion
 
@@ -91,6 +99,7 @@ def _played(experiment: Experiment, here: Federation, state: dict, before: Round
         communicate(replace(here, absent=others), dict(state), options)
         for key in [key for key in here.meter.spent if key[1] == "server"]:  # it never hears of them
             here.meter.spent[key] = servers.get(key, 0)
+        here.meter.diverged.clear()
     if others:
         done = communicate(replace(here, absent=failed), state, options)
     else:
@@ -114,19 +123,6 @@ def untuned(entry: Entry) -> Entry:
         return {name: told for name, told in columns.items() if not name.startswith(TUNED)}
 
     return {**entry, "round": without(entry["round"]), "clients": without(entry["clients"])}
-
-
-def _check(options: Options, r: int, done: Round) -> None:
-    alone = ["the server"] if len(done.loss) else []  # there is no loss where all clients failed
-    losses = dict(zip([f"client {k}" for k in done.clients] or alone, done.loss.tolist(), strict=True))
-    if "server_loss" in done.told:
-        losses["the server"] = done.told["server_loss"]
-    wrong = [who for who, value in losses.items() if not math.isfinite(value)]
-    if wrong:
-        raise DivergedError(
-            f"{options.algorithm}: the training loss of {wrong[0]} is {losses[wrong[0]]} in round {r}; "
-            f"nothing after it would mean anything; a smaller --lr (it is {options.lr:g}) may help"
-        )
 
 
 def _entry(federation: Federation, r: int, done: Round, evaluated: Evaluated, seconds: float, evaluation: float) -> Entry:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # a command's help and a mistake need not wait for it
 
 NO_LEARNING = 1e-9  # a learning rate
 # options that change what is learnt and nothing of what it costs: the same steps on the same batches, of the same clients
-NO_COST = ("seed", "lr", "lr_schedule", "ft_lr", "weight_decay")
+NO_COST = ("seed", "lr", "lr_schedule", "ft_lr", "weight_decay", "on_divergence")
 PATIENCE, PART = 3.0, 0.1  # seconds to time it all, but no more than a part of what the run will take
 
 

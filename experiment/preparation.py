@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 import algorithms
@@ -20,6 +21,7 @@ import plugins
 import saves
 import streams
 from data import datasets, partition, shift
+from data.files import reason
 from errors import UserError
 from experiment import identity
 from federation import Federation
@@ -68,6 +70,7 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     if algorithms.says(options.algorithm, "public") and not len(split.public):
         raise UserError(f"{options.algorithm}: learns from public examples, and there are none; add --public_share 0.1")
     shift.check(split, options)
+    _trains_on_one(options, split, inputs)
     start = _start(options, inputs)
     check = getattr(algorithms.ALGORITHMS[options.algorithm], "check", None)
     if check and (words := check(options, data, len(split.train.values))):
@@ -121,6 +124,8 @@ def _data(name: str, public: str | None, source: datasets.Source) -> datasets.Da
         return datasets.with_public(data, _data(public, None, source))
     except ValueError as error:
         raise UserError(f"--public_dataset {public}: {error}") from None
+    except UserError as error:  # which names the flag that others have
+        raise UserError(f"--public_dataset {str(error).removeprefix('--dataset ')}") from None
 
 
 @cache
@@ -161,6 +166,11 @@ def _start(options: Options, inputs: tuple) -> saves.Rows | None:
 def _fits(options: Options, data: datasets.Data, inputs: tuple) -> None:
     """Whether the algorithm can do with these architectures, and they with these images."""
     algorithm, named = options.algorithm, ",".join(options.model)
+    if len(data.classes) < 2:
+        raise UserError(
+            f"--dataset {options.dataset}: all examples are of one class, {data.classes[0]}, and any model is right; must "
+            "be of two classes or more"
+        )
     if options.augment != "none" and data.vectors:
         raise UserError(f"--augment {options.augment}: read only with images, and {options.dataset} holds vectors")
     have_heads = models.readers("heads")
@@ -185,6 +195,21 @@ def _fits(options: Options, data: datasets.Data, inputs: tuple) -> None:
     if len(widths) > 1 and algorithms.says(algorithm, "same_features"):
         found = ", ".join(f"{name} {model.classifier.in_features}" for name, model in zip(options.model, built, strict=True))
         raise UserError(f"--model {named}: {options.algorithm} shares features, which must be of one dimension, got {found}")
+
+
+def _trains_on_one(options: Options, split: partition.Split, inputs: tuple) -> None:
+    """Whether the models can train on one example, where a batch may be of one: BatchNorm takes two numbers a channel."""
+    single = np.flatnonzero(split.train.sizes == 1)
+    if options.batch_size > 1 and not len(single):
+        return
+    for name, build in zip(options.model, _architectures(options, inputs), strict=True):
+        with streams.torch_seeded("tried out"):
+            model = build().train()
+            try:
+                model(torch.zeros(1, *inputs[0]))
+            except ValueError as error:
+                which = f"client {single[0]} has a single training example" if len(single) else "--batch_size is 1"
+                raise UserError(f"--model {name}: cannot train on one example, and {which} ({reason(error)})") from None
 
 
 def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.Net]]:

@@ -16,11 +16,12 @@ from torch import Tensor
 import saves
 from data import partition
 from errors import LostError, UserError, reason_of
-from experiment import identity
+from experiment import divergence, identity
 from experiment.measuring import is_evaluated, passed_over, play, start, untuned
 from experiment.preparation import Experiment, at_work
 from federation import Federation, computing_with, ranks
 from helpers import Round
+from options import Options
 from untrusted import InertFormatter, inert
 
 CHECKPOINT_SECONDS = 60  # at most this much work is lost when a run is killed, or the round it was in
@@ -175,6 +176,7 @@ def _rounds(
     if saved is None:
         state, entry = start(experiment, federation)
         history, first, files = [entry], 1, {}
+        _warn(options, history)
     else:
         (state, first), history, files = _from(saved, federation), saved["history"], saved["files"]
 
@@ -187,6 +189,7 @@ def _rounds(
             for r in range(first, options.rounds + 1):
                 done, entry, confusion = play(experiment, federation, state, r, watch, done)
                 history.append(entry)
+                _warn(options, history)
                 files = _write_answers(experiment, federation, done, confusion) if r == options.rounds else {}
                 now = time.perf_counter()
                 # one that is passed over leaves what the round before it left, so it is not the first to be played again
@@ -230,6 +233,12 @@ def _as_of(r: int, state: dict, history: list, files: dict[str, str]) -> dict[st
     """A checkpoint after round r, which stays as it is while the next round goes on: a round replaces what it changes.
     `files`: {name: digest} of what was written in the last round."""
     return {"round": r, "state": dict(state), "history": list(history), "files": files}
+
+
+def _warn(options: Options, history: list) -> None:
+    """Once in a run, that it has diverged and goes on."""
+    if words := divergence.first(options, history):
+        log.warning(words)
 
 
 def _first_write(checkpoint: Any) -> float:

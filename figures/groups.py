@@ -138,6 +138,18 @@ def seeds_told(found: Sequence[Group]) -> str:
     )
 
 
+def diverged_told(found: Sequence[Group]) -> list[str]:
+    """In a line, which runs diverged and went on; none where none did."""
+    told = []
+    for group in found:
+        rounds = [summary["diverged"] for summary in group.summaries if summary["diverged"] is not None]
+        if rounds:
+            of_all = f"{len(rounds)} of {len(group.runs)} runs, " if len(group.runs) > 1 else ""
+            told.append(f"{name_of(group, found)} ({of_all}from {f'round {min(rounds)}' if min(rounds) else 'the start'})")
+    said = "diverged and went on (--on_divergence continue), so that what is told of them means nothing"
+    return [f"{said}: {', '.join(told)}"] if told else []
+
+
 def row_of(run: Run, on: str):
     """The row of the last round, or of the first of those best on validation. Raises UserError without validation."""
     rounds = run.rounds

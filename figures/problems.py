@@ -21,6 +21,7 @@ from figures.groups import (
     check,
     check_metric,
     distinguishing,
+    diverged_told,
     meant,
     ordered,
     problems,
@@ -76,6 +77,7 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
         "95 % interval of the differences, paired by seed, has 0 in it",
         *notes,
         seeds_told(everyone),
+        *diverged_told(everyone),
     ]
     return Comparison({title: without_empty(rows)}, notes, {title: _latex(names, list(values), rows)}, data)
 

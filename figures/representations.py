@@ -29,8 +29,8 @@ GREY = "#444444"
 
 def features(run: Run) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
     """What a run kept of all its clients together: the rounds [T], the features float [T, N, D] of N examples, and of each
-    its class, int [N], and its client, int [N]. Raises UserError for a run that kept none, where clients' features
-    differ in length, and where there are less than two of two."""
+    its class, int [N], and its client, int [N]. Rounds in which it had diverged are left out. Raises UserError for a run
+    that kept none, where clients' features differ in length, and where there are less than two of two."""
     saved = run.arrays("features")
     if saved is None:
         raise UserError(f"{run.folder}: kept no features; --track_features N, with --force, runs it anew")
@@ -43,7 +43,12 @@ def features(run: Run) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
         raise UserError(f"{run.folder}: a plane takes two examples of two features at least")
     classes = np.concatenate([saved[f"labels_{k}"] for k in clients])
     whose = np.repeat(clients, [values.shape[1] for values in of_clients])
-    return saved["rounds"].tolist(), np.concatenate(of_clients, axis=1), classes, whose
+    values = np.concatenate(of_clients, axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        usable = np.isfinite(np.square(values).sum((1, 2)))  # what axes are made of
+    if not usable.any():
+        raise UserError(f"{run.folder}: it had diverged in all rounds of which it kept features")
+    return saved["rounds"][usable].tolist(), values[usable], classes, whose
 
 
 def embedded(values: np.ndarray, method: str = "pca") -> np.ndarray:

@@ -29,6 +29,7 @@ from figures.groups import (
     check,
     check_metric,
     column_of,
+    diverged_told,
     gains,
     meant,
     ordered,
@@ -277,6 +278,7 @@ def _notes(found: Sequence[Group], metric: str, on: str, base: int | None, targe
 
 def _cautions(found: Sequence[Group]) -> Iterator[str]:
     yield seeds_told(found)
+    yield from diverged_told(found)
     for group in found:
         codes = {run.config.get("source") for run in group.runs}
         if len(codes) > 1:

@@ -173,9 +173,19 @@ class Run:
         """Whether the run was finished."""
         return finished(self.folder)
 
+    @property
+    def diverged(self) -> int | None:
+        """The first round in which a client or the server diverged, after which the run went on (`--on_divergence`), 0
+        before round 1; None where nobody did."""
+        rounds = self.rounds
+        told = rounds[[name for name in rounds if name.partition(":")[0] in ("diverged", "tuned_diverged")]]
+        found = rounds["round"][told.notna().any(axis=1)]
+        return int(found.iloc[0]) if len(found) else None
+
     def summary(self) -> dict[str, Any]:
         """The keys of `--json`: accuracies after the last round; totals over the run of bytes, of the steps and flops of the
-        clients and, apart, of the server, of seconds without the evaluation and of those of the evaluation."""
+        clients and, apart, of the server, of seconds without the evaluation and of those of the evaluation; the first round
+        in which the run diverged."""
         rounds = self.rounds
         last = rounds.iloc[-1]
 
@@ -196,6 +206,7 @@ class Run:
             **{name: total(name) or 0 for name in ("bytes_up", "bytes_down", "bytes_between")},
             **{name.replace(":", "_"): total(name) for name in ("steps", f"steps{SERVER}", "flops", f"flops{SERVER}")},
             **{name: round(float(rounds[name].sum()), 3) for name in ("seconds", "evaluation_seconds")},
+            "diverged": self.diverged,
             "options": self.options,
         }
 

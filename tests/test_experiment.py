@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, line_of
+from conftest import ROOT, line_of, tiny_federation
 
 import algorithms
 import experiment
@@ -23,7 +23,7 @@ import saves
 from data import partition
 from data.datasets import Source
 from errors import DivergedError
-from experiment import identity, measuring, preparation, rounds
+from experiment import divergence, identity, preparation, rounds
 from helpers import Round
 from options import Launch, Number, flag
 from saves import workbook
@@ -475,9 +475,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_who_and_when(tmp_path)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_every_loss_but_a_finite_one_stops_a_run_at_once(value, tmp_path):
     flags = prepared("independent", tmp_path).options
-    measuring._check(flags, 2, Round([0, 2], torch.tensor([1.0, 1e30]), {}))
+
+    def check(loss):
+        divergence.stop(
+            flags, divergence.in_round(tiny_federation(), Round([0, 2], torch.tensor([1.0, loss]), {}), {}, {}), 2
+        )
+
+    check(1e30)
     with pytest.raises(DivergedError, match=f"the training loss of client 2 is {value} in round 2"):
-        measuring._check(flags, 2, Round([0, 2], torch.tensor([1.0, value]), {}))
+        check(value)
 
 
 def test_the_log_has_the_command_and_the_traceback(tmp_path, monkeypatch):

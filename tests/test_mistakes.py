@@ -315,6 +315,12 @@ def three(tmp):
     silos(tmp, "abc")
 
 
+def leaf(y, x=1.0):
+    """LEAF's JSON of one user with these labels."""
+    held = {"users": ["u"], "user_data": {"u": {"x": [[x, k] for k in range(len(y))], "y": y}}}
+    return lambda tmp: (tmp / "all.json").write_text(json.dumps(held))
+
+
 def table(tmp):
     (tmp / "t.csv").write_text("a,b,y\n1,2,u\n3,4,v\n5,6,u\n7,8,v\n")
 
@@ -357,6 +363,47 @@ FILES = {
         npz(y_train=np.arange(12) % 3 * 2),
         "--dataset {tmp}/mine.npz",
         ["no label 1, 3", "all of 0 .. 4"],
+    ),
+    "one class in all": (
+        npz(y_train=np.zeros(12, int), y_test=np.zeros(6, int)),
+        "--dataset {tmp}/mine.npz",
+        ["--dataset", "mine.npz", "one class, 0", "two classes or more"],
+    ),
+    "public images that are NaN": (
+        npz(x_train=np.full((12, 8, 8), np.nan)),
+        "feddf --public_dataset {tmp}/mine.npz",
+        ["--public_dataset", "mine.npz: x_train", "not finite"],
+    ),
+    "a client's numbers that are infinite": (
+        lambda tmp: (silos(tmp), np.savez(tmp / "own" / "c.npz", x_train=np.full((6, 5), np.inf), y_train=np.arange(6) % 2)),
+        "--clients {tmp}/own --model MLP",
+        ["own/c.npz: x_train", "not finite"],
+    ),
+    "a label of a table that is NaN": (
+        lambda tmp: (tmp / "t.csv").write_text("a,y\n1,0\n3,1\n5,nan\n7,1\n"),
+        "--dataset {tmp}/t.csv --model MLP",
+        ["t.csv, line 4", "the column y holds nan", "no class"],
+    ),
+    "a label of LEAF that is NaN": (
+        leaf([0, 1, math.nan]),
+        "--clients {tmp}/all.json --model MLP",
+        ["all.json: user u", "a label that is none"],
+    ),
+    "a label of LEAF that is null": (leaf([0, 1, None]), "--clients {tmp}/all.json --model MLP", ["a label that is none"]),
+    "a feature of LEAF that is NaN": (
+        leaf([0, 1, 1], math.nan),
+        "--clients {tmp}/all.json --model MLP",
+        ["x of user u", "not finite"],
+    ),
+    "a client with one example and none to test on": (
+        npz(client_train=np.array(["a"] + ["b"] * 11), client_test=np.array(["b"] * 6)),
+        "--clients {tmp}/mine.npz --model MLP",
+        ["a has a single example", "no test examples"],
+    ),
+    "a client with one example and none to hold out": (
+        npz(client_train=np.array(["a"] + ["b"] * 11), client_test=np.array(["a"] + ["b"] * 5)),
+        "--clients {tmp}/mine.npz --model MLP --validation 0.2",
+        ["--validation 0.2", "client 0 has a single training image"],
     ),
     "fewer labels than images": (
         npz(y_test=np.arange(5) % 3),
@@ -633,6 +680,25 @@ def test_a_model_that_does_not_fit_the_images_is_one_line(model, line_for, tmp_p
     line = line_for(["--model", model, "--data_dir", str(tmp_path / "small")])
     for word in (f"--model {model}", "does not fit", "1 channels", "8x8 pixels"):
         assert word in line
+
+
+class Normed(models.Net):
+    """Normalises the features of a batch, which takes two examples."""
+
+    def __init__(self, shape, n_classes):
+        body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(math.prod(shape)))
+        super().__init__(body, math.prod(shape), n_classes)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("--batch_size 1", "--batch_size is 1"), ("--n_clients 6", "client 0 has a single training example")],
+)
+def test_batch_norm_that_would_meet_one_example_is_one_line(command, words, line_for, tmp_path, monkeypatch):
+    monkeypatch.setitem(models.MODELS, "Normed", Normed)
+    np.savez(tmp_path / "mine.npz", **arrays(x_train=np.zeros((6, 8, 8), np.uint8), y_train=np.arange(6) % 3))
+    line = line_for(["fedavg", "--dataset", "{tmp}/mine.npz", "--model", "Normed", *command.split()])
+    assert f"--model Normed: cannot train on one example, and {words}" in line
 
 
 def test_an_unwritable_folder_is_found_out_before_the_data_are_read(line_for, monkeypatch):
