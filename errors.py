@@ -1,6 +1,9 @@
 """What Chorus says when it cannot go on: one clear line, never a traceback."""
 
+import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 for _room in ("data", "saves"):  # what is downloaded and what is run lies there beside code, and may be removed with it
@@ -23,7 +26,92 @@ class DivergedError(Exception):
     """A training loss became NaN or infinite; its text says where. `run.py` prints it and goes on with the next run."""
 
 
+class NoRoomError(Exception):
+    """Nothing can be saved any more, whichever run it is: its text says where and why. The command ends with it."""
+
+
+# --- what the system refuses -------------------------------------------------------------------------------------------
+
+AGAIN = "and the same command goes on"
+_MEMORY = f"memory is short; free some, allow more (ulimit -v) or ask for fewer --jobs and --workers, {AGAIN}"
+_TASKS = f"no more processes or threads may begin; allow more (ulimit -u) or ask for fewer --jobs and --workers, {AGAIN}"
+_GONE = "is not there; where it or its folder was removed, the same command makes it again"
+REFUSED = {
+    errno.ENOSPC: f"the disk is full; free some space, {AGAIN}",
+    errno.EDQUOT: f"the quota of this disk is used up; free some space, {AGAIN}",
+    errno.EROFS: f"the disk is read-only; make it writable, {AGAIN}",
+    errno.EFBIG: f"a file may not be as large as this; allow larger ones (ulimit -f), {AGAIN}",
+    errno.EIO: "the disk failed to read or write; once it is in order, the same command goes on",
+    errno.EACCES: f"may not be read or written; change its permissions or those of its folder, {AGAIN}",
+    errno.EPERM: f"may not be read or written; change its permissions or those of its folder, {AGAIN}",
+    errno.ENOENT: _GONE,
+    errno.ESTALE: _GONE,
+    errno.EMFILE: f"too many files are open; allow more (ulimit -n) or ask for fewer --jobs and --workers, {AGAIN}",
+    errno.ENFILE: f"too many files are open on this machine; close some, {AGAIN}",
+    errno.ENOMEM: _MEMORY,
+    errno.EAGAIN: _TASKS,
+}
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+SAID = {  # what libraries say in errors of their own kinds
+    "can't allocate memory": _MEMORY,  # torch
+    "cannot allocate memory": _MEMORY,  # the loader of shared objects
+    "failed to map segment from shared object": _MEMORY,
+    "cuda out of memory": f"the memory of the CUDA device is short; free some there, {AGAIN}",
+    "can't start new thread": _TASKS,
+}
+
+
+def refused(error: BaseException) -> str | None:
+    """In one line what the system refused, a resource that is used up or a file that is gone, and what to do; None for any
+    other error."""
+    if isinstance(error, MemoryError):
+        return _MEMORY
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        words = REFUSED[error.errno]
+        if error.filename is not None:
+            return f"{_text(error.filename)}: {words}"
+        return f"a file {words}" if words.startswith(("is", "may")) else words
+    if isinstance(error, RuntimeError | ImportError | OSError):
+        return next((words for said, words in SAID.items() if said in str(error).lower()), None)
+    return None
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether nothing can be saved any more: a disk that is full, or read-only."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
+def _text(name: str | bytes | int) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, what the system refuses is an OSError that names this file: writing to an open one names none, and torch makes
+    an error of its own of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+    except RuntimeError as error:
+        cause = error.__context__
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise
+
+
 def reason_of(error: BaseException) -> str:
     """In one line, why a run failed."""
-    words, said = " ".join(str(error).split()), isinstance(error, UserError | DivergedError | LostError)
-    return words if said else f"{type(error).__name__}: {words}".removesuffix(": ")
+    words, said = " ".join(str(error).split()), isinstance(error, UserError | DivergedError | LostError | NoRoomError)
+    return words if said else refused(error) or f"{type(error).__name__}: {words}".removesuffix(": ")
+
+
+def _in_a_line(kind, error, trace) -> None:
+    words = refused(error)
+    print(f"{Path(sys.argv[0]).name}: {words}", file=sys.stderr) if words else sys.__excepthook__(kind, error, trace)
+
+
+if Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve().is_relative_to(Path(__file__).resolve().parent):
+    sys.excepthook = _in_a_line  # of our commands, not of programs that use us: memory may be short while libraries load

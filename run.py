@@ -12,8 +12,8 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 from tabulate import tabulate
@@ -27,14 +27,14 @@ import saves
 import study
 from commandline import command_of, plan
 from data import partition, shift
-from errors import DivergedError, LostError, UserError
+from errors import DivergedError, UserError
 from experiment import Experiment
 from federation import ranks
 from figures import summary
 from figures.cells import render
 from figures.groups import diverged_told, groups, problems, seeds_told
 from figures.problems import overview
-from launch import Failed, launch, loggers, nodes, refuse, scheduling, signals, slurm, torchrun
+from launch import Failed, ending, launch, loggers, nodes, refuse, scheduling, slurm, torchrun
 from launch.display import log_to_stderr
 from study import tuning
 from untrusted import inert, tell
@@ -43,49 +43,33 @@ MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a command line; returns the exit status: 0, 1 where a run failed, 2 for a mistake in the command, 128 and the
-    number of the signal that stopped it, 3 on a node of another kind than the runs are named for."""
+    """Run a command line; returns the exit status: 0, 1 where a run failed, and else that of `launch.ending`."""
     allocator.keep_blocks()
     leads = ranks.rank() == 0
     log_to_stderr() if leads else logging.getLogger().addHandler(logging.NullHandler())
     if "_ARGCOMPLETE" in os.environ:
         commandline.complete(os.environ["COMP_LINE"], *_declared())
-    try:
-        commandline.bring(argv)
-        classes, described = _declared()
-        with signals.interrupting(), ranks.joined():
-            runs, how, notes = commandline.parse(argv, classes, described, algorithms.FAMILIES)
-            if not leads:
-                torchrun.follow(how)
-                return 0
-            if how.save_study:
-                return _save_study(runs, how)
-            if how.study:
-                return _study(runs, how, argv)
-            ready = [_prepared(run, how, argv) for run in runs]
-            if how.show_split:
-                return _show_split(ready)
-            if how.plan:
-                return _plan(ready, how)
-            return _submit(ready, how, argv) if _is_for_slurm(ready, how) else _launch(ready, how, notes)
-    except nodes.DeclinedError as error:
-        tell(f"run.py: {inert(error)}", file=sys.stderr)
-        return nodes.DECLINED
-    except UserError as error:
-        if leads:
-            tell(f"run.py: {inert(error)}", file=sys.stderr)
-        return 2
-    except LostError as error:
-        tell(f"run.py: {inert(error)}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # whoever read the output has gone: | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt as interrupt:
-        if leads:
-            with suppress(OSError):  # of a terminal that is closed
-                tell("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
-        return signals.status_of(interrupt)
+    return ending.status_of("run.py", partial(_carry_out, argv, leads), leads)
+
+
+def _carry_out(argv: Sequence[str], leads: bool) -> int:
+    commandline.bring(argv)
+    classes, described = _declared()
+    with ranks.joined():
+        runs, how, notes = commandline.parse(argv, classes, described, algorithms.FAMILIES)
+        if not leads:
+            torchrun.follow(how)
+            return 0
+        if how.save_study:
+            return _save_study(runs, how)
+        if how.study:
+            return _study(runs, how, argv)
+        ready = [_prepared(run, how, argv) for run in runs]
+        if how.show_split:
+            return _show_split(ready)
+        if how.plan:
+            return _plan(ready, how)
+        return _submit(ready, how, argv) if _is_for_slurm(ready, how) else _launch(ready, how, notes)
 
 
 def _prepared(run: options.Options, how: options.Launch, argv: Sequence[str]) -> Experiment:

@@ -24,7 +24,7 @@ import streams
 import untrusted
 from data import augment, files, pictures, silos
 from data.files import Published, naming
-from errors import UserError
+from errors import UserError, writing
 from untrusted import inert
 
 
@@ -82,8 +82,9 @@ class Data:
         return replace(self, x=self.x.to(device), y=self.y.to(device), mean=self.mean.to(device), std=self.std.to(device))
 
     def write(self, path: Path) -> Path:
-        """Into a file that several processes read with `mapped`; returns where it is."""
-        torch.save({f.name: getattr(self, f.name) for f in fields(self)}, path)
+        """Into a file that several processes read with `mapped`; returns where it is. Raises OSError that names it."""
+        with writing(path), path.open("wb") as file:  # given a path, torch would not say what the system refused
+            torch.save({f.name: getattr(self, f.name) for f in fields(self)}, file)
         return path
 
     @property

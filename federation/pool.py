@@ -7,16 +7,18 @@ take a second or two to start; until they are there the run's own process does t
 """
 
 import io
+import logging
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
-from multiprocessing import forkserver
+from functools import cache
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import allocator
+from errors import AGAIN, LostError, refused
 
 if TYPE_CHECKING:
     from federation import Federation
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 # of others alone: the server finds modules from the folder in which the command was given, where ours may be older ones
 PRELOADED = ["torch", "numpy", "cloudpickle"]
 OWN = ("wire", "meter", "pool")  # of a federation: what each process has for itself
+log = logging.getLogger("chorus")
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # which a terminal or a batch system sends to all processes: the first one decides
 
 
@@ -49,21 +53,27 @@ class Pool:
         threading.Thread(target=self._start, args=(n, hears), daemon=True).start()
 
     def _start(self, n: int, hears: Connection) -> None:
-        with suppress(RuntimeError):  # the pool was closed before they were there
+        try:
             self._first = [self._executor.submit(os.getpid) for _ in range(n)]
-        hears.close()
+        except (OSError, EOFError) as error:  # EOFError: the server that forks them is gone
+            why = refused(error) or "as where memory is short"
+            log.warning("--workers: no worker process could be started, the run goes on without: %s", why)
+        except RuntimeError:  # the pool was closed before they were there
+            pass
+        finally:
+            hears.close()
         self._begun.set()
 
     @property
     def ready(self) -> bool:
-        """Whether workers are there. Raises concurrent.futures.BrokenExecutor where one has died."""
-        return self._begun.is_set() and all(future.done() and future.result() for future in self._first)
+        """Whether workers are there. Raises LostError where one has died."""
+        return self._begun.is_set() and self._first != [] and all(future.done() and _of(future) for future in self._first)
 
     def wait(self) -> None:
-        """Until they are there."""
+        """Until they are there, or could not be started."""
         self._begun.wait()
         for future in self._first:
-            future.result()
+            _of(future)
 
     def each(self, federation: "Federation", work: Callable[..., Any], clients: Sequence[int], rows: Sequence) -> list[Any]:
         """[work(federation, k, row of the first, ...) for every client k]; those with the most examples are begun first."""
@@ -77,7 +87,7 @@ class Pool:
         futures = {i: self._executor.submit(_carry_out, packed((work, changed, *tasks[i]))) for i in order}
         done = []
         for i in range(len(tasks)):
-            result, spent = pickle.loads(futures.pop(i).result())
+            result, spent = pickle.loads(_of(futures.pop(i)))
             federation.meter.spent.update(spent)
             done.append(result)
         return done
@@ -88,6 +98,13 @@ class Pool:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
+def _of(future: Future) -> Any:
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        raise LostError(f"--workers: a worker process was killed, as where memory is short; {AGAIN}") from error
+
+
 def context_of_workers(preloaded: Sequence[str] = PRELOADED) -> multiprocessing.context.BaseContext:
     """How worker processes begin: forked, where a system can, from a server that has imported libraries and started no
     thread (one that has could leave a lock behind, or hang in OpenMP), and else from nothing."""
@@ -96,10 +113,31 @@ def context_of_workers(preloaded: Sequence[str] = PRELOADED) -> multiprocessing.
         context.set_forkserver_preload(list(preloaded))
         # interrupts are ignored by the server, which passes that on: Ctrl-C reaches all processes of a terminal; it has no
         # socket where the name of the folder for temporary files is too long
-        with _ignoring_interrupts(), suppress(OSError):
+        with suppress(OSError), _ignoring_interrupts(), _silent():
             forkserver.ensure_running()
+            _keep_folder(util.get_temp_dir())
             return context
     return multiprocessing.get_context("spawn")
+
+
+@cache
+def _keep_folder(folder: str) -> None:
+    """That of the server's socket is removed in the end, with a traceback where it is gone by then."""
+    util.Finalize(None, os.makedirs, (folder,), {"exist_ok": True}, exitpriority=-99)  # just before
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Inside, a process that is begun has no standard error: why the server or a worker ends is told by who waits for it, in
+    a line, and not by a traceback."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 @contextmanager

@@ -3,6 +3,7 @@ place; elsewhere plain lines now and then, so that a log file shows signs of lif
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -142,7 +143,8 @@ class Lines(Display):
         if time.monotonic() - self.shown >= EVERY:
             self.shown = time.monotonic()
             running = [f"  {self.standings[folder]}" for folder in self.running]
-            print(*([str(self)] if len(self.standings) > 1 else []), *running, sep="\n", file=sys.stderr, flush=True)
+            with suppress(OSError):  # of a full disk
+                print(*([str(self)] if len(self.standings) > 1 else []), *running, sep="\n", file=sys.stderr, flush=True)
 
 
 class Bars(Display):
@@ -220,11 +222,16 @@ class Beside(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write it."""
-        tqdm.write(inert(self.format(record), lines=True), file=sys.stderr)
+        with suppress(OSError):  # of a terminal that is closed, or of a full disk
+            tqdm.write(inert(self.format(record), lines=True), file=sys.stderr)
 
 
 def log_to_stderr() -> None:
-    """Warnings of all, and what Chorus tells, on standard error; a run's log gets more (see `experiment.rounds`)."""
+    """Warnings of all, and what Chorus tells, on standard error; a run's log gets more (see `experiment.rounds`). A standard
+    stream that is closed is nowhere from now on: else the next file that is opened would be it, and get what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r+" if number == 0 else "w"))
     logging.basicConfig(format="%(message)s", handlers=[Beside(logging.INFO)], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import saves
-from errors import UserError
+from errors import UserError, writing
 from experiment.rounds import Logger, Row
 from figures.units import duration
 
@@ -41,7 +41,7 @@ def history_csv(folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], N
             columns[:] = saves.in_order(name for row in rows for name in row)
             saves.write_text(path, text_of([dict(zip(columns, columns, strict=True)), *rows]))
         else:
-            with path.open("a") as file:
+            with writing(path), path.open("a") as file:
                 file.write(text_of([row]))
 
     write()

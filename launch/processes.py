@@ -33,6 +33,7 @@ import plugins
 import saves
 from data import datasets
 from data.datasets import Data
+from errors import LostError, NoRoomError, reason_of
 from experiment import Experiment
 from experiment.rounds import Logger, Row
 from federation.pool import context_of_workers
@@ -60,7 +61,8 @@ def carry_out(
 ) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
     """Yields each experiment with what came of it, as it is over. The longest are begun first, and so many that their
     `--threads` are no more than `cores`, or one alone that has more. Those that another process is at work on are left to it
-    after `patience` seconds without any other work."""
+    after `patience` seconds without any other work. Raises NoRoomError where nothing can be saved any more, LostError where
+    no worker can be started."""
     waiting, killed, idle = sorted(experiments, key=work_of, reverse=True), Counter(), 0.0
     with _handed_over(experiments) as files, _Workers(cores, files.folder) as workers:
         while waiting or workers.busy:
@@ -79,6 +81,8 @@ def carry_out(
                 display.waits(len(waiting))
             for one, (what, told) in workers.news(POLL if fitting else None):
                 killed[one.folder] += what == "killed"
+                if what == "no room":
+                    raise NoRoomError(told)
                 if what == "told":
                     display.told(one, told)
                 elif what == "busy" or (what == "killed" and killed[one.folder] < TRIES):
@@ -135,6 +139,7 @@ class _Workers:
     def __exit__(self, *_) -> None:
         for worker in self._all:
             worker.process.terminate()
+            worker.pipe.close()  # one that could not save what it was at waits for no other run
         for worker in self._all:
             worker.process.join()
 
@@ -160,14 +165,19 @@ class _Workers:
         ours, theirs = self._context.Pipe()
         given = (theirs, self._scratch, plugins.files())
         process = self._context.Process(target=_serve, args=given)  # has workers of its own
-        process.start()
+        try:
+            process.start()
+        except (OSError, EOFError) as error:  # EOFError: the server that forks them is gone
+            why = reason_of(error) if isinstance(error, OSError) else "as where memory is short"
+            raise LostError(f"--jobs: no worker process could be started, {why}") from error
         theirs.close()
         self._all.append(_Worker(process, ours))
         return self._all[-1]
 
     def news(self, timeout: float | None) -> Iterator[tuple[Experiment, tuple[str, Any]]]:
         """What workers tell of their runs, at least one thing, or nothing after `timeout` seconds: a row is "told", a run is
-        "over" (with the reason why it failed, or None), "busy" elsewhere, or "killed" (with the words for it)."""
+        "over" (with the reason why it failed, or None), "busy" elsewhere, "killed" (with the words for it), or stopped where
+        nothing can be saved any more, "no room" (likewise)."""
         for worker in _ready(self._all, timeout):
             try:
                 what, told = worker.pipe.recv()
@@ -230,6 +240,10 @@ def _serve(pipe: Connection, scratch: Path, brought: Sequence[Path]) -> None:
                 result = single.carry_out(replace(one, data=datasets.mapped(data)), force, loggers, watch)
             except saves.BusyError:
                 tell("busy", None)
+            except NoRoomError as error:
+                tell("no room", str(error))
+            except Exception as error:  # before it began: its data are gone, say
+                tell("over", reason_of(error))
             else:
                 tell("over", result.reason if isinstance(result, Failed) else None)
 

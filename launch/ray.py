@@ -39,7 +39,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import saves
 from data.datasets import Data
-from errors import UserError, reason_of
+from errors import NoRoomError, UserError, reason_of
 from experiment import Experiment, identity
 from experiment.rounds import Logger, Row
 from figures import folder as pictures
@@ -402,6 +402,8 @@ def _serve(
         post.leave.remote(number, "begins", None)
         try:
             result = single.carry_out(here, False, (*loggers, left.files), left.row)
+        except NoRoomError as error:  # on this node
+            return "over", reason_of(error), {}
         except KeyboardInterrupt:  # the caller is told to stop
             ray.get(post.leave.remote(number, "files", _contents(folder)))
             raise

@@ -11,7 +11,7 @@ import torch
 import allocator
 import experiment
 import saves
-from errors import reason_of
+from errors import NoRoomError, no_room, reason_of
 from experiment import Experiment
 from experiment.rounds import Logger, Row
 from figures import folder
@@ -52,7 +52,8 @@ def carry_out(
     one: Experiment, force: bool, loggers: Sequence[Logger], watch: Callable[[Row | str], None]
 ) -> saves.Run | Failed:
     """The saved run, or why it failed: whatever that is, it stops no other. Raises saves.BusyError where another process is
-    at work on it, and KeyboardInterrupt once the last finished round is saved."""
+    at work on it, NoRoomError where nothing can be saved any more, and KeyboardInterrupt once the last finished round is
+    saved."""
     try:
         if not force:
             one = nodes.going_on(one)
@@ -61,6 +62,8 @@ def carry_out(
     except saves.BusyError:
         raise
     except Exception as error:
+        if no_room(error):
+            raise NoRoomError(reason_of(error)) from error
         return failed(one, reason_of(error))
     return run
 

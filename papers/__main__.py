@@ -3,14 +3,14 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import allocator
 from commandline import plan, value_of
 from errors import DivergedError, UserError
-from launch import Failed, launch, scheduling, signals
+from launch import Failed, ending, launch, scheduling
 from launch.display import log_to_stderr
 from options import Launch, flags_of
 from papers import PAPERS, page, results
@@ -38,21 +38,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0, 1 where a run failed or a table does not hold, 2 for a mistake in the
-    command, 128 and the number of the signal that stopped it."""
+    """Run a command line; returns the exit status: 0, 1 where a run failed or a table does not hold, and else that of
+    `launch.ending`."""
     log_to_stderr()
     given = parser().parse_args(argv)
     allocator.keep_blocks()
-    try:
-        with signals.interrupting():
-            return _carry_out(given)
-    except UserError as error:
-        print(f"papers: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interrupt:
-        with suppress(OSError):  # of a terminal that is closed
-            print("\nstopped; the same command goes on from the last finished round", file=sys.stderr)
-        return signals.status_of(interrupt)
+    return ending.status_of("papers", partial(_carry_out, given))
 
 
 def _carry_out(given: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 
 import untrusted
-from errors import UserError
+from errors import UserError, writing
 
 if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
     import pandas as pd
@@ -79,9 +79,10 @@ def written(path: Path, write: Callable[[Path], object], name: Callable[[str], s
     at once; where writing fails, nothing is left of it."""
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
+        with writing(path):
+            write(beside)
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
         digest = digest_of(beside)
         beside.replace(path.with_name(name(digest)) if name else path)
     except BaseException:
