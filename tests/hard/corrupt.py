@@ -27,7 +27,7 @@ from tests.hard.forks import Forks, Plan
 TIMES = 3  # of each damage that is drawn
 CASES = ("cfkd", "data_exchange")  # of which one draws, in the end, from its checkpoint
 FLAGS = {"validation": 0.1, "jobs": 1}
-NO_DATA = (".png", ".xlsx", ".pkl", ".csv", ".log")  # the ends of files that no number is read from
+REMOVED = "removed"
 
 # --- damages: a file and what is drawn -> in words, what was done to it --------------------------------------------------
 
@@ -59,7 +59,7 @@ def emptied(path: Path, draw: np.random.Generator) -> str:
 def removed(path: Path, draw: np.random.Generator) -> str:
     """It is not there."""
     path.unlink()
-    return "removed"
+    return REMOVED
 
 
 def a_folder(path: Path, draw: np.random.Generator) -> str:
@@ -100,6 +100,11 @@ def said_by(main: Callable, *words: str) -> str:
     return out.getvalue()
 
 
+def told_of(run: saves.Run) -> dict:
+    """Its summary, wherever it lies."""
+    return {**run.summary(), "folder": run.folder.name}
+
+
 def page_of(folder: Path, page: Path) -> str:
     """The report of a run."""
     said_by(report.main, str(folder), "-o", str(page))
@@ -120,7 +125,7 @@ def as_bytes(tree) -> object:
 READERS: dict[str, Callable[[Path, Path], object]] = {
     "config": lambda folder, scratch: saves.load(folder).config,
     "history": lambda folder, scratch: saves.load(folder).history.to_csv(),
-    "summary": lambda folder, scratch: saves.load(folder).summary(),
+    "summary": lambda folder, scratch: told_of(saves.load(folder)),
     "weights": lambda folder, scratch: as_bytes(saves.load(folder).weights()),
     "headline": lambda folder, scratch: saves.load(folder).headline,
     "names": lambda folder, scratch: saves.load(folder).names,
@@ -128,7 +133,7 @@ READERS: dict[str, Callable[[Path, Path], object]] = {
     "confusion": lambda folder, scratch: as_bytes(saves.load(folder).arrays("confusion")),
     "features": lambda folder, scratch: as_bytes(saves.load(folder).arrays("features")),
     "model": lambda folder, scratch: as_bytes(dict(saves.load(folder).model(1).state_dict())),
-    "find": lambda folder, scratch: [run.summary() for run in saves.find(folder.parent)],
+    "find": lambda folder, scratch: [told_of(run) for run in saves.find(folder.parent)],
     "figures.table": lambda folder, scratch: said_by(table.main, str(folder)),
     "figures.report": lambda folder, scratch: page_of(folder, scratch / "report.html"),
     "figures.status": lambda folder, scratch: {
@@ -186,6 +191,9 @@ def tried(seed: int) -> Outcome:
                 ("shorter", whole.folder, other.folder, longer, long),
             ):
                 undamaged = told_by(folder, place) if kind == "finished" else {}
+                read = saves.checkpoints(folder)[:1]  # by the command that is given again
+                if kind == "finished":
+                    read = [folder / saves.DONE, *(folder / file for file in saves.digests(folder))]
                 for path in sorted(path for path in folder.iterdir() if path.is_file()):
                     for damage in damages(path, twin):
                         number += 1
@@ -200,12 +208,13 @@ def tried(seed: int) -> Outcome:
                             outcome.failures += [f"{told}: {what}" for what in wrong(undamaged, damaged)]
                             outcome.count("readings", len(damaged))
                             outcome.count("refused in a line", sum(isinstance(one, UserError) for one in damaged.values()))
-                        todo.append((told, path, [*command, "--seed", "0"], copy, expected))
+                        must_be_told = path in read and done != REMOVED
+                        todo.append((told, path, [*command, "--seed", "0"], copy, expected, must_be_told))
 
-            def again(told: str, path: Path, words: list[str], copy: Path, expected: saves.Run) -> list[str]:
+            def again(told: str, path: Path, words: list[str], copy: Path, *rest) -> list[str]:
                 forks = idle.get()
                 try:
-                    return [f"{told}: {what}" for what in _again(forks, path, words, copy, expected)]
+                    return [f"{told}: {what}" for what in _again(forks, path, words, copy, *rest)]
                 finally:
                     idle.put(forks)
                     shutil.rmtree(copy.parent)
@@ -241,20 +250,18 @@ def _killed(forks: Forks, words: list[str], folder: Path) -> Path:
             return found
 
 
-def _again(forks: Forks, path: Path, words: list[str], copy: Path, expected: saves.Run) -> list[str]:
+def _again(forks: Forks, path: Path, words: list[str], copy: Path, expected: saves.Run, must_be_told: bool) -> list[str]:
     """What is wrong with the same command again: its end, what it says, and the run that is there then."""
-    was_there = path.name in ("config.json", "split.npz")  # written anew as a run goes on
     ended = forks.run(_plan(words, copy.parent))
     lines = ended.said.strip().splitlines()
     found = [f"a traceback: {ended.said[-400:]!r}"] if "Traceback" in ended.said else []
-    if (copy / path.name).is_dir():  # which nobody but the user can put right
-        return found + ([f"not told in a line: {lines}"] if ended.status and len(lines) != 1 else [])
+    if (copy / path.name).is_dir() and ended.status:  # which nobody but the user can put right
+        return [*found, *([] if path.name in lines[-1] else [f"not told: {lines}"])]
     if ended.status:
         return [*found, f"exit status {ended.status}, {lines[-3:]}"]
     there = methods.runs_in(copy.parent)
     apart = methods.apart(expected, there[expected.folder.name]) if expected.folder.name in there else ["no such run"]
     found += [f"the same command ends in another run: {', '.join(apart)}"] if apart else []
-    told = any(path.name in line for line in lines)
-    if not told and not path.name.endswith(NO_DATA) and not was_there:
+    if must_be_told and not any("is damaged" in line or "has no digests" in line for line in lines):
         found.append(f"nothing is said of it: {lines}")
     return found

@@ -22,6 +22,7 @@ FLAGS = {
     "lr": 0.01,
     "ft_epochs": 1,
     "track_features": 4,
+    "public_share": 0.1,
 }
 OWN = {
     "scaffold": {"variate": 1},
