@@ -25,7 +25,7 @@ from data.files import reason
 from errors import UserError
 from experiment import identity
 from federation import Federation
-from federation.pool import Pool, packed
+from federation.pool import Pool, packed, shared_folder
 from federation.ranks import Ranks, world
 from federation.wire import Wire
 from options import Launch, Options
@@ -251,8 +251,8 @@ def at_work(experiment: Experiment) -> Iterator[Federation]:
     if experiment.workers == 1:
         yield replace(federation, pool=Ranks() if shared else None)
         return
-    with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder:
-        file = federation.data.to("cpu").write(Path(folder) / "data.pt")
+    with shared_folder() as folder:
+        file = federation.data.to("cpu").write(folder / "data.pt")
         build = partial(_replica, plugins.files(), packed(replace(experiment, data=None)), file)
         pool = Pool(federation, build, experiment.workers, then=partial(shutil.rmtree, folder, ignore_errors=True))
         try:

@@ -11,8 +11,11 @@ import logging
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,10 +23,12 @@ from dataclasses import fields, replace
 from functools import cache
 from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 import allocator
@@ -37,6 +42,8 @@ PRELOADED = ["torch", "numpy", "cloudpickle"]
 OWN = ("wire", "meter", "pool")  # of a federation: what each process has for itself
 log = logging.getLogger("chorus")
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # which a terminal or a batch system sends to all processes: the first one decides
+LOCK = ".lock"  # in a folder for files that processes share: held as long as the process is there whose folder it is
+ABANDONED = 60.0  # seconds after which a folder whose lock is free is one of a process that was killed
 
 
 class Pool:
@@ -48,7 +55,8 @@ class Pool:
     ) -> None:
         self._base, context = federation, context_of_workers()
         hears, self._alive = context.Pipe(duplex=False)
-        self._executor = ProcessPoolExecutor(n, context, _begin, (packed((build, then)), hears))
+        sockets = None if multiprocessing.parent_process() else of_sockets()  # a worker's pool shares them with others
+        self._executor = ProcessPoolExecutor(n, context, _begin, (packed((build, then, sockets)), hears))
         self._begun, self._first = threading.Event(), []
         threading.Thread(target=self._start, args=(n, hears), daemon=True).start()
 
@@ -141,6 +149,30 @@ def _silent() -> Iterator[None]:
 
 
 @contextmanager
+def shared_folder() -> Iterator[Path]:
+    """A folder for files that this process shares with workers, which is gone afterwards. Gone are also those of processes
+    that were killed together with all that would have removed theirs."""
+    for left in Path(tempfile.gettempdir()).glob("chorus-*"):
+        _remove_abandoned(left)
+    with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder, FileLock(Path(folder) / LOCK):
+        yield Path(folder)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    lock = folder / LOCK
+    with suppress(OSError, Timeout):  # somebody else's, or of one that is at work
+        if time.time() - lock.stat().st_mtime > ABANDONED:
+            with FileLock(lock, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def of_sockets() -> str:
+    """The folder in which multiprocessing has the sockets of this command and of its workers; it removes it in the end of a
+    command that is not killed."""
+    return util.get_temp_dir()
+
+
+@contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # no other may say what a signal does
         yield
@@ -159,21 +191,24 @@ _federation: "Federation"
 
 def _begin(sent: bytes, alive: Connection) -> None:
     global _federation
-    build, then = pickle.loads(sent)
+    build, then, sockets = pickle.loads(sent)
     for name in SIGNALS:
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(alive, then), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(alive, then, sockets), daemon=True).start()
     allocator.keep_blocks()
     torch.set_num_threads(1)
     _federation = build()
 
 
-def _end_with_parent(alive: Connection, then: Callable[[], Any] | None) -> None:
+def _end_with_parent(alive: Connection, then: Callable[[], Any] | None, sockets: str | None) -> None:
     with suppress(EOFError, OSError):
         alive.recv()  # nothing is ever sent: the pool is closed, or its process was killed
-    if then and not multiprocessing.parent_process().is_alive():
-        then()
+    if not multiprocessing.parent_process().is_alive():
+        if then:
+            then()
+        if sockets:
+            shutil.rmtree(sockets, ignore_errors=True)
     os._exit(0)
 
 

@@ -17,7 +17,6 @@ import os
 import pickle
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -36,7 +35,7 @@ from data.datasets import Data
 from errors import LostError, NoRoomError, reason_of
 from experiment import Experiment
 from experiment.rounds import Logger, Row
-from federation.pool import context_of_workers
+from federation.pool import context_of_workers, of_sockets, shared_folder
 from launch import signals, single
 from launch.display import Display
 from launch.scheduling import POLL, next_of, work_of
@@ -112,8 +111,8 @@ class _Files:
 def _handed_over(experiments: Sequence[Experiment]) -> Iterator[_Files]:
     """Inside, the data sets of the experiments are in files."""
     found = {id(one.data): one.data for one in experiments}
-    with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder:
-        files = _Files(Path(folder), {key: f"{number}.pt" for number, key in enumerate(found)})
+    with shared_folder() as folder:
+        files = _Files(folder, {key: f"{number}.pt" for number, key in enumerate(found)})
         for data in found.values():
             data.write(files.of(data))
         yield files
@@ -251,6 +250,7 @@ def _serve(pipe: Connection, scratch: Path, brought: Sequence[Path]) -> None:
 def _stop_with_parent(scratch: Path) -> None:
     multiprocessing.parent_process().join()
     os.kill(os.getpid(), signal.SIGTERM)  # the main thread saves
-    shutil.rmtree(scratch, ignore_errors=True)  # what is mapped stays until then
+    for folder in (scratch, of_sockets()):
+        shutil.rmtree(folder, ignore_errors=True)  # what is mapped stays until then
     time.sleep(GRACE)
     os._exit(1)

@@ -26,7 +26,7 @@ import experiment
 import saves
 from errors import DivergedError
 from experiment import evaluation
-from federation.pool import Pool, context_of_workers, packed
+from federation.pool import ABANDONED, LOCK, Pool, context_of_workers, packed, shared_folder
 from helpers import EVALUATION_BATCH
 from launch import scheduling
 
@@ -239,7 +239,24 @@ def test_no_worker_and_no_file_outlives_a_killed_parent(scratch, tmp_path):
     process.wait()
     gone, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
-    assert not list(scratch.glob("chorus-*"))
+    assert not list(scratch.iterdir())
+
+
+def test_a_folder_of_a_command_that_was_killed_with_all_its_workers_is_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    long_ago = time.time() - 2 * ABANDONED
+    with shared_folder() as at_work:
+        left, new = tmp_path / "chorus-left", tmp_path / "chorus-new"
+        for folder in (left, new):
+            folder.mkdir()
+            (folder / "data.pt").touch()
+            (folder / LOCK).touch()
+        for folder in (left, at_work):
+            os.utime(folder / LOCK, (long_ago, long_ago))
+        (tmp_path / "chorus-of-others").mkdir()
+        with shared_folder() as another:
+            assert set(tmp_path.iterdir()) == {at_work, another, new, tmp_path / "chorus-of-others"}
+    assert set(tmp_path.iterdir()) == {new, tmp_path / "chorus-of-others"}
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
