@@ -75,7 +75,7 @@ def carrier(options: Options) -> dict[str, Any]:
     carried = [environment[name] for name in ("torch", "numpy", "processor", "device")]
     return {
         "source": _digest([*carried, *_sources(options)]),
-        "revision": _revision(),
+        "revision": revision(),
         "environment": environment,
     }
 
@@ -162,7 +162,7 @@ def _sources(options: Options) -> list[str]:
 
 
 @cache
-def _revision() -> str | None:
+def revision() -> str | None:
     """The commit of this checkout, "-dirty" where files differ from it; None where it is none, or without git."""
     if not (HERE / ".git").exists():  # installed, perhaps into a folder of somebody else's checkout
         return None

@@ -341,7 +341,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _unfinished(folder: Path) -> str:
     if (folder / "config.json").exists():
         return "the run is not finished; the command in its run.log resumes it"
-    return "holds no run" if folder.exists() else "no such folder"
+    return f"{'holds no run' if folder.exists() else 'no such folder'}; must be the folder of a finished run"
 
 
 def verify(run: Run) -> None:

@@ -105,7 +105,7 @@ def test_a_run_that_other_code_made_counts_and_is_marked(tmp_path, monkeypatch):
     table = table_of(independent=Cell(f"independent {QUICK}", published=50.0))
     with monkeypatch.context() as before:
         before.setattr(experiment.identity, "_sources", lambda algorithm: ["older"])
-        before.setattr(experiment.identity, "_revision", lambda: "0123abcd")
+        before.setattr(experiment.identity, "revision", lambda: "0123abcd")
         (older,) = ran(f"independent {QUICK}", tmp_path)
     found = results.collect([table], Launch(export_dir=tmp_path))
     assert [row["other"] for row in found.rows.values()] == ["code of 0123abcd"]
