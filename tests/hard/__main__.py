@@ -2,7 +2,7 @@
 
     make hard          # or: python -m tests.hard [kill] [corrupt] [repeat] [starve] [strangers] [fuzz] [--seed N] [--record]
 
-The exit status is 1 where something failed that is promised in docs/reliability.md. With `--record` the figures stand there."""
+The exit status is 1 where a promise of docs/reliability.md is not kept. With `--record` the figures stand there."""
 
 import argparse
 import importlib
