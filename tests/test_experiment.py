@@ -199,6 +199,7 @@ def test_a_run_goes_on_from_one_of_fewer_rounds_only_where_these_are_its_own(fla
     longer = experiment.run(prepared("fedavg", tmp_path, rounds=4, **flags))
     assert played == ([1, 2, 3, 4] if anew else [3, 4])
     played.clear()
+    longer = saves.load(shutil.copytree(longer.folder, tmp_path / "longer" / longer.folder.name))
     assert_same(experiment.run(prepared("fedavg", tmp_path, rounds=4, **flags), force=True), longer)
     assert played == [1, 2, 3, 4], "forced, from the beginning"
     played.clear()
@@ -320,6 +321,7 @@ def test_a_finished_run_is_returned_as_it_is_unless_forced(tmp_path):
     first = experiment.run(one, watch=lambda row: seen.append(row["round"]))
     experiment.run(one, watch=lambda row: seen.append(row["round"]))
     assert seen == [1, 2, 3]
+    first = saves.load(shutil.copytree(first.folder, tmp_path / "first" / first.folder.name))
     again = experiment.run(one, force=True, watch=lambda row: seen.append(row["round"]))
     assert seen == [1, 2, 3] * 2
     assert_same(first, again)
