@@ -112,6 +112,7 @@ def test_text_that_begins_like_a_formula_is_text(tmp_path):
     for sheet in found:
         assert [cell.value[:12] for cell in sheet["A"]] == ["=1", "=1+1", r"\x00\uffff", "x" * 12]
         assert "f" not in {cell.data_type for cell in sheet["A"]}
+        assert len(sheet["A4"].value) == workbook.MAX_TEXT
 
 
 def test_evil_names_are_no_markup_on_a_page(of_evil_names, tmp_path, capsys):
