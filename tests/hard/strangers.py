@@ -288,7 +288,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a split that is a device": (lambda tmp: None, "--partition_file /dev/zero", "a pipe or a device"),
     "a graph that is a device": (
         lambda tmp: None,
-        "dpsgd --topology file --topology_file /dev/zero",
+        "dpsgd --dataset digits --topology file --topology_file /dev/zero",
         "/dev/zero: cannot be read (a pipe or a device",
     ),
     "a config of 3,000 brackets": (
