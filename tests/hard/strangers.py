@@ -393,6 +393,7 @@ READERS = {  # the words behind python, for a run's folder
     "config_file": "run.py --config_file {run}/config.json --plan --export_dir {tmp}/saves",
     "init_from": f"run.py {SMALL} --init_from {{run}} --export_dir {{tmp}}/saves",
     "status": "-m figures.status {run}/..",
+    "the same command": f"run.py {SMALL.replace(' --force', '')} --dataset digits --export_dir {{tmp}}/saves",
 }
 
 
