@@ -165,8 +165,11 @@ def _read(place: Path, n: int) -> np.ndarray | None:
 
 
 def _keep(place: Path, x: np.ndarray) -> None:
-    """Write beside and rename; without room or permission it is done without."""
+    """Write beside and rename; without room or permission it is done without, and where the folder is a link, which may
+    lead anywhere."""
     beside = place.with_suffix(f".{os.getpid()}")
+    if place.parent.is_symlink():
+        return
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -37,7 +37,8 @@ def finished(figure, path: Path | None = None):
     written."""
     from matplotlib.text import Text
 
-    ticks = [label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels("both")]
+    along = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    ticks = [label for axis in along for minor in (False, True) for label in axis.get_ticklabels(minor, "both")]
     for text in figure.findobj(Text):
         if not any(text is label for label in ticks):  # powers of ten are formulas, and names there are `_axis`'s
             text.set_parse_math(False)

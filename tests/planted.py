@@ -417,6 +417,27 @@ fine-tuning that diverges goes on | experiment/evaluation.py | test_evaluation.p
 clients that failed are named | experiment/measuring.py | test_divergence.py -k "clients_that_fail"
 -         here.meter.diverged.clear()
 +         here.meter.diverged.copy()
+Pillow opens every format that it knows, of which some start programs | data/pictures.py | test_strangers.py
+- Image.open(file, formats=FORMATS)
++ Image.open(file)
+a picture has as many pixels as it says | data/pictures.py | test_strangers.py
+- if image.width * image.height > most:
++ if False:
+an archive unpacks to what it says | untrusted.py | test_strangers.py test_untrusted.py
+- if asked > UNASKED and asked > RATIO * packed:
++ if False:
+an array is as long as its header says | untrusted.py | test_untrusted.py
+- file.tell() + length != there
++ False
+names go as they are from a data set into all that is made of it | data/datasets.py | test_strangers.py
+- return tuple(map(inert, names))
++ return tuple(names)
+text that begins with = is a formula in a workbook | saves/workbook.py | test_strangers.py
+- if cell.data_type == "f":
++ if False:
+$ begins a formula in a picture | figures/on_paper.py | test_strangers.py
+- .replace("$", r"\$")
++ .replace("$", "$")
 """
 
 

@@ -3,6 +3,7 @@ are shown. `make hard` has the same attacks in processes of their own, and those
 
 import csv
 import io
+import os
 import re
 import sys
 import unicodedata
@@ -12,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from openpyxl import load_workbook
+from PIL import EpsImagePlugin
 from plotly.offline import get_plotlyjs
 
 import run
 from experiment.identity import stem
-from figures import cells, report, status, table
+from figures import cells, marks, on_paper, report, status, table
 from figures.units import shown
 from saves import workbook
 from tests.hard import strangers
@@ -39,6 +41,18 @@ def test_an_attack_is_refused_in_one_line_and_nothing_runs(name, tmp_path, capsy
     assert said[:-1].isprintable()
     assert not (tmp / strangers.CANARY).exists()
     assert strangers._everything(tmp) == before
+
+
+def test_no_picture_starts_a_program(tmp_path, monkeypatch, capsys):
+    """Pillow draws PostScript with gs, whatever the file is called."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\n: > {tmp_path / strangers.CANARY}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    make, words, _ = strangers.ATTACKS["a program for a picture"]
+    make(tmp_path)
+    assert run.main([*words.format(tmp=tmp_path).split(), "--n_clients", "2"]) == 2
+    assert not (tmp_path / strangers.CANARY).exists()
 
 
 EVIL = (
@@ -87,7 +101,23 @@ def test_evil_names_are_inert_on_the_screen(of_evil_names, capsys):
     assert "error" not in said
     assert is_inert(folder.name)
     assert is_inert((folder / "run.log").read_text())
-    assert (folder / "split.png").exists()  # where $ begins no formula
+    assert (folder / "split.png").exists()
+
+
+def test_a_dollar_begins_no_formula_in_a_picture_and_powers_of_ten_are_some(tmp_path):
+    from matplotlib.text import Text
+
+    style = marks.Style("#000000", (), "circle")
+    line = marks.Line([1, 2], [1.0, 1e6], style, "$x^{$ and $y$")
+    x = marks.Axis("$x^{$", ticks={1: "$x^{$", 2: "$"})
+    figure = on_paper.figure(
+        [marks.Panel([line], x, marks.Axis("y", log=True), "$t^{$")], 4, 3, tmp_path / "a.png", legend="$l^{$"
+    )
+    figure.canvas.draw()
+    math = {text.get_text() for text in figure.findobj(Text) if text.get_parse_math() and "$" in text.get_text()}
+    assert {r"\$x^{\$", r"\$"} <= math
+    assert any("10^" in text for text in math)
+    assert not any(text.startswith("$x") or text.startswith("$t") or text.startswith("$l") for text in math)
 
 
 def test_evil_names_are_no_formulas_in_a_workbook(of_evil_names, tmp_path, capsys):
@@ -112,6 +142,7 @@ def test_text_that_begins_like_a_formula_is_text(tmp_path):
     for sheet in found:
         assert [cell.value[:12] for cell in sheet["A"]] == ["=1", "=1+1", r"\x00\uffff", "x" * 12]
         assert "f" not in {cell.data_type for cell in sheet["A"]}
+        assert len(sheet["A4"].value) == workbook.MAX_TEXT
 
 
 def test_evil_names_are_no_markup_on_a_page(of_evil_names, tmp_path, capsys):

@@ -288,7 +288,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a split that is a device": (lambda tmp: None, "--partition_file /dev/zero", "a pipe or a device"),
     "a graph that is a device": (
         lambda tmp: None,
-        "dpsgd --topology file --topology_file /dev/zero",
+        "dpsgd --dataset digits --topology file --topology_file /dev/zero",
         "/dev/zero: cannot be read (a pipe or a device",
     ),
     "a config of 3,000 brackets": (
@@ -393,6 +393,7 @@ READERS = {  # the words behind python, for a run's folder
     "config_file": "run.py --config_file {run}/config.json --plan --export_dir {tmp}/saves",
     "init_from": f"run.py {SMALL} --init_from {{run}} --export_dir {{tmp}}/saves",
     "status": "-m figures.status {run}/..",
+    "the same command": f"run.py {SMALL.replace(' --force', '')} --dataset digits --export_dir {{tmp}}/saves",
 }
 
 
