@@ -76,6 +76,12 @@ def refused(error: BaseException) -> str | None:
     return None
 
 
+def passes(error: BaseException) -> bool:
+    """Whether a file may be in order that could not be read: memory or descriptors are short, or permissions forbid it."""
+    gone = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESTALE)
+    return refused(error) is not None and not gone
+
+
 def no_room(error: BaseException) -> bool:
     """Whether nothing can be saved any more: a disk that is full, or read-only."""
     return isinstance(error, OSError) and error.errno in NO_ROOM
