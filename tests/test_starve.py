@@ -114,7 +114,7 @@ def test_a_good_checkpoint_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch
     with monkeypatch.context() as patched:
 
         def no_more(path, *mode, **how):
-            if "checkpoint" in str(path):
+            if path.name.startswith("checkpoint-"):
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
             return opened(path, *mode, **how)
 
@@ -122,7 +122,7 @@ def test_a_good_checkpoint_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch
         patched.setattr(files.Path, "open", no_more)
         failed = single.carry_out(one, False, (), nothing)
     assert ": too many files are open; " in failed.reason
-    assert saves.checkpoints(one.folder) == kept
+    assert saves.checkpoints(one.folder) == kept != []
     assert experiment.run(one).done
 
 

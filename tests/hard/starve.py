@@ -164,11 +164,11 @@ def _starve(starvation: Starvation, how: str, place: Place, whole: Path, outcome
     if any("Traceback" in line or "Logging error" in line for line in lines):
         yield f"a traceback: {lines[0]} ... {lines[-1]}"
     elif status in (1, 2):
-        last = [line for line in lines if line.startswith("run.py: ")]
+        last = [line for line in lines if line.startswith("run.py: ") and "the same command" in line]
         if len(last) == 1 or (last and how == "--jobs 2"):  # a line a run, where each fails of its own
             outcome.count("ended in one line")
         else:
-            yield f"{len(last)} lines: {' | '.join(lines)}"
+            yield f"{len(last)} lines that say what to do: {' | '.join(lines)}"
     elif status is not None:
         outcome.count({0: "did without", -signal.SIGKILL: "killed"}.get(status, "ended otherwise"))
     starvation.undo(place)
