@@ -1,9 +1,10 @@
 """What Chorus says when it cannot go on: one clear line, never a traceback."""
 
 import errno
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 for _room in ("data", "saves"):  # what is downloaded and what is run lies there beside code, and may be removed with it
@@ -76,6 +77,12 @@ def refused(error: BaseException) -> str | None:
     return None
 
 
+def passes(error: BaseException) -> bool:
+    """Whether a file may be in order that could not be read: memory or descriptors are short, or permissions forbid it."""
+    gone = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESTALE)
+    return refused(error) is not None and not gone
+
+
 def no_room(error: BaseException) -> bool:
     """Whether nothing can be saved any more: a disk that is full, or read-only."""
     return isinstance(error, OSError) and error.errno in NO_ROOM
@@ -92,7 +99,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        beside = error.filename is None or Path(_text(error.filename)).name.startswith(f".{path.name}.")
+        if beside and error.errno is not None:  # it is written there, and renamed
             error.filename = str(path)
         raise
     except RuntimeError as error:
@@ -106,6 +114,15 @@ def reason_of(error: BaseException) -> str:
     """In one line, why a run failed."""
     words, said = " ".join(str(error).split()), isinstance(error, UserError | DivergedError | LostError | NoRoomError)
     return words if said else refused(error) or f"{type(error).__name__}: {words}".removesuffix(": ")
+
+
+def print_no_more() -> None:
+    """What is still to be printed goes nowhere, as the disk behind it is full or its reader has gone: Python would try once
+    more as it ends, and complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with suppress(ValueError):  # of an output that is no file, as in a test
+        os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _in_a_line(kind, error, trace) -> None:

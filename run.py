@@ -5,6 +5,10 @@ python run.py cfkd fedavg independent --dataset MNIST --n_clients 10 --seed 0 1 
 python run.py -h
 """
 
+from errors import DivergedError, UserError  # first: where memory is too short for what follows, that is told in a line
+
+# isort: split
+
 import json
 import logging
 import math
@@ -27,7 +31,6 @@ import saves
 import study
 from commandline import command_of, plan
 from data import partition, shift
-from errors import DivergedError, UserError
 from experiment import Experiment
 from federation import ranks
 from figures import summary

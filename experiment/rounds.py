@@ -127,6 +127,9 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
     failed = path.with_name("failed")
     failed.unlink(missing_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
+    handler.handleError = lambda record: (
+        None
+    )  # of a full disk: the run ends, and tells it, with the first file it cannot write
     handler.setFormatter(InertFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
     log.debug("%s in %s", inert(" ".join(sys.argv)), inert(Path.cwd()))
@@ -138,11 +141,12 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
         log.debug("stopped", exc_info=True)
         if isinstance(error, Exception):
             with suppress(OSError):  # of a full disk, say, which may be why
-                failed.write_text(f"{inert(reason_of(error))}\n", encoding="utf-8")
+                saves.write_text(failed, f"{inert(reason_of(error))}\n")
         raise
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
 
 
 def _begin(experiment: Experiment) -> dict[str, str]:
@@ -202,7 +206,10 @@ def _rounds(
                 for tell in told:
                     tell(entry["round"])
         except (KeyboardInterrupt, LostError):
-            saves.write_checkpoint(folder, finished)
+            try:
+                saves.write_checkpoint(folder, finished)
+            except OSError as error:  # who is told to stop stops
+                log.warning("%s: round %d is not saved: %s", folder.name, finished["round"], reason_of(error))
             raise
     return finished
 

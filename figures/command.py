@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from errors import UserError
+from errors import UserError, print_no_more, refused
 from figures.groups import read, select, where
 from saves import Run
 from untrusted import inert
@@ -56,6 +57,14 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
     return made
 
 
+def ended(of_command: argparse.ArgumentParser, error: Exception) -> NoReturn:
+    """End a command with what went wrong, in a line, and status 2."""
+    words = None if isinstance(error, FileNotFoundError) else refused(error)  # a folder that never was, say
+    if words:
+        print_no_more()
+    of_command.error(inert(words or error))
+
+
 def run(of_command: argparse.ArgumentParser, draw: Callable, argv: Sequence[str] | None) -> None:
     """draw(runs, path, ...) of what is given; flags are its parameters. Says what it wrote; a mistake is a line, and exits
     with 2."""
@@ -64,6 +73,6 @@ def run(of_command: argparse.ArgumentParser, draw: Callable, argv: Sequence[str]
     try:
         found = chosen(given)
         draw(found, given.output, **how)
-    except (UserError, OSError, ValueError) as error:
-        of_command.error(inert(error))
+    except (UserError, OSError, ValueError, MemoryError) as error:
+        ended(of_command, error)
     print(f"{inert(given.output)}: {len(found)} run{'s' * (len(found) != 1)}")

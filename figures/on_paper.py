@@ -1,11 +1,13 @@
 """Figures of matplotlib, for a notebook or a file, and the panels of `marks` drawn into them."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import ceil
 from pathlib import Path
 
 import numpy as np
 
+import saves
 from figures.marks import Axis, Heat, Line, Panel, Points
 from figures.styles import BLUES
 
@@ -44,7 +46,7 @@ def finished(figure, path: Path | None = None):
             text.set_parse_math(False)
     try:
         if path is not None:
-            figure.savefig(path)
+            saves.written(path, partial(figure.savefig, format=path.suffix.removeprefix(".") or "png"))
     finally:
         pyplot().close(figure)
     return figure

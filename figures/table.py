@@ -48,7 +48,7 @@ from figures.statistics import LEAST_SEEDS, Paired, Seed, Values, holm, paired
 from figures.summary import verdict, with_baselines
 from figures.units import operations, shown, size
 from saves import Run
-from untrusted import inert, tell
+from untrusted import tell
 
 ABSENT = "(none)"  # an option that an algorithm, or an older run, does not have
 WORDS = {
@@ -373,9 +373,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             _keep(result, given.columns)
         if given.xlsx:
             write_xlsx(result, given.xlsx)
-        tell(render(result, given.form))
-    except (UserError, OSError, ValueError) as error:
-        of_command.error(inert(error))
+        tell(render(result, given.form), flush=True)
+    except (UserError, OSError, ValueError, MemoryError) as error:
+        command.ended(of_command, error)
 
 
 def _of_all(runs: Sequence[Run], given: argparse.Namespace) -> Comparison:

@@ -1,11 +1,10 @@
 """How a command ends: with an exit status, and where something went wrong with one line on standard error."""
 
-import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from errors import LostError, NoRoomError, UserError, refused
+from errors import LostError, NoRoomError, UserError, print_no_more, refused
 from launch import nodes, signals
 from untrusted import inert, tell
 
@@ -20,7 +19,7 @@ def status_of(program: str, work: Callable[[], int], tells: bool = True) -> int:
         sys.stdout.flush()  # here, where a full disk can be told
         return status
     except BrokenPipeError:  # whoever read the output has gone: | head
-        _print_no_more()
+        print_no_more()
         return 1
     except KeyboardInterrupt as interrupt:
         words, status = "\nstopped; the same command goes on from the last finished round", signals.status_of(interrupt)
@@ -30,7 +29,7 @@ def status_of(program: str, work: Callable[[], int], tells: bool = True) -> int:
         if (why := refused(error)) is None:
             raise
         words, status = f"{program}: {inert(why)}", 1
-        _print_no_more()
+        print_no_more()
     if tells:
         with suppress(OSError):  # of a terminal that is closed, or of a full disk
             tell(words, file=sys.stderr, flush=True)
@@ -41,10 +40,3 @@ def _status(error: Exception) -> int:
     if isinstance(error, nodes.DeclinedError):
         return nodes.DECLINED
     return 2 if isinstance(error, UserError) else 1
-
-
-def _print_no_more() -> None:
-    """What is still to be printed goes nowhere: Python would try once more as it ends, and complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 
 import untrusted
-from errors import UserError, writing
+from errors import UserError, passes, writing
 
 if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
     import pandas as pd
@@ -120,7 +120,12 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
 
 def write_tensors(path: Path, tree: Any) -> str:
     """A tree of tensors and plain values. Tensors are compacted first: a row of a stack would drag the stack along."""
-    return written(path, lambda other: torch.save(_compact(tree), other))
+    return written(path, lambda other: _save(tree, other))
+
+
+def _save(tree: Any, path: Path) -> None:
+    with path.open("wb") as file:  # given a path, torch would not say what the system refused
+        torch.save(_compact(tree), file)
 
 
 def _compact(tree: Any) -> Any:
@@ -149,7 +154,7 @@ def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
     def name(digest: str) -> str:
         return f"checkpoint-{checkpoint['round']}-{digest[:DIGITS]}.pt"
 
-    written(folder / "checkpoint.pt", lambda beside: torch.save(_compact(checkpoint), beside), name)
+    written(folder / "checkpoint.pt", lambda beside: _save(checkpoint, beside), name)
     for older in checkpoints(folder)[KEPT:]:
         older.unlink()
 
@@ -208,6 +213,8 @@ def _telling_damage() -> Iterator[None]:
     try:
         yield
     except untrusted.RefusedError as error:
+        if error.__cause__ is not None and passes(error.__cause__):
+            raise error.__cause__ from None
         raise damaged(error.path, error.reason) from None
 
 
@@ -219,6 +226,8 @@ def checked(path: Path, digest: str | None) -> Path:
     try:
         there = digest_of(path)
     except OSError as error:
+        if passes(error):
+            raise
         raise damaged(path, error.strerror or str(error)) from None
     if there[: len(digest)] != digest:
         raise damaged(path, "it is not what was written")
@@ -242,6 +251,8 @@ def read_tensors(path: Path, mmap: bool = False) -> Any:
     try:
         return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
     except Exception as error:  # whatever torch makes of bytes that are no file of tensors
+        if passes(error):
+            raise
         raise damaged(path, f"it holds no tensors ({type(error).__name__})") from None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+import saves
 from data import partition
 from errors import UserError
 from figures import command, table
@@ -229,9 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     try:
         runs = command.chosen(given)
-        given.output.write_text(
-            page(runs, given.title, given.metric, given.baseline, given.target, given.select), encoding="utf-8"
-        )
-    except (UserError, OSError, ValueError) as error:
-        parser.error(inert(error))
+        saves.write_text(given.output, page(runs, given.title, given.metric, given.baseline, given.target, given.select))
+    except (UserError, OSError, ValueError, MemoryError) as error:
+        command.ended(parser, error)
     print(f"{inert(given.output)}: {len(runs)} run{'s' * (len(runs) != 1)}, {size(given.output.stat().st_size)}")
