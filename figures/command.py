@@ -62,7 +62,7 @@ def ended(of_command: argparse.ArgumentParser, error: Exception) -> NoReturn:
     words = None if isinstance(error, FileNotFoundError) else refused(error)  # a folder that never was, say
     if words:
         print_no_more()
-    of_command.error(inert(words or error))
+    of_command.exit(2, f"{of_command.prog}: error: {inert(words or error)}\n")
 
 
 def run(of_command: argparse.ArgumentParser, draw: Callable, argv: Sequence[str] | None) -> None:
