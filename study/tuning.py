@@ -98,5 +98,6 @@ def record(settings: Sequence[Setting], path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            told = {name: no_formula(inert(value)) for name, value in row.items() if isinstance(value, str)}
+            told = {name: inert(value) for name, value in row.items() if isinstance(value, str)}
+            told |= {name: no_formula(value) for name, value in told.items() if name != "settings"}  # which begin with --
             writer.writerow(row | told)
