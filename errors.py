@@ -34,7 +34,7 @@ class NoRoomError(Exception):
 # --- what the system refuses -------------------------------------------------------------------------------------------
 
 AGAIN = "and the same command goes on"
-_MEMORY = f"memory is short; free some, allow more (ulimit -v) or ask for fewer --jobs and --workers, {AGAIN}"
+MEMORY = f"memory is short; free some, allow more (ulimit -v) or ask for fewer --jobs and --workers, {AGAIN}"
 _TASKS = f"no more processes or threads may begin; allow more (ulimit -u) or ask for fewer --jobs and --workers, {AGAIN}"
 _GONE = "is not there; where it or its folder was removed, the same command makes it again"
 REFUSED = {
@@ -49,14 +49,14 @@ REFUSED = {
     errno.ESTALE: _GONE,
     errno.EMFILE: f"too many files are open; allow more (ulimit -n) or ask for fewer --jobs and --workers, {AGAIN}",
     errno.ENFILE: f"too many files are open on this machine; close some, {AGAIN}",
-    errno.ENOMEM: _MEMORY,
+    errno.ENOMEM: MEMORY,
     errno.EAGAIN: _TASKS,
 }
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 SAID = {  # what libraries say in errors of their own kinds
-    "can't allocate memory": _MEMORY,  # torch
-    "cannot allocate memory": _MEMORY,  # the loader of shared objects
-    "failed to map segment from shared object": _MEMORY,
+    "can't allocate memory": MEMORY,  # torch
+    "cannot allocate memory": MEMORY,  # the loader of shared objects
+    "failed to map segment from shared object": MEMORY,
     "cuda out of memory": f"the memory of the CUDA device is short; free some there, {AGAIN}",
     "can't start new thread": _TASKS,
 }
@@ -66,14 +66,17 @@ def refused(error: BaseException) -> str | None:
     """In one line what the system refused, a resource that is used up or a file that is gone, and what to do; None for any
     other error."""
     if isinstance(error, MemoryError):
-        return _MEMORY
+        return MEMORY
     if isinstance(error, OSError) and error.errno in REFUSED:
         words = REFUSED[error.errno]
         if error.filename is not None:
             return f"{_text(error.filename)}: {words}"
         return f"a file {words}" if words.startswith(("is", "may")) else words
     if isinstance(error, RuntimeError | ImportError | OSError):
-        return next((words for said, words in SAID.items() if said in str(error).lower()), None)
+        words = next((words for said, words in SAID.items() if said in str(error).lower()), None)
+        if words is None and isinstance(error, ImportError) and error.__context__ is not None:
+            return refused(error.__context__)  # a library that says in words of its own what it lacks
+        return words
     return None
 
 

@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 import allocator
-from errors import AGAIN, LostError, refused
+from errors import AGAIN, MEMORY, LostError, refused
 
 if TYPE_CHECKING:
     from federation import Federation
@@ -64,8 +64,8 @@ class Pool:
         try:
             self._first = [self._executor.submit(os.getpid) for _ in range(n)]
         except (OSError, EOFError) as error:  # EOFError: the server that forks them is gone
-            why = refused(error) or "as where memory is short"
-            log.warning("--workers: no worker process could be started, the run goes on without: %s", why)
+            words = "--workers: no worker process could be started, the run goes on without: %s"
+            log.warning(words, refused(error) or MEMORY)
         except RuntimeError:  # the pool was closed before they were there
             pass
         finally:

@@ -32,7 +32,7 @@ import plugins
 import saves
 from data import datasets
 from data.datasets import Data
-from errors import LostError, NoRoomError, reason_of
+from errors import MEMORY, LostError, NoRoomError, reason_of, refused
 from experiment import Experiment
 from experiment.rounds import Logger, Row
 from federation.pool import context_of_workers, of_sockets, shared_folder
@@ -167,8 +167,7 @@ class _Workers:
         try:
             process.start()
         except (OSError, EOFError) as error:  # EOFError: the server that forks them is gone
-            why = reason_of(error) if isinstance(error, OSError) else "as where memory is short"
-            raise LostError(f"--jobs: no worker process could be started, {why}") from error
+            raise LostError(f"--jobs: no worker process could be started: {refused(error) or MEMORY}") from error
         theirs.close()
         self._all.append(_Worker(process, ours))
         return self._all[-1]

@@ -1,5 +1,6 @@
 """A run as an Excel workbook: sheets summary, rounds, clients (of the last evaluated round), costs, config."""
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -27,9 +28,11 @@ def write(path: Path, run) -> None:
         "costs": costs(run),
         "config": _config(run),
     }
-    with path.open("wb") as file, pd.ExcelWriter(file, engine="openpyxl") as writer:
+    content = io.BytesIO()  # whole before it is written: an archive that is cut off would complain as it is thrown away
+    with pd.ExcelWriter(content, engine="openpyxl") as writer:
         for name, frame in sheets.items():
             write_sheet(writer, name, _cut(frame), _format)
+    path.write_bytes(content.getvalue())
 
 
 def _summary(run) -> pd.DataFrame:

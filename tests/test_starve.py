@@ -26,6 +26,13 @@ def nothing(row) -> None:
     pass
 
 
+def in_words_of_its_own() -> ImportError:
+    """As a library has it that tells what it lacks, whyever that could not be loaded."""
+    error = ImportError("No module named expat")
+    error.__context__ = ImportError("pyexpat.so: failed to map segment from shared object")
+    return error
+
+
 @pytest.mark.parametrize("number", errors.REFUSED)
 def test_what_the_system_refuses_is_one_line_that_names_the_file_and_says_what_to_do(number):
     line = reason_of(OSError(number, os.strerror(number), "saves/run/weights.pt"))
@@ -44,6 +51,7 @@ def test_what_the_system_refuses_is_one_line_that_names_the_file_and_says_what_t
             "memory is short",
         ),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "memory is short"),
+        (in_words_of_its_own(), "memory is short"),
         (RuntimeError("can't start new thread"), "no more processes or threads may begin"),
     ],
 )

@@ -158,8 +158,6 @@ def _starve(starvation: Starvation, how: str, place: Place, whole: Path, outcome
         yield "was over before it could be starved"
     if _left(place.process.pid):
         yield "leaves processes behind"
-    if status is not None and status >= 0 and (files := [path.name for path in place.disk.glob("tmp/*")]):
-        yield f"leaves temporary files behind: {', '.join(files)}"
     lines = told.read_text().splitlines()
     if any("Traceback" in line or "Logging error" in line for line in lines):
         yield f"a traceback: {lines[0]} ... {lines[-1]}"
@@ -176,12 +174,14 @@ def _starve(starvation: Starvation, how: str, place: Place, whole: Path, outcome
 
 
 def _goes_on(how: str, place: Place, whole: Path, outcome: Outcome) -> Iterator[str]:
-    again = _begun(how, place.saves, place.disk.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    scratch = place.disk / "tmp"
+    scratch.mkdir(exist_ok=True)
+    again = _begun(how, place.saves, scratch, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     told = again.communicate(timeout=LIMIT)[1]
     if again.returncode:
         yield f"the same command ends with {again.returncode}: {told.strip()}"
         return
-    wrong = []
+    wrong = [f"{path.name} is left in TMPDIR" for path in scratch.glob("chorus-*")]
     for run in saves.find(place.saves):
         wrong += [f"{run.folder.name}: another {what}" for what in _differences(run, saves.load(whole / run.folder.name))]
         left = {path.name for path in run.folder.iterdir() if path.name.startswith(".")} - {".lock"}
