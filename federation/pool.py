@@ -123,7 +123,8 @@ def context_of_workers(preloaded: Sequence[str] = PRELOADED) -> multiprocessing.
         # socket where the name of the folder for temporary files is too long
         with suppress(OSError), _ignoring_interrupts(), _silent():
             forkserver.ensure_running()
-            _keep_folder(util.get_temp_dir())
+            if not multiprocessing.parent_process():  # who removes it
+                _keep_folder(of_sockets())
             return context
     return multiprocessing.get_context("spawn")
 
