@@ -102,8 +102,14 @@ class Pool:
 
     def close(self) -> None:
         """The workers end at once, whatever they are at."""
+        self._begun.wait()
+        reader, answers = self._executor._executor_manager_thread, self._executor._result_queue
+        self._executor.shutdown(wait=False, cancel_futures=True)
         self._alive.close()
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        # a worker may end in the middle of an answer, and the library waits for the rest as long as anybody could write it
+        answers._writer.close()
+        if reader is not None:
+            reader.join()
 
 
 def _of(future: Future) -> Any:
