@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
@@ -42,6 +43,7 @@ from launch.display import log_to_stderr
 from study import tuning
 from untrusted import inert, tell
 
+log = logging.getLogger("chorus")
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 12, 2, 6
 
 
@@ -252,10 +254,7 @@ def _report(
 ) -> None:
     """The table, what it says in words, and where everything is."""
     baselines = [_independent(one, how) for one, _ in finished]
-    runs = [
-        (run, saves.load(base.folder) if saves.finished(base.folder) else None)
-        for (_, run), base in zip(finished, baselines, strict=True)
-    ]
+    runs = [(run, _good(base.folder)) for (_, run), base in zip(finished, baselines, strict=True)]
     found, several = groups(runs), len(problems([run for run, _ in runs])[1]) > 1
     tell(file=out)
     if several:
@@ -284,6 +283,19 @@ def _report(
     tell(f"saved in {how.export_dir}/ (history.xlsx, history.pkl, weights.pt, split.png in each):", file=out)
     for _, run in finished:
         tell(f"  {run.folder.name}", file=out)
+
+
+def _good(folder: Path) -> saves.Run | None:
+    """A finished run to compare with; a damaged one is told, and is none."""
+    if not saves.finished(folder):
+        return None
+    try:
+        run = saves.load(folder)
+        saves.verify(run)
+    except UserError as error:
+        log.warning("%s; nothing is compared with it", error)
+        return None
+    return run
 
 
 def _independent(one: Experiment, how: options.Launch) -> Experiment:

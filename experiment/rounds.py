@@ -101,7 +101,7 @@ def _shorter(experiment: Experiment) -> dict[str, Any] | None:
     if options.lr_schedule != "constant" or options.n_clients > saves.MANY or options.client_failure:
         return None
     found: dict[int, saves.Run] = {}
-    for run in saves.find(folder.parent, algorithm=options.algorithm):
+    for run in _neighbours(folder.parent, options.algorithm):
         r, as_long = run.options["rounds"], {**run.config, "options": {**run.options, "rounds": options.rounds}}
         if r < options.rounds and is_evaluated(options, r) and identity.name_of(as_long) == folder.name:
             found |= {} if "any_node" in run.config else {r: run}
@@ -114,6 +114,17 @@ def _shorter(experiment: Experiment) -> dict[str, Any] | None:
     log.info("%s: its first %d rounds are those of %s", folder.name, r, found[r].folder.name)
     *before, last = saved["history"]
     return {**saved, "history": [*before, untuned(last)]}
+
+
+def _neighbours(export_dir: Path, algorithm: str) -> Iterator[saves.Run]:
+    """The finished runs of an algorithm beside this one. A damaged one is told, and stops nobody."""
+    for done in sorted(export_dir.glob(f"{algorithm}-*/{saves.DONE}")):
+        try:
+            yield saves.load(done.parent)
+        except saves.DamagedError as error:
+            log.warning("%s; it is passed over", error)
+        except UserError:  # of an older version, or removed since
+            continue
 
 
 def _handed_over(experiment: Experiment, saved: dict[str, Any] | None) -> tuple[Experiment, dict[str, Any] | None]:

@@ -102,8 +102,14 @@ class Pool:
 
     def close(self) -> None:
         """The workers end at once, whatever they are at."""
+        self._begun.wait()
+        reader, answers = self._executor._executor_manager_thread, self._executor._result_queue
+        self._executor.shutdown(wait=False, cancel_futures=True)
         self._alive.close()
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        # a worker may end in the middle of an answer, and the library waits for the rest as long as anybody could write it
+        answers._writer.close()
+        if reader is not None:
+            reader.join()
 
 
 def _of(future: Future) -> Any:
@@ -123,7 +129,8 @@ def context_of_workers(preloaded: Sequence[str] = PRELOADED) -> multiprocessing.
         # socket where the name of the folder for temporary files is too long
         with suppress(OSError), _ignoring_interrupts(), _silent():
             forkserver.ensure_running()
-            _keep_folder(util.get_temp_dir())
+            if not multiprocessing.parent_process():  # who removes it
+                _keep_folder(of_sockets())
             return context
     return multiprocessing.get_context("spawn")
 

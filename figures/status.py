@@ -7,15 +7,17 @@ Read from what a run writes while it goes on (`history.csv`, its checkpoints) an
 
 import argparse
 import csv
+import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 import saves
+from errors import UserError
 from figures.units import duration
 from untrusted import tell
 
@@ -25,12 +27,14 @@ SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
 def status(folder: Path) -> dict[str, str]:
     """How one run stands, in words: "run", "stands", "round", "global %", "personal %", "left" (seconds at the pace of its
     rounds so far), "why" it failed."""
+    done = saves.finished(folder)
     try:
         rounds = saves.read_config(folder)["options"]["rounds"]
-    except saves.DamagedError as error:
-        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": "damaged", "why": str(error)}
-    rows, failed = _rows(folder), folder / "failed"
-    done, running = saves.finished(folder), saves.at_work(folder)
+        rows = saves.load(folder).rounds.to_dict("records") if done else _rows(folder)
+    except UserError as error:
+        stands = "damaged" if isinstance(error, saves.DamagedError) else "older"
+        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": stands, "why": str(error)}
+    failed, running = folder / "failed", saves.at_work(folder)
     stands = "done" if done else "running" if running else "failed" if failed.exists() else "stopped"
     last = int(rows[-1]["round"]) if rows else 0
     if stands in ("failed", "stopped"):  # it would go on from the checkpoint, whatever it has played since
@@ -49,18 +53,26 @@ def status(folder: Path) -> dict[str, str]:
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    """The rounds of a run so far."""
-    path = folder / "history.csv"
-    if not path.exists():
+    """The rounds of an unfinished run so far, as far as they are to be read: the last line may be half written."""
+    try:
+        with (folder / "history.csv").open(newline="", encoding="utf-8", errors="replace") as file:
+            return [row for row in csv.DictReader(file) if _is_whole(row)]
+    except (OSError, csv.Error):
         return []
-    with path.open(newline="") as file:
-        # the last line may be half written
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+def _is_whole(row: Mapping[str, str | None]) -> bool:
+    try:
+        numbers = {name: math.nan if text == "" else float(text) for name, text in row.items()}
+        return int(row["round"]) >= 0 and min(numbers["seconds"], numbers["evaluation_seconds"]) >= 0
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _accuracy(rows: Sequence[dict[str, Any]], name: str) -> str:
     """Of the last round that was evaluated."""
     found = [float(row[name]) for row in rows if row.get(name) not in (None, "")]
+    found = [value for value in found if value == value]  # in a frame, what was not measured is NaN
     return f"{100 * found[-1]:.2f}" if found else ""
 
 

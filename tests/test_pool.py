@@ -3,11 +3,13 @@
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,17 +20,17 @@ import torch
 from conftest import ROOT, default_signals, tiny_federation
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from same_bits import differences
 
 import algorithms
 import commandline
 import experiment
 import saves
-from errors import DivergedError
+from errors import DivergedError, LostError
 from experiment import evaluation
 from federation.pool import ABANDONED, LOCK, Pool, context_of_workers, packed, shared_folder
 from helpers import EVALUATION_BATCH
 from launch import scheduling
+from tests.hard import methods
 
 QUICK = "--n_clients 4 --rounds 2 --reduced 0.2 --partition lda --alpha 0.5"
 
@@ -157,10 +159,36 @@ def test_a_worker_that_is_killed_ends_the_run_with_an_error():
     pool = Pool(federation, tiny_federation, n=2)
     try:
         pool.wait()
-        with pytest.raises(BrokenProcessPool):
+        with pytest.raises(LostError, match="a worker process was killed"):
             replace(federation, pool=pool).each(lambda federation, k: os.kill(os.getpid(), signal.SIGKILL), [0, 1])
     finally:
         pool.close()
+
+
+def half_an_answer(told, federation, k):
+    """Begin to answer, as with rows that take a while to be written, and say so in a file."""
+    frame = sys._getframe()
+    while "result_queue" not in frame.f_locals:
+        frame = frame.f_back
+    os.write(frame.f_locals["result_queue"]._writer.fileno(), struct.pack("!i", 1000) + b"half")
+    (told / str(k)).touch()
+    time.sleep(60)
+
+
+def test_workers_that_end_in_the_middle_of_an_answer_hold_nobody_up(tmp_path):
+    federation = tiny_federation()
+    pool = Pool(federation, tiny_federation, n=2)
+    pool.wait()
+    asked = partial(replace(federation, pool=pool).each, partial(half_an_answer, tmp_path), [0, 1])
+    with ThreadPoolExecutor(1) as aside:
+        answers = aside.submit(asked)
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.01)
+        closing = threading.Thread(target=pool.close, daemon=True)
+        closing.start()
+        closing.join(30)
+        assert not closing.is_alive()
+        assert isinstance(answers.exception(), LostError)
 
 
 # --- a run ---
@@ -175,7 +203,7 @@ def test_a_run_with_workers_leaves_the_same_files(line, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "PART", EVALUATION_BATCH)  # of 360 test images: two parts
     crowd = experiment.run(replace(prepared(tmp_path / "b", f"{line} {QUICK}"), workers=2))
     assert crowd.folder.name == alone.folder.name
-    assert differences(alone, crowd) == []
+    assert methods.apart(alone, crowd) == []
 
 
 def test_closed_workers_are_gone_and_so_is_the_file_of_the_data(tmp_path, monkeypatch):
@@ -272,7 +300,7 @@ def test_a_signal_to_all_processes_saves_the_last_finished_round(name, code, scr
     assert "goes on from the last finished round" in told
     assert "Traceback" not in told, told
     assert not psutil.wait_procs(workers, timeout=20)[1]
-    (folder,) = (path.parent for path in (tmp_path / "runs").glob("*/checkpoint-*.pt"))
+    (folder,) = {path.parent for path in (tmp_path / "runs").glob("*/checkpoint-*.pt")}
     assert saves.saved_round(folder) > 0
 
 

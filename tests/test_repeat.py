@@ -3,9 +3,9 @@ commands, between which the methods are dealt. (The same with workers: tests/tes
 and FedGKT, whose commands would be others for their models: tests/test_experiment.py.)"""
 
 import pytest
-from hard import methods, repeat
 
 import run as command
+from tests.hard import methods, repeat
 
 NAMES = [name for name in methods.NAMES if name not in methods.MODELS]
 TINY = {"rounds": 2, "ft_epochs": 0, "track_features": 0}

@@ -6,6 +6,7 @@ from itertools import product
 from types import ModuleType
 from typing import Any
 
+import saves
 from errors import UserError
 from figures import clients, confusion, curves, pareto, representations, split
 from figures.groups import REFERENCES, Group, column_of, name_of
@@ -129,6 +130,8 @@ def _representations(found: Sequence[Group]) -> Chart:
     for number, group in enumerate(found):
         try:
             kept[number], *_ = representations.features(group.runs[0])
+        except saves.DamagedError:
+            raise
         except UserError as error:  # none were kept, or they have no common axes
             lacking[str(error).partition(": ")[2]] = None
     try:
