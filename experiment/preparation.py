@@ -136,10 +136,10 @@ def _start(options: Options, inputs: tuple) -> saves.Rows | None:
     given = f"--init_from {options.init_from}:"
     try:
         weights = saves.load(options.init_from).weights()
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{given} not to be read; must be the folder of a finished run") from error
     except UserError as error:
         raise UserError(f"{given} {str(error).partition(': ')[2]}") from None
+    except Exception as error:  # a damaged file can break its reader in any way
+        raise UserError(f"{given} not to be read; must be the folder of a finished run") from error
     found = weights["global"] if "global" in weights else weights["personal"]
     if isinstance(found, list):
         if not algorithms.says(options.algorithm, "mixed"):
