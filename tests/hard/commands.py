@@ -29,16 +29,27 @@ class Command:
 CHEAP = ("LeNet5", "MLP", "2NN", "MLP_dropout", "CNN4", "CNN_scratch", "LeNet5_classic", "ResNet4")
 # ranges in which a few steps surely stay finite, or take no time; all other numbers are taken near their lower bounds
 RANGES: dict[str, tuple[float, float]] = {
-    **{name: (1e-4, 0.02) for name in ("lr", "ft_lr", "adapt_lr", "inner_lr", "distill_lr", "server_lr", "ala_lr")},
+    **dict.fromkeys(("lr", "ft_lr", "adapt_lr", "inner_lr", "distill_lr", "server_lr", "ala_lr"), (0.0001, 0.02)),
     **{"rounds": (1, 2), "n_clients": (2, 5), "epoch_per_round": (1, 2), "batch_size": (4, 64), "seed": (0, 9)},
     **{"feature_dim": (1, 30), "image_size": (8, 12), "reduced": (0.8, 1.0), "validation": (0.1, 0.3), "clip_grad": (0, 5)},
-    **{"public_share": (0.05, 0.2), "client_failure": (0, 0.1), "lam": (0.01, 1), "alignment": (1, 50), "alpha": (1, 100)},
+    **{"public_share": (0.15, 0.3), "client_failure": (0, 0.1), "lam": (0.01, 1), "alignment": (1, 50), "alpha": (1, 100)},
     **{"shard_per_user": (2, 3), "classes_per_client": (1, 3), "digit_num": (1, 3), "track_features": (0, 3)},
     **{"digest_batch_size": (4, 64), "distill_batch_size": (4, 64), "threads": (1, 1), "split_seed": (0, 9)},
     **{"shift_strength": (0, 1), "participation": (0.5, 1), "alpha_coef": (0.01, 1), "beta1": (0, 0.9), "beta2": (0, 0.9)},
 }
 # what is drawn by a rule of its own below, or reads what is not there
-OWN = ("dataset", "clients", "label", "attribute", "partition_file", "public_dataset", "topology_file", "init_from", "sizes", "test_share")
+OWN = (
+    "dataset",
+    "clients",
+    "label",
+    "attribute",
+    "partition_file",
+    "public_dataset",
+    "topology_file",
+    "init_from",
+    "sizes",
+    "test_share",
+)
 SMALL = {"rounds": 1, "epoch_per_round": 1, "batch_size": 16}
 OF_ALGORITHM = {  # what makes their defaults small
     "fedgkt": {"model": "ResNet4", "server_model": "ResNet5", "epochs_server": 1},
@@ -231,7 +242,10 @@ COSTLY = (
     *("rounds", "epoch_per_round", "ft_epochs", "head_epochs", "pretrain_epochs", "digest_epochs", "distill_epochs"),
     *("epochs_server", "inner_steps", "ala_first", "ala_layers", "feature_dim", "image_size", "threads", "n_clients"),
 )
-EXTREMES = {int: ("0", "1", "9223372036854775807", "2147483648"), float: ("0", "1", "5e-324", "1e-45", "1e30", "3.4e38", "inf")}
+EXTREMES = {
+    int: ("0", "1", "9223372036854775807", "2147483648"),
+    float: ("0", "1", "5e-324", "1e-45", "1e30", "3.4e38", "inf"),
+}
 
 
 @st.composite
@@ -257,14 +271,35 @@ def extreme(draw) -> Command:
 # --- commands that are mistyped ----------------------------------------------------------------------------------------
 
 ODD = (
-    *("", " ", "-", "--", "=", "--=", "---", "nan", "inf", "-inf", "-1", "1e999", "1e39", "9" * 25, "0x10", "1e", "1,2", ","),
+    *(
+        "",
+        " ",
+        "-",
+        "--",
+        "=",
+        "--=",
+        "---",
+        "nan",
+        "inf",
+        "-inf",
+        "-1",
+        "1e999",
+        "1e39",
+        "9" * 25,
+        "0x10",
+        "1e",
+        "1,2",
+        ",",
+    ),
     *("None", "True", "null", "[]", "{}", "é", "数", "\u202e", "\udcff\udcfe", "a\nb", "a\tb", "%s%d", "{0}", "$HOME", "~"),
     *("~nobody/x", "nowhere/none.npz", "/dev/null", "/proc/self/mem", "/", ".", "..", "x" * 5000, "1" * 5000, "-x", "--no"),
     *("mine.npz", "table.csv", "\ufeff1", "1 ", " 1", "1;2", "\x1b[31m", "\x7f", "-0", "0", "-5e-324"),
 )
 TEXT = st.text(st.characters(exclude_characters="\0"), max_size=12) | st.sampled_from(ODD)
-EVERY = sorted({f for name in algorithms.ALGORITHMS for f in flags_of(algorithms.options_of(name))} | set(flags_of(Launch)))
 UNTRIED = ("slurm", "ray", "plugin", "jobs", "workers")  # begin other programs, or run a file
+EVERY = sorted(
+    {flag for cls in (Launch, *algorithms.all_options().values()) for flag in flags_of(cls) if flag not in UNTRIED}
+)
 
 
 @st.composite
@@ -293,7 +328,7 @@ def _misspelled(draw, words, place):
 
 
 def _bad_value(draw, words, place):
-    flag = draw(st.sampled_from([flag for flag in EVERY if flag not in UNTRIED]))
+    flag = draw(st.sampled_from(EVERY))
     text = draw(TEXT)
     rest = [word for word in words if not word.startswith(f"--{flag}")]
     return [*rest, f"--{flag}={text}"] if draw(st.booleans()) else [*rest, f"--{flag}", text]
@@ -329,4 +364,68 @@ def _shuffled(draw, words, place):
 MISTAKES = (
     *(_stranger, _misspelled, _bad_value, _bad_value, _bad_value, _twice, _valueless, _stray, _strange_name, _in_vain),
     _shuffled,
+)
+
+
+# --- commands that ask for what cannot be had --------------------------------------------------------------------------
+
+BASE = {"--dataset": "mine.npz", "--model": "MLP", "--rounds": "1", "--batch_size": "16", "--jobs": "1", "--workers": "1"}
+EDGES = {"--topology": st.just("file"), "--topology_file": st.just("edges.txt")}
+# flags of a command that no single word shows to be wrong: the data, the split or the models do
+IMPOSSIBLE: tuple[tuple[str, dict[str, st.SearchStrategy]], ...] = (
+    ("fedavg", {"--n_clients": st.integers(31, 10**12).map(str)}),
+    ("fedavg", {"--reduced": st.floats(1e-9, 0.016).map(str)}),
+    ("fedavg", {"--sizes": st.floats(1e-9, 0.01).map("0.9,{:.12f}".format)}),
+    ("fedavg", {"--partition": st.just("shards"), "--shard_per_user": st.integers(16, 2**62).map(str)}),
+    ("fedavg", {"--partition": st.just("classes"), "--classes_per_client": st.integers(4, 2**62).map(str)}),
+    ("fedavg", {"--partition": st.just("digit_sets"), "--digit_num": st.integers(4, 2**62).map(str)}),
+    ("fedavg", {"--partition": st.sampled_from(("silos", "writers"))}),
+    ("fedavg", {"--partition": st.just("reference_blocks"), "--feature_shift": st.just("noise")}),
+    ("fedavg", {"--dataset": st.just("table.csv"), "--model": st.sampled_from(("CNN4", "LeNet5", "ResNet9", "MobileNet"))}),
+    ("fedavg", {"--dataset": st.just("table.csv"), "--augment": st.just("flip")}),
+    ("fedavg", {"--dataset": st.just("table.csv"), "--label": TEXT.map("no {}".format)}),
+    ("fedavg", {"--dataset": TEXT.map("nowhere/{}.npz".format)}),
+    ("fedavg", {"--dataset": st.sampled_from(("MNIST", "SVHN", "CINIC10", "CELEBA")), "--data_dir": st.just("nowhere")}),
+    ("fedavg", {"--dataset": st.sampled_from(("./split.csv", "edges.txt/", "people/", "./study.toml", "split.npz", "./"))}),
+    ("fedavg", {"--export_dir": TEXT.map("mine.npz/{}".format)}),
+    ("fedavg", {"--device": st.integers(90, 2**62).map("cuda:{}".format)}),
+    ("fedavg", {"--partition_file": TEXT.map("nowhere/{}".format)}),
+    ("fedavg", {"--init_from": TEXT.map("nowhere/{}".format)}),
+    ("fedavg", {"--init_from": st.sampled_from((".", "pets", "mine.npz", "/"))}),
+    ("fedavg", {"--bn": st.just("local")}),
+    ("fedavg", {"--model": st.just("MLP,2NN")}),
+    ("cfkd", {"--model": st.just("MLP,LeNet5")}),
+    ("mhmd", {"--model": st.sampled_from(("MLP", "LeNet5"))}),
+    ("fedgkt", {"--model": st.sampled_from(("MLP", "LeNet5"))}),
+    ("fednova", {"--optimizer": st.just("adam")}),
+    ("dpsgd", {"--partition": st.just("iid"), "--topology": st.just("file")}),
+    ("dpsgd", {"--partition": st.just("iid"), **EDGES, "--n_clients": st.just("2")}),
+    ("fedmd", {"--public_share": st.sampled_from(("0", "1"))}),
+    ("fedmd", {"--public_dataset": st.sampled_from(("table.csv", "./pets", "split.npz", "nowhere.npz"))}),
+    ("fedavg", {"--named_by": TEXT.map("nowhere/{}".format), "--slurm": st.just("--time=1")}),
+)  # fmt: skip
+
+
+@st.composite
+def impossible(draw) -> Command:
+    """A command of which each word is right, and that asks for what is not there."""
+    name, wanted = draw(st.sampled_from(IMPOSSIBLE))
+    flags = {**BASE, **{flag: draw(texts) for flag, texts in wanted.items()}}
+    for flag in draw(st.lists(st.sampled_from(BESIDE), max_size=3, unique=True)):
+        flags.setdefault(f"--{flag}", draw(value(flag, flags_of(Options)[flag]["takes"])))
+    words = [[f"{flag}={text}"] for flag, text in flags.items()]
+    return Command((name, *(word for group in draw(st.permutations(words)) for word in group)))
+
+
+BESIDE = (
+    "lr",
+    "seed",
+    "epoch_per_round",
+    "weight_decay",
+    "clip_grad",
+    "compress",
+    "straggler",
+    "measure",
+    "ft_epochs",
+    "track_history",
 )

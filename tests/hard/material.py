@@ -32,7 +32,10 @@ def table(clients: bool = False, n: int = 60) -> str:
     """n rows of four numbers and a class; with `clients` of three people."""
     draw = np.random.default_rng(1)
     head = ["a", "b", "c", "d", "label", *(["client"] if clients else [])]
-    rows = [[*map("{:.3f}".format, draw.normal(size=4)), "uvw"[i % 3], *([f"p{i % 9 // 3}"] if clients else [])] for i in range(n)]
+    rows = [
+        [*map("{:.3f}".format, draw.normal(size=4)), "uvw"[i % 3], *([f"p{i % 9 // 3}"] if clients else [])]
+        for i in range(n)
+    ]
     return "".join(",".join(row) + "\n" for row in [head, *rows])
 
 
@@ -114,11 +117,25 @@ class Problem:
 
 IMAGES = ("LeNet5", "MLP", "2NN", "MLP_dropout", "CNN4", "CNN_scratch", "ResNet4")
 VECTORS = ("MLP", "2NN", "MLP_dropout")
-DEALT = ("n_clients", "partition", "split_seed", "reduced", "sizes", "alpha", "shard_per_user", "classes_per_client", "digit_num")
+DEALT = (
+    "n_clients",
+    "partition",
+    "split_seed",
+    "reduced",
+    "sizes",
+    "alpha",
+    "shard_per_user",
+    "classes_per_client",
+    "digit_num",
+)
 PROBLEMS = (
     Problem({"dataset": "mine.npz", "n_clients": "3"}, IMAGES),
     Problem({"dataset": "table.csv", "n_clients": "2"}, VECTORS, ("augment", "image_size")),
-    Problem({"dataset": "./pets", "n_clients": "2"}, ("LeNet5", "MLP"), ("partition", "digit_num", "validation", "reduced", "n_clients")),
+    Problem(
+        {"dataset": "./pets", "n_clients": "2"},
+        ("LeNet5", "MLP"),
+        ("partition", "digit_num", "validation", "reduced", "n_clients"),
+    ),
     Problem({"clients": "people"}, IMAGES, DEALT),
     Problem({"clients": "people.csv"}, VECTORS, (*DEALT, "augment", "image_size")),
     Problem({"dataset": "digits", "reduced": "0.05", "n_clients": "4"}, ("MLP", "LeNet5"), ("reduced", "image_size")),

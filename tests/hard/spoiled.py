@@ -1,5 +1,5 @@
-"""Files that are not what they should be: their bytes, their lines, their arrays or their trees changed, each with the command
-that reads it."""
+"""Files that are not what they should be: their bytes, their lines, their arrays or their trees changed, each with the
+command that reads it."""
 
 import io
 import json
@@ -13,9 +13,42 @@ from hypothesis import strategies as st
 from tests.hard import material
 from tests.hard.commands import Command
 
-WORDS = ("", "nan", "inf", "-1", "1e999", "-0", "3.5", "9" * 25, "é", "x" * 300, "\0", "train", "0", "1", "99", "[", '"', "#", "=")
+WORDS = (
+    "",
+    "nan",
+    "inf",
+    "-1",
+    "1e999",
+    "-0",
+    "3.5",
+    "9" * 25,
+    "é",
+    "x" * 300,
+    "\0",
+    "train",
+    "0",
+    "1",
+    "99",
+    "[",
+    '"',
+    "#",
+    "=",
+)
 VALUES = (None, True, False, -1, 0, 2, 10**25, 1e308, 0.5, "", "x", "\0", "nan", "é" * 40, [], {}, [[]], [1, "a"], {"a": []})
-DTYPES = ("int8", "int64", "uint64", "float16", "float64", "bool", "complex64", "U3", "S2", "datetime64[s]", "timedelta64[s]", ">i4")
+DTYPES = (
+    "int8",
+    "int64",
+    "uint64",
+    "float16",
+    "float64",
+    "bool",
+    "complex64",
+    "U3",
+    "S2",
+    "datetime64[s]",
+    "timedelta64[s]",
+    ">i4",
+)
 
 
 # --- how something is spoiled ------------------------------------------------------------------------------------------
@@ -78,7 +111,9 @@ def of_arrays(draw, arrays: dict[str, np.ndarray]) -> bytes:
     arrays = dict(arrays)
     name = draw(st.sampled_from(sorted(arrays)))
     of = arrays[name]
-    what = draw(st.sampled_from(("gone", "kind", "axes", "fewer", "value", "empty", "scalar", "objects", "more", "header", "nested")))
+    what = draw(
+        st.sampled_from(("gone", "kind", "axes", "fewer", "value", "empty", "scalar", "objects", "more", "header", "nested"))
+    )
     if what == "gone":
         del arrays[name]
     elif what == "kind":
@@ -111,7 +146,9 @@ def of_arrays(draw, arrays: dict[str, np.ndarray]) -> bytes:
         file = io.BytesIO()
         np.save(file, one)
         members[f"{key}.npy"] = file.getvalue()
-    old, new = draw(st.sampled_from(((b"(", b"(99999999, "), (b"(60", b"(61"), (b"'descr'", b"'dexcr'"), (b"|u1", b"|O8"), (b"{", b"["))))
+    old, new = draw(
+        st.sampled_from(((b"(", b"(99999999, "), (b"(60", b"(61"), (b"'descr'", b"'dexcr'"), (b"|u1", b"|O8"), (b"{", b"[")))
+    )
     members[f"{name}.npy"] = members[f"{name}.npy"].replace(old, new, 1)
     return _zipped(members)
 
@@ -133,7 +170,10 @@ def of_tree(draw, tree: Any, values: tuple = VALUES) -> Any:
             case 0:
                 return {name: one for name, one in tree.items() if name != key}
             case 1:
-                return {**tree, draw(st.sampled_from(("x", "", "lr", "algorithm", "dataset", "preset"))): draw(st.sampled_from(values))}
+                return {
+                    **tree,
+                    draw(st.sampled_from(("x", "", "lr", "algorithm", "dataset", "preset"))): draw(st.sampled_from(values)),
+                }
             case _:
                 return {**tree, key: draw(of_tree(tree[key], values))}
     if isinstance(tree, list) and tree and draw(st.booleans()):
@@ -148,7 +188,9 @@ def _json(tree: Any) -> st.SearchStrategy:
 
 def _toml(tree: Any) -> st.SearchStrategy:
     plain = tuple(value for value in VALUES if value is not None and value != 10**25)
-    changed = of_tree(tree, plain).map(lambda found: (tomli_w.dumps(found) if isinstance(found, dict) else repr(found)).encode())
+    changed = of_tree(tree, plain).map(
+        lambda found: (tomli_w.dumps(found) if isinstance(found, dict) else repr(found)).encode()
+    )
     return changed | of_lines(tomli_w.dumps(tree), " ")
 
 
@@ -169,14 +211,34 @@ def _cases() -> dict[str, tuple[str, st.SearchStrategy, str]]:
     return {
         "arrays": ("mine.npz", also("mine.npz", of_arrays(held)), "fedavg --dataset mine.npz"),
         "table": ("table.csv", also("table.csv", of_lines(material.table())), "fedprox --dataset table.csv"),
-        "people": ("people.csv", also("people.csv", of_lines(material.table(True))), "fedavg --dataset people.csv --partition silos --n_clients 3"),
+        "people": (
+            "people.csv",
+            also("people.csv", of_lines(material.table(True))),
+            "fedavg --dataset people.csv --partition silos --n_clients 3",
+        ),
         "leaf": ("leaf.json", also("leaf.json", _json(material.leaf())), "fedavg --dataset leaf.json"),
         "pictures": ("pets/train/x/1.png", of_bytes(material.picture()), "fedavg --dataset pets"),
-        "split": ("split.npz", also("split.npz", of_arrays(split_arrays)), "fedavg --dataset mine.npz --partition_file split.npz"),
-        "split by hand": ("split.csv", also("split.csv", of_lines(material.split())), "fedavg --dataset mine.npz --partition_file split.csv"),
-        "graph": ("edges.txt", also("edges.txt", of_lines("0 1\n1 2\n2 0\n", " ")), "dpsgd --dataset mine.npz --n_clients 3 --partition iid --topology file --topology_file edges.txt"),
+        "split": (
+            "split.npz",
+            also("split.npz", of_arrays(split_arrays)),
+            "fedavg --dataset mine.npz --partition_file split.npz",
+        ),
+        "split by hand": (
+            "split.csv",
+            also("split.csv", of_lines(material.split())),
+            "fedavg --dataset mine.npz --partition_file split.csv",
+        ),
+        "graph": (
+            "edges.txt",
+            also("edges.txt", of_lines("0 1\n1 2\n2 0\n", " ")),
+            "dpsgd --dataset mine.npz --n_clients 3 --partition iid --topology file --topology_file edges.txt",
+        ),
         "study": ("study.toml", _toml(material.study()), "--study study.toml --jobs 1"),
-        "public": ("public.npz", of_arrays(held), "fedmd --dataset mine.npz --public_dataset public.npz --public_share 0.2 --pretrain_epochs 1"),
+        "public": (
+            "public.npz",
+            of_arrays(held),
+            "fedmd --dataset mine.npz --public_dataset public.npz --public_share 0.2 --pretrain_epochs 1",
+        ),
         "start": ("start/weights.pt", None, "fedavg --dataset mine.npz --n_clients 3 --init_from start"),
         "start's config": ("start/config.json", None, "fedavg --dataset mine.npz --n_clients 3 --init_from start"),
         "flags": ("config.json", also("config.json", _json(material.config())), "--config_file config.json --jobs 1"),
