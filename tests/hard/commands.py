@@ -108,6 +108,7 @@ def _number(name: str, takes: Number) -> st.SearchStrategy:
 def valid(draw) -> Command:
     """A command whose runs finish."""
     names = draw(st.lists(st.sampled_from(sorted(algorithms.ALGORITHMS)), min_size=1, max_size=2, unique=True))
+    names = names[:1] if set(names) == set(OF_MODELS) else names  # no model is for both
     classes = {name: algorithms.options_of(name) for name in names}
     flags = {name: declared for cls in reversed(classes.values()) for name, declared in flags_of(cls).items()}
     flags |= flags_of(Options) if len(names) > 1 else {}
@@ -131,12 +132,18 @@ def valid(draw) -> Command:
     chosen = _agreeing(names, classes, flags, chosen, where.left)
     if chosen.get("partition") in readers("alpha") and "alpha" not in chosen:
         chosen["alpha"] = "1"
-    if draw(st.integers(0, 4)) == 0 and "n_clients" in chosen and chosen.get("partition", "iid") == "iid":
+    if chosen.get("topology") == "file":
+        of_three = chosen.get("n_clients", "3") == "3"
+        chosen |= {"topology_file": "edges.txt"} if of_three else {"topology": "ring"}
+    if chosen.get("bn") == "local" and not set(chosen["model"].split(",")) & set(models.with_batch_norm()):
+        del chosen["bn"]
+    rule = chosen.get("partition", flags["partition"]["default"])
+    if draw(st.integers(0, 4)) == 0 and "n_clients" in chosen and rule in readers("counts"):
         chosen["sizes"] = ",".join(["0.2"] * int(chosen["n_clients"]))
+    if len(names) == 1 and draw(st.integers(0, 3)) == 0:
+        chosen |= draw(st.sampled_from(({"seed": ["0", "1"]}, {"lr": ["0.01", "0.02"]}, {"rounds": ["1", "2"]})))
     words = [words_of(name, text, flags[name], names, draw) for name, text in chosen.items()]
     words += draw(st.lists(st.sampled_from(LAUNCHED), max_size=3, unique_by=lambda group: group[0].partition("=")[0]))
-    if len(names) == 1 and draw(st.integers(0, 3)) == 0:
-        words = _grid(draw, words, chosen)
     words = [*draw(st.permutations(words)), ["--jobs", "1"], ["--workers", "1"]]
     cased = [draw(st.sampled_from((name, name.upper(), name.replace("_", "-")))) for name in names]
     return Command((*cased, *(word for group in words for word in group)), where.files, finishes=True)
@@ -149,7 +156,10 @@ LAUNCHED = [
 
 
 def _fits(problem: material.Problem, names) -> bool:
-    return all(OF_MODELS.get(name, "MLP") in problem.models for name in names)
+    small = problem.flags.get("dataset") == "./pets"  # there is nothing to set aside
+    return all(
+        OF_MODELS.get(name, "MLP") in problem.models and not (small and algorithms.says(name, "public")) for name in names
+    )
 
 
 def _models(names, where, several: bool = True) -> st.SearchStrategy:
@@ -216,23 +226,9 @@ def words_of(name: str, text: Any, declared, names, draw) -> list[str]:
     spelled = draw(st.sampled_from((name, *declared["spelled"]))) if alone else name
     if text is True:
         return [f"--{spelled}"]
+    if isinstance(text, list):
+        return [f"--{spelled}", *text]
     return [f"--{spelled}={text}"] if draw(st.booleans()) else [f"--{spelled}", str(text)]
-
-
-def _grid(draw, words, chosen):
-    """Several values of one flag."""
-    name, texts = draw(st.sampled_from((("seed", ("0", "1")), ("lr", ("0.01", "0.02")), ("rounds", ("1", "2")))))
-    if name in chosen:
-        words = [group for group in words if not group[0].split("=")[0].endswith(_ends(name))]
-    return [*words, [f"--{name}", *texts]]
-
-
-def _ends(name: str) -> tuple[str, ...]:
-    return tuple(f"--{spelled}" for spelled in (name, *_spelled(name)))
-
-
-def _spelled(name: str) -> tuple[str, ...]:
-    return flags_of(Options)[name]["spelled"]
 
 
 # --- at the bounds -----------------------------------------------------------------------------------------------------

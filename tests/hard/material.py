@@ -138,5 +138,7 @@ PROBLEMS = (
     ),
     Problem({"clients": "people"}, IMAGES, DEALT),
     Problem({"clients": "people.csv"}, VECTORS, (*DEALT, "augment", "image_size")),
-    Problem({"dataset": "digits", "reduced": "0.05", "n_clients": "4"}, ("MLP", "LeNet5"), ("reduced", "image_size")),
+    Problem(
+        {"dataset": "digits", "reduced": "0.05", "n_clients": "4"}, ("MLP", "LeNet5"), ("reduced", "image_size", "partition")
+    ),
 )
