@@ -59,8 +59,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"argument (--\w+)\S*: expected at least one argument", r"\1: a value is missing", message)
-        message = re.sub(r"argument (--\w+)\S*: ignored explicit argument '(.*)'", r"\1=\2: \1 takes no value", message)
-        message = re.sub(r"unrecognized arguments: (.*)", r"\1: belongs to no flag (algorithms come first)", message)
+        message = re.sub(r"argument (--\w+)\S*: ignored explicit argument '((?s:.*))'", r"\1=\2: \1 takes no value", message)
+        message = re.sub(r"unrecognized arguments: ((?s:.*))", r"\1: belongs to no flag (algorithms come first)", message)
         raise UserError(message)
 
 

@@ -58,7 +58,8 @@ def draw_intensity(maps, path: Path) -> None:
     for column, of_client in enumerate(shown):
         for row, (name, intensity) in enumerate(zip(("before", "sent", "after"), of_client, strict=True)):
             axes = grid[row, column]
-            axes.imshow(intensity.mean(0).cpu().numpy(), cmap="gray", vmin=0)
+            pixels = intensity.mean(0).cpu().numpy()
+            axes.imshow(pixels, cmap="gray", vmin=min(0, pixels.min()))  # numbers of a table may all be negative
             axes.set(xticks=[], yticks=[])
             if not intensity.any():
                 axes.text(0.5, 0.5, "none", color="white", ha="center", va="center", transform=axes.transAxes)
@@ -85,7 +86,7 @@ def row_of(run: Run) -> dict[str, object]:
     of_clients = run.clients[run.clients["round"] == run.clients["round"].max()].sort_values("client")
     central = options.get("aggr_model") == "ps"
     values = accuracies(run)[:1] + [None] * (n - 1) if central else accuracies(run)
-    leakage = of_clients["exchange_kl"].tolist()
+    leakage = of_clients.get("exchange_kl", [None] * n)  # there is none of negative numbers
     return {
         "nn model": named,
         "share ratio": options.get("share_ratio", 0.0),
