@@ -226,8 +226,8 @@ MIX = {
 }
 
 
-def some(kind: str, n: int, seeded: int, place: Path) -> tuple[Counter, list[str]]:
-    """n inputs of a kind -> (how many reached each stage, what failed: a line each)."""
+def some(kind: str, n: int, seeded: int, place: Path, small: bool = True) -> tuple[Counter, list[str]]:
+    """n inputs of a kind -> (how many reached each stage, what failed: a line each, made `small`, which takes minutes)."""
     reached, last, number = Counter(), [], iter(range(10**9))
 
     @seed(seeded)
@@ -235,7 +235,7 @@ def some(kind: str, n: int, seeded: int, place: Path) -> tuple[Counter, list[str
         max_examples=n,
         database=None,
         deadline=None,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate, Phase.shrink) if small else (Phase.generate,),
         suppress_health_check=list(HealthCheck),
         print_blob=False,
         report_multiple_bugs=False,
@@ -263,14 +263,15 @@ def some(kind: str, n: int, seeded: int, place: Path) -> tuple[Counter, list[str
     return reached, []
 
 
-def tried(seeded: int, n: int = N) -> Outcome:
-    """n inputs, and then as many more that are wrong as it takes until each stage has been reached by a quarter of all."""
+def tried(seeded: int, n: int = N, small: bool = True) -> Outcome:
+    """n inputs, and then as many more that are wrong as it takes until each stage has been reached by a quarter of all; what
+    fails is made `small`."""
     outcome, reached, place = Outcome(), Counter(), Path(tempfile.mkdtemp(prefix="chorus-fuzz-"))
     torch.set_num_threads(1)
     faulthandler.enable()
 
     def more(kind: str, wanted: int, chunk: int) -> None:
-        found, failures = some(kind, wanted, 100_000 * seeded + chunk, place)
+        found, failures = some(kind, wanted, 100_000 * seeded + chunk, place, small)
         reached.update(found)
         outcome.count(f"{kind}", sum(found.values()))
         outcome.failures += [f"{kind}: {line}" for line in failures]

@@ -28,7 +28,7 @@ def arrays(n: int = 60, size: int = 8) -> dict[str, np.ndarray]:
     }
 
 
-def table(clients: bool = False, n: int = 60) -> str:
+def table(clients: bool = False, n: int = 180) -> str:
     """n rows of four numbers and a class; with `clients` of three people."""
     draw = np.random.default_rng(1)
     head = ["a", "b", "c", "d", "label", *(["client"] if clients else [])]
