@@ -28,7 +28,7 @@ def arrays(n: int = 60, size: int = 8) -> dict[str, np.ndarray]:
     }
 
 
-def table(clients: bool = False, n: int = 180) -> str:
+def table(clients: bool = False, n: int = 120) -> str:
     """n rows of four numbers and a class; with `clients` of three people."""
     draw = np.random.default_rng(1)
     head = ["a", "b", "c", "d", "label", *(["client"] if clients else [])]
@@ -134,7 +134,7 @@ PROBLEMS = (
     Problem(
         {"dataset": "./pets", "n_clients": "2"},
         ("LeNet5", "MLP"),
-        ("partition", "digit_num", "validation", "reduced", "n_clients"),
+        ("partition", "digit_num", "validation", "reduced", "n_clients", "public_share"),
     ),
     Problem({"clients": "people"}, IMAGES, DEALT),
     Problem({"clients": "people.csv"}, VECTORS, (*DEALT, "augment", "image_size")),
