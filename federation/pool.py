@@ -116,7 +116,7 @@ def _of(future: Future) -> Any:
     try:
         return future.result()
     except BrokenExecutor as error:
-        raise LostError(f"--workers: a worker process was killed, as where memory is short; {AGAIN}") from error
+        raise LostError(f"--workers: a worker process was killed, as where memory is short; free some, {AGAIN}") from error
 
 
 def context_of_workers(preloaded: Sequence[str] = PRELOADED) -> multiprocessing.context.BaseContext:
