@@ -19,7 +19,7 @@ import run as command
 import saves
 from errors import UserError
 from experiment import rounds
-from figures import status, table
+from figures import report, status, table
 from launch.loggers import ALWAYS
 from saves.values import strange_config, strange_history, strange_weights
 
@@ -314,3 +314,57 @@ def test_an_archive_that_unpacks_to_more_than_its_arrays_is_refused(run):
         archive.writestr("test.npy", b"\x93NUMPY\x01\x00v\x00" + header)
     with pytest.raises(saves.DamagedError, match="confusion.npz: is damaged: test says that it is float64"):
         sealed(run.folder).arrays("confusion")
+
+
+# --- beside others, and while it is drawn ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["done", "config.json", "history.npz", "checkpoint"])
+def test_a_damaged_run_of_fewer_rounds_stops_no_longer_one_and_no_table(name, run, caplog):
+    """A longer one of the same would go on from it; and of independent learning the gain is taken."""
+    caplog.set_level(logging.WARNING, "chorus")
+    damage = cut_short if name == "done" else flipped
+    damage(saves.checkpoints(run.folder)[0] if name == "checkpoint" else run.folder / name)
+    longer = prepared("fedavg", run.folder.parent, track_features=1, rounds=run.options["rounds"] + 1)
+    one = played(longer)
+    told = [line for line in caplog.text.splitlines() if "is damaged" in line]
+    assert len(told) == (name != "history.npz"), "of which nothing is read"
+    assert_same(one, played(prepared("fedavg", run.folder.parent.parent / "alone", track_features=1, rounds=4)))
+
+
+def test_nothing_is_compared_with_a_damaged_baseline_and_it_is_said(tmp_path, capsys):
+    words = f"--n_clients 3 --rounds 1 --reduced 0.1 --model MLP --quiet --export_dir {tmp_path}".split()
+    assert command.main(["independent", *words]) == 0
+    assert command.main(["cfkd", *words]) == 0
+    assert "gain over independent" in capsys.readouterr().out
+    (baseline,) = tmp_path.glob("independent-*")
+    flipped(baseline / "history.npz")
+    assert command.main(["cfkd", *words]) == 0
+    said = capsys.readouterr()
+    assert "cfkd" in said.out
+    assert "gain over independent" not in said.out
+    (line,) = [line for line in said.err.splitlines() if "history.npz" in line]
+    assert line.endswith("is damaged: it is not what was written; nothing is compared with it")
+
+
+@pytest.mark.parametrize("damage", [flipped, cut_short, emptied, removed, a_folder])
+def test_status_of_a_finished_run_is_of_what_is_checked(damage, run):
+    before = status.status(run.folder)
+    damage(run.folder / "history.csv")
+    assert status.status(run.folder) == before
+    flipped(run.folder / "history.npz")
+    assert status.status(run.folder)["stands"] == "damaged"
+
+
+@pytest.mark.parametrize("damage", [flipped, cut_short, emptied, removed, a_folder])
+def test_status_of_an_unfinished_run_shows_whole_rows_alone(damage, cut):
+    damage(cut.folder / "history.csv")
+    assert status.status(cut.folder)["stands"] == "stopped"
+
+
+def test_a_report_does_without_nothing_that_is_damaged(run, tmp_path, capsys):
+    flipped(run.folder / "features.npz")
+    with pytest.raises(SystemExit):
+        report.main([str(run.folder), "-o", str(tmp_path / "page.html")])
+    assert "features.npz: is damaged" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()

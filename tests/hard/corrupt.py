@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,7 +25,7 @@ from figures import report, status, table
 from tests.hard import Outcome, methods
 from tests.hard.forks import Forks, Plan
 
-TIMES = 3  # of each damage that is drawn
+TIMES = 2  # of each damage that is drawn
 CASES = ("cfkd", "data_exchange")  # of which one draws, in the end, from its checkpoint
 FLAGS = {"validation": 0.1, "jobs": 1}
 REMOVED = "removed"
@@ -187,6 +187,7 @@ class Victim:
     words: list[str]
     expected: saves.Run
     read: list[Path]
+    files: list[Path] = field(default_factory=list)  # that are damaged; all of them where none is said
 
 
 @dataclass
@@ -238,12 +239,13 @@ def _victims(forks: Forks, name: str, place: Path) -> Iterator[Victim]:
     killed, other_killed = (_killed(forks, of, place / f"killed {of[-1]}") for of in (words, others))
     yield Victim("killed", killed, other_killed, words, whole, saves.checkpoints(killed)[:1])
     long, read = _made(forks, longer, place / "longer"), saves.checkpoints(whole.folder)
-    yield Victim("shorter", whole.folder, other.folder, longer, long, read)
+    looked_at = [whole.folder / "done", whole.folder / "config.json", *read]
+    yield Victim("shorter", whole.folder, other.folder, longer, long, read, looked_at)
 
 
 def _damaged(victim: Victim, draw: np.random.Generator, place: Path) -> Iterator[Damage]:
     number = 0
-    for path in sorted(path for path in victim.folder.iterdir() if path.is_file()):
+    for path in victim.files or sorted(path for path in victim.folder.iterdir() if path.is_file()):
         for damage in damages(path, victim.other):
             number += 1
             copy = place / str(number) / victim.folder.name
@@ -296,8 +298,10 @@ def _again(forks: Forks, damage: Damage) -> list[str]:
         return found if damage.name in lines[-1] else [*found, f"not told: {lines}"]
     if ended.status:
         return [*found, f"exit status {ended.status}, {lines[-3:]}"]
-    there = methods.runs_in(damage.copy.parent)
-    apart = methods.apart(expected, there[expected.folder.name]) if expected.folder.name in there else ["no such run"]
+    try:
+        apart = methods.apart(expected, saves.load(damage.copy.parent / expected.folder.name))
+    except UserError as error:
+        apart = [str(error)]
     found += [f"the command ends in another run: {', '.join(apart)}"] if apart else []
     if damage.to_be_told and not any("is damaged" in line or "has no digests" in line for line in lines):
         found.append(f"nothing is said of it: {lines}")
