@@ -58,8 +58,8 @@ def refusing(path: Path, what: str) -> Iterator[None]:
         raise
     except RecursionError:
         raise RefusedError(path, f"is nested too deeply; at most {DEPTH} levels are read") from None
-    except MemoryError:
-        raise RefusedError(path, "asks for more memory than there is") from None
+    except MemoryError as error:
+        raise RefusedError(path, "asks for more memory than there is") from error
     except OSError as error:
         raise RefusedError(path, f"cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged file can break its reader in any way

@@ -161,8 +161,15 @@ def shared_folder() -> Iterator[Path]:
     that were killed together with all that would have removed theirs."""
     for left in Path(tempfile.gettempdir()).glob("chorus-*"):
         _remove_abandoned(left)
-    with tempfile.TemporaryDirectory(prefix="chorus-", ignore_cleanup_errors=True) as folder, FileLock(Path(folder) / LOCK):
-        yield Path(folder)
+    folder = Path(tempfile.mkdtemp(prefix="chorus-"))
+    try:
+        with FileLock(folder / LOCK):
+            yield folder
+    finally:
+        with suppress(OSError):  # shutil.rmtree takes descriptors, of which there may be none
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -17,6 +17,7 @@ from test_experiment import assert_same, prepared
 import errors
 import experiment
 import saves
+import untrusted
 from errors import NoRoomError, reason_of, refused, writing
 from launch import single
 from saves import files
@@ -107,6 +108,22 @@ def test_wherever_a_disk_gets_full_the_command_ends_and_goes_on_to_the_same_bits
     assert not saves.finished(one.folder)
     assert [path.name for path in one.folder.glob(".*")] == [".lock"], "nothing half-written is left"
     assert_same(experiment.run(one), whole)
+
+
+def test_a_finished_run_that_cannot_be_read_now_stays_finished(tmp_path, monkeypatch):
+    one = prepared("fedavg", tmp_path)
+    experiment.run(one)
+
+    def short(path, *others):
+        with untrusted.refusing(path, "text"):
+            raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(untrusted, "text", short)
+        failed = single.carry_out(one, False, (), nothing)
+    assert failed.reason.startswith("memory is short; ")
+    assert experiment.run(one).done
+    assert (one.folder / "run.log").read_text().count(" in /") == 1, "and is not made again"
 
 
 def test_a_good_checkpoint_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from tests.hard import Outcome
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN = (
-    "run.py fedavg --dataset digits --n_clients 3 --model MLP --rounds 12 --epoch_per_round 2 --batch_size 32 --threads 1 "
+    "run.py fedavg --dataset digits --n_clients 3 --model MLP --rounds 30 --epoch_per_round 2 --batch_size 32 --threads 1 "
     "--quiet"
 )
 HOW = {"alone": "--workers 1", "--jobs 2": "--jobs 2 --workers 1 --seed 0 1", "--workers 2": "--workers 2"}
@@ -64,10 +64,15 @@ class Place:
 
     def kill_worker(self) -> None:
         """As the kernel does where memory is short: SIGKILL to one that computes."""
-        them, this = _parents(self.process.pid), self.process.pid
-        servers = [pid for pid, (parent, line) in them.items() if parent == this and b"forkserver" in line]
-        for pid in [pid for pid, (parent, _) in them.items() if parent in servers][:1]:
-            os.kill(pid, signal.SIGKILL)
+        this = self.process.pid
+        while self.process.poll() is None:  # they take a second or two to start
+            them = _parents(this)
+            servers = [pid for pid, (parent, line) in them.items() if parent == this and b"forkserver" in line]
+            workers = [pid for pid, (parent, _) in them.items() if parent in servers]
+            if workers:
+                os.kill(workers[0], signal.SIGKILL)
+                return
+            time.sleep(0.02)
 
 
 @dataclass
