@@ -134,7 +134,7 @@ PROBLEMS = (
     Problem(
         {"dataset": "./pets", "n_clients": "2"},
         ("LeNet5", "MLP"),
-        ("partition", "digit_num", "validation", "reduced", "n_clients"),
+        ("partition", "digit_num", "validation", "reduced", "n_clients", "public_share"),
     ),
     Problem({"clients": "people"}, IMAGES, DEALT),
     Problem({"clients": "people.csv"}, VECTORS, (*DEALT, "augment", "image_size")),
