@@ -143,7 +143,9 @@ def _start(options: Options, inputs: tuple) -> saves.Rows | None:
         weights = saves.load(options.init_from).weights()
     except UserError as error:
         raise UserError(f"--init_from {error}") from None
-    found = weights["global"] if "global" in weights else weights["personal"]
+    found = weights.get("global", weights.get("personal"))
+    if found is None:
+        raise UserError(f"{given} has neither a model for all nor one a client; it has {', '.join(map(str, weights))}")
     if isinstance(found, list):
         if not algorithms.says(options.algorithm, "mixed"):
             raise UserError(

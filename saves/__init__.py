@@ -58,7 +58,7 @@ from saves.files import (
     write_text,
     written,
 )
-from saves.values import ALL, COUNTS, TIMING, strange_config, strange_history
+from saves.values import ALL, COUNTS, TIMING, strange_config, strange_history, strange_weights
 
 __all__ = [
     "ALL",
@@ -227,8 +227,8 @@ class Run:
         """{answer: weights of the one model for all, or a row a client}, after the last round, on the CPU."""
         path = self._checked("weights.pt")
         found = read_tensors(path)
-        if not found or not isinstance(found, dict):
-            raise damaged(path, "it holds no weights")
+        if strange := strange_weights(found, self.options["n_clients"]):
+            raise damaged(path, strange)
         return found
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 ALL = -1  # "client" in the row of a round itself
 COUNTS = ("bytes_", "steps", "samples", "flops")  # the beginnings of columns that are 0 where nothing was counted
@@ -46,6 +47,19 @@ def strange_history(columns: Mapping[str, np.ndarray], n_clients: int, n_rounds:
             return f"{name} is {outside[0]:g}"
     if not np.array_equal(columns["round"][columns["client"] == ALL], np.arange(n_rounds + 1)):
         return f"it has not a row for each of {n_rounds} rounds"
+    return None
+
+
+def strange_weights(weights: Any, n_clients: int) -> str | None:
+    """Of the weights that so many clients ended with: by answer, of the one model for all or a row a client."""
+    if not isinstance(weights, dict) or not weights:
+        return "it holds no weights"
+    for answer, rows in weights.items():
+        if answer != "global" and not (isinstance(rows, list) and len(rows) == n_clients):
+            return f"{answer} is not of {n_clients} clients"
+        for row in [rows] if answer == "global" else rows:
+            if not isinstance(row, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in row.values()):
+                return f"{answer} is not of tensors"
     return None
 
 

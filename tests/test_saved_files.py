@@ -21,7 +21,7 @@ from errors import UserError
 from experiment import rounds
 from figures import status, table
 from launch.loggers import ALWAYS
-from saves.values import strange_config, strange_history
+from saves.values import strange_config, strange_history, strange_weights
 
 READ = ("config.json", "history.npz", "weights.pt", "confusion.npz", "features.npz", "split.npz")
 
@@ -275,6 +275,24 @@ def test_a_config_that_no_run_can_have_is_refused(whole):
     assert strange_config({**config, "options": {**config["options"], "rounds": "3"}}) == "its rounds is no int"
     assert strange_config({**config, "options": {**config["options"], "rounds": 0}}) == "3 clients in 0 rounds"
     assert strange_config({name: value for name, value in config.items() if name != "data"}) == "its data is no dict"
+
+
+def test_weights_that_no_run_can_have_are_refused(run, whole):
+    row = {"w": torch.zeros(2)}
+    assert strange_weights(whole.weights(), 3) is None
+    assert strange_weights({"global": row, "personal": [row] * 3}, 3) is None
+    assert strange_weights([], 3) == strange_weights({}, 3) == strange_weights(row["w"], 3) == "it holds no weights"
+    assert (
+        strange_weights({"personal": [row] * 2}, 3)
+        == strange_weights({"personal": row}, 3)
+        == "personal is not of 3 clients"
+    )
+    for strange in (3, row["w"], [row], {"w": 3}):
+        assert strange_weights({"global": strange}, 3) == "global is not of tensors"
+    assert strange_weights({"personal": [row, row, None]}, 3) == "personal is not of tensors"
+    torch.save({"global": 3}, run.folder / "weights.pt")
+    with pytest.raises(saves.DamagedError, match=r"weights.pt: is damaged: global is not of tensors"):
+        sealed(run.folder).weights()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[" * 3_000, "\xff", "[1]", '{"options": 3}', "NaN"])

@@ -1,13 +1,16 @@
 """Files that are not what they should be: their bytes, their lines, their arrays or their trees changed, each with the
 command that reads it."""
 
+import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tomli_w
+import torch
 from hypothesis import strategies as st
 
 from tests.hard import material
@@ -186,6 +189,16 @@ def _json(tree: Any) -> st.SearchStrategy:
     return of_tree(tree).map(lambda found: json.dumps(found).encode())
 
 
+def _tensors(tree: Any) -> st.SearchStrategy:
+    def saved(found: Any) -> bytes:
+        file = io.BytesIO()
+        torch.save(found, file)
+        return file.getvalue()
+
+    odd = (*VALUES, torch.zeros(3), torch.full((2, 2), torch.nan), torch.zeros(0), torch.zeros((), dtype=torch.bool))
+    return of_tree(tree, odd).map(saved)
+
+
 def _toml(tree: Any) -> st.SearchStrategy:
     plain = tuple(value for value in VALUES if value is not None and value != 10**25)
     changed = of_tree(tree, plain).map(
@@ -247,20 +260,31 @@ def _cases() -> dict[str, tuple[str, st.SearchStrategy, str]]:
     }
 
 
+def signed(done: str, name: str, content: bytes) -> str:
+    """What a run's `done` says, with the digest that a file has now."""
+    digest = hashlib.sha256(content).hexdigest()
+    return "".join(f"{digest}  {name}\n" if line.split()[-1] == name else f"{line}\n" for line in done.splitlines())
+
+
 # what is read while the command is parsed is refused there
 PARSED = ("flags", "clients", "clients of a table")
 
 
 @st.composite
-def spoiled(draw, start: dict[str, bytes], parsed: bool = False) -> Command:
-    """A command and the one file that it reads, spoiled. `start`: {path: content} of a finished run, in a folder "start"."""
+def spoiled(draw, started: Callable[[], dict[str, bytes]], parsed: bool = False) -> Command:
+    """A command and the one file that it reads, spoiled. `started`: what returns {path: content} of a finished run, in a
+    folder "start"."""
+    start = started()
     cases = _cases()
     what = draw(st.sampled_from([name for name in cases if (name in PARSED) is parsed]))
     path, content, command = cases[what]
     if content is None:
         whole = start[path]
-        content = st.one_of(of_bytes(whole), _json(json.loads(whole))) if path.endswith(".json") else of_bytes(whole)
+        other = _json(json.loads(whole)) if path.endswith(".json") else _tensors(torch.load(io.BytesIO(whole)))
+        content = st.one_of(of_bytes(whole), other, other)
     files = {**(start if path.startswith("start/") else {}), path: draw(content)}
+    if path in start and draw(st.booleans()):  # and whoever changed it knows of digests
+        files["start/done"] = signed(files["start/done"].decode(), path.partition("/")[2], files[path]).encode()
     words = command.split()
     run = () if "study" in what or what == "flags" else RUN
     return Command((*words, *run), files)
