@@ -109,11 +109,12 @@ def _carried_out(plan: Plan) -> Ended:
     left = [" ".join(process.cmdline()) for process in alive if process.is_running()]
     for process in alive:
         process.kill()
-    file, _, renames = moment.read_text().partition(" ") if moment.exists() else ("", "", "0")
+    renamed = moment.read_text().splitlines() if moment.exists() else []
+    file = renamed[-1].partition(" ")[0] if renamed else ""
     code = os.waitstatus_to_exitcode(status)
     cut = cut if not plan.rename else bool(file)
     text = said.read_text(errors="replace") if said.exists() else ""
-    return Ended(code, seconds, cut, file, int(renames), text, left, time.perf_counter() - gone_at)
+    return Ended(code, seconds, cut, file, len(renamed), text, left, time.perf_counter() - gone_at)
 
 
 def _be(plan: Plan, said: Path, moment: Path) -> None:
@@ -156,7 +157,9 @@ def _end_at_rename(number: int, behind: bool, moment: Path) -> None:
             count += 1
             if count == number and behind:
                 rename(source, target, **how)
-            moment.write_text(f"{Path(target).name if count == number else ''} {count}")
+            told = os.open(moment, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # a line a rename: it may be killed right here
+            os.write(told, f"{Path(target).name if count == number else ''} {count}\n".encode())
+            os.close(told)
             if count == number:
                 os.kill(os.getpid(), signal.SIGKILL)
             rename(source, target, **how)
