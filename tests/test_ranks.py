@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, default_signals
 from hypothesis import given
 from hypothesis import strategies as st
-from same_bits import differences
+from same_bits import differences, read
 from test_algorithms import MODULES
 
 import saves
@@ -157,7 +157,7 @@ def test_runs_of_two_ranks_with_workers_leave_the_same_files_and_say_the_same_on
     found = runs_in(tmp_path)
     assert sorted(found) == sorted(alone)
     for name, run in found.items():
-        assert differences(alone[name], run) == []
+        assert differences(read(alone[name]), read(run)) == []
 
 
 # --- where a rank fails or dies ---
@@ -218,7 +218,7 @@ def test_a_rank_that_is_killed_costs_what_is_not_saved_and_torchrun_goes_on(tmp_
     assert "resumed after round" in err
     (shared,) = runs_in(tmp_path).values()
     subprocess.run([sys.executable, "run.py", *line.split(), "--export_dir", tmp_path / "alone"], cwd=ROOT, check=True)
-    assert differences(runs_in(tmp_path / "alone")[shared.folder.name], shared) == []
+    assert differences(read(runs_in(tmp_path / "alone")[shared.folder.name]), read(shared)) == []
 
 
 def test_told_to_stop_all_ranks_end_and_the_last_finished_round_is_saved(tmp_path):

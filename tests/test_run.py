@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import keeping
 
 import algorithms
 import run as command
@@ -24,7 +25,8 @@ KEYS = [
     *("algorithm", "seed", "split_seed", "folder", "global_mean", "global_std_clients", "global_worst"),
     *("personal_mean", "personal_std_clients", "personal_worst"),
     *("tuned_mean", "tuned_std_clients", "tuned_worst", "tuned_by_epoch", "bytes_up", "bytes_down"),
-    *("bytes_between", "steps", "steps_server", "flops", "flops_server", "seconds", "evaluation_seconds", "options"),
+    *("bytes_between", "steps", "steps_server", "flops", "flops_server", "seconds", "evaluation_seconds"),
+    *("diverged", "options"),
 ]
 
 
@@ -239,7 +241,7 @@ def test_the_weights_that_a_run_starts_from_are_part_of_its_name(tmp_path):
     main(words, tmp_path / "b")
     weights = first.weights()
     weights["global"]["classifier.bias"] += 1
-    torch.save(weights, first.folder / "weights.pt")
+    keeping(first, "weights.pt", weights)
     main(words, tmp_path / "b")
     assert len({run.config["files"]["init_from"] for run in saves.find(tmp_path / "b")}) == 2
 
