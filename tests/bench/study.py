@@ -12,7 +12,7 @@ from statistics import median
 
 import saves
 from tests.bench.contestants import ROOT
-from tests.same_bits import differences
+from tests.same_bits import differences, read
 
 STUDY = "fedavg cfkd independent --n_clients 4 --partition lda --alpha 0.3 1 --seed 0 1 2 3 --model LeNet5 --quiet --json"
 STUDY_ROUNDS = 20
