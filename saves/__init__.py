@@ -49,6 +49,7 @@ from saves.files import (
     read_tensors,
     remove_half_written,
     saved_round,
+    there,
     write_arrays,
     write_checkpoint,
     write_done,
@@ -339,9 +340,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _unfinished(folder: Path) -> str:
-    if (folder / "config.json").exists():
+    if there(folder / "config.json"):
         return "the run is not finished; the command in its run.log resumes it"
-    return f"{'holds no run' if folder.exists() else 'no such folder'}; must be the folder of a finished run"
+    return f"{'holds no run' if there(folder) else 'no such folder'}; must be the folder of a finished run"
 
 
 def verify(run: Run) -> None:

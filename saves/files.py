@@ -192,7 +192,15 @@ def _round_of(path: Path) -> int:
 
 def finished(folder: Path) -> bool:
     """Whether a folder holds a finished run: `done` is written last."""
-    return (folder / DONE).exists()
+    return there(folder / DONE)
+
+
+def there(path: Path) -> bool:
+    """Whether there is something of this name; of one that is too long, or none at all, there is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def digests(folder: Path) -> dict[str, str]:
