@@ -154,6 +154,12 @@ def test_a_valid_command_that_is_refused_is_noticed(tmp_path, monkeypatch):
         fuzz.held_to(Command(ONE.words, finishes=True), tmp_path)
 
 
+def test_who_stops_it_stops_it(tmp_path, monkeypatch):
+    broken(monkeypatch, says("", 143))
+    with pytest.raises(KeyboardInterrupt):
+        fuzz.held_to(ONE, tmp_path)
+
+
 def test_what_hangs_is_noticed(tmp_path, monkeypatch):
     broken(monkeypatch, lambda words: time.sleep(60))
     monkeypatch.setattr(fuzz, "PATIENCE", 1)

@@ -118,6 +118,8 @@ def carried_out(words: tuple[str, ...], largest: float = 8) -> Told:
         except SystemExit as left:  # of -h
             told.status = left.code or 0
             told.stage = "parser"
+        if told.status > 128:  # a signal that was meant for this process
+            raise KeyboardInterrupt
         out.flush()
         err.flush()
         told.out, told.err = (stream.buffer.getvalue().decode() for stream in (out, err))
