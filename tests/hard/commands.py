@@ -249,7 +249,7 @@ def extreme(draw) -> Command:
     """A command with a number at a bound of what is allowed: it finishes, or it tells why not."""
     name = draw(st.sampled_from(sorted(algorithms.ALGORITHMS)))
     flags = flags_of(algorithms.options_of(name))
-    where = draw(st.sampled_from(material.PROBLEMS[:2]))
+    where = draw(st.sampled_from([problem for problem in material.PROBLEMS[:2] if _fits(problem, [name])]))
     chosen = {**SMALL, "rounds": 2, **where.flags, **OF_ALGORITHM.get(name, {})}
     chosen["model"] = draw(_models([name], where, several=False)) if name != "fedgkt" else "ResNet4"
     numbers = [f for f, d in flags.items() if isinstance(d["takes"], Number) and f not in COSTLY]
