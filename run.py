@@ -18,7 +18,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
@@ -43,7 +42,6 @@ from launch.display import log_to_stderr
 from study import tuning
 from untrusted import inert, tell
 
-log = logging.getLogger("chorus")
 MAX_CLIENTS_SHOWN, MAX_CLASSES_SHOWN, MAX_SPLITS_SHOWN, MAX_FOLDERS_SHOWN = 20, 12, 2, 6
 
 
@@ -254,7 +252,10 @@ def _report(
 ) -> None:
     """The table, what it says in words, and where everything is."""
     baselines = [_independent(one, how) for one, _ in finished]
-    runs = [(run, _good(base.folder)) for (_, run), base in zip(finished, baselines, strict=True)]
+    made = {one.folder: run for one, run in finished}
+    others = {base.folder for base in baselines} - made.keys()
+    made |= {folder: saves.whole(folder, "nothing is compared with it") for folder in others}
+    runs = [(run, made[base.folder]) for (_, run), base in zip(finished, baselines, strict=True)]
     found, several = groups(runs), len(problems([run for run, _ in runs])[1]) > 1
     tell(file=out)
     if several:
@@ -283,19 +284,6 @@ def _report(
     tell(f"saved in {how.export_dir}/ (history.xlsx, history.pkl, weights.pt, split.png in each):", file=out)
     for _, run in finished:
         tell(f"  {run.folder.name}", file=out)
-
-
-def _good(folder: Path) -> saves.Run | None:
-    """A finished run to compare with; a damaged one is told, and is none."""
-    if not saves.finished(folder):
-        return None
-    try:
-        run = saves.load(folder)
-        saves.verify(run)
-    except UserError as error:
-        log.warning("%s; nothing is compared with it", error)
-        return None
-    return run
 
 
 def _independent(one: Experiment, how: options.Launch) -> Experiment:

@@ -13,7 +13,7 @@ import sys
 import tomllib
 import unicodedata
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -215,6 +215,12 @@ def inert(said: object, lines: bool = False) -> str:
     return "".join(
         ascii(c)[1:-1] if unicodedata.category(c) in INVISIBLE and not (lines and c in "\n\t") else c for c in told
     )
+
+
+def short(whose: str, names: Iterable[str]) -> None:
+    """Raises ValueError, whose words begin with `whose`, for a name of more than `NAME` characters."""
+    if (longest := max(map(len, names), default=0)) > NAME:
+        raise ValueError(f"{whose} a name of {longest} characters; at most {NAME} are read")
 
 
 def no_formula(said: str) -> str:

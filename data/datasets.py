@@ -582,6 +582,5 @@ def load(name: str, source: Source) -> Data:
 def _called(names: tuple[str, ...]) -> tuple[str, ...]:
     """The names of classes or clients, which are shown wherever there is something of theirs. Raises ValueError for one that
     is longer than `untrusted.NAME`."""
-    if too_long := next((name for name in names if len(name) > untrusted.NAME), None):
-        raise ValueError(f"a class or a client has a name of {len(too_long)} characters; at most {untrusted.NAME} are read")
+    untrusted.short("a class or a client has", names)
     return tuple(map(inert, names))

@@ -428,8 +428,7 @@ def words(what: str, values: Sequence[Any]) -> np.ndarray:
     """Names as text [n]. An array holds all of them in the room of the longest, so none may be longer than
     `untrusted.NAME`. Raises ValueError."""
     told = list(map(str, values))
-    if longest := max((name for name in told if len(name) > untrusted.NAME), default=""):
-        raise ValueError(f"{what} holds a name of {len(longest)} characters; at most {untrusted.NAME} are read")
+    untrusted.short(f"{what} holds", told)
     return np.array(told, TEXT) if told else np.zeros(0, f"{TEXT}1")
 
 

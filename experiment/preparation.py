@@ -64,14 +64,16 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     source = _source(options, launch)
     data = _data(options.dataset, options.public_dataset, source)
     inputs = (data.shape, len(data.classes))
-    _fits(options, data, inputs)
+    with streams.torch_seeded("tried out"):
+        built = [build() for build in _architectures(options, inputs)]
+    _fits(options, data, built)
     shared = {f.name: getattr(options, f.name) for f in fields(Options)}
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
     if algorithms.says(options.algorithm, "public") and not len(split.public):
         raise UserError(f"{options.algorithm}: learns from public examples, and there are none; add --public_share 0.1")
     shift.check(split, options)
-    _trains_on_one(options, split, inputs)
-    start = _start(options, inputs)
+    _trains_on_one(options, split, built, data.shape)
+    start = _start(options, built, inputs)
     check = getattr(algorithms.ALGORITHMS[options.algorithm], "check", None)
     if check and (words := check(options, data, len(split.train.values))):
         log.info(words)
@@ -134,7 +136,7 @@ def _split(options: Options, source: datasets.Source) -> partition.Split:
     return partition.split(_data(options.dataset, options.public_dataset, source), options)
 
 
-def _start(options: Options, inputs: tuple) -> saves.Rows | None:
+def _start(options: Options, built: Sequence[models.Net], inputs: tuple) -> saves.Rows | None:
     """The weights after the last round of `--init_from`: of the one model for all where it has one, or a row a client."""
     if options.init_from is None:
         return None
@@ -154,10 +156,8 @@ def _start(options: Options, inputs: tuple) -> saves.Rows | None:
             )
         if len(found) != options.n_clients:
             raise UserError(f"{given} has models of {len(found)} clients, and --n_clients is {options.n_clients}")
-    with streams.torch_seeded("tried out"):
-        built = [build().state_dict() for build in _architectures(options, inputs)]
     for k, row in enumerate(found if isinstance(found, list) else [found] * len(built)):
-        if {n: t.shape for n, t in row.items()} != {n: t.shape for n, t in built[k % len(built)].items()}:
+        if {n: t.shape for n, t in row.items()} != {n: t.shape for n, t in built[k % len(built)].state_dict().items()}:
             raise UserError(
                 f"{given} is of another architecture than --model {options.model[k % len(built)]} for {inputs[1]} classes "
                 f"and images of {'x'.join(map(str, inputs[0]))}; must be the same"
@@ -165,8 +165,8 @@ def _start(options: Options, inputs: tuple) -> saves.Rows | None:
     return found
 
 
-def _fits(options: Options, data: datasets.Data, inputs: tuple) -> None:
-    """Whether the algorithm can do with these architectures, and they with these images."""
+def _fits(options: Options, data: datasets.Data, built: Sequence[models.Net]) -> None:
+    """Whether the algorithm can do with these models, one of each architecture, and they with these images."""
     algorithm, named = options.algorithm, ",".join(options.model)
     if len(data.classes) < 2:
         raise UserError(
@@ -182,8 +182,6 @@ def _fits(options: Options, data: datasets.Data, inputs: tuple) -> None:
             f"--model {strange[0]}: has no auxiliary heads, which {options.algorithm} learns with; must be one of "
             f"{', '.join(have_heads)}"
         )
-    with streams.torch_seeded("tried out"):
-        built = [build() for build in _architectures(options, inputs)]
     if len(set(options.model)) > 1 and not algorithms.says(algorithm, "mixed"):
         raise UserError(
             f"--model {named}: {options.algorithm} averages or pools weights, which takes one architecture for all clients"
@@ -199,19 +197,18 @@ def _fits(options: Options, data: datasets.Data, inputs: tuple) -> None:
         raise UserError(f"--model {named}: {options.algorithm} shares features, which must be of one dimension, got {found}")
 
 
-def _trains_on_one(options: Options, split: partition.Split, inputs: tuple) -> None:
+def _trains_on_one(options: Options, split: partition.Split, built: Sequence[models.Net], shape: tuple) -> None:
     """Whether the models can train on one example, where a batch may be of one: BatchNorm takes two numbers a channel."""
     single = np.flatnonzero(split.train.sizes == 1)
     if options.batch_size > 1 and not len(single):
         return
-    for name, build in zip(options.model, _architectures(options, inputs), strict=True):
-        with streams.torch_seeded("tried out"):
-            model = build().train()
-            try:
-                model(torch.zeros(1, *inputs[0]))
-            except ValueError as error:
-                which = f"client {single[0]} has a single training example" if len(single) else "--batch_size is 1"
-                raise UserError(f"--model {name}: cannot train on one example, and {which} ({reason(error)})") from None
+    for name, model in zip(options.model, built, strict=True):
+        try:
+            with streams.torch_seeded("tried out"):  # of dropout
+                model.train()(torch.zeros(1, *shape))
+        except ValueError as error:
+            which = f"client {single[0]} has a single training example" if len(single) else "--batch_size is 1"
+            raise UserError(f"--model {name}: cannot train on one example, and {which} ({reason(error)})") from None
 
 
 def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.Net]]:

@@ -52,8 +52,9 @@ def run(
     with saves.locked(folder):
         if force:
             saves.clear(folder)
-        if (there := _there(folder)) is not None:
+        if (there := saves.whole(folder, "the run is made anew, from its checkpoint where that is good")) is not None:
             return there
+        (folder / saves.DONE).unlink(missing_ok=True)  # of a damaged one: it is unfinished from now on
         with _logged(folder / "run.log", experiment.data.unverified):
             saves.remove_half_written(folder)
             digests = _begin(experiment)
@@ -66,20 +67,6 @@ def run(
                 last = _rounds(experiment, federation, saved, watch, loggers)
             _finish(experiment, last, digests)
     return saves.load(folder)
-
-
-def _there(folder: Path) -> saves.Run | None:
-    """The finished run of a folder, where there is one; a damaged one is told, and is unfinished from now on."""
-    if not saves.finished(folder):
-        return None
-    try:
-        run = saves.load(folder)
-        saves.verify(run)
-    except UserError as error:
-        log.warning("%s; the run is made anew, from its checkpoint where that is good", error)
-        (folder / saves.DONE).unlink()
-        return None
-    return run
 
 
 def follow(experiment: Experiment, saved: dict[str, Any] | None) -> None:
@@ -101,7 +88,7 @@ def _shorter(experiment: Experiment) -> dict[str, Any] | None:
     if options.lr_schedule != "constant" or options.n_clients > saves.MANY or options.client_failure:
         return None
     found: dict[int, saves.Run] = {}
-    for run in _neighbours(folder.parent, options.algorithm):
+    for run in _neighbours(folder):
         r, as_long = run.options["rounds"], {**run.config, "options": {**run.options, "rounds": options.rounds}}
         if r < options.rounds and is_evaluated(options, r) and identity.name_of(as_long) == folder.name:
             found |= {} if "any_node" in run.config else {r: run}
@@ -116,14 +103,16 @@ def _shorter(experiment: Experiment) -> dict[str, Any] | None:
     return {**saved, "history": [*before, untuned(last)]}
 
 
-def _neighbours(export_dir: Path, algorithm: str) -> Iterator[saves.Run]:
-    """The finished runs of an algorithm beside this one. A damaged one is told, and stops nobody."""
-    for done in sorted(export_dir.glob(f"{algorithm}-*/{saves.DONE}")):
+def _neighbours(folder: Path) -> Iterator[saves.Run]:
+    """The finished runs beside a run's folder that the same code and processor made. A damaged one is told, and stops
+    nobody."""
+    carried = folder.name.rpartition("-")[2]
+    for done in sorted(folder.parent.glob(f"{folder.name.partition('-')[0]}-*-{carried}/{saves.DONE}")):
         try:
             yield saves.load(done.parent)
         except saves.DamagedError as error:
             log.warning("%s; it is passed over", error)
-        except UserError:  # of an older version, or removed since
+        except UserError:  # removed since
             continue
 
 
@@ -138,9 +127,8 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
     failed = path.with_name("failed")
     failed.unlink(missing_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.handleError = lambda record: (
-        None
-    )  # of a full disk: the run ends, and tells it, with the first file it cannot write
+    # of a full disk the log says nothing: the run ends, and tells it, with the first file that it cannot write
+    handler.handleError = lambda record: None
     handler.setFormatter(InertFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
     log.debug("%s in %s", inert(" ".join(sys.argv)), inert(Path.cwd()))

@@ -29,8 +29,9 @@ def status(folder: Path) -> dict[str, str]:
     rounds so far), "why" it failed."""
     done = saves.finished(folder)
     try:
-        rounds = saves.read_config(folder)["options"]["rounds"]
-        rows = saves.load(folder).rounds.to_dict("records") if done else _rows(folder)
+        run = saves.load(folder) if done else None
+        rounds = (run.config if run else saves.read_config(folder))["options"]["rounds"]
+        rows = run.rounds.to_dict("records") if run else _rows(folder)
     except UserError as error:
         stands = "damaged" if isinstance(error, saves.DamagedError) else "older"
         return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": stands, "why": str(error)}

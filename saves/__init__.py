@@ -90,10 +90,10 @@ __all__ = [
     "locked",
     "read_checkpoint",
     "read_config",
-    "read_json",
     "remove_half_written",
     "saved_round",
     "verify",
+    "whole",
     "write_arrays",
     "write_checkpoint",
     "write_done",
@@ -350,6 +350,20 @@ def verify(run: Run) -> None:
     for name, digest in run.digests.items():
         checked(run.folder / name, digest)
     _ = run.history
+
+
+def whole(folder: Path, otherwise: str) -> Run | None:
+    """The finished run of a folder, every file of it looked at; None where there is none, or a damaged one: that is told,
+    and what comes of it, `otherwise`."""
+    if not finished(folder):
+        return None
+    try:
+        run = load(folder)
+        verify(run)
+    except UserError as error:
+        log.warning("%s; %s", error, otherwise)
+        return None
+    return run
 
 
 def find(export_dir: str | Path, **options: Any) -> list[Run]:

@@ -94,11 +94,6 @@ def played(root: Path, case: str, data: str, export_dir: Path) -> Read | str:
     return torch.load(export_dir / "read.pt", weights_only=True)
 
 
-def read(run: saves.Run) -> Read:
-    """The history and the weights of a run of this checkout."""
-    return {"history": run.history, "weights": run.weights()}
-
-
 def differences(before: Read, after: Read) -> list[str]:
     """The columns of the history and the weights that are not the same bits."""
     one, other = (pd.DataFrame(run["history"]).drop(columns=list(saves.TIMING), errors="ignore") for run in (before, after))

@@ -12,13 +12,13 @@ import pytest
 from conftest import ROOT, default_signals
 from hypothesis import given
 from hypothesis import strategies as st
-from same_bits import differences, read
 from test_algorithms import MODULES
 
 import saves
 from errors import UserError
 from federation import ranks
 from launch import launch, scheduling
+from tests.hard.methods import apart
 
 QUICK = "--n_clients 5 --rounds 2 --reduced 0.2 --partition lda --alpha 0.5"
 LONG = "fedavg --n_clients 4 --epoch_per_round 1 --model MLP --lr 1e-4 --track_history 0"
@@ -157,7 +157,7 @@ def test_runs_of_two_ranks_with_workers_leave_the_same_files_and_say_the_same_on
     found = runs_in(tmp_path)
     assert sorted(found) == sorted(alone)
     for name, run in found.items():
-        assert differences(read(alone[name]), read(run)) == []
+        assert apart(alone[name], run) == []
 
 
 # --- where a rank fails or dies ---
@@ -218,7 +218,7 @@ def test_a_rank_that_is_killed_costs_what_is_not_saved_and_torchrun_goes_on(tmp_
     assert "resumed after round" in err
     (shared,) = runs_in(tmp_path).values()
     subprocess.run([sys.executable, "run.py", *line.split(), "--export_dir", tmp_path / "alone"], cwd=ROOT, check=True)
-    assert differences(read(runs_in(tmp_path / "alone")[shared.folder.name]), read(shared)) == []
+    assert apart(runs_in(tmp_path / "alone")[shared.folder.name], shared) == []
 
 
 def test_told_to_stop_all_ranks_end_and_the_last_finished_round_is_saved(tmp_path):

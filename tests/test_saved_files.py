@@ -22,6 +22,7 @@ from experiment import rounds
 from figures import report, status, table
 from launch.loggers import ALWAYS
 from saves.values import strange_config, strange_history, strange_weights
+from tests.hard import damages
 
 READ = ("config.json", "history.npz", "weights.pt", "confusion.npz", "features.npz", "split.npz")
 
@@ -57,30 +58,11 @@ def _stop_after(r):
     return watch
 
 
-def flipped(path, place=0.6):
-    content = bytearray(path.read_bytes())
-    content[int(place * len(content))] ^= 4
-    path.write_bytes(content)
+DAMAGES = (damages.flipped, damages.truncated, damages.emptied, damages.removed, damages.a_folder)
 
 
-def cut_short(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def emptied(path):
-    path.write_bytes(b"")
-
-
-def removed(path):
-    path.unlink()
-
-
-def a_folder(path):
-    path.unlink()
-    path.mkdir()
-
-
-DAMAGES = (flipped, cut_short, emptied, removed, a_folder)
+def damaged(path, damage=damages.flipped, seed=0):
+    damage(path, np.random.default_rng(seed))
 
 
 def read_all(folder):
@@ -104,7 +86,7 @@ def test_done_is_what_sha256sum_checks_and_names_all_that_is_read(run):
 @pytest.mark.parametrize("name", [*READ, "checkpoint"])
 def test_damage_is_told_in_a_line_when_the_file_is_read_and_not_before(name, damage, run):
     path = saves.checkpoints(run.folder)[0] if name == "checkpoint" else run.folder / name
-    damage(path)
+    damaged(path, damage)
     with pytest.raises(saves.DamagedError) as error:
         read_all(run.folder)
     assert str(path if name != "checkpoint" else run.folder) in str(error.value)
@@ -141,7 +123,7 @@ def test_the_same_command_makes_a_damaged_run_anew_to_the_same_bits_and_says_so(
     one = prepared("fedavg", tmp_path, track_features=1)
     shutil.copytree(whole.folder, one.folder)
     path = saves.checkpoints(one.folder)[0] if name == "checkpoint" else one.folder / name
-    flipped(path)
+    damaged(path)
     again = played(one)
     assert (": is damaged" if name == "done" else f"{path.name}: is damaged") in caplog.text
     from_checkpoint = name in ("config.json", "split.npz", "history.npz", "features.npz", "done")
@@ -160,10 +142,10 @@ def test_two_checkpoints_are_kept_while_a_run_goes_on_and_one_when_it_is_done(cu
 def test_where_the_last_checkpoint_is_damaged_the_one_before_it_is_used_and_what_is_lost_is_said(damage, cut, whole, caplog):
     caplog.set_level(logging.INFO, "chorus")
     last, before = saves.checkpoints(cut.folder)
-    damage(last)
+    damaged(last, damage)
     again = played(cut)
-    assert (f"{last}: is damaged" in caplog.text) == (damage is not removed)
-    lost = "" if damage is removed else "; round 3 is played again"  # of which nothing is left
+    assert (f"{last}: is damaged" in caplog.text) == (damage is not damages.removed)
+    lost = "" if damage is damages.removed else "; round 3 is played again"  # of which nothing is left
     assert f"{cut.folder.name}: resumed after round 2 of 3{lost}\n" in caplog.text
     assert_same(whole, again)
     assert len(saves.checkpoints(cut.folder)) == 1
@@ -172,7 +154,7 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_it_is_used_and_what
 def test_where_both_are_damaged_it_begins_anew_and_says_so(cut, whole, caplog):
     caplog.set_level(logging.INFO, "chorus")
     for path in saves.checkpoints(cut.folder):
-        flipped(path)
+        damaged(path)
     again = played(cut)
     assert f"{cut.folder.name}: begins anew, no good checkpoint is there; rounds 1 to 3 are played again" in caplog.text
     assert_same(whole, again)
@@ -180,7 +162,7 @@ def test_where_both_are_damaged_it_begins_anew_and_says_so(cut, whole, caplog):
 
 @pytest.mark.parametrize("name", ["weights.pt", "confusion.npz"])
 def test_a_checkpoint_of_the_last_round_is_good_where_what_was_written_in_it_is(name, cut, whole, caplog):
-    flipped(cut.folder / name)
+    damaged(cut.folder / name)
     assert_same(whole, played(cut))
     assert f"{name}: is damaged: it is not what was written; the checkpoint before it is used" in caplog.text
 
@@ -323,8 +305,8 @@ def test_an_archive_that_unpacks_to_more_than_its_arrays_is_refused(run):
 def test_a_damaged_run_of_fewer_rounds_stops_no_longer_one_and_no_table(name, run, caplog):
     """A longer one of the same would go on from it; and of independent learning the gain is taken."""
     caplog.set_level(logging.WARNING, "chorus")
-    damage = cut_short if name == "done" else flipped
-    damage(saves.checkpoints(run.folder)[0] if name == "checkpoint" else run.folder / name)
+    path = saves.checkpoints(run.folder)[0] if name == "checkpoint" else run.folder / name
+    damaged(path, damages.truncated if name == "done" else damages.flipped, seed=1)  # in the middle
     longer = prepared("fedavg", run.folder.parent, track_features=1, rounds=run.options["rounds"] + 1)
     one = played(longer)
     told = [line for line in caplog.text.splitlines() if "is damaged" in line]
@@ -338,7 +320,7 @@ def test_nothing_is_compared_with_a_damaged_baseline_and_it_is_said(tmp_path, ca
     assert command.main(["cfkd", *words]) == 0
     assert "gain over independent" in capsys.readouterr().out
     (baseline,) = tmp_path.glob("independent-*")
-    flipped(baseline / "history.npz")
+    damaged(baseline / "history.npz")
     assert command.main(["cfkd", *words]) == 0
     said = capsys.readouterr()
     assert "cfkd" in said.out
@@ -347,23 +329,23 @@ def test_nothing_is_compared_with_a_damaged_baseline_and_it_is_said(tmp_path, ca
     assert line.endswith("is damaged: it is not what was written; nothing is compared with it")
 
 
-@pytest.mark.parametrize("damage", [flipped, cut_short, emptied, removed, a_folder])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_status_of_a_finished_run_is_of_what_is_checked(damage, run):
     before = status.status(run.folder)
-    damage(run.folder / "history.csv")
+    damaged(run.folder / "history.csv", damage)
     assert status.status(run.folder) == before
-    flipped(run.folder / "history.npz")
+    damaged(run.folder / "history.npz")
     assert status.status(run.folder)["stands"] == "damaged"
 
 
-@pytest.mark.parametrize("damage", [flipped, cut_short, emptied, removed, a_folder])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_status_of_an_unfinished_run_shows_whole_rows_alone(damage, cut):
-    damage(cut.folder / "history.csv")
+    damaged(cut.folder / "history.csv", damage)
     assert status.status(cut.folder)["stands"] == "stopped"
 
 
 def test_a_report_does_without_nothing_that_is_damaged(run, tmp_path, capsys):
-    flipped(run.folder / "features.npz")
+    damaged(run.folder / "features.npz")
     with pytest.raises(SystemExit):
         report.main([str(run.folder), "-o", str(tmp_path / "page.html")])
     assert "features.npz: is damaged" in capsys.readouterr().err

@@ -171,18 +171,22 @@ def test_a_full_disk_behind_the_output_is_told_and_the_runs_are_kept(tmp_path):
     assert len(saves.find(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_files_that_may_not_be_as_large_are_named(jobs, tmp_path):
-    words = f"fedavg --dataset digits --n_clients 2 --model MLP --rounds 1 --seed 0 1 --jobs {jobs} --quiet"
-    limit = (resource.RLIMIT_FSIZE, (100_000, 100_000))
-    done = subprocess.run(
-        [sys.executable, "run.py", *words.split(), "--export_dir", str(tmp_path)],
+def limited(resource_of: int, most: int, *words) -> subprocess.CompletedProcess:
+    """A command that ended, in a process that may have no more of something than this."""
+    return subprocess.run(
+        [sys.executable, "run.py", *map(str, words)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        preexec_fn=lambda: resource.setrlimit(*limit),
+        preexec_fn=lambda: resource.setrlimit(resource_of, (most, most)),
         check=False,
     )
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_files_that_may_not_be_as_large_are_named(jobs, tmp_path):
+    words = f"fedavg --dataset digits --n_clients 2 --model MLP --rounds 1 --seed 0 1 --jobs {jobs} --quiet"
+    done = limited(resource.RLIMIT_FSIZE, 100_000, *words.split(), "--export_dir", tmp_path)
     assert done.returncode == 1
     assert all(": a file may not be as large as this; " in line for line in done.stderr.splitlines()), done.stderr
     assert not saves.find(tmp_path)
@@ -190,15 +194,7 @@ def test_files_that_may_not_be_as_large_are_named(jobs, tmp_path):
 
 
 def test_too_little_memory_to_load_is_one_line():
-    limit = (resource.RLIMIT_AS, (500 << 20, 500 << 20))
-    done = subprocess.run(
-        [sys.executable, "run.py", "fedavg"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(*limit),
-        check=False,
-    )
+    done = limited(resource.RLIMIT_AS, 500 << 20, "fedavg")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "memory" in done.stderr.lower()

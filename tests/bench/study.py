@@ -12,7 +12,7 @@ from statistics import median
 
 import saves
 from tests.bench.contestants import ROOT
-from tests.same_bits import differences, read
+from tests.hard.methods import apart
 
 STUDY = "fedavg cfkd independent --n_clients 4 --partition lda --alpha 0.3 1 --seed 0 1 2 3 --model LeNet5 --quiet --json"
 STUDY_ROUNDS = 20
@@ -41,7 +41,7 @@ def compared(times: int) -> int:
                 print(f"{taken:>8.1f} s  {way}", flush=True)
             one, other = found["--jobs 1"], found["--jobs 2"]
             wrong += one.keys() != other.keys()
-            wrong += sum(bool(differences(read(one[name]), read(other[name]))) for name in one.keys() & other.keys())
+            wrong += sum(bool(apart(one[name], other[name])) for name in one.keys() & other.keys())
     base = median(seconds["--jobs 1"])
     for way, taken in seconds.items():
         print(f"{median(taken):>8.1f} s  {base / median(taken):>5.2f} times as fast  {way}")

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -23,69 +22,11 @@ import saves
 from errors import UserError
 from figures import report, status, table
 from tests.hard import Outcome, methods
+from tests.hard.damages import REMOVED, damages
 from tests.hard.forks import Forks, Plan
 
-TIMES = 2  # of each damage that is drawn
 CASES = ("cfkd", "data_exchange")  # of which one draws, in the end, from its checkpoint
 FLAGS = {"validation": 0.1, "jobs": 1}
-REMOVED = "removed"
-
-# --- damages: a file and what is drawn -> in words, what was done to it --------------------------------------------------
-
-
-def truncated(path: Path, draw: np.random.Generator) -> str:
-    """Cut at a random place."""
-    content = path.read_bytes()
-    n = int(draw.integers(len(content) or 1))
-    path.write_bytes(content[:n])
-    return f"cut to {n} of {len(content)} bytes"
-
-
-def flipped(path: Path, draw: np.random.Generator) -> str:
-    """One to eight bits are others."""
-    content = bytearray(path.read_bytes())
-    bits = draw.integers(8 * len(content), size=draw.integers(1, 9)) if content else []
-    for bit in set(map(int, bits)):
-        content[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(content)
-    return f"bits flipped: {sorted(set(map(int, bits)))}"
-
-
-def emptied(path: Path, draw: np.random.Generator) -> str:
-    """Nothing is left in it."""
-    path.write_bytes(b"")
-    return "emptied"
-
-
-def removed(path: Path, draw: np.random.Generator) -> str:
-    """It is not there."""
-    path.unlink()
-    return REMOVED
-
-
-def a_folder(path: Path, draw: np.random.Generator) -> str:
-    """A folder has its name."""
-    path.unlink()
-    path.mkdir()
-    return "replaced by a folder"
-
-
-def anothers(path: Path, draw: np.random.Generator, other: Path) -> str:
-    """The same file of another run has its name."""
-    shutil.copyfile(other, path)
-    return "that of another run"
-
-
-def damages(path: Path, other: Path) -> list[Callable[[Path, np.random.Generator], str]]:
-    """What is done to a file, of which another run's folder has the same."""
-    drawn = [truncated, flipped] * TIMES if path.stat().st_size else []
-    twin = other / path.name
-    if path.name.startswith("checkpoint-"):
-        twin = max(other.glob("checkpoint-*"), default=twin)
-    others = [partial(anothers, other=twin)] if twin.is_file() and twin.read_bytes() != path.read_bytes() else []
-    return [*drawn, emptied, removed, a_folder, *others]
-
-
 # --- what is read ------------------------------------------------------------------------------------------------------
 
 
