@@ -81,9 +81,28 @@ def refused(error: BaseException) -> str | None:
 
 
 def passes(error: BaseException) -> bool:
-    """Whether a file may be in order that could not be read: memory or descriptors are short, or permissions forbid it."""
+    """Whether a file may be in order that could not be read: memory or descriptors are short, permissions forbid it, or its
+    reader was interrupted."""
     gone = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESTALE)
-    return refused(error) is not None and not gone
+    return (refused(error) is not None and not gone) or _interrupt_behind(error) is not None
+
+
+@contextmanager
+def unmasked() -> Iterator[None]:
+    """Inside, an interrupt stays one. Of a library that is interrupted while it loads, or closes a file, an error of its own
+    may arrive, and the interrupt is behind that."""
+    try:
+        yield
+    except Exception as error:
+        if (interrupt := _interrupt_behind(error)) is not None:
+            raise interrupt from None
+        raise
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def no_room(error: BaseException) -> bool:
@@ -129,9 +148,9 @@ def print_no_more() -> None:
 
 
 def _in_a_line(kind, error, trace) -> None:
-    words = refused(error)
+    words = "stopped before it began" if isinstance(error, KeyboardInterrupt) else refused(error)
     print(f"{Path(sys.argv[0]).name}: {words}", file=sys.stderr) if words else sys.__excepthook__(kind, error, trace)
 
 
 if Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve().is_relative_to(Path(__file__).resolve().parent):
-    sys.excepthook = _in_a_line  # of our commands, not of programs that use us: memory may be short while libraries load
+    sys.excepthook = _in_a_line  # of our commands, not of programs that use us: of what happens while libraries load

@@ -334,4 +334,4 @@ def _split(one: Experiment) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    ending.leave(main(sys.argv[1:]))

@@ -2,7 +2,6 @@
 
 import logging
 import pickle
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +23,8 @@ from data import datasets, partition, shift
 from data.files import reason
 from errors import UserError
 from experiment import identity
-from federation import Federation
-from federation.pool import Pool, packed, shared_folder
+from federation import Federation, scratch
+from federation.pool import Pool, packed
 from federation.ranks import Ranks, world
 from federation.wire import Wire
 from options import Launch, Options
@@ -250,10 +249,10 @@ def at_work(experiment: Experiment) -> Iterator[Federation]:
     if experiment.workers == 1:
         yield replace(federation, pool=Ranks() if shared else None)
         return
-    with shared_folder() as folder:
+    with scratch.shared_folder() as folder:
         file = federation.data.to("cpu").write(folder / "data.pt")
         build = partial(_replica, plugins.files(), packed(replace(experiment, data=None)), file)
-        pool = Pool(federation, build, experiment.workers, then=partial(shutil.rmtree, folder, ignore_errors=True))
+        pool = Pool(federation, build, experiment.workers)
         try:
             yield replace(federation, pool=Ranks(pool, experiment.workers) if shared else pool)
         finally:

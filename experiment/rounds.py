@@ -15,7 +15,7 @@ from torch import Tensor
 
 import saves
 from data import partition
-from errors import LostError, UserError, reason_of
+from errors import LostError, UserError, reason_of, unmasked
 from experiment import divergence, identity
 from experiment.measuring import is_evaluated, passed_over, play, start, untuned
 from experiment.preparation import Experiment, at_work
@@ -189,21 +189,22 @@ def _rounds(
         finished = _as_of(first - 1, state, history, files)
         written, cost, done = time.perf_counter(), _first_write(finished), None
         try:
-            for r in range(first, options.rounds + 1):
-                done, entry, confusion = play(experiment, federation, state, r, watch, done)
-                history.append(entry)
-                _warn(options, history)
-                files = _write_answers(experiment, federation, done, confusion) if r == options.rounds else {}
-                now = time.perf_counter()
-                # one that is passed over leaves what the round before it left, so it is not the first to be played again
-                if r == options.rounds or not passed_over(experiment, federation, r + 1):
-                    finished = _as_of(r, state, history, files)
-                if r == options.rounds or now - written >= min(CHECKPOINT_SECONDS, cost / CHECKPOINT_SHARE):
-                    saves.write_checkpoint(folder, finished)
-                    written = time.perf_counter()
-                    cost = written - now
-                for tell in told:
-                    tell(entry["round"])
+            with unmasked():
+                for r in range(first, options.rounds + 1):
+                    done, entry, confusion = play(experiment, federation, state, r, watch, done)
+                    history.append(entry)
+                    _warn(options, history)
+                    files = _write_answers(experiment, federation, done, confusion) if r == options.rounds else {}
+                    now = time.perf_counter()
+                    # one that is passed over leaves what the round before it left: it is not the first to be played again
+                    if r == options.rounds or not passed_over(experiment, federation, r + 1):
+                        finished = _as_of(r, state, history, files)
+                    if r == options.rounds or now - written >= min(CHECKPOINT_SECONDS, cost / CHECKPOINT_SHARE):
+                        saves.write_checkpoint(folder, finished)
+                        written = time.perf_counter()
+                        cost = written - now
+                    for tell in told:
+                        tell(entry["round"])
         except (KeyboardInterrupt, LostError):
             try:
                 saves.write_checkpoint(folder, finished)

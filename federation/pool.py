@@ -13,9 +13,7 @@ import os
 import pickle
 import shutil
 import signal
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,16 +21,17 @@ from dataclasses import fields, replace
 from functools import cache
 from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 import allocator
 from errors import AGAIN, MEMORY, LostError, refused
+from federation import scratch
 
 if TYPE_CHECKING:
     from federation import Federation
@@ -42,21 +41,17 @@ PRELOADED = ["torch", "numpy", "cloudpickle"]
 OWN = ("wire", "meter", "pool")  # of a federation: what each process has for itself
 log = logging.getLogger("chorus")
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # which a terminal or a batch system sends to all processes: the first one decides
-LOCK = ".lock"  # in a folder for files that processes share: held as long as the process is there whose folder it is
-ABANDONED = 60.0  # seconds after which a folder whose lock is free is one of a process that was killed
 
 
 class Pool:
     """`n` workers for a federation, each with the equal one that `build()` returns, which is sent to them by value. To be
-    closed. They end with this process too, where that is killed, after `then()`."""
+    closed. They end with this process too, where that is killed, and remove its temporary files."""
 
-    def __init__(
-        self, federation: "Federation", build: Callable[[], "Federation"], n: int, then: Callable[[], Any] | None = None
-    ) -> None:
+    def __init__(self, federation: "Federation", build: Callable[[], "Federation"], n: int) -> None:
         self._base, context = federation, context_of_workers()
         hears, self._alive = context.Pipe(duplex=False)
         sockets = None if multiprocessing.parent_process() else of_sockets()  # a worker's pool shares them with others
-        self._executor = ProcessPoolExecutor(n, context, _begin, (packed((build, then, sockets)), hears))
+        self._executor = ProcessPoolExecutor(n, context, _begin, (packed((build, scratch.of_process(), sockets)), hears))
         self._begun, self._first = threading.Event(), []
         threading.Thread(target=self._start, args=(n, hears), daemon=True).start()
 
@@ -155,29 +150,10 @@ def _silent() -> Iterator[None]:
         os.close(nothing)
 
 
-@contextmanager
-def shared_folder() -> Iterator[Path]:
-    """A folder for files that this process shares with workers, which is gone afterwards. Gone are also those of processes
-    that were killed together with all that would have removed theirs."""
-    for left in Path(tempfile.gettempdir()).glob("chorus-*"):
-        _remove_abandoned(left)
-    folder = Path(tempfile.mkdtemp(prefix="chorus-"))
-    try:
-        with FileLock(folder / LOCK):
-            yield folder
-    finally:
-        with suppress(OSError):  # shutil.rmtree takes descriptors, of which there may be none
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
-
-
-def _remove_abandoned(folder: Path) -> None:
-    lock = folder / LOCK
-    with suppress(OSError, Timeout):  # somebody else's, or of one that is at work
-        if time.time() - lock.stat().st_mtime > ABANDONED:
-            with FileLock(lock, timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
+def was_killed(parent: BaseProcess) -> bool:
+    """Whether the process at the other end of a pipe that was closed is no more: its pipes close one after another."""
+    parent.join(0.05)
+    return not parent.is_alive()
 
 
 def of_sockets() -> str:
@@ -205,24 +181,23 @@ _federation: "Federation"
 
 def _begin(sent: bytes, alive: Connection) -> None:
     global _federation
-    build, then, sockets = pickle.loads(sent)
+    build, folder, sockets = pickle.loads(sent)
     for name in SIGNALS:
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(alive, then, sockets), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(alive, folder, sockets), daemon=True).start()
     allocator.keep_blocks()
     torch.set_num_threads(1)
     _federation = build()
 
 
-def _end_with_parent(alive: Connection, then: Callable[[], Any] | None, sockets: str | None) -> None:
+def _end_with_parent(alive: Connection, folder: Path | None, sockets: str | None) -> None:
     with suppress(EOFError, OSError):
         alive.recv()  # nothing is ever sent: the pool is closed, or its process was killed
-    if not multiprocessing.parent_process().is_alive():
-        if then:
-            then()
+    if was_killed(multiprocessing.parent_process()):
         if sockets:
             shutil.rmtree(sockets, ignore_errors=True)
+        scratch.leave(folder)
     os._exit(0)
 
 

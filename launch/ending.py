@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NoReturn
 
-from errors import LostError, NoRoomError, UserError, print_no_more, refused
+from errors import LostError, NoRoomError, UserError, print_no_more, refused, unmasked
+from federation import scratch
 from launch import nodes, signals
 from untrusted import inert, tell
 
@@ -14,7 +16,7 @@ def status_of(program: str, work: Callable[[], int], tells: bool = True) -> int:
     mistake in the command, 128 and the number of the signal that stopped it, 3 on a node of another kind than the runs are
     named for. Why is told in a line, where this process `tells`. An error that nobody foresaw is raised."""
     try:
-        with signals.interrupting():
+        with unmasked(), signals.interrupting(), scratch.used():
             status = work()
         sys.stdout.flush()  # here, where a full disk can be told
         return status
@@ -34,6 +36,12 @@ def status_of(program: str, work: Callable[[], int], tells: bool = True) -> int:
         with suppress(OSError):  # of a terminal that is closed, or of a full disk
             tell(words, file=sys.stderr, flush=True)
     return status
+
+
+def leave(status: int) -> NoReturn:
+    """End this process. What Python and its libraries clean up then is not interrupted."""
+    signals.ignore()
+    sys.exit(status)
 
 
 def _status(error: Exception) -> int:

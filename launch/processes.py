@@ -35,7 +35,8 @@ from data.datasets import Data
 from errors import MEMORY, LostError, NoRoomError, reason_of, refused
 from experiment import Experiment
 from experiment.rounds import Logger, Row
-from federation.pool import context_of_workers, of_sockets, shared_folder
+from federation import scratch
+from federation.pool import context_of_workers, of_sockets, was_killed
 from launch import signals, single
 from launch.display import Display
 from launch.scheduling import POLL, next_of, work_of
@@ -63,7 +64,7 @@ def carry_out(
     after `patience` seconds without any other work. Raises NoRoomError where nothing can be saved any more, LostError where
     no worker can be started."""
     waiting, killed, idle = sorted(experiments, key=work_of, reverse=True), Counter(), 0.0
-    with _handed_over(experiments) as files, _Workers(cores, files.folder) as workers:
+    with _handed_over(experiments) as files, _Workers(cores) as workers:
         while waiting or workers.busy:
             fitting = [one for one in waiting if workers.have_room_for(one)]
             one = next_of(fitting)
@@ -111,7 +112,7 @@ class _Files:
 def _handed_over(experiments: Sequence[Experiment]) -> Iterator[_Files]:
     """Inside, the data sets of the experiments are in files."""
     found = {id(one.data): one.data for one in experiments}
-    with shared_folder() as folder:
+    with scratch.shared_folder() as folder:
         files = _Files(folder, {key: f"{number}.pt" for number, key in enumerate(found)})
         for data in found.values():
             data.write(files.of(data))
@@ -128,8 +129,8 @@ class _Worker:
 class _Workers:
     """As many as are needed at once. In the end they are told to stop, and save what they are at."""
 
-    def __init__(self, cores: int, scratch: Path) -> None:
-        self._cores, self._scratch, self._all = cores, scratch, []
+    def __init__(self, cores: int) -> None:
+        self._cores, self._all = cores, []
         self._context = context_of_workers(PRELOADED)
 
     def __enter__(self) -> "_Workers":
@@ -162,7 +163,7 @@ class _Workers:
 
     def _another(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        given = (theirs, self._scratch, plugins.files())
+        given = (theirs, scratch.of_process(), plugins.files())
         process = self._context.Process(target=_serve, args=given)  # has workers of its own
         try:
             process.start()
@@ -209,11 +210,12 @@ def _end_of(exitcode: int | None) -> str:
 # --- in a worker -------------------------------------------------------------------------------------------------------
 
 
-def _serve(pipe: Connection, scratch: Path, brought: Sequence[Path]) -> None:
+def _serve(pipe: Connection, folder: Path | None, brought: Sequence[Path]) -> None:
     """Carry out what arrives, until there is no more, or a signal says stop: that is what the parent, which alone hears of
     Ctrl-C, makes of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_stop_with_parent, args=(scratch,), daemon=True).start()
+    scratch.be_in(folder)
+    threading.Thread(target=_stop_with_parent, args=(folder,), daemon=True).start()
 
     def tell(what: str, told: Any) -> None:
         try:
@@ -244,12 +246,18 @@ def _serve(pipe: Connection, scratch: Path, brought: Sequence[Path]) -> None:
                 tell("over", reason_of(error))
             else:
                 tell("over", result.reason if isinstance(result, Failed) else None)
+    if was_killed(multiprocessing.parent_process()):
+        _leave(folder)
 
 
-def _stop_with_parent(scratch: Path) -> None:
+def _stop_with_parent(folder: Path | None) -> None:
     multiprocessing.parent_process().join()
     os.kill(os.getpid(), signal.SIGTERM)  # the main thread saves
-    for folder in (scratch, of_sockets()):
-        shutil.rmtree(folder, ignore_errors=True)  # what is mapped stays until then
     time.sleep(GRACE)
+    _leave(folder)
     os._exit(1)
+
+
+def _leave(folder: Path | None) -> None:
+    shutil.rmtree(of_sockets(), ignore_errors=True)
+    scratch.leave(folder)

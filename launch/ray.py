@@ -20,7 +20,6 @@ import platform
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -42,6 +41,7 @@ from data.datasets import Data
 from errors import NoRoomError, UserError, reason_of
 from experiment import Experiment, identity
 from experiment.rounds import Logger, Row
+from federation.scratch import shared_folder
 from figures import folder as pictures
 from launch import nodes, scheduling, single
 from launch.display import Display
@@ -390,10 +390,10 @@ def _serve(
     `_Cluster.news`; the words for it; what its folder holds)."""
     sys.argv = list(argv)  # the command that the run's log tells
     single.be_worker(post.say.remote)
-    with tempfile.TemporaryDirectory(prefix="chorus-") as scratch:
-        folder = Path(scratch) / one.folder.name
+    with shared_folder() as scratch:
+        folder = scratch / one.folder.name
         _place(folder, contents)
-        here = replace(one, data=_data(arrays), folder=folder, options=_options(one, named, Path(scratch)))
+        here = replace(one, data=_data(arrays), folder=folder, options=_options(one, named, scratch))
         try:
             here = replace(here, config=_config(one, here, any_node))
         except nodes.DeclinedError as error:

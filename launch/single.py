@@ -11,7 +11,7 @@ import torch
 import allocator
 import experiment
 import saves
-from errors import NoRoomError, no_room, reason_of
+from errors import NoRoomError, no_room, reason_of, unmasked
 from experiment import Experiment
 from experiment.rounds import Logger, Row
 from figures import folder
@@ -55,10 +55,11 @@ def carry_out(
     at work on it, NoRoomError where nothing can be saved any more, and KeyboardInterrupt once the last finished round is
     saved."""
     try:
-        if not force:
-            one = nodes.going_on(one)
-        run = experiment.run(one, force, watch, loggers)
-        folder.complete(run)
+        with unmasked():
+            if not force:
+                one = nodes.going_on(one)
+            run = experiment.run(one, force, watch, loggers)
+            folder.complete(run)
     except saves.BusyError:
         raise
     except Exception as error:

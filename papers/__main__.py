@@ -161,4 +161,4 @@ def _record() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending.leave(main())

@@ -19,12 +19,13 @@ import pytest
 from conftest import ROOT, default_signals
 from test_experiment import assert_same, prepared
 
+import errors
 import experiment
 import run as command
 import saves
 from errors import UserError
 from figures import status
-from launch import Failed, display, here, launch, loggers, processes, scheduling, signals
+from launch import Failed, display, ending, here, launch, loggers, processes, scheduling, signals, single
 from launch.display import Display
 from launch.scheduling import cores  # as it is, and not the fixture's
 
@@ -128,7 +129,7 @@ def test_an_error_that_nobody_foresaw_is_a_failure_too(tmp_path, monkeypatch):
 
 def test_a_run_takes_as_many_cores_as_it_has_threads(tmp_path):
     ready = [prepared("centralized", tmp_path, threads=threads) for threads in (1, 2, 3, 4)]
-    workers = processes._Workers(3, tmp_path)
+    workers = processes._Workers(3)
     assert [workers.have_room_for(one) for one in ready] == [True] * 4, "where nothing runs, one that is too wide may"
     workers._all = [processes._Worker(None, None, ready[0])]
     assert [workers.have_room_for(one) for one in ready] == [True, True, False, False]
@@ -295,6 +296,72 @@ def test_a_signal_that_is_ignored_stays_so(monkeypatch):
     assert signals.status_of(stop.value) == 143
     assert signals.status_of(KeyboardInterrupt()) == 130
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_that_is_lost_as_an_object_is_thrown_away_comes_again():
+    class Away:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):  # it is noticed between two steps of Python
+                pass
+
+    hook = sys.unraisablehook
+    with pytest.raises(signals.Stopped), signals.interrupting():
+        away = Away()
+        del away
+        time.sleep(10)
+    assert sys.unraisablehook is hook
+
+
+@pytest.mark.parametrize("said", ["initialization failed", "At least one sheet must be visible"])
+def test_an_interrupt_behind_an_error_of_a_library_is_one(said, tmp_path, monkeypatch):
+    """A module that is interrupted as it loads, a workbook as it is closed."""
+
+    def write(*_):
+        try:
+            raise signals.Stopped(signal.SIGTERM)
+        except KeyboardInterrupt as interrupt:
+            raise ImportError(said) from (interrupt if said.startswith("initialization") else None)
+
+    monkeypatch.setattr(saves.workbook, "write", write)
+    (one,) = of(0, export=tmp_path)
+    with pytest.raises(signals.Stopped):
+        single.carry_out(one, False, (), lambda _: None)
+    assert saves.saved_round(one.folder) == one.options.rounds
+    monkeypatch.undo()
+    assert errors.passes(ImportError()) is False
+
+
+def test_an_interrupt_in_a_round_that_arrives_as_another_error_saves_the_round_before(tmp_path):
+    def told(row):
+        if isinstance(row, dict) and row["round"] == 1:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise IndexError("of a library that closes a file")
+
+    (one,) = of(0, export=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        single.carry_out(one, False, (), told)
+    assert saves.saved_round(one.folder) == 1
+
+
+def test_whoever_is_impatient_while_libraries_load_is_told_in_a_line(capsys):
+    errors._in_a_line(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err.endswith(": stopped before it began\n")
+
+
+def test_a_process_that_ends_is_not_interrupted():
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        with pytest.raises(SystemExit) as end:
+            ending.leave(3)
+        assert end.value.code == 3
+        assert {signal.getsignal(number) for number in numbers} == {signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # --- what is told while they go on -------------------------------------------------------------------------------------

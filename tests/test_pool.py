@@ -27,7 +27,8 @@ import experiment
 import saves
 from errors import DivergedError, LostError
 from experiment import evaluation
-from federation.pool import ABANDONED, LOCK, Pool, context_of_workers, packed, shared_folder
+from federation import scratch
+from federation.pool import Pool, context_of_workers, packed
 from helpers import EVALUATION_BATCH
 from launch import scheduling
 from tests.hard import methods
@@ -206,16 +207,15 @@ def test_a_run_with_workers_leaves_the_same_files(line, tmp_path, monkeypatch):
     assert methods.apart(alone, crowd) == []
 
 
-def test_closed_workers_are_gone_and_so_is_the_file_of_the_data(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_closed_workers_are_gone_and_so_is_the_file_of_the_data(tmp_path):
     before = set(psutil.Process().children(recursive=True))
     one = replace(prepared(tmp_path / "runs", f"fedavg {QUICK}"), workers=2)
     with experiment.preparation.at_work(one) as federation:
         federation.pool.wait()
         pids = {pid for pid, *_ in federation.each(whoever, [0, 1, 2, 3])}
-        assert list(tmp_path.glob("chorus-*/data.pt"))
+        assert list(scratch.of_process().glob("*/data.pt"))
     assert not any(psutil.pid_exists(pid) for pid in pids)
-    assert not list(tmp_path.glob("chorus-*"))
+    assert not list(scratch.of_process().glob("*/data.pt"))
     left = set(psutil.Process().children(recursive=True)) - before
     assert len([p for p in left if "forkserver" not in " ".join(p.cmdline())]) == 0
 
@@ -223,10 +223,10 @@ def test_closed_workers_are_gone_and_so_is_the_file_of_the_data(tmp_path, monkey
 LONG = "fedavg --n_clients 4 --rounds 100000 --model MLP --lr 1e-4 --jobs 2 --workers 2 --track_history 0 --quiet"
 
 
-def started(folder, scratch):
+def started(folder, temporary):
     words = [sys.executable, "run.py", *LONG.split(), "--export_dir", str(folder)]
     with default_signals():
-        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(scratch)})
+        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(temporary)})
     parent = psutil.Process(process.pid)
     deadline = time.monotonic() + 60
     while sum(map(has_the_data, workers_of(parent))) < 2 or not list(folder.glob("*/history.csv")):
@@ -255,42 +255,25 @@ def workers_of(parent):
 
 
 @pytest.fixture
-def scratch():
+def temporary():
     """A folder for temporary files, whose name is short enough for a socket in it."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         yield Path(folder)
 
 
-def test_no_worker_and_no_file_outlives_a_killed_parent(scratch, tmp_path):
-    process, workers = started(tmp_path / "runs", scratch)
+def test_no_worker_and_no_file_outlives_a_killed_parent(temporary, tmp_path):
+    process, workers = started(tmp_path / "runs", temporary)
     process.kill()
     process.wait()
     gone, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
-    assert not list(scratch.iterdir())
-
-
-def test_a_folder_of_a_command_that_was_killed_with_all_its_workers_is_removed_by_the_next(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    long_ago = time.time() - 2 * ABANDONED
-    with shared_folder() as at_work:
-        left, new = tmp_path / "chorus-left", tmp_path / "chorus-new"
-        for folder in (left, new):
-            folder.mkdir()
-            (folder / "data.pt").touch()
-            (folder / LOCK).touch()
-        for folder in (left, at_work):
-            os.utime(folder / LOCK, (long_ago, long_ago))
-        (tmp_path / "chorus-of-others").mkdir()
-        with shared_folder() as another:
-            assert set(tmp_path.iterdir()) == {at_work, another, new, tmp_path / "chorus-of-others"}
-    assert set(tmp_path.iterdir()) == {new, tmp_path / "chorus-of-others"}
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_to_all_processes_saves_the_last_finished_round(name, code, scratch, tmp_path):
+def test_a_signal_to_all_processes_saves_the_last_finished_round(name, code, temporary, tmp_path):
     """As a terminal and a batch system send it."""
-    process, workers = started(tmp_path / "runs", scratch)
+    process, workers = started(tmp_path / "runs", temporary)
     for one in workers:
         one.send_signal(getattr(signal, name))
     time.sleep(1)  # the run notices nothing

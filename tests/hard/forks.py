@@ -126,7 +126,7 @@ def _be(plan: Plan, said: Path, moment: Path) -> None:
         for there, here in ((nothing, 0), (nothing, 1), (out, 2)):
             os.dup2(there, here)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL)
         os.environ.update(plan.environment, TMPDIR=plan.folder)
         sys.argv = ["run.py", *plan.argv]
         _end_at_rename(plan.rename, plan.behind, moment)
@@ -134,13 +134,20 @@ def _be(plan: Plan, said: Path, moment: Path) -> None:
         import run
         from experiment import rounds
         from federation.pool import Pool
+        from launch import signals
 
         if plan.eager:
             rounds.CHECKPOINT_SECONDS = 0
             Pool.ready = property(lambda pool: pool.wait() or True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         status = run.main(plan.argv)
+        signals.ignore()
         atexit._run_exitfuncs()  # as at the end of any process: multiprocessing removes what it has in a folder
         sys.stderr.flush()
+    except KeyboardInterrupt:  # before it could be told in another way: as Python ends then
+        sys.excepthook(*sys.exc_info())
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -3,7 +3,8 @@
 Every method is ended at least `KILLS` times, a half of them at a rename: with a file written and not yet in its place, or
 between two files that belong together. A checkpoint is written after every round in most of the chains, as where rounds take
 long, and in the others when the policy says so, which here is in the end. Then grids side by side and runs with workers: no
-process and no file for a while outlives a parent that was killed. And `python run.py` itself, its imports included.
+process outlives a parent that was killed, and no temporary file the next command. And `python run.py` itself, its imports
+included.
 """
 
 import json
@@ -19,6 +20,7 @@ from queue import SimpleQueue
 import numpy as np
 
 import saves
+from federation import scratch
 from tests.hard import Outcome, methods
 from tests.hard.forks import ROOT, Ended, Forks, Plan
 
@@ -75,11 +77,12 @@ class Trials:
         argv = [*words, "--quiet", "--export_dir", str(runs)]
         for _ in range(LINKS):
             plan = Plan(argv, str(folder), eager=eager, **self._end(seconds, renames))
-            before = standing(runs)
+            before, files = standing(runs), for_a_while(folder)
             ended = self.forks.run(plan)
             self.lingered = max(self.lingered, ended.lingered)
             told += f"; {in_words(plan, ended)}"
-            self.failures += [f"{told}: {what}" for what in wrong(plan, ended, before, standing(runs), folder)]
+            self.failures += [f"{told}: {what}" for what in wrong(plan, ended, before, standing(runs))]
+            self.failures += [f"{told}: {path} is left" for path in left(plan, ended, for_a_while(folder) - files)]
             if not ended.cut:
                 break
             self.moments.append(
@@ -99,6 +102,7 @@ class Trials:
         self.failures += [f"{told}; then: not said: {line!r}" for line in loss(before) if line not in ended.said]
         if ended.status or found.keys() != whole.keys():
             self.failures.append(f"{told}; then: exit status {ended.status}, {len(found)} runs, {ended.said[-300:]!r}")
+        self.failures += [f"{told}; then: {path} is left" for path in for_a_while(folder)]
         apart = {name: methods.apart(whole[name], found[name]) for name in found.keys() & whole.keys()}
         self.failures += [f"{told}; then: {name} differs in {', '.join(what)}" for name, what in apart.items() if what]
         self.whole += found.keys() == whole.keys() and not any(apart.values())
@@ -125,6 +129,18 @@ def standing(runs: Path) -> dict[str, tuple[int, int, int, bool]]:
     return found
 
 
+def for_a_while(folder: Path) -> set[str]:
+    """What there is in the folder for temporary files."""
+    return {path.name for path in folder.iterdir() if path.name not in ("runs", "said", "moment")}
+
+
+def left(plan: Plan, ended: Ended, names: set[str]) -> list[str]:
+    """Of new temporary files, those that must not be left: what SIGKILL leaves is in a folder that the next command
+    removes."""
+    killed = ended.cut and plan.signal == signal.SIGKILL
+    return sorted(name for name in names if not (killed and name.startswith(scratch.PREFIX)))
+
+
 def loss(before: dict) -> list[str]:
     """What a command says of each run that it goes on with, and of the rounds that are lost of it."""
     found = []
@@ -147,10 +163,9 @@ def in_words(plan: Plan, ended: Ended) -> str:
     return f"{signal.Signals(plan.signal).name} after {plan.after:.3f} s"
 
 
-def wrong(plan: Plan, ended: Ended, before: dict, after: dict, folder: Path) -> list[str]:
-    """What an end left behind that it must not."""
+def wrong(plan: Plan, ended: Ended, before: dict, after: dict) -> list[str]:
+    """What is not as it must be after an end."""
     found = [f"{process} outlived it" for process in ended.left]
-    found += [f"{path.name} is left" for path in folder.iterdir() if path.name not in ("runs", "said", "moment")]
     if plan.signal == signal.SIGKILL and ended.cut:  # those whose parent was killed as they began may say what they like
         return found
     if "Traceback" in ended.said:
@@ -159,8 +174,9 @@ def wrong(plan: Plan, ended: Ended, before: dict, after: dict, folder: Path) -> 
         return found
     heard = ended.status in (0, 128 + plan.signal)
     if not heard and not (ended.status == -plan.signal and before == after):  # before it could hear, or when all was done
-        found.append(f"exit status {ended.status}")
-    if ended.status == 128 + plan.signal and not all(done or saved >= last for last, saved, _, done in after.values()):
+        found.append(f"exit status {ended.status}: {ended.said[-500:]!r}")
+    at_work = [stands for name, stands in after.items() if stands != before.get(name)]
+    if ended.status == 128 + plan.signal and not all(done or saved >= last for last, saved, _, done in at_work):
         found.append("a round that was told is not saved")
     return found
 
