@@ -2,6 +2,7 @@
 gone with the process; where that is killed its workers remove it, or the next command does.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from filelock import FileLock
 PREFIX, OF_WORKERS = "chorus-", "worker-"
 LOCK = ".lock"  # in a folder: held as long as the process is there whose folder it is
 LAST = -200  # of what is done as a process ends: at -100 multiprocessing removes a folder of its own, which is in this one
+PATIENCE = 1.0  # seconds: the lock of a process that was killed is free a moment after its pipes are closed
 
 _held: FileLock | None = None  # in the folder of this process
 
@@ -60,16 +62,17 @@ def leave(parent: Path | None) -> None:
     if (folder := of_process()) is not None:
         _remove(folder)
     if parent is not None:
-        remove_abandoned(parent)
+        remove_abandoned(parent, PATIENCE)
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Remove the folder of a process that was killed, unless a worker of it is at work there."""
+def remove_abandoned(folder: Path, patience: float = 0.0) -> None:
+    """Remove the folder of a process that was killed, unless a worker of it is at work there for so many seconds more."""
     with suppress(OSError), ExitStack() as held:  # somebody else's, or of one that is at work
         if (folder / LOCK).exists():
             for lock in (folder / LOCK, *folder.glob(f"{OF_WORKERS}*/{LOCK}")):
-                held.enter_context(FileLock(lock, timeout=0))
-            shutil.rmtree(folder, ignore_errors=True)
+                held.enter_context(FileLock(lock, timeout=patience))
+            # by one process alone: another one that removes it too would make it anew, for its lock
+            shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}-{os.getpid()}")), ignore_errors=True)
 
 
 def _make(prefix: str, parent: Path | None) -> bool:
