@@ -99,10 +99,13 @@ def unmasked() -> Iterator[None]:
         raise
 
 
-def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error
+def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    behind = [error]  # each once: where a cause is raised itself they go round in a circle
+    for one in behind:
+        if isinstance(one, KeyboardInterrupt):
+            return one
+        behind += [other for other in (one.__cause__, one.__context__) if other is not None and other not in behind]
+    return None
 
 
 def no_room(error: BaseException) -> bool:
