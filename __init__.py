@@ -11,15 +11,21 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import NoReturn
 
 HERE = Path(__file__).resolve().parent
 
 
-def main() -> int:
+def main() -> NoReturn:
     """The command `chorus`: that of `run.py`."""
-    import run
+    import errors
 
-    return run.main(sys.argv[1:])
+    sys.excepthook = errors.in_a_line
+
+    import run
+    from launch import ending
+
+    ending.leave(run.main(sys.argv[1:]))
 
 
 class _OtherNames(MetaPathFinder, Loader):

@@ -150,10 +150,11 @@ def print_no_more() -> None:
     os.close(nowhere)
 
 
-def _in_a_line(kind, error, trace) -> None:
-    words = "stopped before it began" if isinstance(error, KeyboardInterrupt) else refused(error)
+def in_a_line(kind, error, trace) -> None:
+    """What Python says of an error as it ends (`sys.excepthook`): one of the system, and an interrupt, in a line."""
+    words = "stopped" if isinstance(error, KeyboardInterrupt) else refused(error)
     print(f"{Path(sys.argv[0]).name}: {words}", file=sys.stderr) if words else sys.__excepthook__(kind, error, trace)
 
 
 if Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve().is_relative_to(Path(__file__).resolve().parent):
-    sys.excepthook = _in_a_line  # of our commands, not of programs that use us: of what happens while libraries load
+    sys.excepthook = in_a_line  # of our commands, not of programs that use us: of what happens while libraries load

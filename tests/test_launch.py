@@ -347,8 +347,8 @@ def test_an_interrupt_in_a_round_that_arrives_as_another_error_saves_the_round_b
 
 
 def test_whoever_is_impatient_while_libraries_load_is_told_in_a_line(capsys):
-    errors._in_a_line(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert capsys.readouterr().err.endswith(": stopped before it began\n")
+    errors.in_a_line(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err.endswith(": stopped\n")
 
 
 def test_a_process_that_ends_is_not_interrupted():
