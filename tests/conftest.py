@@ -1,9 +1,14 @@
 """What the tests share: a cut wire, a small data set, and federations of a few clients in float64 or float32."""
 
+import os
 import signal
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+# A thread that waits for another sleeps: one that spins keeps the core from the thread that it waits for where there are
+# fewer free cores than threads, and a test of several threads takes ten times as long. OpenMP reads it as torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest

@@ -31,7 +31,8 @@ every_case = pytest.mark.parametrize("case", MODULES)
 
 
 SMALL = {  # flags that make an algorithm's own networks small
-    "fedgkt": {"server_model": "ResNet19"},
+    "fedgkt": {"model": ("ResNet4",), "server_model": "ResNet5", "epochs_server": 2},
+    "pfedme": {"inner_steps": 2},
     "fml": {"feature_dim": 6},  # of the model that all share
     "fedrep": {"head_epochs": 2},
     "fedmd": {"pretrain_epochs": 0, "digest_epochs": 3},  # a difference has its sign for a slope: it shows after steps
@@ -247,8 +248,8 @@ class CutOneWay(CutWire):
         return carrier._carry(self, direction, kind, rows, clients)
 
 
-def answer_and_losses(case, k, wire, data=None, shares=None):
-    """Client k's headline answer after three rounds, its training loss in each, and whether anything was sent.
+def answers_and_losses(case, wire, data=None, shares=None):
+    """Every client's headline answer after three rounds, its training loss in each, and whether anything was sent.
 
     A "global" answer is the one model there is for everybody, so it is client k's too. Under a cut wire the server has
     received nothing: its model, that of `centralized` included, cannot depend on any client's data at all.
@@ -257,35 +258,35 @@ def answer_and_losses(case, k, wire, data=None, shares=None):
     state = MODULES[case].start(federation, options)
     for r in (1, 2, 3):
         done = MODULES[case].communicate(federation.at(r), state, options)
-        losses.append(dict(zip(done.clients, done.loss.tolist(), strict=False)).get(k))
-    return headline(federation, done)[k], losses, bool(wire.collect())
+        losses.append(dict(zip(done.clients, done.loss.tolist(), strict=False)))
+    return headline(federation, done), [[of_round.get(k) for of_round in losses] for k in range(3)], bool(wire.collect())
 
 
 @every_case
 @pytest.mark.parametrize("cut", [CutWire, lambda: CutOneWay("up")], ids=["cut", "cut on the way up"])
 def test_with_the_wire_cut_a_clients_answer_does_not_depend_on_anybody_elses_data(case, cut):
+    answers, losses, _ = answers_and_losses(case, cut())
     for k in range(3):
-        answer, losses, _ = answer_and_losses(case, k, cut())
-        changed, changed_losses, _ = answer_and_losses(case, k, cut(), *changed_for_all_but(k))
-        assert equal(changed, answer), f"something of another client's reached client {k} beside the wire"
-        assert changed_losses == losses, f"something of another client's reached client {k}'s training beside the wire"
+        changed, changed_losses, _ = answers_and_losses(case, cut(), *changed_for_all_but(k))
+        assert equal(changed[k], answers[k]), f"something of another client's reached client {k} beside the wire"
+        assert changed_losses[k] == losses[k], f"something of another client's reached client {k}'s training beside the wire"
 
 
 @every_case
 def test_with_the_way_down_cut_a_clients_training_does_not_depend_on_anybody_elses_data(case):
+    _, losses, _ = answers_and_losses(case, CutOneWay("down"))
     for k in range(3):  # the server may know of the others, its model is another matter
-        _, losses, _ = answer_and_losses(case, k, CutOneWay("down"))
-        _, changed_losses, _ = answer_and_losses(case, k, CutOneWay("down"), *changed_for_all_but(k))
-        assert changed_losses == losses, f"something that the server knows reached client {k} beside the wire"
+        _, changed_losses, _ = answers_and_losses(case, CutOneWay("down"), *changed_for_all_but(k))
+        assert changed_losses[k] == losses[k], f"something that the server knows reached client {k} beside the wire"
 
 
 @every_case
 def test_with_the_wire_it_does_where_anything_is_sent(case):
+    answers, _, sent = answers_and_losses(case, Wire())
+    assert sent or case == "independent", "all but independent learning communicate"
     for k in range(3):
-        answer, _, sent = answer_and_losses(case, k, Wire())
-        changed, _, _ = answer_and_losses(case, k, Wire(), *changed_for_all_but(k))
-        assert equal(changed, answer) != sent
-        assert sent or case == "independent", "all but independent learning communicate"
+        changed, _, _ = answers_and_losses(case, Wire(), *changed_for_all_but(k))
+        assert equal(changed[k], answers[k]) != sent
 
 
 @every_case

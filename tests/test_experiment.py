@@ -43,7 +43,7 @@ QUICK = {
 
 OWN = {
     "mhmd": {"model": ("CNN4",)},
-    "fedgkt": {"model": ("ResNet4",), "server_model": "ResNet19", "epochs_server": 1, "validation": 0.0, "image_size": 12},
+    "fedgkt": {"model": ("ResNet4",), "server_model": "ResNet5", "epochs_server": 1, "validation": 0.0, "image_size": 12},
     "fedmd": {"pretrain_epochs": 1},
     **dict.fromkeys(("feddf", "moon"), {"epoch_per_round": 1}),  # theirs are many
 }
