@@ -1,11 +1,13 @@
 """Every algorithm alone and on several ranks, which `tests/test_ranks.py` starts:
 
-torchrun --nproc_per_node 2 tests/on_ranks.py FILE
+torchrun --nproc_per_node 2 tests/on_ranks.py ALONE FILE
 
-Each rank writes what is not the same to FILE and its number, as JSON: {case: what differs}.
+ALONE has what `played` made of each case without ranks. Each rank writes what is not the same to FILE and its number, as
+JSON: {case: what differs}.
 """
 
 import json
+import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,24 +21,28 @@ from test_algorithms import MODULES, answers_of, equal, federation_for, options_
 from federation import ranks  # noqa: E402
 
 
-def differing(case: str) -> list[str]:
-    """What of two rounds is not what it is alone."""
-    alone, shared = (federation_for(case, participation=0.7) for _ in range(2))
-    shared = replace(shared, pool=ranks.Ranks())
-    (state, done), (again, redone) = (play(federation, options_of(case), rounds=2) for federation in (alone, shared))
-    pairs = {
-        "state": (state, again),
-        "loss": (done.loss, redone.loss),
-        "answers": (answers_of(alone, done), answers_of(shared, redone)),
-        "bytes": (alone.wire.collect(), shared.wire.collect()),
-        "counts": tuple(sorted(one.meter.spent.items()) for one in (alone, shared)),
+def played(case: str, pool=None) -> dict:
+    """What two rounds leave."""
+    federation = replace(federation_for(case, participation=0.7), pool=pool)
+    state, done = play(federation, options_of(case), rounds=2)
+    return {
+        "state": state,
+        "loss": done.loss,
+        "answers": answers_of(federation, done),
+        "bytes": federation.wire.collect(),
+        "counts": tuple(sorted(federation.meter.spent.items())),
     }
-    return [what for what, pair in pairs.items() if not equal(*pair)]
+
+
+def differing(alone: dict, shared: dict) -> list[str]:
+    """What of them is not the same."""
+    return [what for what in alone if not equal(alone[what], shared[what])]
 
 
 if __name__ == "__main__":
+    expected = pickle.loads(Path(sys.argv[1]).read_bytes())
     with ranks.joined():
-        found = {case: differing(case) for case in MODULES}
-        Path(f"{sys.argv[1]}{ranks.rank()}").write_text(json.dumps(found))
+        found = {case: differing(expected[case], played(case, ranks.Ranks())) for case in MODULES}
+        Path(f"{sys.argv[2]}{ranks.rank()}").write_text(json.dumps(found))
         if ranks.rank() > 0:
             ranks.follow(print)  # until the leader is there, too

@@ -1,6 +1,7 @@
 """One run on the ranks of a torchrun: who does which clients, the same bits, and what happens where a rank fails or dies."""
 
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 from conftest import ROOT, default_signals
 from hypothesis import given
 from hypothesis import strategies as st
+from on_ranks import played
 from test_algorithms import MODULES
 
+import run as command
 import saves
 from errors import UserError
 from federation import ranks
@@ -132,9 +135,17 @@ def test_a_cuda_device_is_refused(monkeypatch):
 # --- the same bits ---
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """A file of what every algorithm leaves without ranks."""
+    file = tmp_path_factory.mktemp("expected") / "played"
+    file.write_bytes(pickle.dumps({case: played(case) for case in MODULES}))
+    return file
+
+
 @pytest.mark.parametrize("n", [2, 4])
-def test_every_algorithm_is_the_same_bits_and_the_same_counts_on_every_rank(n, tmp_path):
-    code, out, err = ended(torchrun(n, "tests/on_ranks.py", tmp_path / "rank"), 300)
+def test_every_algorithm_is_the_same_bits_and_the_same_counts_on_every_rank(n, expected, tmp_path):
+    code, out, err = ended(torchrun(n, "tests/on_ranks.py", expected, tmp_path / "rank"), 300)
     assert code == 0, err
     for rank in range(n):
         assert json.loads((tmp_path / f"rank{rank}").read_text()) == {case: [] for case in MODULES}
@@ -142,10 +153,10 @@ def test_every_algorithm_is_the_same_bits_and_the_same_counts_on_every_rank(n, t
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Runs of three algorithms, without ranks."""
+    """Runs of three algorithms, without ranks, in this process."""
     folder = tmp_path_factory.mktemp("alone")
-    line = f"run.py fedavg cfkd fedbabu --ft_epochs 1 {QUICK} --quiet --export_dir {folder}"
-    subprocess.run([sys.executable, *line.split()], cwd=ROOT, check=True, capture_output=True)
+    line = f"fedavg cfkd fedbabu --ft_epochs 1 {QUICK} --quiet --jobs 1 --workers 1 --export_dir {folder}"
+    assert command.main(line.split()) == 0
     return runs_in(folder)
 
 
@@ -163,53 +174,78 @@ def test_runs_of_two_ranks_with_workers_leave_the_same_files_and_say_the_same_on
 # --- where a rank fails or dies ---
 
 
-def test_a_run_that_fails_on_all_ranks_stops_no_other(tmp_path):
-    line = f"fedavg --lr 1e30 0.01 {QUICK} --optimizer sgd --quiet --export_dir {tmp_path}"
-    code, out, err = ended(torchrun(2, "run.py", *line.split()))
-    assert code == 1
-    assert err.count("a smaller --lr") == 1
-    assert len(runs_in(tmp_path)) == 1
+# what is otherwise on rank 1, in its command alone: (what is put there, and words of the reason that is told)
+FAILING = {
+    "the data": ({"experiment.preparation.data_of": "fails"}, "ZeroDivisionError"),
+    "the identity": ({"experiment.identity._digest": "other"}, "must be the same on all ranks"),
+    "a round": (
+        dict.fromkeys(("federation.Federation.server", "federation.Federation.sample"), "fails"),
+        "ZeroDivisionError",
+    ),
+    "a client": ({"helpers.OPTIMIZERS": "empty"}, "KeyError"),
+}
+BOTH = "fedavg independent"
+COMMANDS = {"all ranks": ("fedavg --lr 1e30 0.01 --optimizer sgd", {})} | {
+    title: (BOTH, otherwise) for title, (otherwise, _) in FAILING.items()
+}
+IN_TURN = """
+import contextlib, json, logging, os, sys
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, os.getcwd())
+import run
+
+put = {"fails": lambda *_: 1 / 0, "other": lambda parts: "other", "empty": {}}
+place = Path(sys.argv[1])
+for title, (words, otherwise) in json.loads((place / "commands").read_text()).items():
+    logging.getLogger().handlers.clear()  # of the command before
+    with contextlib.ExitStack() as stack:
+        for target, what in otherwise.items() if os.environ["RANK"] == "1" else ():
+            stack.enter_context(mock.patch(target, put[what]))
+        err = stack.enter_context((place / f"{title} {os.environ['RANK']}").open("w"))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        status = run.main([*words.split(), "--export_dir", str(place / title)])
+        print(status, file=err)
+sys.exit(status)
+"""
 
 
-def on_rank_1(tmp_path, words):
-    """A script that is run.py, but that on rank 1 does something else first."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import os, runpy, sys\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        f"if os.environ['RANK'] == '1':\n    {words}\n"
-        f"runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__')\n"
-    )
-    return script
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """{a command of COMMANDS: (its exit status, what the leader told on standard error, its runs)}; two ranks carry them all
+    out, since it takes these seconds to begin."""
+    place = tmp_path_factory.mktemp("told")
+    (place / "script.py").write_text(IN_TURN)
+    lines = {title: (f"{words} {QUICK} --quiet", otherwise) for title, (words, otherwise) in COMMANDS.items()}
+    (place / "commands").write_text(json.dumps(lines))
+    code, _, err = ended(torchrun(2, place / "script.py", place))
+    assert code == 1, err
+    found = {}
+    for title in COMMANDS:
+        *lines, status = (place / f"{title} 0").read_text().splitlines()
+        found[title] = int(status), lines, runs_in(place / title)
+    return found
 
 
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (
-            "from experiment import preparation as p; p.data_of = lambda options, how: 1 / 0",
-            "ZeroDivisionError",
-        ),
-        ("from experiment import identity as i; i._digest = lambda parts: 'other'", "must be the same on all ranks"),
-        (
-            "from federation import Federation as F; F.server = F.sample = lambda *_: 1 / 0",
-            "ZeroDivisionError",
-        ),
-        ("import helpers; helpers.OPTIMIZERS = {}", "KeyError"),
-    ],
-)
-def test_what_fails_on_one_rank_alone_is_told_by_the_leader(words, reason, tmp_path):
-    script = on_rank_1(tmp_path, words)
-    line = f"fedavg independent {QUICK} --quiet --export_dir {tmp_path / 'runs'}"
-    code, out, err = ended(torchrun(2, script, *line.split()))
-    assert code == 1
-    told = [line for line in err.splitlines() if line.startswith("run.py: rank 1 of 2 (")]
-    assert len(told) == 2, "of each run"
-    assert all(reason in line for line in told), told
+def test_a_run_that_fails_on_all_ranks_stops_no_other(told):
+    status, lines, made = told["all ranks"]
+    assert status == 1
+    assert "\n".join(lines).count("a smaller --lr") == 1
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("where", FAILING)
+def test_what_fails_on_one_rank_alone_is_told_by_the_leader(where, told):
+    status, lines, _ = told[where]
+    assert status == 1
+    of_rank_1 = [line for line in lines if line.startswith("run.py: rank 1 of 2 (")]
+    assert len(of_rank_1) == 2, "of each run"
+    assert all(FAILING[where][1] in line for line in of_rank_1), of_rank_1
 
 
 def test_a_rank_that_is_killed_costs_what_is_not_saved_and_torchrun_goes_on(tmp_path):
-    line = f"{LONG} --rounds 150"
+    line = f"{LONG} --rounds 60"
     process = torchrun(2, "--max-restarts", 1, "run.py", *line.split(), "--export_dir", tmp_path)
     until(lambda: list(tmp_path.glob("*/checkpoint-*.pt")), process)
     ranks_of(process)[1].send_signal(signal.SIGKILL)
@@ -217,7 +253,10 @@ def test_a_rank_that_is_killed_costs_what_is_not_saved_and_torchrun_goes_on(tmp_
     assert code == 0, err
     assert "resumed after round" in err
     (shared,) = runs_in(tmp_path).values()
-    subprocess.run([sys.executable, "run.py", *line.split(), "--export_dir", tmp_path / "alone"], cwd=ROOT, check=True)
+    assert (
+        command.main([*line.split(), "--quiet", "--jobs", "1", "--workers", "1", "--export_dir", str(tmp_path / "alone")])
+        == 0
+    )
     assert apart(runs_in(tmp_path / "alone")[shared.folder.name], shared) == []
 
 
