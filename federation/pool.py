@@ -150,6 +150,13 @@ def _silent() -> Iterator[None]:
         os.close(nothing)
 
 
+def ignore_signals() -> None:
+    """From now on no signal interrupts this process: another decides for it, or all is done."""
+    for name in SIGNALS:
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def was_killed(parent: BaseProcess) -> bool:
     """Whether the process at the other end of a pipe that was closed is no more: its pipes close one after another."""
     parent.join(0.05)
@@ -182,9 +189,7 @@ _federation: "Federation"
 def _begin(sent: bytes, alive: Connection) -> None:
     global _federation
     build, folder, sockets = pickle.loads(sent)
-    for name in SIGNALS:
-        if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ignore_signals()
     threading.Thread(target=_end_with_parent, args=(alive, folder, sockets), daemon=True).start()
     allocator.keep_blocks()
     torch.set_num_threads(1)

@@ -28,8 +28,7 @@ def used() -> Iterator[None]:
         for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
             remove_abandoned(left)
         _make(PREFIX, None)
-    if (folder := of_process()) is not None:
-        tempfile.tempdir = str(folder)
+    _go_in()
     try:
         yield
     finally:
@@ -52,8 +51,9 @@ def of_process() -> Path | None:
 
 def be_in(parent: Path | None) -> None:
     """Of a worker: from now on temporary files are in a folder of its own, which is in that of the process that began it."""
-    if parent is not None and _make(OF_WORKERS, parent):
-        tempfile.tempdir = str(of_process())
+    if parent is not None:
+        _make(OF_WORKERS, parent)
+        _go_in()
 
 
 def leave(parent: Path | None) -> None:
@@ -75,20 +75,19 @@ def remove_abandoned(folder: Path, patience: float = 0.0) -> None:
             shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}-{os.getpid()}")), ignore_errors=True)
 
 
-def _make(prefix: str, parent: Path | None) -> bool:
+def _make(prefix: str, parent: Path | None) -> None:
     global _held
     with suppress(OSError):
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        util.Finalize(None, _remove, (folder,), exitpriority=LAST)  # first: what follows may be refused, or interrupted
         lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except OSError:
-            with suppress(OSError):
-                folder.rmdir()
-            raise
+        lock.acquire(timeout=0)
         _held = lock
-        util.Finalize(None, _remove, (folder,), exitpriority=LAST)
-    return of_process() is not None
+
+
+def _go_in() -> None:
+    if (folder := of_process()) is not None:
+        tempfile.tempdir = str(folder)
 
 
 def _remove(folder: Path) -> None:

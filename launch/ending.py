@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from errors import LostError, NoRoomError, UserError, print_no_more, refused, unmasked
 from federation import scratch
+from federation.pool import ignore_signals
 from launch import nodes, signals
 from untrusted import inert, tell
 
@@ -40,7 +41,7 @@ def status_of(program: str, work: Callable[[], int], tells: bool = True) -> int:
 
 def leave(status: int) -> NoReturn:
     """End this process. What Python and its libraries clean up then is not interrupted."""
-    signals.ignore()
+    ignore_signals()
     sys.exit(status)
 
 

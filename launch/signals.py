@@ -53,10 +53,3 @@ def _again(lost) -> None:
     if number != signal.SIGINT:
         signal.signal(number, _stop)
     threading.Timer(SOON, os.kill, (os.getpid(), number)).start()
-
-
-def ignore() -> None:
-    """From now on no signal interrupts this process: all is done, and it ends."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), signal.SIG_IGN)

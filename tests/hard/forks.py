@@ -133,15 +133,14 @@ def _be(plan: Plan, said: Path, moment: Path) -> None:
 
         import run
         from experiment import rounds
-        from federation.pool import Pool
-        from launch import signals
+        from federation.pool import Pool, ignore_signals
 
         if plan.eager:
             rounds.CHECKPOINT_SECONDS = 0
             Pool.ready = property(lambda pool: pool.wait() or True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status = run.main(plan.argv)
-        signals.ignore()
+        ignore_signals()
         atexit._run_exitfuncs()  # as at the end of any process: multiprocessing removes what it has in a folder
         sys.stderr.flush()
     except KeyboardInterrupt:  # before it could be told in another way: as Python ends then
