@@ -104,7 +104,8 @@ def resolve(options: Options) -> Options:
 def _writable(folder: Path) -> None:
     try:
         there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-        tempfile.TemporaryDirectory(dir=there).cleanup()  # rights alone do not tell: nobody makes a folder in /proc
+        # rights alone do not tell: nobody makes a file in /proc; one without a name, which `kill -9` cannot leave
+        tempfile.TemporaryFile(dir=there).close()
     except OSError:  # a name that is too long, say
         raise UserError(f"--export_dir {folder}: cannot be written; must be a folder, there or to be made") from None
 

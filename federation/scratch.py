@@ -1,8 +1,9 @@
 """Files for a while. A process has one folder for its temporary files and for those of the libraries that it uses. It is
-gone with the process; where that is killed its workers remove it, or the next command does.
+gone with the process; where that is killed its workers remove it, or the next command does. Its lock is a file beside it,
+which is there before it and gone after it: so one whose lock is free is nobody's, at whatever moment its process was killed.
 """
 
-import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,11 +14,11 @@ from pathlib import Path
 from filelock import FileLock
 
 PREFIX, OF_WORKERS = "chorus-", "worker-"
-LOCK = ".lock"  # in a folder: held as long as the process is there whose folder it is
+LOCK = ".lock"  # behind the name of a folder: held as long as the process is there whose folder it is
 LAST = -200  # of what is done as a process ends: at -100 multiprocessing removes a folder of its own, which is in this one
 PATIENCE = 1.0  # seconds: the lock of a process that was killed is free a moment after its pipes are closed
 
-_held: FileLock | None = None  # in the folder of this process
+_own: tuple[Path, FileLock] | None = None  # the folder of this process, and its lock
 
 
 @contextmanager
@@ -25,9 +26,9 @@ def used() -> Iterator[None]:
     """Inside, temporary files are in the folder of this process. Where it cannot be made they are where they always are."""
     before = tempfile.tempdir
     if of_process() is None:
-        for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-            remove_abandoned(left)
-        _make(PREFIX, None)
+        for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*{LOCK}"):
+            remove_abandoned(lock.with_suffix(""))
+        _make(PREFIX, Path(tempfile.gettempdir()))
     _go_in()
     try:
         yield
@@ -44,9 +45,7 @@ def shared_folder() -> Iterator[Path]:
 
 def of_process() -> Path | None:
     """The folder of this process, where it has one."""
-    if _held is None or not Path(_held.lock_file).exists():
-        return None
-    return Path(_held.lock_file).parent
+    return _own[0] if _own is not None and _own[0].exists() else None
 
 
 def be_in(parent: Path | None) -> None:
@@ -68,21 +67,27 @@ def leave(parent: Path | None) -> None:
 def remove_abandoned(folder: Path, patience: float = 0.0) -> None:
     """Remove the folder of a process that was killed, unless a worker of it is at work there for so many seconds more."""
     with suppress(OSError), ExitStack() as held:  # somebody else's, or of one that is at work
-        if (folder / LOCK).exists():
-            for lock in (folder / LOCK, *folder.glob(f"{OF_WORKERS}*/{LOCK}")):
+        for lock in (_lock_of(folder), *folder.glob(f"{OF_WORKERS}*{LOCK}")):
+            if lock.parent.exists():  # else it would be made
                 held.enter_context(FileLock(lock, timeout=patience))
-            # by one process alone: another one that removes it too would make it anew, for its lock
-            shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}-{os.getpid()}")), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        _lock_of(folder).unlink(missing_ok=True)
 
 
-def _make(prefix: str, parent: Path | None) -> None:
-    global _held
+def _make(prefix: str, there: Path) -> None:
+    global _own
+    folder = there / f"{prefix}{secrets.token_hex(4)}"
+    util.Finalize(None, _remove, (folder,), exitpriority=LAST)  # first: what follows may be refused, or interrupted
     with suppress(OSError):
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        util.Finalize(None, _remove, (folder,), exitpriority=LAST)  # first: what follows may be refused, or interrupted
-        lock = FileLock(folder / LOCK)
-        lock.acquire(timeout=0)
-        _held = lock
+        if there.exists():  # else it would be made
+            lock = FileLock(_lock_of(folder))
+            lock.acquire(timeout=0)
+            folder.mkdir(mode=0o700)
+            _own = folder, lock
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + LOCK)
 
 
 def _go_in() -> None:
@@ -91,6 +96,8 @@ def _go_in() -> None:
 
 
 def _remove(folder: Path) -> None:
-    if _held is not None and Path(_held.lock_file).parent == folder:
-        _held.release()  # some systems remove no file that is open
     shutil.rmtree(folder, ignore_errors=True)
+    if _own is not None and _own[0] == folder:
+        _own[1].release()  # some systems remove no file that is open
+    with suppress(OSError):
+        _lock_of(folder).unlink(missing_ok=True)

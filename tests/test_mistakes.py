@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -707,6 +708,15 @@ def test_an_unwritable_folder_is_found_out_before_the_data_are_read(line_for, mo
 
     monkeypatch.setitem(datasets.LOADERS, "digits", fails)
     assert "--export_dir" in line_for(["--export_dir", "{tmp}/file", "--data_dir", "{tmp}/unread"])
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are of Linux")
+def test_that_a_folder_can_be_written_is_found_out_without_a_file_that_kill_could_leave(tmp_path, monkeypatch):
+    for of in ("os.unlink", "os.remove", "os.rmdir", "shutil.rmtree"):  # as where it is killed before it removes anything
+        monkeypatch.setattr(of, lambda *_, **__: pytest.fail("a file has to be removed"))
+    experiment.prepare(algorithms.options_of("fedavg")(algorithm="fedavg"), Launch(export_dir=tmp_path / "saves"))
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
