@@ -7,17 +7,23 @@ The exit status is 1 where a promise of docs/reliability.md is not kept. With `-
 import argparse
 import importlib
 import platform
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from importlib import metadata
-from pathlib import Path
+
+from filelock import FileLock
 
 from experiment.identity import revision
 from tests.hard import Outcome
+from tests.hard.forks import ROOT
 
 PARTS = ("kill", "corrupt", "repeat", "starve", "strangers", "fuzz")
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+SIDE_BY_SIDE = ("fuzz", "starve", "strangers")  # each does one thing after another; the other parts keep two cores busy
+PAGE = ROOT / "docs" / "reliability.md"
+LOCK = ROOT / "build" / "hard" / "record.lock"  # of the page
 
 
 def main() -> int:
@@ -25,26 +31,43 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=PARTS, metavar="part", help=f"{', '.join(PARTS)}; default: all")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--record", action="store_true", help="write the figures into docs/reliability.md")
+    parser.add_argument("--code", default=revision() or "no commit", help="the commit that stands there; default: this one")
     asked = parser.parse_args()
     if strange := set(asked.parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(strange))}: must be one of {', '.join(PARTS)}")
-    failed = 0
-    for part in asked.parts:
-        began = time.perf_counter()
-        found: Outcome = importlib.import_module(f"tests.hard.{part}").tried(asked.seed)
-        taken = time.perf_counter() - began
-        print(f"{part} (seed {asked.seed}, {taken:.0f} s)")
-        for what, told in found.figures.items():
-            print(f"  {what}: {told}")
-        for line in found.failures:
-            print(f"  FAILED: {line}", flush=True)
-        failed += len(found.failures)
-        if asked.record:
-            PAGE.write_text(recorded(PAGE.read_text(), part, asked.seed, taken, found))
-    return min(failed, 1)
+    if len(asked.parts) == 1:
+        return tried(*asked.parts, asked)
+    failed = [_in_a_process(part, asked) for part in asked.parts if part not in SIDE_BY_SIDE]
+    with ThreadPoolExecutor(2) as both:
+        failed += both.map(lambda part: _in_a_process(part, asked), [part for part in SIDE_BY_SIDE if part in asked.parts])
+    return int(any(failed))
 
 
-def recorded(page: str, part: str, seed: int, seconds: float, found: Outcome) -> str:
+def tried(part: str, asked: argparse.Namespace) -> int:
+    """Carry a part out, and tell what came of it; 1 where something failed, and else 0."""
+    began = time.perf_counter()
+    found: Outcome = importlib.import_module(f"tests.hard.{part}").tried(asked.seed)
+    taken = time.perf_counter() - began
+    print(f"{part} (seed {asked.seed}, {taken:.0f} s)")
+    for what, told in found.figures.items():
+        print(f"  {what}: {told}")
+    for line in found.failures:
+        print(f"  FAILED: {line}")
+    if asked.record:
+        with FileLock(LOCK):
+            PAGE.write_text(recorded(PAGE.read_text(), part, asked, taken, found))
+    return min(len(found.failures), 1)
+
+
+def _in_a_process(part: str, asked: argparse.Namespace) -> int:
+    words = [sys.executable, "-m", "tests.hard", part, "--seed", str(asked.seed)]
+    words += ["--record", "--code", asked.code] * asked.record  # the page is changed by the first part that is over
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, end="", flush=True)
+    return done.returncode
+
+
+def recorded(page: str, part: str, asked: argparse.Namespace, seconds: float, found: Outcome) -> str:
     """The page, with the figures of a part between its markers made anew."""
     begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
     before, _, rest = page.partition(begin)
@@ -52,8 +75,8 @@ def recorded(page: str, part: str, seed: int, seconds: float, found: Outcome) ->
     carried = f"torch {metadata.version('torch')}, Python {platform.python_version()}, {platform.machine()}"
     rows = [f"| {what} | {told} |" for what, told in {**found.figures, "failed": len(found.failures)}.items()]
     caption = (
-        f"`python -m tests.hard {part} --seed {seed}`: {date.today()}, {seconds / 60:.0f} min on 2 cores, code of "
-        f"{revision()}, {carried}."
+        f"`python -m tests.hard {part} --seed {asked.seed}`: {date.today()}, {seconds / 60:.0f} min on 2 cores, code of "
+        f"{asked.code}, {carried}."
     )
     return "\n".join([before + begin, "", "| tried | |", "|---|---|", *rows, "", caption, "", end + after])
 
