@@ -225,7 +225,7 @@ def _killed(forks: Forks, words: list[str], folder: Path) -> Path:
         (folder / str(rename)).mkdir(parents=True)
         ended = forks.run(_plan(words, folder / str(rename), rename=rename))
         assert ended.cut, ended
-        (found,) = (path for path in (folder / str(rename)).iterdir() if path.is_dir())
+        (found,) = (folder / str(rename)).glob(f"{words[0]}-*")  # temporary files are beside it
         if len(list(found.glob("checkpoint-*"))) == 2 and saves.saved_round(found) == 3:
             return found
 
