@@ -1,4 +1,4 @@
-"""What does Chorus withstand? It takes most of an hour.
+"""What does Chorus withstand? It takes about 35 minutes on two cores.
 
     make hard          # or: python -m tests.hard [kill] [corrupt] [repeat] [starve] [strangers] [fuzz] [--seed N] [--record]
 
