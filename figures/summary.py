@@ -85,7 +85,11 @@ def verdict(found: Sequence[Group]) -> list[str]:
         small, large = sorted(("global", "personal"), key=lambda what: sent[what])
         if sent[small]:
             names = {what: name_of(group, everything) for what, group in winners.items()}
-            lines.append(f"{names[small]} moves {sent[large] / sent[small]:.3g} times fewer bytes than {names[large]}.")
+            times = f"{sent[large] / sent[small]:.3g}"
+            told = f"{names[small]} moves {times} times fewer bytes than {names[large]}."
+            lines.append(
+                told if times != "1" else f"{names[small]} and {names[large]} move as many bytes, within half a percent."
+            )
     if any("told apart" in line for line in lines):
         lines.append(RULE.format(n=(n := min(len(group.runs) for group in methods)), t=least_errors(n)))
     lines += [

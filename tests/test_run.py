@@ -278,6 +278,16 @@ def test_the_words_name_the_winner_of_each_accuracy_and_the_price():
     assert len(references) == 2
 
 
+def test_nothing_moves_once_fewer_bytes():
+    def told(nbytes):
+        runs = [Told("fedavg", 0.9, 0.85, 10000), Told("cfkd", 0.6, 0.95, nbytes)]
+        return summary.verdict(groups([(run, None) for run in runs]))[2]
+
+    assert told(9996) == "cfkd and fedavg move as many bytes, within half a percent."
+    assert told(10000) == "fedavg and cfkd move as many bytes, within half a percent."
+    assert told(9900) == "cfkd moves 1.01 times fewer bytes than fedavg."
+
+
 def test_a_winner_that_does_not_beat_independent_learning_is_not_said_to():
     base = Told("independent", 0.5, 0.9, 0)
     lines = summary.verdict(groups([(run, base) for run in (Told("fedavg", 0.6, 0.7, 1), base)]))
