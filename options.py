@@ -32,6 +32,7 @@ from helpers import SCHEDULES
 from measures import MEASURES
 from models import MODELS, PARTS
 from optimizers import OPTIMIZERS
+from untrusted import is_there
 
 # --- what a flag takes: a function from text to a value, which raises ValueError, and in words says what is allowed ---
 
@@ -91,7 +92,7 @@ class Choice:
         found = {**{name.lower(): name for name in self.names}, **self.also}.get(text.lower())
         if found:
             return found
-        if self.paths and ("/" in text or text.endswith((*silos.FILES, ".json")) or Path(text).exists()):
+        if self.paths and ("/" in text or text.endswith((*silos.FILES, ".json")) or is_there(text)):
             return text
         raise ValueError(nearest(text, list(self.names)))
 

@@ -25,6 +25,7 @@ from helpers import SCHEDULES
 from models import MODELS
 from optimizers import OPTIMIZERS
 from options import Options, plain
+from untrusted import is_there
 
 TABLES: tuple[dict[str, Any], ...] = (ALGORITHMS, LOADERS, MODELS, PARTITIONS, OPTIMIZERS, AUGMENTATIONS, SCHEDULES)
 OURS = {name for table in TABLES for name in table}
@@ -50,7 +51,7 @@ def load(given: str | Path) -> ModuleType:
     name, imported = path.stem, file_of(path.stem) == path
     if imported and name in LOADED:
         return sys.modules[name]
-    if path.suffix != ".py" or not path.is_file():
+    if path.suffix != ".py" or not is_there(path) or not path.is_file():
         raise UserError(f"{given}: no such file; must be a Python file, NAME.py")
     if not name.isidentifier():
         raise UserError(f"{given}: {name} is no name of a module; must be letters, digits and _")

@@ -49,6 +49,12 @@ class RefusedError(UserError, ValueError):
         return RefusedError, (self.path, self.reason)
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file or folder; not, where the name is longer than that of any file, of which pathlib makes an
+    OSError before Python 3.14."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 @contextmanager
 def refusing(path: Path, what: str) -> Iterator[None]:
     """Whatever a reader stumbles over inside becomes one line: that the file is no `what` ("JSON", "an .npz file")."""

@@ -25,7 +25,7 @@ import untrusted
 from data import augment, files, pictures, silos
 from data.files import Published, naming
 from errors import UserError, writing
-from untrusted import inert
+from untrusted import inert, is_there
 
 
 @dataclass(frozen=True)
@@ -567,7 +567,7 @@ def load(name: str, source: Source) -> Data:
     with naming(name):
         if name in LOADERS:
             data = LOADERS[name](source)
-        elif (path := Path(name).expanduser()).exists():
+        elif is_there(path := Path(name).expanduser()):
             data = own(path, source)
         else:
             raise ValueError(

@@ -44,7 +44,7 @@ def brought(path: Path, label: str | None = None) -> Brought:
 
 def clients(path: Path) -> tuple[str, ...]:
     """The names of those who bring what is at a path, in their order. Raises ValueError where it names none."""
-    if not path.exists():
+    if not untrusted.is_there(path):
         raise ValueError(f"there is no such file or folder; {WANTED}")
     if path.is_dir() and not _leaf_files(path):
         names = list(_clients_of(path))

@@ -16,6 +16,7 @@ from figures.units import flags_told, shown
 from measures import MEASURES
 from options import Options, flags_of, role_of
 from saves import Run
+from untrusted import is_there
 
 REFERENCES = ("independent", "centralized")  # the lower and the upper line: not methods that share what they learned
 OF_A_SEED = ("algorithm", "seed", "split_seed")
@@ -301,7 +302,7 @@ def read(folders: Sequence[Path]) -> list[Run]:
     """The runs of folders, each a run's or a folder of runs, each run once. Raises UserError for a folder without any."""
     found: dict[Path, Run] = {}
     for folder in folders:
-        if not folder.is_dir():
+        if not is_there(folder) or not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
         runs = [saves.load(folder)] if (folder / "config.json").exists() else list(saves.find(folder))
         if not runs:

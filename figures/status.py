@@ -19,7 +19,7 @@ from tabulate import tabulate
 import saves
 from errors import UserError
 from figures.units import duration
-from untrusted import tell
+from untrusted import is_there, tell
 
 SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
 
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = argparse.ArgumentParser(prog="python -m figures.status", description=__doc__.splitlines()[0])
     made.add_argument("export_dir", nargs="?", type=Path, default=Path("saves"), help="folder of runs (default: saves)")
     export_dir = made.parse_args(argv).export_dir
-    if not export_dir.is_dir():
+    if not is_there(export_dir) or not export_dir.is_dir():
         made.error(f"{export_dir}: no such folder; must be one that holds runs")
     tell(table(export_dir))
     return 0

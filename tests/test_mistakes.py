@@ -1,6 +1,7 @@
 """Every mistake in a command gives exit status 2 and one line that says what was wrong and what is allowed, and no more."""
 
 import functools
+import importlib
 import json
 import logging
 import math
@@ -204,6 +205,12 @@ CASES = [
     ("--export_dir {tmp}/file/below", ["--export_dir", "/file/below", "must be a folder"]),
     ("--export_dir {tmp}/" + 300 * "a", ["--export_dir", 300 * "a"]),
     ("--export_dir /proc/x", ["--export_dir /proc/x", "cannot be written"]),
+    ("--dataset " + 300 * "a", ["--dataset aaa", "MNIST"]),  # no file has a name as long
+    ("fedmd --public_dataset " + 300 * "a", ["--public_dataset aaa", "one of"]),
+    ("--dataset ./" + 300 * "a", ["--dataset ./aaa", "no such file"]),
+    ("--clients " + 300 * "a", ["--clients aaa", "no such file"]),
+    ("--plugin " + 300 * "a" + ".py", ["aaa.py: no such file"]),
+    ("./" + 300 * "a" + ".py", ["aaa.py: no such file"]),
     ("--dataset nothere.npz", ["--dataset nothere.npz", "no such file", "a .npz file or a folder"]),
     ("dpsgd --data_dir {tmp}/none", ["--dataset MNIST (the default of dpsgd; that of others is digits): ", "--data_dir"]),
     ("dpsgd --dataset mnist --data_dir {tmp}/none", ["--dataset MNIST: ", "--data_dir"]),
@@ -731,3 +738,14 @@ def test_code_that_was_removed_with_the_runs_is_a_line(words, left, tmp_path):
     done = subprocess.run([sys.executable, *words], cwd=tmp_path / "house", capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "saves/ is gone, and with it code of Chorus; git checkout saves brings that back\n"
+
+
+@pytest.mark.parametrize("module", ["table", "report", "curves", "status", "diff"])
+def test_a_folder_with_a_longer_name_than_any_is_not_there(module, capsys):
+    command = importlib.import_module(f"figures.{module}")
+    with pytest.raises(SystemExit) as end:
+        command.main([300 * "a", 300 * "b"][: 2 if module == "diff" else 1])
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert "aaa" in said.splitlines()[-1]
+    assert "Errno" not in said
