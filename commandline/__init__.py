@@ -59,7 +59,9 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"argument (--\w+)\S*: expected at least one argument", r"\1: a value is missing", message)
-        message = re.sub(r"argument (--\w+)\S*: ignored explicit argument '((?s:.*))'", r"\1=\2: \1 takes no value", message)
+        message = re.sub(
+            r"argument (--\w+)\S*: ignored explicit argument ' ?((?s:.*))'", r"\1=\2: \1 takes no value", message
+        )
         message = re.sub(r"unrecognized arguments: ((?s:.*))", r"\1: belongs to no flag (algorithms come first)", message)
         raise UserError(message)
 
@@ -235,7 +237,7 @@ def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str,
     for name in flags_of(Shorthand):
         parser.add_argument(f"--{name}", nargs="+", action="extend")
     found, others = parser.parse_known_args([_guarded(word) for word in words])
-    texts = [(name, text) for name, given in vars(found).items() for text in given]
+    texts = [(name, text.strip()) for name, given in vars(found).items() for text in given]
     if not texts:
         return "", {}, list(words)
     (name, text), *more = texts
@@ -340,7 +342,11 @@ def _read(words: Sequence[str], parser: argparse.ArgumentParser, declared: Mappi
 
 
 def _guarded(word: str) -> str:
-    """argparse takes -1e-3 for a flag; a blank before it makes it a value."""
+    """argparse takes -1e-3 for a flag, and of --flag=-- the -- for the end of all flags; a blank before it makes it a
+    value."""
+    flag, _, text = word.partition("=")
+    if flag.startswith("--") and text == "--":
+        return f"{flag}= {text}"
     return f" {word}" if _is_number(word) else word
 
 

@@ -200,6 +200,11 @@ CASES = [
     ("fedgkt --feature_dtype int8", ["--feature_dtype int8", "one of float32, float16, bfloat16"]),
     ("fedavg --precision bf8", ["--precision bf8", "one of float32, bf16"]),
     ("fedavg --server_model ResNet19", ["--server_model", "a flag of fedgkt"]),
+    ("fedavg --rounds=--", ["--rounds --", "a whole number"]),
+    ("fedavg --partition=--", ["--partition --", "one of"]),
+    ("--config_file=--", ["--config_file --", "No such file"]),
+    ("--preset=--", ["--preset --: must be one of"]),
+    ("fedavg --plan=--", ["--plan=--: --plan takes no value"]),
     # files and machines
     ("--export_dir {tmp}/file", ["--export_dir", "/file", "cannot be written", "must be a folder"]),
     ("--export_dir {tmp}/file/below", ["--export_dir", "/file/below", "must be a folder"]),

@@ -363,6 +363,13 @@ MISTAKES = (
 )
 
 
+def odd() -> list[Command]:
+    """Every flag, each of an algorithm that has it, with every odd word."""
+    owner = {flag: name for name in reversed(algorithms.ALGORITHMS) for flag in flags_of(algorithms.options_of(name))}
+    data = {flag: () if flag in ("dataset", "clients") else ("--dataset=mine.npz",) for flag in EVERY}
+    return [Command((owner.get(flag, "fedavg"), *data[flag], f"--{flag}={text}")) for flag in EVERY for text in ODD]
+
+
 # --- commands that ask for what cannot be had --------------------------------------------------------------------------
 
 BASE = {"--dataset": "mine.npz", "--model": "MLP", "--rounds": "1", "--batch_size": "16", "--jobs": "1", "--workers": "1"}

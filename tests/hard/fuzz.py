@@ -41,7 +41,7 @@ import run
 import saves
 from launch import single
 from tests.hard import Outcome, material
-from tests.hard.commands import Command, extreme, impossible, valid, wrong
+from tests.hard.commands import Command, extreme, impossible, odd, valid, wrong
 from tests.hard.spoiled import spoiled
 
 N = 2000
@@ -153,16 +153,16 @@ def _logging_as_before() -> Iterator[None]:
         root.setLevel(level)
 
 
-def held_to(command: Command, folder: Path) -> str:
+def held_to(command: Command, folder: Path, largest: float = 8) -> str:
     """Carry a command out in an empty folder, and hold it to what is promised -> the stage that it reached. Raises
-    AssertionError for a broken promise, and whatever comes out of it."""
+    AssertionError for a broken promise, and whatever comes out of it. Runs that are larger are not begun."""
     for path, content in {**material.common(), **command.files}.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
     before, back = _tree(folder), Path.cwd()
     os.chdir(folder)
     try:
-        told = carried_out(command.words)
+        told = carried_out(command.words, largest)
     finally:
         os.chdir(back)
     both = told.out + told.err
@@ -268,6 +268,20 @@ def some(kind: str, n: int, seeded: int, place: Path, small: bool = True) -> tup
     return reached, []
 
 
+def every_flag_with_odd_words(place: Path, one_of: int = 1) -> tuple[int, list[str]]:
+    """How many such commands there are, of which one of so many is taken, and what failed; no run is begun."""
+    commands, failures = odd()[::one_of], []
+    for number, command in enumerate(commands):
+        folder = place / f"odd-{number}"
+        folder.mkdir()
+        try:
+            held_to(command, folder, largest=-1)
+        except Exception as error:
+            failures.append(f"{type(error).__name__} {' '.join(str(error).split())[:300]} | {shlex.join(command.words)}")
+        shutil.rmtree(folder)
+    return len(commands), failures
+
+
 def tried(seeded: int, n: int = N, small: bool = True) -> Outcome:
     """n inputs, and then as many more that are wrong as it takes until each stage has been reached by a quarter of all; what
     fails is made `small`."""
@@ -290,7 +304,10 @@ def tried(seeded: int, n: int = N, small: bool = True) -> Outcome:
         if not few:
             break
         more({"parser": "mistyped", "data": "impossible", "run": "valid"}[few[0]], 10, chunk)
+    odd_ones, failures = every_flag_with_odd_words(place, 1 if n >= N else 19)  # a prime: each flag, each word
+    outcome.failures += failures
     outcome.figures = {
+        "a flag with an odd word": odd_ones,
         "inputs": reached.total(),
         **outcome.figures,
         **{f"reached {stage}": reached[stage] for stage in STAGES},
