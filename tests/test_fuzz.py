@@ -92,7 +92,7 @@ def test_what_was_found_stays_mended(what, tmp_path, monkeypatch):
     command, files, stage, words = FOUND[what]
     said = []
     inner = fuzz.carried_out
-    monkeypatch.setattr(fuzz, "carried_out", lambda given: said.append(inner(given)) or said[-1])
+    monkeypatch.setattr(fuzz, "carried_out", lambda *given: said.append(inner(*given)) or said[-1])
     given = Command(tuple(shlex.split(command)), files(), finishes=stage == "run")
     assert fuzz.held_to(given, tmp_path) == stage
     for word in words:
