@@ -4,6 +4,7 @@ Nothing in a file is run, and none may ask for more than the limits below say; w
 unpacked. Whatever is wrong with a file is a `RefusedError`, one line that names it.
 """
 
+import argparse
 import json
 import logging
 import math
@@ -47,6 +48,17 @@ class RefusedError(UserError, ValueError):
 
     def __reduce__(self):  # by default an exception is made again of its text alone, in another process
         return RefusedError, (self.path, self.reason)
+
+
+class Parser(argparse.ArgumentParser):
+    """That of the library, which before Python 3.13 makes an empty list of the value of --flag=--: this one refuses it."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As in the library, whose `parse_args` calls it."""
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("--") and word.partition("=")[2] == "--":
+                self.error(f"{word}: -- is no value")
+        return super().parse_known_args(args, namespace)
 
 
 def is_there(path: str | Path) -> bool:

@@ -17,6 +17,7 @@ from commandline.shorthand import MEANT, SETTINGS, TRANSLATIONS, Shorthand, word
 from data.partition import readers
 from errors import UserError
 from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of, stood_for
+from untrusted import Parser
 
 RUNS = 10_000  # that one command, or one method of a study, may ask for
 ROLES = {  # of the flags that every algorithm has; several values of a flag are several runs
@@ -56,12 +57,10 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.option_strings[0]} {action.metavar}"
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"argument (--\w+)\S*: expected at least one argument", r"\1: a value is missing", message)
-        message = re.sub(
-            r"argument (--\w+)\S*: ignored explicit argument ' ?((?s:.*))'", r"\1=\2: \1 takes no value", message
-        )
+        message = re.sub(r"argument (--\w+)\S*: ignored explicit argument '((?s:.*))'", r"\1=\2: \1 takes no value", message)
         message = re.sub(r"unrecognized arguments: ((?s:.*))", r"\1: belongs to no flag (algorithms come first)", message)
         raise UserError(message)
 
@@ -237,7 +236,7 @@ def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str,
     for name in flags_of(Shorthand):
         parser.add_argument(f"--{name}", nargs="+", action="extend")
     found, others = parser.parse_known_args([_guarded(word) for word in words])
-    texts = [(name, text.strip()) for name, given in vars(found).items() for text in given]
+    texts = [(name, text) for name, given in vars(found).items() for text in given]
     if not texts:
         return "", {}, list(words)
     (name, text), *more = texts
@@ -342,11 +341,7 @@ def _read(words: Sequence[str], parser: argparse.ArgumentParser, declared: Mappi
 
 
 def _guarded(word: str) -> str:
-    """argparse takes -1e-3 for a flag, and of --flag=-- the -- for the end of all flags; a blank before it makes it a
-    value."""
-    flag, _, text = word.partition("=")
-    if flag.startswith("--") and text == "--":
-        return f"{flag}= {text}"
+    """argparse takes -1e-3 for a flag; a blank before it makes it a value."""
     return f" {word}" if _is_number(word) else word
 
 

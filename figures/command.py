@@ -8,7 +8,7 @@ from typing import NoReturn
 from errors import UserError, print_no_more, refused
 from figures.groups import read, select, where
 from saves import Run
-from untrusted import inert
+from untrusted import Parser, inert
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -25,7 +25,7 @@ def _condition(text: str) -> tuple[str, list[str]]:
 
 def of_runs(name: str, doc: str) -> argparse.ArgumentParser:
     """What every command on saved runs takes; `name` is of its module, `doc` begins with what it says."""
-    made = argparse.ArgumentParser(prog=f"python -m figures.{name}", description=doc.splitlines()[0])
+    made = Parser(prog=f"python -m figures.{name}", description=doc.splitlines()[0])
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run, or a folder of runs")
     made.add_argument(
         "--where",

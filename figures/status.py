@@ -5,7 +5,6 @@
 Read from what a run writes while it goes on (`history.csv`, its checkpoints) and from its lock; nothing is changed.
 """
 
-import argparse
 import csv
 import math
 import sys
@@ -19,7 +18,7 @@ from tabulate import tabulate
 import saves
 from errors import UserError
 from figures.units import duration
-from untrusted import is_there, tell
+from untrusted import Parser, is_there, tell
 
 SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
 
@@ -91,7 +90,7 @@ def table(export_dir: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    made = argparse.ArgumentParser(prog="python -m figures.status", description=__doc__.splitlines()[0])
+    made = Parser(prog="python -m figures.status", description=__doc__.splitlines()[0])
     made.add_argument("export_dir", nargs="?", type=Path, default=Path("saves"), help="folder of runs (default: saves)")
     export_dir = made.parse_args(argv).export_dir
     if not is_there(export_dir) or not export_dir.is_dir():

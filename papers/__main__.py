@@ -15,11 +15,12 @@ from launch.display import log_to_stderr
 from options import Launch, flags_of
 from papers import PAPERS, page, results
 from papers.tables import Results, Table, failures, render, runs_in
+from untrusted import Parser
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m papers`."""
-    made = argparse.ArgumentParser(prog="python -m papers", description="Published tables, repeated.")
+    made = Parser(prog="python -m papers", description="Published tables, repeated.")
     made.add_argument("names", nargs="*", metavar="PAPER", help="a paper, or PAPER/TABLE; none: list them")
     made.add_argument("--rows", metavar="TEXT", help="only the rows whose name has TEXT in it")
     how = made.add_mutually_exclusive_group()

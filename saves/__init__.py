@@ -60,6 +60,7 @@ from saves.files import (
     written,
 )
 from saves.values import ALL, COUNTS, TIMING, strange_config, strange_history, strange_weights
+from untrusted import is_there
 
 __all__ = [
     "ALL",
@@ -371,7 +372,7 @@ def find(export_dir: str | Path, **options: Any) -> list[Run]:
     it is one: alpha=[0.1, 1.0]. Those of an older version are told in a line, and passed over. Raises UserError for an
     option that no run has, DamagedError for a damaged run."""
     runs, older = [], []
-    for done in sorted(Path(export_dir).glob(f"*/{DONE}")):
+    for done in sorted(Path(export_dir).glob(f"*/{DONE}")) if is_there(export_dir) else ():
         try:
             runs.append(load(done.parent))
         except OlderError:
