@@ -722,11 +722,13 @@ def test_an_unwritable_folder_is_found_out_before_the_data_are_read(line_for, mo
 
 @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are of Linux")
 def test_that_a_folder_can_be_written_is_found_out_without_a_file_that_kill_could_leave(tmp_path, monkeypatch):
-    for of in ("os.unlink", "os.remove", "os.rmdir", "shutil.rmtree"):  # as where it is killed before it removes anything
-        monkeypatch.setattr(of, lambda *_, **__: pytest.fail("a file has to be removed"))
+    made, opened = [], os.open
+    monkeypatch.setattr(os, "mkdir", lambda path, *_: made.append(Path(path)))
+    monkeypatch.setattr(os, "open", lambda path, *how: made.append(Path(path)) or opened(path, *how))
     experiment.prepare(algorithms.options_of("fedavg")(algorithm="fedavg"), Launch(export_dir=tmp_path / "saves"))
     monkeypatch.undo()
-    assert not list(tmp_path.iterdir())
+    assert tmp_path in made, "a file without a name is opened by its folder"
+    assert not [path for path in made if tmp_path in path.parents]
 
 
 @pytest.mark.parametrize(
