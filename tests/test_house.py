@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import planted
 import pytest
 from conftest import ROOT
 
@@ -136,3 +137,8 @@ def test_git_ignores_downloads_runs_and_environments():
     assert ignored.stdout.split() == paths
     kept = subprocess.run(["git", "check-ignore", "data/datasets.py", "saves/workbook.py"], cwd=ROOT, check=False)
     assert kept.returncode == 1
+
+
+def test_the_text_that_each_planted_bug_changes_is_there_once():
+    found = {words: (ROOT / file).read_text().count(old) for words, file, _, old, *_ in planted.parsed(planted.PLANTS)}
+    assert not {words: n for words, n in found.items() if n != 1}
