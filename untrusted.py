@@ -51,7 +51,7 @@ class RefusedError(UserError, ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """That of the library, which before Python 3.13 makes an empty list of the value of --flag=--: this one refuses it."""
+    """That of the library, which in Python 3.11 makes an empty list of the value of --flag=--: this one refuses it."""
 
     def parse_known_args(self, args=None, namespace=None):
         """As in the library, whose `parse_args` calls it."""
@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
 
 def is_there(path: str | Path) -> bool:
     """Whether there is such a file or folder; not, where the name is longer than that of any file, of which pathlib makes an
-    OSError before Python 3.14."""
+    OSError in Python 3.11."""
     return os.path.exists(path)  # noqa: PTH110
 
 

@@ -68,10 +68,8 @@ def remove_abandoned(folder: Path, patience: float = 0.0) -> None:
     """Remove the folder of a process that was killed, unless a worker of it is at work there for so many seconds more."""
     with suppress(OSError), ExitStack() as held:  # somebody else's, or of one that is at work
         for lock in (_lock_of(folder), *folder.glob(f"{OF_WORKERS}*{LOCK}")):
-            if lock.parent.exists():  # else it would be made
-                held.enter_context(FileLock(lock, timeout=patience))
-        shutil.rmtree(folder, ignore_errors=True)
-        _lock_of(folder).unlink(missing_ok=True)
+            held.callback(_locked(lock, patience).release)
+        _remove(folder)
 
 
 def _make(prefix: str, there: Path) -> None:
@@ -79,11 +77,17 @@ def _make(prefix: str, there: Path) -> None:
     folder = there / f"{prefix}{secrets.token_hex(4)}"
     util.Finalize(None, _remove, (folder,), exitpriority=LAST)  # first: what follows may be refused, or interrupted
     with suppress(OSError):
-        if there.exists():  # else it would be made
-            lock = FileLock(_lock_of(folder))
-            lock.acquire(timeout=0)
-            folder.mkdir(mode=0o700)
-            _own = folder, lock
+        lock = _locked(_lock_of(folder), 0.0)
+        folder.mkdir(mode=0o700)
+        _own = folder, lock
+
+
+def _locked(path: Path, patience: float) -> FileLock:
+    """A lock, held. Raises OSError where it is not to be had in so many seconds, or has no folder to be in."""
+    path.parent.stat()  # the library would make it
+    lock = FileLock(path)
+    lock.acquire(timeout=patience)
+    return lock
 
 
 def _lock_of(folder: Path) -> Path:

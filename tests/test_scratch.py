@@ -7,11 +7,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from filelock import FileLock
 
 from federation import scratch
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)

@@ -262,10 +262,13 @@ def some(kind: str, n: int, seeded: int, place: Path, small: bool = True) -> tup
     except BaseException as error:  # one that hangs is none of Exception
         if not last:
             raise
-        command, folder = last
-        why = " ".join(str(error).split())[:600]
-        return reached, [f"{type(error).__name__} {why} | cd {folder}; python run.py {shlex.join(command.words)}"]
+        return reached, [_failure(error, *last)]
     return reached, []
+
+
+def _failure(error: BaseException, command: Command, folder: Path) -> str:
+    why = " ".join(str(error).split())[:600]
+    return f"{type(error).__name__} {why} | cd {folder}; python run.py {shlex.join(command.words)}"
 
 
 def every_flag_with_odd_words(place: Path, one_of: int = 1) -> tuple[int, list[str]]:
@@ -276,9 +279,10 @@ def every_flag_with_odd_words(place: Path, one_of: int = 1) -> tuple[int, list[s
         folder.mkdir()
         try:
             held_to(command, folder, largest=-1)
-        except Exception as error:
-            failures.append(f"{type(error).__name__} {' '.join(str(error).split())[:300]} | {shlex.join(command.words)}")
-        shutil.rmtree(folder)
+        except (Exception, HangsError) as error:
+            failures.append(_failure(error, command, folder))
+        else:
+            shutil.rmtree(folder)
     return len(commands), failures
 
 
