@@ -177,7 +177,8 @@ class GlobalMean(nn.Module):
     """[B, D, height, width] -> [B, D]. Unlike adaptive pooling its gradient is deterministic on CUDA."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3))
+        # along a view: the gradient comes back in the memory layout of x, which is channels-last
+        return x.permute(0, 2, 3, 1).mean(dim=(1, 2))
 
 
 class MaxPool(nn.MaxPool2d):
