@@ -157,6 +157,7 @@ def _print(name: str, tables: Sequence[Table], found: Results) -> int:
 def _record() -> None:
     page.PATH.write_text(page.written(page.PATH.read_text()))
     for name, paper in PAPERS.items():
+        results.file_of(paper, "run.sh").write_text(page.script(name, paper))
         if hasattr(paper, "PICTURE") and results.file_of(paper).exists():
             paper.draw(results.read(paper), results.HERE / name / paper.PICTURE[0])
 
