@@ -130,8 +130,18 @@ def tree(path: Path, most: int = TREE) -> Any:
     `DEPTH`."""
     content = text(path, most)
     with refusing(path, "JSON"):
-        found = json.loads(content)
+        found = json.loads(content, object_pairs_hook=_once)
     return shallow(path, found)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dict of JSON. Raises ValueError for a key that it has twice, of which json would keep the last."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key} occurs twice in one object")
+        found[key] = value
+    return found
 
 
 def toml(path: Path) -> dict[str, Any]:
@@ -167,6 +177,8 @@ def arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.nda
         members = {one.filename.removesuffix(".npy"): one for one in archive.infolist() if one.filename.endswith(".npy")}
         if len(archive.infolist()) > MEMBERS:
             raise RefusedError(path, f"holds {len(archive.infolist())} arrays; at most {MEMBERS} are read")
+        if len(members) < sum(one.filename.endswith(".npy") for one in archive.infolist()):
+            raise RefusedError(path, "holds two arrays of one name")
         wanted = {name: one for name, one in members.items() if names is None or name in names}
         for one in wanted.values():
             if one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -179,6 +191,12 @@ def arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.nda
                 found[name] = _array(path, name, member, one.file_size)
                 member.read(1)  # at its end the checksum is compared
         return found
+
+
+def members(path: Path) -> list[str]:
+    """The names of the arrays of an .npz file. Raises RefusedError as `arrays` does."""
+    with opened(path) as file, refusing(path, "an .npz file"), zipfile.ZipFile(file) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
 def array(path: Path) -> np.ndarray:

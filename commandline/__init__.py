@@ -185,9 +185,11 @@ def lacks_alpha(said: Collection[str], run: Options) -> bool:
 
 
 def blamed(message: str, run: Options, argv: Sequence[str]) -> str:
-    """What was wrong with a run; where it is of a flag that the command line does not have, and of a default that is the
-    algorithm's own, it says so."""
+    """What was wrong with a run, by the flag that was typed; where it is of a default that is the algorithm's own, it says
+    so."""
     typed, own = {word.split("=")[0] for word in argv}, flags_of(type(run))
+    if run.partition == "silos" and "--dataset" not in typed:  # --clients stands for both
+        message = message.replace(f"--dataset {run.dataset}:", f"--clients {run.dataset}:", 1)
     for name, shared in flags_of(Options).items():
         value, default, names = (
             getattr(run, name),

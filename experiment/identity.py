@@ -33,6 +33,7 @@ SOURCES = (
     "data/pictures",
     "data/shift",
     "data/silos",
+    "data/tables",
     "models",
     "measures",
     "optimizers",

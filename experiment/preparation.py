@@ -120,6 +120,8 @@ def _data(name: str, public: str | None, source: datasets.Source) -> datasets.Da
     data = datasets.load(name, source)
     if data.unverified:
         log.warning("--dataset %s: %s", name, data.unverified)
+    for words in data.warnings:
+        log.warning(words)
     if public is None:
         return data
     try:
