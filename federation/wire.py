@@ -87,11 +87,13 @@ COMPRESSIONS: dict[str, Callable[[Tensor], Packed]] = {"fp16": fp16, "int8": int
 
 
 def packed(leaf: Tensor | Rows | Examples, pack: Callable[[Tensor], Packed]) -> Packed:
-    """A leaf whose numbers are packed. Whole numbers, truth values and examples are sent as they are."""
+    """A leaf whose numbers are packed. Whole numbers, truth values, examples and single numbers, such as a count or a
+    step size, are sent exactly."""
     if isinstance(leaf, Rows):
         inner = packed(leaf.tensor, pack)
         return Packed(Rows(inner.arrives), inner.nbytes)
-    return pack(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else Packed(leaf, leaf.nbytes)
+    packs = isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim > 0
+    return pack(leaf) if packs else Packed(leaf, leaf.nbytes)
 
 
 class Wire:
