@@ -364,7 +364,7 @@ class Problem:
         "none",
         Choice(("none", *COMPRESSIONS)),
         "how numbers are sent, in all directions: fp16 in half precision, int8 in 8 bits and a scale a tensor; what arrives "
-        "is rounded so, and the bytes are those sent; images, labels and counts are sent as they are",
+        "is rounded so, and the bytes are those sent; images, labels, counts and single numbers are sent exactly",
         before="none",
     )
     model: tuple[str, ...] = flag(

@@ -14,6 +14,7 @@ It may also have
 - `mixed = True`: clients may have different architectures; `same_features = True`: but features of one dimension;
 - `public = True`: it learns from `federation.public`, examples that everybody may look at;
 - `idle = True`: its clients do nothing in a round, and cannot fail;
+- `sample(federation, options) -> clients` of a round, where that is not `federation.sample()`;
 - `heads = True`: its models have auxiliary heads (`models.HeadsNet`);
 - `check(options, data, n_train) -> words`, told before the first round; it raises UserError for what cannot work;
 - `tuning_loss`: what `--ft_epochs` trains with, where that is not the cross-entropy;

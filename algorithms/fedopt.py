@@ -10,6 +10,7 @@ Differences from the paper:
 2. v begins at tau^2, the least that the algorithm allows; m begins at 0.
 3. The server steps in the parameters. BatchNorm's statistics are averaged, as in `fedavg`.
 4. The rates are one of the pairs that the paper tries; it tunes them on each task.
+5. FedAdagrad has no momentum unless `--beta1` is given: its default is 0, that of Adam and Yogi 0.9, as in Flower.
 """
 
 from collections.abc import Callable
@@ -57,9 +58,20 @@ class Options(fedavg.Options):
     server_optimizer: str = flag("adam", Choice(tuple(SERVER_STEPS)), "how the server steps along the clients' mean change")
     server_lr: float = flag(0.1, Number(float, above=0), "the server's learning rate; 1 with plain SGD is FedAvg", rate=True)
     server_momentum: float = flag(0.9, Number(float, least=0, below=1), "of the server's SGD; 0 is plain", MOMENTUM)
-    beta1: float = flag(0.9, Number(float, least=0, below=1), "decay of the mean change; 0 keeps none of before", ADAPTIVE)
+    beta1: float | str = flag(
+        "auto",
+        Number(float, least=0, below=1, words=("auto",)),
+        "decay of the mean change; 0 keeps none of before; auto is 0 for adagrad and 0.9 for adam and yogi",
+        ADAPTIVE,
+    )
     beta2: float = flag(0.99, Number(float, least=0, below=1), "decay of the mean squared change", SECOND)
     tau: float = flag(1e-3, Number(float, above=0), "adaptivity: larger is less, and the steps shorter", ADAPTIVE)
+
+    def __post_init__(self) -> None:
+        """A run has the number that it computes with in its options, as runs had before `auto`."""
+        super().__post_init__()
+        if self.beta1 == "auto":
+            object.__setattr__(self, "beta1", 0.0 if self.server_optimizer == "adagrad" else 0.9)
 
 
 loss = cross_entropy

@@ -12,8 +12,8 @@ Differences from the paper:
 3. The personal model is theta of the w with which a client ends its round and its whole share, by as many inner steps, in
    evaluation mode; the authors' is theta of the last batch. Its operations count as the client's, its steps as none.
 4. Clients that are not sampled do nothing; in Algorithm 1 all train, and the server averages a sample of them.
-5. BatchNorm's statistics, which run with every inner step, are averaged and move by beta like weights; its counters are
-   one client's.
+5. The server steps in the parameters. BatchNorm's statistics, which run with every inner step, are averaged; its counters
+   are one client's.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from helpers import (
     download,
     gradient,
     mean,
+    parameters,
     personal_model,
     personal_models,
     put,
@@ -74,11 +75,9 @@ def communicate(federation, state, options):
     trained = train(federation, clients, received, loss, options)
     solved = partial(adapted, lr=options.inner_lr, steps=options.inner_steps, pull=options.lam)
     state["personal"] = put(state["personal"], clients, federation.each(solved, clients, trained.weights))
-    state["server"] = moved(state["server"], mean(federation.wire.up("weights", trained.weights, clients)), options.beta)
+    average, before = mean(federation.wire.up("weights", trained.weights, clients)), parameters(federation, state["server"])
+    state["server"] = {
+        **average,
+        **{name: (1 - options.beta) * w + options.beta * average[name] for name, w in before.items()},
+    }
     return Round(clients, trained.loss, personal_model(federation, state))
-
-
-def moved(before, to, beta):
-    """(1 - beta) before + beta to; counters are those of `to`."""
-    mixed = {name: (1 - beta) * w + beta * to[name] for name, w in before.items() if w.is_floating_point()}
-    return {**to, **mixed}

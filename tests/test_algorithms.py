@@ -170,6 +170,36 @@ def test_the_order_in_which_clients_are_visited_changes_no_bit(case, monkeypatch
     assert equal(answers_of(other, redone), expected)
 
 
+FAR = {  # flags with which weights go further than to an average of what clients have trained
+    "pfedme": {"beta": 2.0, "inner_steps": 2},
+    "scaffold": {"server_lr": 2.0},
+    "fedopt": {"server_optimizer": "sgd", "server_lr": 2.0, "server_momentum": 0.5},
+    "feddyn": {"alpha_coef": 0.1},
+    "fednova": {"momentum": 0.9, "batch_size": 4},
+    "apfl": {"mixture": 0.9, "lr": 0.3},
+    "fedala": {"ala_lr": 5.0},
+}
+
+
+def variances(tree, name=""):
+    """The running variances of BatchNorm in a state."""
+    if isinstance(tree, dict):
+        return [tensor for key, branch in tree.items() for tensor in variances(branch, str(key))]
+    if isinstance(tree, list | tuple):
+        return [tensor for branch in tree for tensor in variances(branch, name)]
+    return [tree] if name.endswith("running_var") else []
+
+
+@pytest.mark.parametrize("case", FAR)
+def test_a_variance_is_never_extrapolated(case):
+    """It stays what batches have, or their average, however far the server steps; below 0 its root is NaN."""
+    federation = federation_for(case, model="CNN4")
+    state, _ = play(federation, options_of(case, epoch_per_round=4, **FAR[case]), rounds=3)
+    found = variances(state)
+    assert found
+    assert all((variance > 0).all() for variance in found)
+
+
 @every_case
 @pytest.mark.parametrize("n_classes", [3, 10])
 def test_the_number_of_threads_of_the_process_changes_no_bit(case, n_classes):
