@@ -29,7 +29,7 @@ STAIRCASE = (
         "options",
         "helpers",
     ),
-    *("measures", "optimizers", "federation", "models", "data", "streams", "allocator", "untrusted", "errors"),
+    *("measures", "optimizers", "federation", "models", "data", "streams", "allocator", "locks", "untrusted", "errors"),
 )
 MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0].removesuffix(".py") in STAIRCASE]
 
