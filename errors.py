@@ -51,8 +51,9 @@ REFUSED = {
     errno.ENFILE: f"too many files are open on this machine; close some, {AGAIN}",
     errno.ENOMEM: MEMORY,
     errno.EAGAIN: _TASKS,
+    errno.ENOLCK: "its file system has no locks; name a folder on another disk, for runs with --export_dir",
 }
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOLCK)
 SAID = {  # what libraries say in errors of their own kinds
     "can't allocate memory": MEMORY,  # torch
     "cannot allocate memory": MEMORY,  # the loader of shared objects
@@ -109,7 +110,7 @@ def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
 
 
 def no_room(error: BaseException) -> bool:
-    """Whether nothing can be saved any more: a disk that is full, or read-only."""
+    """Whether nothing can be saved any more: a disk that is full or read-only, or has no locks."""
     return isinstance(error, OSError) and error.errno in NO_ROOM
 
 

@@ -147,7 +147,8 @@ def _fetch(wanted: Published) -> None:
         with tempfile.TemporaryDirectory(dir=wanted.root, prefix=".download-") as folder:
             for path in archives:  # copies, because the download may write over them
                 (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(wanted.root / path, Path(folder) / path)
+                with untrusted.opened(wanted.root / path) as file, (Path(folder) / path).open("wb") as copy:
+                    shutil.copyfileobj(file, copy)
             wanted.download(folder)
             _move(Path(folder), wanted.root)
         if _missing(wanted):

@@ -6,6 +6,7 @@ Read from what a run writes while it goes on (`history.csv`, its checkpoints) an
 """
 
 import csv
+import io
 import math
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ from tabulate import tabulate
 import saves
 from errors import UserError
 from figures.units import duration
-from untrusted import Parser, is_there, tell
+from untrusted import Parser, RefusedError, is_there, read_bytes, tell, text
 
 SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
 
@@ -48,17 +49,25 @@ def status(folder: Path) -> dict[str, str]:
         "global %": _accuracy(rows, "global_mean"),
         "personal %": _accuracy(rows, "personal_mean"),
         "left": duration(taken / last * (rounds - last)) if rows and last and not done else "",
-        "why": failed.read_text().strip() if stands == "failed" else "",
+        "why": _why(failed) if stands == "failed" else "",
     }
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
     """The rounds of an unfinished run so far, as far as they are to be read: the last line may be half written."""
     try:
-        with (folder / "history.csv").open(newline="", encoding="utf-8", errors="replace") as file:
-            return [row for row in csv.DictReader(file) if _is_whole(row)]
-    except (OSError, csv.Error):
+        lines = io.StringIO(read_bytes(folder / "history.csv").decode("utf-8", "replace"), newline="")
+        return [row for row in csv.DictReader(lines) if _is_whole(row)]
+    except (RefusedError, csv.Error):
         return []
+
+
+def _why(failed: Path) -> str:
+    """Why a run failed, in its own words, or why these cannot be read."""
+    try:
+        return text(failed).strip()
+    except RefusedError as error:
+        return str(error)
 
 
 def _is_whole(row: Mapping[str, str | None]) -> bool:

@@ -34,6 +34,7 @@ from saves.files import (
     BusyError,
     DamagedError,
     OlderError,
+    UnreadableError,
     at_work,
     checked,
     checkpoints,
@@ -48,8 +49,10 @@ from saves.files import (
     read_json,
     read_tensors,
     remove_half_written,
+    require_access,
     saved_round,
     there,
+    unreadable,
     write_arrays,
     write_checkpoint,
     write_done,
@@ -76,6 +79,7 @@ __all__ = [
     "Run",
     "SERVER",
     "TIMING",
+    "UnreadableError",
     "at_work",
     "checkpoints",
     "clear",
@@ -84,6 +88,7 @@ __all__ = [
     "find",
     "finished",
     "flat",
+    "folders",
     "frame",
     "frame_of",
     "in_order",
@@ -92,6 +97,7 @@ __all__ = [
     "read_checkpoint",
     "read_config",
     "remove_half_written",
+    "require_access",
     "saved_round",
     "verify",
     "whole",
@@ -242,7 +248,7 @@ class Run:
         """What `name.npz` ("split", "confusion", "features") in the folder holds, or only these of its arrays; None where it
         is not there."""
         path = self.folder / f"{name}.npz"
-        return read_arrays(self._checked(path.name), only) if path.name in self.digests or path.exists() else None
+        return read_arrays(self._checked(path.name), only) if path.name in self.digests or there(path) else None
 
     def checkpoint(self) -> dict[str, Any]:
         """What the run ended with: "state", of which each algorithm has its own, "round", "history". Raises DamagedError."""
@@ -322,8 +328,9 @@ def _rebuild(options: Mapping[str, Any], inputs: Sequence[Any], client: int, ans
 
 def load(folder: str | Path) -> Run:
     """A finished run from its folder. Raises UserError where there is none, OlderError for one of an older version,
-    DamagedError for a damaged one."""
+    DamagedError for a damaged one, UnreadableError, which is one too, where permissions forbid to read it."""
     folder = Path(folder)
+    require_access(folder)
     if not finished(folder):
         raise UserError(f"{folder}: {_unfinished(folder)}")
     of_files = digests(folder)
@@ -355,12 +362,14 @@ def verify(run: Run) -> None:
 
 def whole(folder: Path, otherwise: str) -> Run | None:
     """The finished run of a folder, every file of it looked at; None where there is none, or a damaged one: that is told,
-    and what comes of it, `otherwise`."""
+    and what comes of it, `otherwise`. Raises UnreadableError where permissions forbid to read it: it may be whole."""
     if not finished(folder):
         return None
     try:
         run = load(folder)
         verify(run)
+    except UnreadableError:
+        raise
     except UserError as error:
         log.warning("%s; %s", error, otherwise)
         return None
@@ -370,13 +379,15 @@ def whole(folder: Path, otherwise: str) -> Run | None:
 def find(export_dir: str | Path, **options: Any) -> list[Run]:
     """Every finished run in a folder of runs, by name; of these the ones with such options, each a value or a list of which
     it is one: alpha=[0.1, 1.0]. Those of an older version are told in a line, and passed over. Raises UserError for an
-    option that no run has, DamagedError for a damaged run."""
+    option that no run has, DamagedError for a damaged run, UnreadableError for a folder that may not be read."""
     runs, older = [], []
-    for done in sorted(Path(export_dir).glob(f"*/{DONE}")) if is_there(export_dir) else ():
+    for folder in folders(export_dir):
         try:
-            runs.append(load(done.parent))
+            require_access(folder)
+            if finished(folder):
+                runs.append(load(folder))
         except OlderError:
-            older.append(done.parent.name)
+            older.append(folder.name)
     if older:
         words = "%s: passed over runs of an older version, which have no digests: %s"
         log.warning(words, export_dir, ", ".join(older[:3]) + f" and {len(older) - 3} more" * (len(older) > 3))
@@ -385,6 +396,17 @@ def find(export_dir: str | Path, **options: Any) -> list[Run]:
             known = sorted({known for run in runs for known in run.options})
             raise UserError(f"{name}: no run in {export_dir} has this option{nearest(name, known)}")
     return [run for run in runs if all(_is_of(run.options.get(name), wanted) for name, wanted in options.items())]
+
+
+def folders(export_dir: str | Path) -> list[Path]:
+    """The folders in a folder of runs, by name, whatever they hold; [] where it is not there. Raises UnreadableError where
+    permissions forbid to list them."""
+    if not is_there(export_dir):
+        return []
+    try:
+        return sorted(path for path in Path(export_dir).iterdir() if path.is_dir() and not path.name.startswith("."))
+    except PermissionError:
+        raise unreadable(Path(export_dir)) from None
 
 
 def _is_of(value: Any, wanted: Any) -> bool:

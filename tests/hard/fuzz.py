@@ -21,7 +21,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -40,7 +39,7 @@ import commandline
 import run
 import saves
 from launch import single
-from tests.hard import Outcome, material
+from tests.hard import HangsError, Outcome, in_time, material
 from tests.hard.commands import Command, extreme, impossible, odd, valid, wrong
 from tests.hard.spoiled import spoiled
 
@@ -49,10 +48,6 @@ STAGES = ("parser", "data", "run")
 PATIENCE = 120  # seconds after which an input counts as one that hangs
 AT_ONCE = 50  # inputs of which one that fails ends the rest
 ALLOWED = ("nothing after it would mean anything", "of its fine-tuning; a smaller", "all clients failed")
-
-
-class HangsError(BaseException):
-    """It takes too long. No handler of Exception keeps it."""
 
 
 @dataclasses.dataclass
@@ -98,7 +93,7 @@ def carried_out(words: tuple[str, ...], largest: float = 8) -> Told:
 
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", how) for how in ("strict", "backslashreplace"))
     with contextlib.ExitStack() as stack:
-        for one in (_logging_as_before(), _in_time(), warnings.catch_warnings()):
+        for one in (_logging_as_before(), in_time(PATIENCE), warnings.catch_warnings()):
             stack.enter_context(one)
         for owner, name, wrapped in (
             (commandline, "parse", noting(commandline.parse, lambda _: setattr(told, "stage", "data"))),
@@ -124,20 +119,6 @@ def carried_out(words: tuple[str, ...], largest: float = 8) -> Told:
         err.flush()
         told.out, told.err = (stream.buffer.getvalue().decode() for stream in (out, err))
     return told
-
-
-@contextlib.contextmanager
-def _in_time() -> Iterator[None]:
-    def late(*_):
-        raise HangsError(f"it takes more than {PATIENCE} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(PATIENCE)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager
