@@ -49,6 +49,7 @@ def as_before(monkeypatch):
     tables, modules = [dict(table) for table in plugins.TABLES], set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(plugins, "LOADED", {})
+    monkeypatch.setattr(plugins, "_before", {})
     yield
     for table, before in zip(plugins.TABLES, tables, strict=True):
         table.clear()
@@ -195,7 +196,7 @@ def test_an_algorithm_counts_what_it_takes_of_the_house(folder, monkeypatch):
     (folder / "fedavgm.py").write_text(FEDAVGM.replace("import torch\n", "import torch\n\nimport beside\n", 1))
     plugins.load(folder / "fedavgm.py")
     read, seen = Path.read_text, []
-    monkeypatch.setattr(Path, "read_text", lambda path, *given: seen.append(path.stem) or read(path, *given))
+    monkeypatch.setattr(Path, "read_text", lambda path, **given: seen.append(path.stem) or read(path, **given))
     source_of("fedavgm")
     assert {"fedavgm", "beside", "moon", "helpers"} <= set(seen)
     assert not {"scaffold", "options", "errors"} & set(seen)
