@@ -8,7 +8,7 @@ import random
 import sys
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ LIBRARIES = (
     "numpy",
 )  # and what is in them
 ALONE = ("torch", "builtins", "math", "random")
+RUN = {FunctionType, BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType, np.ufunc}
+RUN |= {staticmethod, classmethod, property}
 WARNED = "__warningregistry__"  # where Python keeps which warnings a module has given
 
 Code = dict[str, dict[str, tuple]]  # {module: {name in it: objects}}
@@ -83,12 +85,7 @@ def _wrapped_by_torch(before: tuple, now: tuple) -> bool:
 
 
 def _runs(value: Any) -> bool:
-    return isinstance(value, type | FunctionType | staticmethod | classmethod | property) or type(value).__name__ in (
-        "builtin_function_or_method",
-        "method_descriptor",
-        "wrapper_descriptor",
-        "ufunc",
-    )
+    return type(value) in RUN or isinstance(value, type)
 
 
 def _mark(value: Any) -> tuple:

@@ -112,7 +112,7 @@ def load(given: str | Path) -> ModuleType:
 
 def check() -> None:
     """Raise UserError where a plugin, since it was loaded, has changed what it must leave as it is."""
-    if LOADED and (changed := _changed()):
+    if LOADED and _before and (changed := _changed()):
         raise UserError(f"--plugin {','.join(map(str, files()))}: has changed {changed} since it was loaded; {MUST_LEAVE}")
 
 
@@ -128,7 +128,7 @@ def blamed(options: Options, before: str = "", after: str = "") -> Iterator[None
         own = {str(path) for name in LOADED for path in sources(name)}
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in own]
         places = [f"{frame.filename}, line {frame.lineno}" for frame in frames]
-        places = places or [f"what is of {LOADED[name].path} does not work" for name in used_by(options)]
+        places = places or [f"{LOADED[name].path}: what it adds does not work" for name in used_by(options)]
         if not places or refused(error):
             raise
         raise UserError(f"{before}{places[-1]}: {reason_of(error)}{after}") from error
