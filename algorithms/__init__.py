@@ -87,7 +87,7 @@ PARTS = {  # functions that every algorithm has, and what they are given
 
 def lacking(module: ModuleType) -> list[str]:
     """In words, what a module has not that an algorithm has."""
-    found = [] if (module.__doc__ or "").strip() else ["docstring, whose first line says what is sent"]
+    found = [] if str(module.__doc__ or "").strip() else ["docstring, whose first line says what is sent"]
     cls = getattr(module, "Options", None)
     if not (isinstance(cls, type) and issubclass(cls, Options) and cls.__dict__.get("__dataclass_params__")):
         found.append("Options, a frozen dataclass that inherits options.Options")
@@ -95,9 +95,17 @@ def lacking(module: ModuleType) -> list[str]:
         found.append(f"name of its own for its flag {min(taken)}, which says how to run")
     for name, parameters in PARTS.items():
         function = getattr(module, name, None)
-        if not callable(function) or list(inspect.signature(function).parameters) != parameters:
+        if _parameters(function) != parameters:
             found.append(f"{name}({', '.join(parameters)})")
     return found
+
+
+def _parameters(function: object) -> list[str] | None:
+    """The names of what a function is given; None of what is no function, or does not tell them."""
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None
 
 
 def options_of(name: str) -> type:

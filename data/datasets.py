@@ -570,6 +570,8 @@ def load(name: str, source: Source) -> Data:
     with naming(name):
         if name in LOADERS:
             data = LOADERS[name](source)
+            if not isinstance(data, Data):
+                raise ValueError(f"its loader returns {type(data).__name__}; must be a Data, as from_arrays makes it")
         elif is_there(path := Path(name).expanduser()):
             data = own(path, source)
         else:

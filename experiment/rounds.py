@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import plugins
 import saves
 from data import partition
 from errors import LostError, UserError, reason_of, unmasked
@@ -47,8 +48,10 @@ def run(
     `watch` is called after each round with its row of the history, and with words while clients fine-tune; `loggers` get
     the rows too, those of a run that goes on from its beginning. Raises DivergedError when a training loss is not finite,
     saves.BusyError where another process is at work on this run, LostError where a rank of torchrun has failed. A
-    KeyboardInterrupt saves the last finished round, and so does a LostError.
+    KeyboardInterrupt saves the last finished round, and so does a LostError. Raises UserError where a
+    plugin has changed Chorus.
     """
+    plugins.check()
     folder = experiment.folder
     with saves.locked(folder):
         if force:

@@ -462,13 +462,13 @@ def _number(value: Any) -> float | None:
 
 
 def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
-    """The tidy frame of a run. `history`: for each round {"round": {column: number}, "clients": {column: tensor [S]}},
-    the latter with a column "client"; bytes that a client did not send are 0, what was not measured is NaN."""
+    """The tidy frame of a run. `history`: for each round {"round": {column: number}, "clients": {column: S numbers, see
+    `numbers`}}, the latter with a column "client"; bytes that a client did not send are 0, what was not measured is NaN."""
     import pandas as pd
 
     tables = []
     for entry in sorted(history, key=lambda entry: entry["round"]["round"]):
-        clients = {name: np.asarray(column) for name, column in entry["clients"].items()}
+        clients = {name: numbers(column) for name, column in entry["clients"].items()}
         order = np.argsort(clients["client"], kind="stable")
         tables.append(({**entry["round"], "client": ALL}, {name: column[order] for name, column in clients.items()}))
     starts = np.cumsum([0, *(1 + len(clients["client"]) for _, clients in tables)])
@@ -483,6 +483,11 @@ def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
             elif name == "round":
                 column[start + 1 : end] = of_round["round"]
     return pd.DataFrame(columns, copy=False)
+
+
+def numbers(column: bytes | torch.Tensor) -> np.ndarray:
+    """Return a column of a round's clients: float64 [S] from its bytes, or from the tensor that older checkpoints have."""
+    return np.frombuffer(column) if isinstance(column, bytes) else np.asarray(column)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -43,6 +43,7 @@ def pytest_configure(config):
         config.option.method = str(Path(config.option.method).resolve())  # for workers too, wherever they are
         try:
             plugins.algorithm(config.option.method)
+            plugins._before.clear()  # tests put things of their own into Chorus
         except UserError as error:
             raise pytest.UsageError(f"--method {error}") from error
 

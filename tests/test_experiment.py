@@ -1,5 +1,6 @@
 """One experiment: the same bits whatever came before, killed or interrupted; and never an old result for new code."""
 
+import gc
 import json
 import math
 import shutil
@@ -527,3 +528,19 @@ def test_the_split_that_is_drawn_is_the_split_that_is_saved(tmp_path):
         for k in range(3):
             assert np.array_equal(saved["train"][slice(*saved["train_offsets"][k : k + 2])], one.split.train[k])
         assert np.array_equal(saved["table"], partition.table(one.data, one.split))
+
+
+# --- memory --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_round_leaves_no_tensor_behind(tmp_path):
+    """A small tensor that stays keeps a large free block from being used again: memory grew by 0.2 MB a round."""
+    found = []
+
+    def count(row):
+        if isinstance(row, dict):
+            gc.collect()
+            found.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+
+    experiment.run(prepared("fedavg", tmp_path, rounds=8, track_history=1), watch=count)
+    assert found[2:7] == [found[2]] * 5, "the first rounds fill what is kept once, the last one writes"

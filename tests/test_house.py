@@ -24,6 +24,7 @@ STAIRCASE = (
         "figures",
         "experiment",
         "plugins",
+        "integrity",
         "saves",
         "algorithms",
         "options",
