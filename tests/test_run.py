@@ -246,6 +246,12 @@ def test_the_weights_that_a_run_starts_from_are_part_of_its_name(tmp_path):
     assert len({run.config["files"]["init_from"] for run in saves.find(tmp_path / "b")}) == 2
 
 
+def test_a_run_that_is_asked_for_in_two_ways_counts_once(tmp_path, capsys):
+    main(f"fedavg {QUICK} 1 auto", tmp_path)  # its last flag is --threads 1
+    assert "over seeds" not in capsys.readouterr().out, "one run is one seed"
+    assert len(saves.find(tmp_path)) == 1
+
+
 # --- the table and its words ---
 
 
