@@ -30,6 +30,7 @@ from figures.groups import (
     selected,
 )
 from figures.statistics import LEAST_PROBLEMS, Values, nemenyi, over_problems, paired
+from figures.summary import eligible, winners
 from figures.units import flags_told
 from saves import Run
 
@@ -53,12 +54,13 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
     label = _labels(everyone, (*names, *select))
     methods = sorted(dict.fromkeys(map(label, everyone)), key=lambda name: (name.split()[0] in REFERENCES, name))
     values = {problem: _values(groups, label, metric, on) for problem, groups in chosen.items()}
+    marks = {problem: _marks(groups, label, metric, values[problem]) for problem, groups in chosen.items()}
     ranks, notes = _ranks(methods, list(values.values()))
     rows, data = [], []
     for method in methods:
         row = {"algorithm": word(method)}
         for problem, of_it in values.items():
-            row[title_of(names, problem)] = _cell(method, of_it)
+            row[title_of(names, problem)] = _cell(method, of_it, marks[problem])
             if method in of_it:
                 told = {f"--{name}": word(value) for name, value in zip(names, problem, strict=True)}
                 data.append(
@@ -66,14 +68,15 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
                         "algorithm": word(method),
                         **told,
                         **_numbers(of_it[method], metric),
-                        "mark": word(_mark(method, of_it)),
+                        "mark": word(marks[problem].get(method, "")),
                     }
                 )
         rows.append({**row, "average\nrank": cell_of(ranks.get(method), "{:.2f}".format)})
     title = f"{f'{metric} accuracy' if meant(metric)[0] == 'accuracy' else metric} (%) {ROUND[on]}, by problem"
     notes = [
         "mean ± standard deviation over seeds (number of seeds)",
-        "* or bold: the best of the collaborating methods on a problem; ~ or a dagger: not told apart from it, Student's "
+        "* or bold: the best of the collaborating methods on a problem, several where they are equal, none that diverged or "
+        "is no better than predicting the largest class; ~ or a dagger: not told apart from it, Student's "
         "95 % interval of the differences, paired by seed, has 0 in it",
         *notes,
         seeds_told(everyone),
@@ -135,25 +138,33 @@ def _values(groups: Sequence[Group], label, metric: str, on: str) -> dict[str, V
     return found
 
 
-def _cell(method: str, values: dict[str, Values]) -> Cell:
-    """The mean of a method's seeds on a problem, marked where it is the best of the collaborating methods, or not told apart
-    from the best."""
+def _cell(method: str, values: dict[str, Values], marks: dict[str, str]) -> Cell:
+    """The mean of a method's seeds on a problem, with its mark."""
     if method not in values:
         return Cell(None, "")
     own = 100 * np.array(list(values[method].values()))
     spread = f" ± {own.std(ddof=1):.2f}" if len(own) > 1 else ""
-    return Cell(float(own.mean()), f"{own.mean():.2f}{spread} ({len(own)})", _mark(method, values))
+    return Cell(float(own.mean()), f"{own.mean():.2f}{spread} ({len(own)})", marks.get(method, ""))
 
 
-def _mark(method: str, values: dict[str, Values]) -> str:
-    means = {name: np.mean(list(own.values())) for name, own in values.items() if name.split()[0] not in REFERENCES}
-    if method not in means or len(means) < 2:
-        return ""
-    best = max(means, key=means.get)
-    if method == best:
-        return "best"
-    difference = paired(values[best], values[method])
-    return "level" if difference and difference.n > 1 and not difference.apart else ""
+def _marks(groups: Sequence[Group], label, metric: str, values: dict[str, Values]) -> dict[str, str]:
+    """Return {method: "best" or "level"}: the winners of the collaborating methods on a problem, where there are several
+    methods, and what is not told apart from them."""
+
+    def of(group: Group) -> Values:
+        return values[label(group)]
+
+    best = winners(groups, metric, of)
+    if not best or sum(group.algorithm not in REFERENCES for group in groups) < 2:
+        return {}
+    marks = {}
+    for group in eligible(groups, metric, of):
+        difference = paired(of(best[0]), of(group))
+        if group in best:
+            marks[label(group)] = "best"
+        elif difference and difference.n > 1 and not difference.apart:
+            marks[label(group)] = "level"
+    return marks
 
 
 def _ranks(methods: Sequence[str], values: Sequence[dict[str, Values]]) -> tuple[dict[str, float], list[str]]:

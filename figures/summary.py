@@ -1,11 +1,27 @@
 """What a command ends with: a row a setting of its runs, and what they say in words."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
+import numpy as np
+
+from data.partition import Shares
 from figures.cells import cell_of, count, effort, grid, percent, without_empty, word
-from figures.groups import REFERENCES, Group, alone_for, distinguishing, groups, name_of, seed_of
-from figures.statistics import Paired, least_errors, paired
+from figures.groups import (
+    EQUAL,
+    REFERENCES,
+    Group,
+    alone_for,
+    distinguishing,
+    groups,
+    leading,
+    meant,
+    name_of,
+    seed_of,
+)
+from figures.statistics import Paired, Values, least_errors, paired
 from figures.units import shown, size
+from saves import Run
 
 RULE = (
     "Told apart: Student's 95 % interval of the differences, paired by seed, leaves out 0; with n = {n} seeds that takes "
@@ -44,8 +60,53 @@ def chosen(found: Sequence[Group]) -> list[Group] | None:
         settings = [group for group in found if group.algorithm == algorithm]
         if len(settings) > 1 and any(group.validation is None for group in settings):
             return None
-        best.append(max(settings, key=lambda group: group.validation) if len(settings) > 1 else settings[0])
+        best.append((leading(settings, lambda group: group.validation) or settings)[0] if len(settings) > 1 else settings[0])
     return best
+
+
+def largest_class_share(run: Run, metric: str = "global") -> float | None:
+    """Return the accuracy of always predicting the largest class, a fraction of 1: of the global test set its largest
+    class; on the clients' own test examples each client's own largest class, mean over clients (of "worst" the smallest).
+    None for what is no accuracy on test examples, and where the run did not keep the classes."""
+    kind, of = meant(metric)
+    saved = run.arrays("confusion") if kind == "accuracy" and of in ("global", "personal", "tuned", "worst") else None
+    if saved is None:
+        return None
+    if of == "global":
+        counts = saved["test"][0].sum(1)
+        return float(counts.max() / counts.sum())
+    if "own_true" not in saved:
+        return None
+    own = [np.bincount(classes) for classes in Shares(saved["own_true"], saved["own_offsets"]) if len(classes)]
+    shares = [counts.max() / counts.sum() for counts in own]
+    return float(min(shares) if of == "worst" else np.mean(shares))
+
+
+def no_better_than_largest_class(run: Run, metric: str = "global") -> bool:
+    """Return whether the accuracy of a run after its last round is not above that of always predicting the largest class."""
+    return _lead(run, metric, run.summary()[f"{metric}_mean"]) <= EQUAL
+
+
+def _lead(run: Run, metric: str, value: float) -> float:
+    """By how much an accuracy is above that of always predicting the largest class; inf where that is not known."""
+    share = largest_class_share(run, metric)
+    return math.inf if share is None else value - share
+
+
+def eligible(found: Sequence[Group], metric: str, values: Callable[[Group], Values]) -> list[Group]:
+    """Return the groups that may be called best by a metric, given its `values` by seed: methods that collaborate, did not
+    diverge, and are on average better than predicting the largest class."""
+
+    def lead(group: Group) -> float:
+        return float(np.mean([_lead(run, metric, values(group)[seed_of(run)]) for run in group.runs]))
+
+    methods = [group for group in found if group.algorithm not in REFERENCES and not group.diverged]
+    return [group for group in methods if lead(group) > EQUAL]
+
+
+def winners(found: Sequence[Group], metric: str, values: Callable[[Group], Values]) -> list[Group]:
+    """Return the best of the groups that are `eligible`, several where they are equal."""
+    return leading(eligible(found, metric, values), lambda group: float(np.mean(list(values(group).values()))))
 
 
 def with_baselines(found: Sequence[Group]) -> list[Group]:
@@ -71,20 +132,21 @@ def verdict(found: Sequence[Group]) -> list[str]:
         ]
     lines = ["of each algorithm's settings the one with the best validation accuracy:"] if len(found) < tried else []
     methods = [group for group in found if group.algorithm not in REFERENCES]
-    winners = {}
+    alone_best: dict[str, Group] = {}
     own = "On the clients' own distributions"
     for what, where in (("global", "On the global test set"), ("personal", own), ("tuned", f"{own}, after fine-tuning,")):
         if not methods or (what == "tuned" and not all(group.tuned for group in methods)):
             continue
         name = f"{what}_mean"
-        best = winners[what] = max(methods, key=lambda group: group.mean(name))
-        words = f"{where} {name_of(best, everything)} is best of the collaborating methods, with {best.mean(name):.1%}"
-        lines.append(words + _above(best.gain(name)) + _others(best, methods, everything, name) + ".")
-    if methods and winners["global"] is not winners["personal"]:
-        sent = {what: _sent(group) for what, group in winners.items()}
+        best = winners(methods, what, lambda group, name=name: group.by_seed(name))
+        lines.append(f"{where} {_best_told(best, methods, everything, name)}.")
+        if len(best) == 1:
+            alone_best[what] = best[0]
+    if len({alone_best.get("global"), alone_best.get("personal")} - {None}) == 2:
+        sent = {what: _sent(group) for what, group in alone_best.items()}
         small, large = sorted(("global", "personal"), key=lambda what: sent[what])
         if sent[small]:
-            names = {what: name_of(group, everything) for what, group in winners.items()}
+            names = {what: name_of(group, everything) for what, group in alone_best.items()}
             times = f"{sent[large] / sent[small]:.3g}"
             told = f"{names[small]} moves {times} times fewer bytes than {names[large]}."
             lines.append(
@@ -92,6 +154,10 @@ def verdict(found: Sequence[Group]) -> list[str]:
             )
     if any("told apart" in line for line in lines):
         lines.append(RULE.format(n=(n := min(len(group.runs) for group in methods)), t=least_errors(n)))
+    for group in methods:
+        if not group.diverged and (n := sum(map(no_better_than_largest_class, group.runs))):
+            of_all = f" in {n} of {len(group.runs)} runs" if len(group.runs) > 1 else ""
+            lines.append(f"{name_of(group, everything)} is no better than predicting the largest class{of_all}.")
     lines += [
         f"{name_of(group, everything)} reaches {group.mean('global_mean'):.1%} global and {group.mean('personal_mean'):.1%} "
         f"personal, {'without sending anything' if group.algorithm == 'independent' else 'with all raw data in one place'}."
@@ -99,6 +165,18 @@ def verdict(found: Sequence[Group]) -> list[str]:
         if group.algorithm in REFERENCES
     ]
     return lines
+
+
+def _best_told(best: Sequence[Group], methods: Sequence[Group], everything: Sequence[Group], name: str) -> str:
+    """In words, which method is best, or that none is."""
+    if not best:
+        return "no collaborating method is best: each diverged or is no better than predicting the largest class"
+    names, value = [name_of(group, everything) for group in best], best[0].mean(name)
+    others = _others(best, methods, everything, name)
+    if len(best) > 1:
+        return f"{' and '.join(names)} are equal, and none is best, with {value:.1%} each{others}"
+    above = _above(best[0].gain(name))
+    return f"{names[0]} is best of the collaborating methods, with {value:.1%}{above}{others}"
 
 
 def _above(gain: Paired | None) -> str:
@@ -112,25 +190,28 @@ def _above(gain: Paired | None) -> str:
     return f", {points} ({interval})" if gain.apart else f", not told apart from independent learning ({points}, {interval})"
 
 
-def _others(best: Group, methods: Sequence[Group], found: Sequence[Group], name: str) -> str:
-    """From which other methods the seeds tell the best one apart: by Student's 95 % interval of the paired differences."""
+def _others(best: Sequence[Group], methods: Sequence[Group], found: Sequence[Group], name: str) -> str:
+    """From which other methods, of those that did not diverge, the seeds tell the best one apart: by Student's 95 % interval
+    of the paired differences."""
     said: dict[str, list[str]] = {}
     for group in sorted(methods, key=lambda group: -group.mean(name)):  # in whatever order the runs are read
-        if group is best:
+        if group in best or group.diverged:
             continue
-        difference = paired(best.by_seed(name), group.by_seed(name))
+        difference = paired(best[0].by_seed(name), group.by_seed(name))
         if difference is None:
             said.setdefault("not compared with {}, run with other seeds", []).append(name_of(group, found))
         elif difference.n > 1:
             words = "told apart from {}" if difference.apart else "not told apart from {}"
-            some = "" if difference.n == len(best.runs) == len(group.runs) else f" over the {difference.n} seeds in common"
+            some = (
+                "" if difference.n == len(best[0].runs) == len(group.runs) else f" over the {difference.n} seeds in common"
+            )
             said.setdefault(words + some, []).append(name_of(group, found))
     return "".join(f"; {words.format(' and '.join(names))}" for words, names in said.items())
 
 
 def best_on_validation(found: Sequence[Group]) -> list[str]:
-    """For each run with `--validation` the round that was best there, and its test accuracies."""
-    rounds = [(group, run, run.best_on_validation()) for group in found for run in group.runs]
+    """For each run with `--validation` that did not diverge, the round that was best there, and its test accuracies."""
+    rounds = [(group, run, run.best_on_validation()) for group in found for run in group.runs if run.diverged is None]
     return [
         f"{name_of(group, found)} seed {run.options['seed']}, best on validation: round {best['round']:.0f}, with "
         f"{best['validation_mean']:.1%} there, {best['global_mean']:.1%} global and {best['personal_mean']:.1%} personal."

@@ -246,16 +246,23 @@ def test_the_weights_that_a_run_starts_from_are_part_of_its_name(tmp_path):
     assert len({run.config["files"]["init_from"] for run in saves.find(tmp_path / "b")}) == 2
 
 
+def test_a_run_that_is_asked_for_in_two_ways_counts_once(tmp_path, capsys):
+    main(f"fedavg {QUICK} 1 auto", tmp_path)  # its last flag is --threads 1
+    assert "over seeds" not in capsys.readouterr().out, "one run is one seed"
+    assert len(saves.find(tmp_path)) == 1
+
+
 # --- the table and its words ---
 
 
 class Told:
     """A run that tells what it is told."""
 
-    def __init__(self, algorithm, global_mean, personal_mean, nbytes, seed=0, validation=None, **options):
+    def __init__(self, algorithm, global_mean, personal_mean, nbytes, seed=0, validation=None, diverged=None, **options):
         self.options = {"algorithm": algorithm, "seed": seed, "split_seed": 0, "n_clients": 2, "rounds": 10, **options}
         accuracies = {"global_mean": global_mean, "personal_mean": personal_mean, "personal_worst": personal_mean}
         self._summary = {**accuracies, "bytes_up": nbytes, "bytes_down": nbytes, "bytes_between": 0, "seconds": 1.0}
+        self.diverged = self._summary["diverged"] = diverged
         self._summary |= {"steps": 10, "steps_server": 0, "flops": 1000, "flops_server": 0}
         self.rounds = pd.DataFrame({"round": [1, 2]})
         if validation is not None:
@@ -263,6 +270,13 @@ class Told:
 
     def summary(self):
         return self._summary
+
+    def arrays(self, name):
+        """Of the global test set 6 of 10 are of one class; of the clients' own examples 3 of 4, and all."""
+        own = {"own_true": np.array([0, 1, 1, 1, 2, 2]), "own_offsets": np.array([0, 4, 6])}
+        return {"test": np.array([[[6, 0, 0], [1, 2, 0], [0, 1, 0]]])} | own if self.classes else None
+
+    classes = False
 
 
 def test_the_words_name_the_winner_of_each_accuracy_and_the_price():
@@ -315,6 +329,43 @@ def test_one_seed_or_other_seeds_say_nothing_about_a_difference():
     assert "apart" not in words([0], [0])
     assert "not compared with cfkd, run with other seeds" in words([0, 1], [2, 3])
     assert "told apart from cfkd over the 2 seeds in common" in words([0, 1, 2], [1, 2, 3])
+
+
+def verdict_of(*runs):
+    return summary.verdict(groups([(run, None) for run in runs]))
+
+
+def test_methods_that_are_equal_are_told_as_equal_and_none_of_them_as_the_best():
+    first, second, *_ = verdict_of(Told("fedavg", 0.9, 0.7, 1), Told("fedprox", 0.9, 0.8, 1), Told("fd", 0.5, 0.5, 1))
+    assert first == "On the global test set fedavg and fedprox are equal, and none is best, with 90.0% each."
+    assert "fedprox is best" in second
+    runs = [Told(name, value, value, 1, seed=s) for name in ("fedavg", "fedprox") for s, value in enumerate((0.7, 0.9))]
+    first, *others = verdict_of(*runs)
+    assert "fedavg and fedprox are equal" in first
+    assert not any("fewer bytes" in line or "told apart" in line for line in others)
+
+
+def test_a_run_that_diverged_is_neither_best_nor_chosen():
+    first, *_ = verdict_of(Told("fedavg", 0.9, 0.9, 1, diverged=2), Told("cfkd", 0.7, 0.7, 1))
+    assert "cfkd is best" in first
+    assert "fedavg" not in first
+    runs = [Told("fedavg", 0.9, 0.9, 1, validation=0.9, lr=1, diverged=1), Told("fedavg", 0.8, 0.8, 1, validation=0.6, lr=2)]
+    told = verdict_of(*runs, Told("cfkd", 0.7, 0.7, 1, validation=0.5, lr=1))
+    assert "fedavg (--lr 2) is best of the collaborating methods, with 80.0%" in told[1]
+    assert summary.best_on_validation(groups([(runs[0], None)])) == []
+
+
+def test_what_is_no_better_than_predicting_the_largest_class_is_not_best(monkeypatch):
+    monkeypatch.setattr(Told, "classes", True)
+    run = Told("fedavg", 0.6, 0.875, 1)
+    assert summary.largest_class_share(run) == 0.6
+    assert summary.largest_class_share(run, "personal") == (3 / 4 + 1) / 2
+    assert summary.no_better_than_largest_class(run)
+    first, second, third, *others = verdict_of(run, Told("cfkd", 0.55, 0.9, 1))
+    assert "no collaborating method is best: each diverged or is no better than predicting the largest class" in first
+    assert "cfkd is best of the collaborating methods, with 90.0%" in second
+    assert third == "fedavg is no better than predicting the largest class."
+    assert "fedavg is best" in verdict_of(Told("fedavg", 0.61, 0.7, 1), Told("cfkd", 0.55, 0.9, 1))[0]
 
 
 def test_two_methods_that_are_equal_are_told_apart_in_one_comparison_of_twenty():
