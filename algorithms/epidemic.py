@@ -9,6 +9,9 @@ Differences from the paper:
 1. A client makes local epochs in a round; the paper has one step. All make them before anybody sends.
 2. Where no graph has so many neighbours for everyone (K clients with an odd fanout, and K odd), the oracle's has one more.
 3. With `--participation` below 1 a round is among its clients.
+
+Defaults: Chorus's, the rate of `fedavg` and one epoch a round; the fanout of log2(K) is of the paper. The rates of its
+experiments are unknown here.
 """
 
 from dataclasses import dataclass

@@ -2,10 +2,16 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
+import algorithms
+from data.partition import Shares
 from figures.cells import cell_of, count, effort, grid, percent, without_empty, word
 from figures.groups import REFERENCES, Group, alone_for, distinguishing, groups, name_of, seed_of
 from figures.statistics import Paired, least_errors, paired
 from figures.units import shown, size
+from options import flags_of
+from saves import Run
 
 RULE = (
     "Told apart: Student's 95 % interval of the differences, paired by seed, leaves out 0; with n = {n} seeds that takes "
@@ -98,6 +104,54 @@ def verdict(found: Sequence[Group]) -> list[str]:
         for group in found
         if group.algorithm in REFERENCES
     ]
+    return lines
+
+
+def no_better_than_largest_class(run: Run) -> bool:
+    """Whether the headline answer is right no more often than a constant one, the largest class of the test examples: one
+    model for all on the whole test set, personal models on the clients' own test examples (mean over clients).
+
+    False for a run that did not keep its predictions, and where every client has examples of one class only.
+    """
+    found = _beside_largest_class(run)
+    return found is not None and found[0] <= found[1] < 1
+
+
+def _beside_largest_class(run: Run) -> tuple[float, float] | None:
+    """The accuracy of the headline answer after the last round, and that of the largest class on the same examples."""
+    saved = run.arrays("confusion")
+    if saved is None or "own_true" not in saved:
+        return None
+    if len(saved["test"]) == 1:  # one model for all
+        table = saved["test"][0]
+        return table.trace() / table.sum(), table.sum(1).max() / table.sum()
+    right = Shares(saved["own_true"] == saved["own_predicted"], saved["own_offsets"])
+    classes = [of_client for of_client in Shares(saved["own_true"], saved["own_offsets"]) if len(of_client)]
+    largest = [np.bincount(of_client).max() / len(of_client) for of_client in classes]
+    return float(np.mean([of_client.mean() for of_client in right if len(of_client)])), float(np.mean(largest))
+
+
+def at_chance(found: Sequence[Group]) -> list[str]:
+    """A line for each setting that ended no better than the largest class: how good that is, and what the method's defaults
+    are made for."""
+    lines = []
+    for group in found:
+        bad = [run for run in group.runs if run.diverged is None and no_better_than_largest_class(run)]
+        if not bad:
+            continue
+        accuracy, largest = np.mean([_beside_largest_class(run) for run in bad], axis=0)
+        where = "on the test set" if len(bad[0].arrays("confusion")["test"]) == 1 else "on the clients' own test examples"
+        some = "" if len(bad) == len(group.runs) else f" with {len(bad)} of {len(group.runs)} seeds"
+        rounds, model = group.options["rounds"], ",".join(group.options["model"])
+        source = algorithms.defaults(group.algorithm)
+        wanted = flags_of(algorithms.options_of(group.algorithm))["rounds"]["default"] if source else 0
+        use = [*([f"--rounds {wanted}"] if rounds < wanted else []), "a larger --lr", "another --model"]
+        lines.append(
+            f"{name_of(group, found)} ended{some} no better than the largest class: {accuracy:.1%} {where}, the largest "
+            f"class {largest:.1%}, after {rounds} rounds of {model}"
+            + (f"; its defaults are {source}" if source else "")
+            + f". Use {', '.join(use[:-1])} or {use[-1]}."
+        )
     return lines
 
 
