@@ -350,7 +350,8 @@ class Problem:
     straggler: float = flag(
         0.0,
         Number(float, least=0, most=1),
-        "how likely a client breaks off its local epochs in a round, after a part of their steps that is drawn; 0 is never",
+        "probability that a client stops its local epochs early in a round, after a random fraction of their steps, the "
+        "same for each of its trainings in that round (head and body, digest and revisit); 0 is never",
         before=0.0,
     )
     client_failure: float = flag(
@@ -364,7 +365,8 @@ class Problem:
         "none",
         Choice(("none", *COMPRESSIONS)),
         "how numbers are sent, in all directions: fp16 in half precision, int8 in 8 bits and a scale a tensor; what arrives "
-        "is rounded so, and the bytes are those sent; images, labels, counts and single numbers are sent exactly",
+        "is rounded so, and the bytes are those sent; images, labels, counts and single numbers are sent exactly; there is "
+        "no error feedback, so that what scaffold and feddyn add up over the rounds (c, h) drifts",
         before="none",
     )
     model: tuple[str, ...] = flag(
@@ -458,7 +460,10 @@ class Options(Execution, Problem):
     )
     weight_decay: float = flag(0.0, Number(float, least=0), "L2 penalty, added to the gradient; 0 is none", spelled=("wd",))
     clip_grad: float = flag(
-        0.0, Number(float, least=0), "largest norm of a step's gradient, longer ones are scaled down to it; 0 is no limit"
+        0.0,
+        Number(float, least=0),
+        "largest norm of a step's gradient, of all that the step trains together (both networks of apfl and fml); longer "
+        "ones are scaled down to it; 0 is no limit",
     )
     ft_epochs: int = flag(
         0,

@@ -261,11 +261,12 @@ def _report(
     tell(file=out)
     if several:
         tell(render(overview([run for run, _ in runs], select=chosen_among)), file=out)
-        tell(*notes, sep="\n", end="\n" * bool(notes), file=out)
+        tell(*(lines := [*summary.at_chance(found), *notes]), sep="\n", end="\n" * bool(lines), file=out)
     else:
         tell(summary.table(found), file=out)
         tell(file=out)
-        for line in (*summary.verdict(found), *summary.best_on_validation(found), *diverged_told(found), *notes):
+        said = (summary.verdict, summary.best_on_validation, diverged_told, summary.at_chance)
+        for line in (*(line for of in said for line in of(found)), *notes):
             tell(line, file=out)
     missing = {
         command_of(base.options, how): None

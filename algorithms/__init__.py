@@ -1,6 +1,7 @@
 """The algorithms, by family. To add one: its module, and its name in `FAMILIES`.
 
-A module has a docstring, whose first line says what is sent, and in this order
+A module has a docstring, whose first line says what is sent, and whose paragraph "Defaults: ..." names the source of its
+default values; and in this order
 - `Options`: its flags and its defaults for shared ones, a frozen dataclass;
 - `loss(model, batch, given, options) -> scalar`: of one client on one batch (`helpers.Batch`), model(x) -> features [B, D],
   logits [B, C]; `given` is the client's row of what `train` was given;
@@ -22,6 +23,7 @@ It may also have
 """
 
 import inspect
+import re
 from dataclasses import fields
 from importlib import import_module
 from types import ModuleType
@@ -78,6 +80,7 @@ ALGORITHMS: dict[str, ModuleType] = {
 PUBLISHED: dict[str, ModuleType] = {
     name: import_module(f"algorithms.published.{name}") for name in ("cfkd", "fd", "fedavg", "fedgkt")
 }
+DEFAULTS = "Defaults: "  # how the paragraph of a docstring begins that names the source of the default values
 PARTS = {  # functions that every algorithm has, and what they are given
     "loss": ["model", "batch", "given", "options"],
     "start": ["federation", "options"],
@@ -133,5 +136,14 @@ def says(name: str, what: str) -> bool:
 
 
 def describe(name: str) -> str:
-    """What is sent, in a line; and whose method it is: the first two paragraphs of its docstring."""
-    return "\n\n".join(ALGORITHMS[name].__doc__.strip().split("\n\n")[:2])
+    """What is sent, in a line; whose method it is; and the source of its defaults: these paragraphs of its docstring."""
+    first, *others = ALGORITHMS[name].__doc__.strip().split("\n\n")
+    return "\n\n".join([first, *others[:1], *(part for part in others[1:] if part.startswith(DEFAULTS))])
+
+
+def defaults(name: str) -> str:
+    """Return the first sentence on the source of an algorithm's defaults; "" if its docstring has none."""
+    module = ALGORITHMS.get(name)
+    parts = (module.__doc__ or "").split("\n\n") if module else []
+    text = " ".join(next((part for part in parts if part.startswith(DEFAULTS)), "").removeprefix(DEFAULTS).split())
+    return re.split(r"\.(?: |$)", text)[0]

@@ -6,9 +6,15 @@ step w, which travels, goes down the gradient of its own loss, and v, which stay
 
 Differences from the paper:
 1. w is averaged by n_k, as in `fedavg`; the paper averages evenly.
-2. alpha moves in every step, with the rate of the weights; the authors move it once a round. As in their code a step ends
-   with its projection onto [0, 1]. It has no weight decay. `--fixed_mixture` leaves it where it is.
+2. alpha moves in every step, with the rate of the weights, and has no weight decay; a step ends with its projection onto
+   [0, 1], as in the authors' code. There alpha stays where it is until a flag says otherwise, as with `--fixed_mixture`
+   here; then it moves in the first step of a round, down its gradient and 0.02 alpha.
 3. BatchNorm's statistics are mixed like weights: v's, of what the mixture has seen, and the server's. Counters are v's.
+
+`--clip_grad` is of the gradient of both networks and alpha together.
+
+Defaults: the rate of 0.1 and the alpha of 0.5 of the authors' MNIST example, 20 rounds of an MLP. A round there is 10 steps
+in batches of 50; batches of 32, epochs and 100 rounds are Chorus's. The rounds of the paper are unknown here.
 """
 
 import copy

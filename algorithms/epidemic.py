@@ -10,6 +10,9 @@ Differences from the paper:
 2. Where no graph has so many neighbours for everyone (K clients with an odd fanout, and K odd), the oracle's has one more.
 3. With `--participation` below 1 a round is among its clients. One that fails (`--client_failure`) sends and is sent to; it
    does not receive, and nobody receives what it sent.
+
+Defaults: Chorus's, the rate of `fedavg` and one epoch a round; the fanout of log2(K) is of the paper. The rates of its
+experiments are unknown here.
 """
 
 from dataclasses import dataclass

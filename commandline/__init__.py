@@ -275,6 +275,8 @@ def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str,
         held = shorthand.preset(value, named) if name == "preset" else shorthand.config_file(value, named)
         if "algorithm" in held:
             held["algorithm"] = _known(str(held["algorithm"]), algorithms)
+            if shorthand.is_of_a_run(held):
+                held = {**shorthand.before(flags_of(algorithms[held["algorithm"]])), **held}
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
     return origin, held, others

@@ -145,9 +145,11 @@ def public_federation(data: Data | None = None, **others) -> Federation:
 
 
 def options_for(name: str, **flags) -> Options:
-    """Options of an algorithm on the tiny data: small batches, one epoch, one thread, the rest as declared."""
+    """Options of an algorithm on the tiny data: small batches, one epoch, one thread, one pass of feddf's server, the rest
+    as declared."""
     defaults = {"algorithm": name, "batch_size": 8, "epoch_per_round": 1, "lr": 0.05, "optimizer": "sgd", "threads": 1}
-    return algorithms.options_of(name)(**{**defaults, **flags})
+    own = {"distill_steps": 0} if name == "feddf" else {}
+    return algorithms.options_of(name)(**{**defaults, **own, **flags})
 
 
 def play(federation: Federation, options: Options, rounds: int = 1):

@@ -387,6 +387,12 @@ an epidemic's client may send to itself | algorithms/epidemic.py | algorithms/te
 an epidemic's client averages only what it received | algorithms/epidemic.py | algorithms/test_epidemic.py
 - held = {k: [row] for k, row in rows.items()}
 + held = {k: [] for k, row in rows.items()}
+FedDF's server takes a pass too few | algorithms/feddf.py | algorithms/test_feddf.py -k at_least
+- ceil(options.distill_steps / steps)
++ options.distill_steps // steps
+a run at chance is told so only where it is worse than the largest class | figures/summary.py | test_run.py -k constant
+- found[0] <= found[1] < 1
++ found[0] < found[1] < 1
 FedDF's teacher is the first client's model | algorithms/feddf.py | algorithms/test_feddf.py -k slow
 - mean([rows.logits for rows in said])
 + said[0].logits
@@ -406,8 +412,8 @@ pFedMe extrapolates BatchNorm's statistics | algorithms/pfedme.py | test_algorit
 - for name, w in before.items()}
 + for name, w in state["server"].items()}
 single numbers are compressed | federation/wire.py | test_wire.py
--  and leaf.ndim > 0
-+ 
+- leaf.is_floating_point() and leaf.ndim > 0
++ leaf.is_floating_point()
 a run may go on at a round that is passed over | experiment/rounds.py | test_failure.py -k killed
 - if r == options.rounds or not passed_over(experiment, federation, r + 1):
 + if True:

@@ -5,6 +5,7 @@ to all that takes no row in a table.
 
 import inspect
 import io
+import re
 from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -99,6 +100,20 @@ def answers_of(federation, done):
 
 def headline(federation, done):
     return next(iter(answers_of(federation, done).values()))
+
+
+# --- documented ---
+
+
+@pytest.mark.parametrize("name", [name for family in algorithms.FAMILIES.values() for name in family])
+def test_the_docstring_names_the_source_of_the_defaults(name):
+    """A paragraph "Defaults: ...", which the help shows; its first sentence is for a run that ended at chance."""
+    first = algorithms.defaults(name)
+    assert re.search(r"\b(paper|authors|Chorus|fedavg|fedbabu)", first), (
+        "whose they are: the paper's, its authors' code's, ours"
+    )
+    assert 20 < len(first) < 200
+    assert first in " ".join(algorithms.describe(name).split())
 
 
 # --- repeatable ---

@@ -47,7 +47,8 @@ OWN = {
     "mhmd": {"model": ("CNN4",)},
     "fedgkt": {"model": ("ResNet4",), "server_model": "ResNet4", "epochs_server": 1, "validation": 0.0, "image_size": 12},
     "fedmd": {"pretrain_epochs": 1},
-    **dict.fromkeys(("feddf", "moon"), {"epoch_per_round": 1}),  # theirs are many
+    "feddf": {"epoch_per_round": 1, "distill_steps": 0},  # theirs are many
+    "moon": {"epoch_per_round": 1},
 }
 
 

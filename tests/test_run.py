@@ -361,10 +361,9 @@ def test_what_is_no_better_than_predicting_the_largest_class_is_not_best(monkeyp
     assert summary.largest_class_share(run) == 0.6
     assert summary.largest_class_share(run, "personal") == (3 / 4 + 1) / 2
     assert summary.no_better_than_largest_class(run)
-    first, second, third, *others = verdict_of(run, Told("cfkd", 0.55, 0.9, 1))
+    first, second, *_ = verdict_of(run, Told("cfkd", 0.55, 0.9, 1))
     assert "no collaborating method is best: each diverged or is no better than predicting the largest class" in first
     assert "cfkd is best of the collaborating methods, with 90.0%" in second
-    assert third == "fedavg is no better than predicting the largest class."
     assert "fedavg is best" in verdict_of(Told("fedavg", 0.61, 0.7, 1), Told("cfkd", 0.55, 0.9, 1))[0]
 
 
@@ -384,6 +383,63 @@ def test_settings_are_chosen_by_validation_and_never_by_test():
     assert "cfkd" in lines[1]  # 0.75 on test beats the chosen 0.7; the 0.9 was not chosen
     (line,) = summary.verdict(groups([(Told("fedavg", 0.9, 0.9, 1, lr=lr), None) for lr in (1, 2)] + [(other, None)]))
     assert "no winner is named" in line
+
+
+def saying(algorithm, predicted, *, one_for_all=True, diverged=None, **options):
+    """A run on two clients, whose own test examples are of the classes 0 0 0 1 and 2 2: what it said of each of them."""
+    true, own = np.array([0, 0, 0, 1, 2, 2]), np.array(predicted)
+    right = true == own
+    run = Told(algorithm, right.mean(), (right[:4].mean() + right[4:].mean()) / 2, 1, model=["LeNet5"], **options)
+    test = np.zeros((1 if one_for_all else 2, 3, 3), int)
+    np.add.at(test[0], (true, own), 1)
+    kept = {"test": test, "own_true": true, "own_predicted": own, "own_offsets": np.array([0, 4, 6])}
+    run.arrays, run.diverged = {"confusion": kept}.get, diverged
+    return run
+
+
+def test_a_run_that_is_right_no_more_often_than_a_constant_answer_is_found():
+    """One model: 3 of 6 examples are of class 0. Personal models: 3 / 4 and 2 / 2 for the classes of their clients."""
+    found = summary.no_better_than_largest_class
+    assert found(saying("fedavg", [0, 0, 0, 0, 0, 0]))
+    assert found(saying("fedavg", [1, 0, 0, 0, 0, 0]))
+    assert not found(saying("fedavg", [0, 0, 0, 0, 2, 0])), "4 of 6"
+    assert found(saying("ditto", [0, 0, 0, 0, 2, 2], one_for_all=False)), "5 of 6 are right, as many as by the largest class"
+    assert found(saying("ditto", [0, 0, 0, 0, 2, 0], one_for_all=False))
+    assert not found(saying("ditto", [0, 0, 0, 1, 2, 2], one_for_all=False))
+    older = saying("fedavg", [0, 0, 0, 0, 0, 0])
+    older.arrays = {}.get
+    assert not found(older), "it did not keep what it said"
+
+
+def test_clients_of_one_class_each_are_not_at_chance():
+    run = saying("ditto", [0, 0, 0, 0, 2, 2], one_for_all=False)
+    kept = run.arrays("confusion")
+    kept["own_true"] = np.array([0, 0, 0, 0, 2, 2])
+    assert not summary.no_better_than_largest_class(run)
+
+
+def test_a_run_at_chance_is_told_what_the_defaults_are_made_for():
+    def told(*runs):
+        return summary.at_chance(groups([(run, None) for run in runs]))
+
+    (line,) = told(saying("pfedme", [0, 0, 0, 0, 2, 2], one_for_all=False), saying("fedavg", [0, 0, 0, 1, 2, 2]))
+    assert line.startswith("pfedme ended no better than the largest class: 87.5% on the clients' own test examples")
+    assert f"its defaults are {algorithms.defaults('pfedme')}. Use --rounds 800, a larger --lr or another --model." in line
+    assert "800 rounds of softmax regression" in line
+    constant = [0, 0, 0, 0, 0, 0]
+    (line,) = told(saying("fedopt", constant, rounds=1500, seed=1), saying("fedopt", [0, 0, 0, 1, 2, 2], rounds=1500))
+    assert "ended with 1 of 2 seeds no better" in line
+    assert line.endswith("Use a larger --lr or another --model.")
+    (line,) = told(saying("of_a_plugin", constant))
+    assert "defaults" not in line
+    assert told(saying("fedavg", constant, diverged=2)) == [], "that is told already"
+
+
+def test_a_command_whose_run_ends_at_chance_says_so(tmp_path, capsys):
+    main(f"fedopt {QUICK.replace('MLP', 'LeNet5')} --lr 1e-9 --server_lr 1e-9", tmp_path)
+    out = capsys.readouterr().out
+    assert "fedopt ended no better than the largest class" in out
+    assert "Use --rounds 1500" in out
 
 
 def test_the_spread_over_seeds_is_a_column_of_its_own_and_says_so():

@@ -78,6 +78,19 @@ def test_own_models_may_be_of_other_kinds_than_the_shared_one():
         torch.testing.assert_close(again(x)[1], done.answers[answer](client)(x)[1])
 
 
+@pytest.mark.parametrize(("model", "follows"), [(("LeNet5_classic",), "LeNet5_classic"), (("MLP", "LeNet5"), "MLP")])
+def test_the_shared_model_follows_the_clients(model, follows):
+    """A shared LeNet5 beside other networks was at chance long after these had learned, and dragged them along."""
+    assert fml.Options(algorithm="fml", model=model).shared_model == follows
+    assert fml.Options(algorithm="fml", model=model, shared_model="ResNet4").shared_model == "ResNet4"
+
+
+def test_the_defaults_are_those_of_the_authors():
+    flags = fml.Options(algorithm="fml")
+    assert (flags.optimizer, flags.lr, flags.momentum, flags.weight_decay) == ("sgd", 0.1, 0.9, 5e-4)
+    assert (flags.batch_size, flags.epoch_per_round, flags.rounds, flags.shared_model) == (128, 1, 90, "LeNet5")
+
+
 def test_the_own_models_optimizer_remembers_and_the_shared_ones_is_fresh():
     state, _ = play(tiny_federation(), options(optimizer="adam"), rounds=2)
     for k in range(3):
