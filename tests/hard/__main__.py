@@ -1,4 +1,4 @@
-"""What does Chorus withstand? It takes about 35 minutes on two cores.
+"""What does Chorus withstand? It takes less than an hour on two cores.
 
     make hard          # or: python -m tests.hard [PART ...] [--seed N] [--record]
 

@@ -122,13 +122,17 @@ def tried(seed: int) -> Outcome:
         Path(scratch).chmod(0o755)
         for name, steps in CASES.items():
             outcome.count("cases")
-            place = Path(scratch) / name.replace(" ", "_")
-            (place / "saves").mkdir(parents=True)
-            for folder in (place, place / "saves"):
-                folder.chmod(0o777)
-            for line in held_to(steps, place, forks, outcome):
+            for line in held_to(steps, opened(Path(scratch) / name.replace(" ", "_")), forks, outcome):
                 outcome.failures.append(f"{name}: {line}")
     return outcome
+
+
+def opened(place: Path) -> Path:
+    """The folder of a case, in which both users may write."""
+    (place / "saves").mkdir(parents=True)
+    for folder in (place, place / "saves"):
+        folder.chmod(0o777)
+    return place
 
 
 def held_to(steps: tuple[Step, ...], place: Path, forks: Forks, outcome: Outcome) -> Iterator[str]:
