@@ -53,7 +53,14 @@ def run(
     """
     plugins.check()
     folder = experiment.folder
-    with saves.locked(folder):
+    with ExitStack() as held:
+        try:
+            held.enter_context(saves.locked(folder))
+        except OSError:  # of somebody else's, or on a disk that is only read: what is finished needs no lock
+            if force or not saves.finished(folder):
+                raise
+            saves.verify(there := saves.load(folder))
+            return there
         if force:
             saves.clear(folder)
         if (there := saves.whole(folder, "the run is made anew, from its checkpoint where that is good")) is not None:
@@ -111,7 +118,7 @@ def _neighbours(folder: Path) -> Iterator[saves.Run]:
     """The finished runs beside a run's folder that the same code and processor made. A damaged one is told, and stops
     nobody."""
     carried = folder.name.rpartition("-")[2]
-    for other in saves.folders(folder.parent):
+    for other in saves.folders_in(folder.parent):
         if not (fnmatchcase(other.name, f"{folder.name.partition('-')[0]}-*-{carried}") and saves.finished(other)):
             continue
         try:

@@ -318,7 +318,7 @@ def read(folders: Sequence[Path]) -> list[Run]:
     for folder in folders:
         if not is_there(folder) or not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
-        runs = [saves.load(folder)] if (folder / "config.json").exists() else list(saves.find(folder))
+        runs = [saves.load(folder)] if saves.there(folder / "config.json") else list(saves.find(folder))
         if not runs:
             raise UserError(f"{folder}: neither a finished run nor a folder of finished runs")
         for run in runs:

@@ -27,6 +27,8 @@ SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
 def status(folder: Path) -> dict[str, str]:
     """How one run stands, in words: "run", "stands", "round", "global %", "personal %", "left" (seconds at the pace of its
     rounds so far), "why" it failed."""
+    if (why := saves.unreadable(folder)) is not None:
+        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": "unreadable", "why": why}
     done = saves.finished(folder)
     try:
         run = saves.load(folder) if done else None
@@ -87,7 +89,7 @@ def _accuracy(rows: Sequence[dict[str, Any]], name: str) -> str:
 
 def table(export_dir: Path) -> str:
     """All runs of a folder, and how many stand how."""
-    rows = [status(path.parent) for path in sorted(export_dir.glob("*/config.json"))]
+    rows = [status(folder) for folder in saves.folders_in(export_dir)]
     if not rows:
         return f"{export_dir}: no runs"
     counts = Counter(row["stands"] for row in rows)
@@ -104,7 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     export_dir = made.parse_args(argv).export_dir
     if not is_there(export_dir) or not export_dir.is_dir():
         made.error(f"{export_dir}: no such folder; must be one that holds runs")
-    tell(table(export_dir))
+    try:
+        tell(table(export_dir))
+    except UserError as error:  # the folder itself may not be read
+        made.error(str(error))
     return 0
 
 

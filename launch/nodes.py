@@ -56,6 +56,8 @@ def going_on(one: Experiment) -> Experiment:
         return one
     try:
         before, now = saves.read_config(one.folder), one.config
+    except saves.UnreadableError:
+        raise
     except saves.DamagedError as error:
         log.warning("%s; it is written anew", error)
         return one

@@ -49,7 +49,6 @@ from saves.files import (
     read_json,
     read_tensors,
     remove_half_written,
-    require_access,
     saved_round,
     there,
     unreadable,
@@ -88,17 +87,19 @@ __all__ = [
     "find",
     "finished",
     "flat",
-    "folders",
+    "folders_in",
     "frame",
     "frame_of",
+    "gather",
     "in_order",
     "load",
     "locked",
     "read_checkpoint",
     "read_config",
     "remove_half_written",
-    "require_access",
     "saved_round",
+    "there",
+    "unreadable",
     "verify",
     "whole",
     "write_arrays",
@@ -330,8 +331,9 @@ def load(folder: str | Path) -> Run:
     """A finished run from its folder. Raises UserError where there is none, OlderError for one of an older version,
     DamagedError for a damaged one, UnreadableError, which is one too, where permissions forbid to read it."""
     folder = Path(folder)
-    require_access(folder)
     if not finished(folder):
+        if (why := unreadable(folder)) is not None:
+            raise UnreadableError(why)
         raise UserError(f"{folder}: {_unfinished(folder)}")
     of_files = digests(folder)
     checked(folder / "config.json", of_files.get("config.json"))
@@ -378,19 +380,11 @@ def whole(folder: Path, otherwise: str) -> Run | None:
 
 def find(export_dir: str | Path, **options: Any) -> list[Run]:
     """Every finished run in a folder of runs, by name; of these the ones with such options, each a value or a list of which
-    it is one: alpha=[0.1, 1.0]. Those of an older version are told in a line, and passed over. Raises UserError for an
-    option that no run has, DamagedError for a damaged run, UnreadableError for a folder that may not be read."""
-    runs, older = [], []
-    for folder in folders(export_dir):
-        try:
-            require_access(folder)
-            if finished(folder):
-                runs.append(load(folder))
-        except OlderError:
-            older.append(folder.name)
-    if older:
-        words = "%s: passed over runs of an older version, which have no digests: %s"
-        log.warning(words, export_dir, ", ".join(older[:3]) + f" and {len(older) - 3} more" * (len(older) > 3))
+    it is one: alpha=[0.1, 1.0]. Those that `gather` passes over are told. Raises UserError for an
+    option that no run has, DamagedError for a damaged run."""
+    runs, passed_over = gather(export_dir)
+    for words in passed_over:
+        log.warning("%s", words)
     for name in options:
         if runs and not any(name in run.options for run in runs):
             known = sorted({known for run in runs for known in run.options})
@@ -398,15 +392,32 @@ def find(export_dir: str | Path, **options: Any) -> list[Run]:
     return [run for run in runs if all(_is_of(run.options.get(name), wanted) for name, wanted in options.items())]
 
 
-def folders(export_dir: str | Path) -> list[Path]:
-    """The folders in a folder of runs, by name, whatever they hold; [] where it is not there. Raises UnreadableError where
-    permissions forbid to list them."""
-    if not is_there(export_dir):
-        return []
+def gather(export_dir: str | Path) -> tuple[list[Run], list[str]]:
+    """Return every finished run in a folder of runs, by name, and what is passed over: a line for each folder that this
+    process may not read, or a file in it, and one for all runs of an older version. Raises DamagedError."""
+    runs, older, passed_over = [], [], []
+    for folder in folders_in(export_dir):
+        if (why := unreadable(folder)) is not None:
+            passed_over.append(f"{folder.name} is passed over: {why}")
+        elif finished(folder):
+            try:
+                runs.append(load(folder))
+            except OlderError:
+                older.append(folder.name)
+    if older:
+        told = ", ".join(older[:3]) + f" and {len(older) - 3} more" * (len(older) > 3)
+        passed_over.append(f"{export_dir}: passed over runs of an older version, which have no digests: {told}")
+    return runs, passed_over
+
+
+def folders_in(export_dir: str | Path) -> list[Path]:
+    """Return the folders that are, or may be, those of runs: with a `config.json`, or closed to this process. Raises
+    UnreadableError where the folder of runs is closed itself."""
     try:
-        return sorted(path for path in Path(export_dir).iterdir() if path.is_dir() and not path.name.startswith("."))
-    except PermissionError:
-        raise unreadable(Path(export_dir)) from None
+        inside = sorted(path for path in Path(export_dir).iterdir() if path.is_dir()) if is_there(export_dir) else []
+    except PermissionError as error:
+        raise UnreadableError(reason_of(error)) from None
+    return [path for path in inside if there(path / "config.json") or there(path / DONE) or unreadable(path)]
 
 
 def _is_of(value: Any, wanted: Any) -> bool:

@@ -28,7 +28,7 @@ from filelock import Timeout
 
 import locks
 import untrusted
-from errors import REFUSED, UserError, passes, writing
+from errors import REFUSED, UserError, passes, refused, writing
 
 if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
     import pandas as pd
@@ -74,11 +74,6 @@ class OlderError(UserError):
 def damaged(path: Path, why: str) -> DamagedError:
     """That a file is, and in words why."""
     return DamagedError(f"{path}: is damaged: {why}")
-
-
-def unreadable(path: Path) -> UnreadableError:
-    """That permissions forbid to read a file or a folder."""
-    return UnreadableError(f"{path}: {REFUSED[errno.EACCES]}")
 
 
 # --- writing -----------------------------------------------------------------------------------------------------------
@@ -212,14 +207,20 @@ def there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-def require_access(folder: Path) -> None:
-    """Raises UnreadableError where permissions forbid to see what is in a run's folder."""
+def unreadable(folder: Path) -> str | None:
+    """Return in one line why this process may not read a run's folder or a file of a run in it, None where it may."""
+    names = (*(name for name in FILES if name.endswith((".json", ".npz", ".pt", "failed"))), DONE)
     try:
-        (folder / DONE).lstat()
-    except PermissionError:
-        raise unreadable(folder) from None
-    except (OSError, ValueError):  # it is not there, or has a name that no file has
-        return
+        with os.scandir(folder) as entries:
+            held = {entry.name for entry in entries}
+        for name in names:
+            if name in held:
+                os.close(untrusted.regular(folder / name))
+    except PermissionError as error:
+        return refused(error)
+    except (OSError, untrusted.RefusedError):  # removed since, or no file: whoever reads it says so
+        return None
+    return None
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -242,7 +243,7 @@ def _telling_damage() -> Iterator[None]:
     except untrusted.RefusedError as error:
         cause = error.__cause__
         if isinstance(cause, PermissionError):
-            raise unreadable(error.path) from None
+            raise UnreadableError(f"{error.path}: {REFUSED[errno.EACCES]}") from None
         if cause is not None and passes(cause):
             raise cause from None
         raise damaged(error.path, error.reason) from None

@@ -474,6 +474,15 @@ a kill leaves the file with which a folder is tried | experiment/preparation.py 
 a name that no file can have is asked for | untrusted.py | test_mistakes.py -k "one_line or longer"
 - return os.path.exists(path)
 + return Path(path).exists()
+whoever reads a run waits for a pipe in the place of a file | untrusted.py | test_saved_files.py -k "hangs and done"
+- if not stat.S_ISREG(found.st_mode):
++ if stat.S_ISDIR(found.st_mode):
+a run that may not be read passes for a damaged one | saves/files.py | test_saved_files.py -k "may_not"
+- if isinstance(cause, PermissionError):
++ if isinstance(cause, KeyError):
+that a file system has no locks is not told | locks.py | test_saved_files.py -k "without_locks"
+- number = errno.ENOLCK if without else number
++ number = errno.EINVAL if without else number
 """
 
 

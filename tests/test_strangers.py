@@ -6,8 +6,10 @@ import io
 import os
 import re
 import sys
+import tempfile
 import unicodedata
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,8 @@ from experiment.identity import stem
 from figures import cells, marks, on_paper, report, status, table
 from figures.units import shown
 from saves import workbook
-from tests.hard import strangers
+from tests.hard import Outcome, meddlers, strangers, users
+from tests.hard.forks import Forks
 
 
 @pytest.mark.parametrize("name", strangers.ATTACKS)
@@ -174,3 +177,33 @@ def test_long_names_are_cut_and_told_apart_and_short_ones_stay():
     assert len(set(long)) == 2
     assert all(len(name) < 120 for name in long)
     assert len(stem("東" * 80).encode()) < 120
+
+
+# --- plugins that interfere, and two users: `make hard` has all of these ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with Forks() as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def without_plugin(forks, tmp_path_factory):
+    place = tmp_path_factory.mktemp("plain")
+    assert meddlers._run(forks, place).status == 0
+    return place
+
+
+@pytest.mark.parametrize(
+    "name", ["a network's forward", "torch's default dtype", "sys.exit", "os.chdir", "sys.stdout", "latin-1", "no text"]
+)
+def test_a_plugin_that_interferes_is_refused_or_leaves_the_run_as_it_is(name, without_plugin, forks, tmp_path):
+    assert list(meddlers.held_to(name, tmp_path, without_plugin, forks, Outcome())) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to be two users")
+@pytest.mark.parametrize("name", ["root's runs are open", "histories are closed"])
+def test_what_another_user_may_not_read_is_told_and_nothing_is_lost(name, forks):
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        assert list(users.held_to(users.CASES[name], users.opened(Path(place)), forks, Outcome())) == []

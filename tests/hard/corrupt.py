@@ -3,8 +3,8 @@ ends in the right bits.
 
 A file is truncated at a random place, has bits flipped, is emptied, removed, replaced by a folder, a pipe, a socket, a link
 to a device or to itself, or by the same file of another run. Of a finished run the readers are asked for all that they tell,
-each with a time limit; one that was killed goes on from the checkpoint before the newest, or begins anew; and from a finished
-run a longer one would go on.
+each with a time limit; one that was killed goes on from the checkpoint before the newest, or begins anew; and from a
+finished run a longer one would go on.
 """
 
 import io

@@ -6,7 +6,8 @@ that is damaged (`spoiled`). Each is carried out in this process, in a folder of
 - it ends, in time, with 0, 1 or 2, and nothing that it prints is a traceback;
 - 2 is a refusal: one line, and no file or folder more or less than before;
 - 1 is a run that failed, and only because its numbers diverged or all its clients failed;
-- a valid command ends with 0, and its runs are finished.
+- a valid command ends with 0, and its runs are finished;
+- a study, of which some are drawn too (`studies`), counts no run twice.
 
 What breaks a promise is made as small as it can be, and told as a command line.
 """
@@ -39,7 +40,7 @@ import commandline
 import run
 import saves
 from launch import single
-from tests.hard import HangsError, Outcome, in_time, material
+from tests.hard import HangsError, Outcome, in_time, material, studies
 from tests.hard.commands import Command, extreme, impossible, odd, valid, wrong
 from tests.hard.spoiled import spoiled
 
@@ -60,6 +61,7 @@ class Told:
     err: str = ""
     ready: list = dataclasses.field(default_factory=list)
     failed: list[str] = dataclasses.field(default_factory=list)
+    launched: list[list[str]] = dataclasses.field(default_factory=list)  # each time the names of the runs
 
 
 def carried_out(words: tuple[str, ...], largest: float = 8) -> Told:
@@ -78,6 +80,7 @@ def carried_out(words: tuple[str, ...], largest: float = 8) -> Told:
     def launching(function: Callable) -> Callable:
         def launched(ready, *given, **named):
             told.stage = "run"
+            told.launched.append([str(one.folder) for one in ready])
             if sum(one.options.rounds * one.options.epoch_per_round for one in ready) > largest:
                 return iter(())
             return function(ready, *given, **named)
@@ -161,6 +164,9 @@ def held_to(command: Command, folder: Path, largest: float = 8) -> str:
     if told.status == 0:
         assert told.err == "" or "run.py:" not in told.err, told.err
         _whole_json(told, command)
+    if "--study" in command.words:
+        twice = [name for names in told.launched for name in names if names.count(name) > 1]
+        assert not twice, f"a run is counted twice: {twice[0]}"
     if command.finishes:
         assert told.status == 0 or all("all clients failed" in reason for reason in told.failed or ["?"]), told.err
         assert told.stage == "run"
@@ -205,10 +211,11 @@ KINDS: dict[str, Callable[[], st.SearchStrategy]] = {
     "impossible": impossible,
     "of a damaged file that is parsed": lambda: spoiled(start, parsed=True),
     "of a damaged file": lambda: spoiled(start),
+    "of a drawn study": studies.drawn,
 }
 MIX = {
     **{"valid": 0.47, "at the bounds": 0.03, "mistyped": 0.2, "impossible": 0.1},
-    **{"of a damaged file that is parsed": 0.05, "of a damaged file": 0.15},
+    **{"of a damaged file that is parsed": 0.05, "of a damaged file": 0.15, "of a drawn study": 0.1},
 }
 
 
