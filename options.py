@@ -166,14 +166,16 @@ def flag(
     spelled: tuple[str, ...] = (),
     before: Any = NOT_LATER,
     rate: bool = False,
+    follows: Callable[[Any], Any] | None = None,
 ) -> Any:
     """A dataclass field that is a flag. `takes` None is a switch, off by default, that takes no value; `stands_for` are
     the values of other flags that a flag stands for, or what makes them of its value, which must not be given otherwise
     beside it; `spelled` are the names that other systems have for the same flag, all of which are understood. `before`, of
     a flag that is added when runs are saved already: the value that says what these did, with which it is no part of a
-    run's identity. `rate`: a learning rate, which a rehearsal of the run makes so small that nothing diverges."""
+    run's identity. `rate`: a learning rate, which a rehearsal of the run makes so small that nothing diverges.
+    `follows`: what makes the value of the other options, where the default is None and no other value is given."""
     metadata = {"takes": takes, "help": help, "needs": needs, "stands_for": stands_for or {}, "spelled": spelled}
-    metadata["rate"] = rate
+    metadata |= {"rate": rate, "follows": follows}
     return field(default=default, metadata=metadata | ({} if before is NOT_LATER else {"before": before}))
 
 
@@ -485,12 +487,15 @@ class Options(Execution, Problem):
     )
 
     def __post_init__(self) -> None:
-        """What stands for other values is replaced by them: what a run has in its options is what it does."""
+        """What stands for other values, or follows from them, is replaced by them: what a run has in its options is what it
+        does."""
         if self.split_seed == "seed":
             object.__setattr__(self, "split_seed", self.seed)
         for name, declared in flags_of(type(self)).items():
             for other, value in stood_for(declared, getattr(self, name)).items():
                 object.__setattr__(self, other, value)
+            if getattr(self, name) is None and declared.get("follows"):
+                object.__setattr__(self, name, declared["follows"](self))
 
 
 @dataclass(frozen=True)

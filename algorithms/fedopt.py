@@ -70,25 +70,18 @@ class Options(fedavg.Options):
         "the server's learning rate; 1 with plain SGD is FedAvg; default: 0.003 for adam and yogi, 0.1 for adagrad, 0.3 for "
         "sgd",
         rate=True,
+        follows=lambda o: SERVER_LR[o.server_optimizer],
     )
     server_momentum: float = flag(0.9, Number(float, least=0, below=1), "of the server's SGD; 0 is plain", MOMENTUM)
-    beta1: float | str = flag(
-        "auto",
-        Number(float, least=0, below=1, words=("auto",)),
-        "decay of the mean change; 0 keeps none of before; auto is 0 for adagrad and 0.9 for adam and yogi",
+    beta1: float | None = flag(
+        None,
+        Number(float, least=0, below=1),
+        "decay of the mean change; 0 keeps none of before; default: 0 for adagrad, 0.9 for adam and yogi",
         ADAPTIVE,
+        follows=lambda o: 0.0 if o.server_optimizer == "adagrad" else 0.9,
     )
     beta2: float = flag(0.99, Number(float, least=0, below=1), "decay of the mean squared change", SECOND)
     tau: float = flag(1e-3, Number(float, above=0), "adaptivity: larger is less, and the steps shorter", ADAPTIVE)
-
-    def __post_init__(self) -> None:
-        """Put the numbers that a run computes with into its options, as they were before these defaults depended on the
-        server's optimizer."""
-        super().__post_init__()
-        if self.server_lr is None:
-            object.__setattr__(self, "server_lr", SERVER_LR[self.server_optimizer])
-        if self.beta1 == "auto":
-            object.__setattr__(self, "beta1", 0.0 if self.server_optimizer == "adagrad" else 0.9)
 
 
 loss = cross_entropy

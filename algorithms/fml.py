@@ -41,15 +41,13 @@ class Options(options.Options):
     batch_size: int = 128
     rounds: int = 90
     shared_model: str | None = flag(
-        None, Choice(MODELS), "architecture of the model that all share; default: that of --model, the first of several"
+        None,
+        Choice(MODELS),
+        "architecture of the model that all share; default: that of --model, the first of several",
+        follows=lambda o: o.model[0],
     )
     mutual_own: float = flag(0.5, Number(float, least=0, most=1), "what the own model learns from labels; 1 is alone")
     mutual_shared: float = flag(0.5, Number(float, least=0, most=1), "what the shared one learns from labels; 1 is fedavg")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.shared_model is None:
-            object.__setattr__(self, "shared_model", self.model[0])
 
 
 def check(options, data, n_train):

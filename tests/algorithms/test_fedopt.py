@@ -141,7 +141,7 @@ def test_adagrad_has_no_momentum_unless_it_is_given():
 
 
 @pytest.mark.parametrize(("server", "beta1"), [("adam", 0.9), ("yogi", 0.9), ("sgd", 0.9), ("adagrad", 0.0)])
-def test_auto_names_a_run_by_the_number_that_it_becomes(server, beta1):
+def test_a_default_that_follows_names_a_run_by_the_number_that_it_becomes(server, beta1):
     implied, given = (options_for("fedopt", server_optimizer=server, **flags) for flags in ({}, {"beta1": beta1}))
     assert implied == given, "so runs of adam and yogi keep the names that they had"
     assert plain(implied)["beta1"] == beta1

@@ -45,7 +45,7 @@ def test_a_teacher_is_not_moved_by_who_learns_from_it():
 
 
 def test_with_labels_alone_the_shared_model_is_fedavgs_and_the_own_ones_learn_alone():
-    flags = {"mutual_own": 1.0, "mutual_shared": 1.0, "momentum": 0.5}
+    flags = {"mutual_own": 1.0, "mutual_shared": 1.0, "momentum": 0.5, "weight_decay": 0.0}
     ours, done = play(tiny_federation(participation=0.7), options(**flags, feature_dim=6), rounds=3)
     theirs, _ = play(tiny_federation(participation=0.7), options_for("fedavg", momentum=0.5), rounds=3)
     alone, _ = play(tiny_federation(participation=0.7), options_for("independent", momentum=0.5), rounds=3)
