@@ -397,8 +397,8 @@ pFedMe extrapolates BatchNorm's statistics | algorithms/pfedme.py | test_algorit
 - for name, w in before.items()}
 + for name, w in state["server"].items()}
 single numbers are compressed | federation/wire.py | test_wire.py
--  and leaf.ndim > 0
-+ 
+- and leaf.ndim > 0
++ and leaf.ndim >= 0
 a run may go on at a round that is passed over | experiment/rounds.py | test_failure.py -k killed
 - if r == options.rounds or not passed_over(experiment, federation, r + 1):
 + if True:
