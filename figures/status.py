@@ -5,9 +5,13 @@
 Read from what a run writes while it goes on (`history.csv`, its checkpoints) and from its lock; nothing is changed.
 """
 
+import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
 import csv
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +30,8 @@ SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
 def status(folder: Path) -> dict[str, str]:
     """How one run stands, in words: "run", "stands", "round", "global %", "personal %", "left" (seconds at the pace of its
     rounds so far), "why" it failed."""
+    if (why := saves.unreadable(folder)) is not None:
+        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": "unreadable", "why": why}
     done = saves.finished(folder)
     try:
         run = saves.load(folder) if done else None
@@ -78,7 +84,7 @@ def _accuracy(rows: Sequence[dict[str, Any]], name: str) -> str:
 
 def table(export_dir: Path) -> str:
     """All runs of a folder, and how many stand how."""
-    rows = [status(path.parent) for path in sorted(export_dir.glob("*/config.json"))]
+    rows = [status(folder) for folder in saves.folders_in(export_dir)]
     if not rows:
         return f"{export_dir}: no runs"
     counts = Counter(row["stands"] for row in rows)

@@ -50,6 +50,7 @@ from saves.files import (
     remove_half_written,
     saved_round,
     there,
+    unreadable,
     write_arrays,
     write_checkpoint,
     write_done,
@@ -84,8 +85,10 @@ __all__ = [
     "find",
     "finished",
     "flat",
+    "folders_in",
     "frame",
     "frame_of",
+    "gather",
     "in_order",
     "load",
     "locked",
@@ -93,6 +96,7 @@ __all__ = [
     "read_config",
     "remove_half_written",
     "saved_round",
+    "unreadable",
     "verify",
     "whole",
     "write_arrays",
@@ -369,22 +373,40 @@ def whole(folder: Path, otherwise: str) -> Run | None:
 
 def find(export_dir: str | Path, **options: Any) -> list[Run]:
     """Every finished run in a folder of runs, by name; of these the ones with such options, each a value or a list of which
-    it is one: alpha=[0.1, 1.0]. Those of an older version are told in a line, and passed over. Raises UserError for an
+    it is one: alpha=[0.1, 1.0]. Those that `gather` passes over are told. Raises UserError for an
     option that no run has, DamagedError for a damaged run."""
-    runs, older = [], []
-    for done in sorted(Path(export_dir).glob(f"*/{DONE}")) if is_there(export_dir) else ():
-        try:
-            runs.append(load(done.parent))
-        except OlderError:
-            older.append(done.parent.name)
-    if older:
-        words = "%s: passed over runs of an older version, which have no digests: %s"
-        log.warning(words, export_dir, ", ".join(older[:3]) + f" and {len(older) - 3} more" * (len(older) > 3))
+    runs, passed_over = gather(export_dir)
+    for words in passed_over:
+        log.warning("%s", words)
     for name in options:
         if runs and not any(name in run.options for run in runs):
             known = sorted({known for run in runs for known in run.options})
             raise UserError(f"{name}: no run in {export_dir} has this option{nearest(name, known)}")
     return [run for run in runs if all(_is_of(run.options.get(name), wanted) for name, wanted in options.items())]
+
+
+def gather(export_dir: str | Path) -> tuple[list[Run], list[str]]:
+    """Return every finished run in a folder of runs, by name, and what is passed over: a line for each folder that this
+    process may not read, or a file in it, and one for all runs of an older version. Raises DamagedError."""
+    runs, older, passed_over = [], [], []
+    for folder in folders_in(export_dir):
+        if (why := unreadable(folder)) is not None:
+            passed_over.append(f"{folder.name} is passed over: {why}")
+        elif finished(folder):
+            try:
+                runs.append(load(folder))
+            except OlderError:
+                older.append(folder.name)
+    if older:
+        told = ", ".join(older[:3]) + f" and {len(older) - 3} more" * (len(older) > 3)
+        passed_over.append(f"{export_dir}: passed over runs of an older version, which have no digests: {told}")
+    return runs, passed_over
+
+
+def folders_in(export_dir: str | Path) -> list[Path]:
+    """Return the folders that are, or may be, those of runs: with a `config.json`, or closed to this process."""
+    inside = sorted(path for path in Path(export_dir).iterdir() if path.is_dir()) if is_there(export_dir) else []
+    return [path for path in inside if there(path / "config.json") or there(path / DONE) or unreadable(path)]
 
 
 def _is_of(value: Any, wanted: Any) -> bool:

@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 
 import untrusted
-from errors import UserError, passes, writing
+from errors import UserError, passes, refused, writing
 
 if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
     import pandas as pd
@@ -203,6 +203,22 @@ def there(path: Path) -> bool:
         return False
 
 
+def unreadable(folder: Path) -> str | None:
+    """Return in one line why this process may not read a run's folder or a file of a run in it, None where it may."""
+    names = (*(name for name in FILES if name.endswith((".json", ".npz", ".pt", "failed"))), DONE)
+    try:
+        with os.scandir(folder) as entries:
+            held = {entry.name for entry in entries}
+        for name in names:
+            if name in held:
+                (folder / name).open("rb").close()
+    except PermissionError as error:
+        return refused(error)
+    except OSError:  # removed since, or a folder of that name: whoever reads it says so
+        return None
+    return None
+
+
 def digests(folder: Path) -> dict[str, str]:
     """{name: digest} of what is read of a finished run. Raises UserError for a run of an older version, which has none."""
     path = folder / DONE
@@ -305,7 +321,7 @@ class BusyError(UserError):
 def at_work(folder: Path) -> bool:
     """Whether a process is at work on a run, this one included. A lock that a killed process held is free."""
     lock = folder / ".lock"
-    if not lock.exists():
+    if not there(lock):
         return False
     try:
         with FileLock(lock, timeout=0):

@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import planted
@@ -142,3 +143,14 @@ def test_git_ignores_downloads_runs_and_environments():
 def test_the_text_that_each_planted_bug_changes_is_there_once():
     found = {words: (ROOT / file).read_text().count(old) for words, file, _, old, *_ in planted.parsed(planted.PLANTS)}
     assert not {words: n for words, n in found.items() if n != 1}
+
+
+COMMANDS = [path.relative_to(ROOT) for path in (ROOT / "figures").rglob("*.py") if '"__main__"' in path.read_text()]
+
+
+@pytest.mark.parametrize("path", [*map(str, COMMANDS), "figures/report", "papers", "papers/__main__.py"])
+def test_a_command_that_is_run_by_its_path_says_how_to_run_it(path):
+    ended = subprocess.run([sys.executable, path], cwd=ROOT, capture_output=True, text=True)
+    name = path.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
+    assert ended.stderr == f"{path}: is a part of a package; in {ROOT} type: python -m {name}\n"
+    assert ended.returncode == 2
