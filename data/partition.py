@@ -528,6 +528,13 @@ def split(data, options) -> Split:
         None if data.owners is None else data.owners.cpu().numpy(),
         data.clients,
     )
+    if not len(pool.parts[0]):
+        raise UserError(
+            f"--public_share {options.public_share:g}: leaves no training image of {data.name} to deal; use less than 1, or "
+            "--public_dataset for the public examples"
+        )
+    smaller = {"reduced": options.reduced < 1, "public_share": len(public) and not options.public_dataset}
+    told = " ".join(f"--{name} {getattr(options, name):g}" for name, is_read in smaller.items() if is_read)
     partitioner, counts = PARTITIONS[options.partition], []
     dealt = pool.parts[:1] if options.partition in readers("test_share") else pool.parts  # tests are the clients' own there
     for part, what in zip(dealt, ("training", "test"), strict=False):
@@ -540,7 +547,7 @@ def split(data, options) -> Split:
         if n < n_clients:
             raise UserError(
                 f"--n_clients {n_clients}: more clients than the {n} {what} images of {data.name} there are to deal"
-                f"{f' with --reduced {options.reduced:g}' if options.reduced < 1 else ''}; at most {n}"
+                f"{f' with {told}' if told else ''}; at most {n}"
             )
         counts.append(counts_of(options.sizes, n, n_clients))
         if counts[-1].min() < 1:

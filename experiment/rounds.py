@@ -106,7 +106,11 @@ def _shorter(experiment: Experiment) -> dict[str, Any] | None:
     if not found:
         return None
     r = max(found)
-    saved = saves.read_checkpoint(found[r].folder, r)
+    try:
+        saved = saves.read_checkpoint(found[r].folder, r)
+    except PermissionError as error:
+        log.warning("%s is passed over: %s", found[r].folder.name, reason_of(error))
+        return None
     if saved is None:
         return None
     log.info("%s: its first %d rounds are those of %s", folder.name, r, found[r].folder.name)
@@ -115,11 +119,16 @@ def _shorter(experiment: Experiment) -> dict[str, Any] | None:
 
 
 def _neighbours(folder: Path) -> Iterator[saves.Run]:
-    """The finished runs beside a run's folder that the same code and processor made. A damaged one is told, and stops
-    nobody."""
+    """The finished runs beside a run's folder that the same code and processor made. A damaged one and one that may not be
+    read are told, and stop nobody."""
     carried = folder.name.rpartition("-")[2]
     for other in saves.folders_in(folder.parent):
-        if not (fnmatchcase(other.name, f"{folder.name.partition('-')[0]}-*-{carried}") and saves.finished(other)):
+        if not fnmatchcase(other.name, f"{folder.name.partition('-')[0]}-*-{carried}"):
+            continue
+        if (why := saves.unreadable(other)) is not None:
+            log.warning("%s is passed over: %s", other.name, why)
+            continue
+        if not saves.finished(other):
             continue
         try:
             yield saves.load(other)

@@ -5,10 +5,14 @@
 Read from what a run writes while it goes on (`history.csv`, its checkpoints) and from its lock; nothing is changed.
 """
 
+import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
 import csv
 import io
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,11 @@
 """Runs what is missing of published tables, and prints them: see `papers`."""
 
-import argparse
 import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

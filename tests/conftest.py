@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -248,6 +249,34 @@ def gradient_of(federation: Federation, row: dict[str, torch.Tensor], indices) -
     logits = model(federation.data.images(indices, torch.float64))[1]
     torch.nn.functional.cross_entropy(logits, federation.data.y[indices]).backward()
     return {name: w.grad.clone() for name, w in model.named_parameters()}
+
+
+NOBODY = 65534  # the user id of somebody who owns nothing
+
+
+@pytest.fixture
+def open_folder():
+    """A folder in which every user may read and write; those above `tmp_path` are closed."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+@contextmanager
+def closed(*paths: Path):
+    """Inside, this process may not read these files and folders. Root may read everything, so root is another user inside;
+    what is imported late has to be imported before."""
+    modes, user = {path: path.stat().st_mode for path in paths}, os.geteuid()
+    for path in paths:
+        path.chmod(0)
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        for path, mode in modes.items():
+            path.chmod(mode)
 
 
 def sealed(folder: Path) -> saves.Run:

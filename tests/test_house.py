@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import planted
@@ -203,3 +204,14 @@ def test_what_is_read_is_opened_by_the_one_function_that_takes_regular_files_alo
 def test_the_test_of_openings_sees_each_kind(line):
     assert openings(ast.parse(line)) == [line]
     assert openings(ast.parse("path.open('w'); np.load(file); Image.open(file); untrusted.opened(path)")) == []
+
+
+COMMANDS = [path.relative_to(ROOT) for path in (ROOT / "figures").rglob("*.py") if '"__main__"' in path.read_text()]
+
+
+@pytest.mark.parametrize("path", [*map(str, COMMANDS), "figures/report", "papers", "papers/__main__.py"])
+def test_a_command_that_is_run_by_its_path_says_how_to_run_it(path):
+    ended = subprocess.run([sys.executable, path], cwd=ROOT, capture_output=True, text=True)
+    name = path.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
+    assert ended.stderr == f"{path}: is a part of a package; in {ROOT} type: python -m {name}\n"
+    assert ended.returncode == 2

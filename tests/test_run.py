@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import keeping
+from conftest import closed, keeping
 
 import algorithms
 import run as command
 import saves
 from data.datasets import LOADERS, from_arrays
 from experiment import identity
-from figures import curves, summary
+from figures import curves, report, split, status, summary, table
 from figures.groups import groups
 from figures.statistics import paired
 from figures.units import size
@@ -250,6 +250,79 @@ def test_a_run_that_is_asked_for_in_two_ways_counts_once(tmp_path, capsys):
     main(f"fedavg {QUICK} 1 auto", tmp_path)  # its last flag is --threads 1
     assert "over seeds" not in capsys.readouterr().out, "one run is one seed"
     assert len(saves.find(tmp_path)) == 1
+
+
+def test_runs_that_may_not_be_read_are_listed_and_end_no_grid(open_folder, capsys):
+    def of_words(work, *words):
+        try:
+            status = work([*words])
+        except SystemExit as stopped:
+            status = stopped.code
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    def counts(out):
+        rows = [line.split() for line in out.splitlines()]
+        return {row[0]: row[1] for row in rows if len(row) > 5 and row[0] in ("fedavg", "cfkd", "fd") and row[1].isdigit()}
+
+    words = f"fedavg cfkd fd --seed 0 1 {QUICK} --quiet --jobs 1"
+    page, folder = open_folder / "page.html", str(open_folder)
+    main(words, open_folder)
+    for command_of in (table.main, status.main, lambda argv: report.main([*argv, "-o", str(page)])):
+        of_words(command_of, folder)  # what they import late
+    for path in open_folder.rglob("*"):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    page.unlink()
+    named = {(run.options["algorithm"], run.options["seed"]): run.folder for run in saves.find(open_folder)}
+    whole, history, done = named["fedavg", 0], named["cfkd", 0] / "history.npz", named["fd", 0] / "done"
+    with closed(whole, history, done):
+        _, out, _ = of_words(table.main, folder)
+        for path in (whole, history, done):
+            run = path if path == whole else path.parent
+            assert f"{run.name} is passed over: {path}: may not be read or written" in out
+        assert counts(out) == {"fedavg": "1", "cfkd": "1", "fd": "1"}
+        _, out, err = of_words(table.main, folder, "--csv")
+        assert ("passed over" in out, err.count("passed over")) == (False, 3)
+        _, out, _ = of_words(status.main, folder)
+        assert out.count(" unreadable ") == 3
+        assert "6 runs: 3 done, 3 unreadable" in out
+        of_words(report.main, folder, "-o", str(page))
+        assert page.read_text().count("is passed over") == 3
+        code, out, err = of_words(lambda argv: main(words, open_folder))
+        assert code == 1
+        assert err.count("may not be read or written") == 3
+        assert "over seeds" not in out, "one run of each is left"
+        longer = words.replace("--rounds 2", "--rounds 3")
+        _, _, err = of_words(lambda argv: main(longer, open_folder))
+        assert err.count("its first 2 rounds are those of") == 3, "of those that may be read"
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning_and_the_run_is_made(tmp_path, capsys, monkeypatch):
+    def broken(*_):
+        raise ValueError("no canvas")
+
+    monkeypatch.setattr(split, "draw_one", broken)
+    assert main(f"fedavg {QUICK} --quiet", tmp_path) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("is finished and saved; a picture of it cannot be drawn: ValueError: no canvas")
+    (run,) = saves.find(tmp_path)
+    assert not (run.folder / "split.png").exists()
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/chorus", "run.py"])
+def test_a_message_begins_with_the_name_of_the_command(program, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [program])
+    assert main("fedavg --lr x", tmp_path) == 2
+    assert capsys.readouterr().err.startswith(f"{Path(program).name}: --lr x: ")
+    main(f"fedavg {QUICK} --lr 1e30 --optimizer sgd --quiet", tmp_path)
+    assert capsys.readouterr().err.startswith(f"{Path(program).name}: fedavg: the "), "of a run that failed"
+
+
+def test_a_public_share_that_leaves_nothing_to_deal_is_told_by_its_own_flag(tmp_path, capsys):
+    assert main("fedavg --dataset digits --n_clients 3 --public_share 1", tmp_path) == 2
+    assert "run.py: --public_share 1: leaves no training image of digits to deal" in capsys.readouterr().err
+    assert main("fedavg --dataset digits --n_clients 3 --public_share 0.999 --reduced 0.9", tmp_path) == 2
+    assert "there are to deal with --reduced 0.9 --public_share 0.999; at most" in capsys.readouterr().err
 
 
 # --- the table and its words ---

@@ -179,7 +179,7 @@ def test_long_names_are_cut_and_told_apart_and_short_ones_stay():
     assert len(stem("東" * 80).encode()) < 120
 
 
-# --- plugins that interfere, and two users: `make hard` has all of these ----------------------------------------------------
+# --- plugins that interfere, and two users: `make hard` has all of these -------------------------------------------------
 
 
 @pytest.fixture(scope="module")
