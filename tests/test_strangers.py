@@ -6,10 +6,8 @@ import io
 import os
 import re
 import sys
-import tempfile
 import unicodedata
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -179,7 +177,7 @@ def test_long_names_are_cut_and_told_apart_and_short_ones_stay():
     assert len(stem("東" * 80).encode()) < 120
 
 
-# --- plugins that interfere, and two users: `make hard` has all of these -------------------------------------------------
+# --- plugins that interfere, and two users: `make hard` has all of these -----------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +202,6 @@ def test_a_plugin_that_interferes_is_refused_or_leaves_the_run_as_it_is(name, wi
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to be two users")
 @pytest.mark.parametrize("name", ["root's runs are open", "histories are closed"])
-def test_what_another_user_may_not_read_is_told_and_nothing_is_lost(name, forks):
-    with tempfile.TemporaryDirectory(dir="/tmp") as place:
-        assert list(users.held_to(users.CASES[name], users.opened(Path(place)), forks, Outcome())) == []
+def test_what_another_user_may_not_read_is_told_and_nothing_is_lost(name):
+    with users.two_users() as (scratch, forks):
+        assert list(users.held_to(users.CASES[name], users.opened(scratch / "case"), forks, Outcome())) == []

@@ -4,7 +4,6 @@ that got its number since.
 """
 
 import atexit
-import codecs
 import importlib
 import json
 import os
@@ -18,7 +17,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GRACE = 20.0  # seconds that the children of a killed process have to end: they may save what they are at
-ENCODINGS = ("utf-8-sig", "cp437", "idna")  # of Python's own files, which another user may not be allowed to read
 LIMIT = 300.0  # seconds of a command that is not killed
 
 
@@ -58,11 +56,12 @@ class Ended:
 
 
 class Forks:
-    """A process that forks others. To be closed."""
+    """A process that forks others. To be closed. `modules` are imported beforehand too, with these variables in
+    the `environment`."""
 
-    def __init__(self) -> None:
-        words = [sys.executable, "-m", "tests.hard.forks"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    def __init__(self, *modules: str, **environment: str) -> None:
+        words = [sys.executable, "-m", "tests.hard.forks", *modules]
+        environment = {**os.environ, **environment, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(words, cwd=ROOT, env=environment, **pipes)
 
@@ -88,8 +87,8 @@ def _serve() -> None:
     import saves.workbook  # noqa: F401
     from figures import folder, report, status, table  # noqa: F401
 
-    for name in ENCODINGS:
-        codecs.lookup(name)
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     for line in sys.stdin:
         print(json.dumps(asdict(_carried_out(Plan(**json.loads(line))))), flush=True)
 
@@ -162,6 +161,9 @@ def _be(plan: Plan, said: Path, moment: Path) -> None:
         signal.raise_signal(signal.SIGINT)
     except SystemExit as left:
         status = left.code or 0
+        if isinstance(status, str):  # as Python does with words
+            print(status, file=sys.stderr)
+            status = 1
         sys.stderr.flush()
     except BaseException:
         traceback.print_exc()
