@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from algorithms import fedavg
 from helpers import Round, aggregate, cross_entropy, download, minus, moved, parameters, shared_model, train
@@ -39,12 +38,13 @@ def _adaptive(second: Callable):
 
 
 # (change, m, v, options) -> (m, v, step), tensor by tensor; the server goes --server_lr times the step
-SERVER_STEPS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+SERVER_STEPS: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = {
     "sgd": _sgd,
     "adagrad": _adaptive(lambda v, square, beta2: v + square),
     "adam": _adaptive(lambda v, square, beta2: beta2 * v + (1 - beta2) * square),
     "yogi": _adaptive(lambda v, square, beta2: v - (1 - beta2) * square * (v - square).sign()),
 }
+BETA1 = Number(float, least=0, below=1, words=("auto",))
 MOMENTUM = Needs("--server_optimizer sgd", lambda o: o.server_optimizer == "sgd")
 ADAPTIVE = Needs("--server_optimizer adagrad, adam or yogi", lambda o: o.server_optimizer != "sgd")
 SECOND = Needs("--server_optimizer adam or yogi", lambda o: o.server_optimizer in ("adam", "yogi"))
@@ -58,17 +58,11 @@ class Options(fedavg.Options):
     server_optimizer: str = flag("adam", Choice(tuple(SERVER_STEPS)), "how the server steps along the clients' mean change")
     server_lr: float = flag(0.1, Number(float, above=0), "the server's learning rate; 1 with plain SGD is FedAvg", rate=True)
     server_momentum: float = flag(0.9, Number(float, least=0, below=1), "of the server's SGD; 0 is plain", MOMENTUM)
-    beta1: float | str = flag(
-        "auto",
-        Number(float, least=0, below=1, words=("auto",)),
-        "decay of the mean change; 0 keeps none of before; auto is 0 for adagrad and 0.9 for adam and yogi",
-        ADAPTIVE,
-    )
+    beta1: float | str = flag("auto", BETA1, "decay of the mean change; auto is 0 (none) for adagrad, else 0.9", ADAPTIVE)
     beta2: float = flag(0.99, Number(float, least=0, below=1), "decay of the mean squared change", SECOND)
     tau: float = flag(1e-3, Number(float, above=0), "adaptivity: larger is less, and the steps shorter", ADAPTIVE)
 
-    def __post_init__(self) -> None:
-        """A run has the number that it computes with in its options, as runs had before `auto`."""
+    def __post_init__(self) -> None:  # a run is named by the number that auto becomes
         super().__post_init__()
         if self.beta1 == "auto":
             object.__setattr__(self, "beta1", 0.0 if self.server_optimizer == "adagrad" else 0.9)
