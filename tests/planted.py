@@ -450,6 +450,15 @@ a kill leaves the file with which a folder is tried | experiment/preparation.py 
 a name that no file can have is asked for | untrusted.py | test_mistakes.py -k "one_line or longer"
 - return os.path.exists(path)
 + return Path(path).exists()
+a column of the clients stays a tensor until the run ends | experiment/measuring.py | test_experiment.py -k no_tensor
+-         clients[name] = values.tobytes()
++         clients[name] = torch.from_numpy(values)
+a plugin may change a method of a class of Chorus | integrity.py | test_plugins.py -k changes_chorus
+-                 if isinstance(value, type) and value.__module__ == name:
++                 if False:
+what importlib brings names no run | plugins.py | test_plugins.py -k importlib
+-     found, todo = set(), [first, *brought]
++     found, todo = set(), [first]
 """
 
 
