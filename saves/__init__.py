@@ -463,8 +463,18 @@ def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns, copy=False)
 
 
-def numbers(column: bytes | torch.Tensor) -> np.ndarray:
-    """Return a column of a round's clients: float64 [S] from its bytes, or from the tensor that older checkpoints have."""
+def kept(column: np.ndarray) -> bytes | list[float]:
+    """Return a column of a round's clients, S numbers, as the history keeps it: float64 in bytes, or [] where S is 0, as
+    torch reads no empty bytes.
+
+    A small tensor that stayed until the end would keep a large free block of memory from being used again: a run of 1,900
+    rounds took twice the memory of one of 200.
+    """
+    return column.astype(np.float64).tobytes() or []
+
+
+def numbers(column: bytes | list[float] | torch.Tensor) -> np.ndarray:
+    """Return the numbers of a column that `kept` made, or of the tensor that older checkpoints have."""
     return np.frombuffer(column) if isinstance(column, bytes) else np.asarray(column)
 
 

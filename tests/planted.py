@@ -451,7 +451,7 @@ a name that no file can have is asked for | untrusted.py | test_mistakes.py -k "
 - return os.path.exists(path)
 + return Path(path).exists()
 a column of the clients stays a tensor until the run ends | experiment/measuring.py | test_experiment.py -k no_tensor
--         clients[name] = values.tobytes()
+-         clients[name] = saves.kept(values)
 +         clients[name] = torch.from_numpy(values)
 a plugin may change a method of a class of Chorus | integrity.py | test_plugins.py -k changes_chorus
 -                 if isinstance(value, type) and value.__module__ == name:
