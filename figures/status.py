@@ -6,7 +6,9 @@ Read from what a run writes while it goes on (`history.csv`, its checkpoints) an
 """
 
 import csv
+import io
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +32,7 @@ def status(folder: Path) -> dict[str, str]:
     try:
         run = saves.load(folder) if done else None
         rounds = (run.config if run else saves.read_config(folder))["options"]["rounds"]
-        rows = run.rounds.to_dict("records") if run else _rows(folder)
+        rows = run.rounds.to_dict("records") if run else rows_of(folder)
     except UserError as error:
         stands = "damaged" if isinstance(error, saves.DamagedError) else "older"
         return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": stands, "why": str(error)}
@@ -52,11 +54,17 @@ def status(folder: Path) -> dict[str, str]:
     }
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """The rounds of an unfinished run so far, as far as they are to be read: the last line may be half written."""
+def rows_of(folder: Path, last: int | None = None) -> list[dict[str, str]]:
+    """The rounds of an unfinished run so far, or those in the last so many bytes of `history.csv`, as far as they can be
+    read: the last line may be half written."""
     try:
-        with (folder / "history.csv").open(newline="", encoding="utf-8", errors="replace") as file:
-            return [row for row in csv.DictReader(file) if _is_whole(row)]
+        with (folder / "history.csv").open("rb") as file:
+            names, size = file.readline(), os.fstat(file.fileno()).st_size
+            if last is not None and size - file.tell() > last:
+                file.seek(size - last)
+                file.readline()  # the end of a row
+            text = (names + file.read()).decode(errors="replace")
+        return [row for row in csv.DictReader(io.StringIO(text, newline="")) if _is_whole(row)]
     except (OSError, csv.Error):
         return []
 
