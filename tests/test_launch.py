@@ -487,7 +487,7 @@ def test_a_study_tells_how_many_runs_stand_how_and_the_time_that_is_left(tmp_pat
     assert str(looked(shown, clock)) == "0 of 4 runs done, 1.5 min left, 1 running, 2 waiting, 1 failed", "9 rounds"
     shown.begins(three)
     plays(three, 5)
-    assert "1.1 min left, 2 running" in str(looked(shown, clock)), "12 rounds... at one in 10 and one in 5 seconds"
+    assert "27 s left, 2 running" in str(looked(shown, clock)), "8 rounds, at one in 10 seconds and one in 5"
     shown.stops(three)
     shown.told(two, "fine-tuning")
     assert str(shown.standings[two.folder]).endswith("fine-tuning")
