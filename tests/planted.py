@@ -450,6 +450,12 @@ a kill leaves the file with which a folder is tried | experiment/preparation.py 
 a name that no file can have is asked for | untrusted.py | test_mistakes.py -k "one_line or longer"
 - return os.path.exists(path)
 + return Path(path).exists()
+a run is begun once more than its place says | launch/loop.py | test_launch.py -k killed_twice
+- kills[one.folder] == place.tries
++ kills[one.folder] > place.tries
+how fast a run is is told by all of its rounds | launch/display.py | test_launch.py -k end_of_its_history
+- status.rows_of(self.folder, TAIL)
++ status.rows_of(self.folder)
 """
 
 
