@@ -93,7 +93,7 @@ def _declared() -> tuple[dict[str, type[options.Options]], dict[str, str]]:
 def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[str], chosen_among: Sequence[str] = ()) -> int:
     """Run what is not finished, and print the table; `chosen_among` are flags whose values were chosen beforehand."""
     loggers.chosen(how.log)  # a mistake is one before anything is said
-    refuse(ready, how.jobs, how.ray)
+    refuse(ready, how)
     ready = list({one.folder: one for one in ready}.values())  # two may be the same run: --threads 1 auto
     out = sys.stderr if how.json else sys.stdout
     say = (lambda *words: None) if how.quiet else (lambda *words: tell(*words, file=out, flush=True))
@@ -152,8 +152,7 @@ def _results(
 ) -> list[tuple[Experiment, saves.Run | Failed]]:
     """What came of the experiments, in their order; each finished one is told in JSON where that is asked for."""
     results = []
-    where = {"jobs": how.jobs, "workers": how.workers, "ray": how.ray, "any_node": how.any_node}
-    for one, result in launch(ready, how.force, how.quiet, log=how.log, patience=patience, **where):
+    for one, result in launch(ready, how, patience):
         results.append((one, result))
         if how.json and not isinstance(result, Failed):
             tell(json.dumps(result.summary(), allow_nan=False), flush=True)

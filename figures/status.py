@@ -13,6 +13,7 @@ if not __package__:
 import csv
 import io
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from tabulate import tabulate
 import saves
 from errors import UserError
 from figures.units import duration
-from untrusted import Parser, RefusedError, is_there, read_bytes, tell, text
+from untrusted import Parser, RefusedError, is_there, opened, tell, text
 
 SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
 
@@ -37,7 +38,7 @@ def status(folder: Path) -> dict[str, str]:
     try:
         run = saves.load(folder) if done else None
         rounds = (run.config if run else saves.read_config(folder))["options"]["rounds"]
-        rows = run.rounds.to_dict("records") if run else _rows(folder)
+        rows = run.rounds.to_dict("records") if run else rows_of(folder)
     except UserError as error:
         stands = "damaged" if isinstance(error, saves.DamagedError) else "older"
         return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": stands, "why": str(error)}
@@ -59,12 +60,18 @@ def status(folder: Path) -> dict[str, str]:
     }
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """The rounds of an unfinished run so far, as far as they are to be read: the last line may be half written."""
+def rows_of(folder: Path, last: int | None = None) -> list[dict[str, str]]:
+    """The rounds of an unfinished run so far, or those in the last so many bytes of `history.csv`, as far as they can be
+    read: the last line may be half written."""
     try:
-        lines = io.StringIO(read_bytes(folder / "history.csv").decode("utf-8", "replace"), newline="")
-        return [row for row in csv.DictReader(lines) if _is_whole(row)]
-    except (RefusedError, csv.Error):
+        with opened(folder / "history.csv") as file:
+            names, size = file.readline(), os.fstat(file.fileno()).st_size
+            if last is not None and size - file.tell() > last:
+                file.seek(size - last)
+                file.readline()  # the end of a row
+            text = (names + file.read()).decode(errors="replace")
+        return [row for row in csv.DictReader(io.StringIO(text, newline="")) if _is_whole(row)]
+    except (RefusedError, OSError, csv.Error):
         return []
 
 

@@ -1,21 +1,25 @@
 """How a study stands, on standard error: on a terminal a line of all runs and one of each that is running, which change in
-place; elsewhere plain lines now and then, so that a log file shows signs of life.
+place; elsewhere plain lines now and then, so that a log file shows signs of life. How far a run is stands in its folder.
 """
 
 import logging
+import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from statistics import mean
 
 from tqdm import tqdm
 
 import saves
 from experiment import Experiment
 from experiment.rounds import Row
+from figures import status
 from figures.groups import distinguishing
 from figures.units import duration, flags_told
 from launch.scheduling import work_of
@@ -25,56 +29,62 @@ from untrusted import inert
 
 EVERY = 30.0  # seconds from one report to the next where there is no terminal
 REFRESH = 0.1  # seconds in which a terminal is not written to again
+TAIL = 1 << 14  # bytes at the end of history.csv: the rounds that tell how fast a run is
 
 
 @dataclass
 class Standing:
-    """How far a run is: `first` is the round that it began or went on with, `news` what was said last."""
+    """How far a run is, by the last rows of its `history.csv`: `pace` is in seconds a round, `news` what was said last."""
 
     label: str
+    folder: Path
     rounds: int
     work: float
-    began: float = 0.0
-    first: int | None = None
     round: int = 0
+    pace: float | None = None
     accuracy: str = ""
     loss: str = ""
     news: str = ""
     result: saves.Run | Failed | None = None
 
-    def hears(self, news: Row | str) -> None:
-        """A row of the history, or words."""
-        self.news = news if isinstance(news, str) else ""
-        if isinstance(news, str):
+    def look(self) -> None:
+        """Read what is there now."""
+        if not (rows := status.rows_of(self.folder, TAIL)):
             return
-        self.round = int(news["round"])
-        self.first = self.first or self.round
-        self.loss = f"loss {news['loss']:.3f}"
-        found = next((what for what in ("global", "personal") if f"{what}_mean" in news), None)
-        self.accuracy = f"{found} {news[f'{found}_mean']:.1%}" if found else self.accuracy
+        last, played = rows[-1], [row for row in rows if int(row["round"]) > 0]
+        self.news = self.news if int(last["round"]) == self.round else ""
+        self.round = int(last["round"])
+        if played:
+            self.pace = mean(float(row["seconds"]) + float(row["evaluation_seconds"]) for row in played)
+        self.loss = f"loss {float(last['loss']):.3f}" if last["loss"] else ""
+        for what in ("personal", "global"):
+            if evaluated := [row for row in rows if row.get(f"{what}_mean")]:
+                self.accuracy = f"{what} {float(evaluated[-1][f'{what}_mean']):.1%}"
 
     @property
-    def made(self) -> int:
-        """Rounds that were played since it began here."""
-        return 0 if self.first is None else self.round - self.first + 1
+    def left(self) -> float:
+        """The part of its work that is left."""
+        return 0.0 if self.result else self.work * (self.rounds - self.round) / self.rounds
 
     def __str__(self) -> str:
-        left = (time.monotonic() - self.began) / self.made * (self.rounds - self.round) if self.made else None
+        left = None if self.pace is None else self.pace * (self.rounds - self.round)
         told = (f"{self.round:>{len(str(self.rounds))}}/{self.rounds}", self.accuracy, _left(left), self.label, self.loss)
         return "  ".join(filter(None, (*told, self.news)))
 
 
 class Display:
-    """Knows how the runs stand, and shows nothing. Within it they are told of in order: `begins`, `told`, `stops`."""
+    """Knows how the runs stand, and shows nothing. In it a run `begins` and `stops`."""
+
+    every, at_once = math.inf, False  # seconds from one look to the next; whether it looks where a run begins or stops
 
     def __init__(self, runs: Sequence[Experiment]) -> None:
-        labels = labels_of(runs)
         self.standings = {
-            one.folder: Standing(label, one.options.rounds, work_of(one)) for one, label in zip(runs, labels, strict=True)
+            one.folder: Standing(label, one.folder, one.options.rounds, work_of(one))
+            for one, label in zip(runs, labels_of(runs), strict=True)
         }
         self.running: list[Path] = []
         self.elsewhere = 0
-        self.began = time.monotonic()
+        self._looked = time.monotonic()
 
     def __enter__(self) -> "Display":
         return self
@@ -84,29 +94,45 @@ class Display:
 
     def begins(self, one: Experiment) -> None:
         """A run is at work."""
-        self.elsewhere, standing = 0, self.standings[one.folder]
-        standing.began, standing.first = time.monotonic(), None
+        self.elsewhere = 0
         self.running.append(one.folder)
-        self.show(now=True)
+        self.look(self.at_once)
 
-    def told(self, one: Experiment, news: Row | str) -> None:
-        """A round is over, or something is to be said."""
-        self.standings[one.folder].hears(news)
-        self.show()
+    def told(self, one: Experiment, words: str) -> None:
+        """Something is to be said of a run."""
+        self.standings[one.folder].news = words
+        self.look()
 
     def stops(self, one: Experiment, result: saves.Run | Failed | None = None) -> None:
         """A run is over, or waits again."""
         self.running.remove(one.folder)
         self.standings[one.folder].result = result
-        self.show(now=True)
+        self.look(self.at_once)
 
     def waits(self, n: int) -> None:
         """Other processes are at work on all n runs that are left."""
         self.elsewhere = n
-        self.show()
+        self.look(self.at_once)
 
-    def show(self, now: bool = False) -> None:
-        """Something has changed; `now` is something that is not to be missed."""
+    @contextmanager
+    def logger(self, folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], None]]:
+        """Of a run in this process, its last logger: the others have written the row."""
+        yield lambda row: self.look()
+
+    def look(self, now: bool = False) -> None:
+        """Where it is time again, or `now`, show how the runs stand."""
+        if now or time.monotonic() - self._looked >= self.every:
+            self._looked = time.monotonic()
+            for folder in self.running:
+                self.standings[folder].look()
+            over = sum(standing.result is not None for standing in self.standings.values())
+            of_all = [(str(self), over, len(self.standings))] if len(self.standings) > 1 else []
+            of_each = [(str(one), one.round, one.rounds) for one in map(self.standings.get, self.running)]
+            with suppress(OSError):  # of a full disk, or of a terminal that is closed
+                self.write([*of_all, *of_each])
+
+    def write(self, lines: Sequence[tuple[str, int, int]]) -> None:
+        """Show these lines, each with how many of how many rounds or runs are done."""
 
     def aside(self) -> AbstractContextManager:
         """Inside, something else is printed."""
@@ -125,89 +151,51 @@ class Display:
         return ", ".join(filter(None, (done, _left(self._left()), *told)))
 
     def _left(self) -> float | None:
-        """Seconds, if all runs' work goes on as fast as it went so far; None before the first round."""
-        of_all = self.standings.values()
-        made = sum(standing.work * standing.made / standing.rounds for standing in of_all)
-        left = sum(s.work * (s.rounds - s.round) / s.rounds for s in of_all if s.result is None)
-        return (time.monotonic() - self.began) * left / made if made else None
+        """Seconds, if work goes on as fast as that of the runs at work; None before the first round."""
+        at_work = [self.standings[folder] for folder in self.running]
+        speed = sum(one.work / one.rounds / one.pace for one in at_work if one.pace)
+        return sum(standing.left for standing in self.standings.values()) / speed if speed else None
 
 
 class Lines(Display):
-    """For a file: every `EVERY` seconds, where there is something new, a line of all runs and one of each that runs."""
+    """For a file: every `EVERY` seconds a line of all runs and one of each that runs."""
 
-    shown = 0.0
+    every = EVERY
 
-    def show(self, now: bool = False) -> None:
-        """Where it is time again."""
-        self.shown = self.shown or self.began
-        if time.monotonic() - self.shown >= EVERY:
-            self.shown = time.monotonic()
-            running = [f"  {self.standings[folder]}" for folder in self.running]
-            with suppress(OSError):  # of a full disk
-                print(*([str(self)] if len(self.standings) > 1 else []), *running, sep="\n", file=sys.stderr, flush=True)
+    def write(self, lines: Sequence[tuple[str, int, int]]) -> None:
+        """One below the other."""
+        several = len(self.standings) > 1
+        texts = [text if several and number == 0 else f"  {text}" for number, (text, *_) in enumerate(lines)]
+        print(*texts, sep="\n", file=sys.stderr, flush=True)
 
 
 class Bars(Display):
     """For a terminal."""
 
+    every, at_once = REFRESH, True
+
     def __init__(self, runs: Sequence[Experiment]) -> None:
         super().__init__(runs)
-        self._shown = 0.0
-        self._places: list[Path | None] = []  # of the runs' lines, from top to bottom
-        self._lines: list[tqdm] = []
-
-    def __enter__(self) -> Display:
-        if len(self.standings) > 1:
-            self._line(len(self.standings))
-        return self
+        self._bars: list[tqdm] = []
 
     def __exit__(self, *_) -> None:
         with suppress(OSError):  # of a terminal that is closed
-            for line in reversed(self._lines):
-                line.close()
+            for bar in reversed(self._bars):
+                bar.close()
 
-    def begins(self, one: Experiment) -> None:
-        """A run is at work: it takes the first line that is free."""
-        if None in self._places:
-            self._places[self._places.index(None)] = one.folder
-        else:
-            self._places.append(one.folder)
-            self._line(1)
-        super().begins(one)
-
-    def stops(self, one: Experiment, result: saves.Run | Failed | None = None) -> None:
-        """A run is over, or waits again: its line is free."""
-        self._places[self._places.index(one.folder)] = None
-        super().stops(one, result)
-
-    def show(self, now: bool = False) -> None:
-        """All lines anew, but not too often."""
-        if not now and time.monotonic() - self._shown < REFRESH:
-            return
-        self._shown = time.monotonic()
-        of_runs = self._lines[-len(self._places) :] if self._places else []
-        for line in self._lines[: len(self._lines) - len(of_runs)]:
-            over = sum(standing.result is not None for standing in self.standings.values())
-            _write(line, str(self), over, len(self.standings))
-        for line, folder in zip(of_runs, self._places, strict=True):
-            standing = self.standings.get(folder)
-            _write(line, str(standing or ""), standing.round if standing else 0, standing.rounds if standing else 0)
+    def write(self, lines: Sequence[tuple[str, int, int]]) -> None:
+        """In place of those before."""
+        while len(self._bars) < len(lines):
+            self._bars.append(tqdm(position=len(self._bars), leave=False, dynamic_ncols=True, bar_format="{desc}"))
+        for bar, (text, bar.n, bar.total) in zip_longest(self._bars, lines, fillvalue=("", 0, 0)):
+            bar.bar_format = "{desc} |{bar}|" if text else "{desc}"
+            bar.set_description_str(text)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Inside, the lines are away."""
         with tqdm.external_write_mode(file=sys.stdout):
             yield
-
-    def _line(self, total: int) -> None:
-        line = tqdm(total=total, position=len(self._lines), leave=False, dynamic_ncols=True, bar_format="{desc}")
-        self._lines.append(line)
-
-
-def _write(line: tqdm, text: str, n: int, total: int) -> None:
-    line.n, line.total = n, total
-    line.bar_format = "{desc} |{bar}|" if text else "{desc}"
-    line.set_description_str(text)
 
 
 def display_of(runs: Sequence[Experiment], quiet: bool) -> Display:

@@ -21,7 +21,7 @@ from typing import Any
 import experiment
 import saves
 from errors import UserError
-from experiment import Experiment, identity
+from experiment import Experiment, identity, preparation
 from options import Launch, Options
 from untrusted import tree
 
@@ -67,6 +67,15 @@ def going_on(one: Experiment) -> Experiment:
     earlier = [environment for environment in known if environment != now["environment"]]
     unique = [environment for place, environment in enumerate(earlier) if environment not in earlier[:place]]
     return replace(one, config={**now, "any_node": True, "earlier_environments": unique})
+
+
+def with_data(one: Experiment, launch: Launch, all_of: str) -> Experiment:
+    """The experiment with the data set as this machine reads it. Raises UserError where that is another one."""
+    data = preparation.data_of(one.options, launch)
+    if data.digest != one.config["data"]["digest"]:
+        where = f"--dataset {one.options.dataset}: other data are in {launch.data_dir}"
+        raise UserError(f"{where}; must be the same on all {all_of}")
+    return replace(one, data=data)
 
 
 def write(runs: Iterable[Experiment], path: Path) -> None:

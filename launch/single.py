@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging.handlers import QueueHandler
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 import allocator
 import experiment
 import saves
-from errors import NoRoomError, no_room, reason_of, unmasked
+from errors import LostError, NoRoomError, no_room, reason_of, unmasked
 from experiment import Experiment
 from experiment.rounds import Logger, Row
 from figures import folder
@@ -48,6 +48,11 @@ class Failed:
         return f"{self.reason} ({self.log})"
 
 
+# How a run ended: with its result; or not yet, since another process is at work on it, nothing can be saved any more, its
+# process was killed, or its node is of another kind.
+End = saves.Run | Failed | saves.BusyError | NoRoomError | LostError | nodes.DeclinedError
+
+
 def carry_out(
     one: Experiment, force: bool, loggers: Sequence[Logger], watch: Callable[[Row | str], None]
 ) -> saves.Run | Failed:
@@ -78,6 +83,16 @@ def _draw(run: saves.Run) -> None:
             raise
         words = "%s is finished and saved; a picture of it cannot be drawn: %s"
         logging.getLogger("chorus").warning(words, run.folder.name, reason_of(error))
+
+
+def end_of(one: Experiment, force: bool, loggers: Sequence[Logger], say: Callable[[str], None]) -> End:
+    """As `carry_out`, with an error that says why there is no result yet as a value, and all of it small enough to be sent.
+    `say` gets words while clients fine-tune; the rounds are in the folder."""
+    try:
+        result = carry_out(one, force, loggers, lambda news: say(news) if isinstance(news, str) else None)
+    except (saves.BusyError, NoRoomError) as error:
+        return error
+    return replace(result)  # without the files that it has read
 
 
 def failed(one: Experiment, reason: str) -> Failed:

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from errors import UserError
-from experiment import Experiment, identity, preparation, rounds
+from experiment import Experiment, identity, rounds
 from federation import ranks
-from launch import scheduling
+from launch import nodes, scheduling
 from options import Launch
 
 
@@ -24,8 +24,6 @@ def _take_part(how: Launch, told: tuple[Experiment, dict[str, Any] | None]) -> N
     one, saved = told
     if differs := identity.carried_out(identity.carrier(one.options), one.config):
         raise UserError(f"has {differs}; must be the same on all ranks")
-    data = preparation.data_of(one.options, how)
-    if data.digest != one.config["data"]["digest"]:
-        raise UserError(f"--dataset {one.options.dataset}: other data are in {how.data_dir}; must be the same on all ranks")
+    one = nodes.with_data(one, how, "ranks")
     workers = scheduling.workers_of(one, how.workers, scheduling.cores())
-    rounds.follow(replace(one, data=data, workers=workers), saved)
+    rounds.follow(replace(one, workers=workers), saved)

@@ -129,7 +129,7 @@ def _run(tables: Sequence[tuple[str, Table]], how: Launch) -> int:
     while True:
         ready, waiting = results.missing([table for _, table in tables], how)
         failed = 0
-        for _, result in launch(ready, quiet=how.quiet, jobs=how.jobs, workers=how.workers):
+        for _, result in launch(ready, how):
             if isinstance(result, Failed):
                 print(f"papers: {result}", file=sys.stderr)
                 failed += 1

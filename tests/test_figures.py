@@ -22,7 +22,7 @@ QUICK = {"dataset": "digits", "reduced": 0.2, "rounds": 1, "epoch_per_round": 1,
 def run(name, export, force=False, **flags):
     asked = {"algorithm": name, **QUICK, **flags}
     prepared = experiment.prepare(algorithms.options_of(name)(**asked), Launch(export_dir=export))
-    ((_, finished),) = launch([prepared], force=force, quiet=True)
+    ((_, finished),) = launch([prepared], Launch(force=force, quiet=True))
     return finished
 
 

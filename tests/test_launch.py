@@ -25,9 +25,10 @@ import run as command
 import saves
 from errors import UserError
 from figures import status
-from launch import Failed, display, ending, here, launch, loggers, processes, scheduling, signals, single
+from launch import Failed, display, ending, launch, loggers, loop, processes, scheduling, signals, single
 from launch.display import Display
 from launch.scheduling import cores  # as it is, and not the fixture's
+from options import Launch, flags_of
 
 STUDY = "fedavg cfkd --n_clients 3 --reduced 0.2 --model MLP --seed 0 1 --lr 0.01"
 LONG = f"{STUDY} --rounds 100000"
@@ -37,8 +38,8 @@ def of(*seeds: int, export: Path, **flags) -> list[experiment.Experiment]:
     return [prepared("fedavg", export, seed=seed, **flags) for seed in seeds]
 
 
-def results(*args, **how) -> list:
-    return [result for _, result in launch(*args, quiet=True, **how)]
+def results(ready, **how) -> list:
+    return [result for _, result in launch(ready, Launch(quiet=True, **how))]
 
 
 # --- side by side ------------------------------------------------------------------------------------------------------
@@ -69,18 +70,21 @@ def test_the_command_prints_the_same_table_with_any_number_of_jobs(tmp_path, cap
 
 @pytest.fixture
 def killing(monkeypatch):
-    """Kills the worker of a run when it tells of its first round, so many times -> a function of its folder and that."""
-    news, victims = processes._Workers.news, {}
+    """Kills the worker of a run that has played a round since it began, so many times -> {its folder: how often yet}."""
+    ended, victims, before = processes.Processes.ended, {}, {}
 
     def watched(self, timeout):
-        for one, (what, told) in news(self, timeout):
-            if what == "told" and victims.get(one.folder, 0) > 0:
-                victims[one.folder] -= 1
-                (worker,) = [worker for worker in self.busy if worker.one is one]
-                worker.process.kill()
-            yield one, (what, told)
+        for worker in self._busy:
+            folder = worker.one.folder
+            rows = status.rows_of(folder)
+            if rows == before.setdefault((folder, worker.process.pid), rows) or victims.get(folder, 0) == 0:
+                continue
+            victims[folder] -= 1
+            worker.process.kill()
+            worker.process.join()
+        return ended(self, 0.01)
 
-    monkeypatch.setattr(processes._Workers, "news", watched)
+    monkeypatch.setattr(processes.Processes, "ended", watched)
     return victims
 
 
@@ -129,14 +133,14 @@ def test_an_error_that_nobody_foresaw_is_a_failure_too(tmp_path, monkeypatch):
 
 def test_a_run_takes_as_many_cores_as_it_has_threads(tmp_path):
     ready = [prepared("centralized", tmp_path, threads=threads) for threads in (1, 2, 3, 4)]
-    workers = processes._Workers(3)
-    assert [workers.have_room_for(one) for one in ready] == [True] * 4, "where nothing runs, one that is too wide may"
-    workers._all = [processes._Worker(None, None, ready[0])]
-    assert [workers.have_room_for(one) for one in ready] == [True, True, False, False]
-    workers._all.append(processes._Worker(None, None, ready[1]))
-    assert not any(workers.have_room_for(one) for one in ready)
-    workers._all[1].one = None
-    assert workers.have_room_for(ready[1])
+    place = processes.Processes(3, (), Display(ready))
+    assert place.fitting(ready) == ready, "where nothing runs, one that is too wide may"
+    place._workers = [processes._Worker(None, None, ready[0])]
+    assert place.fitting(ready) == ready[:2]
+    place._workers.append(processes._Worker(None, None, ready[1]))
+    assert place.fitting(ready) == []
+    place._workers[1].one = None
+    assert place.fitting(ready) == ready[:2]
 
 
 def test_the_longest_are_begun_first(tmp_path):
@@ -193,7 +197,7 @@ def test_a_run_in_progress_elsewhere_is_passed_over_and_then_waited_for(ends, tm
             if ends == "it is done":
                 run(first)
 
-    monkeypatch.setattr(here.time, "sleep", sleep)
+    monkeypatch.setattr(loop.time, "sleep", sleep)
     assert [one.done for one in results([first, second])] == [True, True]
     assert waited == [scheduling.POLL] * 3
     assert made == [second, first]
@@ -214,7 +218,8 @@ def test_side_by_side_too_a_run_in_progress_elsewhere_comes_last(tmp_path):
             assert n == 1
             elsewhere.__exit__(None, None, None)
 
-    done = list(processes.carry_out(ready, False, (), Watching(ready), 2))
+    shown = Watching(ready)
+    done = list(loop.carry_out(ready, processes.Processes(2, (), shown), shown))
     assert {one.folder for one, _ in done} == {one.folder for one in ready}
     assert order[-1] is ready[0]
 
@@ -435,18 +440,12 @@ def test_tensorboard_that_is_not_there_is_one_line(tmp_path, capsys, monkeypatch
 
 
 def test_every_logger_that_a_flag_names_is_there():
-    from options import Launch, flags_of
-
     assert flags_of(Launch)["log"]["takes"].names == tuple(loggers.LOGGERS)
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
-
-
-def row(r: int, **accuracies) -> dict:
-    return {"round": r, "loss": 0.5, **accuracies}
 
 
 @pytest.fixture
@@ -457,27 +456,44 @@ def clock(monkeypatch):
     return now
 
 
+def plays(one, *seconds: float, first: int = 1, **accuracies) -> None:
+    """The run has played rounds from `first` on, in so many seconds each."""
+    one.folder.mkdir(exist_ok=True)
+    rows = [{"round": r, "loss": 0.5, "seconds": s, "evaluation_seconds": 0.0} for r, s in enumerate(seconds, first)]
+    rows[-1] |= accuracies
+    pd.DataFrame([{"round": 0, "seconds": 0.0, "evaluation_seconds": 0.0}, *rows]).to_csv(
+        one.folder / "history.csv", index=False
+    )
+
+
+def looked(shown: Display, clock) -> Display:
+    """The display after a while."""
+    clock[0] += 1
+    shown.look(now=True)
+    return shown
+
+
 def test_a_study_tells_how_many_runs_stand_how_and_the_time_that_is_left(tmp_path, clock):
     one, two, three, four = of(0, 1, 2, 3, export=tmp_path, rounds=4)
     shown = Display([one, two, three, four])
     assert str(shown) == "0 of 4 runs done, 4 waiting"
     shown.begins(one)
-    clock[0] += 10
-    shown.told(one, row(1, global_mean=0.25))
+    plays(one, 10, global_mean=0.25)
+    assert str(looked(shown, clock)) == "0 of 4 runs done, 2.5 min left, 1 running, 3 waiting", "15 rounds of 10 seconds"
     assert str(shown.standings[one.folder]) == "1/4  global 25.0%  30 s left  fedavg --seed 0  loss 0.500"
-    assert str(shown) == "0 of 4 runs done, 2.5 min left, 1 running, 3 waiting", "15 rounds are left, of 10 seconds each"
     shown.stops(one, Failed("", tmp_path))
     shown.begins(two)
-    clock[0] += 10
-    shown.told(two, row(3, personal_mean=0.5))  # it went on from its second round
-    assert str(shown) == "0 of 4 runs done, 1.5 min left, 1 running, 2 waiting, 1 failed", (
-        "2 rounds in 20 seconds, and 9 are left"
-    )
+    plays(two, 8, 12, first=2, personal_mean=0.5)
+    assert str(looked(shown, clock)) == "0 of 4 runs done, 1.5 min left, 1 running, 2 waiting, 1 failed", "9 rounds"
+    shown.begins(three)
+    plays(three, 5)
+    assert "27 s left, 2 running" in str(looked(shown, clock)), "8 rounds, at one in 10 seconds and one in 5"
+    shown.stops(three)
     shown.told(two, "fine-tuning")
     assert str(shown.standings[two.folder]).endswith("fine-tuning")
     shown.stops(two, saves.Run(two.folder, {}, {}))
     shown.waits(2)
-    assert re.fullmatch("1 of 4 runs done, .* left, 2 in another process, 1 failed", str(shown))
+    assert str(shown) == "1 of 4 runs done, 2 in another process, 1 failed"
 
 
 def test_a_file_gets_plain_lines_now_and_then_and_a_terminal_lines_that_change(tmp_path, clock, monkeypatch):
@@ -486,10 +502,12 @@ def test_a_file_gets_plain_lines_now_and_then_and_a_terminal_lines_that_change(t
     monkeypatch.setattr(sys, "stderr", plain)
     with display.display_of([one, two], quiet=False) as shown:
         shown.begins(one)
-        shown.told(one, row(1))
+        plays(one, 15, 15)
+        shown.look()
+        assert not plain.getvalue()
         clock[0] += display.EVERY
-        shown.told(one, row(2))
-        shown.told(one, row(3))
+        shown.look()
+        shown.look()
         clock[0] += 1
         shown.stops(one, saves.Run(one.folder, {}, {}))
     assert plain.getvalue().splitlines() == [
@@ -500,15 +518,28 @@ def test_a_file_gets_plain_lines_now_and_then_and_a_terminal_lines_that_change(t
     with display.display_of([one, two], quiet=False) as shown:
         shown.begins(one)
         shown.begins(two)
+        plays(two, 1, 1, 1)
         clock[0] += 1
-        shown.told(two, row(3))
-    assert "0 of 2 runs done, 3 s left, 2 running" in terminal.getvalue()
+        shown.look()
+    assert "0 of 2 runs done, " in terminal.getvalue()
     assert "3/3  0 s left  fedavg --seed 1" in terminal.getvalue()
     before = terminal.getvalue()
     with display.display_of([one, two], quiet=True) as shown:
         shown.begins(one)
-        shown.told(one, row(1))
+        shown.look()
     assert terminal.getvalue() == before
+
+
+def test_how_far_a_run_is_is_read_from_the_end_of_its_history(tmp_path):
+    (one,) = of(0, export=tmp_path, rounds=10_000)
+    standing = Display([one]).standings[one.folder]
+    standing.look()
+    assert str(standing).startswith("    0/10000  fedavg"), "nothing is there yet"
+    plays(one, *[100.0] * 5_000, *[2.0] * 4_000)
+    with (one.folder / "history.csv").open("a") as file:
+        file.write("9001,0.4")  # half a line
+    standing.look()
+    assert str(standing) == " 9000/10000  33 min left  fedavg --seed 0  loss 0.500", "as fast as the last rounds"
 
 
 def test_a_terminal_is_not_told_what_only_the_log_of_a_run_is(tmp_path, monkeypatch):

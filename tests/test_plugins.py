@@ -23,7 +23,6 @@ import plugins
 import run as command
 import saves
 from experiment import identity
-from launch import refuse
 
 FEDAVGM = EXAMPLES["algorithms/fedavgm.py"]
 TABLE_OF = {"data/datasets.py": "LOADERS", "models.py": "MODELS", "data/partition.py": "PARTITIONS"}
@@ -150,17 +149,6 @@ def test_the_command_that_makes_a_run_names_what_it_takes_and_nothing_else(folde
     for (name, model), line in told.items():
         again, _, _ = commandline.parse(shlex.split(line)[2:], classes, dict.fromkeys(classes, ""), alone=False)
         assert (again[0].algorithm, again[0].model) == (name, (model,))
-
-
-def test_ray_takes_none_to_its_nodes(folder):
-    class Ready:
-        options = None
-
-    plugins.load(folder / "fedavgm.py")
-    Ready.options = algorithms.options_of("fedavgm")(algorithm="fedavgm")
-    assert "takes no plugin" in line_of(refuse, [Ready], "auto", "auto")
-    Ready.options = algorithms.options_of("fedavg")(algorithm="fedavg")
-    refuse([Ready], "auto", "auto")
 
 
 # --- what names a run ----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import saves
 from errors import UserError
 from federation import ranks
 from launch import launch, scheduling
+from options import Launch
 from tests.hard.methods import apart
 
 QUICK = "--n_clients 5 --rounds 2 --reduced 0.2 --partition lda --alpha 0.5"
@@ -123,13 +124,13 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch):
 def test_runs_side_by_side_are_refused(how, monkeypatch):
     as_rank(monkeypatch, 0, 2)
     with pytest.raises(UserError, match="not with torchrun, whose 2 ranks"):
-        list(launch([], **how))
+        list(launch([], Launch(**how)))
 
 
 def test_a_cuda_device_is_refused(monkeypatch):
     as_rank(monkeypatch, 0, 2)
     with pytest.raises(UserError, match="--device cuda: not with torchrun"):
-        list(launch([SimpleNamespace(options=SimpleNamespace(device="cuda:0"))]))
+        list(launch([SimpleNamespace(options=SimpleNamespace(device="cuda:0"))], Launch()))
 
 
 # --- the same bits ---

@@ -1,5 +1,5 @@
 """Runs on the nodes of a Ray cluster: the same bits as here, whatever is killed. Two nodes are two sets of processes of this
-machine, each with a working folder of its own. Most is skipped where Ray (requirements-cluster.txt) is not installed."""
+machine. Most is skipped where Ray (requirements-cluster.txt) is not installed."""
 
 import importlib.util
 import re
@@ -20,8 +20,9 @@ from test_experiment import assert_same, prepared
 import run as command
 import saves
 from figures import status
-from launch import Failed, launch
+from launch import Failed, launch, loggers, loop
 from launch.display import Display
+from options import Launch
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install -r requirements-cluster.txt")
@@ -39,34 +40,26 @@ def test_where_ray_is_not_installed_a_line_says_how_to_install_it(tmp_path, monk
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster():
     """A head that carries nothing out, and one node of one core; tests add others."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
     found = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "ray_client_server_port": port})
-    found.folders, found.outside = {}, f"ray://127.0.0.1:{port}"
-    add(found, tmp_path_factory.mktemp("node"))
+    found.outside = f"ray://127.0.0.1:{port}"
+    found.add_node(num_cpus=1)
     yield found
     found.shutdown()
 
 
-def add(cluster, folder: Path):
-    """A node of one core, whose runs work in this folder."""
-    node = cluster.add_node(num_cpus=1, env_vars={"TMPDIR": str(folder)})
-    cluster.folders[node] = folder
-    return node
-
-
 @pytest.fixture
-def second(cluster, tmp_path_factory):
+def second(cluster):
     """One node more for a test."""
-    node = add(cluster, tmp_path_factory.mktemp("node"))
+    node = cluster.add_node(num_cpus=1)
     yield node
     if node in cluster.worker_nodes:
         cluster.remove_node(node)
-    del cluster.folders[node]
 
 
 def started(address: str, folder: Path) -> subprocess.Popen:
@@ -78,7 +71,7 @@ def started(address: str, folder: Path) -> subprocess.Popen:
 
 
 def under_way(folder: Path) -> dict[str, int]:
-    """{run: round of the checkpoint that has come back} of those that are not done."""
+    """{run: round of its checkpoint} of those that are not done."""
     found = {path.parent for path in folder.glob("*/checkpoint-*.pt") if not path.with_name("done").exists()}
     return {path.name: saves.saved_round(path) for path in found}
 
@@ -103,6 +96,11 @@ def whole(tmp_path_factory):
     return list(saves.find(folder))
 
 
+def files_of(run) -> set[str]:
+    """The names of the files in a run's folder, but for the digests of checkpoints, in which times are."""
+    return {path.name.rpartition("-")[0] or path.name for path in run.folder.iterdir()}
+
+
 def assert_all_the_same(whole, folder: Path) -> dict[str, list[int]]:
     """The runs in the folder are those, to the last bit, each round once -> {run: after which rounds it went on}."""
     found = list(saves.find(folder))
@@ -113,7 +111,7 @@ def assert_all_the_same(whole, folder: Path) -> dict[str, list[int]]:
         assert {a: saves.digest(w) for a, w in one.weights().items()} == {
             a: saves.digest(w) for a, w in other.weights().items()
         }
-        assert {path.name for path in one.folder.iterdir()} == {path.name for path in other.folder.iterdir()}
+        assert files_of(one) == files_of(other)
         assert list(pd.read_csv(other.folder / "history.csv")["round"]) == list(range(ROUNDS + 1)), "each round once"
     return {run.folder.name: resumed(run.folder) for run in found}
 
@@ -126,6 +124,14 @@ def begun(folder: Path) -> int:
     return (folder / "run.log").read_text().count(" DEBUG run.py ") if (folder / "run.log").exists() else 0
 
 
+def made(ready, cluster, display, **how) -> dict:
+    """{folder: result} of runs that the nodes make."""
+    from launch.ray import Nodes
+
+    place = Nodes(Launch(ray=cluster.address, **how), ready, loggers.ALWAYS)
+    return {one.folder: result for one, result in loop.carry_out(ready, place, display)}
+
+
 @needs_ray
 def test_a_run_on_another_node_is_the_same_bits_and_files_and_tells_its_rounds(cluster, tmp_path):
     (tmp_path / "edges.txt").write_text("0 1\n1 2\n")
@@ -136,34 +142,26 @@ def test_a_run_on_another_node_is_the_same_bits_and_files_and_tells_its_rounds(c
         return [bad, prepared("fedavg", export), prepared("data_exchange", export, **graph), prepared("cfkd", export)]
 
     class Hearing(Display):
-        heard: list = []
+        every, heard = 0.0, []
 
-        def told(self, one, news):
-            super().told(one, news)
-            self.heard.append((one.folder, self.standings[one.folder].round))
+        def write(self, lines):
+            self.heard += [(folder, self.standings[folder].round) for folder in self.running]
 
-    from launch import loggers
-    from launch import ray as place
-
-    here = [result for _, result in launch(study(tmp_path / "here"), quiet=True)]
-    away, how = study(tmp_path / "away"), Hearing(study(tmp_path / "away"))
-    came = {
-        one.folder: result
-        for one, result in place.carry_out(away, False, loggers.ALWAYS, how, cluster.address, "auto", False)
-    }
+    here = [result for _, result in launch(study(tmp_path / "here"), Launch(quiet=True))]
+    away = study(tmp_path / "away")
+    came = made(away, cluster, shown := Hearing(away))
     there = [came[one.folder] for one in away]
     assert isinstance(there[0], Failed)
     assert there[0].reason == here[0].reason, "and it stops no other"
     assert (there[0].log.with_name("failed")).read_text() == (here[0].log.with_name("failed")).read_text()
     for one, other in zip(here[1:], there[1:], strict=True):
         assert_same(one, other)
-        assert {path.name for path in one.folder.iterdir()} == {path.name for path in other.folder.iterdir()}
+        assert files_of(one) == files_of(other)
         assert {**one.config, "options": {**one.options}} == other.config
     assert (tmp_path / "away" / "result.xlsx").exists(), "the row of a run on a graph, beside the runs"
-    assert {folder for folder, _ in how.heard} >= {one.folder for one in away[1:]}
-    assert not how.running
+    assert {folder for folder, r in shown.heard if r > 0} >= {one.folder for one in away[1:]}
+    assert not shown.running
     assert not any(saves.at_work(one.folder) for one in away)
-    assert not list(next(iter(cluster.folders.values())).glob("chorus-*")), "a node keeps nothing"
 
 
 @needs_ray
@@ -188,33 +186,31 @@ def test_a_node_that_is_killed_costs_no_run_more_than_the_rounds_since_its_check
 
 @needs_ray
 def test_a_run_whose_worker_is_killed_time_after_time_has_failed(cluster, tmp_path):
-    from launch import loggers
-    from launch import ray as place
+    from launch.ray import Nodes
 
-    def kill_its_worker():
-        (node,) = cluster.worker_nodes
-        (raylet,) = [started.process for started in node.all_processes["raylet"]]
-        for child in psutil.Process(raylet.pid).children():
-            if child.name().startswith("ray::serve"):
-                child.kill()
+    def times_in(folder):
+        return (folder / "run.log").read_text().count(" in /") if (folder / "run.log").exists() else 0
 
     class Killing(Display):
-        begun = 0
+        every, begun = 0.0, 0
 
         def begins(self, one):
             super().begins(one)
             self.begun += 1
 
-        def told(self, one, news):
-            kill_its_worker()
+        def write(self, lines):
+            (node,) = cluster.worker_nodes
+            (raylet,) = [started.process for started in node.all_processes["raylet"]]
+            for child in psutil.Process(raylet.pid).children():
+                if child.name().startswith("ray::carry_out") and times_in(one.folder) == self.begun:
+                    child.kill()
 
     one = prepared("fedavg", tmp_path, rounds=100_000)
-    display = Killing([one])
-    ((_, failed),) = place.carry_out([one], False, loggers.ALWAYS, display, cluster.address, "auto", False)
+    ((_, failed),) = made([one], cluster, display := Killing([one])).items()
     assert isinstance(failed, Failed)
     assert failed.reason.startswith("fedavg --seed 0: ")
-    assert failed.reason.endswith(f", {place.TRIES} times")
-    assert display.begun == place.TRIES
+    assert failed.reason.endswith(f", {Nodes.tries} times")
+    assert display.begun == Nodes.tries == 3
     assert not display.running
     assert not saves.at_work(one.folder)
 
@@ -227,13 +223,16 @@ def test_the_same_command_after_its_caller_was_killed_does_only_what_is_missing(
     process.communicate()
     done = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/done")}
     left = under_way(tmp_path)
-    assert not any(saves.at_work(folder) for folder in tmp_path.iterdir())
+    until = time.monotonic() + 60
+    while any(saves.at_work(folder) for folder in tmp_path.iterdir()):
+        assert time.monotonic() < until, "Ray ends the tasks of a process that is gone"
+        time.sleep(0.1)
     again = started(cluster.address, tmp_path)
     _, err = again.communicate()
     assert again.returncode == 0, err
     went_on = assert_all_the_same(whole, tmp_path)
     assert {name: (tmp_path / name / "done").stat().st_mtime_ns for name in done} == done, "what was done stayed"
-    assert {name: rounds for name, rounds in went_on.items() if rounds} == {name: [r] for name, r in left.items()}
+    assert all(len(went_on[name]) == 1 and went_on[name][0] >= r for name, r in left.items())
     assert all(begun(tmp_path / name) == 1 + (name in left) for name in went_on)
     print(f"killed when {len(done)} of {len(went_on)} were done; went on after round {sorted(left.values())} of {ROUNDS}")
 
@@ -250,7 +249,7 @@ def test_two_callers_at_once_make_each_run_once(cluster, second, whole, tmp_path
 
 @needs_ray
 @pytest.mark.parametrize(("name", "code", "place"), [("SIGINT", 130, "address"), ("SIGTERM", 143, "outside")])
-def test_a_signal_brings_back_the_last_finished_round_of_every_run(name, code, place, cluster, tmp_path):
+def test_a_signal_saves_the_last_finished_round_of_every_run(name, code, place, cluster, tmp_path):
     process = started(getattr(cluster, place), tmp_path)
     wait_for(process, lambda: any(r > 20 for r in under_way(tmp_path).values()))
     before = under_way(tmp_path)
@@ -274,11 +273,11 @@ def test_a_node_of_another_kind_declines_unless_any_node(cluster, tmp_path):
     one = prepared("fedavg", tmp_path)
     elsewhere = {**one.config["environment"], "processor": "another one"}
     one = replace(one, config={**one.config, "environment": elsewhere, "source": "0" * 64})
-    line = line_of(lambda: list(launch([one], quiet=True, ray=cluster.address)))
+    line = line_of(lambda: list(launch([one], Launch(quiet=True, ray=cluster.address))))
     assert line.startswith("--ray: every node declines; ")
     assert "another one" in line
     assert not (one.folder / "config.json").exists()
-    ((_, run),) = launch([one], quiet=True, ray=cluster.address, any_node=True)
+    ((_, run),) = launch([one], Launch(quiet=True, ray=cluster.address, any_node=True))
     assert run.folder == one.folder, "under the name that it was given"
     assert run.config["environment"]["processor"] != "another one"
     assert run.config["any_node"]
@@ -294,32 +293,25 @@ def test_no_cluster_at_the_address_is_a_mistake(address, tmp_path, capsys):
 
 
 @needs_ray
-def test_files_that_come_back_are_whole_and_in_order(tmp_path, monkeypatch):
-    from launch import ray as place
-
-    order, replaced = [], Path.replace
-    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append(to.name), replaced(self, to))[1])
-    (tmp_path / "failed").write_text("a moment ago")
-    (tmp_path / "mine.txt").write_text("of the user")
-    checkpoint = f"checkpoint-3-{'a' * 16}.pt"
-    contents = {"weights.pt": b"w", "run.log": b"l", "events.out.tfevents.1": b"e", checkpoint: b"c", "done": b""}
-    (tmp_path / "sent").mkdir()
-    for name, content in reversed(contents.items()):
-        (tmp_path / "sent" / name).write_bytes(content)
-    place._place(tmp_path, place._contents(tmp_path / "sent"))
-    assert order[-2:] == [checkpoint, "done"], "after what a run that goes on from them needs"
-    assert {path.name for path in tmp_path.iterdir()} == {*contents, "mine.txt", "sent"}
-    assert place._contents(tmp_path) == contents
+def test_a_plugin_goes_to_the_nodes(cluster, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine_of_ray.py").write_text((ROOT / "algorithms" / "fedavg.py").read_text())
+    words = "mine_of_ray.py --n_clients 3 --reduced 0.1 --model MLP --rounds 1 --quiet --export_dir saves --ray"
+    run = [sys.executable, str(ROOT / "run.py"), *words.split(), cluster.address]
+    done = subprocess.run(run, cwd=tmp_path / "mine", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (found,) = saves.find(tmp_path / "mine" / "saves")
+    assert found.folder.name.startswith("mine_of_ray-"), "paths are those of the folder in which the command was given"
 
 
 @needs_ray
-def test_the_post_holds_the_last_of_each_kind():
+def test_a_node_that_does_not_share_the_folder_is_told_before_training(tmp_path, monkeypatch):
     from launch import ray as place
 
-    post = place._post()()
-    for r in (1, 2):
-        post.leave(7, "begins", None)
-        post.leave(7, "told", {"round": r})
-    post.leave(8, "told", "words")
-    assert list(post.take()[0].items()) == [((7, "begins"), None), ((7, "told"), {"round": 2}), ((8, "told"), "words")]
-    assert post.take() == ({}, [])
+    one = prepared("fedavg", tmp_path / "elsewhere")
+    line = line_of(place._as_it_is_here, one, Launch())
+    assert line == f"{one.folder}: is not there; the nodes of --ray must share --export_dir, under the same path"
+    one.folder.mkdir(parents=True)
+    assert place._as_it_is_here(one, Launch()).config == one.config
+    other = replace(one, config={**one.config, "data": {"name": "digits", "digest": "0" * 16}})
+    assert line_of(place._as_it_is_here, other, Launch()).endswith("must be the same on all nodes")

@@ -23,6 +23,7 @@ import run as command
 import saves
 from experiment import identity
 from launch import launch, loggers, nodes, scheduling, slurm
+from options import Launch
 
 RUNS = "fedavg cfkd --n_clients 3 --rounds 2 --reduced 0.1 --model MLP --seed 0 1 --lr 0.01 --jobs 1"
 
@@ -192,7 +193,7 @@ def test_the_flags_of_sbatch_are_not_taken_for_ours(spelled, others):
 def test_runs_at_which_others_are_at_work_are_left_to_them_once_there_is_no_other_work(jobs, tmp_path):
     ready = [prepared("fedavg", tmp_path, seed=seed) for seed in range(4)]
     with held(ready[0].folder, ready[2].folder):
-        found = list(launch(ready, quiet=True, jobs=jobs, patience=1))
+        found = list(launch(ready, Launch(quiet=True, jobs=jobs), patience=1))
     assert [one for one, _ in found] == [ready[1], ready[3]]
     assert all(run.done for _, run in found)
 

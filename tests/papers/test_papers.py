@@ -29,7 +29,7 @@ def ids(pair):
 def ran(line, export):
     """The runs of a command line, saved."""
     prepared = [experiment.prepare(made.options, Launch(export_dir=export)) for made in runs_of(line)]
-    return [run for _, run in launch(prepared, quiet=True)]
+    return [run for _, run in launch(prepared, Launch(quiet=True))]
 
 
 def table_of(**rows):
@@ -187,7 +187,7 @@ def test_a_run_that_starts_from_another_starts_from_the_one_with_its_seed(tmp_pa
         )
     ran(command, tmp_path)
     assert results.collect([table], how).rows == {}, "one that started anew is another run"
-    list(launch(ready, quiet=True))
+    list(launch(ready, Launch(quiet=True)))
     assert len(results.collect([table], how).of(table.cells[0])) == 2
 
 
@@ -248,8 +248,8 @@ def test_one_command_runs_what_is_missing_prints_it_and_records_it(paper, tmp_pa
 def test_the_runs_are_side_by_side_and_a_signal_stops_them(number, status, paper, tmp_path, capsys, monkeypatch):
     asked = {}
 
-    def launch(ready, **how):
-        asked.update(how, n=len(ready))
+    def launch(ready, how):
+        asked.update(n=len(ready), jobs=how.jobs, workers=how.workers, quiet=how.quiet)
         signal.raise_signal(number)
 
     monkeypatch.setattr(__main__, "launch", launch)
