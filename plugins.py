@@ -33,7 +33,7 @@ from helpers import SCHEDULES
 from models import MODELS
 from optimizers import OPTIMIZERS
 from options import Options, flags_of, plain
-from untrusted import is_there
+from untrusted import is_there, read_bytes
 
 NAMED: dict[str, dict[str, Any]] = {
     "ALGORITHMS": ALGORITHMS,
@@ -169,7 +169,7 @@ def sources(name: str) -> list[Path]:
 
 def text_of(path: Path) -> str:
     """The text of a file, of which no byte is lost, whatever its encoding."""
-    return path.read_text(encoding="utf-8", errors="surrogateescape")
+    return read_bytes(path).decode(errors="surrogateescape")
 
 
 def digests() -> dict[str, str]:
@@ -279,7 +279,7 @@ def _beside(path: Path, folder: Path) -> list[Path]:
     """The files in a folder that a file there imports or names, with those of the packages that they are in."""
     found = []
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(read_bytes(path))
     except (SyntaxError, ValueError):  # no module of Python, or one that fails once it is imported
         return []
     for node in ast.walk(tree):

@@ -157,8 +157,6 @@ BARE = {  # what opens a file in another way than `untrusted.opened` and `untrus
     ("saves/files.py", "torch.load(path if mmap else file, weights_only=True, map_location='cpu', mmap=mmap)"): "inside it",
     ("saves/files.py", "beside.open('rb')"): "what was written a moment ago, under a name of its own",
     ("data/datasets.py", "torch.load(path, mmap=True, weights_only=True)"): "a temporary file of this very command",
-    ("experiment/identity.py", "path.read_text()"): "the source of modules that are imported",
-    ("plugins.py", "path.read_text()"): "files that were looked at, `is_file`",
     ("papers/__main__.py", "page.PATH.read_text()"): "kept in git",
     ("papers/results.py", "path.open(newline='')"): "kept in git",
     ("launch/scheduling.py", "QUOTA.read_text()"): "the kernel's",
