@@ -1,5 +1,5 @@
 """Code that a command brings along, in Python files outside the house: an algorithm, or what adds a data set, a model, a
-partitioner, an optimizer to its table.
+partitioner, an optimizer, a measure to its table.
 
 A file is imported before the flags are read, under its own name, in every process that takes part in a run. It may import
 what lies beside it. It may add to the tables: what is in them already stays as it is.
@@ -22,12 +22,22 @@ from data.datasets import LOADERS
 from data.partition import PARTITIONS
 from errors import UserError, reason_of
 from helpers import SCHEDULES
+from measures import MEASURES
 from models import MODELS
 from optimizers import OPTIMIZERS
 from options import Options, plain
 from untrusted import is_there
 
-TABLES: tuple[dict[str, Any], ...] = (ALGORITHMS, LOADERS, MODELS, PARTITIONS, OPTIMIZERS, AUGMENTATIONS, SCHEDULES)
+TABLES: tuple[dict, ...] = (
+    ALGORITHMS,
+    LOADERS,
+    MODELS,
+    PARTITIONS,
+    OPTIMIZERS,
+    AUGMENTATIONS,
+    SCHEDULES,
+    MEASURES,
+)
 OURS = {name for table in TABLES for name in table}
 HERE, MODULES = Path(__file__).resolve().parent, frozenset(sys.modules)  # of the house, all that a plugin needs
 

@@ -9,7 +9,7 @@ from conftest import keeping, sealed
 
 import saves
 from errors import UserError
-from figures import groups, targets
+from figures import alone, targets
 
 UP, DOWN, FIRST = 10, 20, 100  # bytes a round of a client; what is sent before the first round
 
@@ -65,7 +65,7 @@ def right(run, *clients):
 
 
 def test_which_examples_were_right_is_what_was_said_of_each_one(tmp_path):
-    found = groups.own_right(right(saved(tmp_path), [1, 0, 1], [], [0]))
+    found = alone.own_right(right(saved(tmp_path), [1, 0, 1], [], [0]))
     assert [of_client.tolist() for of_client in found] == [[1, 0, 1], [], [0]]
 
 
