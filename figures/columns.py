@@ -331,7 +331,8 @@ def of_option(name: str) -> Column:
         number = isinstance(found, int | float) and not isinstance(found, bool)
         return found if number else shown(found) if name in row.group.options else None
 
-    return Column(name if name == "algorithm" else f"--{name}", "options", ("", f"--{name}"), "option", value)
+    head = name if name == "algorithm" else f"--{name}"
+    return Column(head, "options", ("", head), "option", value)
 
 
 def declared(runs: Sequence[Run], options: Iterable[str], asked: Asked) -> list[Column]:

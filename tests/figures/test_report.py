@@ -505,7 +505,7 @@ def test_command_table_and_report_say_the_same_word_for_word(tmp_path, capsys):
     told = [line for line in out.splitlines() if " best of the collaborating methods" in line or "Told apart:" in line]
     assert len(told) == 3, "global, personal, the rule"
     assert "95 % interval" in told[0]
-    table.main([str(tmp_path), "--metric", "personal", "--baseline", "independent"])
+    table.main([str(tmp_path), "--metric", "personal", "--baseline", "independent", "--columns", "difference"])
     again = capsys.readouterr().out
     page = Page(report.page(list(saves.find(tmp_path))))
     for line in told:
