@@ -552,7 +552,10 @@ class Launch:
         "tell what every run will cost, its bytes, FLOPs, state, memory and time, from a few timed steps; no training",
     )
     study: Path | None = flag(
-        None, Path, "a study in a TOML file: methods by problems by seeds, each tuned on a grid of its own"
+        None,
+        Path,
+        "a study in a TOML file: methods by problems by seeds, each tuned on a grid of its own",
+        Needs("no --save_study and no --show_split beside it", lambda how: not (how.save_study or how.show_split)),
     )
     save_study: Path | None = flag(None, Path, "write what this command line asks for as such a file; no training")
     show_split: bool = flag(

@@ -38,7 +38,7 @@ from figures.compare import compare
 from figures.groups import groups, problems
 from figures.problems import overview
 from figures.render import render
-from figures.summary import best_on_validation
+from figures.verdict import best_on_validation
 from launch import Failed, ending, launch, loggers, nodes, refuse, scheduling, slurm, torchrun
 from launch.display import log_to_stderr
 from study import tuning
@@ -68,7 +68,7 @@ def _carry_out(argv: Sequence[str], leads: bool) -> int:
         if how.save_study:
             return _save_study(runs, how)
         if how.study:
-            return _study(runs, how, argv)
+            return _study(how, argv)
         ready = [_prepared(run, how, argv) for run in runs]
         if how.show_split:
             return _show_split(ready)
@@ -95,6 +95,7 @@ def _launch(ready: Sequence[Experiment], how: options.Launch, notes: Sequence[st
     """Run what is not finished, and print the table; `chosen_among` are flags whose values were chosen beforehand."""
     loggers.chosen(how.log)  # a mistake is one before anything is said
     refuse(ready, how.jobs, how.ray)
+    ready = list({one.folder: one for one in ready}.values())  # two may be the same run: --threads 1 auto
     out = sys.stderr if how.json else sys.stdout
     say = (lambda *words: None) if how.quiet else (lambda *words: tell(*words, file=out, flush=True))
     for one in ready:
@@ -179,12 +180,10 @@ def _save_study(runs: Sequence[options.Options], how: options.Launch) -> int:
     return 0
 
 
-def _study(runs: Sequence[options.Options], how: options.Launch, argv: Sequence[str]) -> int:
+def _study(how: options.Launch, argv: Sequence[str]) -> int:
     """A study: where a method has several settings these are tried on held-out data; then each method is run in the setting
     that was chosen, and the table is printed."""
     classes = algorithms.all_options()
-    if runs != [classes["cfkd"](algorithm="cfkd")]:
-        raise UserError(f"--study {how.study}: has its own algorithms and flags; beside it stands only where and how to run")
     asked, out = study.read(how.study, classes), sys.stderr if how.json else sys.stdout
     folder = how.export_dir / asked.name
     how, trying = replace(how, export_dir=folder), replace(how, export_dir=folder / "tuning", json=False)
@@ -205,13 +204,15 @@ def _study(runs: Sequence[options.Options], how: options.Launch, argv: Sequence[
             of_methods[method].append((one.options, None if isinstance(result, Failed) else result))
         settings = tuning.choose(asked, of_methods)
         tuning.record(settings, folder / "tuning.csv")
-    final = [nodes.prepare(run, how) for run in tuning.results_of(asked, every, settings)]
+    kept = tuning.results_of(asked, every, settings)
+    final = [nodes.prepare(run, how) for run in kept]
     if _is_for_slurm(final, how):
         return _submit(final, how, argv)
     tell(f"results: {len(final)} runs on all training data, in {folder}", file=out, flush=True)
     among = list(dict.fromkeys(flag for one in settings for flag in one.values))
     again = f"python -m figures.table {folder}" + (f" --select {','.join(among)}" if among else "")
-    status = _launch(final, how, [f"{again} prints it anew; --latex, --markdown, --csv are other forms"], among)
+    notes = [*tuning.names_told(asked, kept), f"{again} prints it anew; --latex, --markdown, --csv are other forms"]
+    status = _launch(final, how, notes, among)
     if settings:
         tell("\nsettings tried, and chosen by validation accuracy (tuning.csv):", file=out)
         tell(tabulate(tuning.rows_of(settings), headers="keys", tablefmt="simple", floatfmt=".2f"), file=out)

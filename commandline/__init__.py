@@ -109,15 +109,36 @@ def parse(
         if flag["needs"] and getattr(launch, name) != flag["default"] and not flag["needs"].holds(launch):
             raise UserError(f"--{name} {getattr(launch, name)}: read only with {flag['needs'].words}")
 
-    runs: dict[Options, None] = {}
-    in_use = set(launching)
-    read_by = {name: {f: v for f, v in values.items() if f in flags_of(algorithms[name])} for name in names}
-    asked = sum(math.prod(map(len, readable.values())) for readable in read_by.values())
-    if asked > RUNS:
+    if launch.study and (typed or origin or given.keys() - launching):
+        raise UserError(f"--study {launch.study}: has its own algorithms and flags; combine it with launch flags only")
+    asked = [name for name in given if name not in launching]
+    runs = combined({name: algorithms[name] for name in names}, values, alone, asked, declared)
+    refuse_without_alpha(runs, {*asked, *(base.keys() & {"alpha"})})
+    return runs, launch, [*notes, *more, *_notes(names, values, algorithms, shared)]
+
+
+def combined(
+    classes: Mapping[str, type[Options]],
+    values: Mapping[str, Sequence[Any]],
+    alone: bool,
+    asked: Collection[str],
+    declared: Mapping[str, dict],
+) -> list[Options]:
+    """Return the runs of every combination of flag values, algorithm by algorithm, each run once.
+
+    `classes`: {algorithm: its Options class}; `values`: {flag: its values}; `alone`: whether an algorithm uses its own
+    defaults for shared flags; `asked`: the flags that the user set here, which a run must read; `declared`: {flag: its
+    declaration}. Raises UserError.
+    """
+    shared, runs = flags_of(Options), {}
+    in_use: set[str] = set()
+    read_by = {name: {f: v for f, v in values.items() if f in flags_of(cls)} for name, cls in classes.items()}
+    n_runs = sum(math.prod(map(len, readable.values())) for readable in read_by.values())
+    if n_runs > RUNS:
         several = " ".join(f"--{f}" for f, given in values.items() if len(given) > 1)
-        raise UserError(f"{several}: would be {asked:,} runs; at most {RUNS:,} in one command")
+        raise UserError(f"{several}: would be {n_runs:,} runs; at most {RUNS:,} in one command")
     for name, readable in read_by.items():
-        cls = algorithms[name]
+        cls = classes[name]
         start = {} if alone else {f: d["default"] for f, d in shared.items()}
         for combination in itertools.product(*readable.values()):
             chosen = dict(zip(readable, combination, strict=True))
@@ -126,19 +147,23 @@ def parse(
             _consistent(chosen, flags_of(cls))
             in_use |= chosen.keys() - idle
             used = {f: v for f, v in chosen.items() if f not in idle}
-            run = cls(**{**start, **used, "algorithm": name})
-            runs[run] = None
-    for name, found in given.items():
+            runs[cls(**{**start, **used, "algorithm": name})] = None
+    for name in asked:
         if name not in in_use:
-            raise UserError(f"--{name} {_shown(found)}: read only with {declared[name]['needs'].words}")
+            raise UserError(f"--{name} {_shown(values[name])}: read only with {declared[name]['needs'].words}")
     for run in runs:
         _check(run)
-        if lacks_alpha(given, run) and "alpha" not in base and run.alpha == shared["alpha"]["default"]:
+    return list(runs)
+
+
+def refuse_without_alpha(runs: Sequence[Options], said: Collection[str]) -> None:
+    """Raises UserError where the flags that the user set name a partition that reads --alpha, and not --alpha."""
+    for run in runs:
+        if lacks_alpha(said, run) and run.alpha == flags_of(Options)["alpha"]["default"]:
             raise UserError(
                 f"--partition {run.partition}: says nothing without --alpha: a number, the smaller the more heterogeneous, "
                 "or inf for the class mix of the whole at every client"
             )
-    return list(runs), launch, [*notes, *more, *_notes(names, values, algorithms, shared)]
 
 
 def bring(argv: Sequence[str]) -> None:
@@ -394,6 +419,11 @@ def _values(name: str, texts: Any, takes: Callable | None, algorithms: Mapping[s
         if text in algorithms and not _is_value(text, takes, place):
             others = " ".join(texts[:place]) or "..."
             raise UserError(f"--{name} {text}: name the algorithms first, python run.py {text} --{name} {others}")
+    return values_of(name, texts, takes)
+
+
+def values_of(name: str, texts: Sequence[str], takes: Callable) -> list:
+    """Return the distinct values of a flag's texts. Raises UserError."""
     if isinstance(takes, Several) and isinstance(takes.of, Number) and not any("," in text for text in texts):
         texts = [",".join(texts)]  # --sizes 0.5 0.5 is one split, as the reference spells it
     found = []

@@ -26,8 +26,8 @@ from figures.groups import (
 )
 from figures.metrics import ROUND, accuracy, check_metric, column_of, seed_of
 from figures.statistics import Seed, holm, paired
-from figures.summary import verdict
 from figures.units import flags_told, shown
+from figures.verdict import verdict
 from saves import Run
 
 ABSENT = "(none)"  # an option that an algorithm, or an older run, does not have
@@ -137,7 +137,7 @@ def _ready(column: Column, asked: Asked) -> Column:
 
 
 def _rows(runs: Sequence[Run], asked: Asked, beside: Sequence[Group]) -> tuple[list[Row], list[list[Group]]]:
-    """The rows, the best first, references last; and the settings that were tried for each."""
+    """The rows, the best first, then those that diverged, references last; and the settings that were tried for each."""
     settings = selected(ordered(runs), asked.select, asked.on)
     found = [group for group, _ in settings]
     if asked.equal:
@@ -147,9 +147,9 @@ def _rows(runs: Sequence[Run], asked: Asked, beside: Sequence[Group]) -> tuple[l
         if asked.equal:
             row.equal = _at_budget(row.group, asked)
 
-    def place(row: Row) -> tuple[bool, float]:
+    def place(row: Row) -> tuple[bool, bool, float]:
         values = [accuracy(run, asked.metric, asked.on) for run in row.group.runs]
-        return row.group.algorithm in REFERENCES, -float(np.mean(values))
+        return row.group.algorithm in REFERENCES, row.group.diverged, -float(np.mean(values))
 
     order = sorted(range(len(rows)), key=lambda i: place(rows[i]))
     return [rows[i] for i in order], [settings[i][1] for i in order]

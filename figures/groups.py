@@ -18,6 +18,7 @@ from saves import Run
 from untrusted import is_there
 
 REFERENCES = ("independent", "centralized")  # the lower and the upper line: not methods that share what they learned
+EQUAL = 1e-12  # accuracies that differ by less are the same share of the same examples
 OF_A_SEED = ("algorithm", "seed", "split_seed")
 RULE = (
     *("dataset", "attribute", "image_size", "reduced", "reduced_draw", "sizes", "partition", "partition_file", "validation"),
@@ -62,9 +63,22 @@ class Group:
         return float(np.mean([run.rounds["validation_mean"].iloc[-1] for run in self.runs]))
 
     @property
+    def diverged(self) -> bool:
+        """Whether a run diverged and went on: what it says means nothing."""
+        return any(summary.get("diverged") is not None for summary in self.summaries)
+
+    @property
     def tuned(self) -> bool:
         """Whether the clients fine-tuned the last model."""
         return not np.isnan(self.values("tuned_mean")).any()
+
+
+def leading(found: Sequence[Group], value: Callable[[Group], float]) -> list[Group]:
+    """Return the groups with the largest value: several where they are equal, none that diverged or has no value. All that
+    is called best or is chosen is one of these."""
+    values = [(group, value(group)) for group in found if not group.diverged]
+    largest = max((of_it for _, of_it in values if not np.isnan(of_it)), default=np.nan)
+    return [group for group, of_it in values if abs(of_it - largest) < EQUAL]
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
@@ -280,4 +294,5 @@ def _best(tried: Sequence[Group], flags: Sequence[str], on: str) -> Group:
     for run in (run for group in tried for run in group.runs):
         if "validation_mean" not in run.rounds:
             raise UserError(f"--select {','.join(flags)} chooses by validation; {run.folder} was run without --validation")
-    return max(tried, key=lambda group: np.mean([row_of(run, on)["validation_mean"] for run in group.runs]))
+    best = leading(tried, lambda group: float(np.mean([row_of(run, on)["validation_mean"] for run in group.runs])))
+    return (best or tried)[0]

@@ -27,6 +27,7 @@ from figures.groups import (
 from figures.metrics import ROUND, accuracy, check_metric, meant, seed_of
 from figures.statistics import LEAST_PROBLEMS, Values, nemenyi, over_problems, paired
 from figures.units import flags_told
+from figures.verdict import eligible, winners
 from saves import Run
 
 
@@ -49,6 +50,7 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
     label = _labels(everyone, (*names, *select))
     methods = sorted(dict.fromkeys(map(label, everyone)), key=lambda name: (name.split()[0] in REFERENCES, name))
     values = {problem: _values(groups, label, metric, on) for problem, groups in chosen.items()}
+    marks = {problem: _marks(groups, label, metric, values[problem]) for problem, groups in chosen.items()}
     ranks, notes = _ranks(methods, list(values.values()))
     columns = [
         Column(title_of(names, problem, ", "), "problems", (*title_of(names, problem).split("\n"),), "%", None, spread=True)
@@ -56,7 +58,10 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
     ]
     rank = Column("average rank", "problems", ("average", "rank"), "rank", None)
     rows = [
-        {column.name: _cell(method, of_it) for column, of_it in zip(columns, values.values(), strict=True)}
+        {
+            column.name: _cell(method, of_it, marks[problem])
+            for column, (problem, of_it) in zip(columns, values.items(), strict=True)
+        }
         | {rank.name: cell_of(ranks.get(method), rank.unit)}
         for method in methods
     ]
@@ -64,7 +69,8 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
     title = f"{f'{metric} accuracy' if meant(metric)[0] == 'accuracy' else metric} (%) {ROUND[on]}, by problem"
     notes = [
         "mean ± standard deviation over seeds (number of seeds)",
-        "* or bold: the best of the collaborating methods on a problem; ~ or a dagger: not told apart from it, Student's "
+        "* or bold: the best of the collaborating methods on a problem, several where they are equal, none that diverged or "
+        "is no better than predicting the largest class; ~ or a dagger: not told apart from it, Student's "
         "95 % interval of the differences, paired by seed, has 0 in it",
         *notes,
         seeds_told(everyone),
@@ -73,11 +79,15 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
     table = Table(
         title, [*columns, *([rank] if ranks else [])], rows, methods, below=below if 0 < below < len(rows) else None
     )
-    return Comparison([table], [], notes, _data(names, values, methods, metric))
+    return Comparison([table], [], notes, _data(names, values, marks, methods, metric))
 
 
 def _data(
-    names: Sequence[str], values: dict[tuple[str, ...], dict[str, Values]], methods: Sequence[str], metric: str
+    names: Sequence[str],
+    values: dict[tuple, dict[str, Values]],
+    marks: dict[tuple, dict[str, str]],
+    methods: Sequence[str],
+    metric: str,
 ) -> Table:
     """The same for programs: a row a method and problem."""
     keys = [of_option(name) for name in ("algorithm", *names)]
@@ -89,7 +99,7 @@ def _data(
             if method in of_it:
                 own = np.array(list(of_it[method].values()))
                 told = [cell_of(value, "text") for value in (method, *problem)]
-                told += [cell_of(len(own), "count"), cell_of(100 * own, "%"), cell_of(_mark(method, of_it) or None, "text")]
+                told += [cell_of(len(own), "count"), cell_of(100 * own, "%"), cell_of(marks[problem].get(method), "text")]
                 rows.append({column.name: cell for column, cell in zip((*keys, n, mean, mark), told, strict=True)})
     return Table("data", [n, mean, mark], rows, [], keys=keys)
 
@@ -116,25 +126,33 @@ def _values(groups: Sequence[Group], label, metric: str, on: str) -> dict[str, V
     return found
 
 
-def _cell(method: str, values: dict[str, Values]) -> Cell:
-    """The mean of a method's seeds on a problem, marked where it is the best of the collaborating methods, or not told apart
-    from the best."""
+def _cell(method: str, values: dict[str, Values], marks: dict[str, str]) -> Cell:
+    """The mean of a method's seeds on a problem, with its mark."""
     if method not in values:
         return Cell(None, "")
     own = cell_of(100 * np.array(list(values[method].values())), "%")
     n = f" ({len(values[method])})"
-    return own._replace(text=own.text + n, short=own.short and own.short + n, mark=_mark(method, values))
+    return own._replace(text=own.text + n, short=own.short and own.short + n, mark=marks.get(method, ""))
 
 
-def _mark(method: str, values: dict[str, Values]) -> str:
-    means = {name: np.mean(list(own.values())) for name, own in values.items() if name.split()[0] not in REFERENCES}
-    if method not in means or len(means) < 2:
-        return ""
-    best = max(means, key=means.get)
-    if method == best:
-        return "best"
-    difference = paired(values[best], values[method])
-    return "level" if difference and difference.n > 1 and not difference.apart else ""
+def _marks(groups: Sequence[Group], label, metric: str, values: dict[str, Values]) -> dict[str, str]:
+    """Return {method: "best" or "level"}: the winners of the collaborating methods on a problem, where there are several
+    methods, and what is not told apart from them."""
+
+    def of(group: Group) -> Values:
+        return values[label(group)]
+
+    best = winners(groups, metric, of)
+    if not best or sum(group.algorithm not in REFERENCES for group in groups) < 2:
+        return {}
+    marks = {}
+    for group in eligible(groups, metric, of):
+        difference = paired(of(best[0]), of(group))
+        if group in best:
+            marks[label(group)] = "best"
+        elif difference and difference.n > 1 and not difference.apart:
+            marks[label(group)] = "level"
+    return marks
 
 
 def _ranks(methods: Sequence[str], values: Sequence[dict[str, Values]]) -> tuple[dict[str, float], list[str]]:

@@ -34,8 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import untrusted
-from commandline import lacks_alpha, parse
-from commandline.shorthand import words_of
+from commandline import combined, lacks_alpha, refuse_without_alpha, values_of
 from errors import UserError
 from options import Options, flags_of, nearest, role_of
 
@@ -54,18 +53,23 @@ class Method:
     name: str
     algorithm: str
     flags: dict[str, list]
+    shared: dict[str, list]  # of all methods
+
+    @property
+    def n_settings(self) -> int:
+        """How many settings the study tries for this method."""
+        return math.prod(map(len, self.flags.values()))
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a file asks for. `shared`: {flag: its values} of all methods but the seeds; `tuning`: "validation" and "seed",
-    empty where nothing is said of it."""
+    """What a file asks for, as typed values. `seeds` and `tuning`: {flag: its values}; `tuning` has "validation" and "seed"
+    where the file has them."""
 
     name: str
     methods: tuple[Method, ...]
-    shared: dict[str, list]
     seeds: dict[str, list]
-    tuning: dict[str, Any] = field(default_factory=dict)
+    tuning: dict[str, list] = field(default_factory=dict)
 
     def runs(self, algorithms: Mapping[str, type[Options]]) -> dict[str, list[Options]]:
         """{method: its runs, all settings with all seeds}. Raises UserError."""
@@ -73,22 +77,18 @@ class Study:
 
     def tried(self, algorithms: Mapping[str, type[Options]]) -> dict[str, list[Options]]:
         """{method with several settings: the runs that choose among them}, on held-out data and with seeds of their own."""
-        seeds = {**self.seeds, "seed": _several(self.tuning.get("seed", [max(self.seeds["seed"]) + 1]))}
-        held_out = {"validation": [self.tuning.get("validation", 0.2)]}
-        several = [method for method in self.methods if any(len(values) > 1 for values in method.flags.values())]
-        return {method.name: self._runs(method, algorithms, seeds, held_out) for method in several}
+        seeds = {**self.seeds, "seed": self.tuning.get("seed", [max(self.seeds["seed"]) + 1])}
+        held_out = {"validation": self.tuning.get("validation", [0.2])}
+        return {
+            method.name: self._runs(method, algorithms, seeds, held_out) for method in self.methods if method.n_settings > 1
+        }
 
     def _runs(self, method: Method, algorithms, seeds: Mapping[str, list], others: Mapping[str, list]) -> list[Options]:
-        flags = {**self.shared, **method.flags, **seeds, **others}
-        switches = [name for name, flag in flags_of(algorithms[method.algorithm]).items() if flag["takes"] is None]
-        words = [method.algorithm]
-        for name, values in flags.items():
-            if name in switches:
-                words += words_of({name: values[0]}, switches)
-            else:
-                words += [f"--{name}", *(_text(value) for value in values)]
+        cls = algorithms[method.algorithm]
+        values = {**method.shared, **method.flags, **seeds, **others}
         try:
-            found, _, _ = parse(words, algorithms, dict.fromkeys(algorithms, ""), alone=False)
+            found = combined({method.algorithm: cls}, values, False, list(values), flags_of(cls))
+            refuse_without_alpha(found, values)
         except UserError as error:
             raise UserError(f"--study {self.name}: [{method.name}] {error}") from None
         return found
@@ -106,72 +106,97 @@ def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
             raise UserError(
                 f"{wrong} {section} stands in no section; must be below [problem], [settings], [seeds] or a method"
             )
-    shared = {}
-    for section, role in SECTIONS.items():
-        for name, value in held.get(section, {}).items():
+    shared = {section: held.get(section, {}) for section in SECTIONS}
+    for section, flags in shared.items():
+        for name in flags:
             if name not in flags_of(Options):
                 raise UserError(f"{wrong} [{section}] {name}: no such flag{nearest(name, list(flags_of(Options)))}")
-            if role_of(name) != role:
+            if role_of(name) != SECTIONS[section]:
                 place = next(other for other, its_role in SECTIONS.items() if its_role == role_of(name))
                 raise UserError(f"{wrong} [{section}] {name}: must stand below [{place}]")
-            shared[name] = _several(value)
-    seeds = {name: shared.pop(name) for name in list(shared) if role_of(name) == "seed"}
+    seeds = _typed(shared.pop("seeds"), flags_of(Options), f"{wrong} [seeds]")
     methods = [
-        _method(name, content, algorithms, wrong) for name, content in held.items() if name not in (*SECTIONS, "tuning")
+        _method(name, content, shared, algorithms, wrong)
+        for name, content in held.items()
+        if name not in (*SECTIONS, "tuning")
     ]
     if not methods:
         raise UserError(f"{wrong} has no method; must have a section of an algorithm's name, such as [fedavg]")
-    tuning = held.get("tuning", {})
+    tuning = dict(held.get("tuning", {}))
     if strange := [name for name in tuning if name not in ("validation", "seed", "unequal")]:
         raise UserError(f"{wrong} [tuning] {strange[0]}: must be validation, seed or unequal")
+    unequal = tuning.pop("unequal", False)
+    if not isinstance(unequal, bool):
+        raise UserError(f"{wrong} [tuning] unequal {unequal}: must be true or false")
     if not path.stem.strip("."):  # the folder of its runs would be another
         raise UserError(f"{wrong} is called by dots alone; must have a name, which its runs' folder has too")
-    study = Study(path.stem, tuple(methods), shared, {"seed": [0], **seeds}, tuning)
-    _fair(study, wrong)
+    typed = _typed(tuning, flags_of(Options), f"{wrong} [tuning]")
+    study = Study(path.stem, tuple(methods), {"seed": [0], **seeds}, typed)
+    _fair(study, unequal, wrong)
     return study
 
 
-def _method(name: str, content: Mapping[str, Any], algorithms: Mapping[str, type], wrong: str) -> Method:
-    flags = {flag: _several(value) for flag, value in content.items() if flag != "algorithm"}
+def _method(name: str, content: Mapping[str, Any], shared: Mapping[str, Mapping], algorithms, wrong: str) -> Method:
+    flags = {flag: value for flag, value in content.items() if flag != "algorithm"}
     algorithm = content.get("algorithm", name)
-    if algorithm not in algorithms:
+    if not isinstance(algorithm, str) or algorithm not in algorithms:
         sections = ", ".join((*SECTIONS, "tuning"))
         hint = nearest(str(algorithm), [*algorithms, *SECTIONS])
         raise UserError(f"{wrong} [{name}]: neither an algorithm nor one of {sections}{hint}")
+    known = flags_of(algorithms[algorithm])
     for flag in flags:
-        known = flags_of(algorithms[algorithm])
         if flag not in known:
             raise UserError(f"{wrong} [{name}] {flag}: {algorithm} reads no such flag{nearest(flag, list(known))}")
         if role_of(flag) != "setting":
             raise UserError(
                 f"{wrong} [{name}] {flag}: is no setting of a method; it is of the {role_of(flag)}, and shared by all"
             )
-    return Method(name, algorithm, flags)
+    of_all: dict[str, list] = {}
+    for section, values in shared.items():
+        of_all |= _typed(values, known, f"{wrong} [{section}]")
+    return Method(name, algorithm, _typed(flags, known, f"{wrong} [{name}]"), of_all)
 
 
-def _fair(study: Study, wrong: str) -> None:
-    """An equal number of settings tried by each method, on seeds that the results are not of."""
-    sizes = {method.name: _size(method) for method in study.methods}
-    tried = {name: size for name, size in sizes.items() if size > 1}
-    if len(set(tried.values())) > 1 and not study.tuning.get("unequal"):
+def _fair(study: Study, unequal: bool, wrong: str) -> None:
+    """Raises UserError where methods try unequal numbers of settings, or tune on the data or the seeds of the results."""
+    tried = {method.name: method.n_settings for method in study.methods if method.n_settings > 1}
+    if len(set(tried.values())) > 1 and not unequal:
         told = ", ".join(f"{name} {size}" for name, size in tried.items())
         raise UserError(f"{wrong} settings tried are {told}; must be as many for each, or unequal = true below [tuning]")
-    both = set(map(str, _several(study.tuning.get("seed", [])))) & set(map(str, study.seeds["seed"]))
-    if both:
+    if both := set(study.tuning.get("seed", [])) & set(study.seeds["seed"]):
         raise UserError(
             f"{wrong} [tuning] seed {min(both)}: is one of [seeds] too; a setting is chosen with seeds of its own"
         )
-    several = [name for name, values in study.shared.items() if len(values) > 1 and role_of(name) != "problem"]
-    if several:
-        raise UserError(f"{wrong} [settings] {several[0]}: has several values; what is tuned stands with each method")
+    shares = study.tuning.get("validation", [0.2])
+    if len(shares) > 1 or not all(shares):
+        told = " ".join(map(str, shares))
+        raise UserError(
+            f"{wrong} [tuning] validation {told}: must be one number above 0, the share of training data held out"
+        )
+    for method in study.methods:
+        several = [name for name, values in method.shared.items() if len(values) > 1 and role_of(name) != "problem"]
+        if several:
+            raise UserError(f"{wrong} [settings] {several[0]}: has several values; what is tuned stands with each method")
 
 
-def _size(method: Method) -> int:
-    return math.prod(map(len, method.flags.values()))
-
-
-def _several(value: Any) -> list:
-    return list(value) if isinstance(value, list) else [value]
+def _typed(flags: Mapping[str, Any], declared: Mapping[str, Mapping], where: str) -> dict[str, list]:
+    """Return {flag: its distinct values, as the flag has them}, of a section in TOML. A switch that is only false is not
+    there: false is its default. Raises UserError."""
+    found = {}
+    for name, given in flags.items():
+        several, takes = given if isinstance(given, list) else [given], declared[name]["takes"]
+        if not several:
+            raise UserError(f"{where} {name}: has no value; write one, or leave the flag out")
+        if takes is not None:
+            try:
+                found[name] = values_of(name, [_text(value) for value in several], takes)
+            except UserError as error:
+                raise UserError(f"{where} {error}") from None
+        elif not all(isinstance(value, bool) for value in several):
+            raise UserError(f"{where} {name}: is a switch; must be true or false")
+        elif any(several):
+            found[name] = list(dict.fromkeys(several))
+    return found
 
 
 def _text(value: Any) -> str:

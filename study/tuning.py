@@ -21,7 +21,7 @@ OF_THE_PROBLEM = tuple(f.name for f in fields(Problem) if f.name != "validation"
 
 class Setting(NamedTuple):
     """A setting of a method that was tried on a problem: the values of its flags, its mean validation accuracy over n seeds
-    (a fraction of 1, None where a run of it failed), and whether it was chosen."""
+    (a fraction of 1, None where a run of it failed or diverged), and whether it was chosen."""
 
     method: str
     problem: tuple
@@ -44,7 +44,9 @@ def choose(study: Study, tried: Mapping[str, Sequence[tuple[Options, Run | None]
             means = {values: _mean(runs) for values, runs in settings.items()}
             there = {values: mean for values, mean in means.items() if mean is not None}
             if not there:
-                raise UserError(f"--study {study.name}: [{method.name}] no setting can be chosen, a run of each failed")
+                raise UserError(
+                    f"--study {study.name}: [{method.name}] no setting can be chosen, a run of each failed or diverged"
+                )
             best = max(there, key=there.get)
             for values, mean in means.items():
                 flags = dict(zip(method.flags, values, strict=True))
@@ -53,7 +55,7 @@ def choose(study: Study, tried: Mapping[str, Sequence[tuple[Options, Run | None]
 
 
 def _mean(runs: Sequence[Run | None]) -> float | None:
-    if None in runs:
+    if any(run is None or run.diverged is not None for run in runs):
         return None
     return float(np.mean([run.rounds["validation_mean"].iloc[-1] for run in runs]))
 
@@ -62,16 +64,29 @@ def _values(options: Options, names: Sequence[str]) -> tuple:
     return tuple(getattr(options, name) for name in names)
 
 
-def results_of(study: Study, runs: Mapping[str, Sequence[Options]], settings: Sequence[Setting]) -> list[Options]:
-    """Of {method: its runs in all settings} those that are run in the end: the chosen setting where several were tried."""
+def results_of(study: Study, runs: Mapping[str, Sequence[Options]], settings: Sequence[Setting]) -> dict[Options, list[str]]:
+    """Of {method: its runs in all settings} those that are run in the end: the chosen setting where several were tried. A
+    run that several methods ask for is there once, with the names of all of them: {run: methods}."""
     chosen = {(one.method, one.problem): tuple(one.values.values()) for one in settings if one.chosen}
-    kept = []
+    kept: dict[Options, list[str]] = {}
     for method in study.methods:
         for options in runs[method.name]:
             best = chosen.get((method.name, _values(options, OF_THE_PROBLEM)))
             if best is None or _values(options, method.flags) == best:
-                kept.append(options)
+                kept.setdefault(options, []).append(method.name)
     return kept
+
+
+def names_told(study: Study, kept: Mapping[Options, Sequence[str]]) -> list[str]:
+    """In a line, which setting each method of the study was run in; none where methods are called as their algorithms."""
+    if all(method.name == method.algorithm for method in study.methods):
+        return []
+    told: dict[str, dict[str, None]] = {}
+    for options, methods in kept.items():
+        flags = dict.fromkeys(f for method in study.methods if method.algorithm == options.algorithm for f in method.flags)
+        setting = " ".join([options.algorithm, *(f"--{name} {plain_value(getattr(options, name))}" for name in flags)])
+        told.setdefault(setting, {}).update(dict.fromkeys(methods))
+    return ["methods of the study: " + "; ".join(f"{', '.join(names)}: {what}" for what, names in told.items())]
 
 
 def rows_of(settings: Sequence[Setting]) -> list[dict[str, object]]:

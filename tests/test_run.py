@@ -16,7 +16,7 @@ import run as command
 import saves
 from data.datasets import LOADERS, from_arrays
 from experiment import identity
-from figures import curves, summary
+from figures import curves, verdict
 from figures.compare import compare
 from figures.groups import groups
 from figures.render import render
@@ -249,17 +249,24 @@ def test_the_weights_that_a_run_starts_from_are_part_of_its_name(tmp_path):
     assert len({run.config["files"]["init_from"] for run in saves.find(tmp_path / "b")}) == 2
 
 
+def test_a_run_that_is_asked_for_in_two_ways_counts_once(tmp_path, capsys):
+    main(f"fedavg {QUICK} 1 auto", tmp_path)  # its last flag is --threads 1
+    assert "over seeds" not in capsys.readouterr().out, "one run is one seed"
+    assert len(saves.find(tmp_path)) == 1
+
+
 # --- the table and its words ---
 
 
 class Told:
     """A run that tells what it is told."""
 
-    def __init__(self, algorithm, global_mean, personal_mean, nbytes, seed=0, validation=None, **options):
+    def __init__(self, algorithm, global_mean, personal_mean, nbytes, seed=0, validation=None, diverged=None, **options):
         self.options = {"algorithm": algorithm, "seed": seed, "split_seed": 0, "n_clients": 2, "rounds": 10, **options}
         accuracies = {"global_mean": global_mean, "personal_mean": personal_mean, "personal_worst": personal_mean}
         self._summary = {**accuracies, "bytes_up": nbytes, "bytes_down": nbytes, "bytes_between": 0, "seconds": 1.0}
-        self._summary |= {"diverged": None, "steps": 10, "steps_server": 0, "flops": 1000, "flops_server": 0}
+        self.diverged = self._summary["diverged"] = diverged
+        self._summary |= {"steps": 10, "steps_server": 0, "flops": 1000, "flops_server": 0}
         self.config = {"options": self.options, "data": {"digest": 0}, "split": 0, "environment": {}, "source": ""}
         self.folder = Path(f"{algorithm}-{seed}")
         sent = {"bytes_up": nbytes / 2, "bytes_down": nbytes / 2, "bytes_between": 0}
@@ -270,11 +277,18 @@ class Told:
     def summary(self):
         return self._summary
 
+    def arrays(self, name):
+        """Of the global test set 6 of 10 are of one class; of the clients' own examples 3 of 4, and all."""
+        own = {"own_true": np.array([0, 1, 1, 1, 2, 2]), "own_offsets": np.array([0, 4, 6])}
+        return {"test": np.array([[[6, 0, 0], [1, 2, 0], [0, 1, 0]]])} | own if self.classes else None
+
+    classes = False
+
 
 def test_the_words_name_the_winner_of_each_accuracy_and_the_price():
     base = Told("independent", 0.5, 0.8, 0)
     runs = [Told("fedavg", 0.9, 0.85, 8000), Told("cfkd", 0.6, 0.95, 1000), base, Told("centralized", 0.97, 0.96, 500)]
-    first, second, third, *references = summary.verdict(groups(runs))
+    first, second, third, *references = verdict.verdict(groups(runs))
     assert "fedavg" in first
     assert "90.0%" in first
     assert "40.0 points above" in first  # 0.9 - 0.5
@@ -287,7 +301,7 @@ def test_the_words_name_the_winner_of_each_accuracy_and_the_price():
 def test_nothing_moves_once_fewer_bytes():
     def told(nbytes):
         runs = [Told("fedavg", 0.9, 0.85, 10000), Told("cfkd", 0.6, 0.95, nbytes)]
-        return summary.verdict(groups(runs))[2]
+        return verdict.verdict(groups(runs))[2]
 
     assert told(9996) == "cfkd and fedavg move as many bytes, within half a percent."
     assert told(10000) == "fedavg and cfkd move as many bytes, within half a percent."
@@ -296,7 +310,7 @@ def test_nothing_moves_once_fewer_bytes():
 
 def test_a_winner_that_does_not_beat_independent_learning_is_not_said_to():
     base = Told("independent", 0.5, 0.9, 0)
-    lines = summary.verdict(groups([Told("fedavg", 0.6, 0.7, 1), base]))
+    lines = verdict.verdict(groups([Told("fedavg", 0.6, 0.7, 1), base]))
     assert "20.0 points below independent learning" in lines[1]
 
 
@@ -304,7 +318,7 @@ def test_a_lead_within_what_the_seeds_differ_by_is_said_to_be_none():
     def words(leads):
         runs = [Told("fedavg", 0.9, 0.9, 1, seed=seed) for seed in range(3)]
         runs += [Told("cfkd", 0.9 + lead, 0.8, 1, seed=seed) for seed, lead in enumerate(leads)]
-        return summary.verdict(groups(runs))[0]
+        return verdict.verdict(groups(runs))[0]
 
     # mean 0.01 every time; standard errors 0.03 / sqrt(3) = 0.017, 0.001 / sqrt(3) = 0.0006, and between them 0.004
     assert "; not told apart from fedavg" in words((0.04, 0.01, -0.02))
@@ -316,11 +330,48 @@ def test_one_seed_or_other_seeds_say_nothing_about_a_difference():
     def words(of_fedavg, of_cfkd):
         runs = [Told("fedavg", 0.9, 0.9, 1, seed=seed) for seed in of_fedavg]
         runs += [Told("cfkd", 0.7, 0.8, 1, seed=seed) for seed in of_cfkd]
-        return summary.verdict(groups(runs))[0]
+        return verdict.verdict(groups(runs))[0]
 
     assert "apart" not in words([0], [0])
     assert "not compared with cfkd, run with other seeds" in words([0, 1], [2, 3])
     assert "told apart from cfkd over the 2 seeds in common" in words([0, 1, 2], [1, 2, 3])
+
+
+def verdict_of(*runs):
+    return verdict.verdict(groups(runs))
+
+
+def test_methods_that_are_equal_are_told_as_equal_and_none_of_them_as_the_best():
+    first, second, *_ = verdict_of(Told("fedavg", 0.9, 0.7, 1), Told("fedprox", 0.9, 0.8, 1), Told("fd", 0.5, 0.5, 1))
+    assert first == "On the global test set fedavg and fedprox are equal, and none is best, with 90.0% each."
+    assert "fedprox is best" in second
+    runs = [Told(name, value, value, 1, seed=s) for name in ("fedavg", "fedprox") for s, value in enumerate((0.7, 0.9))]
+    first, *others = verdict_of(*runs)
+    assert "fedavg and fedprox are equal" in first
+    assert not any("fewer bytes" in line or "told apart" in line for line in others)
+
+
+def test_a_run_that_diverged_is_neither_best_nor_chosen():
+    first, *_ = verdict_of(Told("fedavg", 0.9, 0.9, 1, diverged=2), Told("cfkd", 0.7, 0.7, 1))
+    assert "cfkd is best" in first
+    assert "fedavg" not in first
+    runs = [Told("fedavg", 0.9, 0.9, 1, validation=0.9, lr=1, diverged=1), Told("fedavg", 0.8, 0.8, 1, validation=0.6, lr=2)]
+    told = verdict_of(*runs, Told("cfkd", 0.7, 0.7, 1, validation=0.5, lr=1))
+    assert "fedavg (--lr 2) is best of the collaborating methods, with 80.0%" in told[1]
+    assert verdict.best_on_validation(groups(runs[:1])) == []
+
+
+def test_what_is_no_better_than_predicting_the_largest_class_is_not_best(monkeypatch):
+    monkeypatch.setattr(Told, "classes", True)
+    run = Told("fedavg", 0.6, 0.875, 1)
+    assert verdict.largest_class_share(run) == 0.6
+    assert verdict.largest_class_share(run, "personal") == (3 / 4 + 1) / 2
+    assert verdict.no_better_than_largest_class(run)
+    first, second, third, *others = verdict_of(run, Told("cfkd", 0.55, 0.9, 1))
+    assert "no collaborating method is best: each diverged or is no better than predicting the largest class" in first
+    assert "cfkd is best of the collaborating methods, with 90.0%" in second
+    assert third == "fedavg is no better than predicting the largest class."
+    assert "fedavg is best" in verdict_of(Told("fedavg", 0.61, 0.7, 1), Told("cfkd", 0.55, 0.9, 1))[0]
 
 
 def test_two_methods_that_are_equal_are_told_apart_in_one_comparison_of_twenty():
@@ -334,10 +385,10 @@ def test_two_methods_that_are_equal_are_told_apart_in_one_comparison_of_twenty()
 def test_settings_are_chosen_by_validation_and_never_by_test():
     runs = [Told("fedavg", 0.9, 0.9, 1, validation=0.6, lr=0.1), Told("fedavg", 0.7, 0.7, 1, validation=0.8, lr=0.2)]
     other = Told("cfkd", 0.75, 0.75, 1, validation=0.7, lr=0.1)
-    lines = summary.verdict(groups([*runs, other]))
+    lines = verdict.verdict(groups([*runs, other]))
     assert "validation" in lines[0]
     assert "cfkd" in lines[1]  # 0.75 on test beats the chosen 0.7; the 0.9 was not chosen
-    (line,) = summary.verdict(groups([*(Told("fedavg", 0.9, 0.9, 1, lr=lr) for lr in (1, 2)), other]))
+    (line,) = verdict.verdict(groups([*(Told("fedavg", 0.9, 0.9, 1, lr=lr) for lr in (1, 2)), other]))
     assert "no winner is named" in line
 
 

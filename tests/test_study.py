@@ -89,6 +89,15 @@ def test_settings_are_tried_on_held_out_data_with_seeds_of_their_own_by_those_wh
         ("lr = [0.001, 0.02]\n\n[light]", "lr = [0.001, -1]\n\n[light]", "[fedavg] --lr -1: must be a number above 0"),
         ("[problem]", "alpha = 1\n[problem]", "alpha stands in no section"),
         ("[problem]", "[problem", "is not to be read as TOML"),
+        ("rounds = 2", 'rounds = "--export_dir=elsewhere"', "[settings] --rounds --export_dir=elsewhere: must be a whole"),
+        ("lr = [0.001, 0.02]", 'lr = [0.001, "--force"]', "[fedavg] --lr --force: must be a number above 0"),
+        ("lr = [0.001, 0.02]", "lr = []", "[fedavg] lr: has no value"),
+        ("lr = [0.001, 0.02]", "keep_optimizer = 1", "[fedavg] keep_optimizer: is a switch; must be true or false"),
+        ("seed = [50, 51]", 'seed = ["00"]', "[tuning] seed 0: is one of [seeds] too"),
+        ("seed = [50, 51]", 'seed = "some"', "[tuning] --seed some: must be a whole number"),
+        ("validation = 0.3", "validation = 0", "[tuning] validation 0.0: must be one number above 0"),
+        ("validation = 0.3", "validation = [0.1, 0.2]", "[tuning] validation 0.1 0.2: must be one number above 0"),
+        ("validation = 0.3", 'unequal = "no"', "[tuning] unequal no: must be true or false"),
     ],
 )
 def test_a_mistake_in_a_file_is_a_line(before, after, told, tmp_path):
@@ -101,6 +110,34 @@ def test_a_mistake_in_a_file_is_a_line(before, after, told, tmp_path):
     assert told in line
 
 
+def test_a_switch_with_two_values_tries_both_and_equal_numbers_are_one_setting(tmp_path):
+    asked = read(tmp_path, TEXT.replace("lr = [0.001, 0.02]", "keep_optimizer = [true, false]", 1))
+    for of_it in (asked.tried(CLASSES)["fedavg"], asked.runs(CLASSES)["fedavg"]):
+        assert {one.keep_optimizer for one in of_it} == {True, False}
+    asked = read(tmp_path, TEXT.replace("lr = [0.001, 0.02]", 'lr = [0.01, "1e-2"]'))
+    assert asked.tried(CLASSES) == {}
+    asked = read(tmp_path, TEXT.replace("seed = [0, 1]", 'seed = ["0", "01"]').replace("seed = [50, 51]\n", ""))
+    assert {one.seed for one in asked.tried(CLASSES)["fedavg"]} == {2}
+
+
+def test_two_methods_that_are_run_in_one_setting_are_one_run_a_seed_with_both_names(tmp_path, capsys):
+    text = """
+    problem = {dataset = "digits", n_clients = 3, reduced = 0.1, model = "MLP", partition = "lda", alpha = 0.5}
+    settings = {rounds = 1}
+    a = {algorithm = "fedavg", lr = 0.01}
+    b = {algorithm = "fedavg", lr = [0.01, 0.0001]}
+    seeds = {seed = [0, 1], split_seed = "seed"}
+    """
+    read(tmp_path, text)
+    words = f"--study {tmp_path / 'mine.toml'} --export_dir {tmp_path / 'saves'} --quiet --jobs 1"
+    assert command.main(shlex.split(words)) == 0
+    out = capsys.readouterr().out
+    assert "results: 2 runs" in out
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("fedavg ")]
+    assert row[1] == "2", "two runs are two seeds"
+    assert "methods of the study: a, b: fedavg --lr 0.01" in out
+
+
 def test_of_each_method_on_each_problem_the_setting_with_the_best_mean_validation_accuracy_is_chosen(tmp_path):
     asked = read(tmp_path)
 
@@ -110,7 +147,7 @@ def test_of_each_method_on_each_problem_the_setting_with_the_best_mean_validatio
             self.rounds = self
             # a seed that goes the other way, and a mean that does not
             value = {50: 0.9 if options.lr == best else 0.2, 51: 0.4 if options.lr == best else 0.5}[options.seed]
-            self.iloc, self.validation = [value], value
+            self.iloc, self.validation, self.diverged = [value], value, None
 
         def __getitem__(self, name):
             return self
@@ -131,6 +168,11 @@ def test_of_each_method_on_each_problem_the_setting_with_the_best_mean_validatio
     tried["fedavg"] = [(one, None if one.lr == 0.02 else run) for one, run in tried["fedavg"]]
     settings = tuning.choose(asked, tried)
     assert {one.values["lr"] for one in settings if one.chosen and one.method == "fedavg"} == {0.001}
+    tried = {method: [(one, Told(one)) for one in of_it] for method, of_it in asked.tried(CLASSES).items()}
+    for one, run in tried["fedavg"]:
+        run.diverged = 1 if one.lr == 0.02 else None
+    settings = tuning.choose(asked, tried)
+    assert {one.values["lr"] for one in settings if one.chosen and one.method == "fedavg"} == {0.001}, "0.02 diverged"
     tried["fedavg"] = [(one, None) for one, _ in tried["fedavg"]]
     assert "[fedavg] no setting can be chosen" in line_of(tuning.choose, asked, tried)
 
@@ -173,10 +215,19 @@ def test_a_study_is_planned_without_any_training(tmp_path, capsys):
     assert not (tmp_path / "saves").exists()
 
 
-def test_nothing_but_where_and_how_stands_beside_a_study(tmp_path, capsys):
+@pytest.mark.parametrize("words", ["fedavg", "cfkd", "--seed 0", "--preset fl", "--gpu -1"])
+def test_nothing_but_where_and_how_stands_beside_a_study(words, tmp_path, capsys):
     read(tmp_path)
-    assert command.main(["fedavg", "--study", str(tmp_path / "mine.toml")]) == 2
+    assert command.main([*words.split(), "--study", str(tmp_path / "mine.toml")]) == 2
     assert "has its own algorithms and flags" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--save_study", "other.toml"], ["--show_split"]])
+def test_a_study_is_not_passed_over_by_a_flag_that_runs_nothing(words, tmp_path, capsys, monkeypatch):
+    read(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert command.main([*words, "--study", str(tmp_path / "mine.toml")]) == 2
+    assert "read only with no --save_study and no --show_split beside it" in capsys.readouterr().err
 
 
 LINES = (

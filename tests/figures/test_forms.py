@@ -199,14 +199,15 @@ def test_the_default_table_fits_in_100_characters_and_is_one_block(name, tmp_pat
 def test_rows_stand_best_first_by_the_metric_asked_and_references_below_a_line(tmp_path, capsys):
     for name, value, own in (("fd", 0.4, 0.9), ("fedavg", 0.6, 0.7), ("independent", 0.3, 0.99), ("centralized", 0.95, 0.5)):
         saved(tmp_path, name, curve=(0.1, value), clients={2: [own, own]})
+    saved(tmp_path, "cfkd", curve=(0.1, 0.99), clients={2: [1, 1]}, columns={"diverged": [np.nan, 1.0, 1.0]})
 
     def order(*words):
         table.main([str(tmp_path), *words])
         lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()
         return [line.split()[0].strip("-") for line in lines[3:]]
 
-    assert order() == ["fedavg", "fd", "", "centralized", "independent"]
-    assert order("--metric", "personal") == ["fd", "fedavg", "", "independent", "centralized"]
+    assert order() == ["fedavg", "fd", "cfkd", "", "centralized", "independent"], "what diverged is not the best"
+    assert order("--metric", "personal") == ["fd", "fedavg", "cfkd", "", "independent", "centralized"]
 
 
 def test_a_name_that_is_cut_is_told_whole_below(tmp_path, capsys):

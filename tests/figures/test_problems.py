@@ -61,6 +61,18 @@ def test_the_best_of_the_methods_is_marked_and_what_is_not_told_apart_from_it(ru
     assert [rows[name]["alpha inf"].mark for name in ("cfkd", "fedavg", "fd")] == ["best", "", ""]
 
 
+def test_equal_methods_are_both_marked_and_what_diverged_is_not(tmp_path):
+    def of(name, value, alpha, **others):
+        return saved(tmp_path, name, curve=(0.1, value), alpha=alpha, split=str(alpha), **others)
+
+    gone = {"columns": {"diverged": [np.nan, 1.0, 1.0]}}
+    runs = [of("fedavg", 0.8, 0.1), of("fedprox", 0.8, 0.1), of("fd", 0.9, 0.1, **gone)]
+    runs += [of("fedavg", 0.7, 1.0), of("fedprox", 0.8, 1.0)]
+    rows = rows_of(problems.overview(runs))
+    assert {name: row["alpha 0.1"].mark for name, row in rows.items()} == {"fedavg": "best", "fedprox": "best", "fd": ""}
+    assert {name: row["alpha 1"].mark for name, row in rows.items()} == {"fedavg": "", "fedprox": "best", "fd": ""}
+
+
 def test_ranks_are_means_over_problems_and_a_test_takes_six(runs):
     result = problems.overview(runs)
     rows = rows_of(result)

@@ -1,0 +1,183 @@
+"""What a comparison says in words: who is best at what, and what the seeds allow to say about it."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from data.partition import Shares
+from figures.alone import alone_for
+from figures.groups import EQUAL, REFERENCES, Group, leading, name_of
+from figures.metrics import meant, seed_of
+from figures.statistics import Paired, Values, least_errors, paired
+from saves import Run
+
+RULE = (
+    "Told apart: Student's 95 % interval of the differences, paired by seed, leaves out 0; with n = {n} seeds that takes "
+    "{t:.1f} standard errors."
+)
+
+
+def chosen(found: Sequence[Group]) -> list[Group] | None:
+    """One group for each algorithm: of several settings the one with the best validation accuracy. None where there are
+    several without `--validation`: to choose by test accuracy would be to tune on the test set."""
+    best = []
+    for algorithm in dict.fromkeys(group.algorithm for group in found):
+        settings = [group for group in found if group.algorithm == algorithm]
+        if len(settings) > 1 and any(group.validation is None for group in settings):
+            return None
+        best.append((leading(settings, lambda group: group.validation) or settings)[0] if len(settings) > 1 else settings[0])
+    return best
+
+
+def largest_class_share(run: Run, metric: str = "global") -> float | None:
+    """Return the accuracy of always predicting the largest class, a fraction of 1: of the global test set its largest
+    class; on the clients' own test examples each client's own largest class, mean over clients (of "worst" the smallest).
+    None for what is no accuracy on test examples, and where the run did not keep the classes."""
+    kind, of = meant(metric)
+    saved = run.arrays("confusion") if kind == "accuracy" and of in ("global", "personal", "tuned", "worst") else None
+    if saved is None:
+        return None
+    if of == "global":
+        counts = saved["test"][0].sum(1)
+        return float(counts.max() / counts.sum())
+    if "own_true" not in saved:
+        return None
+    own = [np.bincount(classes) for classes in Shares(saved["own_true"], saved["own_offsets"]) if len(classes)]
+    shares = [counts.max() / counts.sum() for counts in own]
+    return float(min(shares) if of == "worst" else np.mean(shares))
+
+
+def no_better_than_largest_class(run: Run, metric: str = "global") -> bool:
+    """Return whether the accuracy of a run after its last round is not above that of always predicting the largest class."""
+    return _lead(run, metric, run.summary()[f"{metric}_mean"]) <= EQUAL
+
+
+def _lead(run: Run, metric: str, value: float) -> float:
+    """By how much an accuracy is above that of always predicting the largest class; inf where that is not known."""
+    share = largest_class_share(run, metric)
+    return math.inf if share is None else value - share
+
+
+def eligible(found: Sequence[Group], metric: str, values: Callable[[Group], Values]) -> list[Group]:
+    """Return the groups that may be called best by a metric, given its `values` by seed: methods that collaborate, did not
+    diverge, and are on average better than predicting the largest class."""
+
+    def lead(group: Group) -> float:
+        return float(np.mean([_lead(run, metric, values(group)[seed_of(run)]) for run in group.runs]))
+
+    methods = [group for group in found if group.algorithm not in REFERENCES and not group.diverged]
+    return [group for group in methods if lead(group) > EQUAL]
+
+
+def winners(found: Sequence[Group], metric: str, values: Callable[[Group], Values]) -> list[Group]:
+    """Return the best of the groups that are `eligible`, several where they are equal."""
+    return leading(eligible(found, metric, values), lambda group: float(np.mean(list(values(group).values()))))
+
+
+def verdict(found: Sequence[Group], beside: Sequence[Group] = ()) -> list[str]:
+    """Who is best at what, in words, and what the seeds allow to say about it; `beside`: runs of `independent` that are not
+    among the groups. Empty for a single algorithm."""
+    if len({group.algorithm for group in found}) < 2:
+        return []
+    tried, everything = len(found), found
+    found = chosen(found)
+    if found is None:
+        return [
+            "no winner is named: an algorithm has several settings, and only `--validation 0.1` could choose among them."
+        ]
+    lines = ["of each algorithm's settings the one with the best validation accuracy:"] if len(found) < tried else []
+    methods = [group for group in found if group.algorithm not in REFERENCES]
+    alone_best: dict[str, Group] = {}
+    own = "On the clients' own distributions"
+    for what, where in (("global", "On the global test set"), ("personal", own), ("tuned", f"{own}, after fine-tuning,")):
+        if not methods or (what == "tuned" and not all(group.tuned for group in methods)):
+            continue
+        name = f"{what}_mean"
+        best = winners(methods, what, lambda group, name=name: group.by_seed(name))
+        lines.append(f"{where} {_best_told(best, methods, everything, beside, name)}.")
+        if len(best) == 1:
+            alone_best[what] = best[0]
+    if len({alone_best.get("global"), alone_best.get("personal")} - {None}) == 2:
+        sent = {what: _sent(group) for what, group in alone_best.items()}
+        small, large = sorted(("global", "personal"), key=lambda what: sent[what])
+        if sent[small]:
+            names = {what: name_of(group, everything) for what, group in alone_best.items()}
+            times = f"{sent[large] / sent[small]:.3g}"
+            told = f"{names[small]} moves {times} times fewer bytes than {names[large]}."
+            lines.append(
+                told if times != "1" else f"{names[small]} and {names[large]} move as many bytes, within half a percent."
+            )
+    if any("told apart" in line for line in lines):
+        lines.append(RULE.format(n=(n := min(len(group.runs) for group in methods)), t=least_errors(n)))
+    for group in methods:
+        if not group.diverged and (n := sum(map(no_better_than_largest_class, group.runs))):
+            of_all = f" in {n} of {len(group.runs)} runs" if len(group.runs) > 1 else ""
+            lines.append(f"{name_of(group, everything)} is no better than predicting the largest class{of_all}.")
+    lines += [
+        f"{name_of(group, everything)} reaches {group.mean('global_mean'):.1%} global and {group.mean('personal_mean'):.1%} "
+        f"personal, {'without sending anything' if group.algorithm == 'independent' else 'with all raw data in one place'}."
+        for group in found
+        if group.algorithm in REFERENCES
+    ]
+    return lines
+
+
+def _best_told(
+    best: Sequence[Group], methods: Sequence[Group], everything: Sequence[Group], beside: Sequence[Group], name: str
+) -> str:
+    """In words, which method is best, or that none is."""
+    if not best:
+        return "no collaborating method is best: each diverged or is no better than predicting the largest class"
+    names, value = [name_of(group, everything) for group in best], best[0].mean(name)
+    others = _others(best, methods, everything, name)
+    if len(best) > 1:
+        return f"{' and '.join(names)} are equal, and none is best, with {value:.1%} each{others}"
+    alone = alone_for(best[0], everything, beside)
+    above = _above(paired(best[0].by_seed(name), alone.by_seed(name)) if alone else None)
+    return f"{names[0]} is best of the collaborating methods, with {value:.1%}{above}{others}"
+
+
+def _above(gain: Paired | None) -> str:
+    """How far the best is above independent learning, and whether that is more than seeds differ by."""
+    if gain is None:
+        return ""
+    points = f"{abs(gain.mean) * 100:.1f} points {'above' if gain.mean > 0 else 'below'} independent learning"
+    if gain.n == 1:
+        return f", {points}"
+    interval = f"95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
+    return f", {points} ({interval})" if gain.apart else f", not told apart from independent learning ({points}, {interval})"
+
+
+def _others(best: Sequence[Group], methods: Sequence[Group], found: Sequence[Group], name: str) -> str:
+    """From which other methods, of those that did not diverge, the seeds tell the best one apart: by Student's 95 % interval
+    of the paired differences."""
+    said: dict[str, list[str]] = {}
+    for group in sorted(methods, key=lambda group: -group.mean(name)):  # in whatever order the runs are read
+        if group in best or group.diverged:
+            continue
+        difference = paired(best[0].by_seed(name), group.by_seed(name))
+        if difference is None:
+            said.setdefault("not compared with {}, run with other seeds", []).append(name_of(group, found))
+        elif difference.n > 1:
+            words = "told apart from {}" if difference.apart else "not told apart from {}"
+            some = (
+                "" if difference.n == len(best[0].runs) == len(group.runs) else f" over the {difference.n} seeds in common"
+            )
+            said.setdefault(words + some, []).append(name_of(group, found))
+    return "".join(f"; {words.format(' and '.join(names))}" for words, names in said.items())
+
+
+def best_on_validation(found: Sequence[Group]) -> list[str]:
+    """For each run with `--validation` that did not diverge, the round that was best there, and its test accuracies."""
+    rounds = [(group, run, run.best_on_validation()) for group in found for run in group.runs if run.diverged is None]
+    return [
+        f"{name_of(group, found)} seed {run.options['seed']}, best on validation: round {best['round']:.0f}, with "
+        f"{best['validation_mean']:.1%} there, {best['global_mean']:.1%} global and {best['personal_mean']:.1%} personal."
+        for group, run, best in rounds
+        if best
+    ]
+
+
+def _sent(group: Group) -> float:
+    return group.mean("bytes_up") + group.mean("bytes_down") + group.mean("bytes_between")
