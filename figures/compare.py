@@ -238,7 +238,7 @@ def _explained(table: Table, asked: Asked, place: str) -> str:
     counts = sorted({len(group.runs) for group in table.groups})
     n = f"n = {counts[0]}{f' to {counts[-1]}' if len(counts) > 1 else ''} seed{'s' * (counts[-1] > 1)}"
     mean = ", mean ± standard deviation over seeds" if counts[-1] > 1 else ""
-    more = "" if "all" in asked.columns else f" More columns: {place or 'with'} --columns all."
+    more = "" if "all" in asked.columns else f" More columns: {place or 'with'} --columns all"
     first = f"{ROUND[asked.on][:1].upper()}{ROUND[asked.on][1:]}, best {asked.metric} first."
     return f"{first} {'; '.join(what)}{'. ' if what else ''}{n}{mean}.{more}"
 
