@@ -35,7 +35,7 @@ same: .venv/dev  ## BEFORE=REVISION: do all algorithms still compute the same bi
 planted: .venv/dev  ## plant bugs one by one, and tell which test notices each
 	$(BIN)/python tests/planted.py
 
-hard: .venv/dev  ## kill, corrupt, starve and attack it: what docs/reliability.md promises, in about 35 minutes
+hard: .venv/dev  ## kill, corrupt, starve and attack it: what docs/reliability.md promises, in less than an hour
 	$(BIN)/python -m tests.hard
 
 bench: .venv/dev  ## seconds beside those of bare loops; what --plan foretells; many runs side by side

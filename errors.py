@@ -13,6 +13,14 @@ for _room in ("data", "saves"):  # what is downloaded and what is run lies there
         sys.exit(2)
 
 
+_here, _main = Path(__file__).resolve().parent, sys.modules["__main__"]
+_path = Path(getattr(_main, "__file__", None) or "/").resolve()
+if not _main.__package__ and _here in _path.parent.parents and _path.with_name("__init__.py").exists():
+    _name = ".".join(_path.relative_to(_here).with_suffix("").parts).removesuffix(".__main__")
+    print(f"{sys.argv[0]}: is a part of a package; in {_here} type: python -m {_name}", file=sys.stderr)
+    sys.exit(2)
+
+
 class UserError(Exception):
     """A flag, a file or a data set is wrong: its text is the one line that a user reads, naming the flag, the value and
     what is allowed. `run.py` prints it and exits with 2, before anything was trained or written."""
@@ -51,8 +59,9 @@ REFUSED = {
     errno.ENFILE: f"too many files are open on this machine; close some, {AGAIN}",
     errno.ENOMEM: MEMORY,
     errno.EAGAIN: _TASKS,
+    errno.ENOLCK: "its file system has no locks; name a folder on another disk, for runs with --export_dir",
 }
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOLCK)
 SAID = {  # what libraries say in errors of their own kinds
     "can't allocate memory": MEMORY,  # torch
     "cannot allocate memory": MEMORY,  # the loader of shared objects
@@ -109,7 +118,7 @@ def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
 
 
 def no_room(error: BaseException) -> bool:
-    """Whether nothing can be saved any more: a disk that is full, or read-only."""
+    """Whether nothing can be saved any more: a disk that is full or read-only, or has no locks."""
     return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
@@ -156,5 +165,5 @@ def in_a_line(kind, error, trace) -> None:
     print(f"{Path(sys.argv[0]).name}: {words}", file=sys.stderr) if words else sys.__excepthook__(kind, error, trace)
 
 
-if Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve().is_relative_to(Path(__file__).resolve().parent):
+if _path.is_relative_to(_here):
     sys.excepthook = in_a_line  # of our commands, not of programs that use us: of what happens while libraries load

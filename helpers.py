@@ -6,6 +6,7 @@ changed in place. A function stands here only if two algorithms call it.
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -82,6 +83,9 @@ def train(
 
     Batches are `options.batch_size` long, of a new order every epoch; a left-over batch of one joins the batch before
     it. A share without examples takes no step, and its loss is 0. A client that straggles (`--straggler`) breaks off.
+
+    A model may have `bounds`, {name: (least, most)} of some parameters. Each step ends with their projection onto these
+    intervals, and they have no weight decay.
     """
     began, none = federation.meter.now(), [None] * len(clients)
     work = partial(_local_epochs, loss=loss, options=options, only=only, remembers=memory is not None)
@@ -111,7 +115,9 @@ def _local_epochs(
     for part in model.children():
         part.train(any(parameter.requires_grad for parameter in part.parameters()))
     lr = learning_rate(options, federation.round)
-    move, own = OPTIMIZERS[options.optimizer], recalled(memory, trained)
+    own, bounds = recalled(memory, trained), getattr(model, "bounds", {})
+    free, bounded = ({name: p for name, p in trained.items() if (name in bounds) == inside} for inside in (False, True))
+    move, undecayed = OPTIMIZERS[options.optimizer], replace(options, weight_decay=0.0) if bounded else options
     share, order, changes = federation.shares[k], federation.stream("batches", k), federation.stream("augment", k)
 
     def step(i: Tensor, changed: augment.Draw) -> Tensor:
@@ -123,7 +129,11 @@ def _local_epochs(
         value.backward()
         if options.clip_grad:
             torch.nn.utils.clip_grad_norm_(trained.values(), options.clip_grad)
-        move(trained, own, lr, options)
+        move(free, own, lr, options)
+        if bounded:
+            move(bounded, own, lr, undecayed)
+            for name, parameter in bounded.items():
+                parameter.data.clamp_(*bounds[name])
         return value.detach()
 
     def batches() -> Iterator[tuple[Tensor, augment.Draw]]:

@@ -13,6 +13,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -177,7 +178,8 @@ class GlobalMean(nn.Module):
     """[B, D, height, width] -> [B, D]. Unlike adaptive pooling its gradient is deterministic on CUDA."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3))
+        # along a view: the gradient comes back in the memory layout of x, which is channels-last
+        return x.permute(0, 2, 3, 1).mean(dim=(1, 2))
 
 
 class MaxPool(nn.MaxPool2d):
@@ -524,6 +526,10 @@ def MobileNet(shape, n_classes: int, heads: bool = False) -> Net:
     return _with_heads(body, 1024, n_classes, heads, taps=[(5, 256), (8, 512), (11, 512)], bias=False)
 
 
+MUST_BE = (  # what a line says to those who write one
+    "a model is a function of (shape, n_classes) that returns models.Net(body, feature_dim, n_classes), or a subclass: "
+    "forward(x) -> (features [B, feature_dim], logits [B, n_classes]), and classifier, an nn.Linear between the two"
+)
 MODELS: dict[str, Callable[..., Net]] = {
     "LeNet5": LeNet5,
     "LeNet5_classic": LeNet5_classic,
@@ -562,8 +568,11 @@ def make(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: in
 
 def with_batch_norm() -> list[str]:
     """The models that have BatchNorm layers."""
-    with torch.device("meta"):
-        return [name for name in MODELS if make(name, (1, 28, 28), 10, 100).names("bn")]
+    found = []
+    for name in MODELS:
+        with torch.device("meta"), suppress(Exception):  # of a plugin
+            found += [name] if make(name, (1, 28, 28), 10, 100).names("bn") else []
+    return found
 
 
 def of_client(options: Mapping[str, Any], inputs: Sequence[Any], client: int, heads: bool = False) -> Net:
@@ -577,11 +586,12 @@ def of_client(options: Mapping[str, Any], inputs: Sequence[Any], client: int, he
 
 
 def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool = False) -> Net:
-    """A new `name`, tried out. Raises UserError where it does not fit such images, or for vectors has convolutions."""
+    """A new `name`, tried out. Raises UserError where it does not fit such images, for vectors has convolutions, or is not
+    what a model must be."""
     asked = (shape, n_classes, feature_dim, heads)
     model = _tried(name, *asked)
     if shape[1:] == (1, 1) and (model is None or _convolves(model)):
-        others = [other for other in MODELS if (built := _tried(other, *asked)) is not None and not _convolves(built)]
+        others = [other for other in MODELS if _takes_vectors(other, *asked)]
         raise UserError(
             f"--model {name}: is for images, not for vectors of {shape[0]} features; must be {' or '.join(others)}"
         )
@@ -592,14 +602,26 @@ def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: i
 
 
 def _tried(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool) -> Net | None:
-    """A new `name`; None where it does not fit such images."""
+    """A new `name`; None where it does not fit such images. Raises UserError where it is not what a model must be."""
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():  # a layer of size 0 warns, and is refused here
             model = make(name, shape, n_classes, feature_dim, heads)
-            model.eval()(torch.zeros(1, *shape))
+            if not isinstance(model, Net):
+                raise UserError(f"--model {name}: is a {type(model).__name__} and no Net; {MUST_BE}")
+            said = model.eval()(torch.zeros(1, *shape))
     except (RuntimeError, ValueError, ZeroDivisionError):
         return None
+    sizes = [list(part.shape) if isinstance(part, Tensor) else part for part in said] if isinstance(said, tuple) else [said]
+    if sizes != [[1, getattr(model.classifier, "in_features", None)], [1, n_classes]]:
+        what = " and ".join(map(str, sizes)) if isinstance(said, tuple) else type(said).__name__
+        raise UserError(f"--model {name}: gives {what} for one example, {n_classes} classes; {MUST_BE}")
     return model.train()
+
+
+def _takes_vectors(name: str, *asked: Any) -> bool:
+    with suppress(Exception):  # of a plugin
+        return (model := _tried(name, *asked)) is not None and not _convolves(model)
+    return False
 
 
 def _convolves(model: Net) -> bool:

@@ -166,14 +166,16 @@ def flag(
     spelled: tuple[str, ...] = (),
     before: Any = NOT_LATER,
     rate: bool = False,
+    follows: Callable[[Any], Any] | None = None,
 ) -> Any:
     """A dataclass field that is a flag. `takes` None is a switch, off by default, that takes no value; `stands_for` are
     the values of other flags that a flag stands for, or what makes them of its value, which must not be given otherwise
     beside it; `spelled` are the names that other systems have for the same flag, all of which are understood. `before`, of
     a flag that is added when runs are saved already: the value that says what these did, with which it is no part of a
-    run's identity. `rate`: a learning rate, which a rehearsal of the run makes so small that nothing diverges."""
+    run's identity. `rate`: a learning rate, which a rehearsal of the run makes so small that nothing diverges.
+    `follows`: what makes the value of the other options, where the default is None and no other value is given."""
     metadata = {"takes": takes, "help": help, "needs": needs, "stands_for": stands_for or {}, "spelled": spelled}
-    metadata["rate"] = rate
+    metadata |= {"rate": rate, "follows": follows}
     return field(default=default, metadata=metadata | ({} if before is NOT_LATER else {"before": before}))
 
 
@@ -350,7 +352,8 @@ class Problem:
     straggler: float = flag(
         0.0,
         Number(float, least=0, most=1),
-        "how likely a client breaks off its local epochs in a round, after a part of their steps that is drawn; 0 is never",
+        "probability that a client stops its local epochs early in a round, after a random fraction of their steps, the "
+        "same for each of its trainings in that round (head and body, digest and revisit); 0 is never",
         before=0.0,
     )
     client_failure: float = flag(
@@ -364,7 +367,8 @@ class Problem:
         "none",
         Choice(("none", *COMPRESSIONS)),
         "how numbers are sent, in all directions: fp16 in half precision, int8 in 8 bits and a scale a tensor; what arrives "
-        "is rounded so, and the bytes are those sent; images, labels and counts are sent as they are",
+        "is rounded so, and the bytes are those sent; images, labels, counts and single numbers are sent exactly; there is "
+        "no error feedback, so that what scaffold and feddyn add up over the rounds (c, h) drifts",
         before="none",
     )
     model: tuple[str, ...] = flag(
@@ -458,7 +462,10 @@ class Options(Execution, Problem):
     )
     weight_decay: float = flag(0.0, Number(float, least=0), "L2 penalty, added to the gradient; 0 is none", spelled=("wd",))
     clip_grad: float = flag(
-        0.0, Number(float, least=0), "largest norm of a step's gradient, longer ones are scaled down to it; 0 is no limit"
+        0.0,
+        Number(float, least=0),
+        "largest norm of a step's gradient, of all that the step trains together (both networks of apfl and fml); longer "
+        "ones are scaled down to it; 0 is no limit",
     )
     ft_epochs: int = flag(
         0,
@@ -480,12 +487,15 @@ class Options(Execution, Problem):
     )
 
     def __post_init__(self) -> None:
-        """What stands for other values is replaced by them: what a run has in its options is what it does."""
+        """What stands for other values, or follows from them, is replaced by them: what a run has in its options is what it
+        does."""
         if self.split_seed == "seed":
             object.__setattr__(self, "split_seed", self.seed)
         for name, declared in flags_of(type(self)).items():
             for other, value in stood_for(declared, getattr(self, name)).items():
                 object.__setattr__(self, other, value)
+            if getattr(self, name) is None and declared.get("follows"):
+                object.__setattr__(self, name, declared["follows"](self))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     log_to_stderr() if leads else logging.getLogger().addHandler(logging.NullHandler())
     if "_ARGCOMPLETE" in os.environ:
         commandline.complete(os.environ["COMP_LINE"], *_declared())
-    return ending.status_of("run.py", partial(_carry_out, argv, leads), leads)
+    return ending.status_of(ending.program(), partial(_carry_out, argv, leads), leads)
 
 
 def _carry_out(argv: Sequence[str], leads: bool) -> int:
@@ -165,7 +166,7 @@ def _failures(results: Sequence[tuple[Experiment, saves.Run | Failed]]) -> int:
     """Tell of each that failed; returns the exit status."""
     failed = [result for _, result in results if isinstance(result, Failed)]
     for failure in failed:
-        tell(f"run.py: {inert(failure)}", file=sys.stderr)
+        tell(f"{ending.program()}: {inert(failure)}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -236,7 +237,7 @@ def _plan(ready: Sequence[Experiment], how: options.Launch) -> int:
     plans = []
     for found in plan.each(ready, how.quiet):
         if isinstance(found, DivergedError):
-            tell(f"run.py: {inert(found)}", file=sys.stderr)
+            tell(f"{ending.program()}: {inert(found)}", file=sys.stderr)
             continue
         plans.append(found)
         if how.json:
@@ -262,7 +263,7 @@ def _report(
     else:
         bases = {one.folder: _independent(one, how) for one, _ in finished}
         others = dict.fromkeys(base.folder for base in bases.values() if base.folder not in bases)
-        beside = [run for folder in others if (run := saves.whole(folder, "nothing is compared with it"))]
+        beside = [run for folder in others if (run := _baseline(folder))]
         result = compare(runs, beside=beside, place=f"python -m figures.table {shlex.quote(str(how.export_dir))}")
         found = result.tables[0].groups
         result.verdict += [*best_on_validation(found), *notes]
@@ -281,6 +282,14 @@ def _report(
     tell(f"saved in {how.export_dir}/ (history.xlsx, history.pkl, weights.pt, split.png in each):", file=out)
     for _, run in finished:
         tell(f"  {run.folder.name}", file=out)
+
+
+def _baseline(folder: Path) -> saves.Run | None:
+    """The finished run of a folder; None where there is none, or none that can be read: that is told."""
+    if (why := saves.unreadable(folder)) is not None:
+        logging.getLogger("chorus").warning("%s is not compared with: %s", folder.name, why)
+        return None
+    return saves.whole(folder, "nothing is compared with it")
 
 
 def _independent(one: Experiment, how: options.Launch) -> Experiment:

@@ -15,9 +15,9 @@ import tomllib
 import unicodedata
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -84,21 +84,50 @@ def refusing(path: Path, what: str) -> Iterator[None]:
         raise RefusedError(path, f"is not to be read as {what} ({str(error) or type(error).__name__})") from error
 
 
-@contextmanager
-def opened(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
-    """A file to be read. Raises RefusedError for a folder, for a pipe or a device, before one can wait for what it gives,
-    and for more bytes than `most`."""
-    with refusing(path, "a file"):
-        found = Path(path).stat()
+def regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file, or a link to one, and return its descriptor: an `opener` for `open`. Raises RefusedError for a
+    folder, a pipe, a socket or a device, and never waits for one. It looks twice: at the name, since to open a device may
+    already do something, and at the open file, since another may have got the name in between."""
+    with suppress(FileNotFoundError):
+        _require_regular(path, os.stat(path))  # noqa: PTH116 the errors of pathlib are others
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 0o666)
+    try:
+        _require_regular(path, os.fstat(descriptor))
+        os.set_blocking(descriptor, True)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_regular(path: str | Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
-        raise RefusedError(path, f"cannot be read ({kind}; must be a file)")
-    if most is not None and found.st_size > most:
-        raise RefusedError(path, f"has {size(found.st_size)}; at most {size(most)} are read")
+        kind = "a socket" if stat.S_ISSOCK(found.st_mode) else kind
+        raise RefusedError(Path(path), f"cannot be read ({kind}; must be a file)")
+
+
+@contextmanager
+def opened(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
+    """Open a regular file to read its bytes: every file that Chorus reads is opened here. Raises RefusedError for anything
+    else, for a file that cannot be opened, and for more bytes than `most`."""
     with refusing(path, "a file"):
-        file = Path(path).open("rb")  # noqa: SIM115 what is done with it stumbles over its own
+        file = open(path, "rb", opener=regular)  # noqa: PTH123, SIM115 what is done with it stumbles over its own
     with file:
+        if most is not None and (found := os.fstat(file.fileno()).st_size) > most:
+            raise RefusedError(path, f"has {size(found)}; at most {size(most)} are read")
         yield file
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read all bytes of a file. Raises RefusedError."""
+    with opened(path) as file, refusing(path, "a file"):
+        return file.read()
+
+
+def appended(path: Path) -> TextIO:
+    """Open a text file to add to its end, made where it is not there. Raises RefusedError for what is no regular file."""
+    return open(path, "a", encoding="utf-8", opener=regular)  # noqa: PTH123
 
 
 def size(nbytes: int) -> str:
@@ -130,8 +159,18 @@ def tree(path: Path, most: int = TREE) -> Any:
     `DEPTH`."""
     content = text(path, most)
     with refusing(path, "JSON"):
-        found = json.loads(content)
+        found = json.loads(content, object_pairs_hook=_once)
     return shallow(path, found)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dict of JSON. Raises ValueError for a key that it has twice, of which json would keep the last."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key} occurs twice in one object")
+        found[key] = value
+    return found
 
 
 def toml(path: Path) -> dict[str, Any]:
@@ -167,6 +206,8 @@ def arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.nda
         members = {one.filename.removesuffix(".npy"): one for one in archive.infolist() if one.filename.endswith(".npy")}
         if len(archive.infolist()) > MEMBERS:
             raise RefusedError(path, f"holds {len(archive.infolist())} arrays; at most {MEMBERS} are read")
+        if len(members) < sum(one.filename.endswith(".npy") for one in archive.infolist()):
+            raise RefusedError(path, "holds two arrays of one name")
         wanted = {name: one for name, one in members.items() if names is None or name in names}
         for one in wanted.values():
             if one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -179,6 +220,12 @@ def arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.nda
                 found[name] = _array(path, name, member, one.file_size)
                 member.read(1)  # at its end the checksum is compared
         return found
+
+
+def members(path: Path) -> list[str]:
+    """The names of the arrays of an .npz file. Raises RefusedError as `arrays` does."""
+    with opened(path) as file, refusing(path, "an .npz file"), zipfile.ZipFile(file) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
 def array(path: Path) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The algorithms, by family. To add one: its module, and its name in `FAMILIES`.
 
-A module has a docstring, whose first line says what is sent, and in this order
+A module has a docstring, whose first line says what is sent, and whose paragraph "Defaults: ..." names the source of its
+default values; and in this order
 - `Options`: its flags and its defaults for shared ones, a frozen dataclass;
 - `loss(model, batch, given, options) -> scalar`: of one client on one batch (`helpers.Batch`), model(x) -> features [B, D],
   logits [B, C]; `given` is the client's row of what `train` was given;
@@ -14,6 +15,7 @@ It may also have
 - `mixed = True`: clients may have different architectures; `same_features = True`: but features of one dimension;
 - `public = True`: it learns from `federation.public`, examples that everybody may look at;
 - `idle = True`: its clients do nothing in a round, and cannot fail;
+- `sample(federation, options) -> clients` of a round, where that is not `federation.sample()`;
 - `heads = True`: its models have auxiliary heads (`models.HeadsNet`);
 - `check(options, data, n_train) -> words`, told before the first round; it raises UserError for what cannot work;
 - `tuning_loss`: what `--ft_epochs` trains with, where that is not the cross-entropy;
@@ -21,6 +23,7 @@ It may also have
 """
 
 import inspect
+import re
 from dataclasses import fields
 from importlib import import_module
 from types import ModuleType
@@ -77,6 +80,7 @@ ALGORITHMS: dict[str, ModuleType] = {
 PUBLISHED: dict[str, ModuleType] = {
     name: import_module(f"algorithms.published.{name}") for name in ("cfkd", "fd", "fedavg", "fedgkt")
 }
+DEFAULTS = "Defaults: "  # how the paragraph of a docstring begins that names the source of the default values
 PARTS = {  # functions that every algorithm has, and what they are given
     "loss": ["model", "batch", "given", "options"],
     "start": ["federation", "options"],
@@ -86,7 +90,7 @@ PARTS = {  # functions that every algorithm has, and what they are given
 
 def lacking(module: ModuleType) -> list[str]:
     """In words, what a module has not that an algorithm has."""
-    found = [] if (module.__doc__ or "").strip() else ["docstring, whose first line says what is sent"]
+    found = [] if str(module.__doc__ or "").strip() else ["docstring, whose first line says what is sent"]
     cls = getattr(module, "Options", None)
     if not (isinstance(cls, type) and issubclass(cls, Options) and cls.__dict__.get("__dataclass_params__")):
         found.append("Options, a frozen dataclass that inherits options.Options")
@@ -94,9 +98,17 @@ def lacking(module: ModuleType) -> list[str]:
         found.append(f"name of its own for its flag {min(taken)}, which says how to run")
     for name, parameters in PARTS.items():
         function = getattr(module, name, None)
-        if not callable(function) or list(inspect.signature(function).parameters) != parameters:
+        if _parameters(function) != parameters:
             found.append(f"{name}({', '.join(parameters)})")
     return found
+
+
+def _parameters(function: object) -> list[str] | None:
+    """The names of what a function is given; None of what is no function, or does not tell them."""
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None
 
 
 def options_of(name: str) -> type:
@@ -124,5 +136,14 @@ def says(name: str, what: str) -> bool:
 
 
 def describe(name: str) -> str:
-    """What is sent, in a line; and whose method it is: the first two paragraphs of its docstring."""
-    return "\n\n".join(ALGORITHMS[name].__doc__.strip().split("\n\n")[:2])
+    """What is sent, in a line; whose method it is; and the source of its defaults: these paragraphs of its docstring."""
+    first, *others = ALGORITHMS[name].__doc__.strip().split("\n\n")
+    return "\n\n".join([first, *others[:1], *(part for part in others[1:] if part.startswith(DEFAULTS))])
+
+
+def defaults(name: str) -> str:
+    """Return the first sentence on the source of an algorithm's defaults; "" if its docstring has none."""
+    module = ALGORITHMS.get(name)
+    parts = (module.__doc__ or "").split("\n\n") if module else []
+    text = " ".join(next((part for part in parts if part.startswith(DEFAULTS)), "").removeprefix(DEFAULTS).split())
+    return re.split(r"\.(?: |$)", text)[0]

@@ -8,7 +8,11 @@ random graph on which each has as many neighbours, and send to these. With a fan
 Differences from the paper:
 1. A client makes local epochs in a round; the paper has one step. All make them before anybody sends.
 2. Where no graph has so many neighbours for everyone (K clients with an odd fanout, and K odd), the oracle's has one more.
-3. With `--participation` below 1 a round is among its clients.
+3. With `--participation` below 1 a round is among its clients. One that fails (`--client_failure`) sends and is sent to; it
+   does not receive, and nobody receives what it sent.
+
+Defaults: Chorus's, the rate of `fedavg` and one epoch a round; the fanout of log2(K) is of the paper. The rates of its
+experiments are unknown here.
 """
 
 from dataclasses import dataclass
@@ -43,11 +47,13 @@ def communicate(federation, state, options):
     clients = federation.sample()
     trained = train(federation, clients, pick(state["weights"], clients), loss, options)
     rows = dict(zip(clients, trained.weights, strict=True))
-    ways = [(j, k) for j, receivers in recipients(federation, clients, options).items() for k in receivers]
+    sends = recipients(federation, federation.drawn(), options)
+    ways = [(j, k) for j in clients for k in sends[j]]
     received = federation.wire.between("weights", [rows[j] for j, _ in ways], ways)
     held = {k: [row] for k, row in rows.items()}  # what a client has to average: its own, and what it received
     for (_, k), row in zip(ways, received, strict=True):
-        held[k].append(row)
+        if k in held:
+            held[k].append(row)
     state["weights"] = put(state["weights"], clients, [mean(held[k]) for k in clients])
     return Round(clients, trained.loss, {"personal": model_of(federation, state["weights"])}, trained=trained.weights)
 

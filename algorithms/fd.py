@@ -14,6 +14,8 @@ Differences from the paper:
 5. With `--participation` below 1 the outputs of absent clients are those that they sent last; the paper has everyone.
 
 The variant with which CFKD was compared is in `algorithms/published/fd.py`.
+
+Defaults: Chorus's, a weight of 1 and the shared training. The settings of the paper are unknown here.
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,14 @@ Differences from the paper:
 1. The minimum is approached by local epochs, with any `--optimizer`; the next g_k is as if it had been reached. The authors'
    code does so too.
 2. What is tested is the server's model w^t; the authors' code tests the mean of the w_k.
-3. g_k and h are of the parameters that travel; BatchNorm's statistics are averaged.
+3. The authors' code divides alpha by the client's size relative to the mean size; here all clients have the same alpha.
+4. The authors' code scales a step's gradient down to a norm of 10 (`--clip_grad 10`); the paper does not, nor do the
+   defaults.
+5. `--compress` rounds what is sent and has no error feedback, so that h drifts from the mean of the g_k.
+6. g_k and h are of the parameters that travel; BatchNorm's statistics are averaged.
+
+Defaults: of the authors' CIFAR-10 script, 1,000 rounds with 100 clients: a rate of 0.1, batches of 50, 5 epochs, weight
+decay 1e-3, alpha 0.01.
 """
 
 from dataclasses import dataclass

@@ -7,6 +7,9 @@ Differences from the paper:
 1. The personal layers are the classifier; the paper tries more of them.
 2. All heads begin alike, as in FedBABU's code; the paper has each client draw its own.
 3. Those of `fedbabu` in how it trains and averages.
+
+Defaults: those of `fedbabu`, in whose authors' code FedPer is a setting, 320 local epochs of CNN4. The settings of FedPer's
+own paper (ResNet-34, MobileNet) are unknown here.
 """
 
 from dataclasses import dataclass

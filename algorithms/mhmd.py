@@ -16,6 +16,8 @@ What the code leaves open, or does otherwise than it means to:
 7. Fine-tuning has this loss as well. Split and seed are those of the run (the code draws another split). Its modes 2 to 4
    (one auxiliary head) and 1003 (all images if any is right) are left out.
 The rest: as in `fedbabu`, with its differences; the published table compares the two over different BatchNorms.
+
+Defaults: of the authors' code, its mode 1005 and w_aux by architecture, 320 local epochs; the training is that of `fedbabu`.
 """
 
 from dataclasses import dataclass

@@ -12,8 +12,14 @@ Differences from the paper:
 3. The personal model is theta of the w with which a client ends its round and its whole share, by as many inner steps, in
    evaluation mode; the authors' is theta of the last batch. Its operations count as the client's, its steps as none.
 4. Clients that are not sampled do nothing; in Algorithm 1 all train, and the server averages a sample of them.
-5. BatchNorm's statistics, which run with every inner step, are averaged and move by beta like weights; its counters are
-   one client's.
+5. The server's average is even, as in Algorithm 1; the authors' code weighs it by n_k.
+6. The authors' code adds mu = 0.001 times theta to each inner gradient, a weight decay that the paper does not have.
+7. The server steps in the parameters. BatchNorm's statistics, which run with every inner step, are averaged; its counters
+   are one client's.
+
+Defaults: of the authors' MNIST script for a convex model, 800 rounds of softmax regression: lambda 15, 5 inner steps of
+0.1, beta 1, a rate of 0.005, batches of 20. A round there is 20 batches, and 5 of 20 clients take part. For a network of
+two layers it has inner steps of 0.09.
 """
 
 from dataclasses import dataclass
@@ -30,6 +36,7 @@ from helpers import (
     download,
     gradient,
     mean,
+    parameters,
     personal_model,
     personal_models,
     put,
@@ -74,11 +81,9 @@ def communicate(federation, state, options):
     trained = train(federation, clients, received, loss, options)
     solved = partial(adapted, lr=options.inner_lr, steps=options.inner_steps, pull=options.lam)
     state["personal"] = put(state["personal"], clients, federation.each(solved, clients, trained.weights))
-    state["server"] = moved(state["server"], mean(federation.wire.up("weights", trained.weights, clients)), options.beta)
+    average, before = mean(federation.wire.up("weights", trained.weights, clients)), parameters(federation, state["server"])
+    state["server"] = {
+        **average,
+        **{name: (1 - options.beta) * w + options.beta * average[name] for name, w in before.items()},
+    }
     return Round(clients, trained.loss, personal_model(federation, state))
-
-
-def moved(before, to, beta):
-    """(1 - beta) before + beta to; counters are those of `to`."""
-    mixed = {name: (1 - beta) * w + beta * to[name] for name, w in before.items() if w.is_floating_point()}
-    return {**to, **mixed}

@@ -8,6 +8,12 @@ Differences from the paper:
 1. A client sends y_i, as many bytes as the paper's y_i - x; K is the number of steps that it has really taken.
 2. Variates are of the parameters that travel. BatchNorm's statistics are averaged; the gradient of `--variate 1` is taken in
    evaluation mode, which leaves them as they are.
+
+Defaults: option II and a server's rate of 1, as in the paper's experiments; the training is that of `fedavg`. The paper
+tunes the clients' rate, and its batches are a fifth of a client's examples.
+
+`--compress` rounds y_i and the change of c_i and has no error feedback: what is lost in a round stays lost, so that the
+server's c drifts from the mean of the c_i.
 """
 
 from dataclasses import dataclass

@@ -210,9 +210,11 @@ def lacks_alpha(said: Collection[str], run: Options) -> bool:
 
 
 def blamed(message: str, run: Options, argv: Sequence[str]) -> str:
-    """What was wrong with a run; where it is of a flag that the command line does not have, and of a default that is the
-    algorithm's own, it says so."""
+    """What was wrong with a run, by the flag that was typed; where it is of a default that is the algorithm's own, it says
+    so."""
     typed, own = {word.split("=")[0] for word in argv}, flags_of(type(run))
+    if run.partition == "silos" and "--dataset" not in typed:  # --clients stands for both
+        message = message.replace(f"--dataset {run.dataset}:", f"--clients {run.dataset}:", 1)
     for name, shared in flags_of(Options).items():
         value, default, names = (
             getattr(run, name),
@@ -273,6 +275,8 @@ def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str,
         held = shorthand.preset(value, named) if name == "preset" else shorthand.config_file(value, named)
         if "algorithm" in held:
             held["algorithm"] = _known(str(held["algorithm"]), algorithms)
+            if shorthand.is_of_a_run(held):
+                held = {**shorthand.before(flags_of(algorithms[held["algorithm"]])), **held}
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
     return origin, held, others

@@ -10,7 +10,7 @@ import torch
 
 import untrusted
 from errors import UserError
-from options import Choice, Number, flag
+from options import Choice, Number, Options, flag, flags_of, plain_value
 
 # What the CFKD code runs by these names (without one it runs cfkd). It keeps Adam's memory where it averages models.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -70,6 +70,16 @@ def config_file(path: Path, named: Sequence[str]) -> dict[str, Any]:
     if algorithm and list(named) not in ([], [algorithm]):
         raise UserError(f"is of {algorithm}, and {' '.join(named)} is named; name {algorithm}, or none")
     return dict(held)
+
+
+def is_of_a_run(held: Mapping[str, Any]) -> bool:
+    """Whether these are all options of a run, as its `config.json` has them: it has those of the first version."""
+    return all(name in held for name, flag in flags_of(Options).items() if "before" not in flag)
+
+
+def before(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """{flag: the value that says what runs did that are older than the flag}."""
+    return {name: plain_value(flag["before"]) for name, flag in declared.items() if "before" in flag}
 
 
 def words_of(held: Mapping[str, Any], switches: Sequence[str]) -> list[str]:

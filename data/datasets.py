@@ -52,7 +52,7 @@ class Data:
     with `--reduced` or the split. A vector of d features is an image of d channels and one pixel. `owners` int64 [n]: whose
     each example is, where that is known: who wrote it, or which of the `clients` brought it, who have names then; -1 is an
     example of nobody's. `unverified` says which files do not have, or cannot be held against, their published checksum. The
-    label of a public example is -1 where the other data set has other classes.
+    label of a public example is -1 where the other data set has other classes. `warnings` are lines for the user.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Data:
     unverified: str = ""
     n_public: int = 0
     clients: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def images(self, indices: Tensor, dtype: torch.dtype = torch.float32, drawn: augment.Draw | None = None) -> Tensor:
         """Normalised images [B, channels, height, width] for indices int64 [B], changed as drawn for each of them."""
@@ -541,11 +542,13 @@ def own(path: Path, source: Source) -> Data:
         )
     else:
         x = np.concatenate(xs)
+    if x.dtype == np.float64:
+        x = files.in_32_bits(x, n_train) if source.image_size is None else x.astype(np.float32)
     y, classes = files.classified(found)
     clients, owners = silos.owners(found)
     pairs = (x[:n_train], y[:n_train]), (x[n_train:], y[n_train:])
     name = path.resolve().name if path.is_dir() else path.stem
-    return from_arrays(name, *pairs, classes, owners, clients)
+    return replace(from_arrays(name, *pairs, classes, owners, clients), warnings=found.warnings)
 
 
 LOADERS: dict[str, Callable[[Source], Data]] = {
@@ -567,6 +570,8 @@ def load(name: str, source: Source) -> Data:
     with naming(name):
         if name in LOADERS:
             data = LOADERS[name](source)
+            if not isinstance(data, Data):
+                raise ValueError(f"its loader returns {type(data).__name__}; must be a Data, as from_arrays makes it")
         elif is_there(path := Path(name).expanduser()):
             data = own(path, source)
         else:

@@ -6,9 +6,11 @@ import re
 import shutil
 import socket
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +147,8 @@ def _fetch(wanted: Published) -> None:
         with tempfile.TemporaryDirectory(dir=wanted.root, prefix=".download-") as folder:
             for path in archives:  # copies, because the download may write over them
                 (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(wanted.root / path, Path(folder) / path)
+                with untrusted.opened(wanted.root / path) as file, (Path(folder) / path).open("wb") as copy:
+                    shutil.copyfileobj(file, copy)
             wanted.download(folder)
             _move(Path(folder), wanted.root)
         if _missing(wanted):
@@ -294,6 +297,8 @@ def _value(value: Any) -> Any:
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 TEXT = "U"  # numpy's letter for it
+COLLAPSED = 1e-4  # of a standard deviation: numbers that rounding moves by more are not told apart well any more
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,4})?")
 
 
 @dataclass(frozen=True)
@@ -307,14 +312,28 @@ class Part:
 
 
 @dataclass(frozen=True)
+class First:
+    """Where each label of text and each client occurs first: {label or client: file, and line where it has lines}."""
+
+    labels: dict[str, str]
+    clients: dict[str, str]
+
+    def __or__(self, other: "First") -> "First":
+        """Both; what occurs in both is where it occurs in this one."""
+        return First({**other.labels, **self.labels}, {**other.clients, **self.clients})
+
+
+@dataclass(frozen=True)
 class Brought:
     """What a user brings, each part where it is there. `classes`: the names of the labels, `features` those of the columns
-    of a table, where they have any."""
+    of a table, where they have any. `first`: where labels and clients occur first. `warnings`: one line each."""
 
     train: Part | None
     test: Part | None
     classes: np.ndarray | None = None
     features: tuple[str, ...] = ()
+    first: First = field(default_factory=lambda: First({}, {}))
+    warnings: tuple[str, ...] = ()
 
     @property
     def parts(self) -> list[Part]:
@@ -349,7 +368,9 @@ def npz(path: Path, optional: str | None = None) -> Brought:
         for part, key in clients.items()
         if (of_part := x.get(part)) is not None
     }
-    return Brought(parts.get("train"), parts.get("test"), found.get("classes"))
+    unread = sorted(set(untrusted.members(path)) - set(found))
+    warnings = (f"{path}: not read: {listed(unread)}",) if unread else ()
+    return Brought(parts.get("train"), parts.get("test"), found.get("classes"), warnings=warnings)
 
 
 def kind(x: np.ndarray) -> str:
@@ -369,11 +390,11 @@ def _whose(key: str, names: np.ndarray | None, n: int) -> np.ndarray | None:
 
 
 def examples(key: str, x: np.ndarray) -> np.ndarray:
-    """Images [n, height, width], ... -> uint8 or float32 [n, channels, height, width]; vectors [n, d] -> float32 [n, d, 1,
-    1]. `key` is what they are called where they are neither. Raises ValueError."""
+    """Images [n, height, width], ... -> uint8 or float32 [n, channels, height, width]; vectors [n, d] -> float64 [n, d, 1,
+    1], for `in_32_bits`. `key` is what they are called where they are neither. Raises ValueError."""
     vectors = x.ndim == 2
     if vectors:
-        x = x[:, :, None, None].astype(np.float64 if x.dtype.kind in "iu" else x.dtype)
+        x = x[:, :, None, None].astype(np.float64 if x.dtype.kind in "iuf" else x.dtype)
     elif x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and 1 <= x.shape[3] <= 4:
@@ -392,10 +413,23 @@ def examples(key: str, x: np.ndarray) -> np.ndarray:
     if x.dtype.kind != "f":
         raise ValueError(f"{key} holds {x.dtype}; must be integers 0 .. 255, or floats")
     with np.errstate(over="ignore"):
-        x = np.ascontiguousarray(x, np.float32)
-    if not np.isfinite(x).all():
+        rounded = np.ascontiguousarray(x, np.float32)
+    if not np.isfinite(rounded).all():
         raise ValueError(f"{key} holds numbers that are not finite (NaN, inf, or too large for 32 bits)")
-    return x
+    return x if vectors else rounded
+
+
+def in_32_bits(x: np.ndarray, n_train: int) -> np.ndarray:
+    """Vectors float64 [n, d, 1, 1] -> float32, n_train of them the training examples. A feature that rounding moves by more
+    than a ten-thousandth of its standard deviation, such as a time in seconds since 1970, is standardised before, by mean
+    and standard deviation of the training examples: normalisation does the same to all features later."""
+    rounded = x.astype(np.float32)
+    for feature in range(x.shape[1]):
+        column, out = x[:, feature], rounded[:, feature]
+        train = column[:n_train]
+        if np.abs(out - column).max() > COLLAPSED * (std := train.std()) and np.ptp(train) > 0:
+            out[:] = (column - train.mean()) / std
+    return rounded
 
 
 def _labels(key: str, y: np.ndarray, n: int) -> np.ndarray:
@@ -418,10 +452,29 @@ def classified(brought: Brought) -> tuple[np.ndarray, tuple[str, ...]]:
     if train.dtype.kind != TEXT:
         return np.concatenate([train, test]), _classes(train, test, brought.classes)
     classes = tuple(in_order(train))
+    one_spelling("class", {*classes, *test.tolist()}, brought.first.labels)
     if unknown := sorted(set(test.tolist()) - set(classes)):
         raise ValueError(f"test examples are of class {unknown[0]}, which the training examples lack")
     place = {name: c for c, name in enumerate(classes)}
     return np.array([place[name] for name in np.concatenate([train, test]).tolist()], np.int64), classes
+
+
+def one_spelling(what: str, names: Iterable[str], first: Mapping[str, str]) -> None:
+    """Raises ValueError where two names of a `what` ("class", "client") are one but for capitals, spaces or the way a number
+    or a truth value is written; `first` says where each occurs."""
+    spelled: dict[Any, str] = {}
+    for name in in_order(names):
+        other = spelled.setdefault(_meaning(name), name)
+        if other != name:
+            one, two = (f"{said!r}" + (f" ({first[said]})" if said in first else "") for said in (other, name))
+            raise ValueError(f"{one} and {two} look like one {what} spelled in two ways; spell it in one, or rename one")
+
+
+def _meaning(name: str) -> Any:
+    """What spellings of a name have in common."""
+    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    plain = {"true": "1", "false": "0"}.get(plain, plain)
+    return Decimal(plain) if NUMBER.fullmatch(plain) else plain
 
 
 def words(what: str, values: Sequence[Any]) -> np.ndarray:

@@ -14,6 +14,7 @@ import hashlib
 import heapq
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,7 +25,8 @@ import numpy as np
 
 import streams
 import untrusted
-from data.files import in_order, listed, words
+from data import tables
+from data.files import in_order, listed, one_spelling, words
 from errors import UserError
 from untrusted import RefusedError
 
@@ -526,6 +528,13 @@ def split(data, options) -> Split:
         None if data.owners is None else data.owners.cpu().numpy(),
         data.clients,
     )
+    if not len(pool.parts[0]):
+        raise UserError(
+            f"--public_share {options.public_share:g}: leaves no training image of {data.name} to deal; use less than 1, or "
+            "--public_dataset for the public examples"
+        )
+    smaller = {"reduced": options.reduced < 1, "public_share": len(public) and not options.public_dataset}
+    told = " ".join(f"--{name} {getattr(options, name):g}" for name, is_read in smaller.items() if is_read)
     partitioner, counts = PARTITIONS[options.partition], []
     dealt = pool.parts[:1] if options.partition in readers("test_share") else pool.parts  # tests are the clients' own there
     for part, what in zip(dealt, ("training", "test"), strict=False):
@@ -538,7 +547,7 @@ def split(data, options) -> Split:
         if n < n_clients:
             raise UserError(
                 f"--n_clients {n_clients}: more clients than the {n} {what} images of {data.name} there are to deal"
-                f"{f' with --reduced {options.reduced:g}' if options.reduced < 1 else ''}; at most {n}"
+                f"{f' with {told}' if told else ''}; at most {n}"
             )
         counts.append(counts_of(options.sizes, n, n_clients))
         if counts[-1].min() < 1:
@@ -636,20 +645,21 @@ def from_file(path: Path, data, n_clients: int) -> Split:
     twice."""
     wrong, wanted = f"--partition_file {path}:", "must be the split.npz of a run, or have example, client and part"
     try:
-        saved = _columns(path) if path.suffix == ".csv" else untrusted.arrays(path)
+        saved = _columns(path) if path.suffix.lower() == ".csv" else untrusted.arrays(path)
         overlapping = "overlapping" in saved and bool(saved["overlapping"])
         digest = str(saved["data"]) if "data" in saved else data.digest
         public = saved.get("public", np.zeros(0, np.int64))
         if set(HAND_MADE) <= set(saved):
-            names, read = _hand_made(*(saved[name] for name in HAND_MADE))
+            names, read = _hand_made(*(saved[name] for name in HAND_MADE), n_clients)
         else:
             names, read = tuple(map(str, saved.get("clients", ()))), [_pieces(saved, part) for part in PARTS]
         names = tuple(map(untrusted.inert, names))
     except RefusedError as error:
         raise UserError(f"{wrong} {error.reason}; {wanted}") from None
+    except _HandMadeError as error:
+        raise UserError(f"{wrong} {error}") from None
     except Exception as error:  # whatever a reader stumbles over in a file that may be anything
-        told = f" ({error})" if isinstance(error, _HandMadeError) else ""
-        raise UserError(f"{wrong} not to be read as a split{told}; {wanted}") from error
+        raise UserError(f"{wrong} not to be read as a split; {wanted}") from error
     if digest != data.digest:
         raise UserError(f"{wrong} is a split of other data than those of --dataset {data.name} ({data.digest})")
     if (k := len(read[0][1]) - 1) != n_clients:
@@ -697,15 +707,26 @@ class _HandMadeError(Exception):
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
-    import pandas as pd
+    """The columns of a table: `example` int64, all others text. Raises _HandMadeError for what is no such table."""
+    try:
+        table = tables.read(path)
+    except ValueError as error:
+        raise _HandMadeError(str(error)) from None
+    columns: dict[str, Any] = dict(table.columns)
+    for row, cell in enumerate(columns.get("example", ())):
+        if not re.fullmatch(r"-?\d{1,18}", cell.strip()):
+            words = f"holds {tables.shown(cell)}; must be a whole number"
+            raise _HandMadeError(f"{table.place(row, 'example')} {words}")
+    if "example" in columns:
+        columns["example"] = np.array(list(map(int, columns["example"])), np.int64)
+    return {name: np.asarray(column) for name, column in columns.items()}
 
-    with untrusted.opened(path) as file:
-        read = pd.read_csv(file, dtype={"client": str, "part": str}, keep_default_na=False)
-    return {name: column.to_numpy() for name, column in read.items()}
 
-
-def _hand_made(examples: np.ndarray, clients: np.ndarray, parts: np.ndarray) -> tuple[tuple[str, ...], list[tuple]]:
-    """The names of the clients, () where they are numbers, and of each part what `_pieces` returns."""
+def _hand_made(
+    examples: np.ndarray, clients: np.ndarray, parts: np.ndarray, n_clients: int
+) -> tuple[tuple[str, ...], list[tuple]]:
+    """The names of the clients, () where they are numbers, and of each part what `_pieces` returns. The numbers of clients
+    are held against `n_clients` before anything is made that is as large as they say."""
     if not examples.shape == clients.shape == parts.shape == (len(examples),):
         raise _HandMadeError("example, client and part must be as long as each other")
     try:
@@ -719,8 +740,19 @@ def _hand_made(examples: np.ndarray, clients: np.ndarray, parts: np.ndarray) -> 
     if len(nobody := np.flatnonzero(clients == "")):
         raise _HandMadeError(f"example {examples[nobody[0]]} has no client")
     names = in_order(clients)
+    try:
+        one_spelling("client", names, {})
+    except ValueError as error:
+        raise _HandMadeError(str(error)) from None
     if numbered := all(name.isdecimal() for name in names):
-        names = [str(k) for k in range(int(names[-1]) + 1)]
+        highest = max(names, key=lambda name: (len(name.lstrip("0")), name.lstrip("0")))
+        if len(highest) > 18 or int(highest) >= n_clients:
+            which = f"--n_clients {n_clients} has clients 0 .. {n_clients - 1}"
+            raise _HandMadeError(f"deals to client {tables.shown(highest)}, and {which}")
+        there = set(map(int, names))
+        if lost := next((k for k in range(int(highest)) if k not in there), None):
+            raise _HandMadeError(f"deals nothing to client {lost}")
+        names = [str(k) for k in range(int(highest) + 1)]
     place = {name: k for k, name in enumerate(names)}
     owners = np.array([place[str(int(name)) if numbered else name] for name in clients.tolist()])
     shares = [Shares.dealt(examples[it], owners[it], len(names)) for it in (parts == part for part in PARTS)]

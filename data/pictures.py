@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +15,7 @@ import untrusted
 from data.files import reason
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+HIDDEN = ("Thumbs.db", "desktop.ini")  # by Windows
 MANY = 10_000  # files; more of them are decoded with a progress bar, and what comes out is kept
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of SUFFIXES; others of Pillow's start programs (EPS)
 PIXELS = 2**26  # of one image: 8,192 x 8,192; Pillow itself warns at somewhat more
@@ -53,7 +54,23 @@ def labelled(part: Path) -> tuple[list[Path], list[str]]:
 
 def visible(folder: Path) -> list[Path]:
     """What is in a folder and not hidden, by name."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in HIDDEN)
+
+
+def unread(root: Path, read: Iterable[Path]) -> list[str]:
+    """Return what lies in a folder, is not hidden and was not read, as paths from there. A folder of which nothing was read
+    is one path that ends in /."""
+    taken = set(read)
+    above = {parent for path in {path.parent for path in taken} for parent in (path, *path.parents)}
+
+    def below(folder: Path) -> Iterator[str]:
+        for path in visible(folder):
+            if path in above:
+                yield from below(path)
+            elif path not in taken:
+                yield f"{path.relative_to(root)}{'/' if path.is_dir() else ''}"
+
+    return list(below(root))
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -1,22 +1,22 @@
 """What users bring: arrays, tables and images, in one place or by client."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 import streams
 import untrusted
-from data import files, pictures
+from data import files, pictures, tables
 from data.files import Brought, Part, in_order
 
-TABLES = (".csv", ".parquet")
+TABLES = tables.SUFFIXES
 FILES = (".npz", *TABLES)  # of which each may be a client's
 CLIENT, PART, LABEL = "client", "part", "label"  # columns of a table
-COLUMNS = 20_000  # of a table: pandas takes the square of their number
+VALIDATION = ("val", "valid", "validation")  # names that no client may have
 LEAF = 2 * untrusted.GIB  # bytes of a file; all of FEMNIST is in files of less than a tenth
 TEST_SHARE = 0.2  # of a table that says nothing of a test set
 WANTED = (
@@ -30,9 +30,14 @@ def brought(path: Path, label: str | None = None) -> Brought:
     for what is none of the layouts of docs/data_and_splits.md."""
     if leaf := _leaf_files(path):
         found = _leaf(*leaf)
+        found = _with_unread(found, path, chain(*leaf)) if path.is_dir() else found
     elif path.is_dir():
-        found = _by_client(path, label) if _clients_of(path) else _pictures(path)
-    elif path.suffix in TABLES:
+        named, common = _clients_of(path)
+        found = _by_client(named, common, label) if named else _pictures(path)
+        of_images = (file for part in found.parts if isinstance(part.x, list) for file in part.x)
+        of_files = (file for file in (*named.values(), common) if file and file.is_file())
+        found = _with_unread(found, path, chain(of_files, of_images))
+    elif _suffix(path) in TABLES:
         found = table(path, label)
         found = found if found.test or found.train.clients is not None else _held_out(found)
     else:
@@ -47,17 +52,29 @@ def clients(path: Path) -> tuple[str, ...]:
     if not untrusted.is_there(path):
         raise ValueError(f"there is no such file or folder; {WANTED}")
     if path.is_dir() and not _leaf_files(path):
-        names = list(_clients_of(path))
-    elif path.suffix in TABLES:
-        frame = _frame(path, [name for name in (CLIENT, PART) if name in _columns(path)])
-        training = frame[frame[PART] == "train"] if PART in frame else frame
-        names = [name for name in training[CLIENT].unique() if name] if CLIENT in frame else []
+        names = list(_clients_of(path)[0])
+    elif _suffix(path) in TABLES:
+        held = tables.read(path).columns
+        parts = held.get(PART, ["train"] * len(held.get(CLIENT, ())))
+        names = {name for name, part in zip(held.get(CLIENT, ()), parts, strict=False) if part == "train"} - {""}
     else:
         of_each = brought(path).train.clients
         names = [] if of_each is None else np.unique(of_each)
     if not len(names):
         raise ValueError(f"names no clients; {WANTED}")
     return tuple(in_order(names))
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower()
+
+
+def _with_unread(found: Brought, root: Path, read: Iterable[Path]) -> Brought:
+    """The same, with a warning of what lies in the folder and is not read."""
+    if not (unread := pictures.unread(root, read)):
+        return found
+    words = f"{root}: not read: {files.listed(unread)}" + (f" ({len(unread)} in all)" if len(unread) > 4 else "")
+    return replace(found, warnings=(*found.warnings, words))
 
 
 def owners(found: Brought) -> tuple[tuple[str, ...], np.ndarray | None]:
@@ -71,6 +88,7 @@ def owners(found: Brought) -> tuple[tuple[str, ...], np.ndarray | None]:
         raise ValueError("training examples are of a client without a name")
     of_test = [] if found.test is None else [""] * len(found.test.y) if found.test.clients is None else found.test.clients
     place = {name: k for k, name in enumerate(names)}
+    files.one_spelling("client", {*names, *map(str, of_test)} - {""}, found.first.clients)
     strangers = set(map(str, of_test)) - {"", *names}
     if strangers and strangers != set(map(str, of_test)):
         raise ValueError(f"client {min(strangers)} has test examples and no training examples")
@@ -80,13 +98,21 @@ def owners(found: Brought) -> tuple[tuple[str, ...], np.ndarray | None]:
 # --- a folder or a file a client ---------------------------------------------------------------------------------------
 
 
-def _clients_of(root: Path) -> dict[str, Path]:
-    """{client: its folder, with train/ in it, or its file}; empty for another folder."""
+def _clients_of(root: Path) -> tuple[dict[str, Path], Path | None]:
+    """{client: its folder, with train/ in it, or its file}, and the test set that all share; nothing of another folder."""
     if (root / "train").is_dir():
-        return {}
-    found = [path for path in pictures.visible(root) if path.stem != "test"]
-    of_files = {path.stem: path for path in found if path.suffix in FILES}
-    of_folders = {path.name: path for path in found if path.is_dir()}
+        return {}, None
+    found: dict[str, Path] = {}
+    for path in pictures.visible(root):
+        if path.is_dir() or _suffix(path) in FILES:
+            name = path.name if path.is_dir() else path.stem
+            if name in found and (path.is_file() and found[name].is_file() or name == "test"):
+                raise ValueError(f"{found[name]} and {path} have the same name, {name}; keep one of the two")
+            if name not in found or path.is_file():
+                found[name] = path
+    common = found.pop("test", None)
+    of_folders = {name: path for name, path in found.items() if path.is_dir()}
+    of_files = {name: path for name, path in found.items() if name not in of_folders}
     if not any((path / "train").is_dir() for path in of_folders.values()):
         of_folders = {}
     if of_files and of_folders:
@@ -95,47 +121,68 @@ def _clients_of(root: Path) -> dict[str, Path]:
         if not (path / "train").is_dir():
             raise ValueError(f"no folder {path / 'train'}; each client must have train/CLASS/*.png")
     found = of_files or of_folders
-    return {name: found[name] for name in in_order(found)}
+    if wrong := next((found[name] for name in VALIDATION if name in found), None):
+        raise ValueError(
+            f"{wrong} has the name of a validation set, not of a client; --validation draws one from the training data"
+        )
+    return {name: found[name] for name in in_order(found)}, common if found else None
 
 
-def _by_client(root: Path, label: str | None) -> Brought:
-    """Everything that the clients have, client after client; then the test set that all share, root/test or root/test.npz,
-    where there is one."""
-    named = {name: _of_client(path, label) for name, path in _clients_of(root).items()}
-    common = next((root / f"test{end}" for end in ("", *FILES) if (root / f"test{end}").exists()), None)
+def _by_client(of_clients: dict[str, Path], common: Path | None, label: str | None) -> Brought:
+    """Everything that the clients have, client after client; then the test set that all share, where there is one."""
+    named = {name: _of_client(name, path, label) for name, path in of_clients.items()}
     shared = [] if common is None else [("", _common(common, label))]
     first = next(iter(named.values()))
     for name, one in [*named.items(), *shared]:
         _alike(name or "test", one, next(iter(named)), first)
     train = _joined([(name, one.train) for name, one in named.items()])
     tests = [(name, one.test) for name, one in [*named.items(), *shared] if one.test is not None]
-    return Brought(train, _joined(tests) if tests else None, first.classes, first.features)
+    places = files.First({}, {name: str(path) for name, path in of_clients.items()})
+    warnings = []
+    for one in (*named.values(), *(one for _, one in shared)):
+        places |= files.First(one.first.labels, {})
+        warnings += one.warnings
+    return Brought(
+        train, _joined(tests) if tests else None, first.classes, first.features, first=places, warnings=tuple(warnings)
+    )
 
 
-def _of_client(path: Path, label: str | None) -> Brought:
-    if path.suffix in TABLES and path.is_file():
-        return table(path, label)
-    if path.is_file():
+def _of_client(name: str, path: Path, label: str | None) -> Brought:
+    if path.is_dir():
+        train = _labelled(path / "train")
+        test = _labelled(path / "test") if (path / "test").is_dir() else Brought(None, None)
+        return Brought(train.train, test.train, first=train.first | test.first)
+    if _suffix(path) in TABLES:
+        found = table(path, label)
+    else:
         with files.within(path):
-            return files.npz(path, optional="test")
-    tested = (path / "test").is_dir()
-    return Brought(_labelled(path / "train"), _labelled(path / "test") if tested else None)
+            found = files.npz(path, optional="test")
+    said = {str(one) for part in found.parts if part.clients is not None for one in part.clients} - {name}
+    if said:
+        raise ValueError(f"{path} names a client {min(said)}; a file is of the client that it is called after, {name}")
+    return found
 
 
 def _common(path: Path, label: str | None) -> Brought:
     """The test set that all share."""
     if path.is_dir():
-        return Brought(None, _labelled(path))
-    if path.suffix in TABLES:
+        found = _labelled(path)
+        return Brought(None, found.train, first=found.first)
+    if _suffix(path) in TABLES:
         found = table(path, label)
-        return Brought(None, found.test or found.train, features=found.features)
-    with files.within(path):
-        return Brought(None, files.npz(path, optional="train").test)
+        found = found if found.test else replace(found, train=None, test=found.train)
+    else:
+        with files.within(path):
+            found = files.npz(path, optional="train")
+    if found.train is not None:
+        raise ValueError(f"{path} holds training examples, and is the test set of all clients; move them to a client")
+    return replace(found, test=replace(found.test, clients=None))
 
 
-def _labelled(folder: Path) -> Part:
+def _labelled(folder: Path) -> Brought:
+    """Images by class, as training examples."""
     found, names = pictures.labelled(folder)
-    return Part(found, np.array(names))
+    return Brought(Part(found, np.array(names)), None, first=files.First({name: str(folder / name) for name in names}, {}))
 
 
 def _alike(name: str, one: Brought, first_name: str, first: Brought) -> None:
@@ -164,6 +211,7 @@ def _joined(parts: Sequence[tuple[str, Part]]) -> Part:
 
 def _pictures(root: Path) -> Brought:
     train, test, classes = pictures.tree(root)
+    files.one_spelling("class", classes, {name: str(root / "train" / name) for name in classes})
     return Brought(*(Part(found, np.array(y)) for found, y in (train, test)), np.array(classes))
 
 
@@ -173,98 +221,49 @@ def _pictures(root: Path) -> Brought:
 def table(path: Path, label: str | None = None) -> Brought:
     """A .csv or .parquet file, a row an example: the column `label`, by default "label" or else the last one, holds the
     classes, `client` the client, `part` "train" or "test", all others are features, which are finite numbers. Without `part`
-    all rows are training examples. Raises ValueError, naming column and line."""
-    columns = _columns(path)
+    all rows are training examples. Raises ValueError, naming line and column."""
+    held = tables.read(path)
+    columns = list(held.columns)
     others = [name for name in columns if name not in (CLIENT, PART)]
+    asked = label
     label = label or (LABEL if LABEL in columns else others[-1] if others else LABEL)
     if label not in others:
         raise ValueError(f"{path} has no column {label} for --label; it has {files.listed(columns)}")
+    for name in others:
+        meant = name.lower()
+        if meant in (CLIENT, PART, LABEL) and name != meant and name != asked:
+            raise ValueError(f"{path} has a column {name}; write {meant} if it is meant, else give it another name")
     features = tuple(name for name in others if name != label)
     if not features:
         raise ValueError(f"{path} has no columns but {label}; all others are the features")
-    frame = _frame(path, columns, features)
-    if not len(frame):
+    if label not in (asked, LABEL) and all(map(tables.is_value, features)):
+        raise ValueError(
+            f"{path} has no header, or only numbers for names ({files.listed(columns)}); name them, or say which is "
+            "the label with --label"
+        )
+    if not len(held):
         raise ValueError(f"{path} has no rows")
-    x = np.stack([_numbers(path, frame, name) for name in features], 1)[:, :, None, None]
-    y = _words(path, frame, label)
+    x = np.stack([held.numbers(name) for name in features], 1)[:, :, None, None]
+    y = held.words(label)
     if len(wrong := _of_no_class(y)):
-        raise ValueError(f"{path}, line {wrong[0] + 2}: the column {label} holds {y[wrong[0]]}, which is no class")
-    whose = _words(path, frame, CLIENT, allowed=("",)) if CLIENT in columns else None
-    parts = _words(path, frame, PART) if PART in columns else np.full(len(y), "train")
+        raise ValueError(f"{held.place(wrong[0], label)} holds {y[wrong[0]]}, which is no class")
+    whose = held.words(CLIENT, empty=True) if CLIENT in columns else None
+    parts = held.words(PART) if PART in columns else np.full(len(y), "train")
     if len(strange := np.flatnonzero(~np.isin(parts, ("train", "test")))):
-        raise ValueError(f"{path}, line {strange[0] + 2}: {PART} is {parts[strange[0]]}; must be train or test")
+        raise ValueError(f"{held.place(strange[0], PART)} is {parts[strange[0]]}; must be train or test")
     train, test = (
         Part(x[it], y[it], None if whose is None else whose[it]) if (it := parts == part).any() else None
         for part in ("train", "test")
     )
     if train is None:
         raise ValueError(f"{path} has no training examples")
-    return Brought(train, test, features=features)
-
-
-def _columns(path: Path) -> list[str]:
-    import pandas as pd
-
-    with _reading(path) as file:
-        if path.suffix == ".csv" and (n := file.readline().count(b",") + 1) > COLUMNS:
-            raise ValueError(f"it has {n} columns; at most {COLUMNS} are read")
-        file.seek(0)
-        found = pd.read_csv(file, nrows=0) if path.suffix == ".csv" else pd.read_parquet(file).iloc[:0]
-    return list(map(str, found.columns))
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
-    """A table that is opened. Whatever is stumbled over inside names it."""
-    try:
-        with untrusted.opened(path) as file:
-            yield file
-    except Exception as error:  # whatever a reader stumbles over in a file that may be anything
-        raise ValueError(f"{path} is not to be read as a table ({files.reason(error)})") from error
-
-
-def _frame(path: Path, columns: Sequence[str], numbers: Sequence[str] = ()):
-    """These columns, those that are `numbers` as pandas reads them, the others as text; empty cells are "" there."""
-    import pandas as pd
-
-    if path.suffix == ".parquet":
-        with _reading(path) as file:
-            frame = pd.read_parquet(file, columns=list(columns))
-        return frame.assign(**{name: frame[name].astype("string").fillna("") for name in set(columns) - set(numbers)})
-    missing = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
-    as_text = {name: str for name in columns if name not in numbers}
-    with _reading(path) as file:
-        return pd.read_csv(
-            file,
-            usecols=list(columns),
-            dtype=as_text,
-            keep_default_na=False,
-            na_values=dict.fromkeys(numbers, missing),
-            low_memory=False,
-        )
-
-
-def _numbers(path: Path, frame, name: str) -> np.ndarray:
-    """A feature, float32 [n]."""
-    import pandas as pd
-
-    column = frame[name]
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    with np.errstate(over="ignore"):
-        found = numbers.astype(np.float32)
-    if len(wrong := np.flatnonzero(~np.isfinite(found))):
-        value = column.iloc[wrong[0]]
-        told = "has no value" if pd.isna(value) else f"holds {value}"
-        raise ValueError(f"{path}, line {wrong[0] + 2}: the column {name} {told}; features must be finite numbers")
-    return found
-
-
-def _words(path: Path, frame, name: str, allowed: Sequence[str] = ()) -> np.ndarray:
-    """A column of text, of which no cell is empty unless that is allowed."""
-    found = files.words(f"{path}: the column {name}", frame[name].tolist())
-    if "" not in allowed and len(empty := np.flatnonzero(found == "")):
-        raise ValueError(f"{path}, line {empty[0] + 2}: the column {name} has no value")
-    return found
+    warnings = tuple(
+        f"{path}: the column {name} counts the rows and is read as a feature; remove it if it is an index"
+        for name, column in zip(features, x.T[0, 0], strict=True)
+        if tables.counts_rows(column)
+    )
+    first = files.First(held.first(label), held.first(CLIENT) if CLIENT in columns else {})
+    return Brought(train, test, None, features, first, warnings)
 
 
 def _of_no_class(y: np.ndarray) -> np.ndarray:
@@ -280,7 +279,7 @@ def _held_out(found: Brought) -> Brought:
     if n == len(drawn):
         raise ValueError("a single row, which cannot be trained on and tested on")
     test, kept = (Part(train.x[it], train.y[it]) for it in (np.sort(drawn[:n]), np.sort(drawn[n:])))
-    return Brought(kept, test, features=found.features)
+    return replace(found, train=kept, test=test)
 
 
 # --- LEAF --------------------------------------------------------------------------------------------------------------
@@ -295,32 +294,62 @@ def _leaf_files(path: Path) -> tuple[list[Path], list[Path]] | None:
 
 
 def _leaf(train: Sequence[Path], test: Sequence[Path]) -> Brought:
-    """LEAF's JSON (Caldas et al., LEAF: A Benchmark for Federated Settings, 2018): {"users": [...], "user_data": {user:
-    {"x": [...], "y": [...]}}}, x lists of numbers. Numbers stay as they are: LEAF's pixels are floats in 0 .. 1."""
-    parts = [
-        _joined(found) if (found := [one for path in of_part for one in _users(path)]) else None for of_part in (train, test)
-    ]
+    """LEAF's JSON (Caldas et al., LEAF: A Benchmark for Federated Settings, 2018): {"users": [...], "num_samples": [...],
+    "user_data": {user: {"x": [...], "y": [...]}}}, x lists of numbers. Numbers stay as they are: LEAF's pixels are floats in
+    0 .. 1."""
+    parts, warnings = [], []
+    first = files.First({}, {})
+    for of_part in (train, test):
+        found: dict[str, tuple[Path, Part]] = {}
+        for path in of_part:
+            users, without = _users(path)
+            for user, part in users:
+                if user in found:
+                    raise ValueError(f"{path}: user {user} is in {found[user][0]} too; must be in one file of a part")
+                found[user] = path, part
+                first.clients.setdefault(user, str(path))
+                for label in set(part.y.tolist()):
+                    first.labels.setdefault(label, f"{path}, user {user}")
+            if without:
+                warnings.append(f"{path}: left out {len(without)} without examples: {files.listed(without)}")
+        parts.append(_joined([(user, part) for user, (_, part) in found.items()]) if found else None)
     if parts[0] is None:
         raise ValueError("no users")
-    return Brought(*parts)
+    return Brought(*parts, first=first, warnings=tuple(warnings))
 
 
-def _users(path: Path) -> list[tuple[str, Part]]:
-    """The users of a file and what they have; without those who have nothing."""
+def _users(path: Path) -> tuple[list[tuple[str, Part]], list[str]]:
+    """The users of a file and what they have, and those who have nothing."""
     with files.within(path):
         held = untrusted.tree(path, LEAF)
-        found = []
-        for user in held["users"]:
-            of_user = held["user_data"][user]
-            if of_user["y"]:
-                x = files.examples(f"x of user {user}", _array(user, of_user["x"]))
-                y = files.words(f"y of user {user}", of_user["y"])
-                if len(x) != len(y) or any(isinstance(label, list | dict) for label in of_user["y"]):
-                    raise ValueError(f"user {user} has {len(x)} examples and {len(y)} labels; must be one of each")
-                if None in of_user["y"] or len(_of_no_class(y)):
-                    raise ValueError(f"user {user} has a label that is none (null or NaN)")
-                found.append((str(user), Part(x, y)))
-        return found
+        users, of_users = list(map(str, held["users"])), held["user_data"]
+        counts = held.get("num_samples", [None] * len(users))
+        if len(twice := [user for user, n in Counter(users).items() if n > 1]):
+            raise ValueError(f"user {twice[0]} is listed {Counter(users)[twice[0]]} times in users; must be listed once")
+        if lost := sorted(set(of_users) ^ set(users)):
+            lists = ("users", "user_data") if lost[0] in users else ("user_data", "users")
+            raise ValueError(f"user {lost[0]} is in {lists[0]} and not in {lists[1]}; must be in both")
+        if len(counts) != len(users):
+            raise ValueError(f"num_samples holds {len(counts)} numbers for {len(users)} users; must be one for each")
+        found, without = [], []
+        for user, n in zip(users, counts, strict=True):
+            of_user = of_users[user]
+            n_labels = len(of_user["y"])
+            if len(of_user["x"]) != n_labels:
+                raise ValueError(f"user {user} has {len(of_user['x'])} examples and {n_labels} labels; must be one of each")
+            if n not in (None, n_labels):
+                raise ValueError(f"user {user} has {n_labels} labels, and num_samples says {n}; must be the same")
+            if not n_labels:
+                without.append(user)
+                continue
+            x = files.examples(f"x of user {user}", _array(user, of_user["x"]))
+            y = files.words(f"y of user {user}", of_user["y"])
+            if any(isinstance(label, list | dict) for label in of_user["y"]):
+                raise ValueError(f"user {user} has a list or an object for a label; must be a number or text")
+            if None in of_user["y"] or len(_of_no_class(y)):
+                raise ValueError(f"user {user} has a label that is none (null or NaN)")
+            found.append((user, Part(x, y)))
+        return found, without
 
 
 def _array(user: str, x: list) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import saves
 from errors import DivergedError
 from federation import Federation
 from federation.meter import finite
@@ -105,8 +106,8 @@ def first(options: Options, history: Sequence[Mapping[str, Any]]) -> str:
 
 def _parties(entry: Mapping[str, Any], name: str) -> list[Party]:
     """Who diverged, by an entry of a history."""
-    clients = entry["clients"]
-    of_clients = clients["client"][clients[name] == 1].tolist() if name in clients else []
+    clients = {column: saves.numbers(entry["clients"][column]) for column in ("client", name) if column in entry["clients"]}
+    of_clients = clients["client"][clients[name] == 1].astype(int).tolist() if name in clients else []
     return [*of_clients, *([SERVER] if f"{name}:server" in entry["round"] else [])]
 
 

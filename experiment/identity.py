@@ -33,6 +33,7 @@ SOURCES = (
     "data/pictures",
     "data/shift",
     "data/silos",
+    "data/tables",
     "models",
     "measures",
     "optimizers",
@@ -57,7 +58,7 @@ NO_PART = ("device", "unverified_data")  # of what a run asks for: who carries i
 
 def config_of(options: Options, data: datasets.Data, split: partition.Split, start: saves.Rows | None) -> dict[str, Any]:
     """`config.json`: the options, and what they do not say themselves: digests of the split, of the data and of what is in
-    every file that an option names, the code, the libraries and the processor."""
+    every file that an option names, the plugins that are loaded, the code, the libraries and the processor."""
     return {
         "options": plain(options),
         "split": split.digest,
@@ -65,6 +66,7 @@ def config_of(options: Options, data: datasets.Data, split: partition.Split, sta
         "files": _files(options, data, split, start),
         "unverified_data": data.unverified,
         "inputs": [list(data.shape), len(data.classes)],
+        **({"plugins": brought} if (brought := plugins.digests()) else {}),
         **carrier(options),
     }
 
@@ -158,7 +160,7 @@ def _sources(options: Options) -> list[str]:
         todo += [sys.modules[name] for name in taken if name.startswith("algorithms.") and name not in own]
     ours = sorted(name for name in own if name.startswith("algorithms."))
     files = [HERE / f"{name}.py" for name in SOURCES] + [Path(sys.modules[name].__file__) for name in ours]
-    return [path.read_text() for path in (*files, *brought)]
+    return [plugins.text_of(path) for path in (*files, *brought)]
 
 
 @cache

@@ -58,13 +58,21 @@ class Experiment:
 
 def prepare(options: Options, launch: Launch) -> Experiment:
     """Resolve `auto`, load the data, draw the split, name the folder. Raises UserError for whatever cannot work."""
-    options = resolve(options)
+    with plugins.blamed(options):
+        prepared = _prepared(resolve(options), launch)
+    plugins.check()
+    return prepared
+
+
+def _prepared(options: Options, launch: Launch) -> Experiment:
     _writable(launch.export_dir)
     source = _source(options, launch)
     data = _data(options.dataset, options.public_dataset, source)
     inputs = (data.shape, len(data.classes))
     with streams.torch_seeded("tried out"):
-        built = [build() for build in _architectures(options, inputs)]
+        built = [
+            _built(options, name, build) for name, build in zip(options.model, _architectures(options, inputs), strict=True)
+        ]
     _fits(options, data, built)
     shared = {f.name: getattr(options, f.name) for f in fields(Options)}
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
@@ -120,6 +128,8 @@ def _data(name: str, public: str | None, source: datasets.Source) -> datasets.Da
     data = datasets.load(name, source)
     if data.unverified:
         log.warning("--dataset %s: %s", name, data.unverified)
+    for words in data.warnings:
+        log.warning(words)
     if public is None:
         return data
     try:
@@ -215,6 +225,11 @@ def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.
     """What builds the models that are dealt to the clients."""
     heads = algorithms.says(options.algorithm, "heads")
     return [partial(models.build, name, *inputs, options.feature_dim, heads) for name in options.model]
+
+
+def _built(options: Options, name: str, build: Callable[[], models.Net]) -> models.Net:
+    with plugins.blamed(options, f"--model {name}: ", f"; {models.MUST_BE}"):
+        return build()
 
 
 def federation_of(experiment: Experiment) -> Federation:

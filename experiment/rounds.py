@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import plugins
 import saves
 from data import partition
 from errors import LostError, UserError, reason_of, unmasked
@@ -22,7 +24,7 @@ from experiment.preparation import Experiment, at_work
 from federation import Federation, computing_with, ranks
 from helpers import Round
 from options import Options
-from untrusted import InertFormatter, inert
+from untrusted import InertFormatter, RefusedError, appended, inert, read_bytes
 
 CHECKPOINT_SECONDS = 60  # at most this much work is lost when a run is killed, or the round it was in
 CHECKPOINT_SHARE = 0.02  # less is lost where writing takes no more than this part of the work that it saves
@@ -46,10 +48,19 @@ def run(
     `watch` is called after each round with its row of the history, and with words while clients fine-tune; `loggers` get
     the rows too, those of a run that goes on from its beginning. Raises DivergedError when a training loss is not finite,
     saves.BusyError where another process is at work on this run, LostError where a rank of torchrun has failed. A
-    KeyboardInterrupt saves the last finished round, and so does a LostError.
+    KeyboardInterrupt saves the last finished round, and so does a LostError. Raises UserError where a
+    plugin has changed Chorus.
     """
+    plugins.check()
     folder = experiment.folder
-    with saves.locked(folder):
+    with ExitStack() as held:
+        try:
+            held.enter_context(saves.locked(folder))
+        except OSError:  # of somebody else's, or on a disk that is only read: what is finished needs no lock
+            if force or not saves.finished(folder):
+                raise
+            saves.verify(there := saves.load(folder))
+            return there
         if force:
             saves.clear(folder)
         if (there := saves.whole(folder, "the run is made anew, from its checkpoint where that is good")) is not None:
@@ -95,7 +106,11 @@ def _shorter(experiment: Experiment) -> dict[str, Any] | None:
     if not found:
         return None
     r = max(found)
-    saved = saves.read_checkpoint(found[r].folder, r)
+    try:
+        saved = saves.read_checkpoint(found[r].folder, r)
+    except PermissionError as error:
+        log.warning("%s is passed over: %s", found[r].folder.name, reason_of(error))
+        return None
     if saved is None:
         return None
     log.info("%s: its first %d rounds are those of %s", folder.name, r, found[r].folder.name)
@@ -104,12 +119,19 @@ def _shorter(experiment: Experiment) -> dict[str, Any] | None:
 
 
 def _neighbours(folder: Path) -> Iterator[saves.Run]:
-    """The finished runs beside a run's folder that the same code and processor made. A damaged one is told, and stops
-    nobody."""
+    """The finished runs beside a run's folder that the same code and processor made. A damaged one and one that may not be
+    read are told, and stop nobody."""
     carried = folder.name.rpartition("-")[2]
-    for done in sorted(folder.parent.glob(f"{folder.name.partition('-')[0]}-*-{carried}/{saves.DONE}")):
+    for other in saves.folders_in(folder.parent):
+        if not fnmatchcase(other.name, f"{folder.name.partition('-')[0]}-*-{carried}"):
+            continue
+        if (why := saves.unreadable(other)) is not None:
+            log.warning("%s is passed over: %s", other.name, why)
+            continue
+        if not saves.finished(other):
+            continue
         try:
-            yield saves.load(done.parent)
+            yield saves.load(other)
         except saves.DamagedError as error:
             log.warning("%s; it is passed over", error)
         except UserError:  # removed since
@@ -121,12 +143,19 @@ def _handed_over(experiment: Experiment, saved: dict[str, Any] | None) -> tuple[
     return replace(experiment, data=None), saved and {**saved, "history": None}
 
 
+class _RunLog(logging.FileHandler):
+    """Writes to a regular file alone: to open a pipe would wait for its reader."""
+
+    def _open(self):
+        return appended(Path(self.baseFilename))
+
+
 @contextmanager
 def _logged(path: Path, unverified: str) -> Iterator[None]:
     """Inside, the command, warnings and tracebacks go to the run's log as well; why it failed is left beside it."""
     failed = path.with_name("failed")
     failed.unlink(missing_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _RunLog(path, encoding="utf-8")
     # of a full disk the log says nothing: the run ends, and tells it, with the first file that it cannot write
     handler.handleError = lambda record: None
     handler.setFormatter(InertFormatter("%(asctime)s %(levelname)s %(message)s"))
@@ -230,8 +259,8 @@ def _tell_where_it_goes_on(experiment: Experiment, saved: dict[str, Any] | None,
 def _last_row(path: Path) -> int:
     """The last round whose row is in `history.csv`, 0 where that says nothing."""
     try:
-        last = path.read_bytes().splitlines()[-1].partition(b",")[0]
-    except (OSError, IndexError):
+        last = read_bytes(path).splitlines()[-1].partition(b",")[0]
+    except (RefusedError, IndexError):
         return 0
     return int(last) if last.isdigit() else 0
 

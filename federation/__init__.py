@@ -124,18 +124,26 @@ class Federation:
         """The random stream of (seed, party, purpose, round, client), at its beginning; -1 stands for no client."""
         return streams.generator(self.seed, self.party, purpose, self.round, client)
 
-    def sample(self) -> list[int]:
-        """The clients of this round, in order: max(floor(C K), 1) of them (McMahan et al. 2017, Algorithm 1), but for those
-        that are `absent`."""
-        drawn = self.clients
-        if self.participation < 1:
-            m = n_sampled(self.participation, len(self.shares))
-            drawn = sorted(self.stream("participation").choice(len(self.shares), m, replace=False).tolist())
-        return [k for k in drawn if k not in self.absent]
+    def drawn(self) -> list[int]:
+        """All clients of this round, in order, those that are `absent` too: max(floor(C K), 1) of them (McMahan et al. 2017,
+        Algorithm 1). Where there is no server a client sends to these: it does not know who fails."""
+        if self.participation == 1:
+            return list(self.clients)
+        m = n_sampled(self.participation, len(self.shares))
+        return sorted(self.stream("participation").choice(len(self.shares), m, replace=False).tolist())
 
-    def failing(self, chance: float) -> tuple[frozenset[int], frozenset[int]]:
-        """The clients of this round in two: those that fail, each by itself with this chance, and the others."""
-        clients = self.sample()
+    def sample(self) -> list[int]:
+        """The clients of this round, in order, without those that are `absent`."""
+        return [k for k in self.drawn() if k not in self.absent]
+
+    def without(self, clients: frozenset[int]) -> "Federation":
+        """In which these clients take no part, and nothing that they send or receive is counted."""
+        return replace(self, absent=clients, wire=self.wire.without(clients))
+
+    def failing(self, chance: float, clients: Sequence[int] | None = None) -> tuple[frozenset[int], frozenset[int]]:
+        """The clients of this round (None: `sample`) in two: those that fail, each by itself with this chance, and the
+        others."""
+        clients = self.sample() if clients is None else clients
         failed = frozenset(k for k in clients if self.stream("failure", k).random() < chance)
         return failed, frozenset(clients) - failed
 

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+import locks
+from untrusted import RefusedError
+
 PREFIX, OF_WORKERS = "chorus-", "worker-"
 LOCK = ".lock"  # behind the name of a folder: held as long as the process is there whose folder it is
 LAST = -200  # of what is done as a process ends: at -100 multiprocessing removes a folder of its own, which is in this one
@@ -66,7 +69,7 @@ def leave(parent: Path | None) -> None:
 
 def remove_abandoned(folder: Path, patience: float = 0.0) -> None:
     """Remove the folder of a process that was killed, unless a worker of it is at work there for so many seconds more."""
-    with suppress(OSError), ExitStack() as held:  # somebody else's, or of one that is at work
+    with suppress(OSError, RefusedError), ExitStack() as held:  # somebody else's, or of one that is at work
         for lock in (_lock_of(folder), *folder.glob(f"{OF_WORKERS}*{LOCK}")):
             held.callback(_locked(lock, patience).release)
         _remove(folder)
@@ -76,18 +79,16 @@ def _make(prefix: str, there: Path) -> None:
     global _own
     folder = there / f"{prefix}{secrets.token_hex(4)}"
     util.Finalize(None, _remove, (folder,), exitpriority=LAST)  # first: what follows may be refused, or interrupted
-    with suppress(OSError):
+    with suppress(OSError, RefusedError):
         lock = _locked(_lock_of(folder), 0.0)
         folder.mkdir(mode=0o700)
         _own = folder, lock
 
 
 def _locked(path: Path, patience: float) -> FileLock:
-    """A lock, held. Raises OSError where it is not to be had in so many seconds, or has no folder to be in."""
+    """A lock, held. Raises OSError or RefusedError where it is not to be had in so many seconds, or has no folder."""
     path.parent.stat()  # the library would make it
-    lock = FileLock(path)
-    lock.acquire(timeout=patience)
-    return lock
+    return locks.acquire(path, patience)
 
 
 def _lock_of(folder: Path) -> Path:

@@ -5,6 +5,7 @@ return rows aligned with `clients`. The wire returns what the other side receive
 of a state is ever changed in place; or, where it compresses, tensors that are rounded as they were sent.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -87,11 +88,13 @@ COMPRESSIONS: dict[str, Callable[[Tensor], Packed]] = {"fp16": fp16, "int8": int
 
 
 def packed(leaf: Tensor | Rows | Examples, pack: Callable[[Tensor], Packed]) -> Packed:
-    """A leaf whose numbers are packed. Whole numbers, truth values and examples are sent as they are."""
+    """A leaf whose numbers are packed. Whole numbers, truth values, examples and single numbers, such as a count or a
+    step size, are sent exactly."""
     if isinstance(leaf, Rows):
         inner = packed(leaf.tensor, pack)
         return Packed(Rows(inner.arrives), inner.nbytes)
-    return pack(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else Packed(leaf, leaf.nbytes)
+    packs = isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim > 0
+    return pack(leaf) if packs else Packed(leaf, leaf.nbytes)
 
 
 class Wire:
@@ -101,6 +104,13 @@ class Wire:
     def __init__(self, compress: str = "none") -> None:
         self._bytes: Counter[tuple[str, str, int]] = Counter()
         self._pack = COMPRESSIONS.get(compress)
+        self._uncounted: frozenset[int] = frozenset()
+
+    def without(self, clients: frozenset[int]) -> "Wire":
+        """The same wire with the same counts, which counts nothing of these clients."""
+        other = copy.copy(self)
+        other._uncounted = clients
+        return other
 
     def up(self, kind: str, rows: Sequence[Tree], clients: Sequence[int]) -> list[Tree]:
         """Client clients[s] sends rows[s] to the server -> what the server receives."""
@@ -130,7 +140,8 @@ class Wire:
         sent = {id(row): self._sent(row) for row in rows}  # what goes to everyone is packed once
         arrived = [sent[id(row)] for row in rows]
         for client, (_, nbytes) in zip(clients, arrived, strict=True):
-            self._bytes[direction, kind, int(client)] += nbytes
+            if int(client) not in self._uncounted:
+                self._bytes[direction, kind, int(client)] += nbytes
         return [row for row, _ in arrived]
 
     def _sent(self, row: Tree) -> tuple[Tree, int]:

@@ -10,6 +10,11 @@ cross is a harmed client: it gets its own test examples wrong more often than th
 split with the same seed) by more than chance, by the rule of the table.
 """
 
+import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path

@@ -45,9 +45,10 @@ def of_runs(name: str, doc: str) -> argparse.ArgumentParser:
     return made
 
 
-def chosen(given: argparse.Namespace) -> list[Run]:
-    """The runs that are meant: of the folders, where the conditions hold, of the selected settings. Raises UserError."""
-    return select(where(read(given.runs), dict(given.where)), given.select)
+def chosen(given: argparse.Namespace, passed_over: list[str] | None = None) -> list[Run]:
+    """The runs that are meant: of the folders, where the conditions hold, of the selected settings; `passed_over` as of
+    `groups.read`. Raises UserError."""
+    return select(where(read(given.runs, passed_over), dict(given.where)), given.select)
 
 
 def parser(name: str, doc: str) -> argparse.ArgumentParser:

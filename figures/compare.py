@@ -27,7 +27,7 @@ from figures.groups import (
 from figures.metrics import ROUND, accuracy, check_metric, column_of, seed_of
 from figures.statistics import Seed, holm, paired
 from figures.units import flags_told, shown
-from figures.verdict import verdict
+from figures.verdict import at_chance, verdict
 from saves import Run
 
 ABSENT = "(none)"  # an option that an algorithm, or an older run, does not have
@@ -252,6 +252,7 @@ def _cautions(found: Sequence[Group], untold: set[str]) -> Iterator[str]:
         ]
         yield f"methods differ in {', '.join(told)}"
     yield from diverged_told(found)
+    yield from at_chance(found)
     for group in found:
         codes = {run.config.get("source") for run in group.runs}
         if len(codes) > 1:

@@ -7,6 +7,11 @@ models and all seeds of a method together; a class without any has no numbers. T
 set or each client's own.
 """
 
+import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -7,6 +7,11 @@ The accuracy is that of the whole test set or, personal, of each client's own di
 a reference (independent or centralized) or what sends nothing is a level line, at its accuracy after the last round.
 """
 
+import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

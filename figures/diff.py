@@ -6,6 +6,11 @@ Options, data, code and environment that differ; accuracies and costs after the 
 histories differ. Seconds are no difference: they are never the same twice.
 """
 
+import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,12 +4,12 @@ before, sent and after, and the authors' `result.xlsx`.
 
 import logging
 from pathlib import Path
-from zipfile import BadZipFile
 
-from filelock import FileLock
-
+import locks
+from errors import reason_of
 from figures.on_paper import finished, panels
 from saves import Run
+from untrusted import RefusedError, opened, refusing
 
 MAX_SHOWN = 10  # clients in the picture of intensities
 THEIRS = {"CNNMnist": "cnn", "MLP_dropout": "mlp"}  # models by the authors' names
@@ -104,22 +104,29 @@ def row_of(run: Run) -> dict[str, object]:
 def append(run: Run, path: Path) -> None:
     """Add a row to the sheet of so many clients; the file is made, or replaced whole. One that is no workbook is left as it
     is, with a warning."""
+    row, sheet = row_of(run), f"{run.options['n_clients']} clients"
+    try:
+        with locks.held(path.with_name(f".{path.name}.lock")):
+            book = _workbook(path)
+            if sheet not in book.sheetnames:
+                book.create_sheet(sheet).append(list(row))
+                for cell in book[sheet][1]:
+                    book[sheet].column_dimensions[cell.column_letter].width = len(cell.value) + 2
+            book[sheet].append(list(row.values()))
+            beside = path.with_name(f".{path.name}.new")
+            book.save(beside)
+            beside.replace(path)
+    except (RefusedError, PermissionError) as error:
+        log.warning("%s; this run is not added to %s", reason_of(error), path.name)
+
+
+def _workbook(path: Path):
+    """The workbook of a file, or an empty one where there is none. Raises RefusedError for what is no workbook."""
     from openpyxl import Workbook, load_workbook
 
-    row, sheet = row_of(run), f"{run.options['n_clients']} clients"
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        try:
-            book = load_workbook(path) if path.exists() else Workbook()
-        except (BadZipFile, KeyError, ValueError, OSError) as error:
-            log.warning("%s: not to be read as a workbook (%s); this run is not added to it", path, error)
-            return
-        if not path.exists():
-            book.remove(book.active)
-        if sheet not in book.sheetnames:
-            book.create_sheet(sheet).append(list(row))
-            for cell in book[sheet][1]:
-                book[sheet].column_dimensions[cell.column_letter].width = len(cell.value) + 2
-        book[sheet].append(list(row.values()))
-        beside = path.with_name(f".{path.name}.new")
-        book.save(beside)
-        beside.replace(path)
+    if path.exists():
+        with opened(path) as file, refusing(path, "a workbook"):
+            return load_workbook(file)
+    book = Workbook()
+    book.remove(book.active)
+    return book

@@ -1,5 +1,6 @@
 """Which saved runs may be compared, and in which rows."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ RULE = (
 BEFORE = {
     name: flag["before"] for name, flag in flags_of(Options).items() if role_of(name) == "problem" and "before" in flag
 }
+log = logging.getLogger("chorus")
 
 
 class Group:
@@ -148,17 +150,25 @@ def sent(run: Run) -> float:
 # --- which runs, and in which rows -------------------------------------------------------------------------------------
 
 
-def read(folders: Sequence[Path]) -> list[Run]:
-    """The runs of folders, each a run's or a folder of runs, each run once. Raises UserError for a folder without any."""
+def read(folders: Sequence[Path], passed_over: list[str] | None = None) -> list[Run]:
+    """The runs of folders, each a run's or a folder of runs, each run once. The lines of `saves.gather` on what is passed
+    over are added to `passed_over`, or logged. Raises UserError for a folder without any."""
+    told: list[str] = []
     found: dict[Path, Run] = {}
     for folder in folders:
         if not is_there(folder) or not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
-        runs = [saves.load(folder)] if (folder / "config.json").exists() else list(saves.find(folder))
+        runs, lines = ([saves.load(folder)], []) if saves.there(folder / "config.json") else saves.gather(folder)
         if not runs:
-            raise UserError(f"{folder}: neither a finished run nor a folder of finished runs")
+            raise UserError(lines[0] if lines else f"{folder}: neither a finished run nor a folder of finished runs")
+        told += lines
         for run in runs:
             found.setdefault(run.folder.resolve(), run)
+    if passed_over is not None:
+        passed_over += told
+    else:
+        for line in told:
+            log.warning("%s", line)
     return list(found.values())
 
 

@@ -1,6 +1,10 @@
 """Figures of matplotlib, for a notebook or a file, and the panels of `marks` drawn into them."""
 
-from collections.abc import Sequence
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -14,6 +18,12 @@ from figures.styles import BLUES
 MARKERS = {"circle": "o", "square": "s", "triangle-up": "^", "diamond": "D", "triangle-down": "v", "cross": "P"}
 MARKERS |= {"x": "X", "star": "*", "": ""}
 PAGE = 12  # inches that a reader sees at once
+FONTS = (  # with letters that matplotlib's own font does not have; those that are installed are used for these
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans SC", "Noto Sans JP", "Source Han Sans", "WenQuanYi Zen Hei"),
+    *("WenQuanYi Micro Hei", "Droid Sans Fallback", "IPAGothic", "Hiragino Sans", "PingFang SC", "Microsoft YaHei"),
+    *("SimHei", "MS Gothic", "Malgun Gothic", "AppleGothic", "NanumGothic", "Noto Sans Arabic", "Noto Sans Devanagari"),
+)
+LETTERS = 20  # that no font has are told
 TICKS = 26  # more names than this do not fit along an axis
 
 
@@ -23,8 +33,32 @@ def pyplot():
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.font_manager import fontManager
 
+    there = {font.name for font in fontManager.ttflist}
+    default = matplotlib.rcParamsDefault["font.sans-serif"]
+    matplotlib.rcParams["font.family"] = [default[0], *(name for name in FONTS if name in there)]
     return plt
+
+
+@contextmanager
+def _telling_missing_letters() -> Iterator[None]:
+    """Inside, letters that no font has, which are drawn as boxes, are told in one line and not in a warning each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    missing: dict[str, None] = {}
+    for one in caught:
+        if found := re.match(r"Glyph (\d+) .* missing from font", str(one.message)):
+            missing[chr(int(found[1]))] = None
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if missing:
+        letters = "".join(missing)
+        shown = letters if len(missing) <= LETTERS else f"{letters[:LETTERS]}..."
+        logging.getLogger("chorus").warning(
+            "no font here has %s; a picture shows boxes; install one such as %s", shown, FONTS[0]
+        )
 
 
 def panels(rows: int, columns: int, width: float, height: float, **how):
@@ -46,7 +80,8 @@ def finished(figure, path: Path | None = None):
             text.set_parse_math(False)
     try:
         if path is not None:
-            saves.written(path, partial(figure.savefig, format=path.suffix.removeprefix(".") or "png"))
+            with _telling_missing_letters():
+                saves.written(path, partial(figure.savefig, format=path.suffix.removeprefix(".") or "png"))
     finally:
         pyplot().close(figure)
     return figure

@@ -8,6 +8,11 @@ beats at their price or below. A reference (independent or centralized), whateve
 nothing are level lines.
 """
 
+import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -27,7 +27,7 @@ from figures.groups import (
 from figures.metrics import ROUND, accuracy, check_metric, meant, seed_of
 from figures.statistics import LEAST_PROBLEMS, Values, nemenyi, over_problems, paired
 from figures.units import flags_told
-from figures.verdict import eligible, winners
+from figures.verdict import at_chance, eligible, winners
 from saves import Run
 
 
@@ -39,7 +39,7 @@ def title_of(names: Sequence[str], values: Sequence[str], between: str = "\n") -
 
 def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", select: Sequence[str] = ()) -> Comparison:
     """A row a method, a column a problem, accuracies in percent; and the average rank of each method over the problems that
-    all of them were run on. Raises UserError as `table.compare`."""
+    all of them were run on. Raises UserError as `compare`."""
     names, found = problems(runs)
     chosen: dict[tuple[str, ...], list[Group]] = {}
     for problem in found:
@@ -75,6 +75,7 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
         *notes,
         seeds_told(everyone),
         *diverged_told(everyone),
+        *at_chance(everyone),
     ]
     table = Table(
         title, [*columns, *([rank] if ranks else [])], rows, methods, below=below if 0 < below < len(rows) else None

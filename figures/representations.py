@@ -8,6 +8,11 @@ A dot is a training example in the feature space of its client's model, in two d
 marker the client. With PCA the axes are those of the run's last round, and movement over rounds is seen.
 """
 
+import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
 from collections.abc import Sequence
 from itertools import cycle, product
 from pathlib import Path

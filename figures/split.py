@@ -8,6 +8,11 @@ How many training examples of each class every client has; an empty cell is none
 it is how many have how many: of each class, and of all together, the part of the clients with so many training examples.
 """
 
+import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -5,9 +5,14 @@
 Read from what a run writes while it goes on (`history.csv`, its checkpoints) and from its lock; nothing is changed.
 """
 
-import csv
-import math
 import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
+import csv
+import io
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +23,7 @@ from tabulate import tabulate
 import saves
 from errors import UserError
 from figures.units import duration
-from untrusted import Parser, is_there, tell
+from untrusted import Parser, RefusedError, is_there, read_bytes, tell, text
 
 SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
 
@@ -26,6 +31,8 @@ SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
 def status(folder: Path) -> dict[str, str]:
     """How one run stands, in words: "run", "stands", "round", "global %", "personal %", "left" (seconds at the pace of its
     rounds so far), "why" it failed."""
+    if (why := saves.unreadable(folder)) is not None:
+        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": "unreadable", "why": why}
     done = saves.finished(folder)
     try:
         run = saves.load(folder) if done else None
@@ -48,17 +55,25 @@ def status(folder: Path) -> dict[str, str]:
         "global %": _accuracy(rows, "global_mean"),
         "personal %": _accuracy(rows, "personal_mean"),
         "left": duration(taken / last * (rounds - last)) if rows and last and not done else "",
-        "why": failed.read_text().strip() if stands == "failed" else "",
+        "why": _why(failed) if stands == "failed" else "",
     }
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
     """The rounds of an unfinished run so far, as far as they are to be read: the last line may be half written."""
     try:
-        with (folder / "history.csv").open(newline="", encoding="utf-8", errors="replace") as file:
-            return [row for row in csv.DictReader(file) if _is_whole(row)]
-    except (OSError, csv.Error):
+        lines = io.StringIO(read_bytes(folder / "history.csv").decode("utf-8", "replace"), newline="")
+        return [row for row in csv.DictReader(lines) if _is_whole(row)]
+    except (RefusedError, csv.Error):
         return []
+
+
+def _why(failed: Path) -> str:
+    """Why a run failed, in its own words, or why these cannot be read."""
+    try:
+        return text(failed).strip()
+    except RefusedError as error:
+        return str(error)
 
 
 def _is_whole(row: Mapping[str, str | None]) -> bool:
@@ -78,7 +93,7 @@ def _accuracy(rows: Sequence[dict[str, Any]], name: str) -> str:
 
 def table(export_dir: Path) -> str:
     """All runs of a folder, and how many stand how."""
-    rows = [status(path.parent) for path in sorted(export_dir.glob("*/config.json"))]
+    rows = [status(folder) for folder in saves.folders_in(export_dir)]
     if not rows:
         return f"{export_dir}: no runs"
     counts = Counter(row["stands"] for row in rows)
@@ -95,7 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     export_dir = made.parse_args(argv).export_dir
     if not is_there(export_dir) or not export_dir.is_dir():
         made.error(f"{export_dir}: no such folder; must be one that holds runs")
-    tell(table(export_dir))
+    try:
+        tell(table(export_dir))
+    except UserError as error:  # the folder itself may not be read
+        made.error(str(error))
     return 0
 
 

@@ -8,6 +8,11 @@ different data are refused, and so is the same seed twice in a row. What is show
 was best on validation, for all rows alike; it is never chosen on the test set.
 """
 
+import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
 import argparse
 import re
 from collections.abc import Sequence
@@ -104,10 +109,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     of_command = parser()
     given = of_command.parse_args(argv)
     try:
-        result = _of_all(where(read(given.runs), dict(given.where)), given)
+        passed_over: list[str] = []
+        runs = where(read(given.runs, passed_over), dict(given.where))
+        result = _of_all(runs, given)
+        result.notes += passed_over
         if given.xlsx:
             write_xlsx(result, given.xlsx)
         tell(render(result, given.form), flush=True)
+        if given.form == "csv":  # which has no notes
+            tell(*passed_over, sep="\n", end="\n" * bool(passed_over), file=sys.stderr)
     except (UserError, OSError, ValueError, MemoryError) as error:
         command.ended(of_command, error)
 

@@ -6,6 +6,11 @@ Personal accuracies (%): of the model as sent, after the local epochs of the las
 each epoch of fine-tuning a copy; mean over clients, and over the runs that differ in their seeds only.
 """
 
+import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+import algorithms
 from data.partition import Shares
 from figures.alone import alone_for
 from figures.groups import EQUAL, REFERENCES, Group, leading, name_of
 from figures.metrics import meant, seed_of
 from figures.statistics import Paired, Values, least_errors, paired
+from options import flags_of
 from saves import Run
 
 RULE = (
@@ -48,15 +50,24 @@ def largest_class_share(run: Run, metric: str = "global") -> float | None:
     return float(min(shares) if of == "worst" else np.mean(shares))
 
 
-def no_better_than_largest_class(run: Run, metric: str = "global") -> bool:
-    """Return whether the accuracy of a run after its last round is not above that of always predicting the largest class."""
+def no_better_than_largest_class(run: Run, metric: str | None = None) -> bool:
+    """Return whether an accuracy of a run after its last round, by default that of its headline answer, is not above that of
+    always predicting the largest class."""
+    metric = metric or _headline(run)
     return _lead(run, metric, run.summary()[f"{metric}_mean"]) <= EQUAL
 
 
+def _headline(run: Run) -> str:
+    """The accuracy of the headline answer: "global" of one model for all, "personal" of a model a client."""
+    saved = run.arrays("confusion")
+    return "global" if saved is None or len(saved["test"]) == 1 else "personal"
+
+
 def _lead(run: Run, metric: str, value: float) -> float:
-    """By how much an accuracy is above that of always predicting the largest class; inf where that is not known."""
+    """By how much an accuracy is above that of always predicting the largest class; inf where that is not known, or where
+    nothing could be above: every client has examples of one class."""
     share = largest_class_share(run, metric)
-    return math.inf if share is None else value - share
+    return math.inf if share in (None, 1.0) else value - share
 
 
 def eligible(found: Sequence[Group], metric: str, values: Callable[[Group], Values]) -> list[Group]:
@@ -110,10 +121,6 @@ def verdict(found: Sequence[Group], beside: Sequence[Group] = ()) -> list[str]:
             )
     if any("told apart" in line for line in lines):
         lines.append(RULE.format(n=(n := min(len(group.runs) for group in methods)), t=least_errors(n)))
-    for group in methods:
-        if not group.diverged and (n := sum(map(no_better_than_largest_class, group.runs))):
-            of_all = f" in {n} of {len(group.runs)} runs" if len(group.runs) > 1 else ""
-            lines.append(f"{name_of(group, everything)} is no better than predicting the largest class{of_all}.")
     lines += [
         f"{name_of(group, everything)} reaches {group.mean('global_mean'):.1%} global and {group.mean('personal_mean'):.1%} "
         f"personal, {'without sending anything' if group.algorithm == 'independent' else 'with all raw data in one place'}."
@@ -136,6 +143,32 @@ def _best_told(
     alone = alone_for(best[0], everything, beside)
     above = _above(paired(best[0].by_seed(name), alone.by_seed(name)) if alone else None)
     return f"{names[0]} is best of the collaborating methods, with {value:.1%}{above}{others}"
+
+
+def at_chance(found: Sequence[Group]) -> list[str]:
+    """A line for each setting that ended no better than the largest class: how good that is, and what the method's defaults
+    are made for."""
+    lines = []
+    for group in found:
+        bad = [run for run in group.runs if run.diverged is None and no_better_than_largest_class(run)]
+        if not bad:
+            continue
+        metric = _headline(bad[0])
+        accuracy = np.mean([run.summary()[f"{metric}_mean"] for run in bad])
+        largest = np.mean([largest_class_share(run, metric) for run in bad])
+        where = "on the test set" if metric == "global" else "on the clients' own test examples"
+        some = "" if len(bad) == len(group.runs) else f" with {len(bad)} of {len(group.runs)} seeds"
+        rounds, model = group.options["rounds"], ",".join(group.options["model"])
+        source = algorithms.defaults(group.algorithm)
+        wanted = flags_of(algorithms.options_of(group.algorithm))["rounds"]["default"] if source else 0
+        use = [*([f"--rounds {wanted}"] if rounds < wanted else []), "a larger --lr", "another --model"]
+        lines.append(
+            f"{name_of(group, found)} ended{some} no better than the largest class: {accuracy:.1%} {where}, the largest "
+            f"class {largest:.1%}, after {rounds} rounds of {model}"
+            + (f"; its defaults are {source}" if source else "")
+            + f". Use {', '.join(use[:-1])} or {use[-1]}."
+        )
+    return lines
 
 
 def _above(gain: Paired | None) -> str:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from errors import LostError, NoRoomError, UserError, print_no_more, refused, unmasked
@@ -10,6 +11,11 @@ from federation import scratch
 from federation.pool import ignore_signals
 from launch import nodes, signals
 from untrusted import inert, tell
+
+
+def program() -> str:
+    """Return the name of the command that this process is, for its messages: `chorus` where Chorus is installed."""
+    return "chorus" if Path(sys.argv[0]).stem == "chorus" else "run.py"
 
 
 def status_of(program: str, work: Callable[[], int], tells: bool = True) -> int:

@@ -17,6 +17,7 @@ import saves
 from errors import UserError, writing
 from experiment.rounds import Logger, Row
 from figures.units import duration
+from untrusted import appended
 
 log = logging.getLogger("chorus")
 
@@ -41,7 +42,7 @@ def history_csv(folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], N
             columns[:] = saves.in_order(name for row in rows for name in row)
             saves.write_text(path, text_of([dict(zip(columns, columns, strict=True)), *rows]))
         else:
-            with writing(path), path.open("a") as file:
+            with writing(path), appended(path) as file:
                 file.write(text_of([row]))
 
     write()

@@ -12,7 +12,6 @@ folder is the submitter's, while `config.json` says what really carried the run 
 of a file, for those who start a command on each node (`launch/slurm.py`).
 """
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -24,6 +23,7 @@ import saves
 from errors import UserError
 from experiment import Experiment, identity
 from options import Launch, Options
+from untrusted import tree
 
 log = logging.getLogger("chorus")
 DECLINED = 3  # the exit status of a command on a node of another kind
@@ -56,6 +56,8 @@ def going_on(one: Experiment) -> Experiment:
         return one
     try:
         before, now = saves.read_config(one.folder), one.config
+    except saves.UnreadableError:
+        raise
     except saves.DamagedError as error:
         log.warning("%s; it is written anew", error)
         return one
@@ -83,8 +85,8 @@ def prepare(options: Options, launch: Launch) -> Experiment:
     if launch.named_by is None:
         return one
     try:
-        named = json.loads(launch.named_by.read_text())[one.options.algorithm]
-    except (OSError, ValueError, KeyError):
+        named = tree(launch.named_by)[one.options.algorithm]
+    except (ValueError, KeyError, TypeError):
         raise UserError(
             f"--named_by {launch.named_by}: names no run of {one.options.algorithm}; must be a file of --slurm"
         ) from None

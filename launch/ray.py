@@ -47,6 +47,7 @@ from launch import nodes, scheduling, single
 from launch.display import Display
 from launch.scheduling import next_of, work_of
 from launch.single import Failed
+from untrusted import read_bytes
 
 HERE = Path(__file__).resolve().parent.parent
 NO_CODE = ["?*.*", ".?*", "/data/*", "/saves/*", "/tests", "!*.py"]  # of the checkout, as .gitignore says it: the last holds
@@ -212,7 +213,7 @@ class _Cluster:
                 pickle.dumps((replace(one, data=None), self._loggers)),
                 self._of(one.data),
                 ray.put(_contents(one.folder)),
-                {name: path.read_bytes() for name, path in _paths(one).items()},
+                {name: read_bytes(path) for name, path in _paths(one).items()},
                 self._post,
                 number,
                 self._any_node,
@@ -320,7 +321,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in _files(folder)}
+    return {path.name: read_bytes(path) for path in _files(folder)}
 
 
 def _place(folder: Path, contents: Mapping[str, bytes]) -> None:

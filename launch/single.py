@@ -59,7 +59,7 @@ def carry_out(
             if not force:
                 one = nodes.going_on(one)
             run = experiment.run(one, force, watch, loggers)
-            folder.complete(run)
+            _draw(run)
     except saves.BusyError:
         raise
     except Exception as error:
@@ -67,6 +67,17 @@ def carry_out(
             raise NoRoomError(reason_of(error)) from error
         return failed(one, reason_of(error))
     return run
+
+
+def _draw(run: saves.Run) -> None:
+    """Draw the pictures of a finished run; one that cannot be drawn is a warning. Raises what a full disk raises."""
+    try:
+        folder.complete(run)
+    except Exception as error:
+        if no_room(error):
+            raise
+        words = "%s is finished and saved; a picture of it cannot be drawn: %s"
+        logging.getLogger("chorus").warning(words, run.folder.name, reason_of(error))
 
 
 def failed(one: Experiment, reason: str) -> Failed:

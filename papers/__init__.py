@@ -11,6 +11,7 @@ A paper is a module `papers/NAME/__init__.py`, which has
 - and maybe `check(results)`: in words, what does not hold that was to hold; `PICTURE` and `draw(results, path)`.
 
 `papers/NAME/results.csv` keeps what its runs said, each with its identity, and RESULTS.md is made from these files alone.
+`papers/NAME/run.sh` has the commands of its tables, made from TABLES, for those who run them by hand.
 """
 
 from types import ModuleType

@@ -1,7 +1,11 @@
 """Runs what is missing of published tables, and prints them: see `papers`."""
 
-import argparse
 import sys
+
+if not __package__:
+    sys.path[0] += "/.."  # run by its path: `errors` says how to run it
+
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -157,6 +161,7 @@ def _print(name: str, tables: Sequence[Table], found: Results) -> int:
 def _record() -> None:
     page.PATH.write_text(page.written(page.PATH.read_text()))
     for name, paper in PAPERS.items():
+        results.file_of(paper, "run.sh").write_text(page.script(name, paper))
         if hasattr(paper, "PICTURE") and results.file_of(paper).exists():
             paper.draw(results.read(paper), results.HERE / name / paper.PICTURE[0])
 

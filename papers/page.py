@@ -1,5 +1,6 @@
-"""RESULTS.md: what the papers' tables show, made from the results that are kept in git."""
+"""Files made from the declared tables: RESULTS.md, with the results recorded in git, and a shell script for each paper."""
 
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -61,3 +62,44 @@ def carried(table: Table, results: Results) -> str:
     if any(name == table.name for name, _, _ in results.earlier):
         told.append(EARLIER)
     return " ".join(told)
+
+
+SCRIPT = """\
+#!/bin/sh
+# {title}: the commands of its tables, for those who run them by hand. Made by `python -m papers --record`.
+# Usage: sh papers/{name}/run.sh [TABLE ...] [-- FLAGS]. The tables are {tables}; without a name: {light}.
+# FLAGS are added to every command: sh papers/{name}/run.sh {first} -- --slurm '--array=1-8'
+set -e
+cd "$(dirname "$0")/../.."
+tables=
+while [ $# -gt 0 ] && [ "$1" != -- ]; do tables="$tables $1"; shift; done
+[ "$1" != -- ] || shift
+for table in ${{tables:-{light}}}; do
+case "$table" in
+{cases}
+*) echo "$0: no table $table; use {tables}" >&2; exit 2 ;;
+esac
+done
+"""
+
+
+def script(name: str, paper: ModuleType) -> str:
+    """Return `papers/NAME/run.sh`. Runs that start from the models of other runs are left to `python -m papers`."""
+    names = [table.name for table in paper.TABLES]
+    light = [table.name for table in paper.TABLES if not table.heavy]
+    cases = "\n".join(_case(name, table) for table in paper.TABLES)
+    told = {"tables": ", ".join(names), "light": " ".join(light), "first": names[0], "cases": cases}
+    return SCRIPT.format(name=name, title=paper.TITLE, **told)
+
+
+def _case(name: str, table: Table) -> str:
+    """Return the commands of a table as a case of the script; flags that all commands share stand once."""
+    commands = dict.fromkeys(cell.command for cell in table.cells if not cell.start)
+    flags = {command: re.split(r" (?=--)", command) for command in commands}
+    common = [flag for flag in next(iter(flags.values()))[1:] if all(flag in of_one for of_one in flags.values())]
+    lines = [f"{table.name})  # {table.title}", "    (", f'    set -- {" ".join(common)} "$@"']
+    for command in commands:
+        lines.append(" ".join(["    python run.py", *(flag for flag in flags[command] if flag not in common), '"$@"']))
+    if any(cell.start for cell in table.cells):
+        lines.append(f"    python -m papers {name}/{table.name}  # the runs that start from models of those above")
+    return "\n".join([*lines, "    ) ;;"])

@@ -8,7 +8,9 @@ from types import ModuleType
 import experiment
 import saves
 from experiment import Experiment, identity
+from experiment.preparation import resolve
 from options import Launch
+from papers import PAPERS
 from papers.tables import METRICS, Earlier, Made, Results, Table, runs_in, runs_of, started
 
 HERE = Path(__file__).resolve().parent
@@ -16,51 +18,60 @@ CARRIED = ("run", "revision", "torch", "processor")  # columns of results.csv be
 
 
 class Saved:
-    """The finished runs of a folder by what they ask for; of several that ask for the same, made by other code, the last."""
+    """The finished runs in a folder, by their identity. A recorded run has a known identity, so that no data are read;
+    any other run is prepared first. Of several runs with one identity, today's code comes before the newest run."""
 
-    def __init__(self, export_dir: Path) -> None:
-        self._by_asked: dict[str, saves.Run] = {}
-        for run in sorted(saves.find(export_dir), key=lambda run: (run.folder / saves.DONE).stat().st_mtime):
-            self.add(run)
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self._recorded = recorded()
+        self._runs: dict[str, list[saves.Run]] = {}
+        for run in sorted(saves.find(launch.export_dir), key=lambda run: (run.folder / saves.DONE).stat().st_mtime):
+            self._runs.setdefault(identity.asked(run.config), []).append(run)
 
-    def add(self, run: saves.Run) -> None:
-        """One more run."""
-        self._by_asked[identity.asked(run.config)] = run
-
-    def of(self, one: Experiment) -> saves.Run | None:
-        """The very run that an experiment would make, whatever carried it out; today's code before any other."""
-        if saves.finished(one.folder):
-            return saves.load(one.folder)
-        return self._by_asked.get(identity.asked(one.config))
-
-
-def prepared(made: Made, saved: Saved, launch: Launch) -> Experiment | None:
-    """A run of a table, ready; None where the run that it starts from is not there yet. Raises UserError."""
-    origin = None
-    if made.start:
-        before = saved.of(experiment.prepare(made.start.options, launch))
-        if before is None:
+    def find(self, made: Made) -> saves.Run | None:
+        """The saved run of a cell, or None. Raises UserError where its data are needed and missing."""
+        if made.key in self._recorded:
+            name = self._recorded[made.key]["run"]
+        elif (one := self.prepare(made)) is not None:
+            name = identity.asked(one.config)
+        else:
             return None
-        origin = before.folder
-    return experiment.prepare(started(made, origin), launch)
+        runs = self._runs.get(name, [])
+        return next((run for run in runs if not other_than_today(run, made)), runs[-1] if runs else None)
+
+    def prepare(self, made: Made) -> Experiment | None:
+        """The run of a cell, ready to begin; None where the run that it starts from is missing. Raises UserError."""
+        start = self.find(made.start) if made.start else None
+        if made.start and start is None:
+            return None
+        return experiment.prepare(started(made, start and start.folder), self._launch)
+
+
+def recorded() -> dict[str, dict[str, str]]:
+    """{command: row of `results.csv`} of all papers."""
+    return {key: row for paper in PAPERS.values() for key, row in read(paper).rows.items()}
 
 
 def collect(tables: Sequence[Table], launch: Launch) -> Results:
-    """What the saved runs say of these tables. Raises UserError where the data are not there."""
-    saved, results = Saved(launch.export_dir), Results()
+    """The numbers of these tables, from saved runs, and from `results.csv` where a run is not saved. Raises UserError as
+    `Saved.find`."""
+    saved, kept, results = Saved(launch), recorded(), Results()
     for table in tables:
         for cell in table.cells:
             for made in runs_of(cell.command, cell.start):
-                one = prepared(made, saved, launch)
-                run = None if one is None else saved.of(one)
+                run = saved.find(made)
                 if run is not None:
-                    row = results.rows.setdefault(made.key, {**_carried(run), "other": _other(run, one)})
+                    row = results.rows.setdefault(made.key, {**_carried(run), "other": other_than_today(run, made)})
                     row[cell.metric] = METRICS[cell.metric].of(run)
+                elif made.key in kept:
+                    row = kept[made.key]
+                    results.rows[made.key] = {**row, "other": f"code of {row['revision']}, as recorded"}
     return results
 
 
-def _other(run: saves.Run, one: Experiment) -> str:
-    return identity.carried_out(run.config, one.config)
+def other_than_today(run: saves.Run, made: Made) -> str:
+    """Return which code, library or processor made a run and is not today's, in words; "" if today's would be the same."""
+    return identity.carried_out(run.config, identity.carrier(resolve(made.options)))
 
 
 def _carried(run: saves.Run) -> dict[str, str]:
@@ -111,13 +122,15 @@ def record(paper: ModuleType, results: Results) -> None:
 
 
 def missing(tables: Sequence[Table], launch: Launch) -> tuple[list[Experiment], list[Made]]:
-    """The runs of these tables that are not saved: those that can be run now, and those that start from one of them."""
-    saved, ready, waiting = Saved(launch.export_dir), {}, {}
+    """The runs of these tables that are not saved: those that can begin now, and those that start from one of them."""
+    saved, ready, waiting = Saved(launch), {}, {}
     for made in runs_in(tables):
         for needed in filter(None, (made.start, made)):
-            one = prepared(needed, saved, launch)
+            if saved.find(needed) is not None:
+                continue
+            one = saved.prepare(needed)
             if one is None:
                 waiting[needed.key] = needed
-            elif saved.of(one) is None:
+            else:
                 ready[one.folder] = one
     return list(ready.values()), list(waiting.values())

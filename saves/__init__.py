@@ -34,6 +34,7 @@ from saves.files import (
     BusyError,
     DamagedError,
     OlderError,
+    UnreadableError,
     at_work,
     checked,
     checkpoints,
@@ -50,6 +51,7 @@ from saves.files import (
     remove_half_written,
     saved_round,
     there,
+    unreadable,
     write_arrays,
     write_checkpoint,
     write_done,
@@ -76,6 +78,7 @@ __all__ = [
     "Run",
     "SERVER",
     "TIMING",
+    "UnreadableError",
     "at_work",
     "checkpoints",
     "clear",
@@ -84,8 +87,10 @@ __all__ = [
     "find",
     "finished",
     "flat",
+    "folders_in",
     "frame",
     "frame_of",
+    "gather",
     "in_order",
     "load",
     "locked",
@@ -93,6 +98,8 @@ __all__ = [
     "read_config",
     "remove_half_written",
     "saved_round",
+    "there",
+    "unreadable",
     "verify",
     "whole",
     "write_arrays",
@@ -242,7 +249,7 @@ class Run:
         """What `name.npz` ("split", "confusion", "features") in the folder holds, or only these of its arrays; None where it
         is not there."""
         path = self.folder / f"{name}.npz"
-        return read_arrays(self._checked(path.name), only) if path.name in self.digests or path.exists() else None
+        return read_arrays(self._checked(path.name), only) if path.name in self.digests or there(path) else None
 
     def checkpoint(self) -> dict[str, Any]:
         """What the run ended with: "state", of which each algorithm has its own, "round", "history". Raises DamagedError."""
@@ -322,9 +329,11 @@ def _rebuild(options: Mapping[str, Any], inputs: Sequence[Any], client: int, ans
 
 def load(folder: str | Path) -> Run:
     """A finished run from its folder. Raises UserError where there is none, OlderError for one of an older version,
-    DamagedError for a damaged one."""
+    DamagedError for a damaged one, UnreadableError, which is one too, where permissions forbid to read it."""
     folder = Path(folder)
     if not finished(folder):
+        if (why := unreadable(folder)) is not None:
+            raise UnreadableError(why)
         raise UserError(f"{folder}: {_unfinished(folder)}")
     of_files = digests(folder)
     checked(folder / "config.json", of_files.get("config.json"))
@@ -355,12 +364,14 @@ def verify(run: Run) -> None:
 
 def whole(folder: Path, otherwise: str) -> Run | None:
     """The finished run of a folder, every file of it looked at; None where there is none, or a damaged one: that is told,
-    and what comes of it, `otherwise`."""
+    and what comes of it, `otherwise`. Raises UnreadableError where permissions forbid to read it: it may be whole."""
     if not finished(folder):
         return None
     try:
         run = load(folder)
         verify(run)
+    except UnreadableError:
+        raise
     except UserError as error:
         log.warning("%s; %s", error, otherwise)
         return None
@@ -369,22 +380,44 @@ def whole(folder: Path, otherwise: str) -> Run | None:
 
 def find(export_dir: str | Path, **options: Any) -> list[Run]:
     """Every finished run in a folder of runs, by name; of these the ones with such options, each a value or a list of which
-    it is one: alpha=[0.1, 1.0]. Those of an older version are told in a line, and passed over. Raises UserError for an
+    it is one: alpha=[0.1, 1.0]. Those that `gather` passes over are told. Raises UserError for an
     option that no run has, DamagedError for a damaged run."""
-    runs, older = [], []
-    for done in sorted(Path(export_dir).glob(f"*/{DONE}")) if is_there(export_dir) else ():
-        try:
-            runs.append(load(done.parent))
-        except OlderError:
-            older.append(done.parent.name)
-    if older:
-        words = "%s: passed over runs of an older version, which have no digests: %s"
-        log.warning(words, export_dir, ", ".join(older[:3]) + f" and {len(older) - 3} more" * (len(older) > 3))
+    runs, passed_over = gather(export_dir)
+    for words in passed_over:
+        log.warning("%s", words)
     for name in options:
         if runs and not any(name in run.options for run in runs):
             known = sorted({known for run in runs for known in run.options})
             raise UserError(f"{name}: no run in {export_dir} has this option{nearest(name, known)}")
     return [run for run in runs if all(_is_of(run.options.get(name), wanted) for name, wanted in options.items())]
+
+
+def gather(export_dir: str | Path) -> tuple[list[Run], list[str]]:
+    """Return every finished run in a folder of runs, by name, and what is passed over: a line for each folder that this
+    process may not read, or a file in it, and one for all runs of an older version. Raises DamagedError."""
+    runs, older, passed_over = [], [], []
+    for folder in folders_in(export_dir):
+        if (why := unreadable(folder)) is not None:
+            passed_over.append(f"{folder.name} is passed over: {why}")
+        elif finished(folder):
+            try:
+                runs.append(load(folder))
+            except OlderError:
+                older.append(folder.name)
+    if older:
+        told = ", ".join(older[:3]) + f" and {len(older) - 3} more" * (len(older) > 3)
+        passed_over.append(f"{export_dir}: passed over runs of an older version, which have no digests: {told}")
+    return runs, passed_over
+
+
+def folders_in(export_dir: str | Path) -> list[Path]:
+    """Return the folders that are, or may be, those of runs: with a `config.json`, or closed to this process. Raises
+    UnreadableError where the folder of runs is closed itself."""
+    try:
+        inside = sorted(path for path in Path(export_dir).iterdir() if path.is_dir()) if is_there(export_dir) else []
+    except PermissionError as error:
+        raise UnreadableError(reason_of(error)) from None
+    return [path for path in inside if there(path / "config.json") or there(path / DONE) or unreadable(path)]
 
 
 def _is_of(value: Any, wanted: Any) -> bool:
@@ -440,13 +473,13 @@ def _number(value: Any) -> float | None:
 
 
 def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
-    """The tidy frame of a run. `history`: for each round {"round": {column: number}, "clients": {column: tensor [S]}},
-    the latter with a column "client"; bytes that a client did not send are 0, what was not measured is NaN."""
+    """The tidy frame of a run. `history`: for each round {"round": {column: number}, "clients": {column: S numbers, see
+    `numbers`}}, the latter with a column "client"; bytes that a client did not send are 0, what was not measured is NaN."""
     import pandas as pd
 
     tables = []
     for entry in sorted(history, key=lambda entry: entry["round"]["round"]):
-        clients = {name: np.asarray(column) for name, column in entry["clients"].items()}
+        clients = {name: numbers(column) for name, column in entry["clients"].items()}
         order = np.argsort(clients["client"], kind="stable")
         tables.append(({**entry["round"], "client": ALL}, {name: column[order] for name, column in clients.items()}))
     starts = np.cumsum([0, *(1 + len(clients["client"]) for _, clients in tables)])
@@ -461,6 +494,11 @@ def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
             elif name == "round":
                 column[start + 1 : end] = of_round["round"]
     return pd.DataFrame(columns, copy=False)
+
+
+def numbers(column: bytes | torch.Tensor) -> np.ndarray:
+    """Return a column of a round's clients: float64 [S] from its bytes, or from the tensor that older checkpoints have."""
+    return np.frombuffer(column) if isinstance(column, bytes) else np.asarray(column)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

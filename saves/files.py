@@ -8,6 +8,7 @@ pickled objects.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -23,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+import locks
 import untrusted
-from errors import UserError, passes, writing
+from errors import REFUSED, UserError, passes, refused, writing
 
 if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
     import pandas as pd
@@ -47,7 +49,7 @@ FILES = (  # in the order in which another machine is told them: what is read as
     "run.log",
     "failed",
 )
-DONE = "done"
+DONE, LOCK = "done", ".lock"
 EVENTS = "events.out.tfevents.*"  # what `--log tensorboard` writes
 CHECKPOINT = re.compile(r"checkpoint-(\d{1,9})-([0-9a-f]{16})\.pt")
 KEPT = 2  # checkpoints of a run that goes on: where the last one is damaged, the one before it is good
@@ -59,6 +61,10 @@ log = logging.getLogger("chorus")
 
 class DamagedError(UserError):
     """A file of a run is not what was written: its text names the file."""
+
+
+class UnreadableError(DamagedError):
+    """Permissions forbid to read a run, which may be in order: it is not made anew, and nothing of it is removed."""
 
 
 class OlderError(UserError):
@@ -94,7 +100,7 @@ def written(path: Path, write: Callable[[Path], object], name: Callable[[str], s
 
 def digest_of(path: Path) -> str:
     """The sha256 of what is in a file, 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    with untrusted.opened(path) as file, untrusted.refusing(path, "a file"):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -180,7 +186,7 @@ def remove_half_written(folder: Path) -> None:
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, by the rounds in their names, the last one first."""
     found = [path for path in folder.glob("checkpoint-*.pt") if CHECKPOINT.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (_round_of(path), path.stat().st_mtime_ns), reverse=True)
+    return sorted(found, key=lambda path: (_round_of(path), path.lstat().st_mtime_ns), reverse=True)
 
 
 def _round_of(path: Path) -> int:
@@ -191,16 +197,30 @@ def _round_of(path: Path) -> int:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a folder holds a finished run: `done` is written last."""
+    """Whether a folder holds a finished run: `done` is written last. False where permissions forbid to look."""
     return there(folder / DONE)
 
 
 def there(path: Path) -> bool:
-    """Whether there is something of this name; of one that is too long, or none at all, there is not."""
+    """Whether there is something of this name, a link that leads nowhere too; False for a name that is too long, or none at
+    all, and where permissions forbid to look."""
+    return os.path.lexists(path)
+
+
+def unreadable(folder: Path) -> str | None:
+    """Return in one line why this process may not read a run's folder or a file of a run in it, None where it may."""
+    names = (*(name for name in FILES if name.endswith((".json", ".npz", ".pt", "failed"))), DONE)
     try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
+        with os.scandir(folder) as entries:
+            held = {entry.name for entry in entries}
+        for name in names:
+            if name in held:
+                os.close(untrusted.regular(folder / name))
+    except PermissionError as error:
+        return refused(error)
+    except (OSError, untrusted.RefusedError):  # removed since, or no file: whoever reads it says so
+        return None
+    return None
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -221,8 +241,11 @@ def _telling_damage() -> Iterator[None]:
     try:
         yield
     except untrusted.RefusedError as error:
-        if error.__cause__ is not None and passes(error.__cause__):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if isinstance(cause, PermissionError):
+            raise UnreadableError(f"{error.path}: {REFUSED[errno.EACCES]}") from None
+        if cause is not None and passes(cause):
+            raise cause from None
         raise damaged(error.path, error.reason) from None
 
 
@@ -231,13 +254,9 @@ def checked(path: Path, digest: str | None) -> Path:
     that of a file which nobody wrote."""
     if digest is None:
         raise damaged(path, f"it is not named in {DONE}")
-    try:
-        there = digest_of(path)
-    except OSError as error:
-        if passes(error):
-            raise
-        raise damaged(path, error.strerror or str(error)) from None
-    if there[: len(digest)] != digest:
+    with _telling_damage():
+        found = digest_of(path)
+    if found[: len(digest)] != digest:
         raise damaged(path, "it is not what was written")
     return path
 
@@ -256,12 +275,13 @@ def read_arrays(path: Path, only: Collection[str] = ()) -> dict[str, np.ndarray]
 
 def read_tensors(path: Path, mmap: bool = False) -> Any:
     """A tree of tensors and plain values, on the CPU. Raises DamagedError for anything else; no code in it is run."""
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
-    except Exception as error:  # whatever torch makes of bytes that are no file of tensors
-        if passes(error):
-            raise
-        raise damaged(path, f"it holds no tensors ({type(error).__name__})") from None
+    with _telling_damage(), untrusted.opened(path) as file:
+        try:
+            return torch.load(path if mmap else file, weights_only=True, map_location="cpu", mmap=mmap)
+        except Exception as error:  # whatever torch makes of bytes that are no file of tensors
+            if passes(error):
+                raise
+            raise damaged(path, f"it holds no tensors ({type(error).__name__})") from None
 
 
 def read_checkpoint(folder: Path, n_rounds: int, remove: bool = False) -> dict[str, Any] | None:
@@ -271,9 +291,11 @@ def read_checkpoint(folder: Path, n_rounds: int, remove: bool = False) -> dict[s
         try:
             return _checkpoint(path, n_rounds)
         except DamagedError as error:
+            if remove and isinstance(error, UnreadableError):
+                raise
             log.warning("%s; the checkpoint before it is used where there is one", error)
         if remove:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return None
 
 
@@ -304,25 +326,23 @@ class BusyError(UserError):
 
 def at_work(folder: Path) -> bool:
     """Whether a process is at work on a run, this one included. A lock that a killed process held is free."""
-    lock = folder / ".lock"
-    if not lock.exists():
+    if not there(lock := folder / LOCK):
         return False
     try:
-        with FileLock(lock, timeout=0):
-            return False
+        locks.acquire(lock).release()
     except Timeout:
         return True
-    except OSError:  # a folder of somebody else's, which is only read
+    except (OSError, untrusted.RefusedError):  # a folder of somebody else's, which is only read
         return False
+    return False
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder. Raises BusyError where another process has it."""
+    """Hold a run's folder. Raises BusyError where another process has it, and what `locks.acquire` raises."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock = locks.acquire(folder / LOCK)
     except Timeout:
         raise BusyError(f"{folder}: another process is at work on this very run; wait for it, or stop it") from None
     try:

@@ -29,7 +29,7 @@ Methods take the shared defaults, as several algorithms in one command do.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -232,9 +232,15 @@ def text_of(runs: Sequence[Options]) -> str:
 
 
 def _values(runs: Sequence[Options]) -> dict[str, list]:
-    """{flag: the values that it has in runs, in order}"""
-    names = flags_of(type(runs[0]))
-    return {name: list(dict.fromkeys(getattr(run, name) for run in runs)) for name in names}
+    """{flag: the values that it has in runs, in order; its default, where that becomes the value in each of them}"""
+    values = {}
+    for name, flag in flags_of(type(runs[0])).items():
+        default, values[name] = flag["default"], list(dict.fromkeys(getattr(run, name) for run in runs))
+        if values[name] != [default] and all(
+            getattr(replace(run, **{name: default}), name) == getattr(run, name) for run in runs
+        ):
+            values[name] = [default]
+    return values
 
 
 def _toml(values: Sequence[Any]) -> Any:

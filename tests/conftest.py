@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ def pytest_configure(config):
         config.option.method = str(Path(config.option.method).resolve())  # for workers too, wherever they are
         try:
             plugins.algorithm(config.option.method)
+            plugins._before.clear()  # tests put things of their own into Chorus
         except UserError as error:
             raise pytest.UsageError(f"--method {error}") from error
 
@@ -144,9 +146,11 @@ def public_federation(data: Data | None = None, **others) -> Federation:
 
 
 def options_for(name: str, **flags) -> Options:
-    """Options of an algorithm on the tiny data: small batches, one epoch, one thread, the rest as declared."""
+    """Options of an algorithm on the tiny data: small batches, one epoch, one thread, one pass of feddf's server, the rest
+    as declared."""
     defaults = {"algorithm": name, "batch_size": 8, "epoch_per_round": 1, "lr": 0.05, "optimizer": "sgd", "threads": 1}
-    return algorithms.options_of(name)(**{**defaults, **flags})
+    own = {"distill_steps": 0} if name == "feddf" else {}
+    return algorithms.options_of(name)(**{**defaults, **own, **flags})
 
 
 def play(federation: Federation, options: Options, rounds: int = 1):
@@ -245,6 +249,34 @@ def gradient_of(federation: Federation, row: dict[str, torch.Tensor], indices) -
     logits = model(federation.data.images(indices, torch.float64))[1]
     torch.nn.functional.cross_entropy(logits, federation.data.y[indices]).backward()
     return {name: w.grad.clone() for name, w in model.named_parameters()}
+
+
+NOBODY = 65534  # the user id of somebody who owns nothing
+
+
+@pytest.fixture
+def open_folder():
+    """A folder in which every user may read and write; those above `tmp_path` are closed."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+@contextmanager
+def closed(*paths: Path):
+    """Inside, this process may not read these files and folders. Root may read everything, so root is another user inside;
+    what is imported late has to be imported before."""
+    modes, user = {path: path.stat().st_mode for path in paths}, os.geteuid()
+    for path in paths:
+        path.chmod(0)
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        for path, mode in modes.items():
+            path.chmod(mode)
 
 
 def sealed(folder: Path) -> saves.Run:

@@ -308,7 +308,7 @@ def test_the_defaults_of_every_method_are_told():
         own = [name for name in defaults if name not in shared]
         cells = [" ".join(f"`--{name} {told_of(defaults[name])}`" for name in names) for names in (others, own)]
         expected.append(f"| `{method}` | {cells[0]} | {cells[1]} |")
-    rows = page("settings").split("## What was tuned")[0].splitlines()
+    rows = page("settings").split("### What they reach in ten rounds")[0].splitlines()
     assert [row for row in rows if row.startswith("| `")] == expected
 
 

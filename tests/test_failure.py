@@ -13,8 +13,10 @@ from test_experiment import assert_same, prepared
 import algorithms
 import experiment
 import saves
+from algorithms import epidemic
 from experiment import measuring
 from experiment.preparation import federation_of
+from helpers import train
 
 
 def failing(federation, rounds, chance):
@@ -46,7 +48,7 @@ def played(case, chance, rounds, absent=()):
     federation.meter.clear()
     federation.wire.collect()
     for r in range(1, rounds + 1):
-        here = federation.at(r) if chance else replace(federation.at(r), absent=absent[r - 1])
+        here = federation.at(r) if chance else federation.at(r).without(absent[r - 1])
         done = measuring._played(made, here, state, done)
         left.append((done, dict(federation.meter.spent), federation.wire.collect()))
         federation.meter.clear()
@@ -88,6 +90,98 @@ def test_a_client_that_failed_leaves_what_a_client_leaves_that_was_not_there(cas
         assert ("steps", "client", k) not in alone
     for kind, by_client in crossed.items():
         assert {k: n for k, n in sent[kind].items() if k not in absent[-1]} == by_client
+
+
+@every_case
+def test_a_client_that_fails_costs_what_it_costs_where_nobody_fails(case):
+    """In the first round with failures, from the same state: all bytes by direction, kind and client, steps and samples."""
+    if getattr(algorithms.ALGORITHMS[case.split()[0]], "idle", False):
+        pytest.skip("its clients do nothing in a round")
+    federation = federation_for(case)
+    chance, r = next((c, n) for c in (0.3, 0.4, 0.5, 0.6, 0.2) if (n := rounds_of_case(federation, c)))
+    counted = []
+    for asked in (chance, 0.0):
+        options, federation = replace(options_of(case), client_failure=asked), federation_for(case)
+        made = type("Made", (), {"options": options, "module": algorithms.module_of(options)})
+        state = made.module.start(federation, options)
+        federation.meter.clear()
+        federation.wire.collect()
+        measuring._played(made, federation.at(r), state, None)
+        spent = {key: n for key, n in federation.meter.spent.items() if key[1] == "client" and key[0] != "flops"}
+        counted.append((federation.wire.collect(), spent))
+    assert counted[0] == counted[1]
+
+
+SERVERLESS = [
+    ("epidemic", {"fanout": 2}),
+    ("epidemic", {"peers": "oracle", "fanout": 2}),
+    ("dpsgd", {"topology": "ring"}),
+    ("data_exchange", {"topology": "ring", "mixing": "uniform", "share_ratio": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("name", "flags"), SERVERLESS)
+def test_without_a_server_all_send_and_what_is_from_or_to_a_failed_client_is_dropped(name, flags):
+    """One round of eight clients written out: everyone trains, draws receivers not knowing who fails, and sends; a client
+    that does not fail averages its model and those that it received of others that did not."""
+    chance, n = 0.4, 8
+    federation = tiny_federation(shares=[range(3 * k, 3 * k + 3) for k in range(n)], model="MLP")
+    options = options_for(name, client_failure=chance, **flags)
+    module = algorithms.module_of(options)
+    state, r = module.start(federation, options), rounds_of_case(federation, chance)
+    before, here = state["weights"], federation.at(r)
+    failed = {k for k in range(n) if here.stream("failure", k).random() < chance}
+    assert 0 < len(failed) < n - 2
+    trained = train(here, range(n), before, module.loss, options).weights
+    if name == "epidemic":
+        sends = epidemic.recipients(here, range(n), options)
+    else:
+        sends = {k: [(k - 1) % n, (k + 1) % n] for k in range(n)}
+    federation.wire.collect()
+    done = measuring._played(type("Made", (), {"options": options, "module": module}), here, state, None)
+    size = sum(tensor.nbytes for tensor in trained[0].values())
+    assert federation.wire.collect() == {("between", "weights"): {k: len(sends[k]) * size for k in range(n)}}
+    assert done.told["failed"] == len(failed)
+    arrived = {k: [j for j in range(n) if k in sends[j] and j not in failed] for k in range(n)}
+    for k in range(n):
+        if k in failed:
+            expected = before[k]
+        elif name == "dpsgd":  # Metropolis weights on the ring without the failed
+            w = {j: 1 / (1 + max(len(arrived[j]), len(arrived[k]))) for j in arrived[k]}
+            own = 1 - sum(w.values())
+            expected = {key: own * v + sum(w[j] * trained[j][key] for j in w) for key, v in trained[k].items()}
+        else:
+            rows = [trained[j] for j in (k, *arrived[k])]
+            expected = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+        for key, tensor in expected.items():
+            torch.testing.assert_close(state["weights"][k][key], tensor, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("flags", [{"as_published": True}, {"select": "fixed"}, {"aggregate": "all", "init": "independent"}])
+def test_who_fails_is_one_of_those_that_a_published_variant_takes(flags):
+    """Each of them trains once in a round and sends its model and n_k once, those that fail too, and nobody else does."""
+    case = {"shares": [range(k, 60, 6) for k in range(6)], "participation": 0.5, "model": "MLP"}
+    counts = []
+    for chance in (0.5, 0.0):
+        federation, options = tiny_federation(**case), options_for("fedavg", client_failure=chance, **flags)
+        made = type("Made", (), {"options": options, "module": algorithms.module_of(options)})
+        counts.append([])
+        for r in range(1, 9):
+            here, state = federation.at(r), made.module.start(federation, options)
+            takers = (here if "init" in flags else federation.at(0)).sample()
+            failed = {k for k in takers if here.stream("failure", k).random() < chance}
+            if failed == set(takers):
+                assert measuring.passed_over(made, federation, r)
+                continue
+            done = measuring._played(made, here, state, None)
+            assert set(done.clients) == set(takers) - failed
+            assert done.told.get("failed", 0) == len(failed)
+            assert {key[2] for key in federation.meter.spent} == set(takers)
+            counts[-1].append((r, federation.wire.collect(), dict(federation.meter.spent)))
+            federation.meter.clear()
+    assert len(counts[0]) > 3
+    expected = {r: (crossed, spent) for r, crossed, spent in counts[1]}
+    assert {r: (crossed, spent) for r, crossed, spent in counts[0]} == {r: expected[r] for r, _, _ in counts[0]}
 
 
 def test_centralized_has_no_client_that_could_fail():

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from data.files import classified, idx, in_order, listed, npz, reason, unpickled
+from data.files import classified, idx, in_order, listed, npz, one_spelling, reason, unpickled
 from errors import UserError
 
 # --- pickles -----------------------------------------------------------------------------------------------------------
@@ -203,8 +203,52 @@ def test_vectors_are_floats_one_to_a_channel(dtype, tmp_path):
     """Any integers: a feature is no pixel."""
     x = X.reshape(9, -1)[:, :7].astype(dtype) * np.array(3).astype(dtype)
     (x_train, _), (x_test, _), _ = arrays(save(tmp_path / "x.npz", **both(x)))
-    assert x_train.dtype == x_test.dtype == np.float32
-    assert np.array_equal(np.concatenate([x_train, x_test]), x.astype("f4")[:, :, None, None])
+    assert x_train.dtype == x_test.dtype == np.float64
+    assert np.array_equal(np.concatenate([x_train, x_test]), x[:, :, None, None])
+
+
+def test_arrays_that_are_not_read_are_named(tmp_path):
+    path = save(tmp_path / "x.npz", x_val=X[:2], y_val=Y[:2])
+    assert npz(path).warnings == (f"{path}: not read: x_val, y_val",)
+    assert npz(save(tmp_path / "y.npz")).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["1", "1.0"],
+        ["01", "1"],
+        ["1e1", "10"],
+        ["ill", "Ill"],
+        ["n", "n "],
+        ["a b", "a  b"],
+        ["True", "1"],
+        ["0.0", "false"],
+    ],
+)
+def test_two_spellings_of_a_name_are_refused(names):
+    with pytest.raises(ValueError, match="look like one class spelled in two ways") as raised:
+        one_spelling("class", [*names, "another"], {names[0]: "t.csv, line 7"})
+    assert all(repr(name) in str(raised.value) for name in names)
+    assert f"{names[0]!r} (t.csv, line 7)" in str(raised.value)
+
+
+def test_names_that_differ_are_no_spellings_of_one():
+    names = [
+        "1",
+        "2",
+        "10",
+        "1_0",
+        "1-0",
+        "a",
+        "b",
+        "ward 1",
+        "ward_1",
+        "-1",
+        "12345678901234567890",
+        "12345678901234567891",
+    ]
+    one_spelling("client", names, {})
 
 
 def test_clients_are_told_by_name_or_number(tmp_path):
@@ -286,7 +330,7 @@ WRONG = {
     "no y_test": (of(y_test=None), "it lacks y_test; must hold x_train, y_train, x_test, y_test"),
     "no x": (of(x_train=None, x_test=None), "it lacks x_train, x_test"),
     "one axis": (of(x_train=X[:6, 0, 0, 0]), "x_train has the shape [6]; allowed are [n, d], [n, height, width], "),
-    "vectors and images": (of(x_train=X[:6].reshape(6, -1)), "of x_train is float32 [90, 1, 1], of x_test uint8 [3, 5, 6]"),
+    "vectors and images": (of(x_train=X[:6].reshape(6, -1)), "of x_train is float64 [90, 1, 1], of x_test uint8 [3, 5, 6]"),
     "vectors of text": (of(**both(X.reshape(9, -1).astype(str))), "x_train holds <U3; must be integers 0 .. 255, or floats"),
     "vectors of nothing": (of(**both(X.reshape(9, -1)[:, :0])), "x_train holds no images"),
     "clients of others": (of(client_train=np.arange(5)), "client_train holds int64 [5]; must be [6], a name or a number"),

@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import planted
@@ -24,12 +25,13 @@ STAIRCASE = (
         "figures",
         "experiment",
         "plugins",
+        "integrity",
         "saves",
         "algorithms",
         "options",
         "helpers",
     ),
-    *("measures", "optimizers", "federation", "models", "data", "streams", "allocator", "untrusted", "errors"),
+    *("measures", "optimizers", "federation", "models", "data", "streams", "allocator", "locks", "untrusted", "errors"),
 )
 MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0].removesuffix(".py") in STAIRCASE]
 
@@ -142,3 +144,74 @@ def test_git_ignores_downloads_runs_and_environments():
 def test_the_text_that_each_planted_bug_changes_is_there_once():
     found = {words: (ROOT / file).read_text().count(old) for words, file, _, old, *_ in planted.parsed(planted.PLANTS)}
     assert not {words: n for words, n in found.items() if n != 1}
+
+
+READERS = ("load", "loadtxt", "genfromtxt", "fromfile", "memmap", "open_memmap", "read_csv", "read_parquet", "read_excel")
+READERS += ("load_workbook", "imread", "loadmat", "whosmat", "ZipFile", "copyfile", "copy2", "copytree")
+OURS = ("saves", "datasets", "plugins", "untrusted")  # whose `load` opens no file by itself
+BARE = {  # what opens a file in another way than `untrusted.opened` and `untrusted.appended`, and why it may
+    ("untrusted.py", "os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 438)"): "it is how they do it",
+    ("untrusted.py", "open(path, 'a', encoding='utf-8', opener=regular)"): "`appended`",
+    ("untrusted.py", "open(path, 'rb', opener=regular)"): "`opened`",
+    ("untrusted.py", "archive.open(one)"): "a member of an archive that is opened",
+    ("saves/files.py", "torch.load(path if mmap else file, weights_only=True, map_location='cpu', mmap=mmap)"): "inside it",
+    ("saves/files.py", "beside.open('rb')"): "what was written a moment ago, under a name of its own",
+    ("data/datasets.py", "torch.load(path, mmap=True, weights_only=True)"): "a temporary file of this very command",
+    ("experiment/identity.py", "path.read_text()"): "the source of modules that are imported",
+    ("plugins.py", "path.read_text()"): "files that were looked at, `is_file`",
+    ("papers/__main__.py", "page.PATH.read_text()"): "kept in git",
+    ("papers/results.py", "path.open(newline='')"): "kept in git",
+    ("launch/scheduling.py", "QUOTA.read_text()"): "the kernel's",
+    ("errors.py", "os.open(os.devnull, os.O_WRONLY)"): "is written",
+    ("federation/pool.py", "os.open(os.devnull, os.O_WRONLY)"): "is written",
+    ("launch/display.py", "os.open(os.devnull, os.O_RDWR)"): "is written",
+    ("locks.py", "FileLock(path)"): "the one place that makes a lock",
+}
+
+
+def openings(tree: ast.AST) -> list[str]:
+    """Calls that open a file by its name to read it, or lock one. What is opened already is called `file` or `stream`."""
+    found = []
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        owner, name = (
+            (ast.unparse(node.func.value), node.func.attr)
+            if isinstance(node.func, ast.Attribute)
+            else ("", getattr(node.func, "id", ""))
+        )
+        first = ast.unparse(node.args[0]) if node.args else ""
+        modes = [text.value for text in (*node.args, *node.keywords) if isinstance(text, ast.Constant)]
+        writes = any(isinstance(mode, str) and set(mode) & set("wx") for mode in modes)
+        by_name = (
+            (name == "open" and not writes and first != "file")
+            or (name in ("read_text", "read_bytes") and owner not in ("", "untrusted"))
+            or (name in READERS and owner not in ("", *OURS) and first != "file")
+            or (name in ("load_workbook", "FileLock", "FileHandler") and first != "file")
+        )
+        found += [ast.unparse(node)] if by_name else []
+    return found
+
+
+def test_what_is_read_is_opened_by_the_one_function_that_takes_regular_files_alone():
+    """A pipe or a device in the place of a file would hang whoever opens it."""
+    found = {(str(path.relative_to(ROOT)), call) for path in MODULES for call in openings(ast.parse(path.read_text()))}
+    assert found == set(BARE)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["path.open()", "open(path)", "p.read_bytes()", "np.load(path)", "torch.load(x.y)", "FileLock(p)", "os.open(p, 0)"],
+)
+def test_the_test_of_openings_sees_each_kind(line):
+    assert openings(ast.parse(line)) == [line]
+    assert openings(ast.parse("path.open('w'); np.load(file); Image.open(file); untrusted.opened(path)")) == []
+
+
+COMMANDS = [path.relative_to(ROOT) for path in (ROOT / "figures").rglob("*.py") if '"__main__"' in path.read_text()]
+
+
+@pytest.mark.parametrize("path", [*map(str, COMMANDS), "figures/report", "papers", "papers/__main__.py"])
+def test_a_command_that_is_run_by_its_path_says_how_to_run_it(path):
+    ended = subprocess.run([sys.executable, path], cwd=ROOT, capture_output=True, text=True)
+    name = path.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
+    assert ended.stderr == f"{path}: is a part of a package; in {ROOT} type: python -m {name}\n"
+    assert ended.returncode == 2

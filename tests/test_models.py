@@ -16,6 +16,7 @@ from models import (
     BasicBlock,
     Bottleneck,
     Dropout,
+    GlobalMean,
     HeadsNet,
     MaxPool,
     Net,
@@ -1171,3 +1172,17 @@ def test_mobilenet_takes_images_from_17x17_on_and_can_be_trained_on_a_single_one
             build("MobileNet", shape, 10, 1, heads)
         size = "x".join(map(str, shape[1:]))
         assert str(raised.value) == f"--model MobileNet: does not fit images of {shape[0]} channels and {size} pixels"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (64, 64, 8, 8), (2, 120, 1, 1), (1, 16, 7, 7)])
+def test_the_global_mean_has_the_bits_of_a_mean_and_a_gradient_in_the_layout_of_channels_last(shape, layout, dtype):
+    maps = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    ours, plain = (maps.to(memory_format=layout, copy=True).requires_grad_() for _ in range(2))
+    means, expected = GlobalMean()(ours), plain.mean(dim=(2, 3))
+    slope = torch.randn(means.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    (gradient,), (expected_gradient,) = torch.autograd.grad(means, ours, slope), torch.autograd.grad(expected, plain, slope)
+    assert torch.equal(means, expected)
+    assert torch.equal(gradient, expected_gradient)
+    assert gradient.is_contiguous(memory_format=torch.channels_last), "what comes before works on one layout"

@@ -593,6 +593,14 @@ def test_a_saved_configuration_is_the_very_same_run(line, saved):
         assert one(f"{run.algorithm} --config_file {path}") == run  # the algorithm may be named
 
 
+def test_a_saved_run_that_is_older_than_a_flag_is_the_very_same_run(saved):
+    """The default may be another value than the one that says what was done before the flag was there."""
+    held = plain(CLASSES["feddf"](algorithm="feddf", distill_steps=0, public_share=0.2))
+    older = {name: value for name, value in held.items() if name not in ("distill_steps", "compress")}
+    assert one(f"--config_file {saved(older)}").distill_steps == 0
+    assert one(f"--config_file {saved({'algorithm': 'feddf', 'public_share': 0.2})}").distill_steps == 1000
+
+
 def test_a_flag_beside_a_saved_configuration_has_the_last_word(saved):
     path = saved(plain(one("fedavg --partition lda --alpha 0.5 --rounds 3")))
     assert [(run.seed, run.alpha) for run in runs_of(f"--config_file {path} --seed 1 2")] == [(1, 0.5), (2, 0.5)]

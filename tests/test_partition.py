@@ -1402,8 +1402,11 @@ def test_a_split_made_by_hand_is_the_split_that_it_says(folder, whole, name, nam
         ("part", "trian", ["part trian of example", "must be one of train, validation, test"]),
         ("example", 90, ["must be a list of indices from 0 to"]),
         ("example", -1, ["must be a list of indices from 0 to"]),
-        ("example", 1.5, ["must be a list of indices from 0 to"]),
-        ("client", "3", ["deals to 4 clients, and --n_clients is 2"]),
+        ("example", 1.5, ["must be a"]),
+        ("client", "3", ["deals to client 3, and --n_clients 2 has clients 0 .. 1"]),
+        ("client", "100000000", ["deals to client 100000000, and --n_clients 2"]),
+        ("client", "9" * 200, ["deals to client 999", "and --n_clients 2"]),
+        ("client", "01", ["'01' and '1' look like one client"]),
         ("client", "", ["has no client"]),
     ],
 )

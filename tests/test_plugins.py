@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def as_before(monkeypatch):
     tables, modules = [dict(table) for table in plugins.TABLES], set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(plugins, "LOADED", {})
+    monkeypatch.setattr(plugins, "_before", {})
     yield
     for table, before in zip(plugins.TABLES, tables, strict=True):
         table.clear()
@@ -196,7 +198,7 @@ def test_an_algorithm_counts_what_it_takes_of_the_house(folder, monkeypatch):
     (folder / "fedavgm.py").write_text(FEDAVGM.replace("import torch\n", "import torch\n\nimport beside\n", 1))
     plugins.load(folder / "fedavgm.py")
     read, seen = Path.read_text, []
-    monkeypatch.setattr(Path, "read_text", lambda path, *given: seen.append(path.stem) or read(path, *given))
+    monkeypatch.setattr(Path, "read_text", lambda path, **given: seen.append(path.stem) or read(path, **given))
     source_of("fedavgm")
     assert {"fedavgm", "beside", "moon", "helpers"} <= set(seen)
     assert not {"scaffold", "options", "errors"} & set(seen)
@@ -217,6 +219,106 @@ def test_where_a_plugin_lies_is_no_part_of_a_run(folder, tmp_path):
             plugins.LOADED.clear()
             algorithms.ALGORITHMS.pop(path.stem)
     assert found[0] == found[1] == found[2], "in the checkout too, beside the modules of the house"
+
+
+@pytest.mark.parametrize("how", ["'beside'", "'be' + 'side'", "'.beside', 'package'"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_is_named_by_what_importlib_imports_from_beside_a_plugin(how, late, folder):
+    """By a name in the file whenever it is imported, by one that is put together where the import of the plugin does it."""
+    if late and "+" in how:
+        pytest.skip("nobody can tell before")
+    (folder / "package").mkdir()
+    for place in ("package", "."):
+        (folder / place / "beside.py").write_text("K = 1\n")
+    call = f"importlib.import_module({how}).K"
+    text = "import importlib\nfrom models import MODELS, MLP\nMODELS['Mine'] = lambda shape, n: MLP(shape, n)\n"
+    text += f"def later():\n    return {call}\n" if late else f"K = {call}\n"
+    changes = folder / "beside.py"
+    if "package" in how:
+        (folder / "package" / "__init__.py").write_text(text)
+        text, changes = "import package\n", folder / "package" / "beside.py"
+    (folder / "mine.py").write_text(text)
+    plugins.load(folder / "mine.py")
+    before = source_of("fedavg", model=("Mine",))
+    changes.write_text("K = 2\n")
+    assert source_of("fedavg", model=("Mine",)) != before
+    sys.modules.pop("package", None), sys.modules.pop("package.beside", None)
+
+
+def test_every_loaded_plugin_stands_in_the_configuration_of_a_run(folder, tmp_path):
+    assert main(f"fedavg {QUICK} --plugin {folder}/mine.py", tmp_path / "saves") == 0
+    (run,) = saves.find(tmp_path / "saves")
+    assert run.config["plugins"] == plugins.digests()
+    assert list(run.config["plugins"]) == ["mine"]
+
+
+# --- what a plugin must leave as it is -----------------------------------------------------------------------------------
+
+CHANGES = {
+    "models.Net.forward": "import models\nmodels.Net.forward = lambda self, x: (x, x)",
+    "models.MLP": "import models\ndef other(shape, n_classes):\n    pass\nmodels.MLP.__code__ = other.__code__",
+    "models.MUST_BE": "import models\nmodels.MUST_BE = ''",
+    "models.NearestPrototype.__call__": "import models\nmodels.NearestPrototype.__call__ = lambda self, x: x",
+    "helpers.sum": "import helpers\nhelpers.sum = max",
+    "algorithms.PUBLISHED": "import algorithms\nalgorithms.PUBLISHED['moon'] = algorithms.ALGORITHMS['fedavg']",
+    "torch.nn.functional.cross_entropy": "import torch.nn.functional as F\nF.cross_entropy = F.mse_loss",
+    "torch.nn.modules.linear.Linear.forward": "from torch import nn\nnn.Linear.forward = lambda self, x: x",
+    "torch's default dtype": "import torch\ntorch.set_default_dtype(torch.float64)",
+    "torch's default device": "import torch\ntorch.set_default_device('meta')",
+    "torch's grad mode": "import torch\ntorch.set_grad_enabled(False)",
+    "torch's deterministic algorithms": "import torch\ntorch.use_deterministic_algorithms(True)",
+    "torch's number of threads": "import torch\ntorch.set_num_threads(torch.get_num_threads() + 1)",
+    "torch's random state": "import torch\ntorch.manual_seed(5)",
+    "torch's hooks of all modules": "from torch.nn.modules import module\nmodule.register_module_forward_hook(print)",
+    "numpy's random state": "import numpy\nnumpy.random.rand()",
+    "numpy's handling of errors": "import numpy\nnumpy.seterr(all='raise')",
+    "the state of Python's random": "import random\nrandom.seed(5)",
+}
+
+
+def in_a_child(*argv):
+    """The exit status of a command in a fork of this process, which stays as it is, and what it said."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(write, 1), os.dup2(write, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        status = 99
+        try:
+            status = command.main([str(word) for word in argv])
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(status)
+    os.close(write)
+    with os.fdopen(read) as said:
+        text = said.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_plugin_that_changes_chorus_or_its_libraries_is_refused_in_a_line(what, tmp_path):
+    (tmp_path / "meddles.py").write_text(CHANGES[what] + "\n")
+    status, said = in_a_child("fedavg", *QUICK.split(), "--plugin", tmp_path / "meddles.py", "--export_dir", tmp_path)
+    assert (status, len(said.splitlines())) == (2, 1), said
+    assert f"meddles.py: changes {what}; it may add to ALGORITHMS" in said
+
+
+def test_a_plugin_that_changes_chorus_once_it_is_used_is_refused_too(tmp_path):
+    text = "import models\ndef Late(shape, n):\n    models.Net.every_head = print\n    return models.MLP(shape, n)\n"
+    (tmp_path / "meddles.py").write_text(text + "models.MODELS['Late'] = Late\n")
+    words = ("fedavg", *QUICK.replace("MLP", "Late").split(), "--plugin", tmp_path / "meddles.py", "--export_dir", tmp_path)
+    status, said = in_a_child(*words)
+    assert (status, len(said.splitlines())) == (2, 1), said
+    assert "has changed models.Net.every_head since it was loaded" in said
+
+
+def test_libraries_that_a_plugin_imports_may_load_what_they_like(tmp_path):
+    """torch's compiler, which the classes of torch.optim import, puts a function of its own around torch.manual_seed."""
+    (tmp_path / "imports.py").write_text("import pandas, scipy.stats, sklearn.datasets\nimport torch._dynamo\n")
+    told = elsewhere(["-c", f"import run, plugins\nplugins.load({str(tmp_path / 'imports.py')!r})\nplugins.check()"], ROOT)
+    assert "changes" not in told
 
 
 # --- saved runs ----------------------------------------------------------------------------------------------------------
@@ -320,7 +422,36 @@ def test_the_shared_tests_hold_it_to_what_all_must_keep_to(folder):
 
 # --- mistakes ------------------------------------------------------------------------------------------------------------
 
+TABLES = """
+from torch import nn
+from algorithms import ALGORITHMS
+from data.augment import AUGMENTATIONS
+from data.datasets import LOADERS
+from data.partition import PARTITIONS
+from helpers import SCHEDULES
+from models import MODELS, Net
+from optimizers import OPTIMIZERS
+"""
 MISTAKES = {
+    "leaves.py": ("import sys\nsys.exit(3)\n", "line 2: SystemExit: 3"),
+    "number.py": (TABLES + "MODELS[3] = MODELS['MLP']\n", "the name 3 in MODELS; must be text of letters, digits"),
+    "comma.py": (TABLES + "MODELS['A,B'] = MODELS['MLP']\n", "the name 'A,B' in MODELS; must be text"),
+    "no_method.py": (TABLES + "ALGORITHMS['X'] = None\n", "ALGORITHMS['X'] is no whole algorithm"),
+    "loss_3.py": (FEDAVGM.replace("loss = cross_entropy", "loss = 3"), "has no loss(model, batch, given, options)"),
+    "steps.py": (TABLES + "AUGMENTATIONS['X'] = 'flip'\n", "AUGMENTATIONS['X'] is 'flip'; must be a tuple of steps"),
+    "rate.py": (TABLES + "SCHEDULES['X'] = lambda done: None\n", "SCHEDULES['X'] fails: TypeError"),
+    "ratio.py": (
+        TABLES + "PARTITIONS['X'] = lambda pool, generator, ratio=2: None\n",
+        "PARTITIONS['X'] reads ratio, which is no flag that all methods have; must be a function of (pool, generator, ",
+    ),
+    **{
+        f"{table}_{kind}.py".lower(): (f"{TABLES}{table}['X'] = {thing}\n", f"{table}['X'] {told}")
+        for table in ("LOADERS", "MODELS", "PARTITIONS", "OPTIMIZERS", "SCHEDULES")
+        for kind, thing, told in (
+            ("none", "None", "is None; must be a function of ("),
+            ("call", "lambda: 1", "cannot be called: too many positional arguments; must be a function of ("),
+        )
+    },
     "nowhere.py": (None, "no such file; must be a Python file"),
     "fedavg.py": (FEDAVGM, "fedavg is in the house already"),
     "helpers.py": (FEDAVGM, "helpers is the name of another module"),
@@ -356,6 +487,56 @@ def test_a_wrong_file_is_one_line_and_leaves_nothing(name, tmp_path, capsys):
     assert told in err
     assert [dict(table) for table in plugins.TABLES] == tables
     assert set(sys.modules) == modules
+    assert not plugins.LOADED
+
+
+USED = {  # flags, and what is said of them
+    "MODELS['X'] = lambda shape, n_classes: Net(nn.Flatten(), 784, 5)": (
+        "--model X",
+        "--model X: gives [1, 784] and [1, 5] for one example, 10 classes; a model is a function of (shape, n_classes)",
+    ),
+    "MODELS['X'] = lambda shape, n: nn.Sequential(nn.Flatten(), nn.Linear(784, n))": (
+        "--model X",
+        "--model X: is a Sequential and no Net; a model is a function of (shape, n_classes) that returns models.Net(",
+    ),
+    "MODELS['X'] = lambda channels, classes: nn.Conv2d(channels, 8, 3)": (
+        "--model X",
+        "--model X: {file}, line 10: TypeError: unsupported operand type(s) for %: 'tuple' and 'int'; a model is",
+    ),
+    "MODELS['X'] = lambda shape, n: exit(3)": ("--model X", "--model X: {file}, line 10: SystemExit: 3; a model is"),
+    "LOADERS['X'] = lambda source: None": ("--model MLP --dataset X", "--dataset X: its loader returns NoneType; must be"),
+    "LOADERS['X'] = lambda source: source.nothing": ("--model MLP --dataset X", "{file}, line 10: AttributeError"),
+    "PARTITIONS['X'] = lambda pool, generator: None": (
+        "--model MLP --partition X",
+        "{file}: what it adds does not work: TypeError: cannot unpack",
+    ),
+}
+
+
+@pytest.mark.parametrize("text", USED)
+def test_what_a_plugin_adds_and_does_not_work_is_one_line(text, tmp_path, capsys):
+    flags, told = USED[text]
+    (tmp_path / "wrong.py").write_text(f"{TABLES}{text}\n")
+    assert main(f"fedavg {QUICK.replace('--model MLP', flags)} --plugin {tmp_path}/wrong.py", tmp_path / "saves") == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert told.replace("{file}", str(tmp_path / "wrong.py")) in err
+    sys.modules.pop("wrong")
+
+
+def test_a_plugin_may_be_written_in_another_encoding(folder):
+    text = "# -*- coding: latin-1 -*-\n" + HEAD + "NAME = 'é'\nMODELS['Mine'] = MODELS['MLP']\n"
+    (folder / "mine.py").write_bytes(text.encode("latin-1"))
+    assert plugins.load(folder / "mine.py").NAME == "é"
+    before = source_of("fedavg", model=("Mine",))
+    (folder / "mine.py").write_bytes(text.replace("é", "è").encode("latin-1"))
+    assert source_of("fedavg", model=("Mine",)) != before
+
+
+def test_an_interrupt_while_a_plugin_is_imported_is_one(tmp_path):
+    (tmp_path / "interrupted.py").write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        plugins.load(tmp_path / "interrupted.py")
     assert not plugins.LOADED
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import keeping
+from conftest import closed, keeping
 
 import algorithms
 import run as command
 import saves
 from data.datasets import LOADERS, from_arrays
 from experiment import identity
-from figures import curves, verdict
+from figures import curves, report, split, status, table, verdict
 from figures.compare import compare
 from figures.groups import groups
 from figures.render import render
@@ -255,6 +255,79 @@ def test_a_run_that_is_asked_for_in_two_ways_counts_once(tmp_path, capsys):
     assert len(saves.find(tmp_path)) == 1
 
 
+def test_runs_that_may_not_be_read_are_listed_and_end_no_grid(open_folder, capsys):
+    def of_words(work, *words):
+        try:
+            status = work([*words])
+        except SystemExit as stopped:
+            status = stopped.code
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    def counts(out):
+        rows = [line.split() for line in out.splitlines()]
+        return {row[0]: row[1] for row in rows if len(row) > 5 and row[0] in ("fedavg", "cfkd", "fd") and row[1].isdigit()}
+
+    words = f"fedavg cfkd fd --seed 0 1 {QUICK} --quiet --jobs 1"
+    page, folder = open_folder / "page.html", str(open_folder)
+    main(words, open_folder)
+    for command_of in (table.main, status.main, lambda argv: report.main([*argv, "-o", str(page)])):
+        of_words(command_of, folder)  # what they import late
+    for path in open_folder.rglob("*"):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    page.unlink()
+    named = {(run.options["algorithm"], run.options["seed"]): run.folder for run in saves.find(open_folder)}
+    whole, history, done = named["fedavg", 0], named["cfkd", 0] / "history.npz", named["fd", 0] / "done"
+    with closed(whole, history, done):
+        _, out, _ = of_words(table.main, folder)
+        for path in (whole, history, done):
+            run = path if path == whole else path.parent
+            assert f"{run.name} is passed over: {path}: may not be read or written" in out
+        assert counts(out) == {"fedavg": "1", "cfkd": "1", "fd": "1"}
+        _, out, err = of_words(table.main, folder, "--csv")
+        assert ("passed over" in out, err.count("passed over")) == (False, 3)
+        _, out, _ = of_words(status.main, folder)
+        assert out.count(" unreadable ") == 3
+        assert "6 runs: 3 done, 3 unreadable" in out
+        of_words(report.main, folder, "-o", str(page))
+        assert page.read_text().count("is passed over") == 3
+        code, out, err = of_words(lambda argv: main(words, open_folder))
+        assert code == 1
+        assert err.count("may not be read or written") == 3
+        assert "over seeds" not in out, "one run of each is left"
+        longer = words.replace("--rounds 2", "--rounds 3")
+        _, _, err = of_words(lambda argv: main(longer, open_folder))
+        assert err.count("its first 2 rounds are those of") == 3, "of those that may be read"
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning_and_the_run_is_made(tmp_path, capsys, monkeypatch):
+    def broken(*_):
+        raise ValueError("no canvas")
+
+    monkeypatch.setattr(split, "draw_one", broken)
+    assert main(f"fedavg {QUICK} --quiet", tmp_path) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("is finished and saved; a picture of it cannot be drawn: ValueError: no canvas")
+    (run,) = saves.find(tmp_path)
+    assert not (run.folder / "split.png").exists()
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/chorus", "run.py"])
+def test_a_message_begins_with_the_name_of_the_command(program, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [program])
+    assert main("fedavg --lr x", tmp_path) == 2
+    assert capsys.readouterr().err.startswith(f"{Path(program).name}: --lr x: ")
+    main(f"fedavg {QUICK} --lr 1e30 --optimizer sgd --quiet", tmp_path)
+    assert capsys.readouterr().err.startswith(f"{Path(program).name}: fedavg: the "), "of a run that failed"
+
+
+def test_a_public_share_that_leaves_nothing_to_deal_is_told_by_its_own_flag(tmp_path, capsys):
+    assert main("fedavg --dataset digits --n_clients 3 --public_share 1", tmp_path) == 2
+    assert "run.py: --public_share 1: leaves no training image of digits to deal" in capsys.readouterr().err
+    assert main("fedavg --dataset digits --n_clients 3 --public_share 0.999 --reduced 0.9", tmp_path) == 2
+    assert "there are to deal with --reduced 0.9 --public_share 0.999; at most" in capsys.readouterr().err
+
+
 # --- the table and its words ---
 
 
@@ -367,10 +440,9 @@ def test_what_is_no_better_than_predicting_the_largest_class_is_not_best(monkeyp
     assert verdict.largest_class_share(run) == 0.6
     assert verdict.largest_class_share(run, "personal") == (3 / 4 + 1) / 2
     assert verdict.no_better_than_largest_class(run)
-    first, second, third, *others = verdict_of(run, Told("cfkd", 0.55, 0.9, 1))
+    first, second, *_ = verdict_of(run, Told("cfkd", 0.55, 0.9, 1))
     assert "no collaborating method is best: each diverged or is no better than predicting the largest class" in first
     assert "cfkd is best of the collaborating methods, with 90.0%" in second
-    assert third == "fedavg is no better than predicting the largest class."
     assert "fedavg is best" in verdict_of(Told("fedavg", 0.61, 0.7, 1), Told("cfkd", 0.55, 0.9, 1))[0]
 
 
@@ -390,6 +462,63 @@ def test_settings_are_chosen_by_validation_and_never_by_test():
     assert "cfkd" in lines[1]  # 0.75 on test beats the chosen 0.7; the 0.9 was not chosen
     (line,) = verdict.verdict(groups([*(Told("fedavg", 0.9, 0.9, 1, lr=lr) for lr in (1, 2)), other]))
     assert "no winner is named" in line
+
+
+def saying(algorithm, predicted, *, one_for_all=True, diverged=None, **options):
+    """A run on two clients, whose own test examples are of the classes 0 0 0 1 and 2 2: what it said of each of them."""
+    true, own = np.array([0, 0, 0, 1, 2, 2]), np.array(predicted)
+    right = true == own
+    run = Told(algorithm, right.mean(), (right[:4].mean() + right[4:].mean()) / 2, 1, model=["LeNet5"], **options)
+    test = np.zeros((1 if one_for_all else 2, 3, 3), int)
+    np.add.at(test[0], (true, own), 1)
+    kept = {"test": test, "own_true": true, "own_predicted": own, "own_offsets": np.array([0, 4, 6])}
+    run.arrays, run.diverged = {"confusion": kept}.get, diverged
+    return run
+
+
+def test_a_run_that_is_right_no_more_often_than_a_constant_answer_is_found():
+    """One model: 3 of 6 examples are of class 0. Personal models: 3 / 4 and 2 / 2 for the classes of their clients."""
+    found = verdict.no_better_than_largest_class
+    assert found(saying("fedavg", [0, 0, 0, 0, 0, 0]))
+    assert found(saying("fedavg", [1, 0, 0, 0, 0, 0]))
+    assert not found(saying("fedavg", [0, 0, 0, 0, 2, 0])), "4 of 6"
+    assert found(saying("ditto", [0, 0, 0, 0, 2, 2], one_for_all=False)), "5 of 6 are right, as many as by the largest class"
+    assert found(saying("ditto", [0, 0, 0, 0, 2, 0], one_for_all=False))
+    assert not found(saying("ditto", [0, 0, 0, 1, 2, 2], one_for_all=False))
+    older = saying("fedavg", [0, 0, 0, 0, 0, 0])
+    older.arrays = {}.get
+    assert not found(older), "it did not keep what it said"
+
+
+def test_clients_of_one_class_each_are_not_at_chance():
+    run = saying("ditto", [0, 0, 0, 0, 2, 2], one_for_all=False)
+    kept = run.arrays("confusion")
+    kept["own_true"] = np.array([0, 0, 0, 0, 2, 2])
+    assert not verdict.no_better_than_largest_class(run)
+
+
+def test_a_run_at_chance_is_told_what_the_defaults_are_made_for():
+    def told(*runs):
+        return verdict.at_chance(groups(runs))
+
+    (line,) = told(saying("pfedme", [0, 0, 0, 0, 2, 2], one_for_all=False), saying("fedavg", [0, 0, 0, 1, 2, 2]))
+    assert line.startswith("pfedme ended no better than the largest class: 87.5% on the clients' own test examples")
+    assert f"its defaults are {algorithms.defaults('pfedme')}. Use --rounds 800, a larger --lr or another --model." in line
+    assert "800 rounds of softmax regression" in line
+    constant = [0, 0, 0, 0, 0, 0]
+    (line,) = told(saying("fedopt", constant, rounds=1500, seed=1), saying("fedopt", [0, 0, 0, 1, 2, 2], rounds=1500))
+    assert "ended with 1 of 2 seeds no better" in line
+    assert line.endswith("Use a larger --lr or another --model.")
+    (line,) = told(saying("of_a_plugin", constant))
+    assert "defaults" not in line
+    assert told(saying("fedavg", constant, diverged=2)) == [], "that is told already"
+
+
+def test_a_command_whose_run_ends_at_chance_says_so(tmp_path, capsys):
+    main(f"fedopt {QUICK.replace('MLP', 'LeNet5')} --lr 1e-9 --server_lr 1e-9", tmp_path)
+    out = capsys.readouterr().out
+    assert "fedopt ended no better than the largest class" in out
+    assert "Use --rounds 1500" in out
 
 
 def test_the_spread_over_seeds_stands_beside_the_mean_and_says_so():

@@ -1,11 +1,17 @@
 """What is read of a run's folder is what was written: damage is found, told in one line, and made good where it can be."""
 
+import errno
+import fcntl
 import logging
+import os
 import pickle
 import shutil
 import subprocess
+import tempfile
 import zipfile
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,12 +23,14 @@ from test_experiment import assert_same, prepared
 import experiment
 import run as command
 import saves
-from errors import UserError
+from errors import UserError, reason_of
 from experiment import rounds
-from figures import report, status, table
+from federation import scratch
+from figures import exchange, report, status, table
+from launch import single
 from launch.loggers import ALWAYS
 from saves.values import strange_config, strange_history, strange_weights
-from tests.hard import damages
+from tests.hard import corrupt, damages, in_time
 
 READ = ("config.json", "history.npz", "weights.pt", "confusion.npz", "features.npz", "split.npz")
 
@@ -58,7 +66,14 @@ def _stop_after(r):
     return watch
 
 
-DAMAGES = (damages.flipped, damages.truncated, damages.emptied, damages.removed, damages.a_folder)
+DAMAGES = (damages.flipped, damages.truncated, damages.emptied, damages.removed, *damages.NO_FILES)
+
+
+@pytest.fixture(autouse=True)
+def limit():
+    """Nothing that is read may hang."""
+    with in_time(60):
+        yield
 
 
 def damaged(path, damage=damages.flipped, seed=0):
@@ -350,3 +365,132 @@ def test_a_report_does_without_nothing_that_is_damaged(run, tmp_path, capsys):
         report.main([str(run.folder), "-o", str(tmp_path / "page.html")])
     assert "features.npz: is damaged" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+# --- no files, and files that may not be read --------------------------------------------------------------------------
+
+
+def pairs(*names):
+    """Each file a pipe, and two of them all else; `make hard` tries all."""
+    both = [(name, damages.a_pipe) for name in names]
+    return both + [(name, damage) for name in ("done", ".lock") for damage in damages.NO_FILES if damage != damages.a_pipe]
+
+
+@pytest.mark.parametrize(("name", "damage"), pairs("done", *READ, "history.csv", "run.log", ".lock", "checkpoint"))
+def test_no_reader_hangs_where_a_file_is_none(name, damage, run, tmp_path, monkeypatch):
+    undamaged = corrupt.told_by(run.folder, tmp_path)
+    damaged(saves.checkpoints(run.folder)[0] if name == "checkpoint" else run.folder / name, damage)
+    monkeypatch.setattr(corrupt, "PATIENCE", 5)
+    found = corrupt.told_by(run.folder, tmp_path)
+    assert corrupt.wrong(undamaged, found) == []
+    assert isinstance(found["config"], saves.DamagedError) == (name in ("done", "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    pairs("done", "config.json", "history.csv", "history.xlsx", "run.log", "failed", ".lock", "checkpoint"),
+)
+def test_a_run_goes_on_to_the_same_bits_or_says_in_a_line_which_file_is_none(name, damage, cut, whole):
+    path = saves.checkpoints(cut.folder)[0] if name == "checkpoint" else cut.folder / name
+    path.touch()
+    damaged(path, damage)
+    with in_time(30):
+        result = single.carry_out(cut, False, ALWAYS, lambda row: None)
+    if isinstance(result, single.Failed):
+        assert path.name in result.reason
+        assert "\n" not in result.reason
+        assert damage is damages.a_folder or name in ("run.log", ".lock"), result.reason
+    else:
+        assert_same(whole, result)
+
+
+def test_a_workbook_of_all_runs_that_is_none_is_told_and_the_run_is_kept(run, tmp_path, caplog):
+    os.mkfifo(tmp_path / "result.xlsx")
+    exchange.append(run, tmp_path / "result.xlsx")
+    assert "result.xlsx: cannot be read (a pipe or a device; must be a file); this run is not added" in caplog.text
+
+
+@contextmanager
+def as_another():
+    """Inside, files are read with the rights of another user than root, whom nothing is forbidden."""
+    if os.geteuid():
+        yield
+    else:
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def readable():
+    """A folder that every user may read."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("name", [".", "done", "config.json", "history.npz", "weights.pt"])
+def test_a_run_that_may_not_be_read_is_told_as_a_damaged_one_and_stays_as_it_is(name, whole, readable, caplog):
+    folder = Path(shutil.copytree(whole.folder, readable / whole.folder.name))
+    path, content = folder / name, {path.name: path.read_bytes() for path in folder.iterdir()}
+    mode = path.stat().st_mode
+    path.chmod(0)
+    with as_another():
+        with pytest.raises(saves.UnreadableError, match="may not be read or written; change its permissions") as error:
+            read_all(folder)
+        assert isinstance(error.value, saves.DamagedError)
+        assert str(path if name != "." else folder) in str(error.value)
+        assert saves.find(readable) == []
+        assert f"{folder.name} is passed over: {path if name != '.' else folder}: may not be read" in caplog.text
+        with pytest.raises(saves.UnreadableError):
+            saves.whole(folder, "it would be made anew") if saves.finished(folder) else saves.load(folder)
+    path.chmod(mode)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == content
+
+
+def test_a_checkpoint_that_may_not_be_read_is_neither_removed_nor_passed_over(cut):
+    last = saves.checkpoints(cut.folder)[0]
+    cut.folder.chmod(0o755)
+    for above in (*cut.folder.parents,)[:-2]:
+        above.chmod(above.stat().st_mode | 0o055)
+    last.chmod(0)
+    with as_another():
+        with pytest.raises(saves.UnreadableError):
+            saves.read_checkpoint(cut.folder, 3, remove=True)
+        assert saves.read_checkpoint(cut.folder, 3)["round"] == 2, "of somebody else's run the one before it"
+    assert last.exists()
+
+
+# --- file systems without locks ----------------------------------------------------------------------------------------
+
+REFUSALS = [OSError(number, os.strerror(number)) for number in (errno.ENOLCK, errno.EOPNOTSUPP)]
+
+
+@pytest.fixture(params=[*REFUSALS, NotImplementedError()], ids=["ENOLCK", "EOPNOTSUPP", "not implemented"])
+def no_locks(request, monkeypatch):
+    def refuse(*_):
+        raise request.param
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_a_grid_on_a_file_system_without_locks_ends_in_one_line(no_locks, tmp_path, capsys):
+    words = f"fedavg --n_clients 2 --rounds 1 --reduced 0.1 --model MLP --seed 0 1 --jobs 1 --quiet --export_dir {tmp_path}"
+    assert command.main(words.split()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"run.py: {tmp_path}/fedavg-digits-")
+    assert line.endswith(": its file system has no locks; name a folder on another disk, for runs with --export_dir")
+
+
+def test_where_there_are_no_locks_nobody_is_at_work_and_temporary_files_are_where_they_always_are(
+    cut, whole, no_locks, tmp_path, monkeypatch
+):
+    assert not saves.at_work(cut.folder)
+    monkeypatch.setattr(scratch, "_own", None)
+    with scratch.used():
+        assert scratch.of_process() is None
+    with pytest.raises(OSError, match="No locks available") as error:
+        exchange.append(whole, tmp_path / "result.xlsx")
+    assert reason_of(error.value).startswith(f"{tmp_path}: its file system has no locks; name a folder on another disk")

@@ -267,6 +267,12 @@ def test_a_history_reads_back_as_it_was(tmp_path):
     assert back["bytes_up"].dtype == np.int64
 
 
+def test_a_column_of_clients_reads_alike_from_bytes_and_from_the_tensors_of_older_checkpoints():
+    column = [0.5, math.nan, 3.0]
+    for kept in (np.array(column).tobytes(), torch.tensor(column, dtype=torch.float64)):
+        assert np.array_equal(saves.numbers(kept), column, equal_nan=True)
+
+
 def test_bytes_that_a_client_did_not_send_are_0_and_what_was_not_measured_is_nan():
     columns = {"bytes_up": torch.tensor([7.0, math.nan]), "personal_accuracy": torch.tensor([0.5, math.nan])}
     history = [
@@ -284,7 +290,7 @@ def framed_slowly(history):
     """A frame a round and a frame a client and round, put together and sorted."""
     of_rounds = pd.DataFrame([entry["round"] for entry in history]).assign(client=saves.ALL)
     of_clients = [
-        pd.DataFrame({name: np.asarray(column) for name, column in entry["clients"].items()}).assign(
+        pd.DataFrame({name: saves.numbers(column) for name, column in entry["clients"].items()}).assign(
             round=entry["round"]["round"]
         )
         for entry in history

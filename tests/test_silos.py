@@ -198,8 +198,8 @@ def csv(path, **columns):
 def test_a_table_is_its_numbers_and_its_label(tmp_path):
     found = table(csv(tmp_path / "t.csv"))
     assert found.features == ("age", "mass")
-    assert found.train.x.dtype == np.float32
-    assert np.array_equal(found.train.x[:, :, 0, 0], np.array([ROWS["age"], ROWS["mass"]], np.float32).T)
+    assert found.train.x.dtype == np.float64
+    assert np.array_equal(found.train.x[:, :, 0, 0], np.array([ROWS["age"], ROWS["mass"]]).T)
     assert found.train.y.tolist() == ROWS["label"]  # NA is a name like any other
     assert (found.train.clients, found.test) == (None, None)
 
@@ -316,9 +316,15 @@ WRONG = {
     "a missing value": (of_table(mass=[1, None, 3, 4, 5, 6]), "t.csv, line 3: the column mass has no value"),
     "infinity": (of_table(mass=[1, 2, np.inf, 4, 5, 6]), "line 4: the column mass holds inf; features must be finite"),
     "a row without a label": (of_table(label=["a", "b", "", "a", "b", "a"]), "line 4: the column label has no value"),
-    "another part": (of_table(part=["train", "dev", *["test"] * 4]), "line 3: part is dev; must be train or test"),
+    "another part": (
+        of_table(part=["train", "dev", *["test"] * 4]),
+        "line 3: the column part is dev; must be train or test",
+    ),
     "only test rows": (of_table(part=["test"] * 6), "has no training examples"),
-    "no features": (of_table(age=None, mass=None), "has no columns but label; all others are the features"),
+    "no features": (
+        of_table(age=None, mass=None, client=list("aabbab")),
+        "has no columns but label; all others are the features",
+    ),
     "no rows": (of_table(age=[], mass=[], label=[]), "t.csv has no rows"),
     "a training row of nobody": (of_table(client=["a", "", *"abab"]), "training examples are of a client without a name"),
     "a class that is tested only": (
@@ -352,6 +358,221 @@ def test_what_is_wrong_with_it_is_one_line(what, tmp_path):
     assert line.startswith(f"--dataset {path}: ")
     assert words in line
     assert len(line.splitlines()) == 1
+
+
+# --- what is refused, and what is only told ----------------------------------------------------------------------------
+
+
+def leaf_of(path, **changes):
+    """A file of LEAF's with two users of four examples, changed."""
+    of_user = {"x": [[1, 2], [3, 4], [5, 6], [7, 8]], "y": [0, 1, 0, 1]}
+    held = {"users": ["a", "b"], "num_samples": [4, 4], "user_data": {"a": of_user, "b": dict(of_user)}}
+    path.write_text(json.dumps({name: value for name, value in {**held, **changes}.items() if value is not None}))
+    return path
+
+
+NOTHING = {"x": [], "y": []}
+SOME = {"x": [[1, 2], [3, 5]], "y": [0, 1]}
+WRONG_LEAF = {
+    "a user twice": ({"users": ["a", "b", "a"], "num_samples": [4, 4, 4]}, "user a is listed 2 times in users"),
+    "another count": ({"num_samples": [4, 3]}, "user b has 4 labels, and num_samples says 3"),
+    "too few counts": ({"num_samples": [4]}, "num_samples holds 1 numbers for 2 users"),
+    "a user too many": ({"user_data": {"a": SOME, "b": SOME, "c": SOME}}, "user c is in user_data and not in users"),
+    "a user too few": ({"user_data": {"a": SOME}}, "user b is in users and not in user_data"),
+    "labels without examples": (
+        {"user_data": {"a": SOME, "b": {"x": [], "y": [1]}}, "num_samples": None},
+        "user b has 0 examples and 1",
+    ),
+    "examples without labels": (
+        {"user_data": {"a": SOME, "b": {"x": [[1, 2]], "y": []}}, "num_samples": None},
+        "user b has 1 examples and 0",
+    ),
+    "numbers in two spellings": (
+        {"user_data": {"a": SOME, "b": {**SOME, "y": [0.0, 1.0]}}, "num_samples": None},
+        "'0' ({path}, user a) and '0.0' ({path}, user b) look like one class",
+    ),
+    "truth and numbers": (
+        {"user_data": {"a": SOME, "b": {**SOME, "y": [False, True]}}, "num_samples": None},
+        "look like one class spelled in two ways",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_LEAF)
+def test_a_leaf_file_that_contradicts_itself_is_refused(what, tmp_path):
+    changes, words = WRONG_LEAF[what]
+    path = leaf_of(tmp_path / "all.json", **changes)
+    line = line_of(load, str(path), Source(tmp_path))
+    assert line.startswith(f"--dataset {path}: ")
+    assert words.format(path=path) in line
+
+
+def test_a_leaf_user_in_two_files_is_refused(tmp_path):
+    (tmp_path / "train").mkdir()
+    one, other = (leaf_of(tmp_path / "train" / f"{name}.json") for name in "ab")
+    assert f"{other}: user a is in {one} too" in line_of(load, str(tmp_path), Source(tmp_path))
+
+
+def test_a_key_that_json_has_twice_is_refused(tmp_path):
+    path = tmp_path / "all.json"
+    path.write_text('{"users": ["a"], "user_data": {"a": {"x": [[1]], "y": [0]}, "a": {"x": [[2]], "y": [1]}}}')
+    assert "the key a occurs twice in one object" in line_of(load, str(path), Source(tmp_path))
+
+
+def test_leaf_users_without_examples_are_told(tmp_path):
+    held = {"a": SOME, "b": NOTHING, "c": SOME, "d": NOTHING}
+    path = leaf_of(tmp_path / "all.json", users=list(held), user_data=held, num_samples=[2, 0, 2, 0])
+    data = load(str(path), Source(tmp_path))
+    assert (data.clients, data.warnings) == (("a", "c"), (f"{path}: left out 2 without examples: b, d",))
+
+
+def tables_of(root, names=("north", "south"), **columns):
+    root.mkdir()
+    for name in names:
+        csv(root / f"{name}.csv", **{"label": list("uvuvuv"), **columns})
+    return root
+
+
+def pictures_of(root, names=("train", "test")):
+    for name in names:
+        for label in "uv":
+            (root / name / label).mkdir(parents=True)
+            Image.fromarray(IMAGES["annex"][0][0]).save(root / name / label / "0.png")
+    return root
+
+
+def beside(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+UNREAD = {
+    "beside tables": (
+        lambda root: beside(tables_of(root), "south.xlsx", "plots/a.png", "README.md"),
+        "README.md, plots/, south.xlsx",
+    ),
+    "beside images": (
+        lambda root: beside(pictures_of(root), "val/u/0.png", "valid/u/0.png", "validation/u/0.png", "more.png"),
+        "more.png, val/, valid/, validation/",
+    ),
+    "in a class": (
+        lambda root: beside(pictures_of(root), "train/u/more/1.png", "test/v/a.txt"),
+        "test/v/a.txt, train/u/more/",
+    ),
+    "in a part": (lambda root: beside(pictures_of(root), "train/loose.png"), "train/loose.png"),
+    "beside images of clients": (
+        lambda root: beside(pictures_of(root, ("n/train", "n/test", "s/train")), "n/val/u/0.png", "s/notes.txt", "a.txt"),
+        "a.txt, n/val/, s/notes.txt",
+    ),
+    "beside LEAF": (
+        lambda root: beside(as_leaf(root), "val/a.json", "train/a.npz", "test/u/0.png"),
+        "test/u/, train/a.npz, val/",
+    ),
+    "many": (lambda root: beside(pictures_of(root), *(f"{c}.txt" for c in "abcdef")), "a.txt, ..., f.txt (6 in all)"),
+}
+
+
+@pytest.mark.parametrize("what", UNREAD)
+def test_what_lies_in_a_folder_and_is_not_read_is_told_in_a_line(what, tmp_path):
+    make, words = UNREAD[what]
+    root = make(tmp_path / "own")
+    beside(root, ".hidden", "train/.DS_Store") if (root / "train").is_dir() else beside(root, "Thumbs.db")
+    assert load(str(root), Source(tmp_path)).warnings == (f"{root}: not read: {words}",)
+
+
+@pytest.mark.parametrize("make", [tables_of, pictures_of, as_leaf, in_files, as_pictures])
+def test_of_a_folder_that_is_read_whole_nothing_is_told(make, tmp_path):
+    assert load(str(make(tmp_path / "own")), Source(tmp_path)).warnings == ()
+
+
+def and_an_npz(root):
+    np.savez(tables_of(root) / "north.npz", **arrays("annex"))
+
+
+def two_tests(root):
+    csv(tables_of(root) / "test.csv", label=list("uvuvuv"))
+    np.savez(root / "test.npz", x_test=IMAGES["annex"][1], y_test=LABELS["annex"][1])
+
+
+def a_test_that_trains(root):
+    csv(tables_of(root) / "test.csv", label=list("uvuvuv"), part=["train", *["test"] * 5])
+
+
+FOLDERS = {
+    "two files of one name": (and_an_npz, "{root}/north.csv and {root}/north.npz have the same name, north"),
+    "two test sets": (two_tests, "{root}/test.csv and {root}/test.npz have the same name, test"),
+    "a suffix in capitals": (
+        lambda root: csv(tables_of(root) / "north.CSV", label=list("uvuvuv")),
+        "{root}/north.CSV and {root}/north.csv have the same name",
+    ),
+    "a validation set": (lambda root: tables_of(root, ("north", "val")), "{root}/val.csv has the name of a validation set"),
+    "a test set that trains": (a_test_that_trains, "{root}/test.csv holds training examples"),
+    "another client in a file": (lambda root: tables_of(root, client=list("nnssss")), "north.csv names a client n; a file"),
+    "clients in two spellings": (
+        lambda root: tables_of(root, ("north", "North")),
+        "look like one client spelled in two ways",
+    ),
+    "classes in two spellings": (
+        lambda root: [(part / "u").rename(part / "V") for part in pictures_of(root).iterdir()],
+        "'V' ({root}/train/V) and 'v' ({root}/train/v) look like one class",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FOLDERS)
+def test_a_doubtful_folder_is_refused(what, tmp_path):
+    make, words = FOLDERS[what]
+    root = tmp_path / "own"
+    make(root)
+    assert words.format(root=root) in line_of(load, str(root), Source(tmp_path))
+
+
+def test_clients_in_two_spellings_are_refused_with_their_lines(tmp_path):
+    path = csv(tmp_path / "t.csv", client=["n", "s", "n ", "s", "n", "s"], label=list("uvuvuv"))
+    line = line_of(load, str(path), Source(tmp_path))
+    assert (
+        f"'n' ({path}, line 2: the column client) and 'n ' ({path}, line 4: the column client) look like one client" in line
+    )
+
+
+def test_a_mistake_names_the_flag_that_was_typed(tmp_path, capsys):
+    root = tables_of(tmp_path / "own", label=["u", "U", *"uvuv"])
+    words = ["--model", "MLP", "--export_dir", str(tmp_path / "runs")]
+    assert run.main(["fedavg", "--clients", str(root), *words]) == 2
+    assert f"run.py: --clients {root}: 'U' ({root}/north.csv, line 3" in capsys.readouterr().err
+    assert run.main(["fedavg", "--dataset", str(root), "--partition", "silos", "--n_clients", "2", *words]) == 2
+    assert f"run.py: --dataset {root}: 'U' (" in capsys.readouterr().err
+
+
+def test_a_large_offset_changes_no_normalised_number(tmp_path):
+    """In a table, in vectors and in LEAF's JSON; also where clients have files of their own."""
+    seconds = np.random.default_rng(0).permutation(80)[:60].reshape(2, 30)
+    made = {}
+    for offset in (0, 1_700_000_000):
+        root = tmp_path / str(offset)
+        root.mkdir()
+        (root / "csv").mkdir()
+        (root / "npz").mkdir()
+        users = {}
+        for name, own in zip("ns", seconds + offset, strict=True):
+            pd.DataFrame({"t": own, "label": own % 2}).to_csv(root / "csv" / f"{name}.csv", index=False)
+            np.savez(root / "npz" / f"{name}.npz", x_train=own[:, None], y_train=own % 2)
+            users[name] = {"x": own[:, None].tolist(), "y": (own % 2).tolist()}
+        (root / "leaf.json").write_text(json.dumps({"users": list(users), "user_data": users}))
+        for kind in ("csv", "npz", "leaf.json"):
+            data = load(str(root / kind), Source())
+            made[kind, offset] = data.images(torch.arange(60)).flatten().numpy()
+    for kind in ("csv", "npz", "leaf.json"):
+        np.testing.assert_allclose(made[kind, 0], made[kind, 1_700_000_000], atol=1e-5)
+
+
+def test_a_warning_reaches_the_user(tmp_path, capsys):
+    root = beside(tables_of(tmp_path / "own"), "notes.txt")
+    words = ["--model", "MLP", "--show_split", "--export_dir", str(tmp_path / "runs")]
+    assert run.main(["--clients", str(root), *words]) == 0
+    assert capsys.readouterr().err == f"{root}: not read: notes.txt\n"
 
 
 @pytest.mark.parametrize("name", ["none", "t.csv", "empty"])

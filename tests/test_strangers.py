@@ -25,7 +25,8 @@ from figures.compare import Comparison, Table
 from figures.render import FORMS, render
 from figures.units import shown
 from saves import workbook
-from tests.hard import strangers
+from tests.hard import Outcome, meddlers, strangers, users
+from tests.hard.forks import Forks
 
 
 @pytest.mark.parametrize("name", strangers.ATTACKS)
@@ -181,3 +182,33 @@ def test_long_names_are_cut_and_told_apart_and_short_ones_stay():
     assert len(set(long)) == 2
     assert all(len(name) < 120 for name in long)
     assert len(stem("東" * 80).encode()) < 120
+
+
+# --- plugins that interfere, and two users: `make hard` has all of these -----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with Forks() as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def without_plugin(forks, tmp_path_factory):
+    place = tmp_path_factory.mktemp("plain")
+    assert meddlers._run(forks, place).status == 0
+    return place
+
+
+@pytest.mark.parametrize(
+    "name", ["a network's forward", "torch's default dtype", "sys.exit", "os.chdir", "sys.stdout", "latin-1", "no text"]
+)
+def test_a_plugin_that_interferes_is_refused_or_leaves_the_run_as_it_is(name, without_plugin, forks, tmp_path):
+    assert list(meddlers.held_to(name, tmp_path, without_plugin, forks, Outcome())) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to be two users")
+@pytest.mark.parametrize("name", ["root's runs are open", "histories are closed"])
+def test_what_another_user_may_not_read_is_told_and_nothing_is_lost(name):
+    with users.two_users() as (scratch, forks):
+        assert list(users.held_to(users.CASES[name], users.opened(scratch / "case"), forks, Outcome())) == []

@@ -195,8 +195,10 @@ def test_half_precision_keeps_to_its_largest_number():
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8"])
-def test_counts_labels_and_examples_are_sent_as_they_are(name):
+def test_counts_labels_examples_and_single_numbers_are_sent_exactly(name):
+    single = [torch.tensor(2051.3, dtype=torch.float64), torch.tensor(1e6 + 1)]
     wire, row = Wire(name), [torch.arange(3), torch.tensor([True]), Examples(torch.arange(2), 99), {"a": torch.tensor(7)}]
+    row += single
     (arrived,) = wire.up("other", [row], [0])
     assert weigh(arrived) == weigh(row) == wire.collect()["up", "other"][0]
     assert all(one is other for one, other in zip(leaves(arrived), leaves(row), strict=True))

@@ -232,19 +232,23 @@ def told(graph: nx.Graph, options) -> dict[str, float | dict[int, float]]:
 def mix(
     federation: Federation, clients: Sequence[int], weights: Sequence[Weights], edges: Sequence[Sequence[int]], options
 ) -> list[Weights]:
-    """Every client sends its weights to its neighbours among `clients`, and averages its own and what it received by its row
-    of the mixing matrix -> new rows."""
-    graph, rows = between(clients, edges), dict(zip(clients, weights, strict=True))
+    """Every client sends its weights to its neighbours among those of the round, and averages its own and what it received
+    by its row of the mixing matrix of the graph between `clients` -> new rows. Only a client that is absent, because it
+    fails, receives nothing and is not received from."""
+    everyone, rows = between(federation.drawn(), edges), dict(zip(clients, weights, strict=True))
     if options.mixing == "reference":
-        for k, j in in_turn(graph):
+        for k, j in (way for way in in_turn(everyone) if way[1] in rows):
             (received,) = federation.wire.between("weights", [rows[j]], [(j, k)])
-            rows[k] = average([rows[k], received], [torch.tensor(1), torch.tensor(1)])
+            if k in rows:
+                rows[k] = average([rows[k], received], [torch.tensor(1), torch.tensor(1)])
         return list(rows.values())
+    graph = between(clients, edges)
     matrix = torch.from_numpy(MIXINGS[options.mixing](graph))
-    ways = [(j, k) for k in graph for j in sorted(graph[k])]  # from, to
+    ways = [(j, k) for k in everyone for j in sorted(everyone[k]) if j in rows]  # from, to
     received = federation.wire.between("weights", [rows[j] for j, _ in ways], ways)
     held = {k: {k: row} for k, row in rows.items()}  # what a client averages, by whose it is
     for (j, k), row in zip(ways, received, strict=True):
-        held[k][j] = row
+        if k in held:
+            held[k][j] = row
     place = {k: i for i, k in enumerate(graph)}
     return [average(list(of.values()), [matrix[place[k], place[j]] for j in of]) for k, of in held.items()]

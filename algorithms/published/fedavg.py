@@ -46,8 +46,13 @@ def start(federation, options):
     }
 
 
+def sample(federation, options):
+    """The clients of a round."""
+    return (federation.at(0) if options.select == "fixed" else federation).sample()
+
+
 def communicate(federation, state, options):
-    takers = clients = (federation.at(0) if options.select == "fixed" else federation).sample()
+    takers = clients = sample(federation, options)
     alone = state["server"] is None  # round 1 of --init independent
     weights = [federation.initial(k) for k in clients] if alone else download(federation, state, clients)
     memory = [state["memory"].get(k) for k in clients] if options.keep_optimizer else None
@@ -57,7 +62,8 @@ def communicate(federation, state, options):
     weights = federation.wire.up("weights", keep_own(state, clients, trained.weights), clients)
     if options.aggregate == "all":
         absent = [k for k in federation.clients if k not in clients]
-        if alone:
+        if alone:  # the server has no model yet that could stand for one that failed
+            absent = [k for k in absent if k not in federation.absent]
             initial = keep_own(state, absent, [federation.initial(k) for k in absent])
             weights += federation.wire.up("weights", initial, absent)
         else:

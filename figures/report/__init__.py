@@ -59,9 +59,11 @@ def page(
     baseline: str | None = None,
     target: float | None = None,
     select: Sequence[str] = (),
+    passed_over: Sequence[str] = (),
 ) -> str:
-    """The page as HTML; the parameters are the flags of the command line, whose `select` has been carried out. Of several
-    problems it begins with the table over them. Raises UserError, as `compare`."""
+    """The page as HTML; the parameters are the flags of the command line, whose `select` has been carried out, and what was
+    `passed_over` when the runs were read. Of several problems it begins with the table over them. Raises UserError, as
+    `compare`."""
     from plotly.offline import get_plotlyjs
 
     names, found = problems(runs)
@@ -76,6 +78,7 @@ def page(
     return environment.get_template("page.html.j2").render(
         title=title or f"{facts['data set']}: {', '.join(dict.fromkeys(group.algorithm for group in everything))}",
         facts=facts,
+        passed_over=passed_over,
         overview=overview(runs, metric, select=select) if names else None,
         sections=[section(name, of_it, metric, baseline, target) for name, of_it in by_problem.items()],
         styles=styles(everything),
@@ -181,8 +184,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(argv)
     try:
-        runs = command.chosen(given)
-        saves.write_text(given.output, page(runs, given.title, given.metric, given.baseline, given.target, given.select))
+        passed_over: list[str] = []
+        runs = command.chosen(given, passed_over)
+        how = (given.title, given.metric, given.baseline, given.target, given.select, passed_over)
+        saves.write_text(given.output, page(runs, *how))
     except (UserError, OSError, ValueError, MemoryError) as error:
         command.ended(parser, error)
     print(f"{inert(given.output)}: {len(runs)} run{'s' * (len(runs) != 1)}, {size(given.output.stat().st_size)}")

@@ -98,7 +98,7 @@ def published(shards: int, part: float, epochs: int) -> dict[str, Cell]:
     shared = (
         f"--dataset CIFAR100 --model MobileNet --n_clients 100 --partition shards --shard_per_user {shards} "
         f"--participation {part} --epoch_per_round {epochs} --batch_size 50 --optimizer sgd --momentum 0.9 "
-        "--augment crop_flip --ft_epochs 5 --track_history 8 --threads 1"
+        "--weight_decay 0 --augment crop_flip --ft_epochs 5 --track_history 8 --threads 1"
     )
     row = {}
     for (name, title), value in zip(ALGORITHMS.items(), PUBLISHED[shards, part, epochs], strict=True):
@@ -119,8 +119,8 @@ def small(shards: int, name: str) -> tuple[str, str]:
     """The command of a method in the grid for a CPU, and that of the runs from which it starts."""
     shared = (
         f"--dataset CIFAR10 --reduced 0.2 --model CNN4 --n_clients 20 --partition shards --shard_per_user {shards} "
-        "--participation 0.1 --epoch_per_round 1 --batch_size 50 --optimizer sgd --momentum 0.9 --augment crop_flip "
-        "--ft_epochs 5 --track_history 0 --precision bf16 --threads 1 --seed 0 1 2 --split_seed seed"
+        "--participation 0.1 --epoch_per_round 1 --batch_size 50 --optimizer sgd --momentum 0.9 --weight_decay 0 "
+        "--augment crop_flip --ft_epochs 5 --track_history 0 --precision bf16 --threads 1 --seed 0 1 2 --split_seed seed"
     )
     return trained(name, shared, rounds=50)
 

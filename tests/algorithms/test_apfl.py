@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import options_for, play, tiny_federation, weights_of
+from conftest import options_for, play, tiny_data, tiny_federation, weights_of
 from torch.func import functional_call
 
+import models
 from algorithms import apfl
-from helpers import Batch, train
+from federation import Federation
+from helpers import train
 
 WHOLE = 60  # one full batch an epoch
 
@@ -92,18 +95,64 @@ def test_who_has_not_taken_part_yet_has_the_common_start_and_takes_no_room():
         torch.testing.assert_close(tensor, 0.25 * begin[name] + 0.75 * state["server"][name])
 
 
-def test_a_step_that_leads_out_of_the_mixture_counts_as_its_end_and_leads_back():
-    federation = tiny_federation(model="MLP")
-    pair = federation.paired(federation.architectures[0]().double(), apfl.Mixture).skeletons[0]
-    batch = Batch(federation.data.images(torch.arange(9), federation.dtype), federation.data.y[:9], torch.arange(9))
-    values, slopes = {}, {}
-    for alpha in (1.0, 1.7):
-        pair.alpha.data.fill_(alpha)
-        value = apfl.loss(pair, batch, None, options())
-        values[alpha], (slopes[alpha],) = value.item(), torch.autograd.grad(value, [pair.alpha])
-    assert values[1.0] == values[1.7]
-    assert slopes[1.0] != 0
-    assert slopes[1.7] == 0
+def by_hand(federation, v, rounds, alpha, lr, batch_size, decay):
+    """alpha of a client that is alone after so many rounds of projected SGD on softmax regressions w and v, in numpy, and
+    how often a step led out of [0, 1] and how often alpha then came back from an end."""
+    share, left, back = federation.shares[0].numpy(), 0, 0
+    x = federation.data.images(federation.shares[0], torch.float64).flatten(1).numpy()
+    one_hot = np.eye(3)[federation.data.y[federation.shares[0]].numpy()]
+    w, v = (np.c_[row["classifier.weight"].numpy(), row["classifier.bias"].numpy()] for row in (federation.initial(), v))
+    x = np.c_[x, np.ones(len(x))]
+
+    def slope(weights, i):
+        e = np.exp(x[i] @ weights.T)
+        return (e / e.sum(1, keepdims=True) - one_hot[i]).T @ x[i] / len(i)
+
+    for r in range(1, rounds + 1):
+        order = federation.at(r).stream("batches", 0).permutation(len(share))
+        for i in np.split(order, range(batch_size, len(order), batch_size)):
+            g, of_mixture = slope(w, i), slope(alpha * v + (1 - alpha) * w, i)
+            step = alpha - lr * ((v - w) * of_mixture).sum()
+            w, v = w - lr * (g + decay * w), v - lr * (alpha * of_mixture + decay * v)
+            left, back = left + (step > 1 or step < 0), back + (alpha in (0, 1) and 0 < step < 1)
+            alpha = min(max(step, 0.0), 1.0)
+    return alpha, left, back
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+def test_alpha_is_that_of_projected_sgd_and_is_not_decayed(decay):
+    data = tiny_data(size=2)
+    federation = Federation.of(data, [np.arange(24)], [lambda: models.Net(torch.nn.Flatten(), 4, 3)], dtype=torch.float64)
+    asked = options(mixture=0.95, lr=0.3, batch_size=4, weight_decay=decay)
+    v, draw = federation.initial(), torch.Generator().manual_seed(5)
+    v = {name: w + torch.randn(w.shape, generator=draw, dtype=w.dtype) for name, w in v.items()}
+    expected, left, back = by_hand(federation, v, 12, 0.95, 0.3, 4, decay)
+    assert left > 0, "a step leads out of [0, 1]"
+    assert back > 0, "and a later one leads back: alpha is not frozen at an end"
+    state = apfl.start(federation, asked)
+    state["begin"]["v"] = v
+    for r in range(1, 13):
+        apfl.communicate(federation.at(r), state, asked)
+    assert state["mine"][0]["alpha"].item() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("mixture", [0.0, 1.0])
+def test_at_its_ends_the_mixture_has_the_normalisation_of_fedavg_and_of_learning_alone(mixture):
+    federation = tiny_federation(model="CNN4")
+    _, done = play(federation, options(mixture=mixture, fixed_mixture=True), rounds=3)
+    expected, theirs = [], tiny_federation(model="CNN4")
+    if mixture:
+        rows, alone = [theirs.initial()] * 3, options_for("independent")
+        for r in (1, 2, 3):
+            rows = train(theirs.at(r), [0, 1, 2], rows, apfl.cross_entropy, alone).weights
+        expected = rows
+    else:
+        expected = [play(theirs, options_for("fedavg"), rounds=3)[0]["server"]] * 3
+    assert sum("running" in name for name in expected[0]) == 8
+    for k in federation.clients:
+        for name, tensor in weights_of(done.answers["personal"], k).items():
+            if tensor.is_floating_point():
+                torch.testing.assert_close(tensor, expected[k][name], rtol=0, atol=1e-12)
 
 
 def test_the_mixture_stays_between_its_ends_and_where_it_is_fixed_where_it_is():

@@ -351,7 +351,7 @@ def sides(edges):
 @pytest.mark.parametrize("topology", ["tree", "grid", "full", "random"])
 def test_mixing_over_the_wire_is_the_matrix_times_the_weights_of_those_that_are_there(mixing, clients, topology):
     net, wire, rows = net_of(7, topology), Heard(), drawn_rows(7)
-    federation = SimpleNamespace(wire=wire)
+    federation = SimpleNamespace(wire=wire, drawn=lambda: list(clients))
     there = [rows[k] for k in clients]
     before = [{name: tensor.clone() for name, tensor in row.items()} for row in there]
     mixed = graph.mix(federation, clients, there, [list(edge) for edge in net.edges], asked(7, mixing=mixing))
@@ -380,7 +380,8 @@ def test_mixing_over_the_wire_is_the_matrix_times_the_weights_of_those_that_are_
 def test_where_the_wire_is_cut_a_client_is_left_with_its_own_part():
     rows, net = drawn_rows(5), net_of()
     for mixing in ("uniform", "metropolis"):
-        mixed = graph.mix(SimpleNamespace(wire=CutWire()), range(5), rows, net.edges, asked(mixing=mixing))
+        federation = SimpleNamespace(wire=CutWire(), drawn=lambda: range(5))
+        mixed = graph.mix(federation, range(5), rows, net.edges, asked(mixing=mixing))
         matrix = graph.MIXINGS[mixing](net)
         for k in range(5):
             torch.testing.assert_close(mixed[k]["w"], matrix[k, k] * rows[k]["w"])

@@ -166,3 +166,4 @@ def test_the_defaults_are_those_of_the_paper():
     flags = fedala.Options(algorithm="fedala")
     assert (flags.ala_layers, flags.ala_share, flags.ala_lr) == (1, 0.8, 1.0)
     assert (flags.lr, flags.batch_size, flags.epoch_per_round, flags.optimizer) == (0.005, 10, 1, "sgd")
+    assert flags.rounds == 2000

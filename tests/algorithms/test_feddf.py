@@ -5,6 +5,7 @@ import torch
 from conftest import CutWire, away, options_for, play, public_federation, same_run, tiny_data, weights_of, with_public
 
 from algorithms import feddf
+from options import flags_of
 
 WHOLE = {"distill_batch_size": 12}  # all public images of the tiny data in one batch
 
@@ -100,6 +101,19 @@ def test_it_learns_from_what_arrives():
             data.y[:60] = (data.y[:60] + 1) % 3
         states.append(play(public_federation(data, wire=CutWire()), options)[0]["server"][0])
     assert away(*states) == 0
+
+
+@pytest.mark.parametrize(("batch_size", "steps", "taken"), [(5, 7, 9), (5, 9, 9), (4, 7, 9), (11, 2, 2), (5, 1, 6)])
+def test_the_server_takes_at_least_so_many_steps_in_whole_passes(batch_size, steps, taken):
+    """12 images: 3 steps a pass of 5 or 4, and 1 a pass of 11, where a left-over one joins; never under two passes."""
+    federation = public_federation()
+    play(federation, options_for("feddf", distill_steps=steps, distill_epochs=2, distill_batch_size=batch_size))
+    assert federation.meter.spent["steps", "server", 0] == taken
+
+
+def test_the_default_is_the_fewest_steps_of_the_authors_code_and_none_is_what_older_runs_did():
+    flags = feddf.Options(algorithm="feddf")
+    assert (flags.distill_steps, flags_of(feddf.Options)["distill_steps"]["before"]) == (1000, 0)
 
 
 def test_the_steps_of_the_server_are_the_servers():

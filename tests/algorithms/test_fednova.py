@@ -5,6 +5,7 @@ import torch
 from conftest import away, drifting, gradient_of, line_of, optimum, options_for, play, tiny_federation, weights_of
 
 from algorithms import fedavg, fednova
+from federation.wire import Wire
 from helpers import train
 
 WHOLE = 60  # a batch size that no share of the tiny data exceeds: one full batch an epoch
@@ -98,6 +99,23 @@ def test_what_is_sent_is_the_change_for_each_step_the_buffers_as_they_are_the_nu
     crossed = federation.wire.collect()
     assert {kind for way, kind in crossed if way == "up"} == {"normalised changes", "|a_k|", "n_k"}
     assert crossed["up", "normalised changes"] == crossed["down", "weights"]
+
+
+@pytest.mark.parametrize("compress", ["fp16", "int8"])
+def test_the_number_of_steps_arrives_exactly_where_weights_are_rounded(compress, monkeypatch):
+    # fp16 knows no 2051, which would arrive as 2052
+    steps, wire, seen = [2051, 3, 70], Wire(compress), {}
+    inner = Wire._carry
+
+    def heard(self, direction, kind, rows, clients):
+        seen[kind] = inner(self, direction, kind, rows, clients)
+        return seen[kind]
+
+    monkeypatch.setattr(Wire, "_carry", heard)
+    monkeypatch.setattr(fednova, "train", lambda *args: train(*args)._replace(steps=steps))
+    play(tiny_federation(model="MLP", wire=wire), options_for("fednova", momentum=0.0))
+    assert [a_k.item() for a_k in seen["|a_k|"]] == steps
+    assert wire.collect()["up", "|a_k|"] == {0: 8, 1: 8, 2: 8}
 
 
 def test_buffers_are_averaged_as_in_fedavg():

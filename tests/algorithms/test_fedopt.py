@@ -1,12 +1,17 @@
 """FedOpt against Algorithm 2 written out, number by number, and FedAvg, of which it is a setting."""
 
 import math
+import tomllib
 
 import pytest
 import torch
 from conftest import away, gradient_of, options_for, play, tiny_federation, weights_of
 
+import algorithms
+import commandline
+import study
 from algorithms import fedopt
+from options import plain
 
 WHOLE = 60  # a batch size that no share of the tiny data exceeds: one full batch an epoch
 EVERY = pytest.mark.parametrize("server", list(fedopt.SERVER_STEPS))
@@ -109,7 +114,56 @@ def test_a_servers_optimizer_is_one_line_in_the_table(monkeypatch):
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.01))
 
 
+def fedadagrad(federation, flags, rounds):
+    """Algorithm 2 with FedAdagrad's second moment and no momentum, from full-batch steps of all clients."""
+    row = federation.initial()
+    v = {name: torch.full_like(w, flags.tau**2) for name, w in row.items()}
+    for _ in range(rounds):
+        slopes = [gradient_of(federation, row, share) for share in federation.shares]
+        for name in row:
+            n = [len(share) for share in federation.shares]
+            delta = -flags.lr * sum(n_k * g[name] for n_k, g in zip(n, slopes, strict=True)) / sum(n)
+            v[name] = v[name] + delta**2
+            row[name] = row[name] + flags.server_lr * delta / (v[name].sqrt() + flags.tau)
+    return row
+
+
+def test_adagrad_has_no_momentum_unless_it_is_given():
+    found = {}
+    for given in ({}, {"beta1": 0.9}):
+        federation = tiny_federation(model="MLP")
+        flags = options_for("fedopt", server_optimizer="adagrad", batch_size=WHOLE, **given)
+        found[flags.beta1] = away(
+            weights_of(play(federation, flags, rounds=3)[1].answers["global"]), fedadagrad(federation, flags, 3)
+        )
+    assert found[0.0] < 1e-10
+    assert found[0.9] > 1e-3
+
+
+@pytest.mark.parametrize(("server", "beta1"), [("adam", 0.9), ("yogi", 0.9), ("sgd", 0.9), ("adagrad", 0.0)])
+def test_a_default_that_follows_names_a_run_by_the_number_that_it_becomes(server, beta1):
+    implied, given = (options_for("fedopt", server_optimizer=server, **flags) for flags in ({}, {"beta1": beta1}))
+    assert implied == given, "so runs of adam and yogi keep the names that they had"
+    assert plain(implied)["beta1"] == beta1
+
+
+def test_a_grid_of_servers_is_saved_as_a_study_of_as_many_runs():
+    argv = ["fedopt", "--server_optimizer", "adam", "adagrad", "--seed", "0"]
+    for own, beta1 in (([], None), (["--beta1", "0.9"], [0.9])):
+        runs, _, _ = commandline.parse([*argv, *own], algorithms.all_options(), {"fedopt": ""})
+        assert [run.beta1 for run in runs] == (beta1 * 2 if beta1 else [0.9, 0.0])
+        section = tomllib.loads(study.text_of(runs))["fedopt"]
+        assert section.get("beta1") == (beta1[0] if beta1 else None)
+
+
 def test_the_defaults_are_the_papers():
     flags = fedopt.Options(algorithm="fedopt")
     assert (flags.beta1, flags.beta2, flags.tau, flags.optimizer) == (0.9, 0.99, 1e-3, "sgd")
-    assert (flags.batch_size, flags.epoch_per_round, flags.momentum) == (20, 1, 0)
+    assert (flags.batch_size, flags.epoch_per_round, flags.momentum, flags.rounds) == (20, 1, 0, 1500)
+
+
+def test_the_servers_rate_is_by_its_optimizer_until_it_is_given():
+    """10 ** -2.5 of FedAdam and FedYogi, -1 of FedAdagrad, -0.5 of FedAvgM: the authors' best on EMNIST."""
+    rates = {server: fedopt.Options(algorithm="fedopt", server_optimizer=server).server_lr for server in fedopt.SERVER_STEPS}
+    assert rates == {"sgd": 0.3, "adagrad": 0.1, "adam": 0.003, "yogi": 0.003}
+    assert fedopt.Options(algorithm="fedopt", server_lr=0.5).server_lr == 0.5

@@ -115,4 +115,4 @@ def test_normalisation_that_is_local_stays_with_its_client():
 def test_the_defaults_are_those_of_the_authors():
     flags = fedrep.Options(algorithm="fedrep")
     assert (flags.head_epochs, flags.epoch_per_round, flags.batch_size) == (10, 1, 10)
-    assert (flags.optimizer, flags.lr, flags.momentum) == ("sgd", 0.01, 0.5)
+    assert (flags.optimizer, flags.lr, flags.momentum, flags.weight_decay) == ("sgd", 0.01, 0.5, 1e-4)

@@ -45,7 +45,7 @@ def test_a_teacher_is_not_moved_by_who_learns_from_it():
 
 
 def test_with_labels_alone_the_shared_model_is_fedavgs_and_the_own_ones_learn_alone():
-    flags = {"mutual_own": 1.0, "mutual_shared": 1.0, "momentum": 0.5}
+    flags = {"mutual_own": 1.0, "mutual_shared": 1.0, "momentum": 0.5, "weight_decay": 0.0}
     ours, done = play(tiny_federation(participation=0.7), options(**flags, feature_dim=6), rounds=3)
     theirs, _ = play(tiny_federation(participation=0.7), options_for("fedavg", momentum=0.5), rounds=3)
     alone, _ = play(tiny_federation(participation=0.7), options_for("independent", momentum=0.5), rounds=3)
@@ -76,6 +76,19 @@ def test_own_models_may_be_of_other_kinds_than_the_shared_one():
         again.load_state_dict(weights_of(done.answers[answer], client))
         x = federation.data.images(torch.arange(9), federation.dtype)
         torch.testing.assert_close(again(x)[1], done.answers[answer](client)(x)[1])
+
+
+@pytest.mark.parametrize(("model", "follows"), [(("LeNet5_classic",), "LeNet5_classic"), (("MLP", "LeNet5"), "MLP")])
+def test_the_shared_model_follows_the_clients(model, follows):
+    """A shared LeNet5 beside other networks was at chance long after these had learned, and dragged them along."""
+    assert fml.Options(algorithm="fml", model=model).shared_model == follows
+    assert fml.Options(algorithm="fml", model=model, shared_model="ResNet4").shared_model == "ResNet4"
+
+
+def test_the_defaults_are_those_of_the_authors():
+    flags = fml.Options(algorithm="fml")
+    assert (flags.optimizer, flags.lr, flags.momentum, flags.weight_decay) == ("sgd", 0.1, 0.9, 5e-4)
+    assert (flags.batch_size, flags.epoch_per_round, flags.rounds, flags.shared_model) == (128, 1, 90, "LeNet5")
 
 
 def test_the_own_models_optimizer_remembers_and_the_shared_ones_is_fresh():

@@ -97,6 +97,7 @@ def test_batchnorm_takes_batches_of_any_size():
     assert torch.isfinite(done.loss).all()
 
 
-def test_the_defaults_are_those_of_the_paper():
+def test_the_defaults_are_those_of_the_paper_but_for_the_rate():
     flags = perfedavg.Options(algorithm="perfedavg")
-    assert (flags.adapt_lr, flags.lr, flags.batch_size, flags.optimizer) == (0.01, 0.001, 40, "sgd")
+    assert (flags.adapt_lr, flags.batch_size, flags.rounds, flags.optimizer) == (0.01, 40, 1000, "sgd")
+    assert flags.lr == 0.1, "chosen on validation: the docstring"

@@ -7,17 +7,18 @@
 *rounds*: Chorus and bare PyTorch loops on the jobs of `jobs.py`. *peers*: Chorus and other systems on the first two of them.
 *cuda*: as rounds, on a CUDA device. *before*: Chorus beside an earlier revision of itself. *plan*: what `--plan` foretells
 against what runs take. *study*: many runs, side by side with `--jobs`. *page*: the tables of docs/speed.md, made anew from
-what is recorded. The exit status is the number of results that are wrong.
+what is recorded. *defaults*, which is not about speed: the table in docs/settings.md of what every method reaches with its
+own defaults; runs what saves/defaults does not have. The exit status is the number of results that are wrong.
 """
 
 import argparse
 import sys
 
-from tests.bench import before, plan, results, rounds, study
+from tests.bench import before, defaults, plan, results, rounds, study
 from tests.bench.contestants import BARE, CHORUS, ON_CUDA, PEERS, Contestant
 from tests.bench.jobs import JOBS
 
-PARTS = ("rounds", "plan", "study", "peers", "cuda", "before", "page")
+PARTS = ("rounds", "plan", "study", "peers", "cuda", "before", "page", "defaults")
 
 
 def main() -> int:
@@ -49,6 +50,7 @@ def main() -> int:
         "plan": lambda: plan.compared(asked.times),
         "study": lambda: study.compared(asked.times),
         "page": results.write,
+        "defaults": defaults.measured,
     }
     return sum(does[part]() or 0 for part in asked.parts)
 

@@ -107,13 +107,13 @@ def write() -> None:
     kept, page = read(), PAGE.read_text()
     for part, jobs in kept.items():
         blocks = [_block(JOBS[name], jobs[name]) for name in JOBS if name in jobs]
-        page = _between(page, f"bench {part}", "\n\n" + "\n\n".join(blocks) + "\n\n")
+        page = between(page, f"bench {part}", "\n\n" + "\n\n".join(blocks) + "\n\n")
     PAGE.write_text(page)
     if found := kept.get("rounds", {}).get("fedavg"):
-        README.write_text(_between(README.read_text(), "bench", _sentence(JOBS["fedavg"], found)))
+        README.write_text(between(README.read_text(), "bench", _sentence(JOBS["fedavg"], found)))
 
 
-def _between(text: str, name: str, new: str) -> str:
+def between(text: str, name: str, new: str) -> str:
     """The text, with what stands between two markers replaced."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, _, rest = text.partition(begin)

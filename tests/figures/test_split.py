@@ -5,7 +5,7 @@ import pytest
 from conftest import keeping
 from test_targets import saved
 
-from figures import split
+from figures import on_paper, split
 
 TABLE = np.array([[3, 0], [1, 9]])
 
@@ -88,3 +88,11 @@ def test_a_file_is_drawn_beside_and_runs_by_the_command(ending, tmp_path, capsys
     split.main([str(tmp_path), "-o", str(tmp_path / f"split.{ending}")])
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / f"split.{ending}").stat().st_size > 1000
+
+
+def test_letters_that_no_font_has_are_told_in_one_line(tmp_path, monkeypatch, caplog, recwarn):
+    monkeypatch.setattr(on_paper, "FONTS", ("No Such Font",))
+    names = {"table": TABLE, "classes": np.array(["\u732b", "\u72ac"])}
+    split.draw([keeping(saved(tmp_path), "split.npz", names)], tmp_path / "split.png")
+    assert caplog.messages == ["no font here has \u732b\u72ac; a picture shows boxes; install one such as No Such Font"]
+    assert not list(recwarn)

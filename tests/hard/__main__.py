@@ -1,6 +1,6 @@
-"""What does Chorus withstand? It takes about 35 minutes on two cores.
+"""What does Chorus withstand? It takes less than an hour on two cores.
 
-    make hard          # or: python -m tests.hard [kill] [corrupt] [repeat] [starve] [strangers] [fuzz] [--seed N] [--record]
+    make hard          # or: python -m tests.hard [PART ...] [--seed N] [--record]
 
 The exit status is 1 where a promise of docs/reliability.md is not kept. With `--record` the figures stand there."""
 
@@ -20,8 +20,14 @@ from experiment.identity import revision
 from tests.hard import Outcome
 from tests.hard.forks import ROOT
 
-PARTS = ("kill", "corrupt", "repeat", "starve", "strangers", "fuzz")
-SIDE_BY_SIDE = ("fuzz", "starve", "strangers")  # each does one thing after another; the other parts keep two cores busy
+PARTS = ("kill", "corrupt", "repeat", "starve", "strangers", "meddlers", "users", "fuzz")
+SIDE_BY_SIDE = (
+    "fuzz",
+    "starve",
+    "strangers",
+    "meddlers",
+    "users",
+)  # each does one thing after another; the other parts keep two cores busy
 PAGE = ROOT / "docs" / "reliability.md"
 LOCK = ROOT / "build" / "hard" / "record.lock"  # of the page
 

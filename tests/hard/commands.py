@@ -55,6 +55,7 @@ OF_ALGORITHM = {  # what makes their defaults small
     "fedgkt": {"model": "ResNet4", "server_model": "ResNet5", "epochs_server": 1},
     "fml": {"shared_model": "MLP"},
     "fedmd": {"pretrain_epochs": 1, "digest_epochs": 1},
+    "feddf": {"distill_steps": 1},
     "fedrep": {"head_epochs": 1},
     "data_exchange": {"partition": "iid"},
     "dpsgd": {"partition": "iid"},
@@ -236,7 +237,8 @@ def words_of(name: str, text: Any, declared, names, draw) -> list[str]:
 # how much there is to do: their largest values are allowed, and take for ever
 COSTLY = (
     *("rounds", "epoch_per_round", "ft_epochs", "head_epochs", "pretrain_epochs", "digest_epochs", "distill_epochs"),
-    *("epochs_server", "inner_steps", "ala_first", "ala_layers", "feature_dim", "image_size", "threads", "n_clients"),
+    *("distill_steps", "epochs_server", "inner_steps", "ala_first", "ala_layers", "feature_dim", "image_size"),
+    *("threads", "n_clients"),
 )
 EXTREMES = {
     int: ("0", "1", "9223372036854775807", "2147483648"),

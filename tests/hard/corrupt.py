@@ -1,9 +1,10 @@
 """Every file of a run's folder damaged: what is read is what was written, or refused in one line; and the same command again
 ends in the right bits.
 
-A file is truncated at a random place, has bits flipped, is emptied, removed, replaced by a folder, or by the same file of
-another run: of a finished run, whose readers are asked for all that they tell; of one that was killed, which goes on from
-the checkpoint before the newest, or begins anew; and of a finished run from which a longer one would go on.
+A file is truncated at a random place, has bits flipped, is emptied, removed, replaced by a folder, a pipe, a socket, a link
+to a device or to itself, or by the same file of another run. Of a finished run the readers are asked for all that they tell,
+each with a time limit; one that was killed goes on from the checkpoint before the newest, or begins anew; and from a
+finished run a longer one would go on.
 """
 
 import io
@@ -21,12 +22,13 @@ import numpy as np
 import saves
 from errors import UserError
 from figures import report, status, table
-from tests.hard import Outcome, methods
+from tests.hard import HangsError, Outcome, in_time, methods
 from tests.hard.damages import REMOVED, damages
 from tests.hard.forks import Forks, Plan
 
 CASES = ("cfkd", "data_exchange")  # of which one draws, in the end, from its checkpoint
 FLAGS = {"validation": 0.1, "jobs": 1}
+PATIENCE = 20  # seconds after which a reader counts as one that hangs
 # --- what is read ------------------------------------------------------------------------------------------------------
 
 
@@ -89,8 +91,9 @@ def told_by(folder: Path, scratch: Path) -> dict[str, object]:
     found = {}
     for name, read in READERS.items():
         try:
-            found[name] = read(folder, scratch)
-        except Exception as error:  # whatever it is: that is what is asked here
+            with in_time(PATIENCE):
+                found[name] = read(folder, scratch)
+        except (Exception, HangsError) as error:  # whatever it is: that is what is asked here
             found[name] = error
     return found
 
@@ -102,7 +105,7 @@ def wrong(undamaged: dict[str, object], damaged: dict[str, object]) -> list[str]
         if isinstance(told, UserError):
             if len(str(told).splitlines()) != 1:
                 found.append(f"{name} refuses in other than one line: {str(told)!r}")
-        elif isinstance(told, Exception):
+        elif isinstance(told, BaseException):
             found.append(f"{name} fails with {type(told).__name__}: {str(told)[:200]!r}")
         elif told != undamaged[name] and not is_passed_over(name, told):
             found.append(f"{name} reads something else")
@@ -235,7 +238,7 @@ def _again(forks: Forks, damage: Damage) -> list[str]:
     ended = forks.run(_plan(damage.victim.words, damage.copy.parent))
     lines, expected = ended.said.strip().splitlines(), damage.victim.expected
     found = [f"a traceback: {ended.said[-400:]!r}"] if "Traceback" in ended.said else []
-    if ended.status and (damage.copy / damage.name).is_dir():  # which nobody but the user can put right
+    if ended.status and not (damage.copy / damage.name).is_file():  # which nobody but the user can put right
         return found if damage.name in lines[-1] else [*found, f"not told: {lines}"]
     if ended.status:
         return [*found, f"exit status {ended.status}, {lines[-3:]}"]

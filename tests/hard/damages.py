@@ -1,6 +1,9 @@
 """What can happen to a file: of the file and what is drawn, in words, what was done to it."""
 
+import os
 import shutil
+import socket
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -48,6 +51,41 @@ def a_folder(path: Path, draw: np.random.Generator) -> str:
     return "replaced by a folder"
 
 
+def a_pipe(path: Path, draw: np.random.Generator) -> str:
+    """A pipe has its name: whoever opens it waits for another who writes."""
+    path.unlink()
+    os.mkfifo(path)
+    return "replaced by a pipe"
+
+
+def a_socket(path: Path, draw: np.random.Generator) -> str:
+    """A socket has its name."""
+    path.unlink()
+    short = Path(tempfile.mkdtemp(dir="/tmp")) / "s"  # the name of a socket has at most 107 bytes
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(short))
+    shutil.move(short, path)
+    short.parent.rmdir()
+    return "replaced by a socket"
+
+
+def a_device(path: Path, draw: np.random.Generator) -> str:
+    """A link to a device that never ends has its name."""
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    return "replaced by a link to /dev/zero"
+
+
+def a_circle(path: Path, draw: np.random.Generator) -> str:
+    """A link to itself has its name."""
+    path.unlink()
+    path.symlink_to(path.name)
+    return "replaced by a link to itself"
+
+
+NO_FILES = (a_folder, a_pipe, a_socket, a_device, a_circle)
+
+
 def anothers(path: Path, draw: np.random.Generator, other: Path) -> str:
     """The same file of another run has its name."""
     shutil.copyfile(other, path)
@@ -61,4 +99,4 @@ def damages(path: Path, other: Path) -> list[Callable[[Path, np.random.Generator
     if path.name.startswith("checkpoint-"):
         twin = max(other.glob("checkpoint-*"), default=twin)
     others = [partial(anothers, other=twin)] if twin.is_file() and twin.read_bytes() != path.read_bytes() else []
-    return [*drawn, emptied, removed, a_folder, *others]
+    return [*drawn, emptied, removed, *NO_FILES, *others]

@@ -4,6 +4,7 @@ that got its number since.
 """
 
 import atexit
+import importlib
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ LIMIT = 300.0  # seconds of a command that is not killed
 class Plan:
     """A command and its end: `signal` after `after` seconds, or SIGKILL at the rename number `rename` (from 1), before it or
     behind it; or none. `eager`: a checkpoint is written after every round, as where rounds take long; and a run with workers
-    waits for them, as where rounds take longer than these to begin."""
+    waits for them, as where rounds take longer than these to begin. `module`: another command than run.py."""
 
     argv: list[str]
     folder: str  # for temporary files, and of what it says
@@ -33,6 +34,9 @@ class Plan:
     behind: bool = False
     eager: bool = False
     environment: dict[str, str] = field(default_factory=dict)
+    user: int = 0  # whose rights the command has, where this process is root's
+    umask: int = 0o022
+    module: str = "run"  # whose `main` it is
 
 
 @dataclass
@@ -52,11 +56,12 @@ class Ended:
 
 
 class Forks:
-    """A process that forks others. To be closed."""
+    """A process that forks others. To be closed. `modules` are imported beforehand too, with these variables in
+    the `environment`."""
 
-    def __init__(self) -> None:
-        words = [sys.executable, "-m", "tests.hard.forks"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    def __init__(self, *modules: str, **environment: str) -> None:
+        words = [sys.executable, "-m", "tests.hard.forks", *modules]
+        environment = {**os.environ, **environment, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(words, cwd=ROOT, env=environment, **pipes)
 
@@ -80,8 +85,10 @@ class Forks:
 def _serve() -> None:
     import run  # noqa: F401  # and with it all that a command needs
     import saves.workbook  # noqa: F401
-    from figures import folder  # noqa: F401
+    from figures import folder, report, status, table  # noqa: F401
 
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     for line in sys.stdin:
         print(json.dumps(asdict(_carried_out(Plan(**json.loads(line))))), flush=True)
 
@@ -128,10 +135,15 @@ def _be(plan: Plan, said: Path, moment: Path) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         os.environ.update(plan.environment, TMPDIR=plan.folder)
-        sys.argv = ["run.py", *plan.argv]
+        sys.argv = [f"{plan.module}.py", *plan.argv]
         _end_at_rename(plan.rename, plan.behind, moment)
+        os.umask(plan.umask)
+        if plan.user:
+            os.setgroups([])
+            os.setgid(plan.user)
+            os.setuid(plan.user)
 
-        import run
+        command = importlib.import_module(plan.module)
         from experiment import rounds
         from federation.pool import Pool, ignore_signals
 
@@ -139,7 +151,7 @@ def _be(plan: Plan, said: Path, moment: Path) -> None:
             rounds.CHECKPOINT_SECONDS = 0
             Pool.ready = property(lambda pool: pool.wait() or True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        status = run.main(plan.argv)
+        status = command.main(plan.argv) or 0
         ignore_signals()
         atexit._run_exitfuncs()  # as at the end of any process: multiprocessing removes what it has in a folder
         sys.stderr.flush()
@@ -147,6 +159,12 @@ def _be(plan: Plan, said: Path, moment: Path) -> None:
         sys.excepthook(*sys.exc_info())
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
+    except SystemExit as left:
+        status = left.code or 0
+        if isinstance(status, str):  # as Python does with words
+            print(status, file=sys.stderr)
+            status = 1
+        sys.stderr.flush()
     except BaseException:
         traceback.print_exc()
     finally:

@@ -6,7 +6,8 @@ that is damaged (`spoiled`). Each is carried out in this process, in a folder of
 - it ends, in time, with 0, 1 or 2, and nothing that it prints is a traceback;
 - 2 is a refusal: one line, and no file or folder more or less than before;
 - 1 is a run that failed, and only because its numbers diverged or all its clients failed;
-- a valid command ends with 0, and its runs are finished.
+- a valid command ends with 0, and its runs are finished;
+- a study, of which some are drawn too (`studies`), counts no run twice.
 
 What breaks a promise is made as small as it can be, and told as a command line.
 """
@@ -21,7 +22,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -40,7 +40,7 @@ import commandline
 import run
 import saves
 from launch import single
-from tests.hard import Outcome, material
+from tests.hard import HangsError, Outcome, in_time, material, studies
 from tests.hard.commands import Command, extreme, impossible, odd, valid, wrong
 from tests.hard.spoiled import spoiled
 
@@ -49,10 +49,6 @@ STAGES = ("parser", "data", "run")
 PATIENCE = 120  # seconds after which an input counts as one that hangs
 AT_ONCE = 50  # inputs of which one that fails ends the rest
 ALLOWED = ("nothing after it would mean anything", "of its fine-tuning; a smaller", "all clients failed")
-
-
-class HangsError(BaseException):
-    """It takes too long. No handler of Exception keeps it."""
 
 
 @dataclasses.dataclass
@@ -65,6 +61,7 @@ class Told:
     err: str = ""
     ready: list = dataclasses.field(default_factory=list)
     failed: list[str] = dataclasses.field(default_factory=list)
+    launched: list[list[str]] = dataclasses.field(default_factory=list)  # each time the names of the runs
 
 
 def carried_out(words: tuple[str, ...], largest: float = 8) -> Told:
@@ -83,6 +80,7 @@ def carried_out(words: tuple[str, ...], largest: float = 8) -> Told:
     def launching(function: Callable) -> Callable:
         def launched(ready, *given, **named):
             told.stage = "run"
+            told.launched.append([str(one.folder) for one in ready])
             if sum(one.options.rounds * one.options.epoch_per_round for one in ready) > largest:
                 return iter(())
             return function(ready, *given, **named)
@@ -98,7 +96,7 @@ def carried_out(words: tuple[str, ...], largest: float = 8) -> Told:
 
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", how) for how in ("strict", "backslashreplace"))
     with contextlib.ExitStack() as stack:
-        for one in (_logging_as_before(), _in_time(), warnings.catch_warnings()):
+        for one in (_logging_as_before(), in_time(PATIENCE), warnings.catch_warnings()):
             stack.enter_context(one)
         for owner, name, wrapped in (
             (commandline, "parse", noting(commandline.parse, lambda _: setattr(told, "stage", "data"))),
@@ -124,20 +122,6 @@ def carried_out(words: tuple[str, ...], largest: float = 8) -> Told:
         err.flush()
         told.out, told.err = (stream.buffer.getvalue().decode() for stream in (out, err))
     return told
-
-
-@contextlib.contextmanager
-def _in_time() -> Iterator[None]:
-    def late(*_):
-        raise HangsError(f"it takes more than {PATIENCE} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(PATIENCE)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager
@@ -180,6 +164,9 @@ def held_to(command: Command, folder: Path, largest: float = 8) -> str:
     if told.status == 0:
         assert told.err == "" or "run.py:" not in told.err, told.err
         _whole_json(told, command)
+    if "--study" in command.words:
+        twice = [name for names in told.launched for name in names if names.count(name) > 1]
+        assert not twice, f"a run is counted twice: {twice[0]}"
     if command.finishes:
         assert told.status == 0 or all("all clients failed" in reason for reason in told.failed or ["?"]), told.err
         assert told.stage == "run"
@@ -224,10 +211,11 @@ KINDS: dict[str, Callable[[], st.SearchStrategy]] = {
     "impossible": impossible,
     "of a damaged file that is parsed": lambda: spoiled(start, parsed=True),
     "of a damaged file": lambda: spoiled(start),
+    "of a drawn study": studies.drawn,
 }
 MIX = {
     **{"valid": 0.47, "at the bounds": 0.03, "mistyped": 0.2, "impossible": 0.1},
-    **{"of a damaged file that is parsed": 0.05, "of a damaged file": 0.15},
+    **{"of a damaged file that is parsed": 0.05, "of a damaged file": 0.15, "of a drawn study": 0.1},
 }
 
 

@@ -62,8 +62,8 @@ def picture() -> bytes:
 def study() -> dict:
     """A study of two methods, of which each tries two settings."""
     return {
-        "problem": {"dataset": "mine.npz", "n_clients": 2},
-        "settings": {"rounds": 1, "model": "MLP"},
+        "problem": {"dataset": "mine.npz", "n_clients": 2, "model": "MLP"},
+        "settings": {"rounds": 1},
         "fedavg": {"lr": [0.01, 0.02]},
         "light": {"algorithm": "fedprox", "mu": 0.1, "lr": [0.01, 0.02]},
         "tuning": {"validation": 0.2, "seed": [100]},

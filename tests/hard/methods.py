@@ -28,6 +28,7 @@ OWN = {
     "scaffold": {"variate": 1},
     "fml": {"shared_model": "MLP"},
     "fedmd": {"pretrain_epochs": 1},
+    "feddf": {"distill_steps": 0},
     "fedgkt": {"server_model": "ResNet5", "epochs_server": 1, "reduced": 0.05},
 }
 MODELS = {"mhmd": "CNN4", "fedgkt": "ResNet4"}  # of all others MLP; a command has one for all of its algorithms

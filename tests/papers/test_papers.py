@@ -1,7 +1,9 @@
 """Published tables: a cell is the very run that its command makes; what is recorded is what RESULTS.md says."""
 
+import os
 import re
 import signal
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -48,6 +50,60 @@ def test_a_key_is_a_command_that_makes_the_same_run_again():
         for made in {made.key: made for cell in table.cells for made in runs_of(cell.command)}.values():
             (again,) = runs_of(made.key)
             assert again.options == made.options
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_papers_script_is_made_from_its_tables(name):
+    assert results.file_of(PAPERS[name], "run.sh").read_text() == page.script(name, PAPERS[name]), (
+        "python -m papers --record"
+    )
+
+
+def calls(name, tmp_path, *words):
+    """The command lines that `papers/NAME/run.sh` gives to python."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {tmp_path}/calls\n')
+    python.chmod(0o755)
+    script = results.file_of(PAPERS[name], "run.sh")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", script, *words], env={"PATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return (tmp_path / "calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_papers_script_runs_every_command_of_its_tables(name, tmp_path):
+    told = calls(name, tmp_path, *(table.name for table in PAPERS[name].TABLES))
+    ours = [line.removeprefix("run.py ") for line in told if line.startswith("run.py ")]
+    wanted = [cell.command for table in PAPERS[name].TABLES for cell in table.cells if not cell.start]
+    assert {made.options for line in ours for made in runs_of(line)} == {m.options for line in wanted for m in runs_of(line)}
+    starting = [f"-m papers {name}/{t.name}" for t in PAPERS[name].TABLES if any(cell.start for cell in t.cells)]
+    assert [line for line in told if not line.startswith("run.py ")] == starting
+
+
+def test_flags_behind_two_dashes_go_to_every_command_and_a_light_table_is_run_unless_named(tmp_path):
+    told = calls("cfkd", tmp_path, "--", "--slurm", "--array=1-8")
+    assert len(told) == len({cell.command for cell in PAPERS["cfkd"].TABLES[0].cells})
+    assert all(line.endswith("--slurm --array=1-8") for line in told)
+
+
+def test_a_table_that_a_papers_script_does_not_have_is_a_line():
+    script = results.file_of(PAPERS["cfkd"], "run.sh")
+    done = subprocess.run(["sh", script, "nothing"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("no table nothing; use mnist, ablation, fashion, cifar10\n")
+
+
+def test_recorded_numbers_are_shown_without_reading_any_data(tmp_path, monkeypatch, capsys):
+    def absent(*_):
+        raise AssertionError("a recorded number needs no data")
+
+    monkeypatch.setattr(experiment, "prepare", absent)
+    assert __main__.main(["cfkd/mnist", "--show", "--export_dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    recorded = results.read(PAPERS["cfkd"])
+    assert f"{recorded.mean(PAPERS['cfkd'].TABLES[0], 'cfkd (CFKD)', 'N = 10'):.2f}" in out
+    assert "as recorded" in out
 
 
 def test_results_md_says_what_is_recorded_to_the_last_digit():
@@ -160,7 +216,7 @@ def paper(tmp_path, monkeypatch):
     made = SimpleNamespace(__name__="papers.tiny", TITLE="Tiny", ABOUT="A paper.", TABLES=(table,))
     made.words = lambda found: f"The mean is {found.mean(table, 'a', 'accuracy'):.2f}."
     (tmp_path / "tiny").mkdir()
-    for module in (papers, page, __main__):
+    for module in (papers, page, results, __main__):
         monkeypatch.setattr(module, "PAPERS", {"tiny": made})
     monkeypatch.setattr(results, "HERE", tmp_path)
     monkeypatch.setattr(page, "PATH", tmp_path / "RESULTS.md")

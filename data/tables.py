@@ -1,0 +1,251 @@
+"""Tables: .csv and .parquet files, read once and strictly. What is doubtful is refused, with file, line and column."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import untrusted
+from data import files
+
+SUFFIXES = (".csv", ".parquet")
+COLUMNS = 20_000  # of a table
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # which are not read
+TRUTH = {"true": 1.0, "false": 0.0}
+SHOWN = 60  # characters of a cell in a message
+MANY = 5  # rows from which on a column of consecutive numbers is taken for a count of the rows
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a table as text by column, "" where a cell is empty. `lines` holds the line of the file at which each row
+    begins; of a .parquet file the number of the row, from 1."""
+
+    path: Path
+    columns: dict[str, list[str]]
+    lines: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def place(self, row: int, column: str) -> str:
+        """Return file, line and column of a cell."""
+        return f"{self.path}, {'line' if _is_csv(self.path) else 'row'} {self.lines[row]}: the column {shown(column)}"
+
+    def words(self, name: str, empty: bool = False) -> np.ndarray:
+        """Return a column as text [n]. Raises ValueError for an empty cell unless `empty` allows it."""
+        cells = files.words(f"{self.path}: the column {shown(name)}", self.columns[name])
+        if not empty and len(wrong := np.flatnonzero(np.char.strip(cells) == "")):
+            raise ValueError(f"{self.place(wrong[0], name)} has no value")
+        return cells
+
+    def first(self, name: str) -> dict[str, str]:
+        """Return where each value of a column occurs first: {value: file, line and column}."""
+        found: dict[str, int] = {}
+        for row, cell in enumerate(self.columns[name]):
+            found.setdefault(cell, row)
+        return {cell: self.place(row, name) for cell, row in found.items()}
+
+    def numbers(self, name: str) -> np.ndarray:
+        """Return a column as float64 [n]. A column of true and false is 1 and 0. Raises ValueError for a cell that is no
+        finite number, and for a column whose numbers differ by less than 64 bits keep."""
+        cells = self.columns[name]
+        numbers = _floats(cells)
+        with np.errstate(over="ignore"):
+            wrong = np.flatnonzero(~np.isfinite(numbers.astype(np.float32)))
+        if len(wrong):
+            cell = cells[wrong[0]].strip()
+            words = f"holds {shown(cell)}" if cell else "has no value"
+            hint = "; write decimals with a point" if cell.lstrip("+-").replace(",", "", 1).isdecimal() else ""
+            raise ValueError(f"{self.place(wrong[0], name)} {words}; features must be finite numbers{hint}")
+        if np.spacing(np.abs(numbers).max()) > files.COLLAPSED * numbers.std():
+            exact = {Decimal(cell.strip()) for cell in set(cells) if cell.strip().lower() not in TRUTH}
+            if len(exact) > len(np.unique(numbers)):
+                raise ValueError(
+                    f"{self.path}: the column {shown(name)} holds numbers that differ by less than 64 bits keep; subtract "
+                    "an offset"
+                )
+        return numbers
+
+
+def counts_rows(numbers: np.ndarray) -> bool:
+    """Return whether these are consecutive whole numbers, in whatever order, as the numbers of rows are."""
+    return len(numbers) >= MANY and bool((np.diff(np.sort(numbers)) == 1).all())
+
+
+def read(path: Path) -> Table:
+    """Read a table. Raises ValueError, naming file and line, for a file that is none, for columns without a name or with one
+    name, and for rows that are shorter or longer than the header."""
+    try:
+        with untrusted.opened(path) as file:
+            table = _csv(path, file) if _is_csv(path) else _parquet(path, file)
+    except _WrongError as error:
+        raise ValueError(str(error)) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not to be read as a table ({error}); save it as UTF-8") from None
+    except Exception as error:  # whatever a reader stumbles over in a file that may be anything
+        raise ValueError(f"{path} is not to be read as a table ({files.reason(error)})") from error
+    return table
+
+
+class _WrongError(Exception):
+    """What is wrong with a table: file, line and column, and what to do."""
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def shown(cell: str) -> str:
+    """A cell as a message has it: in one line, and not longer than `SHOWN`."""
+    return untrusted.inert(cell if len(cell) <= SHOWN else f"{cell[:SHOWN]}...")
+
+
+# --- cells -------------------------------------------------------------------------------------------------------------
+
+
+def _floats(cells: Sequence[str]) -> np.ndarray:
+    """Numbers as float64 [n], correctly rounded; NaN for what is none."""
+    try:
+        if not any("_" in cell for cell in cells):  # which Python takes: 1_000
+            return np.fromiter(map(float, cells), np.float64, len(cells))
+    except ValueError:
+        pass
+    words = [cell.strip().lower() for cell in cells]
+    if all(word in TRUTH for word in words):
+        return np.array([TRUTH[word] for word in words])
+    return np.array([float(word) if _is_number(word) else np.nan for word in words])
+
+
+def is_value(text: str) -> bool:
+    """Return whether a text is what a feature may hold, and no name: a number, NaN and infinity included, true or false."""
+    return text.strip().lower() in TRUTH or _is_number(text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+# --- .csv --------------------------------------------------------------------------------------------------------------
+
+
+def _csv(path: Path, file: io.BufferedIOBase) -> Table:
+    """Read a file of commas (RFC 4180), whose first line names the columns. Blank lines are passed over."""
+    reader = csv.reader(_short(path, io.TextIOWrapper(file, "utf-8-sig", newline="")), strict=True)
+    names, rows, lines, line = [], [], [], 1
+    try:
+        for row in reader:
+            if row and not names:
+                names = _header(path, line, row)
+            elif row:
+                if len(row) != len(names):
+                    raise _WrongError(f"{path}, line {line}: {_of_another_length(row, len(names))}")
+                rows.append(row)
+                lines.append(line)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _WrongError(f"{path}, line {line}: is not to be read as a row of a table ({error})") from None
+    if not names:
+        raise _WrongError(f"{path} has no columns; its first line must name them")
+    columns = map(list, zip(*rows, strict=True)) if rows else ([] for _ in names)
+    return Table(path, dict(zip(names, columns, strict=True)), lines)
+
+
+def _short(path: Path, text: Iterable[str]) -> Iterator[str]:
+    """The lines of a file, none of which has more than `COLUMNS` columns."""
+    for n, line in enumerate(text, 1):
+        if line.count(",") >= COLUMNS:
+            raise _WrongError(f"{path}, line {n}: has {line.count(',') + 1} columns; at most {COLUMNS} are read")
+        yield line
+
+
+def _of_another_length(row: Sequence[str], n: int) -> str:
+    if row[0].lstrip().startswith("#"):
+        return f"{shown(','.join(row))} looks like a comment; remove the line"
+    hint = "write decimals with a point, and quote text with a comma" if len(row) > n else "every row needs one for each"
+    return f"holds {len(row)} values for {n} columns; {hint}"
+
+
+def _header(path: Path, line: int, row: Sequence[str]) -> list[str]:
+    """The names of the columns. Raises _WrongError for a line that does not look like names separated by commas."""
+    place, said = f"{path}, line {line}:", shown(",".join(row))
+    if row[0].lstrip().startswith("#"):
+        raise _WrongError(f"{place} {said} looks like a comment; the first line must name the columns")
+    for mark, called in SEPARATORS.items():
+        if any(mark in cell for cell in row) and (len(row) == 1 or mark in ";\t"):
+            raise _WrongError(f"{place} the columns are separated by {called} ({said}); separate them by commas")
+    if len(row) == 1:
+        raise _WrongError(f"{place} has a single column, {said}; separate features and label by commas")
+    names = _proper(place, row)
+    numbers = [name for name in names if is_value(name)]
+    if len(numbers) == len(names) or not _count_up(numbers):  # pandas calls columns 0, 1, 2, ...
+        raise _WrongError(f"{place} there is no header, but {said}; the first line must name the columns")
+    return names
+
+
+def _proper(place: str, given: Iterable[Any]) -> list[str]:
+    """Names of columns, without the spaces around them. Raises _WrongError for one that is none or occurs twice."""
+    names: list[str] = []
+    for i, name in enumerate((str(name).strip() for name in given), 1):
+        if not name or name.startswith(("Unnamed: ", "__index_level_")):
+            raise _WrongError(
+                f"{place} column {i} has no name, as an index that pandas writes; remove it (index=False), or name it if "
+                "it is a feature"
+            )
+        if name in names:
+            raise _WrongError(f"{place} columns {names.index(name) + 1} and {i} are both called {shown(name)}; keep one")
+        names.append(name)
+    return names
+
+
+def _count_up(numbers: Sequence[str]) -> bool:
+    """Whether these are whole numbers that follow each other."""
+    whole = all(number.isdecimal() for number in numbers)
+    return whole and all(int(b) - int(a) == 1 for a, b in zip(numbers, numbers[1:], strict=False))
+
+
+# --- .parquet ----------------------------------------------------------------------------------------------------------
+
+
+def _parquet(path: Path, file: io.BufferedIOBase) -> Table:
+    """Read a .parquet file: numbers, truth values and text."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise _WrongError(f"{path}: a .parquet file needs the package pyarrow; python -m pip install pyarrow") from None
+    found = pq.ParquetFile(file)
+    held = found.metadata
+    if found.schema_arrow.names and len(found.schema_arrow.names) > COLUMNS:
+        raise _WrongError(f"{path} has {len(found.schema_arrow.names)} columns; at most {COLUMNS} are read")
+    asked = sum(held.row_group(i).total_byte_size for i in range(held.num_row_groups))
+    packed = path.stat().st_size
+    untrusted.affordable(path, max(asked, 8 * held.num_rows * held.num_columns), packed)
+    names = _proper(f"{path}:", found.schema_arrow.names)
+    columns = {}
+    for name, column in zip(names, found.read().columns, strict=True):
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        if not is_text and not any(
+            is_kind(column.type)
+            for is_kind in (
+                pa.types.is_integer,
+                pa.types.is_floating,
+                pa.types.is_boolean,
+                pa.types.is_decimal,
+                pa.types.is_null,
+            )
+        ):
+            raise _WrongError(f"{path}: the column {shown(name)} holds {column.type}; must be numbers or text")
+        columns[name] = ["" if value is None else str(value) for value in column.to_pylist()]
+    return Table(path, columns, range(1, held.num_rows + 1))
