@@ -261,9 +261,6 @@ the accuracy of a client is over the mean number of examples | experiment/evalua
 of many clients the last round tells only those that trained | experiment/measuring.py | test_many_clients.py
 - saves.MANY and r < options.rounds:
 + saves.MANY:
-a method is marked as best whatever the others reach | figures/groups.py | figures/test_problems.py
-- return [group for group, of_it in values if abs(of_it - largest) < EQUAL]
-+ return [group for group, of_it in values if of_it <= largest]
 a method is marked as best whatever the others reach | figures/problems.py | figures/test_problems.py
 - best = winners(groups, metric, of)
 + best = list(groups)
