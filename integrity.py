@@ -109,7 +109,7 @@ def modes() -> dict[str, Hashable]:
         "torch's grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled()),
         "torch's autocast": tuple((torch.is_autocast_enabled(name), torch.get_autocast_dtype(name)) for name in devices),
         "torch's precision of float32 products": torch.get_float32_matmul_precision(),
-        "torch's denormal numbers": bool(torch.tensor([5e-324], dtype=torch.float64) * 1),
+        "torch's denormal numbers": bool(torch.tensor([5e-324], dtype=torch.float64, device="cpu") * 1),
         "torch's oneDNN switch": torch.backends.mkldnn.enabled,
         "torch's function modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
         "torch's hooks of all modules": tuple(

@@ -216,7 +216,8 @@ def _code() -> integrity.Code:
 
 def _changed() -> str | None:
     """What of Chorus, its libraries and their modes is not as the first plugin found it."""
-    return integrity.changed_code(_before["code"], _code()) or integrity.changed_value(_before["modes"], integrity.modes())
+    of_modes = integrity.changed_value(_before["modes"], integrity.modes())
+    return of_modes or integrity.changed_code(_before["code"], _code())
 
 
 def _register(given: str | Path, module: ModuleType, before: list[Mapping[str, Any]]) -> None:

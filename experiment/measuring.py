@@ -165,11 +165,11 @@ def _entry(federation: Federation, r: int, done: Round, evaluated: Evaluated, se
     of_all = {name: told for name, told in done.told.items() if not isinstance(told, dict)}
     whose = {name: np.fromiter(column, np.int64, len(column)) for name, column in columns.items()}
     present = np.unique(np.concatenate(list(whose.values())))
-    clients = {"client": present.astype(np.float64).tobytes()}
+    clients = {"client": saves.column_bytes(present)}
     for name, column in columns.items():
         values = np.full(len(present), math.nan)
         values[np.searchsorted(present, whose[name])] = np.fromiter(column.values(), np.float64, len(column))
-        clients[name] = values.tobytes()
+        clients[name] = saves.column_bytes(values)
     loss = done.loss.mean().item() if len(done.loss) else math.nan
     timing = dict(zip(saves.TIMING, (seconds, training, seconds - training, evaluation, _peak(federation)), strict=True))
     return {"round": {"round": r, "loss": loss, **totals, **evaluated.of_round, **of_all, **timing}, "clients": clients}

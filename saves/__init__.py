@@ -82,6 +82,7 @@ __all__ = [
     "at_work",
     "checkpoints",
     "clear",
+    "column_bytes",
     "digest",
     "digest_of",
     "find",
@@ -496,9 +497,15 @@ def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns, copy=False)
 
 
-def numbers(column: bytes | torch.Tensor) -> np.ndarray:
-    """Return a column of a round's clients: float64 [S] from its bytes, or from the tensor that older checkpoints have."""
-    return np.frombuffer(column) if isinstance(column, bytes) else np.asarray(column)
+def column_bytes(values: np.ndarray) -> bytes | None:
+    """Return a column of a round for S clients, float64 [S], as a history keeps it: its bytes; None for no clients, as torch
+    cannot load empty bytes with `weights_only`."""
+    return values.astype(np.float64, copy=False).tobytes() or None
+
+
+def numbers(column: bytes | torch.Tensor | None) -> np.ndarray:
+    """Return the float64 [S] of `column_bytes`, or of the tensor that older checkpoints have."""
+    return np.frombuffer(column or b"") if column is None or isinstance(column, bytes) else np.asarray(column)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -377,10 +377,9 @@ def pairs(*names):
 
 
 @pytest.mark.parametrize(("name", "damage"), pairs("done", *READ, "history.csv", "run.log", ".lock", "checkpoint"))
-def test_no_reader_hangs_where_a_file_is_none(name, damage, run, tmp_path, monkeypatch):
+def test_no_reader_hangs_where_a_file_is_none(name, damage, run, tmp_path):
     undamaged = corrupt.told_by(run.folder, tmp_path)
     damaged(saves.checkpoints(run.folder)[0] if name == "checkpoint" else run.folder / name, damage)
-    monkeypatch.setattr(corrupt, "PATIENCE", 5)
     found = corrupt.told_by(run.folder, tmp_path)
     assert corrupt.wrong(undamaged, found) == []
     assert isinstance(found["config"], saves.DamagedError) == (name in ("done", "config.json"))

@@ -28,7 +28,7 @@ from tests.hard.forks import Forks, Plan
 
 CASES = ("cfkd", "data_exchange")  # of which one draws, in the end, from its checkpoint
 FLAGS = {"validation": 0.1, "jobs": 1}
-PATIENCE = 20  # seconds after which a reader counts as one that hangs
+PATIENCE = 60  # seconds after which a reader counts as one that hangs
 # --- what is read ------------------------------------------------------------------------------------------------------
 
 
