@@ -502,7 +502,7 @@ that a file system has no locks is not told | locks.py | test_saved_files.py -k 
 - number = errno.ENOLCK if without else number
 + number = errno.EINVAL if without else number
 a column of the clients stays a tensor until the run ends | experiment/measuring.py | test_experiment.py -k no_tensor
--         clients[name] = values.tobytes()
+-         clients[name] = saves.kept(values)
 +         clients[name] = torch.from_numpy(values)
 a plugin may change a method of a class of Chorus | integrity.py | test_plugins.py -k changes_chorus
 -                 if isinstance(value, type) and value.__module__ == name:

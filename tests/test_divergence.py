@@ -55,7 +55,7 @@ def test_every_algorithm_goes_on_to_the_end_or_names_the_first_in_its_round(case
     assert any(diverged)
     assert diverged[-1], "what is not finite once never is again"
     last = found[-1]
-    of_clients = {name: saves.numbers(column) for name, column in last["clients"].items()}
+    of_clients = {name: saves.numbers(column).copy() for name, column in last["clients"].items()}
     for columns in (last["round"], of_clients):
         named = [name for name in columns if name.startswith(("global_", "personal_")) and "loss" not in name]
         accuracies = torch.cat([torch.as_tensor(columns[name]).flatten().double() for name in named])

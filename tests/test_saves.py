@@ -267,10 +267,12 @@ def test_a_history_reads_back_as_it_was(tmp_path):
     assert back["bytes_up"].dtype == np.int64
 
 
-def test_a_column_of_clients_reads_alike_from_bytes_and_from_the_tensors_of_older_checkpoints():
-    column = [0.5, math.nan, 3.0]
-    for kept in (np.array(column).tobytes(), torch.tensor(column, dtype=torch.float64)):
-        assert np.array_equal(saves.numbers(kept), column, equal_nan=True)
+@pytest.mark.parametrize("column", [[0.5, math.nan, 3.0], []])
+def test_a_column_of_clients_is_read_from_a_checkpoint_and_as_the_tensor_of_an_older_one(column, tmp_path):
+    for stored in (saves.kept(np.array(column)), torch.tensor(column, dtype=torch.float64)):
+        saves.write_tensors(tmp_path / "checkpoint.pt", {"client": stored})
+        found = saves.numbers(saves.read_tensors(tmp_path / "checkpoint.pt")["client"])
+        assert np.array_equal(found, column, equal_nan=True)
 
 
 def test_bytes_that_a_client_did_not_send_are_0_and_what_was_not_measured_is_nan():
