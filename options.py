@@ -396,7 +396,7 @@ class Execution:
     )
     measure: tuple[str, ...] | None = flag(
         None,
-        Several(Choice(tuple(MEASURES))),
+        Several(Choice(MEASURES)),
         "what else is measured at every evaluation, on the whole test set and on each client's own examples: means over "
         "classes of what is right (balanced_accuracy), F1 and AUC; calibration is 1 less its expected error",
         before=None,

@@ -1,5 +1,5 @@
 """Code that a command brings along, in Python files outside the house: an algorithm, or what adds a data set, a model, a
-partitioner, an optimizer to its table.
+partitioner, an optimizer, a measure to its table.
 
 A file is imported before the flags are read, under its own name, in every process that takes part in a run. It may import
 what lies beside it. It may add to the tables, and leaves all else as it is: what is in them already, the code of Chorus and
@@ -30,6 +30,7 @@ from data.datasets import LOADERS
 from data.partition import PARTITIONS
 from errors import UserError, reason_of, refused
 from helpers import SCHEDULES
+from measures import MEASURES
 from models import MODELS
 from optimizers import OPTIMIZERS
 from options import Options, flags_of, plain
@@ -43,6 +44,7 @@ NAMED: dict[str, dict[str, Any]] = {
     "OPTIMIZERS": OPTIMIZERS,
     "AUGMENTATIONS": AUGMENTATIONS,
     "SCHEDULES": SCHEDULES,
+    "MEASURES": MEASURES,
 }
 TABLES = tuple(NAMED.values())
 TAKES = {  # what a function in a table is called with, and what more it may ask for, by name
@@ -51,6 +53,7 @@ TAKES = {  # what a function in a table is called with, and what more it may ask
     "PARTITIONS": (("pool", "generator"), ("n_clients", "alpha", "...")),
     "OPTIMIZERS": (("weights", "memory", "lr", "options"), ()),
     "SCHEDULES": (("done",), ()),
+    "MEASURES": (("y", "p"), ()),
 }
 MUST_LEAVE = f"it may add to {', '.join(NAMED)}, and must leave all else as it is"
 OURS = {name for table in TABLES for name in table}

@@ -34,10 +34,12 @@ from commandline import command_of, plan
 from data import partition, shift
 from experiment import Experiment
 from federation import ranks
-from figures import summary
-from figures.cells import render
-from figures.groups import diverged_told, groups, problems, seeds_told
+from figures.alone import alone_for
+from figures.compare import compare
+from figures.groups import groups, problems
 from figures.problems import overview
+from figures.render import render
+from figures.verdict import best_on_validation
 from launch import Failed, ending, launch, loggers, nodes, refuse, scheduling, slurm, torchrun
 from launch.display import log_to_stderr
 from study import tuning
@@ -252,31 +254,24 @@ def _report(
     chosen_among: Sequence[str] = (),
 ) -> None:
     """The table, what it says in words, and where everything is."""
-    baselines = [_independent(one, how) for one, _ in finished]
-    made = {one.folder: run for one, run in finished}
-    others = {base.folder for base in baselines} - made.keys()
-    made |= {folder: _baseline(folder) for folder in others}
-    runs = [(run, made[base.folder]) for (_, run), base in zip(finished, baselines, strict=True)]
-    found, several = groups(runs), len(problems([run for run, _ in runs])[1]) > 1
+    runs = [run for _, run in finished]
     tell(file=out)
-    if several:
-        tell(render(overview([run for run, _ in runs], select=chosen_among)), file=out)
-        tell(*(lines := [*summary.at_chance(found), *notes]), sep="\n", end="\n" * bool(lines), file=out)
+    if len(problems(runs)[1]) > 1:
+        tell(render(overview(runs, select=chosen_among)), file=out)
+        tell(*notes, sep="\n", end="\n" * bool(notes), file=out)
     else:
-        tell(summary.table(found), file=out)
-        tell(file=out)
-        said = (summary.verdict, summary.best_on_validation, diverged_told, summary.at_chance)
-        for line in (*(line for of in said for line in of(found)), *notes):
-            tell(line, file=out)
-    missing = {
-        command_of(base.options, how): None
-        for base, (_, run), (_, there) in zip(baselines, finished, runs, strict=True)
-        if there is None and run.options["algorithm"] != "independent"
-    }
-    if not several:
-        for command in list(missing)[:3]:
+        bases = {one.folder: _independent(one, how) for one, _ in finished}
+        others = dict.fromkeys(base.folder for base in bases.values() if base.folder not in bases)
+        beside = [run for folder in others if (run := _baseline(folder))]
+        result = compare(runs, beside=beside, place=f"python -m figures.table {shlex.quote(str(how.export_dir))}")
+        found = result.tables[0].groups
+        result.verdict += [*best_on_validation(found), *notes]
+        tell(render(result), file=out)
+        alone = [group for group in found if group.algorithm == "independent" or alone_for(group, found, groups(beside))]
+        compared = {run.folder for group in alone for run in group.runs}
+        lacking = [command_of(bases[one.folder].options, how) for one, run in finished if run.folder not in compared]
+        for command in list(dict.fromkeys(lacking))[:3]:
             tell(f"no independent learning on this split yet, so no gain: {command}", file=out)
-        tell(seeds_told(found), file=out)
     if len(finished) > MAX_FOLDERS_SHOWN:
         tell(
             f"{len(finished)} runs are saved in {how.export_dir}/; python -m figures.status {how.export_dir} lists them",

@@ -23,7 +23,8 @@ import numpy as np
 
 import saves
 from figures import command, on_paper
-from figures.groups import Group, alone_for, by_client, check, harmed, ordered, pairs
+from figures.alone import alone_for, by_client, harmed, pairs
+from figures.groups import Group, check, ordered
 from figures.marks import Axis, Line, Panel, Points, Style, key
 from figures.styles import label, styles
 from saves import Run
@@ -58,7 +59,7 @@ def accuracies(group: Group, found: Sequence[Group], together: bool):
         frame["name"] = [runs[0].called(k) for k in frame.index]
         if alone and (gain := gains(runs, alone.runs)) is not None:
             frame["gain"] = gain
-            (of_split,) = harmed(Group([(run, None) for run in runs]), alone).values()
+            (of_split,) = harmed(Group(runs), alone).values()
             frame["harmed"] = np.nan if of_split is None else of_split.astype(float)
         if saved := runs[0].arrays("split"):
             frame["examples"] = pd.Series(saved["table"].sum(1))
@@ -69,7 +70,7 @@ def accuracies(group: Group, found: Sequence[Group], together: bool):
 def panel(found: Sequence[Group], split_seed: int | None = None) -> Panel:
     """The clients of the groups: of all their runs, or of those with one split seed."""
     parts = [[run for run in group.runs if split_seed in (None, run.options["split_seed"])] for group in found]
-    of = [(Group([(run, None) for run in runs]), style) for runs, style in zip(parts, styles(found), strict=True) if runs]
+    of = [(Group(runs), style) for runs, style in zip(parts, styles(found), strict=True) if runs]
     together = len({run.config["split"] for group, _ in of for run in group.runs}) == 1
     rows = [accuracies(group, found, together) for group, _ in of]
     most = max(map(len, rows))

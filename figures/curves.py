@@ -20,8 +20,9 @@ import numpy as np
 
 from errors import UserError
 from figures import command, on_paper
-from figures.groups import METRICS, REFERENCES, Group, accuracy, check, check_metric, column_of, meant, ordered, sent
+from figures.groups import REFERENCES, Group, check, ordered, sent
 from figures.marks import Axis, Line, Panel, Points, Style
+from figures.metrics import METRICS, accuracy, check_metric, column_of, meant
 from figures.styles import looks
 from figures.targets import QUANTITIES, cumulated, evaluated, interpolated
 from saves import Run

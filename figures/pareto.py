@@ -20,8 +20,9 @@ import numpy as np
 
 from figures import command, on_paper
 from figures.curves import AXES, flat, last, level, seeds, title
-from figures.groups import METRICS, REFERENCES, Group, check, check_metric, meant, ordered
+from figures.groups import REFERENCES, Group, check, ordered
 from figures.marks import Axis, Line, Panel, Points, Style
+from figures.metrics import METRICS, check_metric, meant
 from figures.styles import looks
 from figures.targets import cumulated
 from saves import Run

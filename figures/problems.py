@@ -6,32 +6,28 @@ never chosen among.
 """
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import numpy as np
 
 from errors import UserError
-from figures.cells import MARKS, Cell, Comparison, cell_of, count, percent, typed, without_empty, word
+from figures.columns import Cell, Column, cell_of, of_option
+from figures.compare import Comparison, Table
 from figures.groups import (
     OF_A_SEED,
     REFERENCES,
-    ROUND,
     Group,
-    accuracy,
     check,
-    check_metric,
     distinguishing,
     diverged_told,
-    meant,
     ordered,
     problems,
-    seed_of,
     seeds_told,
     selected,
 )
+from figures.metrics import ROUND, accuracy, check_metric, meant, seed_of
 from figures.statistics import LEAST_PROBLEMS, Values, nemenyi, over_problems, paired
-from figures.summary import eligible, winners
 from figures.units import flags_told
+from figures.verdict import at_chance, eligible, winners
 from saves import Run
 
 
@@ -43,7 +39,7 @@ def title_of(names: Sequence[str], values: Sequence[str], between: str = "\n") -
 
 def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", select: Sequence[str] = ()) -> Comparison:
     """A row a method, a column a problem, accuracies in percent; and the average rank of each method over the problems that
-    all of them were run on. Raises UserError as `table.compare`."""
+    all of them were run on. Raises UserError as `compare`."""
     names, found = problems(runs)
     chosen: dict[tuple[str, ...], list[Group]] = {}
     for problem in found:
@@ -56,22 +52,20 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
     values = {problem: _values(groups, label, metric, on) for problem, groups in chosen.items()}
     marks = {problem: _marks(groups, label, metric, values[problem]) for problem, groups in chosen.items()}
     ranks, notes = _ranks(methods, list(values.values()))
-    rows, data = [], []
-    for method in methods:
-        row = {"algorithm": word(method)}
-        for problem, of_it in values.items():
-            row[title_of(names, problem)] = _cell(method, of_it, marks[problem])
-            if method in of_it:
-                told = {f"--{name}": word(value) for name, value in zip(names, problem, strict=True)}
-                data.append(
-                    {
-                        "algorithm": word(method),
-                        **told,
-                        **_numbers(of_it[method], metric),
-                        "mark": word(marks[problem].get(method, "")),
-                    }
-                )
-        rows.append({**row, "average\nrank": cell_of(ranks.get(method), "{:.2f}".format)})
+    columns = [
+        Column(title_of(names, problem, ", "), "problems", (*title_of(names, problem).split("\n"),), "%", None, spread=True)
+        for problem in values
+    ]
+    rank = Column("average rank", "problems", ("average", "rank"), "rank", None)
+    rows = [
+        {
+            column.name: _cell(method, of_it, marks[problem])
+            for column, (problem, of_it) in zip(columns, values.items(), strict=True)
+        }
+        | {rank.name: cell_of(ranks.get(method), rank.unit)}
+        for method in methods
+    ]
+    below = sum(name.split()[0] not in REFERENCES for name in methods)
     title = f"{f'{metric} accuracy' if meant(metric)[0] == 'accuracy' else metric} (%) {ROUND[on]}, by problem"
     notes = [
         "mean ± standard deviation over seeds (number of seeds)",
@@ -81,39 +75,34 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
         *notes,
         seeds_told(everyone),
         *diverged_told(everyone),
+        *at_chance(everyone),
     ]
-    return Comparison({title: without_empty(rows)}, notes, {title: _latex(names, list(values), rows)}, data)
+    table = Table(
+        title, [*columns, *([rank] if ranks else [])], rows, methods, below=below if 0 < below < len(rows) else None
+    )
+    return Comparison([table], [], notes, _data(names, values, marks, methods, metric))
 
 
-def _numbers(values: Values, metric: str) -> dict[str, Cell]:
-    own = np.array(list(values.values()))
-    deviation = own.std(ddof=1) if len(own) > 1 else None
-    return {"n": count(len(own)), f"{metric} %": percent(own.mean()), "std over seeds": percent(deviation)}
-
-
-def _latex(names: Sequence[str], found: Sequence[tuple[str, ...]], rows: Sequence[dict[str, Cell]]) -> str:
-    """The table in booktabs, the problems grouped by the first option that tells them apart; references below a line."""
-    heads = [tuple(title_of(names, problem).split("\n")) for problem in found]
-    ranked = any(row["average\nrank"].text for row in rows)
-    lines = [rf"\begin{{tabular}}{{l{'c' * len(found)}{'r' * ranked}}}", r"\toprule"]
-    for level in range(len(names)):
-        spans = [list(same) for _, same in groupby(range(len(heads)), key=lambda i, level=level: heads[i][: level + 1])]
-        wide = any(len(span) > 1 for span in spans)
-        told = [rf"\multicolumn{{{len(span)}}}{{c}}{{{typed(heads[span[0]][level])}}}" for span in spans]
-        last = level == len(names) - 1
-        lines.append(" & ".join(["method" if last else "", *told, *(["rank" if last else ""] * ranked)]) + r" \\")
-        if wide:
-            lines.append(" ".join(rf"\cmidrule(lr){{{span[0] + 2}-{span[-1] + 2}}}" for span in spans))
-    lines.append(r"\midrule")
-    for place, row in enumerate(rows):
-        reference = row["algorithm"].text.split()[0] in REFERENCES
-        if reference and place and rows[place - 1]["algorithm"].text.split()[0] not in REFERENCES:
-            lines.append(r"\midrule")
-        cells = [
-            MARKS["latex"][cell.mark].format(typed(cell.text)) for cell in list(row.values())[: len(found) + 1 + ranked]
-        ]
-        lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+def _data(
+    names: Sequence[str],
+    values: dict[tuple, dict[str, Values]],
+    marks: dict[tuple, dict[str, str]],
+    methods: Sequence[str],
+    metric: str,
+) -> Table:
+    """The same for programs: a row a method and problem."""
+    keys = [of_option(name) for name in ("algorithm", *names)]
+    n, mark = Column("n", "runs", ("n",), "count", None), Column("mark", "runs", ("mark",), "text", None)
+    mean = Column(metric, "accuracy", (metric,), "%", None, spread=True)
+    rows = []
+    for method in methods:
+        for problem, of_it in values.items():
+            if method in of_it:
+                own = np.array(list(of_it[method].values()))
+                told = [cell_of(value, "text") for value in (method, *problem)]
+                told += [cell_of(len(own), "count"), cell_of(100 * own, "%"), cell_of(marks[problem].get(method), "text")]
+                rows.append({column.name: cell for column, cell in zip((*keys, n, mean, mark), told, strict=True)})
+    return Table("data", [n, mean, mark], rows, [], keys=keys)
 
 
 def _labels(everyone: Sequence[Group], left_out: Sequence[str]):
@@ -142,9 +131,9 @@ def _cell(method: str, values: dict[str, Values], marks: dict[str, str]) -> Cell
     """The mean of a method's seeds on a problem, with its mark."""
     if method not in values:
         return Cell(None, "")
-    own = 100 * np.array(list(values[method].values()))
-    spread = f" ± {own.std(ddof=1):.2f}" if len(own) > 1 else ""
-    return Cell(float(own.mean()), f"{own.mean():.2f}{spread} ({len(own)})", marks.get(method, ""))
+    own = cell_of(100 * np.array(list(values[method].values())), "%")
+    n = f" ({len(values[method])})"
+    return own._replace(text=own.text + n, short=own.short and own.short + n, mark=marks.get(method, ""))
 
 
 def _marks(groups: Sequence[Group], label, metric: str, values: dict[str, Values]) -> dict[str, str]:

@@ -21,8 +21,9 @@ import numpy as np
 
 from errors import UserError
 from figures import command, on_paper
-from figures.groups import Group, check, name_of, ordered, seed_of
+from figures.groups import Group, check, name_of, ordered
 from figures.marks import Axis, Panel, Points, Style, key
+from figures.metrics import seed_of
 from figures.styles import MARKERS, of_classes
 from saves import Run
 

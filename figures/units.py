@@ -1,7 +1,7 @@
 """Numbers for people: bytes, floating point operations, seconds, percents, and an option's value as a flag takes it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,3 +52,27 @@ def flags_told(options: Mapping[str, Any], names: Iterable[str]) -> str:
 def shown(value: Any) -> str:
     """An option's value as a flag takes it: several with commas; inert, since names are among them."""
     return inert(",".join(map(str, value)) if isinstance(value, list | tuple) else value)
+
+
+class Unit(NamedTuple):
+    """How a number is written for people, in a workbook (Excel's format), and what the unit is called."""
+
+    show: Callable[[Any], str]
+    excel: str
+    name: str = ""
+    is_text: bool = False
+
+
+UNITS = {
+    "text": Unit(str, "General", is_text=True),
+    "option": Unit(shown, "General", is_text=True),
+    "%": Unit("{:.2f}".format, "0.00", "%"),
+    "points": Unit(lambda points: f"{round(points, 2) + 0.0:+.2f}", "0.00", "points"),
+    "bytes": Unit(size, "#,##0", "bytes"),
+    "FLOPs": Unit(lambda flops: operations(flops).replace("FLOP", "").strip(), "#,##0", "FLOPs"),
+    "s": Unit(duration, "0.00", "s"),
+    "count": Unit("{:,.0f}".format, "#,##0"),
+    "rounds": Unit("{:.1f}".format, "0.00"),
+    "rank": Unit("{:.2f}".format, "0.00"),
+    "p": Unit(lambda p: "<0.001" if p < 0.001 else f"{p:.3f}", "0.000"),
+}

@@ -152,7 +152,7 @@ class Run:
             raise damaged(path, strange)
         return pd.DataFrame(columns)
 
-    @property
+    @cached_property
     def rounds(self) -> pd.DataFrame:
         """A row a round, round 0 (what is sent before the first) included."""
         of_rounds = self.history[self.history["client"] == ALL]

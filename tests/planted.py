@@ -240,7 +240,7 @@ a cell takes the run of another setting | papers/results.py | papers/test_papers
 two methods are told apart at two standard errors whatever n | figures/statistics.py | test_run.py -k "apart"
 - return float(stats.t.ppf(0.975, n - 1))
 + return 2.0
-a client is harmed by a single example | figures/groups.py | figures/test_table.py -k "harmed"
+a client is harmed by a single example | figures/alone.py | figures/test_table.py -k "harmed"
 - np.count_nonzero(differences) >= LEAST_EXAMPLES and interval(differences)[1] < 0
 + differences.mean() < 0
 a split is not drawn anew with each seed | options.py | test_options.py -k "split_with_each"
@@ -366,6 +366,15 @@ all clients have the same noise | data/shift.py | test_shift.py
 workers see the data set without its shift | experiment/preparation.py | test_shift.py
 - federation.data.to("cpu").write
 + experiment.data.write
+a form for programs leaves out the spread over seeds | figures/compare.py | figures/test_forms.py
+- headers += [(column.header, column.unit), *([(column.of_spread, column.unit)] if column.spread else [])]
++ headers += [(column.header, column.unit)]
+the table is as wide as it gets | figures/render.py | figures/test_forms.py
+- WIDTH = 100
++ WIDTH = 1000
+a measure of a plugin has no columns | figures/metrics.py | figures/test_forms.py
+- names = dict.fromkeys([*MEASURES, *asked])
++ names = dict.fromkeys(["balanced_accuracy", "macro_f1", "auc", "calibration"])
 a run without a shift is compared with one that has one | figures/groups.py | figures/test_table.py
 -     return {**BEFORE, **run.options}
 +     return run.options
@@ -399,7 +408,7 @@ an epidemic's client averages only what it received | algorithms/epidemic.py | a
 FedDF's server takes a pass too few | algorithms/feddf.py | algorithms/test_feddf.py -k at_least
 - ceil(options.distill_steps / steps)
 + options.distill_steps // steps
-a run at chance is told so only where it is worse than the largest class | figures/summary.py | test_run.py -k constant
+a run at chance is told so only where it is worse than the largest class | figures/verdict.py | test_run.py -k constant
 - return _lead(run, metric, run.summary()[f"{metric}_mean"]) <= EQUAL
 + return _lead(run, metric, run.summary()[f"{metric}_mean"]) < -EQUAL
 FedDF's teacher is the first client's model | algorithms/feddf.py | algorithms/test_feddf.py -k slow

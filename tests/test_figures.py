@@ -10,8 +10,9 @@ from PIL import Image
 import algorithms
 import experiment
 import saves
-from figures import exchange, summary, tuning
-from figures.groups import groups
+from figures import exchange, tuning
+from figures.compare import compare
+from figures.render import render
 from figures.units import size
 from launch import launch
 from options import Launch
@@ -114,9 +115,8 @@ def test_runs_without_fine_tuning_are_refused_in_a_line(exchanged, capsys):
 
 def test_the_comparison_tells_what_went_to_neighbours_and_what_fine_tuning_made_of_it(exchanged, tmp_path):
     tuned = run("fedavg", tmp_path, n_clients=3, ft_epochs=1)
-    found = groups([(exchanged[3], None), (tuned, None)])
-    text = summary.table(found)
+    on_graph, text = (render(compare([one], columns=["all"])) for one in (exchanged[3], tuned))
     model = sum(tensor.nbytes for tensor in tuned.weights()["global"].values())
-    assert size(2 * model) in text, "two neighbours on a ring of three"
-    assert "tuned" in text.splitlines()[0]
+    assert size(2 * model) in on_graph, "two neighbours on a ring of three"
+    assert "tuned" in text.splitlines()[1].split()
     assert f"{100 * tuned.summary()['tuned_mean']:.2f}" in text

@@ -3,6 +3,7 @@
 The files are the worked examples of docs/extending.md, outside the checkout.
 """
 
+import json
 import os
 import re
 import shlex
@@ -339,6 +340,33 @@ try:
     run.model()
 except UserError as error:
     print(error)
+"""
+
+
+def test_a_measure_in_a_file_is_measured_and_has_its_columns_without_the_file(folder, tmp_path):
+    adds = "from measures import MEASURES\nMEASURES['sureness'] = lambda y, p: float(p.max(1).mean())\n"
+    (folder / "mine.py").write_text(adds)
+    assert main(f"fedavg independent --plugin {folder}/mine.py {QUICK} --measure sureness,auc", tmp_path / "saves") == 0
+    runs = {run.options["algorithm"]: run.rounds.iloc[-1] for run in saves.find(tmp_path / "saves")}
+    (folder / "mine.py").unlink()
+    words = [tmp_path / "saves", "--columns", "accuracy", "gain", "--json"]
+    told = json.loads(elsewhere(["-c", TABLE, ROOT, *words], tmp_path))
+    rows = {row["algorithm"]: row for row in told["tables"][0]["rows"]}
+    for name, column in (("sureness", "global_sureness_mean"), ("personal_sureness", "personal_sureness_mean")):
+        for algorithm, last in runs.items():
+            assert rows[algorithm][f"{name} (%)"] == pytest.approx(100 * last[column])
+        gain = 100 * (runs["fedavg"][column] - runs["independent"][column])
+        assert rows["fedavg"][f"gain_{name} (points)"] == pytest.approx(gain)
+    refused = main(f"fedavg --plugin {folder}/beside.py {QUICK} --measure surness", tmp_path / "saves")
+    assert refused == 2, "a word that no table has"
+
+
+TABLE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from figures import table
+
+table.main(sys.argv[2:])
 """
 
 

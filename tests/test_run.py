@@ -1,6 +1,7 @@
 """The command line as its users meet it: what it prints where, and what a second call does."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import run as command
 import saves
 from data.datasets import LOADERS, from_arrays
 from experiment import identity
-from figures import curves, report, split, status, summary, table
+from figures import curves, report, split, status, table, verdict
+from figures.compare import compare
 from figures.groups import groups
+from figures.render import render
 from figures.statistics import paired
 from figures.units import size
 
@@ -76,7 +79,7 @@ def test_what_the_server_does_is_none_of_the_clients(tmp_path, capsys):
 def test_the_split_is_shown_before_the_first_round_and_the_table_after_the_last(tmp_path, capsys):
     assert main(f"fedavg independent {QUICK}", tmp_path) == 0
     out = capsys.readouterr().out
-    assert out.index("training examples by client and class") < out.index("gain over independent")
+    assert out.index("training examples by client and class") < out.index("gain over alone")
     counts = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit() and len(line.split()) == 13]
     assert sum(int(row[-2]) for row in counts) == 143  # a tenth of 1,437 training images
     assert sum(int(row[-1]) for row in counts) == 360
@@ -93,7 +96,7 @@ def test_a_second_call_returns_the_finished_runs_and_says_so(tmp_path, capsys):
     after = capsys.readouterr().out
     assert f"already finished, read from {done.parent}" in after
     assert "training examples by client" not in after
-    assert before[before.index("algorithm") :] == after[after.index("algorithm") :]
+    assert before[before.index("accuracy %") :] == after[after.index("accuracy %") :]
     assert done.stat().st_mtime_ns == stamp
 
 
@@ -117,14 +120,14 @@ def test_the_gain_is_over_the_independent_run_on_the_same_split(tmp_path, capsys
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cfkd ")]
     found = {run.options["algorithm"]: run.summary() for run in saves.find(tmp_path)}
     gains = [100 * (found["cfkd"][name] - found["independent"][name]) for name in ("global_mean", "personal_mean")]
-    assert ", ".join(f"{round(gain, 1) + 0.0:+.1f}" for gain in gains) in row
+    assert re.findall(r"[+-][\d.]+", row) == [f"{round(gain, 2) + 0.0:+.2f}" for gain in gains]
 
 
 def test_quiet_prints_the_table_only_and_no_terminal_means_no_bar(tmp_path, capsys):
     main(f"fedavg {QUICK} --quiet", tmp_path)
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert printed.out.lstrip().startswith("algorithm")
+    assert printed.out.lstrip().startswith("accuracy %")
     main(f"cfkd {QUICK}", tmp_path)
     assert capsys.readouterr().err == ""
 
@@ -263,7 +266,7 @@ def test_runs_that_may_not_be_read_are_listed_and_end_no_grid(open_folder, capsy
 
     def counts(out):
         rows = [line.split() for line in out.splitlines()]
-        return {row[0]: row[1] for row in rows if len(row) > 5 and row[0] in ("fedavg", "cfkd", "fd") and row[1].isdigit()}
+        return {row[0]: row[1] for row in rows if row and row[0] in ("fedavg", "cfkd", "fd") and row[1].isdigit()}
 
     words = f"fedavg cfkd fd --seed 0 1 {QUICK} --quiet --jobs 1"
     page, folder = open_folder / "page.html", str(open_folder)
@@ -276,7 +279,7 @@ def test_runs_that_may_not_be_read_are_listed_and_end_no_grid(open_folder, capsy
     named = {(run.options["algorithm"], run.options["seed"]): run.folder for run in saves.find(open_folder)}
     whole, history, done = named["fedavg", 0], named["cfkd", 0] / "history.npz", named["fd", 0] / "done"
     with closed(whole, history, done):
-        _, out, _ = of_words(table.main, folder)
+        _, out, _ = of_words(table.main, folder, "--columns", "n", "accuracy")
         for path in (whole, history, done):
             run = path if path == whole else path.parent
             assert f"{run.name} is passed over: {path}: may not be read or written" in out
@@ -337,7 +340,10 @@ class Told:
         self._summary = {**accuracies, "bytes_up": nbytes, "bytes_down": nbytes, "bytes_between": 0, "seconds": 1.0}
         self.diverged = self._summary["diverged"] = diverged
         self._summary |= {"steps": 10, "steps_server": 0, "flops": 1000, "flops_server": 0}
-        self.rounds = pd.DataFrame({"round": [1, 2]})
+        self.config = {"options": self.options, "data": {"digest": 0}, "split": 0, "environment": {}, "source": ""}
+        self.folder = Path(f"{algorithm}-{seed}")
+        sent = {"bytes_up": nbytes / 2, "bytes_down": nbytes / 2, "bytes_between": 0}
+        self.rounds = pd.DataFrame({"round": [1, 2], **accuracies, **sent})
         if validation is not None:
             self.rounds["validation_mean"] = [0.0, validation]
 
@@ -355,7 +361,7 @@ class Told:
 def test_the_words_name_the_winner_of_each_accuracy_and_the_price():
     base = Told("independent", 0.5, 0.8, 0)
     runs = [Told("fedavg", 0.9, 0.85, 8000), Told("cfkd", 0.6, 0.95, 1000), base, Told("centralized", 0.97, 0.96, 500)]
-    first, second, third, *references = summary.verdict(groups([(run, base) for run in runs]))
+    first, second, third, *references = verdict.verdict(groups(runs))
     assert "fedavg" in first
     assert "90.0%" in first
     assert "40.0 points above" in first  # 0.9 - 0.5
@@ -368,7 +374,7 @@ def test_the_words_name_the_winner_of_each_accuracy_and_the_price():
 def test_nothing_moves_once_fewer_bytes():
     def told(nbytes):
         runs = [Told("fedavg", 0.9, 0.85, 10000), Told("cfkd", 0.6, 0.95, nbytes)]
-        return summary.verdict(groups([(run, None) for run in runs]))[2]
+        return verdict.verdict(groups(runs))[2]
 
     assert told(9996) == "cfkd and fedavg move as many bytes, within half a percent."
     assert told(10000) == "fedavg and cfkd move as many bytes, within half a percent."
@@ -377,7 +383,7 @@ def test_nothing_moves_once_fewer_bytes():
 
 def test_a_winner_that_does_not_beat_independent_learning_is_not_said_to():
     base = Told("independent", 0.5, 0.9, 0)
-    lines = summary.verdict(groups([(run, base) for run in (Told("fedavg", 0.6, 0.7, 1), base)]))
+    lines = verdict.verdict(groups([Told("fedavg", 0.6, 0.7, 1), base]))
     assert "20.0 points below independent learning" in lines[1]
 
 
@@ -385,7 +391,7 @@ def test_a_lead_within_what_the_seeds_differ_by_is_said_to_be_none():
     def words(leads):
         runs = [Told("fedavg", 0.9, 0.9, 1, seed=seed) for seed in range(3)]
         runs += [Told("cfkd", 0.9 + lead, 0.8, 1, seed=seed) for seed, lead in enumerate(leads)]
-        return summary.verdict(groups([(run, None) for run in runs]))[0]
+        return verdict.verdict(groups(runs))[0]
 
     # mean 0.01 every time; standard errors 0.03 / sqrt(3) = 0.017, 0.001 / sqrt(3) = 0.0006, and between them 0.004
     assert "; not told apart from fedavg" in words((0.04, 0.01, -0.02))
@@ -397,7 +403,7 @@ def test_one_seed_or_other_seeds_say_nothing_about_a_difference():
     def words(of_fedavg, of_cfkd):
         runs = [Told("fedavg", 0.9, 0.9, 1, seed=seed) for seed in of_fedavg]
         runs += [Told("cfkd", 0.7, 0.8, 1, seed=seed) for seed in of_cfkd]
-        return summary.verdict(groups([(run, None) for run in runs]))[0]
+        return verdict.verdict(groups(runs))[0]
 
     assert "apart" not in words([0], [0])
     assert "not compared with cfkd, run with other seeds" in words([0, 1], [2, 3])
@@ -405,7 +411,7 @@ def test_one_seed_or_other_seeds_say_nothing_about_a_difference():
 
 
 def verdict_of(*runs):
-    return summary.verdict(groups([(run, None) for run in runs]))
+    return verdict.verdict(groups(runs))
 
 
 def test_methods_that_are_equal_are_told_as_equal_and_none_of_them_as_the_best():
@@ -425,15 +431,15 @@ def test_a_run_that_diverged_is_neither_best_nor_chosen():
     runs = [Told("fedavg", 0.9, 0.9, 1, validation=0.9, lr=1, diverged=1), Told("fedavg", 0.8, 0.8, 1, validation=0.6, lr=2)]
     told = verdict_of(*runs, Told("cfkd", 0.7, 0.7, 1, validation=0.5, lr=1))
     assert "fedavg (--lr 2) is best of the collaborating methods, with 80.0%" in told[1]
-    assert summary.best_on_validation(groups([(runs[0], None)])) == []
+    assert verdict.best_on_validation(groups(runs[:1])) == []
 
 
 def test_what_is_no_better_than_predicting_the_largest_class_is_not_best(monkeypatch):
     monkeypatch.setattr(Told, "classes", True)
     run = Told("fedavg", 0.6, 0.875, 1)
-    assert summary.largest_class_share(run) == 0.6
-    assert summary.largest_class_share(run, "personal") == (3 / 4 + 1) / 2
-    assert summary.no_better_than_largest_class(run)
+    assert verdict.largest_class_share(run) == 0.6
+    assert verdict.largest_class_share(run, "personal") == (3 / 4 + 1) / 2
+    assert verdict.no_better_than_largest_class(run)
     first, second, *_ = verdict_of(run, Told("cfkd", 0.55, 0.9, 1))
     assert "no collaborating method is best: each diverged or is no better than predicting the largest class" in first
     assert "cfkd is best of the collaborating methods, with 90.0%" in second
@@ -451,10 +457,10 @@ def test_two_methods_that_are_equal_are_told_apart_in_one_comparison_of_twenty()
 def test_settings_are_chosen_by_validation_and_never_by_test():
     runs = [Told("fedavg", 0.9, 0.9, 1, validation=0.6, lr=0.1), Told("fedavg", 0.7, 0.7, 1, validation=0.8, lr=0.2)]
     other = Told("cfkd", 0.75, 0.75, 1, validation=0.7, lr=0.1)
-    lines = summary.verdict(groups([(run, None) for run in (*runs, other)]))
+    lines = verdict.verdict(groups([*runs, other]))
     assert "validation" in lines[0]
     assert "cfkd" in lines[1]  # 0.75 on test beats the chosen 0.7; the 0.9 was not chosen
-    (line,) = summary.verdict(groups([(Told("fedavg", 0.9, 0.9, 1, lr=lr), None) for lr in (1, 2)] + [(other, None)]))
+    (line,) = verdict.verdict(groups([*(Told("fedavg", 0.9, 0.9, 1, lr=lr) for lr in (1, 2)), other]))
     assert "no winner is named" in line
 
 
@@ -472,7 +478,7 @@ def saying(algorithm, predicted, *, one_for_all=True, diverged=None, **options):
 
 def test_a_run_that_is_right_no_more_often_than_a_constant_answer_is_found():
     """One model: 3 of 6 examples are of class 0. Personal models: 3 / 4 and 2 / 2 for the classes of their clients."""
-    found = summary.no_better_than_largest_class
+    found = verdict.no_better_than_largest_class
     assert found(saying("fedavg", [0, 0, 0, 0, 0, 0]))
     assert found(saying("fedavg", [1, 0, 0, 0, 0, 0]))
     assert not found(saying("fedavg", [0, 0, 0, 0, 2, 0])), "4 of 6"
@@ -488,12 +494,12 @@ def test_clients_of_one_class_each_are_not_at_chance():
     run = saying("ditto", [0, 0, 0, 0, 2, 2], one_for_all=False)
     kept = run.arrays("confusion")
     kept["own_true"] = np.array([0, 0, 0, 0, 2, 2])
-    assert not summary.no_better_than_largest_class(run)
+    assert not verdict.no_better_than_largest_class(run)
 
 
 def test_a_run_at_chance_is_told_what_the_defaults_are_made_for():
     def told(*runs):
-        return summary.at_chance(groups([(run, None) for run in runs]))
+        return verdict.at_chance(groups(runs))
 
     (line,) = told(saying("pfedme", [0, 0, 0, 0, 2, 2], one_for_all=False), saying("fedavg", [0, 0, 0, 1, 2, 2]))
     assert line.startswith("pfedme ended no better than the largest class: 87.5% on the clients' own test examples")
@@ -515,24 +521,23 @@ def test_a_command_whose_run_ends_at_chance_says_so(tmp_path, capsys):
     assert "Use --rounds 1500" in out
 
 
-def test_the_spread_over_seeds_is_a_column_of_its_own_and_says_so():
+def test_the_spread_over_seeds_stands_beside_the_mean_and_says_so():
     runs = [Told("fedavg", value, value, 1, seed=seed) for seed, value in enumerate((0.80, 0.82, 0.84))]
-    found = groups([(run, None) for run in runs])
-    text = summary.table(found)
-    assert len(found) == 1
-    assert "over seeds" in text
-    words = text.splitlines()[-1].split()
-    assert "82.00" in words  # the mean
-    assert "2.00" in words  # the standard deviation of a sample
-    assert "±" not in text
-    assert "over seeds" not in summary.table(groups([(runs[0], None)]))
+    found = compare(runs)
+    (row,) = [line.split() for line in render(found).splitlines() if line.startswith("fedavg")]
+    assert row[1:3] == ["82.00", "±2.00"], "the mean, and the standard deviation of a sample"
+    assert "n = 3 seeds, mean ± standard deviation over seeds." in found.notes[0]
+    assert "±" not in render(compare(runs[:1]))
+    assert "n = 1 seed." in compare(runs[:1]).notes[0]
 
 
 def test_groups_are_told_apart_by_the_options_that_differ():
     runs = [Told("fedavg", 0.5, 0.5, 1, lr=lr) for lr in (0.1, 0.2)]
-    text = summary.table(groups([(run, None) for run in runs]))
-    assert "--lr" in text
-    assert "0.2" in text
+    text = render(compare(runs))
+    assert [line[:18] for line in text.splitlines() if line.startswith("fedavg")] == [
+        "fedavg --lr 0.1   ",
+        "fedavg --lr 0.2   ",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ are shown. `make hard` has the same attacks in processes of their own, and those
 
 import csv
 import io
+import json
 import os
 import re
 import sys
@@ -18,7 +19,10 @@ from plotly.offline import get_plotlyjs
 
 import run
 from experiment.identity import stem
-from figures import cells, marks, on_paper, report, status, table
+from figures import marks, on_paper, report, status, table
+from figures.columns import Cell, Column, of_option
+from figures.compare import Comparison, Table
+from figures.render import FORMS, render
 from figures.units import shown
 from saves import workbook
 from tests.hard import Outcome, meddlers, strangers, users
@@ -156,9 +160,12 @@ def test_evil_names_are_no_markup_on_a_page(of_evil_names, tmp_path, capsys):
 
 
 def test_evil_names_are_text_in_markdown_latex_and_csv():
-    rows = [{"--dataset": cells.Cell(name, shown(name))} for name in EVIL]
-    result = cells.Comparison({"on\n<b>": rows}, ["of\n\\input{x}"])
-    by_form = {form: cells.render(result, form) for form in ("markdown", "latex", "csv", "plain")}
+    rows = [{"--dataset": Cell(name, shown(name)), "kinds": Cell(name, shown(name))} for name in EVIL]
+    kinds, option = Column("kinds", "sent", ("what", "is sent"), "text", None), of_option("dataset")
+    evil = Table("on\n<b>", [kinds], rows, list(map(shown, EVIL)), keys=[option])
+    result = Comparison([evil], [], ["of\n\\input{x}"])
+    by_form = {form: render(result, form) for form in FORMS}
+    assert [row["--dataset"] for row in json.loads(by_form.pop("json"))["tables"][0]["rows"]] == list(EVIL)
     assert all(map(is_inert, by_form.values()))
     assert not re.search(r"(?<!\\)[<`*\[$]", by_form["markdown"])
     assert not re.search(r"^(?!%).*(?<!\\)[$]", by_form["latex"], re.M)

@@ -19,40 +19,34 @@ import saves
 from data import partition
 from errors import UserError
 from figures import command, table
-from figures.cells import Cell
-from figures.groups import (
-    COLUMNS,
-    METRICS,
-    OF_A_SEED,
-    REFERENCES,
-    Group,
-    name_of,
-    ordered,
-    problems,
-    seed_of,
-)
+from figures.columns import Column
+from figures.compare import Table, compare
+from figures.groups import OF_A_SEED, REFERENCES, Group, name_of, ordered, problems
 from figures.marks import Style
+from figures.metrics import METRICS, seed_of
 from figures.problems import overview, title_of
-from figures.report.charts import charts, measured, over_problems
+from figures.report.charts import charts, over_problems
 from figures.styles import styles
-from figures.summary import verdict, with_baselines
-from figures.units import shown, size
+from figures.units import UNITS, shown, size
 from saves import Run
 from untrusted import inert
 
-Row = dict[str, Cell]
-# after the accuracy that is asked for: what tells how sure a difference is, and its price; all else is in a table of its own
-LEADING = ("difference", "95 %", "\nto", "common", "p\n", "gain", "least", "clients\nharmed", "bytes a client")
+TABLES = {  # which groups of columns stand in which table, each of which fits a screen
+    "What was reached": ("runs", "accuracy", "gain", "difference"),
+    "What the target cost": ("target",),
+    "What it took": ("sent", "cost"),
+}
 
 
 @dataclass(frozen=True)
 class Section:
-    """The comparison on one problem: what it is of ("" where it is the only one), what it says in words, its rows in
-    tables that each fit a screen, by title, with how each row is drawn, and how to read them."""
+    """The comparison on one problem: what it is of ("" where it is the only one), its table, by title the columns that stand
+    together, what it says in words, how each row is drawn, which are reference lines, and how to read them."""
 
     problem: str
+    table: Table
+    columns: dict[str, list[Column]]
     verdict: list[str]
-    tables: dict[str, list[Row]]
     styles: list[Style]
     references: list[bool]
     notes: list[str]
@@ -69,7 +63,7 @@ def page(
 ) -> str:
     """The page as HTML; the parameters are the flags of the command line, whose `select` has been carried out, and what was
     `passed_over` when the runs were read. Of several problems it begins with the table over them. Raises UserError, as
-    `table.compare`."""
+    `compare`."""
     from plotly.offline import get_plotlyjs
 
     names, found = problems(runs)
@@ -80,7 +74,7 @@ def page(
     # strict: an entry that is forgotten here is no empty place on the page, and NaN no broken one
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters["is_text"] = _is_text
+    environment.filters["is_text"] = lambda column: UNITS[column.unit].is_text
     return environment.get_template("page.html.j2").render(
         title=title or f"{facts['data set']}: {', '.join(dict.fromkeys(group.algorithm for group in everything))}",
         facts=facts,
@@ -98,21 +92,22 @@ def page(
 
 
 def section(problem: str, found: Sequence[Group], metric: str, baseline: str | None, target: float | None) -> Section:
-    """The comparison of groups of runs on one problem. Raises UserError, as `table.compare`."""
-    rows, notes = rows_of(found, metric, baseline, target)
-    own = (f"{metric}\n%", f"{metric} std\nover seeds")
-    named = [name for name in rows[0] if name == "algorithm" or name.startswith("--")]
-    leads = [name for name in rows[0] if name in ("n", *own)] + [name for name in rows[0] if name.startswith(LEADING)]
-    of_target = [name for name in rows[0] if " %" in name and name not in leads and not name.endswith("\n%")]
-    rest = [name for name in rows[0] if name not in (*named, *leads, *of_target)]
-    columns = {"What was reached": leads, "What the target cost": of_target, "What it took": rest}
-    tables = {
-        title: [{name: row[name] for name in (*named, *wanted)} for row in rows]
-        for title, wanted in columns.items()
-        if wanted
-    }
-    references = [group.algorithm in REFERENCES for group in found]
-    return Section(problem, verdict(with_baselines(found)), tables, styles(found), references, notes)
+    """The comparison of groups of runs on one problem. Raises UserError, as `compare`."""
+    runs = [run for group in found for run in group.runs]
+    result = compare(runs, metric, baseline=baseline, target=target, columns=["all"])
+    (told,) = result.tables
+    there = [column for column in told.columns if any(row[column.name].text for row in told.rows)]
+    columns = {title: [column for column in there if column.group in of] for title, of in TABLES.items()}
+    looks = {group.runs[0].folder: style for group, style in zip(found, styles(found), strict=True)}
+    return Section(
+        problem,
+        told,
+        {title: of for title, of in columns.items() if of},
+        result.verdict,
+        [looks[group.runs[0].folder] for group in told.groups],
+        [group.algorithm in REFERENCES for group in told.groups],
+        result.notes,
+    )
 
 
 def setup(by_problem: Mapping[str, Sequence[Group]]) -> dict[str, str]:
@@ -135,33 +130,6 @@ def setup(by_problem: Mapping[str, Sequence[Group]]) -> dict[str, str]:
         "runs": str(len(runs)),
         "problems": str(len(by_problem)),
     }
-
-
-def rows_of(
-    found: Sequence[Group], metric: str = "global", baseline: str | None = None, target: float | None = None
-) -> tuple[list[Row], list[str]]:
-    """A row a group, {header: cell}: all accuracies with their spread over seeds, the costs, and what `table.compare`
-    has for `metric` besides; and how to read it. A column that would be empty is left out. Raises UserError."""
-    runs = [run for group in found for run in group.runs]
-    asked = table.compare(runs, metric, baseline=baseline, target=target)
-    (main,) = asked.tables.values()
-    rows: list[Row] = [{} for _ in found]
-    accuracies = dict.fromkeys([*(name for name in COLUMNS if measured(found, name)), metric])
-    for accuracy in accuracies:
-        (own,) = table.compare(runs, accuracy).tables.values()
-        for row, of_it in zip(rows, own, strict=True):
-            spread = of_it.pop("std\nover seeds")
-            row |= {
-                name: cell for name, cell in of_it.items() if name == "n" or name == "algorithm" or name.startswith("--")
-            }
-            row |= {f"{accuracy}\n%": of_it[f"{accuracy}\n%"], f"{accuracy} std\nover seeds": spread}
-    for row, of_it, group in zip(rows, main, found, strict=True):
-        row |= {"what clients\nsend": _kinds(group)} | {"bytes a client\nand round": of_it["bytes a client\nand round"]}
-        row |= {name: cell for name, cell in of_it.items() if name not in row and name != "std\nover seeds"}
-    told = [name for name in rows[0] if any(row[name].text for row in rows)]
-    others = [f"{name}: accuracy {table.words(name)}" for name in accuracies if name != metric and f"{name}\n%" in told]
-    sent = "what clients send: the kinds of message that leave them, most bytes first; bytes are those received as well"
-    return [{name: row[name] for name in told} for row in rows], [asked.notes[0], *others, sent, *asked.notes[1:]]
 
 
 def options(found: Sequence[Group]) -> tuple[dict[str, list[str]], dict[str, str]]:
@@ -195,22 +163,6 @@ def provenance(found: Sequence[Group]) -> dict[str, Any]:
         "splits": {run.options["split_seed"]: run.config["split"] for run in sorted(runs, key=seed_of)},
         "folders": {name_of(group, found): [run.folder.resolve().name for run in group.runs] for group in found},
     }
-
-
-def _kinds(group: Group) -> Cell:
-    """What the clients send, most bytes first: what a privacy audit asks for."""
-    rounds = group.runs[0].rounds
-    sent = {name: rounds[name].sum() for name in rounds if name.startswith(("bytes_up:", "bytes_between:"))}
-    kinds = dict.fromkeys(name.partition(":")[2] for name in sorted(sent, key=sent.get, reverse=True) if sent[name])
-    words = ", ".join(kinds) or (
-        "nothing" if sum(group.values(f"bytes_{way}").sum() for way in ("up", "between")) == 0 else ""
-    )
-    return Cell(words, words)
-
-
-def _is_text(header: str) -> bool:
-    """Whether a column is of words, aligned left."""
-    return header in ("algorithm", "what clients\nsend") or header.startswith("--")
 
 
 # --- the command line --------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from typing import Any
 import saves
 from errors import UserError
 from figures import clients, confusion, curves, pareto, representations, split
-from figures.groups import REFERENCES, Group, column_of, name_of
+from figures.groups import REFERENCES, Group, name_of
 from figures.marks import Panel
+from figures.metrics import column_of
 from figures.report.on_page import spec
 from figures.styles import label
 
@@ -118,10 +119,10 @@ def _split_seeds(found: Sequence[Group]) -> list[int]:
 
 def _confusion(found: Sequence[Group]) -> Shown:
     for number, group in enumerate(found):
-        kept = [(run, None) for run in group.runs if run.arrays("confusion")]
+        kept = [run for run in group.runs if run.arrays("confusion")]
         for which, words in EXAMPLES.items() if kept else ():
             chosen = {"method": (number, name_of(group, found)), "examples": (which, words)}
-            yield chosen, confusion.panel([run for run, _ in kept], label(Group(kept), found), which == "own")
+            yield chosen, confusion.panel(kept, label(Group(kept), found), which == "own")
 
 
 def _representations(found: Sequence[Group]) -> Chart:

@@ -11,8 +11,8 @@ from conftest import line_of
 from test_targets import saved
 
 from figures import curves, groups, problems, table
-from figures.cells import render
 from figures.groups import read, select, where
+from figures.render import render
 from figures.statistics import nemenyi, over_problems
 
 ACCURACY = {  # (method, alpha): by seed
@@ -36,15 +36,16 @@ def runs(tmp_path):
 
 
 def rows_of(result):
-    (rows,) = result.tables.values()
-    return {row["algorithm"].text: row for row in rows}
+    (found,) = result.tables
+    return dict(zip(found.names, found.rows, strict=True))
 
 
 def test_problems_are_columns_and_methods_rows_whose_cells_are_means_over_seeds(runs):
     rows = rows_of(problems.overview(runs))
     assert list(rows) == ["cfkd", "fd", "fedavg", "independent"], "references last"
-    assert list(rows["fd"]) == ["algorithm", "alpha 0.1", "alpha inf", "average\nrank"]
-    assert rows["fedavg"]["alpha 0.1"].text == "52.00 ± 2.00 (3)"
+    assert list(rows["fd"]) == ["alpha 0.1", "alpha inf", "average rank"]
+    assert rows["fedavg"]["alpha 0.1"].text == "52.00 ±2.00 (3)"
+    assert rows["fedavg"]["alpha 0.1"].std == pytest.approx(2)
     assert rows["fedavg"]["alpha 0.1"].value == pytest.approx(52)
     assert rows["independent"]["alpha inf"].text == "", "not run on it"
 
@@ -76,8 +77,8 @@ def test_ranks_are_means_over_problems_and_a_test_takes_six(runs):
     result = problems.overview(runs)
     rows = rows_of(result)
     # 0.1: fedavg, fd, cfkd; inf: cfkd, fedavg, fd
-    assert [rows[name]["average\nrank"].value for name in ("fedavg", "fd", "cfkd")] == [1.5, 2.5, 2.0]
-    assert rows["independent"]["average\nrank"].value is None
+    assert [rows[name]["average rank"].value for name in ("fedavg", "fd", "cfkd")] == [1.5, 2.5, 2.0]
+    assert rows["independent"]["average rank"].value is None
     assert any(note.startswith("no test over problems: 2 are too few") for note in result.notes)
 
 
@@ -121,16 +122,16 @@ def test_settings_are_selected_on_each_problem_for_itself_and_the_method_keeps_i
 
 def test_every_form_has_the_same_numbers(runs, capsys, tmp_path):
     result = problems.overview(runs)
-    assert "| **52.00 ± 2.00 (3)**" in render(result, "markdown")
-    assert "52.00 ± 2.00 (3) *" in render(result, "plain")
+    assert "| **52.00 ±2.00 (3)**" in render(result, "markdown")
+    assert "52.00 ±2.00 (3) *" in render(result, "plain")
     latex = render(result, "latex")
-    assert r"\textbf{52.00 $\pm$ 2.00 (3)}" in latex
+    assert r"\textbf{52.00 $\pm$2.00 (3)}" in latex
     assert latex.count(r"\midrule") == 2, "references below a line"
     table.main([*(str(run.folder) for run in runs), "--csv"])
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert len(rows) == len(ACCURACY), "a row a method and problem, where it was run"
     first = next(row for row in rows if (row["algorithm"], row["--alpha"]) == ("fedavg", "0.1"))
-    told = [float(first[name]) for name in ("n", "global %", "std over seeds")]
+    told = [float(first[name]) for name in ("n", "global (%)", "global std (%)")]
     assert told == pytest.approx([3, 52, 2])
     assert first["mark"] == "best"
 
@@ -144,6 +145,7 @@ def test_latex_groups_the_problems_by_their_first_option(tmp_path):
     assert r"\multicolumn{2}{c}{MNIST} & \multicolumn{2}{c}{digits}" in latex
     assert r"\cmidrule(lr){2-3} \cmidrule(lr){4-5}" in latex
     columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", latex)[1]
+    assert re.findall(r"alpha [\d.]+", latex.splitlines()[5]) == ["alpha 0.1", "alpha 1", "alpha 0.1", "alpha 1"]
     lines = [line for line in latex.splitlines() if line.endswith(r" \\") and r"\multicolumn{2}" not in line]
     assert {line.count("&") for line in lines} == {len(columns) - 1}
 
@@ -185,7 +187,7 @@ def test_a_picture_of_several_problems_says_how_to_take_one(runs, tmp_path, caps
 def test_columns_that_are_not_there_are_a_line(runs, capsys):
     with pytest.raises(SystemExit):
         table.main([*(str(run.folder) for run in runs), "--columns", "nothing"])
-    assert "--columns nothing: no column begins like this; algorithm, alpha 0.1" in capsys.readouterr().err
+    assert "--columns nothing: no such column; there are the groups options, runs, accuracy, " in capsys.readouterr().err
 
 
 def test_the_folders_of_a_grid_read_as_they_are(runs):

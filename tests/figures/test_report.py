@@ -136,20 +136,20 @@ PLAIN = "fedavg (--topology_file plain) (n = 2)"
 
 def test_rows_are_those_of_the_histories(page):
     rows = page.rows()
-    assert list(rows) == ["fd ", f"fedavg {NASTY}", "fedavg plain", "centralized ", "independent "]
+    assert list(rows) == [f"fedavg {NASTY}", "fedavg plain", "fd ", "centralized ", "independent "], "the best first"
     row = rows["fedavg plain"]
-    assert float(row["global %"][0]) == pytest.approx(50)
-    assert row["global std over seeds"][1] == "0.00"
-    assert float(row["personal %"][0]) == pytest.approx(100 * (0.6 + 0.65) / 2), "mean over clients, then over seeds"
-    assert float(row["difference to baseline"][0]) == pytest.approx(20)
+    assert float(row["accuracy % global"][0]) == pytest.approx(50)
+    assert row["accuracy % global"][1] == "50.00 ±0.00"
+    assert float(row["accuracy % personal"][0]) == pytest.approx(100 * (0.6 + 0.65) / 2), "mean over clients, then seeds"
+    assert float(row["difference to baseline difference"][0]) == pytest.approx(20)
     assert row["what clients send"][1] == "weights"
-    assert row["bytes a client and round"] == ("500.0", "500 B"), "of two clients, in three rounds"
-    assert float(row["FLOPs a client and round"][0]) == 15e9 / 2 / 3
-    assert float(row["rounds to 35 %"][0]) == pytest.approx(2.25)
-    assert rows["fd "]["rounds to 35 %"] == (">3", ">3.0")
-    assert rows["fd "]["difference to baseline"] == ("", "")
+    assert row["per client and round sent"] == ("500.0", "500 B"), "of two clients, in three rounds"
+    assert float(row["per client and round FLOPs"][0]) == 15e9 / 2 / 3
+    assert float(row["to 35 % rounds"][0]) == pytest.approx(2.25)
+    assert rows["fd "]["to 35 % rounds"] == (">3", ">3.0")
+    assert rows["fd "]["difference to baseline difference"] == ("", "")
     assert rows["independent "]["what clients send"][1] == "nothing"
-    assert "p (Holm)" not in row, "of two seeds there is none, and no empty column"
+    assert "difference to baseline p (Holm)" not in row, "of two seeds there is none, and no empty column"
 
 
 def test_curves_are_means_over_seeds_in_percent_with_their_band(runs, page):
@@ -438,7 +438,7 @@ def test_in_a_browser_every_figure_is_drawn(opened):
 @needs_browser
 def test_in_a_browser_a_header_sorts_both_ways_with_what_is_missing_last(opened):
     tab, _, _ = opened
-    header = tab.locator("#comparison thead th", has_text="difference")
+    header = tab.locator("#comparison thead th", has_text="to baseline\ndifference")
     column = header.evaluate("th => th.cellIndex")
 
     def texts(at, table=0):
@@ -451,7 +451,7 @@ def test_in_a_browser_a_header_sorts_both_ways_with_what_is_missing_last(opened)
     header.locator("button").press("Enter")
     assert header.get_attribute("aria-sort") == "descending"
     assert texts(column) == ["+60.00", "+35.00", "+20.00", "+10.00", ""]
-    reached = tab.locator("#comparison thead th", has_text="bytes\nto 35")
+    reached = tab.locator("#comparison thead th", has_text="to 35 %\nbytes")
     reached.locator("button").click()
     assert tab.locator("#comparison table").nth(1).locator("[aria-sort]").count() == 1
     assert texts(reached.evaluate("th => th.cellIndex"), table=1)[-1] == ">60 B", "a bound comes after the numbers"
@@ -505,7 +505,7 @@ def test_command_table_and_report_say_the_same_word_for_word(tmp_path, capsys):
     told = [line for line in out.splitlines() if " best of the collaborating methods" in line or "Told apart:" in line]
     assert len(told) == 3, "global, personal, the rule"
     assert "95 % interval" in told[0]
-    table.main([str(tmp_path), "--metric", "personal", "--baseline", "independent"])
+    table.main([str(tmp_path), "--metric", "personal", "--baseline", "independent", "--columns", "difference"])
     again = capsys.readouterr().out
     page = Page(report.page(list(saves.find(tmp_path))))
     for line in told:

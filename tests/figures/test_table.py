@@ -9,19 +9,25 @@ import pytest
 from conftest import keeping, line_of
 from test_targets import right, saved
 
-from figures import cells, table
-from figures.cells import render
+from figures import table
+from figures.compare import compare
 from figures.groups import groups, name_of, read
+from figures.render import render
 from figures.statistics import holm, paired
+from figures.units import UNITS
 
 T_2 = 4.302652729911275  # 97.5 % of Student's t with 2 degrees of freedom: x = 0.95 sqrt(2 / (1 - 0.95**2))
 
 
-def rows_of(runs, title="after the last round", **asked):
-    """{name of the row: {header: value}}"""
-    rows = table.compare(runs, **asked).tables[title]
-    named = [" ".join(str(row[name].value) for name in row if name == "algorithm" or name.startswith("--")) for row in rows]
-    told = [{name.replace("\n", " ").strip(): cell.value for name, cell in row.items()} for row in rows]
+def rows_of(runs, **asked):
+    """{name of the row: {name of the column: value}}, of all columns; "NAME std" is a spread over seeds."""
+    (found,) = compare(runs, **{"columns": ["all"], **asked}).tables
+    keys = [key.name for key in found.keys if key.name != "n"]
+    named = [" ".join("" if row[key].value is None else str(row[key].value) for key in keys) for row in found.rows]
+    told = [
+        {name: cell.value for name, cell in row.items()} | {f"{name} std": cell.std for name, cell in row.items()}
+        for row in found.rows
+    ]
     return dict(zip(named, told, strict=True))
 
 
@@ -85,10 +91,10 @@ def test_p_is_adjusted_over_the_rows_that_have_one(tmp_path):
         runs += seeds(tmp_path, name, [value + d / 100 for value, d in zip(base, points, strict=False)])
     rows = rows_of(runs, baseline="fedavg")
     alone = {name: paired(of(*(d / 100 for d in differences[name])), of(*[0] * 6)).p for name in "ab"}
-    assert rows["a"]["p (Holm)"] == pytest.approx(2 * alone["a"])
-    assert rows["b"]["p (Holm)"] == pytest.approx(alone["b"])
-    assert [rows[name]["p (Holm)"] for name in ("c", "fedavg")] == [None, None], "three seeds, and the baseline itself"
-    assert [rows[name]["common seeds"] for name in ("a", "c", "fedavg")] == [6, 3, None]
+    assert rows["a"]["p"] == pytest.approx(2 * alone["a"])
+    assert rows["b"]["p"] == pytest.approx(alone["b"])
+    assert [rows[name]["p"] for name in ("c", "fedavg")] == [None, None], "three seeds, and the baseline itself"
+    assert [rows[name]["common_seeds"] for name in ("a", "c", "fedavg")] == [6, 3, None]
 
 
 # --- rows --------------------------------------------------------------------------------------------------------------
@@ -98,12 +104,12 @@ def test_a_row_has_mean_and_deviation_over_seeds_and_the_paired_difference_to_th
     runs = seeds(tmp_path, "fedavg", (0.50, 0.60, 0.70)) + seeds(tmp_path, "cfkd", (0.51, 0.62, 0.73))
     rows = rows_of(runs, baseline="fedavg")
     cfkd, fedavg = rows["cfkd"], rows["fedavg"]
-    assert (cfkd["n"], cfkd["global %"]) == (3, pytest.approx(62))
-    assert cfkd["std over seeds"] == pytest.approx(11), "of a sample"
-    assert cfkd["difference to baseline"] == pytest.approx(2)
+    assert (cfkd["n"], cfkd["global"]) == (3, pytest.approx(62))
+    assert cfkd["global std"] == pytest.approx(11), "of a sample"
+    assert cfkd["difference"] == pytest.approx(2)
     half = 100 * T_2 * 0.01 / math.sqrt(3)
-    assert (cfkd["95 % interval from"], cfkd["to"]) == pytest.approx((2 - half, 2 + half))
-    assert fedavg["difference to baseline"] is None
+    assert (cfkd["low"], cfkd["high"]) == pytest.approx((2 - half, 2 + half))
+    assert fedavg["difference"] is None
     assert list(rows) == ["cfkd", "fedavg"], "by name"
 
 
@@ -111,10 +117,10 @@ def test_the_order_of_the_runs_changes_nothing(tmp_path):
     runs = [run for name in ("independent", "fedavg") for run in seeds(tmp_path, name, (0.5, 0.6, 0.4))]
     runs += seeds(tmp_path, "fedavg", (0.5, 0.7), lr=0.01, nbytes=(5, 5, 5))
     asked = {"baseline": "independent", "target": 0.45, "equal": "bytes"}
-    told = render(table.compare(runs, **asked))
+    told = render(compare(runs, **asked))
     for seed in range(5):
         shuffled = [runs[i] for i in np.random.default_rng(seed).permutation(len(runs))]
-        assert render(table.compare(shuffled, **asked)) == told
+        assert render(compare(shuffled, **asked)) == told
 
 
 def test_settings_are_rows_in_the_order_of_their_numbers_and_references_come_last(tmp_path):
@@ -137,10 +143,11 @@ def test_gain_and_harm_are_of_each_client_against_itself_alone_on_the_same_seed(
     third = saved(tmp_path, "fedavg", 2, curve=(0.1, 0.6), clients={2: [0.0, 0.0, 0.0, 0.0]})
     row = rows_of([alone, other, with_others, second, third], metric="personal")["fedavg"]
     # seed 0: +10, -10, 0, +20; seed 1: +10, +10, -10, -20; seed 2 has no independent run
-    assert row["gain over independent"] == pytest.approx((5 - 2.5) / 2)
-    assert row["least of a client"] == pytest.approx((-10 - 20) / 2)
-    assert row["clients harmed %"] is None, "these runs did not keep which examples they got right"
-    assert "gain over independent" not in rows_of([with_others])["fedavg"]
+    assert row["gain_personal"] == pytest.approx((5 - 2.5) / 2)
+    assert row["gain_least"] == pytest.approx((-10 - 20) / 2)
+    assert row["harmed"] is None, "these runs did not keep which examples they got right"
+    assert rows_of([with_others])["fedavg"]["gain_global"] is None
+    assert "gain" not in render(compare([with_others]))
 
 
 def test_a_client_is_harmed_where_an_interval_over_its_own_examples_says_so(tmp_path):
@@ -152,50 +159,55 @@ def test_a_client_is_harmed_where_an_interval_over_its_own_examples_says_so(tmp_
         return [right(runs[0], *ours), right(runs[1], *[np.ones(100)] * len(wrong))]
 
     # 5 of 100 worse: the interval, 0.05 +- 1.98 * 0.22 / 10, is below 0, and yet these are too few to speak of; 6 are not
-    assert rows_of(pair(0, 5, 6))["fedavg"]["clients harmed %"] == 50
+    assert rows_of(pair(0, 5, 6))["fedavg"]["harmed"] == 50
     flat = pair(0, 0, 3)
-    assert rows_of(flat)["fedavg"]["clients harmed %"] == 0, "no change is no harm, and a little is none that is shown"
+    assert rows_of(flat)["fedavg"]["harmed"] == 0, "no change is no harm, and a little is none that is shown"
     # of two seeds on one split an example counts by its mean: 12 that differ in one seed of two
-    assert rows_of(pair(0, 12, 0) + pair(1, 0, 0))["fedavg"]["clients harmed %"] == 50
+    assert rows_of(pair(0, 12, 0) + pair(1, 0, 0))["fedavg"]["harmed"] == 50
     # on splits of their own, the mean of the shares
-    assert rows_of(pair(0, 9, 9) + pair(1, 9, 0, split_seed=1))["fedavg"]["clients harmed %"] == 75
+    assert rows_of(pair(0, 9, 9) + pair(1, 9, 0, split_seed=1))["fedavg"]["harmed"] == 75
 
 
 def test_one_that_gains_as_much_as_it_loses_is_not_harmed(tmp_path):
     ours, alone = np.repeat([0, 1, 1], [20, 20, 60]), np.repeat([1, 0, 1], [20, 20, 60])
     runs = [right(saved(tmp_path, "fedavg"), ours), right(saved(tmp_path, "independent"), alone)]
-    assert rows_of(runs)["fedavg"]["clients harmed %"] == 0
+    assert rows_of(runs)["fedavg"]["harmed"] == 0
     runs[0] = right(saved(tmp_path, "fedavg", lr=0.2), np.repeat([0, 1, 1], [33, 7, 60]))
-    assert rows_of([runs[0], runs[1]])["fedavg 0.2"]["clients harmed %"] == 100
+    assert rows_of([runs[0], runs[1]])["fedavg 0.2"]["harmed"] == 100
 
 
 def test_of_several_independent_settings_the_one_with_the_same_shared_flags_is_the_comparison(tmp_path):
     runs = [saved(tmp_path, name, lr=lr, curve=(0.1, v)) for name, lr, v in (("fedavg", 1, 0.8), ("cfkd", 3, 0.9))]
     runs += [saved(tmp_path, "independent", lr=lr, curve=(0.1, v)) for lr, v in ((1, 0.5), (2, 0.7))]
     rows = rows_of(runs)
-    assert rows["fedavg 1"]["gain over independent"] == pytest.approx(30)
-    assert rows["cfkd 3"]["gain over independent"] is None, "no independent run has its learning rate"
+    assert rows["fedavg 1"]["gain_global"] == pytest.approx(30)
+    assert rows["cfkd 3"]["gain_global"] is None, "no independent run has its learning rate"
 
 
 def test_costs_are_those_of_the_whole_run(tmp_path):
     row = rows_of(seeds(tmp_path, "fedavg", (0.5, 0.6)))["fedavg"]
-    assert row["bytes a client and round"] == (100 + 2 * 30) / 2 / 2  # of two clients, in two rounds
-    assert row["steps of all clients"] == 14
-    assert row["seconds without evaluation"] == 2, "evaluations are left out"
+    assert row["sent"] == (100 + 2 * 30) / 2 / 2  # of two clients, in two rounds
+    assert row["steps"] == 14
+    assert row["time"] == 2, "evaluations are left out"
 
 
 def test_targets_are_columns_of_rounds_bytes_flops_and_seconds(tmp_path):
     runs = [saved(tmp_path, seed=seed) for seed in range(3)] + [saved(tmp_path, "fd", curve=(0.1, 0.2, 0.3, 0.3))]
     rows = rows_of(runs, target=0.4)
-    assert [rows["fedavg"][f"{what} to 40 %"] for what in ("rounds", "bytes", "flops", "seconds")] == [
+    assert [rows["fedavg"][f"{what}_to_target"] for what in ("rounds", "bytes", "flops", "seconds")] == [
         pytest.approx(1.5),
         pytest.approx(145),
         None,
         pytest.approx(1.75),
     ]
-    assert [rows["fd"][f"{what} to 40 %"] for what in ("rounds", "bytes", "flops", "seconds")] == [">4", ">220", None, ">3"]
-    assert [rows[name]["runs that reach 40 %"] for name in ("fedavg", "fd")] == [3, 0]
-    assert any("read off the test curve (global)" in note for note in table.compare(runs, target=0.4).notes)
+    assert [rows["fd"][f"{what}_to_target"] for what in ("rounds", "bytes", "flops", "seconds")] == [
+        ">4",
+        ">220",
+        None,
+        ">3",
+    ]
+    assert [rows[name]["reached"] for name in ("fedavg", "fd")] == [3, 0]
+    assert any("read off the test curve (global)" in note for note in compare(runs, target=0.4).notes)
 
 
 VALIDATED = {"validation": 0.1, "curve": (0.5, 0.9, 0.7), "columns": {"validation_mean": [np.nan, 0.3, 0.4, 0.6]}}
@@ -206,16 +218,16 @@ def test_on_validation_every_number_is_of_the_round_best_there(tmp_path):
     by_client = {1: [0.4, 0.6], 3: [0.0, 0.0]}
     runs = [saved(tmp_path, "fedavg", **{**VALIDATED, "columns": high}, clients=by_client)]
     runs += [saved(tmp_path, "independent", **VALIDATED, clients={1: [0.0, 0.0], 3: [0.3, 0.3]})]
-    rows = rows_of(runs, "of the round best on validation", on="validation", target=0.55)
-    assert rows["fedavg"]["global %"] == pytest.approx(50), "of round 1; the best on the test set was 90"
-    assert rows["fedavg"]["best round"] == 1
-    assert rows["fedavg"]["gain over independent"] == pytest.approx(50 - 70), "each at its own round"
-    personal = rows_of(runs, "of the round best on validation", on="validation", metric="personal")
-    assert personal["fedavg"]["gain over independent"] == pytest.approx(50 - 30)
-    assert rows["independent"]["global %"] == pytest.approx(70)
-    assert rows["independent"]["rounds to 55 %"] == pytest.approx(2.75), "read off validation: 0.4, then 0.6"
-    assert any("read off validation," in note for note in table.compare(runs, on="validation", target=0.5).notes)
-    assert rows_of(runs)["fedavg"]["global %"] == pytest.approx(70), "and the last round unless asked"
+    rows = rows_of(runs, on="validation", target=0.55)
+    assert rows["fedavg"]["global"] == pytest.approx(50), "of round 1; the best on the test set was 90"
+    assert rows["fedavg"]["best_round"] == 1
+    assert rows["fedavg"]["gain_global"] == pytest.approx(50 - 70), "each at its own round"
+    personal = rows_of(runs, on="validation", metric="personal")
+    assert personal["fedavg"]["gain_personal"] == pytest.approx(50 - 30)
+    assert rows["independent"]["global"] == pytest.approx(70)
+    assert rows["independent"]["rounds_to_target"] == pytest.approx(2.75), "read off validation: 0.4, then 0.6"
+    assert any("read off validation," in note for note in compare(runs, on="validation", target=0.5).notes)
+    assert rows_of(runs)["fedavg"]["global"] == pytest.approx(70), "and the last round unless asked"
 
 
 def tried(export, algorithm, settings, seed=0):
@@ -230,11 +242,12 @@ def test_of_each_algorithms_settings_the_one_best_on_validation_is_chosen_and_it
     runs = tried(tmp_path, "fedavg", {0.1: (0.6, 0.9), 0.2: (0.8, 0.7)}) + tried(
         tmp_path, "fd", {0.1: (0.5, 0.4), 0.3: (0.4, 0.8)}
     )
-    told = table.compare(runs, select=["lr"])
+    told = compare(runs, select=["lr"])
     rows = rows_of(runs, select=["lr"])
-    assert list(rows) == ["fd 0.1", "fedavg 0.2"]
-    assert [rows[name]["global %"] for name in rows] == pytest.approx([40, 70])
-    assert [rows[name]["settings tried"] for name in rows] == [2, 2]
+    assert list(rows) == ["fedavg 0.2", "fd 0.1"]
+    assert [rows[name]["global"] for name in rows] == pytest.approx([70, 40])
+    assert told.tables[0].names == ["fedavg --lr 0.2", "fd --lr 0.1"], "what was chosen stands in the name"
+    assert [rows[name]["tried"] for name in rows] == [2, 2]
     assert not any("warning" in note for note in told.notes)
 
 
@@ -246,10 +259,10 @@ def test_the_choice_is_by_the_mean_over_seeds(tmp_path):
 
 def test_an_unequal_tuning_budget_is_warned_of(tmp_path):
     runs = tried(tmp_path, "fedavg", {0.1: (0.6, 0.9), 0.2: (0.8, 0.7)}) + tried(tmp_path, "fd", {0.1: (0.5, 0.4)})
-    notes = table.compare(runs, select=["lr"]).notes
+    notes = compare(runs, select=["lr"]).notes
     assert "warning: an unequal tuning budget: settings tried are fd 1, fedavg 2" in notes
     runs += tried(tmp_path, "fd", {0.2: (0.5, 0.4)}, seed=1)
-    assert "warning: the settings of fd were tried with different seeds" in table.compare(runs, select=["lr"]).notes
+    assert "warning: the settings of fd were tried with different seeds" in compare(runs, select=["lr"]).notes
 
 
 def test_at_equal_bytes_methods_are_compared_at_the_largest_total_that_all_have_sent(tmp_path):
@@ -257,17 +270,18 @@ def test_at_equal_bytes_methods_are_compared_at_the_largest_total_that_all_have_
     runs += [saved(tmp_path, "fd", nbytes=(5, 0, 0), curve=(0.3, 0.5, 0.6))]  # 5, 10, 15 bytes: the budget
     runs += [saved(tmp_path, "independent", nbytes=(0, 0, 0), curve=(0.3, 0.3, 0.1))]
     runs += [saved(tmp_path, "centralized", nbytes=(0, 0, 1), curve=(0.3, 0.3, 0.9))]
-    rows = rows_of(runs, "at equal bytes: 15 B of all clients", equal="bytes")
-    assert {name: row["global %"] for name, row in rows.items()} == {
+    rows = rows_of(runs, equal="bytes")
+    assert {name: row["equal"] for name, row in rows.items()} == {
         "fedavg": pytest.approx(30),  # half the way from 0.2 to 0.4
         "fd": pytest.approx(60),
         "independent": pytest.approx(10),
         "centralized": pytest.approx(90),  # one byte in all, and no limit to the others
     }
-    assert [rows[name]["bytes of all clients"] for name in rows] == [15, 15, 1, 0]
-    assert [rows[name]["rounds"] for name in rows] == pytest.approx([3, 1.5, 3, 3])
-    assert [rows[name]["steps of all clients"] for name in rows] == pytest.approx([21, 10.5, 21, 21])
-    assert [rows_of(runs)[name]["steps of all clients"] for name in rows] == [21] * 4
+    assert list(rows) == ["fedavg", "fd", "centralized", "independent"]
+    assert [rows[name]["equal_bytes"] for name in rows] == [15, 15, 1, 0]
+    assert [rows[name]["equal_rounds"] for name in rows] == pytest.approx([1.5, 3, 3, 3])
+    assert [rows[name]["equal_steps"] for name in rows] == pytest.approx([10.5, 21, 21, 21])
+    assert [rows_of(runs)[name]["steps"] for name in rows] == [21] * 4
 
 
 def test_a_budget_of_bytes_may_be_of_ones_choice(tmp_path, capsys):
@@ -275,9 +289,9 @@ def test_a_budget_of_bytes_may_be_of_ones_choice(tmp_path, capsys):
         saved(tmp_path, "fedavg", nbytes=(10, 0, 0), curve=(0.2, 0.4, 0.8)),
         saved(tmp_path, "fd", nbytes=(5, 0, 0), curve=(0.2, 0.4, 0.8)),
     ]
-    rows = rows_of(runs, "at equal bytes: 20 B of all clients", equal=20.0)
-    assert rows["fedavg"]["global %"] == pytest.approx(40), "after two rounds of ten"
-    assert (rows["fd"]["global %"], rows["fd"]["bytes of all clients"]) == (pytest.approx(80), 15), "it never sent as much"
+    rows = rows_of(runs, equal=20.0)
+    assert rows["fedavg"]["equal"] == pytest.approx(40), "after two rounds of ten"
+    assert (rows["fd"]["equal"], rows["fd"]["equal_bytes"]) == (pytest.approx(80), 15), "it never sent as much"
     assert table._budget("20MB") == 20e6
     assert table._budget("500kB") == 5e5
     assert "--equal: 20 euros is neither bytes nor a budget" in refused(capsys, runs[0].folder, "--equal", "20 euros")
@@ -285,9 +299,9 @@ def test_a_budget_of_bytes_may_be_of_ones_choice(tmp_path, capsys):
 
 def test_a_method_that_has_sent_more_before_its_first_evaluated_round_has_no_value_at_equal_bytes(tmp_path):
     runs = [saved(tmp_path, "fedavg", nbytes=(99, 0, 0)), saved(tmp_path, "fd", nbytes=(1, 0, 0))]
-    rows = rows_of(runs, "at equal bytes: 4 B of all clients", equal="bytes")
-    assert (rows["fedavg"]["n"], rows["fedavg"]["global %"]) == (0, None)
-    assert rows["fd"]["global %"] == pytest.approx(80)
+    rows = rows_of(runs, equal="bytes")
+    assert (rows["fedavg"]["equal_n"], rows["fedavg"]["equal"]) == (0, None)
+    assert rows["fd"]["equal"] == pytest.approx(80)
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------------
@@ -305,7 +319,7 @@ def test_other_rules_of_the_split_other_data_and_other_splits_of_one_seed_are_re
         ({"split": "1", "seed": 7}, "different splits are not compared: the split's digest at --split_seed 0 is 0 in "),
     ):
         other = saved(tmp_path / "others", "cfkd", **changed)
-        assert line_of(table.compare, [run, other]).startswith(f"{told}{run.folder}, but ")
+        assert line_of(compare, [run, other]).startswith(f"{told}{run.folder}, but ")
         if not {"alpha", "partition", "n_clients", "feature_shift"} & changed.keys():  # these are problems side by side
             assert refused(capsys, run.folder, other.folder).startswith(f"{told}{run.folder}, but ")
     another = saved(tmp_path / "others", "cfkd", split="1", split_seed=1)
@@ -345,7 +359,7 @@ def test_other_mistakes_are_a_line_each(tmp_path, capsys):
     assert refused(capsys, tmp_path, "--select", "seed").startswith("--select seed: not a flag that tells settings")
     assert refused(capsys, tmp_path, "--select", "mu").startswith("--select mu: not a flag that tells settings")
     assert refused(capsys, tmp_path, "--by", "mu") == "--by mu: no run has this option"
-    names = "fedavg (--lr 0.1); fedavg (--lr 0.2)"
+    names = "fedavg --lr 0.1; fedavg --lr 0.2"
     assert refused(capsys, tmp_path, "--baseline", "fedavg") == f"--baseline fedavg: several rows of that name; {names}"
     assert refused(capsys, tmp_path, "--baseline", "fd") == f"--baseline fd: no row of that name; {names}"
     assert refused(capsys, tmp_path, "--metric", "tuned") == (
@@ -362,9 +376,11 @@ def test_other_mistakes_are_a_line_each(tmp_path, capsys):
 
 
 def test_a_baseline_may_be_a_row_by_its_whole_name(tmp_path):
-    rows = rows_of([saved(tmp_path, lr=lr) for lr in (0.1, 0.2)], baseline="fedavg (--lr 0.2)")
-    assert rows["fedavg 0.2"]["difference to baseline"] is None
-    assert rows["fedavg 0.1"]["difference to baseline"] == 0
+    runs = [saved(tmp_path, lr=lr) for lr in (0.1, 0.2)]
+    for name in ("fedavg --lr 0.2", "fedavg (--lr 0.2)"):  # as the table writes it, and as a legend does
+        rows = rows_of(runs, baseline=name)
+        assert rows["fedavg 0.2"]["difference"] is None
+        assert rows["fedavg 0.1"]["difference"] == 0
 
 
 # --- notes and forms ---------------------------------------------------------------------------------------------------
@@ -372,12 +388,12 @@ def test_a_baseline_may_be_a_row_by_its_whole_name(tmp_path):
 
 def test_what_weakens_a_comparison_is_said(tmp_path):
     runs = seeds(tmp_path, "fedavg", (0.5, 0.6))
-    assert any(note.startswith("2 seeds on 1 split:") for note in table.compare(runs).notes)
-    assert any(note.startswith("one seed: an illustration") for note in table.compare(runs[:1]).notes)
+    assert any(note.startswith("2 seeds on 1 split:") for note in compare(runs).notes)
+    assert any(note.startswith("one seed: an illustration") for note in compare(runs[:1]).notes)
     own = [saved(tmp_path, seed=seed, split_seed=seed, split=str(seed)) for seed in (7, 8)]
-    assert "2 seeds, each with a split of its own" in table.compare(own).notes
+    assert "2 seeds, each with a split of its own" in compare(own).notes
     runs.append(saved(tmp_path, seed=2, split_seed=2, curve=(0.1, 0.4), source="1", environment={"torch": "2"}))
-    notes = table.compare(runs).notes
+    notes = compare(runs).notes
     assert "warning: fedavg was run with 2 versions of code or libraries (figures.diff)" in notes
     assert "warning: runs of 2 environments, whose seconds do not compare (figures.diff)" in notes
 
@@ -392,26 +408,29 @@ def folder(tmp_path):
 def test_the_module_figures_table_is_the_command(folder, capsys):
     table.main([str(folder)])
     out = capsys.readouterr().out
-    assert out.startswith("after the last round:\nalgorithm ")
+    assert [line.split()[0][:9] for line in out.splitlines()[:5]] == ["accuracy", "algorithm", "-" * 9, "cfkd", "fedavg"]
+    assert "\nAfter the last round, best global first. global: whole test set;" in out
     table.main([str(run.folder) for run in read([folder])])
     assert capsys.readouterr().out == out, "a folder of runs is its runs"
 
 
 def test_markdown_read_back(folder, capsys):
-    table.main([str(folder), "--markdown", "--baseline", "fedavg"])
+    saved(folder, "fedavg", curve=(0.1, 0.4), topology_file="other")
+    table.main([str(folder), "--markdown", "--baseline", "fedavg --topology_file a_b|c%.txt"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    header, _, cfkd, fedavg = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
-    assert dict(zip(header, cfkd, strict=True))["global %"] == "62.00"
-    assert dict(zip(header, cfkd, strict=True))["difference to baseline"] == "+2.00"
-    assert dict(zip(header, fedavg, strict=True))["--topology_file"] == r"a_b\|c%.txt"
+    header, _, cfkd, fedavg, _ = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
+    assert dict(zip(header, cfkd, strict=True))["accuracy % global"] == "62.00 ±11.00"
+    assert dict(zip(header, cfkd, strict=True))["difference to baseline difference"] == "+2.00"
+    assert dict(zip(header, fedavg, strict=True))["algorithm"] == r"fedavg --topology_file a_b\|c%.txt"
 
 
 def test_a_run_from_before_a_flag_has_another_name_than_one_after_it(tmp_path):
-    found = groups([(saved(tmp_path, "fd"), None), (saved(tmp_path, "fd", track_features=0), None)])
+    found = groups([saved(tmp_path, "fd"), saved(tmp_path, "fd", track_features=0)])
     assert [name_of(group, found) for group in found] == ["fd", "fd (--track_features 0)"]
 
 
 def test_latex_is_escaped_and_all_but_the_table_is_comment(folder, capsys):
+    saved(folder, "fedavg", curve=(0.1, 0.4), topology_file="other")
     table.main([str(folder), "--latex", "--target", "0.9"])
     lines = capsys.readouterr().out.splitlines()
     (first,) = [i for i, line in enumerate(lines) if line.startswith(r"\begin{tabular}")]
@@ -419,31 +438,36 @@ def test_latex_is_escaped_and_all_but_the_table_is_comment(folder, capsys):
     assert all(line.startswith("%") for line in lines if line and line not in (*tabular, r"\end{tabular}"))
     assert [line for line in tabular if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
     rows = [[cell.strip() for cell in line.removesuffix(r"\\").split(" & ")] for line in tabular if line.endswith(r"\\")]
-    assert len({len(row) for row in rows}) == 1
-    assert r"\shortstack[r]{global\\\%}" in rows[0], "a header in lines, as it is on the screen"
-    assert "n" in rows[0]
-    assert all(any(column) for column in zip(*rows[1:], strict=True)), "no empty column"
-    assert r"a\_b|c\%.txt" in rows[2]
-    assert r"\ensuremath{>}2.0" in rows[1], "a target that was not reached"
+    upper, lower, *rows = rows
+    spans = [int(found[1]) if (found := re.match(r"\\multicolumn\{(\d+)\}", cell)) else 1 for cell in upper]
+    assert {sum(spans), len(lower), *map(len, rows)} == {len(lower)}, "a header over several columns spans them"
+    assert r"\multicolumn{4}{c}{to 90 \%}" in upper
+    assert "global" in lower
+    assert all(any(column) for column in zip(*rows, strict=True)), "no empty column"
+    assert r"fedavg --topology\_file a\_b|c\%.txt" in rows[1]
+    assert r"\ensuremath{>}2.0" in rows[0], "a target that was not reached"
+    assert r"62.00 $\pm$11.00" in rows[0]
 
 
 def test_the_workbook_read_back_has_numbers_as_numbers(folder, tmp_path, capsys):
     path = tmp_path / "table.xlsx"
     table.main([str(folder), "--xlsx", str(path), "--baseline", "fedavg", "--target", "0.65", "--equal", "bytes"])
-    assert capsys.readouterr().out.startswith("after the last round:"), "and the table is printed"
+    assert "After the last round, best global first." in capsys.readouterr().out, "and the table is printed"
     book = openpyxl.load_workbook(path)
-    assert book.sheetnames == ["after the last round", "at equal bytes", "notes"]
+    assert book.sheetnames == ["after the last round", "notes"]
     header, cfkd, fedavg = book["after the last round"].iter_rows(values_only=True)
     header_cells = book["after the last round"][1]
     row = dict(zip(header, cfkd, strict=True))
-    assert (row["algorithm"], row["n"]) == ("cfkd", 3)
-    assert row["global %"] == pytest.approx(62, abs=1e-9)
-    assert row["95 % interval from"] == pytest.approx(100 * (0.02 - T_2 * 0.01 / math.sqrt(3)), abs=1e-9)
+    assert (row["algorithm"], row["n"], row["--topology_file"]) == ("cfkd", 3, "d")
+    assert row["global (%)"] == pytest.approx(62, abs=1e-9)
+    assert row["global std (%)"] == pytest.approx(11, abs=1e-9)
+    assert row["low (points)"] == pytest.approx(100 * (0.02 - T_2 * 0.01 / math.sqrt(3)), abs=1e-9)
     forms = {cell.value: book["after the last round"].cell(2, cell.column).number_format for cell in header_cells}
-    assert cells._number_format("--lr", 0.003) == "General", "a setting as it was given"
-    assert (forms["global %"], forms["n"], forms["bytes a client and round"]) == ("0.00", "#,##0", "#,##0")
-    assert (row["p (Holm)"], row["flops to 65 %"], row["bytes to 65 %"]) == (None, None, ">160")
-    assert dict(zip(header, fedavg, strict=True))["difference to baseline"] is None
+    assert UNITS["option"].excel == "General", "a setting as it was given"
+    assert (forms["global (%)"], forms["n"], forms["sent (bytes)"]) == ("0.00", "#,##0", "#,##0")
+    assert row["bytes_to_target (bytes)"] == ">160"
+    assert not {"p", "flops_to_target (FLOPs)"} & set(header), "empty columns are left out"
+    assert dict(zip(header, fedavg, strict=True))["difference (points)"] is None
     assert [note for (note,) in book["notes"].iter_rows(min_row=2, values_only=True)]
     table.main([str(folder), "--xlsx", str(path), "--on", "last"])
     assert openpyxl.load_workbook(path).sheetnames == ["after the last round", "notes"]
@@ -457,7 +481,7 @@ def test_a_title_fits_a_sheet_of_excel(tmp_path):
 
 def test_a_function_refuses_as_the_command_does(tmp_path):
     runs = [saved(tmp_path), saved(tmp_path, "fd", alpha=9)]
-    assert line_of(table.compare, runs).startswith("different splits are not compared: --alpha")
+    assert line_of(compare, runs).startswith("different splits are not compared: --alpha")
 
 
 # --- other answers and heads -------------------------------------------------------------------------------------------
@@ -478,14 +502,14 @@ def with_answers(export):
 def test_any_accuracy_that_a_run_has_is_named(metric, value, tmp_path):
     two, _ = with_answers(tmp_path)
     row = rows_of([two], metric=metric, target=value / 100)["ditto"]
-    assert row[f"{metric} %"] == pytest.approx(value)
-    assert row[f"rounds to {value} %"] == 2, "the target is read off the same curve"
+    assert row[metric] == pytest.approx(value)
+    assert row["rounds_to_target"] == 2, "the target is read off the same curve"
 
 
 def test_the_headline_has_its_own_name_too(tmp_path):
     rows = rows_of(with_answers(tmp_path), metric="personal:global", equal="bytes", target=0.4)
-    assert [rows[name]["personal:global %"] for name in ("ditto", "fedavg")] == pytest.approx([40, 50])
-    assert [rows[name]["rounds to 40 %"] for name in ("ditto", "fedavg")] == pytest.approx([2, 1.5])
+    assert [rows[name]["personal:global"] for name in ("ditto", "fedavg")] == pytest.approx([40, 50])
+    assert [rows[name]["rounds_to_target"] for name in ("ditto", "fedavg")] == pytest.approx([2, 1.5])
 
 
 def test_a_name_that_no_run_has_or_that_one_lacks_is_refused_with_those_that_there_are(tmp_path, capsys):
@@ -504,9 +528,8 @@ def test_a_name_that_no_run_has_or_that_one_lacks_is_refused_with_those_that_the
 
 
 def test_the_notes_say_what_a_name_is_of(tmp_path):
-    notes = table.compare(with_answers(tmp_path), "personal:global").notes
-    assert notes[0].startswith(
-        'personal:global: accuracy on each client\'s own distribution, mean over clients, of "global", after the last round'
-    )
+    notes = compare(with_answers(tmp_path), "personal:global").notes
+    assert notes[0].startswith("After the last round, best personal:global first.")
+    assert 'personal:global: accuracy on each client\'s own distribution, mean over clients, of "global"' in notes
     two, _ = with_answers(tmp_path / "more")
-    assert any("read off validation (validation)" in note for note in table.compare([two], "validation", target=0.7).notes)
+    assert any("read off validation (validation)" in note for note in compare([two], "validation", target=0.7).notes)

@@ -9,7 +9,7 @@ from conftest import keeping, sealed
 
 import saves
 from errors import UserError
-from figures import groups, targets
+from figures import alone, targets
 
 UP, DOWN, FIRST = 10, 20, 100  # bytes a round of a client; what is sent before the first round
 
@@ -43,7 +43,15 @@ def saved(export, algorithm="fedavg", seed=0, curve=(0.2, 0.6, 0.4, 0.8), client
     n_clients = max([2, *map(len, (clients or {}).values())])
     parts = {name: changed.pop(name, "0") for name in ("split", "data", "source")}
     parts |= {"environment": changed.pop("environment", {}), "files": {}, "inputs": [[1, 8, 8], 10]}
-    options = {"algorithm": algorithm, "seed": seed, "split_seed": 0, "n_clients": n_clients, "rounds": rounds, "lr": 0.1}
+    options = {
+        "algorithm": algorithm,
+        "seed": seed,
+        "split_seed": 0,
+        "n_clients": n_clients,
+        "rounds": rounds,
+        "lr": 0.1,
+        "model": ["MLP"],
+    }
     options |= {"dataset": "digits", "partition": "lda", "alpha": 0.5, "validation": 0.0} | changed
     folder = export / f"{algorithm}-{next(NUMBERS)}"
     folder.mkdir(parents=True)
@@ -65,7 +73,7 @@ def right(run, *clients):
 
 
 def test_which_examples_were_right_is_what_was_said_of_each_one(tmp_path):
-    found = groups.own_right(right(saved(tmp_path), [1, 0, 1], [], [0]))
+    found = alone.own_right(right(saved(tmp_path), [1, 0, 1], [], [0]))
     assert [of_client.tolist() for of_client in found] == [[1, 0, 1], [], [0]]
 
 

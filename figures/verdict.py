@@ -1,4 +1,4 @@
-"""What a command ends with: a row a setting of its runs, and what they say in words."""
+"""What a comparison says in words: who is best at what, and what the seeds allow to say about it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,21 +7,10 @@ import numpy as np
 
 import algorithms
 from data.partition import Shares
-from figures.cells import cell_of, count, effort, grid, percent, without_empty, word
-from figures.groups import (
-    EQUAL,
-    REFERENCES,
-    Group,
-    alone_for,
-    distinguishing,
-    groups,
-    leading,
-    meant,
-    name_of,
-    seed_of,
-)
+from figures.alone import alone_for
+from figures.groups import EQUAL, REFERENCES, Group, leading, name_of
+from figures.metrics import meant, seed_of
 from figures.statistics import Paired, Values, least_errors, paired
-from figures.units import shown, size
 from options import flags_of
 from saves import Run
 
@@ -29,29 +18,6 @@ RULE = (
     "Told apart: Student's 95 % interval of the differences, paired by seed, leaves out 0; with n = {n} seeds that takes "
     "{t:.1f} standard errors."
 )
-
-
-def table(found: Sequence[Group]) -> str:
-    """The table. Accuracies in percent after the last round; gains in points; a spread is over seeds and says so."""
-    varying = distinguishing([group.options for group in found])
-    several = any(len(group.runs) > 1 for group in found)
-    rows = []
-    for group in found:
-        row = {"algorithm": word(group.algorithm)}
-        row |= {f"--{name}": word(shown(group.options.get(name, ""))) for name in varying}
-        if several:
-            row["seeds"] = count(len(group.runs))
-        for what in ("global", "personal", "tuned"):
-            values = group.values(f"{what}_mean")
-            row[f"{what}\n%"] = percent(values.mean())
-            row[f"{what} std\nover seeds"] = percent(values.std(ddof=1) if len(values) > 1 else None)
-        row["worst client\npersonal %"] = percent(group.mean("personal_worst"))
-        row["gain over independent\nglobal, personal"] = word(_gains(group))
-        up, down, between = (group.per_client_and_round(f"bytes_{way}") for way in ("up", "down", "between"))
-        row["up, down, a client\nand round"] = word(f"{size(up)}, {size(down)}")
-        row["to neighbours, a\nclient and round"] = cell_of(between or None, size)
-        rows.append(row | effort(group))
-    return grid(without_empty(rows), "plain")
 
 
 def chosen(found: Sequence[Group]) -> list[Group] | None:
@@ -120,19 +86,9 @@ def winners(found: Sequence[Group], metric: str, values: Callable[[Group], Value
     return leading(eligible(found, metric, values), lambda group: float(np.mean(list(values(group).values()))))
 
 
-def with_baselines(found: Sequence[Group]) -> list[Group]:
-    """Groups of saved runs, with the `independent` run of the same seeds beside each run, where it is among them: as a
-    command has the runs that it has made."""
-    pairs = []
-    for group in found:
-        alone = alone_for(group, found)
-        of_seed = {seed_of(run): run for run in (alone.runs if alone else [])}
-        pairs += [(run, of_seed.get(seed_of(run))) for run in group.runs]
-    return groups(pairs)
-
-
-def verdict(found: Sequence[Group]) -> list[str]:
-    """Who is best at what, in words, and what the seeds allow to say about it. Empty for a single algorithm."""
+def verdict(found: Sequence[Group], beside: Sequence[Group] = ()) -> list[str]:
+    """Who is best at what, in words, and what the seeds allow to say about it; `beside`: runs of `independent` that are not
+    among the groups. Empty for a single algorithm."""
     if len({group.algorithm for group in found}) < 2:
         return []
     tried, everything = len(found), found
@@ -150,7 +106,7 @@ def verdict(found: Sequence[Group]) -> list[str]:
             continue
         name = f"{what}_mean"
         best = winners(methods, what, lambda group, name=name: group.by_seed(name))
-        lines.append(f"{where} {_best_told(best, methods, everything, name)}.")
+        lines.append(f"{where} {_best_told(best, methods, everything, beside, name)}.")
         if len(best) == 1:
             alone_best[what] = best[0]
     if len({alone_best.get("global"), alone_best.get("personal")} - {None}) == 2:
@@ -174,7 +130,9 @@ def verdict(found: Sequence[Group]) -> list[str]:
     return lines
 
 
-def _best_told(best: Sequence[Group], methods: Sequence[Group], everything: Sequence[Group], name: str) -> str:
+def _best_told(
+    best: Sequence[Group], methods: Sequence[Group], everything: Sequence[Group], beside: Sequence[Group], name: str
+) -> str:
     """In words, which method is best, or that none is."""
     if not best:
         return "no collaborating method is best: each diverged or is no better than predicting the largest class"
@@ -182,7 +140,8 @@ def _best_told(best: Sequence[Group], methods: Sequence[Group], everything: Sequ
     others = _others(best, methods, everything, name)
     if len(best) > 1:
         return f"{' and '.join(names)} are equal, and none is best, with {value:.1%} each{others}"
-    above = _above(best[0].gain(name))
+    alone = alone_for(best[0], everything, beside)
+    above = _above(paired(best[0].by_seed(name), alone.by_seed(name)) if alone else None)
     return f"{names[0]} is best of the collaborating methods, with {value:.1%}{above}{others}"
 
 
@@ -255,8 +214,3 @@ def best_on_validation(found: Sequence[Group]) -> list[str]:
 
 def _sent(group: Group) -> float:
     return group.mean("bytes_up") + group.mean("bytes_down") + group.mean("bytes_between")
-
-
-def _gains(group: Group) -> str:
-    gains = [group.gain("global_mean"), group.gain("personal_mean")]
-    return "" if None in gains else ", ".join(f"{round(gain.mean * 100, 1) + 0.0:+.1f}" for gain in gains)

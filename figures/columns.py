@@ -1,0 +1,372 @@
+"""Every column of the results table, declared once: its name, group, header, unit, how its value comes from the runs of a
+row, and whether it is shown by default. A new column is one entry of COLUMNS; a metric has its columns by `of_metric`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from errors import UserError
+from figures import metrics, targets
+from figures.alone import HARMED, least_gain, part_harmed
+from figures.groups import Group, sent
+from figures.metrics import column_of, meant, values_of
+from figures.statistics import LEAST_SEEDS, Paired, Values, paired
+from figures.units import UNITS, shown
+from saves import Run
+from untrusted import inert
+
+GROUPS = {  # in the order in which a table has them, with the title of each
+    "options": "Options that tell rows apart",
+    "runs": "Runs",
+    "accuracy": "Accuracy",
+    "gain": "Gain over learning alone",
+    "difference": "Difference to the baseline",
+    "sent": "What was sent",
+    "cost": "What it cost",
+    "target": "What the target cost",
+    "equal": "At equal bytes",
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the comparison is asked for: the flags of `figures.table`; `budget` in bytes is what `equal` comes to."""
+
+    metric: str = "global"
+    on: str = "last"
+    by: Sequence[str] = ()
+    select: Sequence[str] = ()
+    baseline: str | None = None
+    target: float | None = None
+    equal: float | str | None = None
+    columns: Sequence[str] = ()
+    budget: float | None = None
+
+    def fill(self, text: str) -> str:
+        """A header or a note with what is asked for in its {places}."""
+        curve = "validation" if self.on == "validation" or self.metric.startswith("validation") else "the test curve"
+        places = {
+            "{metric}": self.metric,
+            "{target}": "" if self.target is None else f"{100 * self.target:g} %",
+            "{baseline}": str(self.baseline),
+            "{budget}": "" if self.budget is None else UNITS["bytes"].show(self.budget),
+            "{curve}": f"{curve} ({self.metric})" if self.on == "last" else curve,
+        }
+        for place, words in places.items():
+            text = text.replace(place, words)
+        return text
+
+
+@dataclass
+class Row:
+    """A row, as the columns are given it: runs that differ in their seeds only, the `independent` that they are held
+    against, how many settings were tried; `against`: the difference to the baseline and its p by Holm, at the "end" and at
+    "equal" bytes, where `equal` is (accuracies by seed, bytes, rounds, steps)."""
+
+    group: Group
+    asked: Asked
+    alone: Group | None = None
+    tried: int = 1
+    equal: tuple[Values, float | None, float | None, float | None] | None = None
+    against: dict[str, tuple[Paired, float | None]] = field(default_factory=dict)
+
+    def values(self, metric: str) -> Values | None:
+        """{seed: a fraction of 1} in the round that is asked for; None where a run has none."""
+        return values_of(self.group.runs, metric, self.asked.on)
+
+    def gain(self, metric: str) -> Paired | None:
+        """The difference to learning alone, paired by seed."""
+        alone = values_of(self.alone.runs, metric, self.asked.on) if self.alone else None
+        own = self.values(metric)
+        return paired(own, alone) if own and alone else None
+
+
+class Above(float):
+    """More than this: of what was not reached by the end."""
+
+
+Value = float | str | np.ndarray | None  # an array: a value a seed, of which mean and standard deviation are shown
+
+
+class Column(NamedTuple):
+    """A column. `heads`: the lines of its header, adjacent columns with the same first line share it; `unit`: of UNITS;
+    `shown`: 0 not by default, 1 always, more: left out of a table that is too wide, the largest first; `needs`: the flag
+    without which it is empty; `spread`: its value is an array; `words`: a note below a table that shows it."""
+
+    name: str
+    group: str
+    heads: tuple[str, ...]
+    unit: str
+    value: Callable[[Row], Value]
+    shown: int = 0
+    needs: str = ""
+    spread: bool = False
+    words: str = ""
+
+    @property
+    def header(self) -> str:
+        """Its header in forms for programs: name and unit."""
+        unit = UNITS[self.unit].name
+        return f"{self.name} ({unit})" if unit else self.name
+
+    @property
+    def of_spread(self) -> str:
+        """That of its standard deviation over seeds there."""
+        return f"{self.name} std ({UNITS[self.unit].name})"
+
+
+class Cell(NamedTuple):
+    """A value (None for an empty cell), how it is written, its standard deviation over seeds, and `mark`: "best", or "level"
+    where it is not told apart from the best. `short` is how it is written where there is little room."""
+
+    value: float | str | None
+    text: str
+    std: float | None = None
+    mark: str = ""
+    short: str = ""
+
+
+def cell_of(value: Value, unit: str) -> Cell:
+    """A value in its unit; nothing for None and NaN."""
+    show = UNITS[unit].show
+    if isinstance(value, np.ndarray) and len(value):
+        mean, std = float(value.mean()), float(value.std(ddof=1)) if len(value) > 1 else None
+        if std is not None and not np.isnan(mean):
+            return Cell(mean, f"{show(mean)} ±{show(std)}", std, short=f"{mean:.1f} ±{std:.1f}")
+        value = mean
+    if value is None or isinstance(value, np.ndarray) or (isinstance(value, float) and np.isnan(value)):
+        return Cell(None, "")
+    if isinstance(value, Above):
+        return Cell(f">{float(value):.10g}", f">{show(value)}")
+    return Cell(value, inert(show(value)))
+
+
+# --- what there is -----------------------------------------------------------------------------------------------------
+
+
+def _per_client_and_round(name: str) -> Callable[[Row], float]:
+    return lambda row: row.group.per_client_and_round(name)
+
+
+def _between(row: Row) -> float | None:
+    return row.group.per_client_and_round("bytes_between") or None
+
+
+def _sent(row: Row) -> float:
+    nbytes = float(np.mean([sent(run) for run in row.group.runs]))
+    return nbytes / row.group.options["n_clients"] / row.group.options["rounds"]
+
+
+def _kinds(row: Row) -> str | None:
+    rounds = row.group.runs[0].rounds
+    moved = {name: rounds[name].sum() for name in rounds if name.startswith(("bytes_up:", "bytes_between:"))}
+    kinds = dict.fromkeys(name.partition(":")[2] for name in sorted(moved, key=moved.get, reverse=True) if moved[name])
+    silent = sum(row.group.values(f"bytes_{way}").sum() for way in ("up", "between")) == 0
+    return ", ".join(kinds) or ("nothing" if silent else None)
+
+
+def _to_target(quantity: str) -> Callable[[Row], float | None]:
+    def value(row: Row) -> float | None:
+        told = _reached(row, quantity)
+        return told and (Above(told.total) if told.value is None else told.value)
+
+    return value
+
+
+def _reached(row: Row, quantity: str = "rounds") -> targets.Reached | None:
+    if row.asked.target is None:
+        return None
+    curve = column_of(row.group.runs[0], row.asked.metric) if row.asked.on == "last" else "validation_mean"
+    return targets.cost_to(row.group.runs, row.asked.target, quantity, curve)
+
+
+def _best_round(row: Row) -> float | None:
+    rounds = [metrics.row_of(run, row.asked.on)["round"] for run in row.group.runs]
+    return float(np.mean(rounds)) if row.asked.on == "validation" else None
+
+
+def _differences(group: str, at: str, over: str, needs: str) -> list[Column]:
+    """The paired difference to the baseline, its interval, n and p."""
+
+    def of(part: str) -> Callable[[Row], float | None]:
+        def value(row: Row) -> float | None:
+            told = row.against.get(at)
+            found = told and getattr(told[0], part)
+            return found if found is None or part == "n" else 100 * found
+
+        return value
+
+    before = "" if at == "end" else f"{at}_"
+    words = (
+        f"differences to {{baseline}} in points, paired over the common seeds, with Student's 95 % interval; p of a paired "
+        f"t-test from {LEAST_SEEDS} common seeds on, adjusted over the rows (Holm)"
+    )
+    kept = {"shown": 1, "needs": needs}
+    return [
+        Column(f"{before}difference", group, (over, "difference"), "points", of("mean"), words=words, **kept),
+        Column(f"{before}low", group, (over, "95 % from"), "points", of("low"), **kept),
+        Column(f"{before}high", group, (over, "to"), "points", of("high"), **kept),
+        Column(f"{before}common_seeds", group, (over, "seeds"), "count", of("n"), **kept),
+        Column(f"{before}p", group, (over, "p (Holm)"), "p", lambda row: row.against.get(at, (0, None))[1], **kept),
+    ]
+
+
+LEAST = "least client: personal accuracy less that of the same client alone, of the client that gains least, mean over seeds"
+TARGET = (
+    "to {target}: read off {curve}, its running maximum, on straight lines between evaluated rounds, the first of them "
+    "at the earliest; median over seeds, >T where the median run is not there at its end, T"
+)
+EQUAL = (
+    "at equal bytes: at {budget} of all clients, on straight lines between evaluated rounds (nothing before the first, "
+    "and what has sent less at its end); independent and centralized are shown at their end"
+)
+ONE, RUN, GOAL, EQUALLY = "per client and round", "whole run", "to {target}", "at {budget} of all clients"
+COLUMNS: list[Column] = [
+    Column("n", "runs", ("", "n"), "count", lambda row: len(row.group.runs)),
+    Column("tried", "runs", ("settings", "tried"), "count", lambda row: row.tried, shown=1, needs="select"),
+    Column("best_round", "runs", ("best", "round"), "rounds", _best_round, shown=1),
+    Column(
+        "gain_least",
+        "gain",
+        ("gain over alone", "least client"),
+        "points",
+        lambda row: _points(least_gain(row.group, row.alone, row.asked.on)),
+        words=LEAST,
+    ),
+    Column(
+        "harmed",
+        "gain",
+        ("clients", "harmed %"),
+        "%",
+        lambda row: _points(part_harmed(row.group, row.alone, row.asked.on)),
+        words=HARMED,
+    ),
+    *_differences("difference", "end", "difference to baseline", "baseline"),
+    Column(
+        "kinds",
+        "sent",
+        ("what clients", "send"),
+        "text",
+        _kinds,
+        words="what clients send: the kinds of message that leave them, most bytes first; bytes are those received as well",
+    ),
+    Column("sent", "sent", (ONE, "sent"), "bytes", _sent, shown=1),
+    Column("sent_up", "sent", (ONE, "up"), "bytes", _per_client_and_round("bytes_up")),
+    Column("sent_down", "sent", (ONE, "down"), "bytes", _per_client_and_round("bytes_down")),
+    Column("sent_between", "sent", (ONE, "neighbours"), "bytes", _between),
+    Column("flops", "cost", (ONE, "FLOPs"), "FLOPs", _per_client_and_round("flops"), shown=3),
+    Column("time", "cost", (RUN, "time"), "s", lambda row: row.group.mean("seconds"), shown=4),
+    Column("steps", "cost", (RUN, "steps"), "count", lambda row: row.group.mean("steps")),
+    Column("server_steps", "cost", (RUN, "server steps"), "count", lambda row: row.group.mean("steps_server") or None),
+    Column(
+        "server_flops",
+        "cost",
+        ("server, per round", "FLOPs"),
+        "FLOPs",
+        lambda row: row.group.mean("flops_server") / row.group.options["rounds"] or None,
+    ),
+    Column(
+        "reached",
+        "target",
+        (GOAL, "runs"),
+        "count",
+        lambda row: (told := _reached(row)) and told.arrived,
+        shown=1,
+        needs="target",
+        words=TARGET,
+    ),
+    *(
+        Column(f"{quantity}_to_target", "target", (GOAL, quantity), unit, _to_target(quantity), shown=1, needs="target")
+        for quantity, unit in (("rounds", "rounds"), ("bytes", "bytes"), ("flops", "FLOPs"), ("seconds", "s"))
+    ),
+    Column(
+        "equal",
+        "equal",
+        (EQUALLY, "{metric} %"),
+        "%",
+        lambda row: row.equal and _percent(row.equal[0]),
+        shown=1,
+        needs="equal",
+        spread=True,
+        words=EQUAL,
+    ),
+    Column("equal_n", "equal", (EQUALLY, "n"), "count", lambda row: row.equal and len(row.equal[0]), needs="equal"),
+    *_differences("equal", "equal", "difference to baseline there", "equal"),
+    *(
+        Column(f"equal_{name}", "equal", (EQUALLY, name), unit, lambda row, i=i: row.equal and row.equal[i], 1, "equal")
+        for i, (name, unit) in enumerate((("bytes", "bytes"), ("rounds", "rounds"), ("steps", "count")), start=1)
+    ),
+]
+SHOWN = {"global": 1, "personal": 1, "worst": 2, "tuned": 1}  # of the metrics
+
+
+def of_metric(metric: str, asked: Asked) -> list[Column]:
+    """The columns that every metric has: what was reached, and the gain over learning alone."""
+    what, examples = meant(metric)
+    head = metric if what == "accuracy" else examples + metric[len(metric.partition(":")[0]) :]
+    mine = 1 if metric == asked.metric else 0
+    return [
+        Column(
+            *(metric, "accuracy", (f"{what} %", head), "%", lambda row: _percent(row.values(metric))),
+            shown=mine or SHOWN.get(metric, 0),
+            spread=True,
+            words=f"{metric}: {what} {metrics.words(metric)}",
+        ),
+        Column(
+            *(f"gain_{metric}", "gain", ("gain over alone", metric), "points"),
+            lambda row: (pair := row.gain(metric)) and 100 * pair.mean,
+            shown=mine or int(metric in ("global", "personal")),
+        ),
+    ]
+
+
+def of_option(name: str) -> Column:
+    """An option of the runs, as it was given."""
+
+    def value(row: Row) -> float | str | None:
+        found = row.group.options.get(name)
+        number = isinstance(found, int | float) and not isinstance(found, bool)
+        return found if number else shown(found) if name in row.group.options else None
+
+    head = name if name == "algorithm" else f"--{name}"
+    return Column(head, "options", ("", head), "option", value)
+
+
+def declared(runs: Sequence[Run], options: Iterable[str], asked: Asked) -> list[Column]:
+    """All columns that runs can have, in the order of a table."""
+    there = metrics.columns(runs)
+    named = [name for name in asked.columns if any(column_of(run, name) for run in runs)]
+    every = dict.fromkeys([*([] if asked.metric in there else [asked.metric]), *there, *named])
+    found = [*map(of_option, options), *(column for metric in every for column in of_metric(metric, asked)), *COLUMNS]
+    first = list(GROUPS)
+    return sorted(found, key=lambda column: first.index(column.group))
+
+
+def chosen(every: Sequence[Column], asked: Asked) -> list[Column]:
+    """The columns that `--columns` names, by their names or groups; or those that are shown by default, and what flags ask
+    for. Raises UserError."""
+    there = [column for column in every if not column.needs or getattr(asked, column.needs)]
+    if not asked.columns:
+        return [column for column in there if column.shown]
+    for word in asked.columns:
+        meant = [column for column in every if word in (column.name, column.group, "all")]
+        if not meant:
+            raise UserError(
+                f"--columns {word}: no such column; there are the groups {', '.join(GROUPS)}, all, and the columns "
+                f"{', '.join(column.name for column in every)}"
+            )
+        if not any(column in there for column in meant):
+            raise UserError(f"--columns {word}: needs --{meant[0].needs}")
+    wanted = set(asked.columns)
+    return [column for column in there if {column.name, column.group, "all"} & wanted]
+
+
+def _percent(values: Values | None) -> np.ndarray | None:
+    return None if values is None else 100 * np.array(list(values.values()), dtype=float)
+
+
+def _points(part: float | None) -> float | None:
+    return None if part is None else 100 * part
