@@ -201,6 +201,8 @@ def _damaged(victim: Victim, draw: np.random.Generator, place: Path) -> Iterator
 
 def _read(victim: Victim, done: Sequence[Damage], scratch: Path, outcome: Outcome) -> None:
     undamaged = told_by(victim.folder, scratch)
+    failed = {name: told for name, told in undamaged.items() if isinstance(told, BaseException)}
+    outcome.failures += [f"{victim.words[0]}, whole: {name} fails with {told!r}" for name, told in failed.items()]
     for damage in done:
         found = told_by(damage.copy, scratch)
         outcome.failures += [f"{damage.told}: {what}" for what in wrong(undamaged, found)]
