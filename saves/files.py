@@ -218,7 +218,7 @@ def unreadable(folder: Path) -> str | None:
                 os.close(untrusted.regular(folder / name))
     except PermissionError as error:
         return refused(error)
-    except (OSError, untrusted.RefusedError):  # removed since, or no file: whoever reads it says so
+    except (OSError, ValueError, untrusted.RefusedError):  # removed since, no name, or no file: whoever reads it says so
         return None
     return None
 

@@ -185,8 +185,8 @@ def test_an_algorithm_counts_what_it_takes_of_the_house(folder, monkeypatch):
     (folder / "beside.py").write_text("from algorithms.moon import loss\n")
     (folder / "fedavgm.py").write_text(FEDAVGM.replace("import torch\n", "import torch\n\nimport beside\n", 1))
     plugins.load(folder / "fedavgm.py")
-    read, seen = Path.read_text, []
-    monkeypatch.setattr(Path, "read_text", lambda path, **given: seen.append(path.stem) or read(path, **given))
+    read, seen = plugins.text_of, []
+    monkeypatch.setattr(plugins, "text_of", lambda path: seen.append(path.stem) or read(path))
     source_of("fedavgm")
     assert {"fedavgm", "beside", "moon", "helpers"} <= set(seen)
     assert not {"scaffold", "options", "errors"} & set(seen)

@@ -28,7 +28,7 @@ cifar100)  # Fine-tuning, CIFAR-100, ten shards a client
     ) ;;
 cpu)  # All columns of the published grid, on a small machine
     (
-    set -- --dataset CIFAR10 --reduced 0.2 --model CNN4 --n_clients 20 --partition shards --participation 0.1 --epoch_per_round 1 --batch_size 50 --optimizer sgd --momentum 0.9 --augment crop_flip --ft_epochs 5 --track_history 0 --precision bf16 --threads 1 --seed 0 1 2 --split_seed seed --rounds 50 --lr 0.1 --lr_schedule step "$@"
+    set -- --dataset CIFAR10 --reduced 0.2 --model CNN4 --n_clients 20 --partition shards --participation 0.1 --epoch_per_round 1 --batch_size 50 --optimizer sgd --momentum 0.9 --weight_decay 0 --augment crop_flip --ft_epochs 5 --track_history 0 --precision bf16 --threads 1 --seed 0 1 2 --split_seed seed --rounds 50 --lr 0.1 --lr_schedule step "$@"
     python run.py mhmd --shard_per_user 2 "$@"
     python run.py mhmd --shard_per_user 5 "$@"
     python run.py fedbabu --shard_per_user 2 "$@"
@@ -47,7 +47,7 @@ cpu)  # All columns of the published grid, on a small machine
     ) ;;
 grid)  # The published grid: personal accuracy after 5 epochs of fine-tuning
     (
-    set -- --dataset CIFAR100 --model MobileNet --n_clients 100 --partition shards --batch_size 50 --optimizer sgd --momentum 0.9 --augment crop_flip --ft_epochs 5 --track_history 8 --threads 1 --lr 0.1 --lr_schedule step "$@"
+    set -- --dataset CIFAR100 --model MobileNet --n_clients 100 --partition shards --batch_size 50 --optimizer sgd --momentum 0.9 --weight_decay 0 --augment crop_flip --ft_epochs 5 --track_history 8 --threads 1 --lr 0.1 --lr_schedule step "$@"
     python run.py mhmd --shard_per_user 100 --participation 1.0 --epoch_per_round 1 --rounds 320 "$@"
     python run.py fedbabu --shard_per_user 100 --participation 1.0 --epoch_per_round 1 --rounds 320 "$@"
     python run.py fedavg --shard_per_user 100 --participation 1.0 --epoch_per_round 1 --rounds 320 "$@"

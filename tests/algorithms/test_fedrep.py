@@ -39,7 +39,7 @@ def descended(federation, row, share, part, steps, lr=0.05, momentum=0.5):
 @pytest.mark.parametrize("flags", [{"momentum": 0.9, "weight_decay": 0.1}, {"optimizer": "adam", "momentum": 0.0}])
 def test_without_head_epochs_it_is_fedbabu_to_the_last_bit(model, flags):
     one, other = (two_of_three(model=model, dtype=torch.float32) for _ in range(2))
-    flags = {"epoch_per_round": 2, **flags}
+    flags = {"epoch_per_round": 2, "weight_decay": 0.0, **flags}
     state, done = play(one, options_for("fedrep", head_epochs=0, **flags), 3)
     expected, as_expected = play(other, options_for("fedbabu", **flags), 3)
     assert same(state["server"], expected["server"])
@@ -52,7 +52,7 @@ def test_without_head_epochs_it_is_fedbabu_to_the_last_bit(model, flags):
 def test_a_client_trains_its_own_head_under_the_body_it_received_and_then_the_body_under_that_head():
     # two rounds over unequal shares: the head goes on from where it was, the body from the average by n_k
     federation = tiny_federation(model="MLP")
-    flags = options_for("fedrep", head_epochs=3, epoch_per_round=2, batch_size=WHOLE, momentum=0.5)
+    flags = options_for("fedrep", head_epochs=3, epoch_per_round=2, batch_size=WHOLE, momentum=0.5, weight_decay=0.0)
     body, heads = federation.initial(), [federation.initial()] * 3
     for rounds in (1, 2):
         state, done = play(federation, flags, rounds)
@@ -71,7 +71,7 @@ def test_a_client_trains_its_own_head_under_the_body_it_received_and_then_the_bo
 
 def test_the_loss_is_that_of_the_body_under_the_head_that_was_trained():
     federation = tiny_federation(model="MLP")
-    _, done = play(federation, options_for("fedrep", head_epochs=4, batch_size=WHOLE, momentum=0.5))
+    _, done = play(federation, options_for("fedrep", head_epochs=4, batch_size=WHOLE, momentum=0.5, weight_decay=0.0))
     for k, share in enumerate(federation.shares):
         row = descended(federation, federation.initial(), share, "classifier", 4)
         model = federation.model(k, row)
