@@ -10,7 +10,6 @@ import shlex
 import subprocess
 import sys
 import traceback
-from pathlib import Path
 
 import pytest
 import torch
