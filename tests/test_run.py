@@ -1,5 +1,6 @@
 """The command line as its users meet it: what it prints where, and what a second call does."""
 
+import codecs
 import json
 import re
 import shlex
@@ -273,6 +274,7 @@ def test_runs_that_may_not_be_read_are_listed_and_end_no_grid(open_folder, capsy
     main(words, open_folder)
     for command_of in (table.main, status.main, lambda argv: report.main([*argv, "-o", str(page)])):
         of_words(command_of, folder)  # what they import late
+    codecs.lookup("latin1")  # and what a pickle of bytes is read with
     for path in open_folder.rglob("*"):
         path.chmod(0o777 if path.is_dir() else 0o666)
     page.unlink()
