@@ -8,7 +8,7 @@ from pathlib import Path
 
 import algorithms
 import saves
-from figures import summary
+from figures import verdict
 from options import flags_of
 from tests.bench import results
 
@@ -58,7 +58,7 @@ def table(folder: Path) -> str:
         lines.append([f"`{method}`", f"{rounds:,}"])
         for network in NETWORKS:
             run = runs.get((method, network))
-            mark = "\\*" if run and summary.no_better_than_largest_class(run) else ""
+            mark = "\\*" if run and verdict.no_better_than_largest_class(run) else ""
             means = [run.summary()[f"{what}_mean"] for what in ("global", "personal")] if run else []
             lines[-1] += [f"{100 * mean:.1f}{mark}" for mean in means] or ["–", "–"]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
