@@ -30,27 +30,27 @@ format: .venv/dev
 	touch $@
 
 same: .venv/dev  ## BEFORE=REVISION: do all algorithms still compute the same bits?
-	$(BIN)/python tests/same_bits.py $(BEFORE)
+	$(BIN)/python checks/same_bits.py $(BEFORE)
 
 planted: .venv/dev  ## plant bugs one by one, and tell which test notices each
-	$(BIN)/python tests/planted.py
+	$(BIN)/python checks/planted.py
 
 hard: .venv/dev  ## kill, corrupt, starve and attack it: what docs/reliability.md promises, in less than an hour
-	$(BIN)/python -m tests.hard
+	$(BIN)/python -m checks.hard
 
 bench: .venv/dev  ## seconds beside those of bare loops; what --plan foretells; many runs side by side
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m checks.bench
 
 bench-peers: .venv/dev $(PEERS:%=.venv-peers/%/installed)  ## seconds beside those of other systems, each in its own environment
-	$(BIN)/python -m tests.bench peers
+	$(BIN)/python -m checks.bench peers
 
-.venv-peers/%/installed: tests/bench/peers/%.txt  # what cannot be installed does not take part
+.venv-peers/%/installed: checks/bench/peers/%.txt  # what cannot be installed does not take part
 	$(PYTHON) -m venv .venv-peers/$*
 	-.venv-peers/$*/bin/pip install --requirement $< --log .venv-peers/$*.log --quiet && touch $@
 
 cuda: .venv/dev  ## where there is a CUDA device: algorithms against the processor, small tables, seconds beside bare loops
-	$(BIN)/python tests/on_cuda.py
-	$(BIN)/python -m tests.bench cuda
+	$(BIN)/python checks/on_cuda.py
+	$(BIN)/python -m checks.bench cuda
 
 clean:  ## remove the environments and the caches, never data or saved runs
 	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis

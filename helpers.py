@@ -19,8 +19,8 @@ from torch.func import functional_call
 from data import augment
 from federation import Federation, Weights
 from federation.meter import finite
+from federation.optimizers import OPTIMIZERS, recalled
 from models import Net
-from optimizers import OPTIMIZERS, recalled
 
 EVALUATION_BATCH = 250  # images at a time without gradients: what fits a processor's cache
 

@@ -186,7 +186,7 @@ class MaxPool(nn.MaxPool2d):
     """2x2 max-pooling, [B, D, height, width] -> [B, D, height // 2, width // 2].
 
     Where no gradient asks which number was the largest, on a processor, it is two maxima of slices: the same numbers sooner
-    (`python tests/costs.py pooling`). Only which zero is the larger, 0 or -0, may be answered otherwise.
+    (`python checks/costs.py pooling`). Only which zero is the larger, 0 or -0, may be answered otherwise.
     """
 
     def __init__(self) -> None:

@@ -27,11 +27,11 @@ from data.files import reason
 from data.partition import PARTITIONS
 from data.shift import SHIFTS
 from errors import UserError
+from federation.optimizers import OPTIMIZERS
 from federation.wire import COMPRESSIONS
 from helpers import SCHEDULES
 from measures import MEASURES
 from models import MODELS, PARTS
-from optimizers import OPTIMIZERS
 from untrusted import is_there
 
 # --- what a flag takes: a function from text to a value, which raises ValueError, and in words says what is allowed ---

@@ -27,22 +27,8 @@ ROLES = {  # of the flags that every algorithm has; several values of a flag are
     "execution": "how a run is computed and watched",
 }
 
-# of a command that is told: what is about this call alone
-UNSAID = (
-    "force",
-    "json",
-    "quiet",
-    "plan",
-    "jobs",
-    "workers",
-    "ray",
-    "log",
-    "study",
-    "save_study",
-    "slurm",
-    "any_node",
-    "named_by",
-)
+# launch flags that belong to a command as it is shown: where things are; all others are about one call alone
+PLACES = ("data_dir", "export_dir", "unverified_data", "plugin")
 OTHERS = ("--slurm",)  # flags that take the flags of another program
 
 
@@ -197,7 +183,7 @@ def command_of(run: Options, launch: Launch | None = None) -> str:
         said |= {"alpha"} if lacks_alpha(said, run) else set()
         for name in sorted(said):
             value = getattr(given, name)
-            if name not in (*UNSAID, "algorithm"):
+            if name != "algorithm" and (given is run or name in PLACES):
                 words.append(f"--{name}")
                 if value is not True:
                     words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))

@@ -1,5 +1,7 @@
 """What experiments will cost, in two tables: a row a run, and a row for every kind of message; see `experiment.planning`."""
 
+import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,10 +15,27 @@ from experiment import Experiment, Plan
 from experiment.planning import NO_COST
 from figures.groups import distinguishing
 from figures.units import duration, operations, shown, size
-from launch.scheduling import side_by_side
-from options import plain
+from launch import ending
+from launch.scheduling import cores_of, side_by_side
+from options import Launch, plain
+from untrusted import inert, tell
 
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
+
+
+def tell_all(ready: Sequence[Experiment], how: Launch) -> int:
+    """Print what runs will cost, and nothing else; returns the exit status."""
+    plans: list[Plan] = []
+    for found in each(ready, how.quiet):
+        if isinstance(found, DivergedError):
+            tell(f"{ending.program()}: {inert(found)}", file=sys.stderr)
+            continue
+        plans.append(found)
+        if how.json:
+            tell(json.dumps(summary(found), allow_nan=False), flush=True)
+    if plans and not how.json:
+        tell(report(plans, cores_of(ready, how.jobs)))
+    return 0 if len(plans) == len(ready) else 1
 
 
 def each(ready: Sequence[Experiment], quiet: bool) -> Iterator[Plan | DivergedError]:

@@ -5,8 +5,8 @@ out, or goes on with it.
 """
 
 from experiment.identity import earlier
+from experiment.lifecycle import run, save_split
 from experiment.planning import Plan, costs_of, plan
 from experiment.preparation import Experiment, federation_of, prepare, resolve
-from experiment.rounds import run, save_split
 
 __all__ = ["Experiment", "Plan", "costs_of", "earlier", "federation_of", "plan", "prepare", "resolve", "run", "save_split"]

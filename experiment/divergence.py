@@ -1,5 +1,6 @@
 """Numbers that are not finite: whose they are, in which round, and whether the run goes on with them."""
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from options import Options, flags_of
 Party = int | str  # a client by its number, or in words
 Found = dict[Party, str]  # of each that diverged, in words with a place for its name, what is not finite
 SERVER = "the server"
+log = logging.getLogger("chorus")
 ROUND, TUNED = "diverged", "tuned_diverged"  # columns of the history: how many clients, and of each whether it did
 
 
@@ -87,6 +89,12 @@ def smaller(options: Options, rates: Sequence[str]) -> str:
     """What may help, in words."""
     told = " or ".join(f"--{name} (it is {getattr(options, name):g})" for name in rates)
     return f"a smaller {told} may help"
+
+
+def warn(options: Options, history: Sequence[Mapping[str, Any]]) -> None:
+    """Once in a run, that it has diverged and goes on."""
+    if words := first(options, history):
+        log.warning(words)
 
 
 def first(options: Options, history: Sequence[Mapping[str, Any]]) -> str:

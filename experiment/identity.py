@@ -23,34 +23,10 @@ from data import datasets, partition
 from options import Options, flags_of, plain, plain_value
 
 HERE = Path(__file__).resolve().parent.parent
-SOURCES = (
-    "streams",
-    "untrusted",
-    "data/augment",
-    "data/datasets",
-    "data/files",
-    "data/partition",
-    "data/pictures",
-    "data/shift",
-    "data/silos",
-    "data/tables",
-    "models",
-    "measures",
-    "optimizers",
-    "federation/__init__",
-    "federation/meter",
-    "federation/pool",
-    "federation/ranks",
-    "federation/wire",
-    "helpers",
-    "experiment/divergence",
-    "experiment/evaluation",
-    "experiment/identity",
-    "experiment/measuring",
-    "experiment/preparation",
-    "experiment/rounds",
-)
-
+# what the loop over rounds imports and yet can change no number: it saves, parses, names or waits, or is asked below
+OF_NO_NUMBER = ("data", "experiment", "plugins", "saves", "options", "errors", "algorithms")
+OF_NO_NUMBER += ("federation.allocator", "federation.locks", "federation.scratch")
+IMPORTS = re.compile(r"^ *(?:from ([\w.]+) import (\([^)]*\)|.+)|import ([\w.]+))", re.M)
 
 LONGEST = 160  # bytes of a data set's name in that of a folder, of the 255 that file systems take
 NO_PART = ("device", "unverified_data")  # of what a run asks for: who carries it out; what older runs said of their data
@@ -159,8 +135,25 @@ def _sources(options: Options) -> list[str]:
         taken = {getattr(thing, "__module__", None) or getattr(thing, "__name__", "") for thing in vars(module).values()}
         todo += [sys.modules[name] for name in taken if name.startswith("algorithms.") and name not in own]
     ours = sorted(name for name in own if name.startswith("algorithms."))
-    files = [HERE / f"{name}.py" for name in SOURCES] + [Path(sys.modules[name].__file__) for name in ours]
-    return [plugins.text_of(path) for path in (*files, *brought)]
+    return [plugins.text_of(path) for path in (*sources(), *(Path(sys.modules[name].__file__) for name in ours), *brought)]
+
+
+@cache
+def sources(first: str = "experiment.rounds") -> tuple[Path, ...]:
+    """The files of the modules of Chorus that a module imports, itself and what those import included, which can change a
+    number of every run."""
+    found: dict[Path, None] = {}
+    todo = [first]
+    while todo:
+        name = todo.pop()
+        path = HERE / f"{name.replace('.', '/')}.py"
+        path = path if path.exists() else path.with_suffix("") / "__init__.py"
+        if path in found or not path.exists() or name in OF_NO_NUMBER:
+            continue
+        found[path] = None
+        for package, names, module in IMPORTS.findall(plugins.text_of(path)):
+            todo += [module or package, *(f"{package}.{part}" for part in re.findall(r"\w+", names) if package)]
+    return tuple(sorted(found))
 
 
 @cache

@@ -50,9 +50,17 @@ def play(
     After the last round the clients fine-tune, where they do. Raises DivergedError, and UserError where all clients failed
     in all rounds up to the last.
     """
-    options, now = experiment.options, federation.meter.now
+    options, module, here, now = experiment.options, experiment.module, federation.at(r), federation.meter.now
     began, state_before = now(), dict(state)
-    done = _played(experiment, federation.at(r), state, before)
+    failed, others = _failing(experiment, here)
+    if failed:
+        _work_in_vain(experiment, here.without(frozenset(here.clients) - failed), state)
+    if others or not failed:
+        done = module.communicate(here.without(failed) if failed else here, state, options)
+    else:
+        done = (before or Round([], torch.zeros(0), {}))._replace(clients=[], loss=torch.zeros(0), trained=None)
+    if _chance(experiment):
+        done = done._replace(told={**done.told, "failed": len(failed)})
     if not done.answers and r == options.rounds:
         raise UserError(f"--client_failure {options.client_failure:g}: all clients failed in all {r} rounds")
     found = divergence.in_round(federation, done, state, state_before)
@@ -78,13 +86,16 @@ def play(
 
 def passed_over(experiment: Experiment, federation: Federation, r: int) -> bool:
     """Whether all clients of round r fail."""
-    return _chance(experiment) > 0 and not _failing(experiment, federation.at(r))[1]
+    failed, others = _failing(experiment, federation.at(r))
+    return bool(failed) and not others
 
 
 def _failing(experiment: Experiment, here: Federation) -> tuple[frozenset[int], frozenset[int]]:
-    """The clients of a round in two: those that fail, and the others."""
+    """The clients of a round in two: those that fail, and the others. Nothing is drawn where none can fail."""
+    if not (chance := _chance(experiment)):
+        return frozenset(), frozenset()
     sample = getattr(experiment.module, "sample", lambda federation, options: federation.sample())
-    return here.failing(_chance(experiment), sample(here, experiment.options))
+    return here.failing(chance, sample(here, experiment.options))
 
 
 def _chance(experiment: Experiment) -> float:
@@ -92,24 +103,15 @@ def _chance(experiment: Experiment) -> float:
     return 0.0 if getattr(experiment.module, "idle", False) else experiment.options.client_failure
 
 
-def _played(experiment: Experiment, here: Federation, state: dict, before: Round | None) -> Round:
-    """What a round leaves. Those who fail do their work on a state that is thrown away, so that it is counted. Each party
-    counts what it sends itself: a message between two clients, of which one fails, too."""
-    options, communicate = experiment.options, experiment.module.communicate
-    if not _chance(experiment):
-        return communicate(here, state, options)
-    failed, others = _failing(experiment, here)
-    if failed:
-        servers = {key: n for key, n in here.meter.spent.items() if key[1] == "server"}
-        communicate(here.without(frozenset(here.clients) - failed), dict(state), options)
-        for key in [key for key in here.meter.spent if key[1] == "server"]:  # it never hears of them
-            here.meter.spent[key] = servers.get(key, 0)
-        here.meter.diverged.clear()
-    if others:
-        done = communicate(here.without(failed), state, options)
-    else:
-        done = (before or Round([], torch.zeros(0), {}))._replace(clients=[], loss=torch.zeros(0), trained=None)
-    return done._replace(told={**done.told, "failed": len(failed)})
+def _work_in_vain(experiment: Experiment, failing: Federation, state: dict) -> None:
+    """Those who fail do their work on a state that is thrown away, so that it is counted. Each party counts what it sends
+    itself: a message between two clients, of which one fails, too."""
+    meter = failing.meter
+    servers = {key: n for key, n in meter.spent.items() if key[1] == "server"}
+    experiment.module.communicate(failing, dict(state), experiment.options)
+    for key in [key for key in meter.spent if key[1] == "server"]:  # it never hears of them
+        meter.spent[key] = servers.get(key, 0)
+    meter.diverged.clear()
 
 
 def _only(clients: Sequence[int], of_clients: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:

@@ -29,9 +29,8 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
-import allocator
 from errors import AGAIN, MEMORY, LostError, refused
-from federation import scratch
+from federation import allocator, scratch
 
 if TYPE_CHECKING:
     from federation import Federation

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-import locks
+from federation import locks
 from untrusted import RefusedError
 
 PREFIX, OF_WORKERS = "chorus-", "worker-"

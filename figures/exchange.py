@@ -5,8 +5,8 @@ before, sent and after, and the authors' `result.xlsx`.
 import logging
 from pathlib import Path
 
-import locks
 from errors import reason_of
+from federation import locks
 from figures.on_paper import finished, panels
 from saves import Run
 from untrusted import RefusedError, opened, refusing

@@ -18,13 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
+import experiment
 import saves
-from data import partition
+from data import partition, shift
+from experiment import Experiment
 from figures import on_paper
 from figures.marks import Axis, Heat, Panel
 from figures.units import flags_told
 from saves import Run
+from untrusted import tell
 
+CLIENTS_SHOWN, CLASSES_SHOWN = 20, 12  # in the terminal
 MAX_CLIENTS = 60  # more rows than this cannot be told apart on paper
 
 
@@ -75,6 +79,56 @@ def name_of(run: Run) -> str:
     flags = [name for name in (partition.parameters(rule) if rule else []) if options.get(name) is not None]
     told = flags_told(options, (*flags, "split_seed"))
     return f"{options['dataset']} --partition {options['partition']}\n{told}"
+
+
+def text(one: Experiment) -> str:
+    """The split as a table of client x class; where there are many classes, of how many a client holds; and by how much
+    its images are changed."""
+    n_clients, shown = len(one.split.train), partition.Split(*(part[:CLIENTS_SHOWN] for part in one.split.parts))
+    counts = partition.table(one.data, shown)
+    columns = [(name if len(name) <= 8 else f"{name[:7]}.", counts[:, c]) for c, name in enumerate(one.data.classes)]
+    if len(columns) > CLASSES_SHOWN:
+        largest, median = counts.max(1), np.median(counts, axis=1).astype(int)
+        columns = [("classes", (counts > 0).sum(1)), ("largest", largest), ("median", median)]
+    columns += [("all", counts.sum(1)), ("test", shown.test.sizes)]
+    if one.options.feature_shift != "none":
+        columns.append(("shift", [f"{amount:.2f}" for amount in shift.amounts(one.options)]))
+    names = one.split.names[: len(counts)] or [f"{k:>6}" for k in range(len(counts))]
+    first, width = max(6, *map(len, names)), max(7, *(len(name) + 1 for name, _ in columns))
+    lines = [
+        f"split {one.split.digest}: training examples by client and class",
+        f"{'client':<{first}}" + "".join(f"{name:>{width}}" for name, _ in columns),
+    ]
+    for k, name in enumerate(names):
+        lines.append(f"{name:<{first}}" + "".join(f"{column[k]:>{width}}" for _, column in columns))
+    if n_clients > CLIENTS_SHOWN:
+        lines.append(f"   ... {n_clients - CLIENTS_SHOWN} more clients, all of them in split.npz")
+    if one.data.clients and not one.split.names:
+        lines.append(
+            f"the data come by {len(one.data.clients)} clients and are dealt anew; --clients keeps them as they come"
+        )
+    if not partition.has_common_test(one.data):
+        n = len(partition.global_test(one.data, one.split))
+        lines.append(f"no test set is common to all clients: the global one is the union of their own, {n:,} examples")
+    return "\n".join(lines)
+
+
+def distinct(ready: Sequence[Experiment]) -> list[Experiment]:
+    """One of each that differ in who gets what, or in the change through which a client sees it."""
+
+    def drawn(one: Experiment) -> tuple:
+        return one.split.digest, *(tuple(shift.amounts(one.options)) if one.options.feature_shift != "none" else ())
+
+    return list({drawn(one): one for one in ready}.values())
+
+
+def show(ready: Sequence[Experiment]) -> None:
+    """Print who gets what, and draw and save it in `--export_dir`; nothing else."""
+    for one in distinct(ready):
+        tell(text(one))
+        saved = experiment.save_split(one)
+        draw_one(partition.arrays(one.data, one.split), saved.with_suffix(".png"))
+        tell(f"drawn in {saved.with_suffix('.png')}, saved beside it for --partition_file")
 
 
 def _figure(shown: Sequence[Panel], path: Path | None):

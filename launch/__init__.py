@@ -3,8 +3,9 @@
 """
 
 import math
+import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -12,13 +13,14 @@ import saves
 from errors import UserError
 from experiment import Experiment
 from federation import ranks
-from launch import loggers, loop, scheduling
+from launch import ending, loggers, loop, scheduling
 from launch.display import display_of
 from launch.processes import Processes
 from launch.single import Failed
 from options import Launch
+from untrusted import inert, tell
 
-__all__ = ["Failed", "launch", "refuse"]
+__all__ = ["Failed", "launch", "refuse", "tell_failed"]
 
 
 def launch(
@@ -57,6 +59,14 @@ def launch(
                 with display.aside():
                     yield first, results[first.folder]
         yield from ((one, results[one.folder]) for one in waiting if one.folder in results)
+
+
+def tell_failed(results: Iterable[saves.Run | Failed]) -> int:
+    """Print why runs failed; returns the exit status, 1 where any did."""
+    failed = [result for result in results if isinstance(result, Failed)]
+    for failure in failed:
+        tell(f"{ending.program()}: {inert(failure)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def refuse(ready: Sequence[Experiment], how: Launch) -> None:

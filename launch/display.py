@@ -215,7 +215,7 @@ class Beside(logging.Handler):
 
 
 def log_to_stderr() -> None:
-    """Warnings of all, and what Chorus tells, on standard error; a run's log gets more (see `experiment.rounds`). A standard
+    """Warnings of all, and what Chorus tells, on standard error; a run's log gets more. A standard
     stream that is closed is nowhere from now on: else the next file that is opened would be it, and get what is printed."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:

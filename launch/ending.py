@@ -1,8 +1,9 @@
 """How a command ends: with an exit status, and where something went wrong with one line on standard error."""
 
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,31 +19,39 @@ def program() -> str:
     return "chorus" if Path(sys.argv[0]).stem == "chorus" else "run.py"
 
 
-def status_of(program: str, work: Callable[[], int], tells: bool = True) -> int:
-    """The exit status of a command whose work is `work()`: what that returns, 1 where the system refused something, 2 for a
-    mistake in the command, 128 and the number of the signal that stopped it, 3 on a node of another kind than the runs are
-    named for. Why is told in a line, where this process `tells`. An error that nobody foresaw is raised."""
+@dataclass
+class Ending:
+    """The exit status of a command, once it is known."""
+
+    status: int = 0
+
+
+@contextmanager
+def told(program: str, tells: bool = True) -> Iterator[Ending]:
+    """Inside, a command does its work, and sets its exit status. Where it ends early that is 1 where the system refused
+    something, 2 for a mistake in the command, 128 and the number of the signal that stopped it, 3 on a node of another
+    kind than the runs are named for. Why is told in a line, where this process `tells`. Unforeseen errors are raised."""
+    ending, words = Ending(), ""
     try:
         with unmasked(), signals.interrupting(), scratch.used():
-            status = work()
+            yield ending
         sys.stdout.flush()  # here, where a full disk can be told
-        return status
     except BrokenPipeError:  # whoever read the output has gone: | head
         print_no_more()
-        return 1
+        ending.status = 1
     except KeyboardInterrupt as interrupt:
-        words, status = "\nstopped; the same command goes on from the last finished round", signals.status_of(interrupt)
+        words = "\nstopped; the same command goes on from the last finished round"
+        ending.status = signals.status_of(interrupt)
     except (UserError, LostError, NoRoomError) as error:
-        words, status = f"{program}: {inert(error)}", _status(error)
+        words, ending.status = f"{program}: {inert(error)}", _status(error)
     except Exception as error:
         if (why := refused(error)) is None:
             raise
-        words, status = f"{program}: {inert(why)}", 1
+        words, ending.status = f"{program}: {inert(why)}", 1
         print_no_more()
-    if tells:
+    if words and tells:
         with suppress(OSError):  # of a terminal that is closed, or of a full disk
             tell(words, file=sys.stderr, flush=True)
-    return status
 
 
 def leave(status: int) -> NoReturn:

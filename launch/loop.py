@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
+import experiment
 import saves
 from errors import LostError, NoRoomError
 from experiment import Experiment
@@ -84,8 +85,11 @@ class Here(AbstractContextManager):
 
     def begin(self, one: Experiment, force: bool) -> None:
         """Begin a run; with `force` from nothing, whatever its folder holds."""
-        loggers = (*self._loggers, self._display.logger)
-        self._ended.append((one, single.end_of(one, force, loggers, partial(self._display.told, one))))
+        with single.ending(one) as ending:
+            watch = partial(single.words_to, partial(self._display.told, one))
+            loggers = (*self._loggers, self._display.logger)
+            ending.end = experiment.run(one, force, watch, loggers)
+        self._ended.append((one, ending.end))
 
     def ended(self, timeout: float) -> list[tuple[Experiment, End]]:
         """The runs that have ended, and how (see `single.End`). Waits `timeout` seconds for one, at most."""

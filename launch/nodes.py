@@ -12,12 +12,12 @@ folder is the submitter's, while `config.json` says what really carried the run 
 of a file, for those who start a command on each node (`launch/slurm.py`).
 """
 
-import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import algorithms
 import experiment
 import saves
 from errors import UserError
@@ -25,7 +25,6 @@ from experiment import Experiment, identity, preparation
 from options import Launch, Options
 from untrusted import tree
 
-log = logging.getLogger("chorus")
 DECLINED = 3  # the exit status of a command on a node of another kind
 
 
@@ -49,26 +48,6 @@ def under_its_name(one: Experiment, named: Mapping[str, Any], any_node: bool) ->
     return replace(one, folder=folder, config={**one.config, "any_node": True} if any_node else one.config)
 
 
-def going_on(one: Experiment) -> Experiment:
-    """The experiment, whose `config.json` keeps what that of the unfinished run says, where any node was allowed: that it
-    was, and, as "earlier_environments", the nodes of other kinds that made rounds of it."""
-    if not saves.checkpoints(one.folder):
-        return one
-    try:
-        before, now = saves.read_config(one.folder), one.config
-    except saves.UnreadableError:
-        raise
-    except saves.DamagedError as error:
-        log.warning("%s; it is written anew", error)
-        return one
-    if not (before.get("any_node") or now.get("any_node")):
-        return one
-    known = [*before.get("earlier_environments", []), before["environment"]]
-    earlier = [environment for environment in known if environment != now["environment"]]
-    unique = [environment for place, environment in enumerate(earlier) if environment not in earlier[:place]]
-    return replace(one, config={**now, "any_node": True, "earlier_environments": unique})
-
-
 def with_data(one: Experiment, launch: Launch, all_of: str) -> Experiment:
     """The experiment with the data set as this machine reads it. Raises UserError where that is another one."""
     data = preparation.data_of(one.options, launch)
@@ -85,6 +64,12 @@ def write(runs: Iterable[Experiment], path: Path) -> None:
         if found.setdefault(one.options.algorithm, named_for(one)) != named_for(one):
             raise UserError("--device: must be one for all runs that are submitted together")
     saves.write_json(path, found)
+
+
+def independent(one: Experiment, launch: Launch) -> Experiment:
+    """Return independent learning with the same shared flags, on the same split."""
+    shared = {f.name: getattr(one.options, f.name) for f in fields(Options)}
+    return prepare(algorithms.options_of("independent")(**{**shared, "algorithm": "independent"}), launch)
 
 
 def prepare(options: Options, launch: Launch) -> Experiment:

@@ -18,17 +18,18 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
+import experiment
 import plugins
 from data import datasets
-from errors import MEMORY, LostError, reason_of, refused
+from errors import MEMORY, LostError, refused
 from experiment import Experiment
 from experiment.rounds import Logger
 from federation import scratch
@@ -159,17 +160,15 @@ def _serve(pipe: Connection, folder: Path | None, brought: Sequence[Path]) -> No
         plugins.load(path)
     with suppress(EOFError, OSError, KeyboardInterrupt), signals.interrupting():
         while True:
-            pipe.send(_end_of(*pickle.loads(pipe.recv_bytes()), say))
+            pipe.send(_end_of(*pickle.loads(pipe.recv_bytes()), partial(single.words_to, say)))
     if was_killed(multiprocessing.parent_process()):
         _leave(folder)
 
 
-def _end_of(one: Experiment, data: Path, force: bool, loggers: Sequence[Logger], say: Any) -> End:
-    try:
-        one = replace(one, data=datasets.mapped(data))
-    except Exception as error:
-        return single.failed(one, reason_of(error))
-    return single.end_of(one, force, loggers, say)
+def _end_of(one: Experiment, data: Path, force: bool, loggers: Sequence[Logger], say: Callable[[str], None]) -> End:
+    with single.ending(one) as ending:
+        ending.end = experiment.run(replace(one, data=datasets.mapped(data)), force, say, loggers)
+    return ending.end
 
 
 def _stop_with_parent(folder: Path | None) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+import experiment
 import plugins
 from errors import LostError, UserError, reason_of
 from experiment import Experiment, identity
@@ -172,13 +173,14 @@ def _carry_out(cwd: str, argv: Sequence[str], brought: Sequence[str], work: byte
     for path in brought:
         plugins.load(path)
     one, how, force, loggers = pickle.loads(work)
-    try:
-        end = single.end_of(_as_it_is_here(one, how), force, loggers, lambda words: None)
-    except nodes.DeclinedError as error:
-        end = nodes.DeclinedError(f"{platform.node()}: {error}")
-    except UserError as error:
-        end = single.failed(one, f"{platform.node()}: {error}")
-    return pickle.dumps((end, said, ray.get_runtime_context().get_node_id()))
+    with single.ending(one) as ending:
+        try:
+            here = _as_it_is_here(one, how)
+        except UserError as error:
+            kind = nodes.DeclinedError if isinstance(error, nodes.DeclinedError) else UserError
+            raise kind(f"{platform.node()}: {error}") from None
+        ending.end = experiment.run(here, force, loggers=loggers)
+    return pickle.dumps((ending.end, said, ray.get_runtime_context().get_node_id()))
 
 
 def _as_it_is_here(one: Experiment, how: Launch) -> Experiment:

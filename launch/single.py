@@ -1,19 +1,18 @@
 """One experiment, wherever it runs: carried out, its folder completed, and its failure told in a line."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from logging.handlers import QueueHandler
 from pathlib import Path
 
 import torch
 
-import allocator
-import experiment
 import saves
 from errors import LostError, NoRoomError, no_room, reason_of, unmasked
 from experiment import Experiment
-from experiment.rounds import Logger, Row
+from federation import allocator
 from figures import folder
 from launch import nodes
 
@@ -37,6 +36,12 @@ def be_worker(say: Callable[[logging.LogRecord], None]) -> None:
     torch.set_num_threads(1)
 
 
+def words_to(say: Callable[[str], None], news: object) -> None:
+    """Tell words, of all that a run tells: its rounds are in its folder."""
+    if isinstance(news, str):
+        say(news)
+
+
 @dataclass(frozen=True)
 class Failed:
     """Why there is no result: `reason` in one line; `log` has the rest."""
@@ -53,25 +58,27 @@ class Failed:
 End = saves.Run | Failed | saves.BusyError | NoRoomError | LostError | nodes.DeclinedError
 
 
-def carry_out(
-    one: Experiment, force: bool, loggers: Sequence[Logger], watch: Callable[[Row | str], None]
-) -> saves.Run | Failed:
-    """The saved run, or why it failed: whatever that is, it stops no other. Raises saves.BusyError where another process is
-    at work on it, NoRoomError where nothing can be saved any more, and KeyboardInterrupt once the last finished round is
-    saved."""
+@dataclass
+class Ending:
+    """How a run ended, once it has: `end`."""
+
+    end: End | None = None
+
+
+@contextmanager
+def ending(one: Experiment) -> Iterator[Ending]:
+    """Inside, one experiment is carried out, and its saved run becomes `end`; then its pictures are drawn. Whatever goes
+    wrong becomes `end` too, and stops no other run; a KeyboardInterrupt is raised. An `end` is small enough to be sent."""
+    told = Ending()
     try:
         with unmasked():
-            if not force:
-                one = nodes.going_on(one)
-            run = experiment.run(one, force, watch, loggers)
-            _draw(run)
-    except saves.BusyError:
-        raise
+            yield told
+            _draw(told.end)
+        told.end = replace(told.end)  # without the files that it has read
+    except (saves.BusyError, nodes.DeclinedError) as error:
+        told.end = error
     except Exception as error:
-        if no_room(error):
-            raise NoRoomError(reason_of(error)) from error
-        return failed(one, reason_of(error))
-    return run
+        told.end = NoRoomError(reason_of(error)) if no_room(error) else failed(one, reason_of(error))
 
 
 def _draw(run: saves.Run) -> None:
@@ -83,16 +90,6 @@ def _draw(run: saves.Run) -> None:
             raise
         words = "%s is finished and saved; a picture of it cannot be drawn: %s"
         logging.getLogger("chorus").warning(words, run.folder.name, reason_of(error))
-
-
-def end_of(one: Experiment, force: bool, loggers: Sequence[Logger], say: Callable[[str], None]) -> End:
-    """As `carry_out`, with an error that says why there is no result yet as a value, and all of it small enough to be sent.
-    `say` gets words while clients fine-tune; the rounds are in the folder."""
-    try:
-        result = carry_out(one, force, loggers, lambda news: say(news) if isinstance(news, str) else None)
-    except (saves.BusyError, NoRoomError) as error:
-        return error
-    return replace(result)  # without the files that it has read
 
 
 def failed(one: Experiment, reason: str) -> Failed:

@@ -14,10 +14,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import saves
 from errors import UserError
 from experiment import Experiment
 from launch import nodes
 from options import Launch
+from untrusted import tell
 
 COMMAND = Path(__file__).resolve().parent.parent / "run.py"
 PATIENCE = 5.0  # seconds that an element which finds no more to do waits for runs of others, before it frees its node
@@ -33,6 +35,30 @@ SCRIPT = """\
 cd {folder} || exit 1
 exec {command}
 """
+
+
+def is_asked(ready: Sequence[Experiment], how: Launch) -> bool:
+    """Whether runs are to be made elsewhere: not by an element of a job, nor where all are finished."""
+    return how.slurm is not None and how.named_by is None and bool(_unfinished(ready, how))
+
+
+def _unfinished(ready: Sequence[Experiment], how: Launch) -> list[Experiment]:
+    return [one for one in ready if how.force or not saves.finished(one.folder)]
+
+
+def hand_over(ready: Sequence[Experiment], how: Launch, words: Sequence[str], then: Sequence[Experiment] = ()) -> None:
+    """Submit the command line `words` as a job, and print where it stands. `then`: runs that may follow these."""
+    both, n = [*ready, *then], len(_unfinished(ready, how))
+    job, folder = submit(words, [*both, *(nodes.independent(one, how) for one in both)], how)
+    out = sys.stderr if how.json else sys.stdout
+    others = " on held-out data, then those with the settings that are chosen" if then else ""
+    environment = ready[0].config["environment"]
+    kind = ", ".join(f"{name} {environment[name]}" for name in ("processor", "device", "torch"))
+    tell(f"job {job}: {n} of {len(ready)} runs to make{others}", file=out)
+    tell(f"  on nodes with {kind}" + (", and any other (--any_node)" if how.any_node else "; others decline"), file=out)
+    tell(f"  script and logs: {folder}", file=out)
+    tell(f"  python -m figures.status {shlex.quote(str(ready[0].folder.parent))} tells how they stand", file=out)
+    tell("  the element that ends last prints the table, as this command does once all are finished", file=out)
 
 
 def submit(words: Sequence[str], runs: Iterable[Experiment], how: Launch) -> tuple[str, Path]:

@@ -8,12 +8,11 @@ if not __package__:
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import allocator
 from commandline import plan, value_of
 from errors import DivergedError, UserError
+from federation import allocator
 from launch import Failed, ending, launch, scheduling
 from launch.display import log_to_stderr
 from options import Launch, flags_of
@@ -48,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_stderr()
     given = parser().parse_args(argv)
     allocator.keep_blocks()
-    return ending.status_of("papers", partial(_carry_out, given))
+    with ending.told("papers") as end:
+        end.status = _carry_out(given)
+    return end.status
 
 
 def _carry_out(given: argparse.Namespace) -> int:

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from filelock import Timeout
 
-import locks
 import untrusted
 from errors import REFUSED, UserError, passes, refused, writing
+from federation import locks
 
 if TYPE_CHECKING:  # imported where it is needed: a command's help and a mistake need not wait for it
     import pandas as pd

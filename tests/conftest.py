@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import algorithms
+import experiment
 import models
 import plugins
 import saves
@@ -24,7 +25,7 @@ from data.datasets import Data, from_arrays
 from errors import UserError
 from federation import Federation
 from federation.wire import Examples, Rows, Wire, mapped
-from launch import scheduling
+from launch import scheduling, single
 from options import Options
 
 torch.set_num_threads(1)
@@ -165,6 +166,13 @@ def play(federation: Federation, options: Options, rounds: int = 1):
 def weights_of(answer, client: int = 0) -> dict[str, torch.Tensor]:
     """Copies of the weights of an answer's model."""
     return {name: tensor.detach().clone() for name, tensor in answer(client).state_dict().items()}
+
+
+def carried_out(one, force, loggers, watch):
+    """How a run ends that is carried out here, as any place does it."""
+    with single.ending(one) as ending:
+        ending.end = experiment.run(one, force, watch, loggers)
+    return ending.end
 
 
 def same_run(one: tuple[str, dict], other: tuple[str, dict], model: str, rounds: int = 3) -> None:

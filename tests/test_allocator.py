@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
-import allocator
+from federation import allocator
 
 BLOCK, TIMES = 64 * 2**20, 20  # bytes: above what the library would keep of itself
 HUGE_PAGE = 2 * 2**20
 AGAIN = f"""
-import resource, torch, allocator
+import resource, torch
+from federation import allocator
 print(allocator.keep_blocks())
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def again():

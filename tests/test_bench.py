@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import experiment
-from tests.bench import bare, contestants, results, rounds
-from tests.bench.jobs import JOBS, Job
+from checks.bench import bare, contestants, results, rounds
+from checks.bench.jobs import JOBS, Job
 
 # batches are whole shares, and the other client of two is the one that is observed: the loop has nothing to draw
 UNDRAWN = "--dataset digits --reduced 0.1 --n_clients 2 --partition iid --rounds 2 --batch_size 1000 --track_history 0"

@@ -32,7 +32,10 @@ from options import Options, flags_of
 from papers import __main__ as papers
 
 READ = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]  # by users: an example may stand in any of them
-LINKED = [*READ, *(ROOT / name for name in ("RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md"))]
+LINKED = [
+    *READ,
+    *(ROOT / name for name in ("RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md", "checks/README.md")),
+]
 TEXT = "\n".join(path.read_text() for path in READ)
 
 
@@ -377,7 +380,7 @@ def listed(text, block):
 def test_everything_at_the_top_of_the_house_is_listed():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     rooms, others = listed(text, 0), listed(text, 1)
-    assert [name.removesuffix(".py") for name in rooms] == [*STAIRCASE, "docs", "tests"]
+    assert [name.removesuffix(".py") for name in rooms] == [*STAIRCASE, "docs", "tests", "checks"]
     assert all((ROOT / name).exists() for name in (*rooms, *others))
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")

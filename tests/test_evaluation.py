@@ -384,7 +384,7 @@ def test_an_algorithm_may_have_a_loss_of_its_own_for_fine_tuning(tmp_path, monke
         small = {"model": ("CNN4",), "image_size": 8, "reduced": 0.05, "rounds": 1, "batch_size": 50, "ft_epochs": 1}
         one = prepared(name, tmp_path, **small)
         one.folder.mkdir(parents=True)
-        rounds._rounds(one, federation_of(one), None, lambda row: None, [])
+        rounds.play_rounds(one, federation_of(one), None, lambda row: None, [])
     assert found == {"cfkd": cross_entropy, "mhmd": algorithms.ALGORITHMS["mhmd"].loss}
 
 

@@ -25,7 +25,7 @@ import saves
 from data import partition
 from data.datasets import Source
 from errors import DivergedError
-from experiment import divergence, identity, preparation, rounds
+from experiment import checkpoints, divergence, identity, preparation, rounds
 from helpers import Round
 from options import Launch, Number, flag
 from saves import workbook
@@ -142,8 +142,8 @@ def test_public_examples_of_another_data_set_are_behind_ones_own_and_named_by_wh
 
 KILLED = """
 import run, sys
-from experiment import rounds
-rounds.CHECKPOINT_SECONDS = 0
+from experiment import checkpoints
+checkpoints.SECONDS = 0
 sys.exit(run.main(sys.argv[1:]))
 """
 
@@ -262,7 +262,7 @@ def writes(monkeypatch):
             now[0] += of_a_round
             return play_one(*args)
 
-        monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
+        monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: now[0])
         monkeypatch.setattr(saves, "write_checkpoint", slow_write)
         monkeypatch.setattr(rounds, "play", slow_play)
         experiment.run(prepared("fedavg", export, rounds=n, track_features=0))
@@ -282,14 +282,16 @@ def test_a_checkpoint_is_written_after_a_minute_at_the_latest(writes, tmp_path):
 
 
 def test_a_checkpoint_of_many_bytes_is_thought_to_take_long_before_the_first_is_written(writes, tmp_path, monkeypatch):
-    monkeypatch.setattr(rounds, "FIRST_WRITE", (0.0, 4 * 159_010 / 0.05))  # an MLP's weights in 0.05 s: a history is less
+    monkeypatch.setattr(
+        checkpoints, "FIRST_WRITE", (0.0, 4 * 159_010 / 0.05)
+    )  # an MLP's weights in 0.05 s: a history is less
     assert writes(tmp_path, 6, of_a_round=1.0, of_a_write=0.001)[0] == 3
 
 
 def test_without_patience_a_checkpoint_is_written_after_each_round_and_the_weights_before_the_last(tmp_path, monkeypatch):
     written, rename = [], Path.replace
     monkeypatch.setattr(Path, "replace", lambda path, to: (written.append(to.name.partition("-")[0:3:2]), rename(path, to)))
-    monkeypatch.setattr(rounds, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(checkpoints, "SECONDS", 0)
     experiment.run(prepared("fedavg", tmp_path))
     named = [(name, rest.partition("-")[0]) for name, rest in written if name in ("checkpoint", "weights.pt")]
     assert named == [("checkpoint", "1"), ("checkpoint", "2"), ("weights.pt", ""), ("checkpoint", "3")]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -38,20 +39,29 @@ def test_a_client_fails_with_the_chance_that_is_given_by_itself_and_whatever_els
     assert all(few[0] <= many[0] for few, many in zip(first, more, strict=True)), "who fails rarely fails often too"
 
 
+def play_one(options, federation, state, r, before=None):
+    """Play round r, which is not evaluated; returns (what it leaves, what was spent, what was sent)."""
+    made = type(
+        "Made", (), {"options": replace(options, rounds=99, track_history=0), "module": algorithms.module_of(options)}
+    )
+    counted = lambda federation, *_: {"of": (dict(federation.meter.spent), federation.wire.collect())}  # noqa: E731
+    with mock.patch.object(measuring, "_entry", counted):
+        done, entry, _ = measuring.play(made, federation, state, r, before=before)
+    federation.meter.clear()
+    return done, *entry["of"]
+
+
 def played(case, chance, rounds, absent=()):
     """(state, what the rounds left, the federation) with this chance; without one the clients of `absent`, a set a round,
     are not there."""
     options = replace(options_of(case), client_failure=chance)
     module, federation = algorithms.module_of(options), federation_for(case)
-    made = type("Made", (), {"options": options, "module": module})
     state, done, left = module.start(federation, options), None, []
     federation.meter.clear()
     federation.wire.collect()
     for r in range(1, rounds + 1):
-        here = federation.at(r) if chance else federation.at(r).without(absent[r - 1])
-        done = measuring._played(made, here, state, done)
-        left.append((done, dict(federation.meter.spent), federation.wire.collect()))
-        federation.meter.clear()
+        left.append(play_one(options, federation if chance else federation.without(absent[r - 1]), state, r, done))
+        done = left[-1][0]
     return state, left, federation
 
 
@@ -102,13 +112,11 @@ def test_a_client_that_fails_costs_what_it_costs_where_nobody_fails(case):
     counted = []
     for asked in (chance, 0.0):
         options, federation = replace(options_of(case), client_failure=asked), federation_for(case)
-        made = type("Made", (), {"options": options, "module": algorithms.module_of(options)})
-        state = made.module.start(federation, options)
+        state = algorithms.module_of(options).start(federation, options)
         federation.meter.clear()
         federation.wire.collect()
-        measuring._played(made, federation.at(r), state, None)
-        spent = {key: n for key, n in federation.meter.spent.items() if key[1] == "client" and key[0] != "flops"}
-        counted.append((federation.wire.collect(), spent))
+        _, spent, sent = play_one(options, federation, state, r)
+        counted.append((sent, {key: n for key, n in spent.items() if key[1] == "client" and key[0] != "flops"}))
     assert counted[0] == counted[1]
 
 
@@ -138,9 +146,9 @@ def test_without_a_server_all_send_and_what_is_from_or_to_a_failed_client_is_dro
     else:
         sends = {k: [(k - 1) % n, (k + 1) % n] for k in range(n)}
     federation.wire.collect()
-    done = measuring._played(type("Made", (), {"options": options, "module": module}), here, state, None)
+    done, _, sent = play_one(options, federation, state, r)
     size = sum(tensor.nbytes for tensor in trained[0].values())
-    assert federation.wire.collect() == {("between", "weights"): {k: len(sends[k]) * size for k in range(n)}}
+    assert sent == {("between", "weights"): {k: len(sends[k]) * size for k in range(n)}}
     assert done.told["failed"] == len(failed)
     arrived = {k: [j for j in range(n) if k in sends[j] and j not in failed] for k in range(n)}
     for k in range(n):
@@ -173,12 +181,11 @@ def test_who_fails_is_one_of_those_that_a_published_variant_takes(flags):
             if failed == set(takers):
                 assert measuring.passed_over(made, federation, r)
                 continue
-            done = measuring._played(made, here, state, None)
+            done, spent, sent = play_one(options, federation, state, r)
             assert set(done.clients) == set(takers) - failed
             assert done.told.get("failed", 0) == len(failed)
-            assert {key[2] for key in federation.meter.spent} == set(takers)
-            counts[-1].append((r, federation.wire.collect(), dict(federation.meter.spent)))
-            federation.meter.clear()
+            assert {key[2] for key in spent} == set(takers)
+            counts[-1].append((r, sent, spent))
     assert len(counts[0]) > 3
     expected = {r: (crossed, spent) for r, crossed, spent in counts[1]}
     assert {r: (crossed, spent) for r, crossed, spent in counts[0]} == {r: expected[r] for r, _, _ in counts[0]}

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 import algorithms
 import run
+from checks.hard import fuzz
+from checks.hard.commands import OWN, UNTRIED, Command, value
+from checks.hard.spoiled import signed
 from figures import split
 from launch import single
 from options import Launch, flags_of
 from saves import workbook
-from tests.hard import fuzz
-from tests.hard.commands import OWN, UNTRIED, Command, value
-from tests.hard.spoiled import signed
 
 
 def test_a_hundred_inputs_keep_every_promise(monkeypatch):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from conftest import ROOT, default_signals
+from conftest import ROOT, carried_out, default_signals
 from test_experiment import assert_same, prepared
 
 import errors
@@ -25,7 +25,7 @@ import run as command
 import saves
 from errors import UserError
 from figures import status
-from launch import Failed, display, ending, launch, loggers, loop, processes, scheduling, signals, single
+from launch import Failed, display, ending, launch, loggers, loop, processes, scheduling, signals
 from launch.display import Display
 from launch.scheduling import cores  # as it is, and not the fixture's
 from options import Launch, flags_of
@@ -331,7 +331,7 @@ def test_an_interrupt_behind_an_error_of_a_library_is_one(said, tmp_path, monkey
     monkeypatch.setattr(saves.workbook, "write", write)
     (one,) = of(0, export=tmp_path)
     with pytest.raises(signals.Stopped):
-        single.carry_out(one, False, (), lambda _: None)
+        carried_out(one, False, (), lambda _: None)
     assert saves.saved_round(one.folder) == one.options.rounds
     monkeypatch.undo()
     assert errors.passes(ImportError()) is False
@@ -347,7 +347,7 @@ def test_an_interrupt_in_a_round_that_arrives_as_another_error_saves_the_round_b
 
     (one,) = of(0, export=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        single.carry_out(one, False, (), told)
+        carried_out(one, False, (), told)
     assert saves.saved_round(one.folder) == 1
 
 

@@ -11,7 +11,8 @@ import algorithms
 import experiment
 import saves
 from data.partition import arrays, from_file, table
-from experiment import federation_of, measuring, preparation, prepare, rounds
+from experiment import federation_of, measuring, preparation, prepare
+from experiment.checkpoints import Checkpoints
 from figures import clients, confusion, split
 from figures.groups import ordered
 from options import Launch
@@ -83,7 +84,7 @@ def test_rounds_and_their_evaluation_call_nothing_for_each_client_that_exists(tm
         assert len(saves.numbers(entry["clients"]["client"])) == n_clients, (
             "after the last round everyone's accuracy is told"
         )
-        finished = rounds._as_of(2, state, [entry], {})
+        finished = Checkpoints(tmp_path, 2, state, [entry], {}).last
         told[n_clients] = n, calls_of(lambda tree=finished: saves.write_checkpoint(tmp_path, tree))[1]
     for more, few in zip(told[MORE], told[FEW], strict=True):
         assert abs(more - few) < MUCH

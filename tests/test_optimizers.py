@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from optimizers import OPTIMIZERS, recalled
+from federation.optimizers import OPTIMIZERS, recalled
 
 CASES = {
     "SGD": ("sgd", {}, torch.optim.SGD),

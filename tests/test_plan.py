@@ -9,13 +9,12 @@ from conftest import options_for, tiny_federation
 
 import algorithms
 import experiment
-import optimizers
 import run as command
 import saves
 from errors import DivergedError
 from experiment import measuring, planning
 from experiment.planning import Rehearsal
-from federation import meter
+from federation import meter, optimizers
 from helpers import train
 from options import Launch, flags_of
 

@@ -416,7 +416,7 @@ from data.datasets import LOADERS
 from data.partition import PARTITIONS
 from helpers import SCHEDULES
 from models import MODELS, Net
-from optimizers import OPTIMIZERS
+from federation.optimizers import OPTIMIZERS
 """
 MISTAKES = {
     "leaves.py": ("import sys\nsys.exit(3)\n", "line 2: SystemExit: 3"),

@@ -25,13 +25,13 @@ import algorithms
 import commandline
 import experiment
 import saves
+from checks.hard import methods
 from errors import DivergedError, LostError
 from experiment import evaluation
 from federation import scratch
 from federation.pool import Pool, context_of_workers, packed
 from helpers import EVALUATION_BATCH
 from launch import scheduling
-from tests.hard import methods
 
 QUICK = "--n_clients 4 --rounds 2 --reduced 0.2 --partition lda --alpha 0.5"
 

@@ -18,11 +18,11 @@ from test_algorithms import MODULES
 
 import run as command
 import saves
+from checks.hard.methods import apart
 from errors import UserError
 from federation import ranks
 from launch import launch, scheduling
 from options import Launch
-from tests.hard.methods import apart
 
 QUICK = "--n_clients 5 --rounds 2 --reduced 0.2 --partition lda --alpha 0.5"
 LONG = "fedavg --n_clients 4 --epoch_per_round 1 --model MLP --lr 1e-4 --track_history 0"

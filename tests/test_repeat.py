@@ -5,7 +5,7 @@ and FedGKT, whose commands would be others for their models: tests/test_experime
 import pytest
 
 import run as command
-from tests.hard import methods, repeat
+from checks.hard import methods, repeat
 
 NAMES = [name for name in methods.NAMES if name not in methods.MODELS]
 TINY = {"rounds": 2, "ft_epochs": 0, "track_features": 0}

@@ -17,12 +17,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import sealed
+from conftest import carried_out, sealed
 from test_experiment import assert_same, prepared
 
 import experiment
 import run as command
 import saves
+from checks.hard import corrupt, damages, in_time
 from errors import UserError, reason_of
 from experiment import rounds
 from federation import scratch
@@ -30,7 +31,6 @@ from figures import exchange, report, status, table
 from launch import single
 from launch.loggers import ALWAYS
 from saves.values import strange_config, strange_history, strange_weights
-from tests.hard import corrupt, damages, in_time
 
 READ = ("config.json", "history.npz", "weights.pt", "confusion.npz", "features.npz", "split.npz")
 
@@ -394,7 +394,7 @@ def test_a_run_goes_on_to_the_same_bits_or_says_in_a_line_which_file_is_none(nam
     path.touch()
     damaged(path, damage)
     with in_time(30):
-        result = single.carry_out(cut, False, ALWAYS, lambda row: None)
+        result = carried_out(cut, False, ALWAYS, lambda row: None)
     if isinstance(result, single.Failed):
         assert path.name in result.reason
         assert "\n" not in result.reason

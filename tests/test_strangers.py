@@ -18,6 +18,8 @@ from PIL import EpsImagePlugin
 from plotly.offline import get_plotlyjs
 
 import run
+from checks.hard import Outcome, meddlers, strangers, users
+from checks.hard.forks import Forks
 from experiment.identity import stem
 from figures import marks, on_paper, report, status, table
 from figures.columns import Cell, Column, of_option
@@ -25,8 +27,6 @@ from figures.compare import Comparison, Table
 from figures.render import FORMS, render
 from figures.units import shown
 from saves import workbook
-from tests.hard import Outcome, meddlers, strangers, users
-from tests.hard.forks import Forks
 
 
 @pytest.mark.parametrize("name", strangers.ATTACKS)

@@ -11,9 +11,8 @@ import algorithms
 import commandline
 import run as command
 import saves
-import study
+from commandline import study, tuning
 from options import Problem
-from study import tuning
 
 CLASSES = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
 TEXT = """

@@ -9,8 +9,8 @@ from conftest import away, gradient_of, options_for, play, tiny_federation, weig
 
 import algorithms
 import commandline
-import study
 from algorithms import fedopt
+from commandline import study
 from options import plain
 
 WHOLE = 60  # a batch size that no share of the tiny data exceeds: one full batch an epoch

@@ -1,0 +1,59 @@
+"""How fast is it? What takes minutes and depends on the machine, and so is no test.
+
+    make bench          # or: python -m checks.bench [rounds] [plan] [study] [--jobs fedavg cfkd] [--times 3] [--record]
+    make bench-peers    # or: python -m checks.bench peers
+    make cuda           # where there is a CUDA device; of it, python -m checks.bench cuda
+
+*rounds*: Chorus and bare PyTorch loops on the jobs of `jobs.py`. *peers*: Chorus and other systems on the first two of them.
+*cuda*: as rounds, on a CUDA device. *before*: Chorus beside an earlier revision of itself. *plan*: what `--plan` foretells
+against what runs take. *study*: many runs, side by side with `--jobs`. *page*: the tables of docs/speed.md, made anew from
+what is recorded. *defaults*, which is not about speed: the table in docs/settings.md of what every method reaches with its
+own defaults; runs what saves/defaults does not have. The exit status is the number of results that are wrong.
+"""
+
+import argparse
+import sys
+
+from checks.bench import before, defaults, plan, results, rounds, study
+from checks.bench.contestants import BARE, CHORUS, ON_CUDA, PEERS, Contestant
+from checks.bench.jobs import JOBS
+
+PARTS = ("rounds", "plan", "study", "peers", "cuda", "before", "page", "defaults")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m checks.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=PARTS[:3], metavar="part", help=f"{', '.join(PARTS)}; default: three")
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, help="of rounds and peers; default: all, and the first two")
+    parser.add_argument(
+        "--who", nargs="+", default=[""], help="of these alone, by how their names begin; Chorus is always there"
+    )
+    parser.add_argument("--revision", default="564cfaf", help="of before: the earlier one")
+    parser.add_argument("--commands", nargs="+", choices=before.COMMANDS, default=list(before.COMMANDS), help="of before")
+    parser.add_argument("--times", type=int, default=3, help="how often each is timed")
+    parser.add_argument(
+        "--record", action="store_true", help="keep what rounds and peers find, in results.json and docs/speed.md"
+    )
+    asked = parser.parse_args()
+    if strange := set(asked.parts) - set(PARTS):
+        parser.error(f"{', '.join(sorted(strange))}: must be one of {', '.join(PARTS)}")
+    how = {"times": asked.times, "record": asked.record}
+
+    def chosen(everyone: dict[str, Contestant]) -> dict[str, Contestant]:
+        return {who: one for who, one in everyone.items() if who.startswith(("Chorus", *asked.who))}
+
+    does = {
+        "rounds": lambda: rounds.compared("rounds", chosen({**CHORUS, **BARE}), asked.jobs or JOBS, **how),
+        "peers": lambda: rounds.compared("peers", chosen({**CHORUS, **BARE, **PEERS}), asked.jobs or list(JOBS)[:2], **how),
+        "cuda": lambda: rounds.compared("cuda", ON_CUDA, asked.jobs or JOBS, **how),
+        "before": lambda: before.compared(asked.revision, asked.commands, asked.times),
+        "plan": lambda: plan.compared(asked.times),
+        "study": lambda: study.compared(asked.times),
+        "page": results.write,
+        "defaults": defaults.measured,
+    }
+    return sum(does[part]() or 0 for part in asked.parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

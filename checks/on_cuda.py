@@ -1,0 +1,101 @@
+"""Does Chorus compute on a CUDA device what it computes on the processor? A part of `make cuda`.
+
+    python checks/on_cuda.py              # or: --device cpu, to see that it is in order where there is no CUDA device
+
+Every algorithm plays two rounds with tiny networks in float64, on the device twice and on the processor: the same bits when
+it is repeated, weights that agree to a tolerance, the same bytes and counts, and no step that waits for the device. Then the
+table of `make run`, on the device. No machine with such a device was at hand when this was written. The exit status is the
+number of algorithms with a difference.
+"""
+
+import argparse
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from conftest import play  # noqa: E402
+from test_algorithms import MODULES, answers_of, equal, federation_for, options_of, tensors  # noqa: E402
+
+import helpers  # noqa: E402
+
+CLOSE = 1e-6  # relative and absolute: float64, after two rounds
+JOB = (
+    "cfkd fd fedavg independent centralized --dataset digits --n_clients 5 --partition lda --alpha 0.5 --lr 3e-3 "
+    "--rounds 60"  # of `make run`
+)
+
+
+def differing(case: str, device: str) -> list[str]:
+    """What is not as it should be, in words."""
+    here, once, again = (federation_for(case, participation=0.7, device=where) for where in ("cpu", device, device))
+    with _waits() as waited:
+        states, rounds = zip(*(play(one, options_of(case), rounds=2) for one in (here, once, again)), strict=True)
+    answers = [answers_of(one, done) for one, done in zip((here, once, again), rounds, strict=True)]
+    found = []
+    if not equal(states[1], states[2]) or not equal(answers[1], answers[2]):
+        found.append("not repeatable")
+    for one, other in zip(tensors([states[0], answers[0]]), tensors([states[1], answers[1]]), strict=True):
+        if one.is_floating_point() and not torch.allclose(one, other.cpu(), CLOSE, CLOSE):
+            found.append(f"apart by {(one - other.cpu()).abs().max():.1e}")
+            break
+    if here.wire.collect() != once.wire.collect() or here.meter.spent != once.meter.spent:
+        found.append("other bytes or counts")
+    if waited:
+        found.append(f"{len(waited)} times a step waited for the device, first in {waited[0]}")
+    return found
+
+
+class _waits:
+    """Inside, a list of where local steps wait for a CUDA device."""
+
+    def __enter__(self) -> list[str]:
+        self._epochs, self._found = helpers._batches, []
+        self._caught = warnings.catch_warnings(record=True)
+        self._warned = self._caught.__enter__()
+        warnings.simplefilter("always")
+
+        def batches(*given):
+            """The batches, during which torch tells of waiting."""
+            _tell("warn")
+            yield from self._epochs(*given)
+            _tell("default")
+
+        helpers._batches = batches
+        return self._found
+
+    def __exit__(self, *_) -> None:
+        helpers._batches = self._epochs
+        self._caught.__exit__(None, None, None)
+        self._found += [f"{w.filename}:{w.lineno}" for w in self._warned if "synchroniz" in str(w.message)]
+
+
+def _tell(how: str) -> None:
+    if torch.cuda.is_available():
+        torch.cuda.set_sync_debug_mode(how)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    asked = parser.parse_args()
+    if asked.device.startswith("cuda") and not torch.cuda.is_available():
+        print("no CUDA device is there")
+        return 1
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    wrong = 0
+    for case in MODULES:
+        found = differing(case, asked.device)
+        wrong += bool(found)
+        print(f"{case}: {'; '.join(found) or 'the same'}", flush=True)
+    words = [sys.executable, "run.py", *JOB.split(), "--device", asked.device]
+    return wrong + bool(subprocess.run(words, cwd=ROOT, check=False).returncode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

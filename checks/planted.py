@@ -1,0 +1,586 @@
+r"""Bugs planted one at a time in a copy of the working tree, and the first test that notices each.
+
+    make planted                     # or: python checks/planted.py; all of them, and the table in checks/planted.md is written
+    python checks/planted.py 3 17     # these two, and the table stays as it is
+
+A plant is a line "words | file | what pytest is given, below tests/", the text that is replaced (-), which must occur once
+in the file, and what stands there instead (+). The words of one that no test noticed at first, so that an assertion was
+added, begin with a star. All these tests must pass before anything is planted. The exit status is how many plants are not
+noticed, or cannot be planted.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD, BEGIN, END = ROOT / "checks" / "planted.md", "<!-- planted: begin -->", "<!-- planted: end -->"
+
+PLANTS = r"""
+every epoch of a round has the order of its first | helpers.py | test_helpers.py
+- torch.from_numpy(order.permutation(len(share)))
++ torch.from_numpy(federation.stream("batches", k).permutation(len(share)))
+the optimizer works in the memory that the state holds | federation/optimizers.py | test_helpers.py
+- key: value.clone() if isinstance(value, Tensor) else value for key
++ key: value for key
+the learning rate is a round ahead of its schedule | helpers.py | test_helpers.py
+- ((round - 1) / options.rounds)
++ (round / options.rounds)
+`only` is ignored: everything is trained | helpers.py | test_helpers.py
+- if only is None or name in only}
++ if True}
+a body that is not trained goes on running its BatchNorm statistics | helpers.py | test_helpers.py
+- part.train(any(parameter.requires_grad for parameter in part.parameters()))
++ part.train()
+a change of an image is drawn by its place in the batch | helpers.py | test_augment.py
+- augment.part(changed, i))
++ augment.part(changed, i.sort().values))
+the weights n_k are dropped from the average | helpers.py | test_helpers.py
+-     total = sum(n)
++     total = sum(n := [torch.ones_like(n_k) for n_k in n])
+BatchNorm's counter of batches is averaged | helpers.py | algorithms/test_fedavg.py
+-         return rows[0]
++         return sum(rows) // len(rows)
+BatchNorm's running variance is not averaged but the first client's | helpers.py | algorithms/test_fedavg.py
+- row[name] for row in rows], n)
++ row[name] for row in rows[: 1 if name.endswith("_var") else None]], n)
+what a client keeps is put into the rows of the first clients | helpers.py | test_helpers.py algorithms/test_fedbabu.py
+- put(state["own"], clients, own)
++ put(state["own"], range(len(own)), own)
+n_k is sent without being counted | helpers.py | test_algorithms.py -k "by_hand and fedavg"
+- federation.wire.up("n_k", federation.sizes(clients), clients)
++ federation.sizes(clients)
+the clients of round 0 take part in every round | federation/__init__.py | test_federation.py
+- self.stream("participation").choice
++ self.at(0).stream("participation").choice
+streams do not know whose they are: fine-tuning draws what a round drew | federation/__init__.py | test_federation.py
+- streams.generator(self.seed, self.party, purpose
++ streams.generator(self.seed, "client", purpose
+* n_k counts what a client holds out for validation | federation/__init__.py | test_federation.py
+- torch.tensor(len(self.shares[k]), device
++ torch.tensor(len(self.shares[k]) + sum(map(len, self.validation[k : k + 1])), device
+a broadcast is counted once, not once a client | federation/wire.py | test_wire.py
+- return self._carry("down", kind, [tree] * len(clients), clients)
++ return self._carry("down", kind, [tree], clients[:1]) * len(clients)
+cfkd: global means are means of the clients' means, not of all examples | algorithms/cfkd.py | algorithms/test_cfkd.py
+- [row["counts"].unsqueeze(1) for row in sent])
++ [(row["counts"] > 0).unsqueeze(1) for row in sent])
+cfkd: the teacher of a client is drawn by its place in the sample | algorithms/cfkd.py | algorithms/test_cfkd.py
+- federation.stream("teacher", k).integers
++ federation.stream("teacher", clients.index(k)).integers
+fd: a client's own outputs are in its leave-one-out mean | algorithms/fd.py | algorithms/test_fd.py
+- (total - own["means"]) / n.clamp
++ total / holders.clamp
+fedavg: a round names as trained what the clients were sent | algorithms/fedavg.py | algorithms/test_fedavg.py
+- trained=trained.weights)
++ trained=weights)
+fedprox: the proximal term is twice as heavy | algorithms/fedprox.py | algorithms/test_fedprox.py
+- options.mu / 2 * squared_distance
++ options.mu * squared_distance
+fedgkt: the temperature is not squared | algorithms/fedgkt/__init__.py | algorithms/test_fedgkt.py
+- return options.temperature**2 *
++ return options.temperature *
+fedgkt: a client's targets meet other images of its batch | algorithms/fedgkt/__init__.py | algorithms/test_fedgkt.py
+- given["weight"] * transfer(logits, given["targets"][batch.i]
++ given["weight"] * transfer(logits, given["targets"][batch.i.sort().values]
+fedgkt: the server forgets its optimizer's memory between rounds | algorithms/fedgkt/server.py | algorithms/test_fedgkt.py
+- [given], [state["server_memory"]])
++ [given], [None])
+fedgkt: the plateau is told the accuracy on training examples | algorithms/fedgkt/server.py | algorithms/test_fedgkt.py
+- state["weights"][k], federation.validation[k], {}
++ state["weights"][k], federation.shares[k], {}
+fedbabu: clients train the head too, and drop what became of it | algorithms/fedbabu.py | algorithms/test_fedbabu.py
+- options, only=federation.names(options.local_upt_part))
++ options)
+fedper: the head is averaged, the body stays | algorithms/fedper.py | algorithms/test_fedbabu.py
+- "full", "body"
++ "full", "head"
+lg_fedavg: the body is averaged too | algorithms/lg_fedavg.py | algorithms/test_fedbabu.py
+- "full", "head"
++ "full", "full"
+mhmd: images are chosen by whether the student is right | algorithms/mhmd.py | algorithms/test_mhmd.py
+- right = teacher.argmax(1) == y
++ right = student.argmax(1) == y
+* mhmd: a round names as trained what was sent | algorithms/mhmd.py | test_algorithms.py -k "that_local and mhmd"
+- trained=trained.weights)
++ trained=weights)
+data_exchange: Metropolis by the smaller degree | algorithms/data_exchange/graph.py | algorithms/test_data_exchange.py
+- np.maximum.outer
++ np.minimum.outer
+data_exchange: mixing by the column of the matrix | algorithms/data_exchange/graph.py | algorithms/test_data_exchange.py
+- matrix[place[k], place[j]]
++ matrix[place[j], place[k]]
+data_exchange: all neighbours get the same draw | algorithms/data_exchange/exchange.py | algorithms/test_data_exchange.py
+- f"exchange with {j}"
++ "exchange"
+dpsgd: mixing is uniform | algorithms/dpsgd.py | algorithms/test_data_exchange.py -k "dpsgd or gap"
+- "metropolis"
++ "uniform"
+independent: all clients start alike | algorithms/independent.py | algorithms/test_independent.py
+- return own_models(federation)
++ return {k: row[:1] * len(row) for k, row in own_models(federation).items()}
+centralized: each round begins with a fresh optimizer | algorithms/centralized.py | algorithms/test_centralized.py
+- memory=[state["memory"]])
++ memory=[None])
+published fd: the mean over clients does not weigh their counts | algorithms/published/fd.py | algorithms/test_fd.py
+- [n.unsqueeze(1) for n in counts]
++ [(n > 0).unsqueeze(1) for n in counts]
+published fedavg: kept moments go to the first clients | algorithms/published/fedavg.py | algorithms/test_fedavg.py
+- dict(zip(clients, trained.memory, strict=True))
++ dict(zip(range(len(clients)), trained.memory, strict=True))
+* dirichlet: the class frequencies are those of the training set alone | data/partition.py | test_partition.py
+- totals.sum(0) / totals.sum()
++ totals[0] / totals[0].sum()
+* lda: it is the same clients that every class rounds up | data/partition.py | test_partition.py
+- [generator.permutation(n_clients) for _ in parts]
++ [np.arange(n_clients) for _ in parts]
+* lda, dirichlet: a mix times a size is cut, not rounded | data/partition.py | test_partition.py
+- np.floor(np.cumsum(mix, axis=-1) * n + 0.5)
++ np.floor(np.cumsum(mix, axis=-1) * n)
+silos: what a client holds out it trains on | data/partition.py | test_partition.py -k "silo"
+- held_out[k], kept[k] = examples[:n], examples[n:]
++ held_out[k], kept[k] = examples[:n], examples
+silos: the common test set is not all of the global one | data/partition.py | test_partition.py -k "share_a_test_set"
+- return everything[data.owners.cpu().numpy()[everything] < 0] if data.clients else everything
++ return everything
+tables: features are dealt in another order than labels | data/silos.py | test_silos.py
+- test, kept = (Part(train.x[it], train.y[it]) for
++ test, kept = (Part(train.x[it], train.y[it[::-1]]) for
+tables: a row of another length is taken | data/tables.py | test_tables.py
+- if len(row) != len(names):
++ if len(row) > len(names):
+LEAF: a user may be listed twice | data/silos.py | test_silos.py -k "leaf"
+- for user, n in Counter(users).items() if n > 1
++ for user, n in Counter(users).items() if n > 9
+vectors: large numbers are rounded to 32 bits before their mean is subtracted | data/files.py | test_silos.py -k "offset"
+- > COLLAPSED * (std := train.std()) and
++ > 1e9 * (std := train.std()) and
+validation examples are trained on | data/partition.py | test_partition.py
+- train.where(~held_out)
++ train
+augment: the hole is mirrored with its image | data/augment.py | test_augment.py
+- column - centre[:, 1:]
++ column.flip(1) - centre[:, 1:]
+* the loss on the test set is that on a client's own test examples | experiment/evaluation.py | test_evaluation.py
+- loss[test].mean().item(), right
++ loss[personal.values].mean().item(), right
+fine-tuning forgets its momentum after every epoch | experiment/evaluation.py | test_evaluation.py
+- memory=[memory], only=only)
++ only=only)
+a checkpoint is named by the round before | experiment/checkpoints.py | test_experiment.py -k "checkpoint_is"
+- {"round": r, "state": dict(state)
++ {"round": r - 1, "state": dict(state)
+an interrupted run saves the state of its unfinished round | experiment/checkpoints.py | test_experiment.py -k "interrupted"
+- "state": dict(state), "history"
++ "state": state, "history"
+* a loss that is infinite does not stop a run | experiment/divergence.py | test_experiment.py -k "at_once"
+- if not math.isfinite(value)}
++ if math.isnan(value)}
+* a run is done before its history is written | experiment/lifecycle.py | test_experiment.py -k "written_later"
+-         "history.npz": saves.write_history(folder
++         "done": (folder / "done").touch(), "history.npz": saves.write_history(folder
+work that a plan passes over takes no time | experiment/planning.py | test_plan.py -k "clock or seconds"
+- self.passed_over[kind] += seconds
++ self.passed_over[kind] += 0 * seconds
+* where clients are sampled, a plan takes rounds for alike | experiment/planning.py | test_plan.py
+- if drawn or any
++ if any
+known work is not counted again | federation/meter.py | test_helpers.py -k "flops"
+- self.spent["flops", party, client] += self._flops[kind]
++ self.spent["flops", party, client] = self._flops[kind]
+an evaluation counts as work of the clients | experiment/evaluation.py | test_evaluation.py
+- PARTY = "evaluation"
++ PARTY = "client"
+a confusion matrix has the predicted classes in its rows | experiment/evaluation.py | test_evaluation.py -k "confusion"
+- data.y[indices] * n_classes + predicted[indices]
++ predicted[indices] * n_classes + data.y[indices]
+features are of other examples in every round | experiment/evaluation.py | test_evaluation.py -k "features"
+- federation.aside(PARTY).at(0)
++ federation.aside(PARTY)
+a band is the standard deviation of a population | figures/curves.py | figures/test_curves.py
+- values.std(0, ddof=1)
++ values.std(0)
+a point that another equals at fewer bytes is on the Pareto front | figures/pareto.py | figures/test_pareto.py
+- one[1] >= other[1]
++ one[1] > other[1]
+the report sorts what is missing first | figures/report/page.js | figures/test_report.py
+- (value === "" ? 2 :
++ (value === "" ? -1 :
+* a run is not named by its split | experiment/identity.py | test_experiment.py -k "name_of_a_run"
+- "split": config["split"], "data": config["data"]["digest"]
++ "data": config["data"]["digest"]
+* a run is not named by the version of numpy | experiment/identity.py | test_experiment.py -k "another_library"
+- ("torch", "numpy", "processor", "device")]
++ ("torch", "processor", "device")]
+* an unfinished run of other code passes for finished | experiment/identity.py | test_experiment.py -k "changed_code"
+- f"{wanted}-*/done"
++ f"{wanted}-*/config.json"
+* bytes that a client did not send are those of the row before | saves/__init__.py | test_saves.py
+- np.nan_to_num(of_clients[name])
++ pd.Series(of_clients[name]).ffill().fillna(0)
+* the best round on validation is the last of equals | saves/__init__.py | test_saves.py
+- rounds["validation_mean"].idxmax()
++ rounds["validation_mean"][::-1].idxmax()
+a block's holder trains on what another one holds out | data/partition.py | test_partition.py -k "holds_out"
+- kept[drawn[already_first]
++ kept[drawn
+the weights of a grouped convolution are counted as dense ones | federation/meter.py | test_meter.py -k "MobileNet"
+- torch.ops.aten.convolution_backward: _convolution_backward
++ torch.ops.aten.addmm: flop_registry[torch.ops.aten.addmm]
+what the server does is counted as the clients' | experiment/measuring.py | test_run.py -k "server"
+- count(of_the_server[what], None, amount)
++ count(what, None, amount)
+a cell takes the run of another setting | papers/results.py | papers/test_papers.py -k "other_settings"
+- runs = self._runs.get(name, [])
++ runs = [run for of_name in self._runs.values() for run in of_name if run.options["algorithm"] == made.options.algorithm]
+two methods are told apart at two standard errors whatever n | figures/statistics.py | test_run.py -k "apart"
+- return float(stats.t.ppf(0.975, n - 1))
++ return 2.0
+a client is harmed by a single example | figures/alone.py | figures/test_table.py -k "harmed"
+- np.count_nonzero(differences) >= LEAST_EXAMPLES and interval(differences)[1] < 0
++ differences.mean() < 0
+a split is not drawn anew with each seed | options.py | test_options.py -k "split_with_each"
+- object.__setattr__(self, "split_seed", self.seed)
++ object.__setattr__(self, "split_seed", 0)
+a flag that is newer changes the identity of older runs | experiment/identity.py | test_experiment.py -k "newer"
+- and not (name in as_before and value == as_before[name])
++ and True
+a study's settings are chosen by the worst validation accuracy | commandline/tuning.py | test_study.py
+- best = max(there, key=there.get)
++ best = min(there, key=there.get)
+a split is named without the lengths of its shares | data/partition.py | test_partition.py -k "digest"
+- np.insert(part.values, part.offsets[:-1], part.sizes)
++ part.values
+the accuracy of a client is over the mean number of examples | experiment/evaluation.py | test_evaluation.py -k "at_once"
+- minlength=len(shares)) / shares.sizes
++ minlength=len(shares)) / shares.sizes.mean()
+of many clients the last round tells only those that trained | experiment/measuring.py | test_many_clients.py
+- saves.MANY and r < options.rounds:
++ saves.MANY:
+a method is marked as best whatever the others reach | figures/problems.py | figures/test_problems.py
+- best = winners(groups, metric, of)
++ best = list(groups)
+of equal methods the first is called the best | figures/groups.py | test_run.py -k "told_as_equal"
+- return [group for group, of_it in values if abs(of_it - largest) < EQUAL]
++ return [group for group, of_it in values if abs(of_it - largest) < EQUAL][:1]
+a run that diverged is called the best | figures/groups.py | test_run.py -k "neither_best"
+- for group in found if not group.diverged]
++ for group in found]
+of a switch with two values a study tries the first | commandline/study.py | test_study.py -k "switch"
+- found[name] = list(dict.fromkeys(several))
++ found[name] = several[:1]
+what the workers count is lost | federation/pool.py | test_pool.py -k "counts"
+- federation.meter.spent.update(spent)
++ pass
+a worker counts what it did before once more | federation/pool.py | test_pool.py -k "counts"
+-     _federation.meter.clear()
++     pass
+tensors arrive contiguous | federation/pool.py | test_pool.py -k "arrives"
+- made = torch.empty_strided(shape, strides, dtype=dtype)
++ made = torch.empty(shape, dtype=dtype)
+results stand in the order in which the longest are begun | federation/pool.py | test_pool.py -k "order"
+- for i in range(len(tasks)):
++ for i in order:
+workers are in round 0 for ever | federation/pool.py | test_pool.py -k "streams or order"
+- if f.name not in OWN and
++ if f.name not in (*OWN, "round") and
+a worker outlives its parent | federation/pool.py | test_pool.py -k "outlives"
+-         alive.recv()  #
++         threading.Event().wait()  #
+a signal to all processes ends the workers before the round is saved | federation/pool.py | test_pool.py -k "signal"
+- signal.signal(getattr(signal, name), signal.SIG_IGN)
++ signal.signal(getattr(signal, name), signal.SIG_DFL)
+a rank does the clients in the order in which they come | federation/ranks.py | test_ranks.py -k dealt
+- key=lambda place: (-costs[place], place)
++ key=lambda place: place
+seconds that are known are not asked for | federation/ranks.py | test_ranks.py -k times
+- costs = [known.get(k, rate * n)
++ costs = [rate * n
+a straggler always does all its steps | helpers.py | test_helpers.py -k straggle
+- if straggles < options.straggler else None
++ if False else None
+whoever fine-tunes may straggle too | helpers.py | test_helpers.py -k straggle
+- if federation.party != "client" or not options.straggler:
++ if not options.straggler:
+a memory that nobody asked for is returned | helpers.py | test_helpers.py -k memory
+- {**(memory or {}), **own} if remembers else None
++ {**(memory or {}), **own}
+Yogi adds like Adam | algorithms/fedopt.py | algorithms/test_fedopt.py -k yogi
+- * square * (v - square).sign()
++ * (square - v)
+FedNova counts a step less | algorithms/fednova.py | algorithms/test_fednova.py -k counts
+- for n in range(1, steps + 1)
++ for n in range(steps)
+FedNova's server does not go tau | algorithms/fednova.py | algorithms/test_fednova.py -k written_out
+- parameters(federation, d), -tau
++ parameters(federation, d), -1.0
+FedDyn's h is as if all had taken part | algorithms/feddyn.py | algorithms/test_feddyn.py -k written_out
+- -alpha * len(clients) / len(federation.clients)
++ -alpha
+MOON is drawn to its own last model | algorithms/moon.py | algorithms/test_moon.py -k slow_loop
+- (away - towards)
++ (towards - away)
+MOON's teachers compute as in training | algorithms/moon.py | algorithms/test_moon.py
+-     model.eval()
++     pass
+SCAFFOLD's variates of absent clients are forgotten | algorithms/scaffold.py | algorithms/test_scaffold.py -k "not drift"
+- helpers.put(state["c_i"], clients, new)
++ helpers.put({}, clients, new)
+FedRep's body learns under the old head | algorithms/fedrep.py | algorithms/test_fedrep.py
+- train(federation, clients, heads.weights, loss, options, only=
++ train(federation, clients, weights, loss, options, only=
+Ditto's personal model begins at what was received | algorithms/ditto.py | algorithms/test_ditto.py
+- pick(state["personal"], clients, state["start"])
++ received
+pFedMe's inner problem has no pull | algorithms/pfedme.py | algorithms/test_pfedme.py
+- options.inner_steps, options.lam)
++ options.inner_steps, 0.0)
+Per-FedAvg adapts on the half on which it is judged | algorithms/perfedavg.py | algorithms/test_perfedavg.py
+- gradient, model, first
++ gradient, model, second
+Per-FedAvg takes the gradient where it began | algorithms/perfedavg.py | algorithms/test_perfedavg.py
+- functional_call(model, moved, (second.x,))
++ functional_call(model, dict(w), (second.x,))
+FedALA's weights are not clipped | algorithms/fedala.py | algorithms/test_fedala.py
+- .clamp(0, 1)
++ .clamp(-9, 9)
+FedALA climbs the loss | algorithms/fedala.py | algorithms/test_fedala.py
+- (received[n] - own[n])).clamp
++ (own[n] - received[n])).clamp
+FedALA's lower layers are its own | algorithms/fedala.py | algorithms/test_fedala.py
+- return {**received, **blended
++ return {**own, **blended
+a client's own test images are not shifted | data/shift.py | test_shift.py
+- for part in split.parts])
++ for part in split.parts[:2]])
+images are turned clockwise | data/shift.py | test_shift.py
+- math.sin(math.pi * amount)
++ -math.sin(math.pi * amount)
+all clients have the same noise | data/shift.py | test_shift.py
+- options.split_seed, k)
++ options.split_seed)
+workers see the data set without its shift | experiment/preparation.py | test_shift.py
+- federation.data.to("cpu").write
++ experiment.data.write
+a form for programs leaves out the spread over seeds | figures/compare.py | figures/test_forms.py
+- headers += [(column.header, column.unit), *([(column.of_spread, column.unit)] if column.spread else [])]
++ headers += [(column.header, column.unit)]
+the table is as wide as it gets | figures/render.py | figures/test_forms.py
+- WIDTH = 100
++ WIDTH = 1000
+a measure of a plugin has no columns | figures/metrics.py | figures/test_forms.py
+- names = dict.fromkeys([*MEASURES, *asked])
++ names = dict.fromkeys(["balanced_accuracy", "macro_f1", "auc", "calibration"])
+a run without a shift is compared with one that has one | figures/groups.py | figures/test_table.py
+-     return {**BEFORE, **run.options}
++     return run.options
+statistics of BatchNorm are averaged with `--bn local` | algorithms/fedavg.py | algorithms/test_fedavg.py -k local
+- kept=federation.names("bn")
++ kept={name for name in federation.names("bn") if "running" not in name}
+APFL's own model learns at itself and not at the mixture | algorithms/apfl.py | algorithms/test_apfl.py
+- alpha * v[name] + (1 - alpha) * w[name].detach()
++ v[name] + 0 * alpha
+APFL's mixture leaves its ends | helpers.py | algorithms/test_apfl.py
+- parameter.data.clamp_(*bounds[name])
++ pass
+FML's teacher is moved by who learns | algorithms/fml.py | algorithms/test_fml.py
+- teacher.detach().log_softmax(1)
++ teacher.log_softmax(1)
+FML's own optimizer forgets | algorithms/fml.py | algorithms/test_fml.py
+- [Pair.row(own=row or {}) for row in pick(state["memory"], clients)]
++ [None for row in pick(state["memory"], clients)]
+FedProto takes the mean of means | algorithms/fedproto.py | algorithms/test_fedproto.py
+- [row["counts"].unsqueeze(1) for row in sent]
++ [(row["counts"] > 0).unsqueeze(1) for row in sent]
+FedProto draws to classes that nobody has | algorithms/fedproto.py | algorithms/test_fedproto.py
+- (held.unsqueeze(1) * (features - prototypes).square())
++ ((features - prototypes).square())
+an epidemic's client may send to itself | algorithms/epidemic.py | algorithms/test_epidemic.py
+- if other != k]
++ if True]
+an epidemic's client averages only what it received | algorithms/epidemic.py | algorithms/test_epidemic.py
+- held = {k: [row] for k, row in rows.items()}
++ held = {k: [] for k, row in rows.items()}
+FedDF's server takes a pass too few | algorithms/feddf.py | algorithms/test_feddf.py -k at_least
+- ceil(options.distill_steps / steps)
++ options.distill_steps // steps
+a run at chance is told so only where it is worse than the largest class | figures/verdict.py | test_run.py -k constant
+- return _lead(run, metric, run.summary()[f"{metric}_mean"]) <= EQUAL
++ return _lead(run, metric, run.summary()[f"{metric}_mean"]) < -EQUAL
+FedDF's teacher is the first client's model | algorithms/feddf.py | algorithms/test_feddf.py -k slow
+- mean([rows.logits for rows in said])
++ said[0].logits
+FedMD's mean is what the first client says | algorithms/fedmd.py | algorithms/test_fedmd.py -k slow
+- mean(scores), clients
++ scores[0], clients
+public examples are dealt too | data/partition.py | test_partition.py -k "public"
+- kept[~np.isin(kept, public)] if len(public) else kept,
++ kept,
+what a client did that failed stays | experiment/measuring.py | test_failure.py -k "leaves"
+- communicate(failing, dict(state), experiment.options)
++ communicate(failing, state, experiment.options)
+an epidemic's client does not send to those that will fail | algorithms/epidemic.py | test_failure.py -k "without_a_server"
+- for j in clients for k in sends[j]]
++ for j in clients for k in sends[j] if k in clients]
+pFedMe extrapolates BatchNorm's statistics | algorithms/pfedme.py | test_algorithms.py -k extrapolated
+- for name, w in before.items()}
++ for name, w in state["server"].items()}
+single numbers are compressed | federation/wire.py | test_wire.py
+- and leaf.ndim > 0
++ and leaf.ndim >= 0
+a run may go on at a round that is passed over | experiment/rounds.py | test_failure.py -k killed
+- if r == options.rounds or not passed_over(experiment, federation, r + 1):
++ if True:
+what is sent in 8 bits is counted whole | federation/wire.py | test_wire.py
+- x.numel() + 4)
++ x.nbytes)
+F1 is over classes that a client has no example of | measures.py | test_measures.py
+- labels=np.unique(y), average
++ labels=np.arange(p.shape[1]), average
+a client's measures are those of the whole test set | experiment/evaluation.py | test_measures.py
+- dict(zip(clients, personal, strict=True)))
++ dict.fromkeys(clients, test))
+the weights after the last step are not looked at | helpers.py | test_divergence.py -k "last_step"
+- sound = {**(memory or {}), **own} if remembers else None, finite([total, *weights.values()])
++ sound = {**(memory or {}), **own} if remembers else None, finite([total])
+what the server makes of weights is not looked at | experiment/divergence.py | test_divergence.py -k "new_in_a_state"
+- return found or dict.fromkeys(
++ return found and dict.fromkeys(
+minus infinity counts as a number | federation/meter.py | test_divergence.py -k "one_number"
+- for end in tensor.aminmax()]
++ for end in tensor.aminmax()[1:]]
+fine-tuning that diverges goes on | experiment/evaluation.py | test_evaluation.py -k "tuning_that_diverges"
+- if wrong and options.on_divergence == "stop":
++ if wrong and options.on_divergence == "":
+clients that failed are named | experiment/measuring.py | test_divergence.py -k "clients_that_fail"
+-     meter.diverged.clear()
++     meter.diverged.copy()
+Pillow opens every format that it knows, of which some start programs | data/pictures.py | test_strangers.py
+- Image.open(file, formats=FORMATS)
++ Image.open(file)
+a picture has as many pixels as it says | data/pictures.py | test_strangers.py
+- if image.width * image.height > most:
++ if False:
+an archive unpacks to what it says | untrusted.py | test_strangers.py test_untrusted.py
+- if asked > UNASKED and asked > RATIO * packed:
++ if False:
+an array is as long as its header says | untrusted.py | test_untrusted.py
+- file.tell() + length != there
++ False
+names go as they are from a data set into all that is made of it | data/datasets.py | test_strangers.py
+- return tuple(map(inert, names))
++ return tuple(names)
+text that begins with = is a formula in a workbook | saves/workbook.py | test_strangers.py
+- if cell.data_type == "f":
++ if False:
+$ begins a formula in a picture | figures/on_paper.py | test_strangers.py
+- .replace("$", r"\$")
++ .replace("$", "$")
+what a killed command leaves of temporary files is nobody's | federation/scratch.py | test_scratch.py
+- for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*{LOCK}"):
++ for lock in ():
+a kill leaves the file with which a folder is tried | experiment/preparation.py | test_mistakes.py -k "kill_could"
+- tempfile.TemporaryFile(dir=there).close()
++ tempfile.NamedTemporaryFile(dir=there).close()
+--flag=-- is an empty list | untrusted.py | test_mistakes.py -k "one_line or dashes"
+- word.partition("=")[2] == "--":
++ False:
+a name that no file can have is asked for | untrusted.py | test_mistakes.py -k "one_line or longer"
+- return os.path.exists(path)
++ return Path(path).exists()
+whoever reads a run waits for a pipe in the place of a file | untrusted.py | test_saved_files.py -k "hangs and done"
+- if not stat.S_ISREG(found.st_mode):
++ if stat.S_ISDIR(found.st_mode):
+a run that may not be read passes for a damaged one | saves/files.py | test_saved_files.py -k "may_not"
+- if isinstance(cause, PermissionError):
++ if isinstance(cause, KeyError):
+that a file system has no locks is not told | federation/locks.py | test_saved_files.py -k "without_locks"
+- number = errno.ENOLCK if without else number
++ number = errno.EINVAL if without else number
+a column of the clients stays a tensor until the run ends | experiment/measuring.py | test_experiment.py -k no_tensor
+-         clients[name] = saves.kept(values)
++         clients[name] = torch.from_numpy(values)
+a plugin may change a method of a class of Chorus | plugins/integrity.py | test_plugins.py -k changes_chorus
+-                 if isinstance(value, type) and value.__module__ == name:
++                 if False:
+what importlib brings names no run | plugins/__init__.py | test_plugins.py -k importlib
+-     found, todo = set(), [first, *brought]
++     found, todo = set(), [first]
+a run is begun once more than its place says | launch/loop.py | test_launch.py -k killed_twice
+- kills[one.folder] == place.tries
++ kills[one.folder] > place.tries
+how fast a run is is told by all of its rounds | launch/display.py | test_launch.py -k end_of_its_history
+- status.rows_of(self.folder, TAIL)
++ status.rows_of(self.folder)
+"""
+
+
+def parsed(text: str) -> list[tuple[str, str, str, str, str]]:
+    """(words, file, targets, old, new) of every plant."""
+    lines = text.strip("\n").splitlines()
+    heads = [i for i, line in enumerate(lines) if line[:2] not in ("- ", "+ ")]
+    bodies = [lines[i + 1 : end] for i, end in zip(heads, [*heads[1:], len(lines)], strict=True)]
+    changes = [["\n".join(line[2:] for line in body if line[0] == sign) for sign in "-+"] for body in bodies]
+    return [(*lines[i].split(" | "), *change) for i, change in zip(heads, changes, strict=True)]
+
+
+def copy_to(folder: Path) -> None:
+    """The files of the working tree that git does not ignore."""
+    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+    for name in listed.stdout.decode().split("\0"):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def tested(folder: Path, targets: str) -> tuple[int, str]:
+    """pytest's exit status, and the name of the first test that fails."""
+    command = [sys.executable, *shlex.split("-m pytest -x -q --tb=no -p no:cacheprovider -p no:randomly")]
+    command += [f"tests/{word}" if ".py" in word else word for word in shlex.split(targets)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    failed = [line.partition("::")[2] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return done.returncode, failed[0].partition(" - ")[0].partition("[")[0] if failed else ""
+
+
+def noticed(folder: Path, file: str, targets: str, old: str, new: str) -> tuple[bool, str]:
+    """Whether a test notices the plant, and which; or what is wrong."""
+    before = (folder / file).read_text()
+    if before.count(old) != 1:
+        return False, f"NOT PLANTED: its text occurs {before.count(old)} times"
+    (folder / file).write_text(before.replace(old, new))
+    status, name = tested(folder, targets)
+    (folder / file).write_text(before)
+    return (True, name) if status == 1 and name else (False, f"NOT NOTICED: pytest ends with {status}")
+
+
+def main(numbers: list[int]) -> int:
+    plants = [(i, *plant) for i, plant in enumerate(parsed(PLANTS), start=1) if not numbers or i in numbers]
+    rows, missed = ["", "| | bug | in | noticed by |", "|---|---|---|---|"], 0
+    with tempfile.TemporaryDirectory() as scratch:
+        copy_to(folder := Path(scratch))
+        asked = {plant[3] for plant in plants}  # what is given without -k in one go
+        together = " ".join(sorted({word for targets in asked if "-k" not in targets for word in targets.split()}))
+        for targets in filter(None, [together, *sorted(targets for targets in asked if "-k" in targets)]):
+            status, name = tested(folder, targets)
+            if status:
+                sys.exit(f"without a plant, pytest ends with {status} for {targets}: {name}")
+        for i, words, file, *rest in plants:
+            found, what = noticed(folder, file, *rest)
+            missed += not found
+            print(f"{i:>3} {words.removeprefix('* '):<100} {what}", flush=True)
+            what = f"`{what}`{', assertion added' if words.startswith('*') else ''}" if found else what
+            rows.append(f"| {i} | {words.removeprefix('* ')} | `{file}` | {what} |")
+    if not numbers:
+        text = RECORD.read_text()
+        RECORD.write_text("\n".join([text.partition(BEGIN)[0] + BEGIN, *rows, "", END + text.partition(END)[2]]))
+    print(f"{len(plants) - missed} of {len(plants)} plants are noticed")
+    return min(missed, 99)
+
+
+if __name__ == "__main__":
+    sys.exit(main([int(word) for word in sys.argv[1:]]))
