@@ -1,6 +1,6 @@
 r"""Bugs planted one at a time in a copy of the working tree, and the first test that notices each.
 
-    make planted                     # or: python checks/planted.py; all of them, and the table in checks/planted.md is written
+    make planted                     # or: python checks/planted.py; all, and it writes checks/planted.md
     python checks/planted.py 3 17     # these two, and the table stays as it is
 
 A plant is a line "words | file | what pytest is given, below tests/", the text that is replaced (-), which must occur once

@@ -32,10 +32,8 @@ from options import Options, flags_of
 from papers import __main__ as papers
 
 READ = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]  # by users: an example may stand in any of them
-LINKED = [
-    *READ,
-    *(ROOT / name for name in ("RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md", "checks/README.md")),
-]
+LINKED = ("RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md", "checks/README.md")
+LINKED = [*READ, *(ROOT / name for name in LINKED)]
 TEXT = "\n".join(path.read_text() for path in READ)
 
 
