@@ -630,14 +630,3 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return "inf" if value == math.inf else value
-
-
-def from_plain(cls: type[Options], values: Mapping[str, Any]) -> Options:
-    """The inverse of `plain`."""
-
-    def value(v: Any) -> Any:
-        if isinstance(v, list):
-            return tuple(value(part) for part in v)
-        return math.inf if v == "inf" else v
-
-    return cls(**{name: value(v) for name, v in values.items()})

@@ -245,7 +245,8 @@ def affordable(path: Path, asked: int, packed: int) -> None:
 
 
 def _array(path: Path, name: str, file, there: int) -> np.ndarray:
-    """One array, whose header and numbers are the next `there` bytes of a file, no more and no fewer."""
+    """One array, whose header and numbers are the next `there` bytes of a file, no more and no fewer. (`np.load` takes the
+    memory that a header asks for before it has read a number.)"""
     version = npy.read_magic(file)
     reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if reader is None:

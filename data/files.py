@@ -210,7 +210,8 @@ PICKLE = 512 * untrusted.MIB  # bytes of a file; the largest of CIFAR has 155 MB
 def unpickled(path: Path) -> dict[str, Any]:
     """A pickled dict of arrays of bytes, lists and single values, as the CIFAR files are, by Python 2 or 3. Raises
     ValueError for anything else. The few words of a pickle that make such a dict are followed here one by one, so that
-    nothing in it can run, whatever it asks for."""
+    nothing in it can run, whatever it asks for. (The library's way, a `pickle.Unpickler` with a list of allowed names, would
+    call numpy with whatever arguments the file has.)"""
     with untrusted.opened(path, PICKLE) as file:
         content = file.read()
     stack: list[Any] = []

@@ -95,7 +95,8 @@ class Pool:
         return done
 
     def close(self) -> None:
-        """The workers end at once, whatever they are at."""
+        """The workers end at once, whatever they are at. (The library has no public word for that before Python 3.14, which
+        has `kill_workers`.)"""
         self._begun.wait()
         reader, answers = self._executor._executor_manager_thread, self._executor._result_queue
         self._executor.shutdown(wait=False, cancel_futures=True)

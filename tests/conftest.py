@@ -1,5 +1,6 @@
 """What the tests share: a cut wire, a small data set, and federations of a few clients in float64 or float32."""
 
+import math
 import os
 import signal
 import tempfile
@@ -166,6 +167,17 @@ def play(federation: Federation, options: Options, rounds: int = 1):
 def weights_of(answer, client: int = 0) -> dict[str, torch.Tensor]:
     """Copies of the weights of an answer's model."""
     return {name: tensor.detach().clone() for name, tensor in answer(client).state_dict().items()}
+
+
+def from_plain(cls, values):
+    """The options of a run as `options.plain` has told them."""
+
+    def value(v):
+        if isinstance(v, list):
+            return tuple(value(part) for part in v)
+        return math.inf if v == "inf" else v
+
+    return cls(**{name: value(v) for name, v in values.items()})
 
 
 def carried_out(one, force, loggers, watch):

@@ -10,14 +10,14 @@ import sys
 from dataclasses import dataclass, fields
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, from_plain
 
 import algorithms
 import commandline
 import options
 from commandline.shorthand import MEANT, Shorthand
 from errors import UserError
-from options import Choice, Launch, Matching, Needs, Number, Options, Several, flag, flags_of, from_plain, nearest, plain
+from options import Choice, Launch, Matching, Needs, Number, Options, Several, flag, flags_of, nearest, plain
 
 CLASSES = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
 DESCRIBED = {name: algorithms.describe(name) for name in CLASSES}

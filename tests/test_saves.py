@@ -11,7 +11,7 @@ import openpyxl
 import pandas as pd
 import pytest
 import torch
-from conftest import line_of, tiny_data
+from conftest import from_plain, line_of, tiny_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,6 @@ import saves
 from data import datasets, partition
 from data.partition import Split
 from errors import UserError
-from options import from_plain
 from saves import workbook
 
 
