@@ -5,6 +5,7 @@ changed in place. A function stands here only if two algorithms call it.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,26 +27,28 @@ EVALUATION_BATCH = 250  # images at a time without gradients: what fits a proces
 
 
 class Batch(NamedTuple):
-    """x [B, channels, height, width], normalised and changed by `--augment`; y int64 [B]; i int64 [B], positions in the
+    """x [B, channels, height, width], normalised and changed by `--augment`; y int64 [B]; index int64 [B], positions in the
     client's own share, by which a teacher of single examples is indexed so that it cannot meet another image."""
 
     x: Tensor
     y: Tensor
-    i: Tensor
+    index: Tensor
 
 
 class Round(NamedTuple):
-    """What a round leaves: the clients that trained, the training loss of each [S] (of the server, where it alone
-    trained), and answers {name: k -> model of client k now}. "global" is one model for all, asked once; any other name
-    is a model a client. The first is the headline. `told` are further columns of the history, of the round or {client:
-    value}. `trained` are the rows of weights that the clients had after their local epochs, where these are not what they
-    answer with."""
+    """The result of a round.
+
+    `clients`: the clients that trained. `loss`: float [S], the training loss of each (of the server, where it alone
+    trained). `models`: {name: k -> the current model of client k}; "global" is one model for all clients, any other name is
+    one model per client; the first is the headline. `metrics`: further columns of the history, a value for the round or
+    {client: value}. `local_weights`: the clients' rows of weights after their local epochs, where the models have others.
+    """
 
     clients: Sequence[int]
     loss: Tensor
-    answers: dict[str, Callable[[int], Net]]
-    told: dict[str, float | dict[int, float]] = {}  # noqa: RUF012
-    trained: Sequence[Weights] | None = None
+    models: dict[str, Callable[[int], Net]]
+    metrics: dict[str, float | dict[int, float]] = {}  # noqa: RUF012
+    local_weights: Sequence[Weights] | None = None
 
 
 Loss = Callable[[Net, Batch, Any, Any], Tensor]
@@ -67,18 +70,18 @@ def train(
     weights: Sequence[Weights],
     loss: Loss,
     options,
-    given: Sequence[Any] | None = None,
+    context: Sequence[Any] | None = None,
     memory: Sequence[Any] | None = None,
     only: Collection[str] | None = None,
-    drawn: Sequence[augment.Draw | None] | None = None,
+    augmentation: Sequence[augment.Draw | None] | None = None,
 ) -> Trained:
     """Local epochs: every client trains its row of weights on its own share.
 
-    `loss(model, batch, given, options)` is the loss of one client on one batch. `given`: rows of teachers and other
+    `loss(model, batch, context, options)` is the loss of one client on one batch. `context`: rows of teachers and other
     constants. `memory`: rows of optimizer state, as returned by an earlier call (None of a client that has none yet; without
     rows every optimizer is fresh, and none is returned, which would have to travel from other processes). `only`: names
     of the parameters that are trained (None: all); a body or head without any computes as in evaluation, so that its
-    BatchNorm statistics stay as they are. `drawn`: rows of changes of the images that all epochs train on (None:
+    BatchNorm statistics stay as they are. `augmentation`: rows of changes of the images that all epochs train on (None:
     new ones every epoch, as `--augment` says). A loss is the mean over the examples of all local epochs.
 
     Batches are `options.batch_size` long, of a new order every epoch; a left-over batch of one joins the batch before
@@ -89,7 +92,7 @@ def train(
     """
     began, none = federation.meter.now(), [None] * len(clients)
     work = partial(_local_epochs, loss=loss, options=options, only=only, remembers=memory is not None)
-    done = federation.each(work, clients, weights, given or none, memory or none, drawn or none)
+    done = federation.map_clients(work, clients, weights, context or none, memory or none, augmentation or none)
     for k, (_, _, _, steps, samples, _) in zip(clients, done, strict=True):
         federation.meter.spent["steps", federation.party, k] += steps
         federation.meter.spent["samples", federation.party, k] += samples
@@ -103,7 +106,17 @@ def train(
 
 
 def _local_epochs(
-    federation: Federation, k: int, weights: Weights, given, memory, drawn, *, loss: Loss, options, only, remembers: bool
+    federation: Federation,
+    k: int,
+    weights: Weights,
+    context,
+    memory,
+    augmentation,
+    *,
+    loss: Loss,
+    options,
+    only,
+    remembers: bool,
 ):
     """One client's part of `train` -> (weights, memory, loss, steps, samples, whether weights and loss are
     finite)."""
@@ -125,7 +138,7 @@ def _local_epochs(
         images = federation.data.images(indices, federation.dtype, augment.part(changed, i))
         for parameter in trained.values():
             parameter.grad = None
-        value = loss(model, Batch(images, federation.data.y[indices], i), given, options)
+        value = loss(model, Batch(images, federation.data.y[indices], i), context, options)
         value.backward()
         if options.clip_grad:
             torch.nn.utils.clip_grad_norm_(trained.values(), options.clip_grad)
@@ -139,7 +152,7 @@ def _local_epochs(
     def batches() -> Iterator[tuple[Tensor, augment.Draw]]:
         for _ in range(options.epoch_per_round):
             positions = torch.from_numpy(order.permutation(len(share))).to(federation.device)
-            changed = drawn
+            changed = augmentation
             if changed is None:
                 changed = augment.draw(options.augment, len(share), federation.data.shape, changes, federation.device)
             yield from ((i, changed) for i in _batches(positions, options.batch_size))
@@ -147,7 +160,7 @@ def _local_epochs(
     kind = "train", loss, frozenset(trained), federation.data.shape
     total, steps, samples = torch.zeros((), device=federation.device, dtype=torch.float64), 0, 0
     for i, changed in islice(batches(), _last_step(federation, k, options)):
-        value = federation.work(partial(step, i, changed), k, *kind, len(i))
+        value = federation.count_flops(partial(step, i, changed), k, *kind, len(i))
         total += value * len(i)  # stays on the device: no waiting for it within an epoch
         steps, samples = steps + 1, samples + len(i)
     if steps:
@@ -167,7 +180,7 @@ def _last_step(federation: Federation, k: int, options) -> int | None:
     return math.ceil((1 - part) * options.epoch_per_round * in_an_epoch) if straggles < options.straggler else None
 
 
-def cross_entropy(model: Net, batch: Batch, given, options) -> Tensor:
+def cross_entropy(model: Net, batch: Batch, context, options) -> Tensor:
     """The loss of supervised learning, mean over the batch, in nats."""
     _, logits = model(batch.x)
     return F.cross_entropy(logits, batch.y)
@@ -193,7 +206,7 @@ def gradient(model: Net, batch: Batch, weights: Weights) -> Weights:
     return dict(zip(at, slopes, strict=True))
 
 
-def descended(
+def gradient_descent(
     slope: Callable[[Weights], Weights], weights: Weights, lr: float, steps: int = 1, pull: float = 0.0
 ) -> Weights:
     """theta after so many steps of gradient descent from theta = weights on f(theta) + pull / 2 ||theta - weights||^2, where
@@ -205,7 +218,7 @@ def descended(
     return theta
 
 
-def steered(model: Net, direction: Weights) -> Tensor:
+def linear_term(model: Net, direction: Weights) -> Tensor:
     """A term of a loss that is 0, and whose gradient is `direction`, of the parameters that it names: what is added to every
     local step."""
     slope = sum((direction[name] * w).sum() for name, w in model.named_parameters() if name in direction)
@@ -244,13 +257,13 @@ def own_models(federation: Federation) -> dict[str, list]:
 
 
 def train_own(
-    federation: Federation, clients: Sequence[int], state: dict, loss: Loss, options, given=None, drawn=None
+    federation: Federation, clients: Sequence[int], state: dict, loss: Loss, options, context=None, augmentation=None
 ) -> Tensor:
     """`train` for the models of `own_models`, whose rows it replaces in the state -> losses [S]."""
-    weights, memory = pick(state["weights"], clients), pick(state["memory"], clients)
-    trained = train(federation, clients, weights, loss, options, given, memory, drawn=drawn)
-    state["weights"] = put(state["weights"], clients, trained.weights)
-    state["memory"] = put(state["memory"], clients, trained.memory)
+    weights, memory = select_rows(state["weights"], clients), select_rows(state["memory"], clients)
+    trained = train(federation, clients, weights, loss, options, context, memory, augmentation=augmentation)
+    state["weights"] = replace_rows(state["weights"], clients, trained.weights)
+    state["memory"] = replace_rows(state["memory"], clients, trained.memory)
     return trained.loss
 
 
@@ -269,18 +282,20 @@ class Outputs(NamedTuple):
 def outputs(federation: Federation, k: int, weights: Weights) -> Outputs:
     """What client k's model says of its own training share, in evaluation mode, in the order of the share.
 
-    Part of the work of one client, to be called within `federation.each`.
+    Part of the work of one client, to be called within `federation.map_clients`.
     """
     model, share, parts = federation.model(k, weights), federation.shares[k], []
     for i in share.split(EVALUATION_BATCH):
-        parts.append(federation.work(lambda i=i: model(federation.data.images(i, federation.dtype)), k, "outputs", len(i)))
+        parts.append(
+            federation.count_flops(lambda i=i: model(federation.data.images(i, federation.dtype)), k, "outputs", len(i))
+        )
     features, logits = (torch.cat(part) for part in zip(*parts, strict=True))
     return Outputs(features, logits, federation.data.y[share])
 
 
 def adapted(federation: Federation, k: int, weights: Weights, *, lr: float, steps: int = 1, pull: float = 0.0) -> Weights:
-    """Client k's weights after `descended` on f_k, the mean cross-entropy over its whole training share as it is, without
-    `--augment`, in evaluation mode. Part of the work of one client, to be called within `federation.each`."""
+    """Return client k's weights after `gradient_descent` on f_k, the mean cross-entropy over its whole training share,
+    without `--augment` and in evaluation mode. Call it within `federation.map_clients`, as part of one client's work."""
     model, share = federation.model(k, weights), federation.shares[k]
 
     def part(theta: Weights, i: Tensor) -> Weights:
@@ -289,12 +304,12 @@ def adapted(federation: Federation, k: int, weights: Weights, *, lr: float, step
     def slope(theta: Weights) -> Weights:
         total = {name: torch.zeros_like(t) for name, t in theta.items()}
         for i in share.split(EVALUATION_BATCH) if len(share) else ():
-            found = federation.work(partial(part, theta, i), k, "gradient", federation.data.shape, len(i))
+            found = federation.count_flops(partial(part, theta, i), k, "gradient", federation.data.shape, len(i))
             total = {name: t + len(i) / len(share) * found[name] for name, t in total.items()}
         return total
 
     begin = {name: weights[name] for name in trained_of(model)}
-    return {**weights, **descended(slope, begin, lr, steps, pull)}
+    return {**weights, **gradient_descent(slope, begin, lr, steps, pull)}
 
 
 def class_means(values: Tensor, y: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
@@ -330,12 +345,12 @@ def parameters(federation: Federation, row: Weights) -> Weights:
     return {name: w for name, w in row.items() if name in learnt}
 
 
-def minus(one: Weights, other: Weights) -> Weights:
+def subtract(one: Weights, other: Weights) -> Weights:
     """one - other, of the weights that `other` names."""
     return {name: one[name] - w for name, w in other.items()}
 
 
-def moved(row: Weights, step: Weights, rate: float | Tensor) -> Weights:
+def add_scaled(row: Weights, step: Weights, rate: float | Tensor) -> Weights:
     """row + rate step, of the weights that `step` names; the others as they are."""
     return {**row, **{name: row[name] + rate * change for name, change in step.items()}}
 
@@ -372,7 +387,7 @@ def keep_own(state: dict, clients: Sequence[int], weights: Sequence[Weights]) ->
     """The clients' own rows in the state are replaced -> the rows of what is to be sent."""
     own, rest = _parted(weights, state["kept"])
     if state["kept"]:
-        state["own"] = put(state["own"], clients, own)
+        state["own"] = replace_rows(state["own"], clients, own)
     return _parted(rest, state["frozen"])[1]
 
 
@@ -406,12 +421,12 @@ def _parted(rows: Sequence[Weights], names: Collection[str]) -> tuple[list[Weigh
 # --- rows ---------------------------------------------------------------------------------------------------------------
 
 
-def pick(rows: Sequence[Any] | dict[int, Any], clients: Sequence[int], other: Any = None) -> list[Any]:
+def select_rows(rows: Sequence[Any] | dict[int, Any], clients: Sequence[int], other: Any = None) -> list[Any]:
     """The rows of these clients; of a dict `other` where it has none."""
     return [rows.get(k, other) if isinstance(rows, dict) else rows[k] for k in clients]
 
 
-def put(rows: Any, clients: Sequence[int], new: Sequence[Any]) -> Any:
+def replace_rows(rows: Any, clients: Sequence[int], new: Sequence[Any]) -> Any:
     """A new list, or dict by client, of all rows, those of `clients` replaced."""
     replaced = dict(rows) if isinstance(rows, dict) else list(rows)
     for k, row in zip(clients, new, strict=True):
@@ -422,3 +437,22 @@ def put(rows: Any, clients: Sequence[int], new: Sequence[Any]) -> Any:
 def model_of(federation: Federation, weights: Weights | Sequence[Weights]) -> Callable[[int], Net]:
     """k -> model of client k: all with the same weights (a dict), or each with its own row."""
     return lambda k: federation.model(k, weights if isinstance(weights, dict) else weights[k])
+
+
+# --- names of earlier versions, for methods that people have written -----------------------------------------------------
+
+RENAMED = {
+    "pick": "select_rows",
+    "put": "replace_rows",
+    "minus": "subtract",
+    "moved": "add_scaled",
+    "descended": "gradient_descent",
+    "steered": "linear_term",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"helpers.{name} is now helpers.{RENAMED[name]}; the old name will go", DeprecationWarning, stacklevel=2)
+    return globals()[RENAMED[name]]

@@ -144,7 +144,7 @@ NOT_LATER = object()  # of a flag that was there before any run was saved
 
 
 @dataclass(frozen=True)
-class Needs:
+class Requires:
     """When a flag is read at all: said in its help, and an error where it is given in vain. What is said may be made when it
     is asked for: of names in a table, to which a plugin may add."""
 
@@ -159,29 +159,32 @@ class Needs:
 
 def flag(
     default: Any,
-    takes: Callable[[str], Any] | None,
+    type: Callable[[str], Any] | None,
     help: str,
-    needs: Needs | None = None,
-    stands_for: Mapping | Callable[[Any], Mapping] | None = None,
-    spelled: tuple[str, ...] = (),
-    before: Any = NOT_LATER,
+    requires: Requires | None = None,
+    implies: Mapping | Callable[[Any], Mapping] | None = None,
+    aliases: tuple[str, ...] = (),
+    legacy_value: Any = NOT_LATER,
     rate: bool = False,
     follows: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """A dataclass field that is a flag. `takes` None is a switch, off by default, that takes no value; `stands_for` are
-    the values of other flags that a flag stands for, or what makes them of its value, which must not be given otherwise
-    beside it; `spelled` are the names that other systems have for the same flag, all of which are understood. `before`, of
-    a flag that is added when runs are saved already: the value that says what these did, with which it is no part of a
-    run's identity. `rate`: a learning rate, which a rehearsal of the run makes so small that nothing diverges.
-    `follows`: what makes the value of the other options, where the default is None and no other value is given."""
-    metadata = {"takes": takes, "help": help, "needs": needs, "stands_for": stands_for or {}, "spelled": spelled}
+    """Declare a flag: a dataclass field with metadata.
+
+    `type` parses the flag's text; None is a switch, off by default, without a value. `requires`: when the flag is read.
+    `implies`: {flag: value} of other flags that this one sets, or a function of its value that returns them; a command may
+    not contradict them. `aliases`: names of the same flag in other systems; the parser accepts all of them. `legacy_value`,
+    for a flag that is newer than saved runs: the value that describes what older runs did; with this value the flag is no
+    part of a run's identity. `rate`: whether the flag is a learning rate, which a dry run makes tiny so that nothing
+    diverges. `follows`: computes the value from the other options where the default is None.
+    """
+    metadata = {"type": type, "help": help, "requires": requires, "implies": implies or {}, "aliases": aliases}
     metadata |= {"rate": rate, "follows": follows}
-    return field(default=default, metadata=metadata | ({} if before is NOT_LATER else {"before": before}))
+    return field(default=default, metadata=metadata | ({} if legacy_value is NOT_LATER else {"legacy_value": legacy_value}))
 
 
 def stood_for(declared: Mapping[str, Any], value: Any) -> Mapping[str, Any]:
     """The values of other flags that a flag stands for at a value: none where it is not given."""
-    found = declared["stands_for"] if value else {}
+    found = declared["implies"] if value else {}
     return found(value) if callable(found) else found
 
 
@@ -195,29 +198,29 @@ def _clients(path: str) -> dict[str, Any]:
     return {"dataset": dataset, "partition": "silos", "n_clients": len(names), "partition_file": None, "clients": None}
 
 
-def _model(parameter: str) -> Needs:
+def _model(parameter: str) -> Requires:
     """Only the models that name this parameter read the flag."""
-    return Needs(
+    return Requires(
         lambda: f"--model {' or '.join(models.readers(parameter))} (the others have their own)",
         lambda o: bool(set(o.model) & set(models.readers(parameter))),
     )
 
 
-def _partition(parameter: str) -> Needs:
+def _partition(parameter: str) -> Requires:
     """Only the partitioners that name this parameter read the flag."""
-    return Needs(
+    return Requires(
         lambda: f"--partition {' or '.join(partition.readers(parameter))}",
         lambda o: o.partition in partition.readers(parameter) and not o.partition_file,
     )
 
 
-TUNED = Needs("--ft_epochs above 0", lambda o: o.ft_epochs > 0)
-SHIFTED = Needs("--feature_shift other than none", lambda o: o.feature_shift != "none")
-SPLIT = Needs(
+TUNED = Requires("--ft_epochs above 0", lambda o: o.ft_epochs > 0)
+SHIFTED = Requires("--feature_shift other than none", lambda o: o.feature_shift != "none")
+SPLIT = Requires(
     "a split, a graph or a feature shift that is drawn",
     lambda o: not o.partition_file or getattr(o, "topology", "") == "random" or SHIFTED.holds(o),
 )
-DRAWN = Needs("a split that is drawn, not --partition_file", lambda o: not o.partition_file)
+DRAWN = Requires("a split that is drawn, not --partition_file", lambda o: not o.partition_file)
 
 
 ROUNDS = ("comm_round", "global_epoch", "global_rounds", "num_rounds")  # other names of --rounds
@@ -239,21 +242,21 @@ class Problem:
         str,
         "data that come by client: a folder with a folder or a file a client, or a file that names the clients; it stands "
         "for --dataset, --partition silos and --n_clients",
-        stands_for=_clients,
-        before=None,
+        implies=_clients,
+        legacy_value=None,
     )
     label: str | None = flag(
         None,
         str,
         "column of the classes; default: label, or the last one",
-        Needs("a table (.csv, .parquet), or a folder of them", lambda o: o.dataset not in LOADERS),
-        before=None,
+        Requires("a table (.csv, .parquet), or a folder of them", lambda o: o.dataset not in LOADERS),
+        legacy_value=None,
     )
     attribute: str = flag(
         "Smiling",
         str,
         "which of CelebA's 40 attributes is the label",
-        Needs("--dataset CELEBA", lambda o: o.dataset == "CELEBA"),
+        Requires("--dataset CELEBA", lambda o: o.dataset == "CELEBA"),
     )
     image_size: int | None = flag(
         None,
@@ -267,10 +270,10 @@ class Problem:
         "first",
         Choice(("first", "random")),
         "which part --reduced keeps: the first images of the file or a random draw (from --split_seed)",
-        Needs("--reduced below 1", lambda o: o.reduced < 1 and not o.partition_file),
+        Requires("--reduced below 1", lambda o: o.reduced < 1 and not o.partition_file),
     )
     n_clients: int = flag(
-        2, Number(int, least=1), "number of clients K", spelled=("num_clients", "num_users", "client_number")
+        2, Number(int, least=1), "number of clients K", aliases=("num_clients", "num_users", "client_number")
     )
     sizes: tuple[float, ...] | None = flag(
         None,
@@ -285,14 +288,14 @@ class Problem:
         "shards deals pieces of one class each, classes deals whole classes, digit_sets consecutive ones, reference_blocks "
         "the blocks of the data exchange's authors, writers deals people, silos is as --clients says",
         DRAWN,
-        spelled=("partition_method",),
+        aliases=("partition_method",),
     )
     alpha: float = flag(
         math.inf,
         Number(float, above=0, infinite=True),
         "Dirichlet concentration: smaller is more heterogeneous; inf is every client with the class mix of the whole",
         _partition("alpha"),
-        spelled=("partition_alpha",),
+        aliases=("partition_alpha",),
     )
     shard_per_user: int = flag(2, Number(int, least=1), "shards a client, of one class each", _partition("shard_per_user"))
     classes_per_client: int = flag(2, Number(int, least=1), "classes a client", _partition("classes_per_client"))
@@ -318,22 +321,22 @@ class Problem:
         "part of the training set that is set aside before it is dealt, as public examples, for methods that share what is "
         "said of them (fedmd, feddf); of --public_dataset, where one is given; 0 is none",
         DRAWN,
-        before=0.0,
+        legacy_value=0.0,
     )
     public_dataset: str | None = flag(
         None,
         Choice(LOADERS, paths="a .npz file, or a folder of images, by path"),
         "another data set, whose training examples are the public ones; its labels are used only where its classes are the "
         "same",
-        Needs("--public_share above 0", lambda o: o.public_share > 0 or o.partition_file),
-        before=None,
+        Requires("--public_share above 0", lambda o: o.public_share > 0 or o.partition_file),
+        legacy_value=None,
     )
     feature_shift: str = flag(
         "none",
         Choice(("none", *SHIFTS)),
         "a change of its own through which each client sees all its images, its test images too: they are turned "
         "(rotation), get Gaussian noise, or lose contrast; from no change to --shift_strength, in equal steps",
-        before="none",
+        legacy_value="none",
     )
     shift_strength: float = flag(
         0.5,
@@ -341,27 +344,27 @@ class Problem:
         "the largest change of a client: rotation in half turns, noise in standard deviations of the pixels, contrast in "
         "parts of it that are taken away; 0 is no change",
         SHIFTED,
-        before=0.5,
+        legacy_value=0.5,
     )
     participation: float = flag(
         1.0,
         Number(float, above=0, most=1),
         "fraction of the clients that take part in a round, at least one; 1 is all",
-        spelled=("frac", "join_ratio"),
+        aliases=("frac", "join_ratio"),
     )
     straggler: float = flag(
         0.0,
         Number(float, least=0, most=1),
         "probability that a client stops its local epochs early in a round, after a random fraction of their steps, the "
         "same for each of its trainings in that round (head and body, digest and revisit); 0 is never",
-        before=0.0,
+        legacy_value=0.0,
     )
     client_failure: float = flag(
         0.0,
         Number(float, least=0, most=1),
         "how likely a client of a round fails at its end: its work and messages are counted, and nothing of them is used or "
         "kept, by itself or by others; a round in which all fail is passed over; 0 is never",
-        before=0.0,
+        legacy_value=0.0,
     )
     compress: str = flag(
         "none",
@@ -369,7 +372,7 @@ class Problem:
         "how numbers are sent, in all directions: fp16 in half precision, int8 in 8 bits and a scale a tensor; what arrives "
         "is rounded so, and the bytes are those sent; images, labels, counts and single numbers are sent exactly; there is "
         "no error feedback, so that what scaffold and feddyn add up over the rounds (c, h) drifts",
-        before="none",
+        legacy_value="none",
     )
     model: tuple[str, ...] = flag(
         ("LeNet5",),
@@ -399,14 +402,14 @@ class Execution:
         Several(Choice(MEASURES)),
         "what else is measured at every evaluation, on the whole test set and on each client's own examples: means over "
         "classes of what is right (balanced_accuracy), F1 and AUC; calibration is 1 less its expected error",
-        before=None,
+        legacy_value=None,
     )
     on_divergence: str = flag(
         "stop",
         Choice(("stop", "continue")),
         "where a loss or weights become NaN or infinite: stop ends the run and names round and client, continue warns and "
         "goes on, and the history counts who diverged",
-        before="stop",
+        legacy_value="stop",
     )
     device: str = flag(
         "auto",
@@ -436,18 +439,18 @@ class Options(Execution, Problem):
     init_from: str | None = flag(
         None, str, "folder of a saved run, whose models after the last round are the initial ones; default: new ones"
     )
-    rounds: int = flag(100, Number(int, least=1), "communication rounds", spelled=ROUNDS)
+    rounds: int = flag(100, Number(int, least=1), "communication rounds", aliases=ROUNDS)
     epoch_per_round: int = flag(
-        1, Number(int, least=1), "local epochs a round", spelled=("local_ep", "local_epoch", "local_epochs", "epochs_client")
+        1, Number(int, least=1), "local epochs a round", aliases=("local_ep", "local_epoch", "local_epochs", "epochs_client")
     )
-    batch_size: int = flag(32, Number(int, least=1), "examples in a batch", spelled=("local_bs",))
+    batch_size: int = flag(32, Number(int, least=1), "examples in a batch", aliases=("local_bs",))
     augment: str = flag(
         "none",
         Choice(AUGMENTATIONS),
         "random changes of each training image: flip mirrors left and right, crop shifts by up to an eighth of the side, "
         "cutout blanks a square of half the side",
     )
-    lr: float = flag(1e-3, Number(float, above=0), "learning rate", spelled=("init_lr", "learning_rate"), rate=True)
+    lr: float = flag(1e-3, Number(float, above=0), "learning rate", aliases=("init_lr", "learning_rate"), rate=True)
     lr_schedule: str = flag(
         "constant",
         Choice(SCHEDULES),
@@ -458,9 +461,9 @@ class Options(Execution, Problem):
         0.0,
         Number(float, least=0, below=1),
         "momentum; 0 is plain SGD",
-        Needs("--optimizer sgd", lambda o: o.optimizer == "sgd"),
+        Requires("--optimizer sgd", lambda o: o.optimizer == "sgd"),
     )
-    weight_decay: float = flag(0.0, Number(float, least=0), "L2 penalty, added to the gradient; 0 is none", spelled=("wd",))
+    weight_decay: float = flag(0.0, Number(float, least=0), "L2 penalty, added to the gradient; 0 is none", aliases=("wd",))
     clip_grad: float = flag(
         0.0,
         Number(float, least=0),
@@ -476,7 +479,7 @@ class Options(Execution, Problem):
     ft_part: str = flag("full", Choice(PARTS), "which part is fine-tuned; the rest computes as in evaluation", TUNED)
     ft_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the fine-tuning, constant", TUNED, rate=True)
     seed: int = flag(
-        0, Number(int, least=0), "seed of all but the split: initial weights, batches, sampling", spelled=("random_seed",)
+        0, Number(int, least=0), "seed of all but the split: initial weights, batches, sampling", aliases=("random_seed",)
     )
     split_seed: int | str = flag(
         0,
@@ -510,9 +513,9 @@ class Averaging(Options):
     )
 
 
-SUBMITTED = Needs("--slurm", lambda how: how.slurm is not None)
-UNSUBMITTED = Needs("no --slurm beside it", lambda how: how.slurm is None)
-CLUSTER = Needs("--slurm or --ray", lambda how: how.slurm is not None or how.ray is not None)
+SUBMITTED = Requires("--slurm", lambda how: how.slurm is not None)
+UNSUBMITTED = Requires("no --slurm beside it", lambda how: how.slurm is None)
+CLUSTER = Requires("--slurm or --ray", lambda how: how.slurm is not None or how.ray is not None)
 
 
 @dataclass(frozen=True)
@@ -565,7 +568,7 @@ class Launch:
         None,
         Path,
         "a study in a TOML file: methods by problems by seeds, each tuned on a grid of its own",
-        Needs("no --save_study and no --show_split beside it", lambda how: not (how.save_study or how.show_split)),
+        Requires("no --save_study and no --show_split beside it", lambda how: not (how.save_study or how.show_split)),
     )
     save_study: Path | None = flag(None, Path, "write what this command line asks for as such a file; no training")
     show_split: bool = flag(
@@ -589,14 +592,14 @@ class Launch:
     )
 
 
-def again(default: Any, **changed: Any) -> Any:
+def redeclare(default: Any, **changed: Any) -> Any:
     """A shared flag once more, in an algorithm's own Options: with another default, and other `takes` or `spelled`."""
     return field(default=default, metadata=changed)
 
 
 def flags_of(cls: type) -> dict[str, dict]:
-    """{flag: {"takes", "help", "needs", "default", ...}} of an Options class: what a field of the same name in a base class
-    says of it holds, where the class does not say otherwise."""
+    """Return {flag: {"type", "help", "requires", "default", ...}} of an Options class. What a field of the same name in a
+    base class declares holds where the class itself declares nothing else."""
     found = {}
     for f in fields(cls):
         declared: dict[str, Any] = {}

@@ -36,7 +36,7 @@ from figures.verdict import best_on_validation
 from launch import Failed, ending, launch, loggers, nodes, refuse, slurm, tell_failed, torchrun
 from launch.display import log_to_stderr
 from options import Launch, Options
-from untrusted import tell
+from untrusted import print_escaped
 
 SPLITS_SHOWN, FOLDERS_SHOWN = 2, 6
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
                 for one, result in launch(asked.runs, asked.how, math.inf if how.named_by is None else slurm.PATIENCE):
                     results.append((one, result))
                     if how.json and not isinstance(result, Failed):
-                        tell(json.dumps(result.summary(), allow_nan=False), flush=True)
+                        print_escaped(json.dumps(result.summary(), allow_nan=False), flush=True)
                 _report(asked, results, say)
                 end.status = tell_failed(result for _, result in results)
     return end.status
@@ -98,7 +98,7 @@ def _announce(asked: Asked) -> Callable[..., None]:
     loggers.chosen(how.log)  # a mistake is one before anything is said
     refuse(asked.runs, how)
     out = sys.stderr if how.json else sys.stdout
-    say = lambda *words: tell(*words, sep="\n", file=out, flush=True) if words else None  # noqa: E731
+    say = lambda *words: print_escaped(*words, sep="\n", file=out, flush=True) if words else None  # noqa: E731
     if how.quiet:
         return say
     ready = list({one.folder: one for one in asked.runs}.values())  # two may be the same run: --threads 1 auto
@@ -118,7 +118,7 @@ def _report(asked: Asked, results: Sequence[tuple[Experiment, saves.Run | Failed
     """Print the table and what it says in words, where everything is, and which settings of a study were tried."""
     how, n = asked.how, len({one.folder for one in asked.runs})
     if left := n - len(results):
-        tell(
+        print_escaped(
             f"other processes are at work on {left} of {n} runs; the one that ends last prints the table, and "
             f"python -m figures.status {shlex.quote(str(how.export_dir))} tells how they stand",
             file=sys.stderr,

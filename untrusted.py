@@ -43,8 +43,8 @@ class RefusedError(UserError, ValueError):
     """A file is not read: `path`, and why, `reason`."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        self.path, self.reason = Path(path), " ".join(inert(reason, lines=True).split())
-        super().__init__(f"{inert(path)}: {self.reason}")
+        self.path, self.reason = Path(path), " ".join(escape(reason, lines=True).split())
+        super().__init__(f"{escape(path)}: {self.reason}")
 
     def __reduce__(self):  # by default an exception is made again of its text alone, in another process
         return RefusedError, (self.path, self.reason)
@@ -271,7 +271,7 @@ def _array(path: Path, name: str, file, there: int) -> np.ndarray:
 # --- names -------------------------------------------------------------------------------------------------------------
 
 
-def inert(said: object, lines: bool = False) -> str:
+def escape(said: object, lines: bool = False) -> str:
     r"""Text that a terminal, a log and a table only show: what would move the cursor, end a line, turn the direction of
     writing or not be seen at all becomes an escape that is seen, \n or \x1b or \u202e. `lines` leaves line ends and tabs, of
     text that is ours and several lines long."""
@@ -294,14 +294,14 @@ def no_formula(said: str) -> str:
     return f"'{said}" if said.startswith(("=", "+", "-", "@", "\t", "\r")) else said
 
 
-def tell(*words: object, **how: Any) -> None:
+def print_escaped(*words: object, **how: Any) -> None:
     """`print`, of text that names are in."""
-    print(*(inert(word, lines=True) for word in words), **how)
+    print(*(escape(word, lines=True) for word in words), **how)
 
 
-class InertFormatter(logging.Formatter):
+class EscapingFormatter(logging.Formatter):
     """Of what is logged: names are in it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The text of a record, in several lines where a traceback belongs to it."""
-        return inert(super().format(record), lines=True)
+        return escape(super().format(record), lines=True)

@@ -8,8 +8,8 @@ default values; and in this order
 - `start(federation, options) -> state`: a dict of plain containers and tensors; what it sends is round 0;
 - `communicate(federation, state, options) -> helpers.Round`: one round; it replaces what it changes in the state.
 
-What takes long goes through `train`, `outputs` or `federation.work`, so that its floating point operations are counted and
-`--plan` can pass over it; how much that is must not depend on what was learned.
+What takes long goes through `train`, `outputs` or `federation.count_flops`, so that its floating point operations are
+counted and `--plan` can pass over it; how much that is must not depend on what was learned.
 
 It may also have
 - `mixed = True`: clients may have different architectures; `same_features = True`: but features of one dimension;
@@ -126,7 +126,7 @@ def module_of(options) -> ModuleType:
     plain = ALGORITHMS[options.algorithm]
     inherited = {f.name for f in fields(plain.Options)}
     quirks = [f for f in fields(options) if f.name not in inherited and getattr(options, f.name) != f.default]
-    asked = any(f.metadata["needs"] is None or f.metadata["needs"].holds(options) for f in quirks)
+    asked = any(f.metadata["requires"] is None or f.metadata["requires"].holds(options) for f in quirks)
     return PUBLISHED[options.algorithm] if asked else plain
 
 

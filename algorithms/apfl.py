@@ -25,7 +25,7 @@ import torch
 from torch.func import functional_call
 
 import options
-from helpers import Round, aggregate, cross_entropy, download, one_model, pick, put, shared_model, train
+from helpers import Round, aggregate, cross_entropy, download, one_model, replace_rows, select_rows, shared_model, train
 from models import Pair
 from options import Number, flag
 
@@ -48,11 +48,11 @@ class Mixture(Pair):
         self.alpha = torch.nn.Parameter(torch.zeros((), dtype=next(own.parameters()).dtype))
 
 
-def loss(model, batch, given, options):
+def loss(model, batch, context, options):
     w, v, alpha = dict(model.shared.named_parameters()), dict(model.own.named_parameters()), model.alpha
     mixed = {name: alpha * v[name] + (1 - alpha) * w[name].detach() for name in w}
-    of_mixture = cross_entropy(lambda x: functional_call(model.own, mixed, (x,)), batch, given, options)
-    return of_mixture + cross_entropy(model.shared, batch, given, options)
+    of_mixture = cross_entropy(lambda x: functional_call(model.own, mixed, (x,)), batch, context, options)
+    return of_mixture + cross_entropy(model.shared, batch, context, options)
 
 
 def start(federation, options):
@@ -64,13 +64,13 @@ def start(federation, options):
 def communicate(federation, state, options):
     clients = federation.sample()
     received = download(federation, state, clients)
-    held = pick(state["mine"], clients, state["begin"])
+    held = select_rows(state["mine"], clients, state["begin"])
     rows = [{**Pair.row(own=row["v"], shared=w), "alpha": row["alpha"]} for row, w in zip(held, received, strict=True)]
     pairs = federation.paired(copy.deepcopy(federation.skeletons[0]), Mixture)
     moving = {name for name, _ in pairs.skeletons[0].named_parameters()} - ({"alpha"} if options.fixed_mixture else set())
     trained = train(pairs, clients, rows, loss, options, only=moving)
     mine = [{"v": Pair.part(row, "own"), "alpha": row["alpha"]} for row in trained.weights]
-    state["mine"] = put(state["mine"], clients, mine)
+    state["mine"] = replace_rows(state["mine"], clients, mine)
     aggregate(federation, state, clients, [Pair.part(row, "shared") for row in trained.weights])
     personal = partial(mixture_of, federation, state["server"], state["mine"], state["begin"])
     told = {"alpha": {k: row["alpha"].item() for k, row in zip(clients, mine, strict=True)}}

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 import options
-from helpers import Round, average, class_means, model_of, outputs, own_models, pick, put, train_own
+from helpers import Round, average, class_means, model_of, outputs, own_models, replace_rows, select_rows, train_own
 from options import Number, flag
 
 mixed = same_features = True
@@ -34,16 +34,16 @@ class Options(options.Options):
     n_avg: int = flag(10, Number(int, least=1), "examples averaged into an observation of a class; more reveal less of each")
 
 
-def loss(model, batch, given, options):
+def loss(model, batch, context, options):
     features, logits = model(batch.x)  # [B, D], [B, C]
-    means, held = given["means"][batch.y], given["held"][batch.y]  # [B, D], [B]
+    means, held = context["means"][batch.y], context["held"][batch.y]  # [B, D], [B]
     distillation = (held.unsqueeze(1) * (features - means).square()).mean()
     # log h[b, c] = log <softmax(logits_b), softmax(tau(observation_c))>, which the classifier learns from on both sides
-    said, observed = logits.log_softmax(1), model.classifier(given["observation"]).log_softmax(1)
+    said, observed = logits.log_softmax(1), model.classifier(context["observation"]).log_softmax(1)
     log_same = torch.logsumexp(said.unsqueeze(1) + observed.unsqueeze(0), dim=2)  # [B, C]
     log_other = torch.log1p(-log_same.exp().clamp(max=1 - torch.finfo(said.dtype).eps))
     is_same = F.one_hot(batch.y, len(observed)).bool()
-    discrimination = -(given["observed"] * torch.where(is_same, log_same, log_other)).mean()
+    discrimination = -(context["observed"] * torch.where(is_same, log_same, log_other)).mean()
     return F.cross_entropy(logits, batch.y) + options.lambda_kd * distillation + options.lambda_disc * discrimination
 
 
@@ -56,7 +56,8 @@ def communicate(federation, state, options):
     clients = federation.sample()
     given = federation.wire.down("mean features", teachers(federation, state["sent"], clients), clients)
     losses = train_own(federation, clients, state, loss, options, given)
-    state["sent"] = put(state["sent"], clients, upload(federation, clients, pick(state["weights"], clients), options))
+    sent = upload(federation, clients, select_rows(state["weights"], clients), options)
+    state["sent"] = replace_rows(state["sent"], clients, sent)
     return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
 
 
@@ -74,7 +75,7 @@ def teachers(federation, sent, clients):
 
 def upload(federation, clients, weights, options):
     """What the server receives of these clients: rows of `represent`."""
-    rows = federation.each(partial(represent, n_avg=options.n_avg), clients, weights)
+    rows = federation.map_clients(partial(represent, n_avg=options.n_avg), clients, weights)
     return federation.wire.up("mean features", rows, clients)
 
 

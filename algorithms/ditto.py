@@ -28,8 +28,8 @@ from helpers import (
     download,
     personal_model,
     personal_models,
-    pick,
-    put,
+    replace_rows,
+    select_rows,
     squared_distance,
     train,
 )
@@ -49,9 +49,9 @@ class Options(options.Options):
     batch_size: int = 10
 
 
-def loss(model, batch, given, options):
+def loss(model, batch, context, options):
     """Of the personal model; `given` is the global one."""
-    return cross_entropy(model, batch, given, options) + options.lam / 2 * squared_distance(model, given)
+    return cross_entropy(model, batch, context, options) + options.lam / 2 * squared_distance(model, context)
 
 
 def start(federation, options):
@@ -62,9 +62,9 @@ def communicate(federation, state, options):
     clients = federation.sample()
     received = download(federation, state, clients)
     trained = train(federation, clients, received, cross_entropy, options)
-    v, memory = pick(state["personal"], clients, state["start"]), pick(state["memory"], clients)
-    drawn = train(federation, clients, v, loss, options, given=received, memory=memory)
+    v, memory = select_rows(state["personal"], clients, state["start"]), select_rows(state["memory"], clients)
+    drawn = train(federation, clients, v, loss, options, context=received, memory=memory)
     aggregate(federation, state, clients, trained.weights)
-    state["personal"] = put(state["personal"], clients, drawn.weights)
-    state["memory"] = put(state["memory"], clients, drawn.memory)
+    state["personal"] = replace_rows(state["personal"], clients, drawn.weights)
+    state["memory"] = replace_rows(state["memory"], clients, drawn.memory)
     return Round(clients, drawn.loss, personal_model(federation, state))

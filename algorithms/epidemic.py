@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import ceil, log2
 
 import options
-from helpers import Round, cross_entropy, mean, model_of, pick, put, train
+from helpers import Round, cross_entropy, mean, model_of, replace_rows, select_rows, train
 from options import Choice, Number, flag
 
 
@@ -45,7 +45,7 @@ def start(federation, options):
 
 def communicate(federation, state, options):
     clients = federation.sample()
-    trained = train(federation, clients, pick(state["weights"], clients), loss, options)
+    trained = train(federation, clients, select_rows(state["weights"], clients), loss, options)
     rows = dict(zip(clients, trained.weights, strict=True))
     sends = recipients(federation, federation.drawn(), options)
     ways = [(j, k) for j in clients for k in sends[j]]
@@ -54,8 +54,8 @@ def communicate(federation, state, options):
     for (_, k), row in zip(ways, received, strict=True):
         if k in held:
             held[k].append(row)
-    state["weights"] = put(state["weights"], clients, [mean(held[k]) for k in clients])
-    return Round(clients, trained.loss, {"personal": model_of(federation, state["weights"])}, trained=trained.weights)
+    state["weights"] = replace_rows(state["weights"], clients, [mean(held[k]) for k in clients])
+    return Round(clients, trained.loss, {"personal": model_of(federation, state["weights"])}, local_weights=trained.weights)
 
 
 def recipients(federation, clients, options):

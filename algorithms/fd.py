@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 import options
-from helpers import Round, class_means, model_of, outputs, own_models, pick, put, train_own
+from helpers import Round, class_means, model_of, outputs, own_models, replace_rows, select_rows, train_own
 from options import Number, flag
 
 mixed = True
@@ -37,9 +37,9 @@ class Options(options.Options):
     )
 
 
-def loss(model, batch, given, options):
+def loss(model, batch, context, options):
     _, logits = model(batch.x)
-    target, held = given["targets"][batch.y], given["held"][batch.y]  # [B, C], [B]
+    target, held = context["targets"][batch.y], context["held"][batch.y]  # [B, C], [B]
     distillation = F.cross_entropy(logits, target, reduction="none")
     return F.cross_entropy(logits, batch.y) + options.fd_gamma * (held * distillation).mean()
 
@@ -57,7 +57,7 @@ def communicate(federation, state, options):
     clients = federation.sample()
     given = federation.wire.down("mean outputs", leave_one_out(state["sent"], clients), clients)
     losses = train_own(federation, clients, state, loss, options, given)
-    state["sent"] = put(state["sent"], clients, upload(federation, clients, pick(state["weights"], clients)))
+    state["sent"] = replace_rows(state["sent"], clients, upload(federation, clients, select_rows(state["weights"], clients)))
     return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
 
 
@@ -69,7 +69,7 @@ def leave_one_out(sent, clients):
     total = sum(row["means"] for row in sent)
     holders = sum(row["held"].long() for row in sent)
     rows = []
-    for own in pick(sent, clients):
+    for own in select_rows(sent, clients):
         n = holders - own["held"].long()
         rows.append({"targets": (total - own["means"]) / n.clamp(min=1).unsqueeze(1), "held": n > 0})
     return rows
@@ -77,7 +77,7 @@ def leave_one_out(sent, clients):
 
 def upload(federation, clients, weights):
     """What the server receives of these clients: rows of `represent`."""
-    return federation.wire.up("mean outputs", federation.each(represent, clients, weights), clients)
+    return federation.wire.up("mean outputs", federation.map_clients(represent, clients, weights), clients)
 
 
 def represent(federation, k, weights):

@@ -28,7 +28,18 @@ import torch
 
 import options
 from algorithms.fedavg import loss
-from helpers import Batch, Round, aggregate, download, gradient, personal_model, personal_models, pick, put, train
+from helpers import (
+    Batch,
+    Round,
+    aggregate,
+    download,
+    gradient,
+    personal_model,
+    personal_models,
+    replace_rows,
+    select_rows,
+    train,
+)
 from options import Number, flag
 
 __all__ = ["loss"]
@@ -53,12 +64,13 @@ def start(federation, options):
 def communicate(federation, state, options):
     clients = federation.sample()
     received = download(federation, state, clients)
-    own, W = pick(state["personal"], clients), pick(state["W"], clients)
-    begun = federation.each(partial(between, options=options), clients, received, own, W)
+    own, W = select_rows(state["personal"], clients), select_rows(state["W"], clients)
+    begun = federation.map_clients(partial(between, options=options), clients, received, own, W)
     weights, learned = zip(*begun, strict=True)
     trained = train(federation, clients, weights, loss, options)
     aggregate(federation, state, clients, trained.weights)
-    state["personal"], state["W"] = put(state["personal"], clients, trained.weights), put(state["W"], clients, learned)
+    state["personal"] = replace_rows(state["personal"], clients, trained.weights)
+    state["W"] = replace_rows(state["W"], clients, learned)
     return Round(clients, trained.loss, personal_model(federation, state))
 
 
@@ -77,7 +89,7 @@ def between(federation, k, received, own, W, *, options):
 
     for _ in range(epochs if names and len(part) and options.ala_lr else 0):
         for i in share[torch.from_numpy(draw.permutation(part)).to(share.device)].split(options.batch_size):
-            g = federation.work(partial(slope, blended(own, received, W), i), k, "ala", federation.data.shape, len(i))
+            g = federation.count_flops(partial(slope, blended(own, received, W), i), k, "ala", federation.data.shape, len(i))
             # the slope of own + (received - own) * W, along W
             W = {n: (w - options.ala_lr * g[n] * (received[n] - own[n])).clamp(0, 1) for n, w in W.items()}
     return {**received, **blended(own, received, W)}, W

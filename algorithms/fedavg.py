@@ -42,4 +42,4 @@ def communicate(federation, state, options):
     weights = download(federation, state, clients)
     trained = train(federation, clients, weights, loss, options)
     aggregate(federation, state, clients, trained.weights)
-    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)
+    return Round(clients, trained.loss, shared_model(federation, state), local_weights=trained.weights)

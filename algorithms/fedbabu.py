@@ -28,15 +28,15 @@ import options
 from errors import UserError
 from helpers import Round, aggregate, cross_entropy, download, one_model, shared_model, train
 from models import MODELS, PARTS
-from options import Choice, Several, again, flag
+from options import Choice, Several, flag, redeclare
 
 
 @dataclass(frozen=True)
 class Training(options.Averaging):
     """How the paper trains, for all that are settings of this code."""
 
-    model: tuple[str, ...] = again(("CNN4",), takes=Several(Choice(MODELS, also={"mobile": "MobileNet", "cnn": "CNN4"})))
-    rounds: int = again(320, spelled=(*options.ROUNDS, "epochs"))
+    model: tuple[str, ...] = redeclare(("CNN4",), type=Several(Choice(MODELS, also={"mobile": "MobileNet", "cnn": "CNN4"})))
+    rounds: int = redeclare(320, aliases=(*options.ROUNDS, "epochs"))
     batch_size: int = 50
     optimizer: str = "sgd"
     lr: float = 0.1
@@ -74,4 +74,4 @@ def communicate(federation, state, options):
     weights = download(federation, state, clients)
     trained = train(federation, clients, weights, loss, options, only=federation.names(options.local_upt_part))
     aggregate(federation, state, clients, trained.weights)
-    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)
+    return Round(clients, trained.loss, shared_model(federation, state), local_weights=trained.weights)

@@ -24,7 +24,7 @@ from math import ceil
 import torch.nn.functional as F
 
 import options
-from helpers import Round, average, cross_entropy, mean, outputs, pick, train
+from helpers import Round, average, cross_entropy, mean, outputs, select_rows, train
 from options import Number, flag
 
 mixed = public = True
@@ -41,7 +41,7 @@ class Options(options.Options):
         1000,
         Number(int, least=0),
         "steps of the server in a round, rounded up to whole passes over the public images; 0 is --distill_epochs alone",
-        before=0,
+        legacy_value=0,
     )
     distill_epochs: int = flag(
         1, Number(int, least=0), "least passes of the server over the public images in a round; 0 is fedavg"
@@ -53,10 +53,10 @@ class Options(options.Options):
 loss = cross_entropy
 
 
-def distillation(model, batch, given, options):
+def distillation(model, batch, context, options):
     """KL(teacher || student) on public images; `given`: the teacher's logits of all of them [n, C]."""
     _, logits = model(batch.x)
-    return F.kl_div(logits.log_softmax(1), given[batch.i].log_softmax(1), reduction="batchmean", log_target=True)
+    return F.kl_div(logits.log_softmax(1), context[batch.index].log_softmax(1), reduction="batchmean", log_target=True)
 
 
 def start(federation, options):
@@ -66,7 +66,7 @@ def start(federation, options):
 def communicate(federation, state, options):
     clients, n_models = federation.sample(), len(state["server"])
     own = [k % n_models for k in clients]  # the architecture of each
-    weights = federation.wire.down("weights", pick(state["server"], own), clients)
+    weights = federation.wire.down("weights", select_rows(state["server"], own), clients)
     trained = train(federation, clients, weights, loss, options)
     sent = federation.wire.up("weights", trained.weights, clients)
     n = federation.wire.up("n_k", federation.sizes(clients), clients)
@@ -79,17 +79,17 @@ def communicate(federation, state, options):
     state["server"] = fused(federation, averages, clients, sent, options) if options.distill_epochs else averages
     answer = "global" if n_models == 1 else "personal"
     models = {answer: lambda k: federation.model(k, state["server"][k % n_models])}
-    return Round(clients, trained.loss, models, trained=trained.weights)
+    return Round(clients, trained.loss, models, local_weights=trained.weights)
 
 
 def fused(federation, averages, clients, sent, options):
     """The averages, one of each architecture, after they have learnt from the models that the clients sent."""
-    server = federation.on(federation.public).aside("server")
-    said = server.each(outputs, clients, sent)
+    server = federation.on(federation.public).with_party("server")
+    said = server.map_clients(outputs, clients, sent)
     teacher, students = mean([rows.logits for rows in said]), range(len(averages))
     full, left = divmod(len(federation.public), options.distill_batch_size)
     steps = max(1, full + (left > 1))  # of a pass: a left-over batch of one joins the one before it
     passes = max(options.distill_epochs, ceil(options.distill_steps / steps))
     learning = {"lr": options.distill_lr, "epoch_per_round": passes, "lr_schedule": "constant"}
     as_server = replace(options, optimizer="adam", batch_size=options.distill_batch_size, **learning)
-    return train(server, students, averages, distillation, as_server, given=[teacher for _ in students]).weights
+    return train(server, students, averages, distillation, as_server, context=[teacher for _ in students]).weights

@@ -27,18 +27,18 @@ import torch
 from algorithms import fedavg
 from helpers import (
     Round,
+    add_scaled,
     cross_entropy,
     download,
     keep_own,
+    linear_term,
     mean,
-    minus,
-    moved,
     parameters,
-    pick,
-    put,
+    replace_rows,
+    select_rows,
     shared_model,
     squared_distance,
-    steered,
+    subtract,
     train,
 )
 from options import Number, flag
@@ -56,9 +56,9 @@ class Options(fedavg.Options):
     )
 
 
-def loss(model, batch, given, options):
-    pull = options.alpha_coef / 2 * squared_distance(model, given["w"])
-    return cross_entropy(model, batch, given, options) + steered(model, given["-g"]) + pull
+def loss(model, batch, context, options):
+    pull = options.alpha_coef / 2 * squared_distance(model, context["w"])
+    return cross_entropy(model, batch, context, options) + linear_term(model, context["-g"]) + pull
 
 
 def start(federation, options):
@@ -71,14 +71,14 @@ def communicate(federation, state, options):
     clients, alpha, h = federation.sample(), options.alpha_coef, state["h"]
     nothing = {name: torch.zeros_like(v) for name, v in h.items()}
     w = download(federation, state, clients)
-    g = pick(state["g"], clients, nothing)  # only those that have taken part have one
-    given = [{"w": row, "-g": minus(nothing, g_k)} for row, g_k in zip(w, g, strict=True)]
-    trained = train(federation, clients, w, loss, options, given=given)
-    moves = [minus(row, {name: begun[name] for name in h}) for row, begun in zip(trained.weights, w, strict=True)]
-    g = [moved(g_k, move, -alpha) for g_k, move in zip(g, moves, strict=True)]
-    state["g"] = put(state["g"], clients, g)
+    g = select_rows(state["g"], clients, nothing)  # only those that have taken part have one
+    given = [{"w": row, "-g": subtract(nothing, g_k)} for row, g_k in zip(w, g, strict=True)]
+    trained = train(federation, clients, w, loss, options, context=given)
+    moves = [subtract(row, {name: begun[name] for name in h}) for row, begun in zip(trained.weights, w, strict=True)]
+    g = [add_scaled(g_k, move, -alpha) for g_k, move in zip(g, moves, strict=True)]
+    state["g"] = replace_rows(state["g"], clients, g)
     rows = mean(federation.wire.up("weights", keep_own(state, clients, trained.weights), clients))
-    move = minus(rows, parameters(federation, state["server"]))
-    state["h"] = moved(h, move, -alpha * len(clients) / len(federation.clients))
-    state["server"] = moved(rows, state["h"], -1 / alpha)
-    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)
+    move = subtract(rows, parameters(federation, state["server"]))
+    state["h"] = add_scaled(h, move, -alpha * len(clients) / len(federation.clients))
+    state["server"] = add_scaled(rows, state["h"], -1 / alpha)
+    return Round(clients, trained.loss, shared_model(federation, state), local_weights=trained.weights)

@@ -26,7 +26,7 @@ from torch import from_numpy
 
 import options
 from errors import UserError
-from helpers import Round, cross_entropy, mean, model_of, outputs, own_models, pick, put, train, train_own
+from helpers import Round, cross_entropy, mean, model_of, outputs, own_models, replace_rows, select_rows, train, train_own
 from options import Number, flag
 
 mixed = public = True
@@ -60,10 +60,10 @@ def check(options, data, n_train):
 loss = cross_entropy
 
 
-def digestion(model, batch, given, options):
+def digestion(model, batch, context, options):
     """The mean absolute difference from the logits `given` [n, C] of the public images."""
     _, logits = model(batch.x)
-    return F.l1_loss(logits, given[batch.i])
+    return F.l1_loss(logits, context[batch.index])
 
 
 def start(federation, options):
@@ -79,16 +79,16 @@ def communicate(federation, state, options):
     clients = federation.sample()
     some = from_numpy(federation.stream("alignment").permutation(len(federation.public))[: options.alignment])
     about = federation.on(federation.public[some.to(federation.device)])
-    weights = pick(state["weights"], clients)
+    weights = select_rows(state["weights"], clients)
     scores = federation.wire.up("logits", logits_of(about, clients, weights), clients)
     given = federation.wire.broadcast("mean logits", mean(scores), clients)
     digesting = replace(options, epoch_per_round=options.digest_epochs, batch_size=options.digest_batch_size)
     digested = train(about, clients, weights, digestion, digesting, given)
-    state["weights"] = put(state["weights"], clients, digested.weights)
+    state["weights"] = replace_rows(state["weights"], clients, digested.weights)
     losses = train_own(federation, clients, state, loss, options)
     return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
 
 
 def logits_of(about, clients, weights):
     """What each of these clients says of the public images: logits [n, C]."""
-    return [said.logits for said in about.each(outputs, clients, weights)]
+    return [said.logits for said in about.map_clients(outputs, clients, weights)]

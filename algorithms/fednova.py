@@ -25,7 +25,7 @@ import torch
 from algorithms import fedavg
 from algorithms.fedavg import start
 from errors import UserError
-from helpers import Round, average, cross_entropy, download, keep_own, moved, parameters, shared_model, train
+from helpers import Round, add_scaled, average, cross_entropy, download, keep_own, parameters, shared_model, train
 
 __all__ = ["start"]
 
@@ -60,8 +60,8 @@ def communicate(federation, state, options):
     a = federation.wire.up("|a_k|", [torch.tensor(a_k, device=federation.device, dtype=torch.float64) for a_k in a], clients)
     n = federation.wire.up("n_k", federation.sizes(clients), clients)
     d, tau = average(d, n), average(a, n)
-    state["server"] = moved({**d, **x}, parameters(federation, d), -tau)
-    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)
+    state["server"] = add_scaled({**d, **x}, parameters(federation, d), -tau)
+    return Round(clients, trained.loss, shared_model(federation, state), local_weights=trained.weights)
 
 
 def counted(steps, momentum):

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from algorithms import fedavg
-from helpers import Round, aggregate, cross_entropy, download, minus, moved, parameters, shared_model, train
-from options import Choice, Needs, Number, flag
+from helpers import Round, add_scaled, aggregate, cross_entropy, download, parameters, shared_model, subtract, train
+from options import Choice, Number, Requires, flag
 
 
 def _sgd(change, m, v, options):
@@ -49,9 +49,9 @@ SERVER_STEPS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
     "adam": _adaptive(lambda v, square, beta2: beta2 * v + (1 - beta2) * square),
     "yogi": _adaptive(lambda v, square, beta2: v - (1 - beta2) * square * (v - square).sign()),
 }
-MOMENTUM = Needs("--server_optimizer sgd", lambda o: o.server_optimizer == "sgd")
-ADAPTIVE = Needs("--server_optimizer adagrad, adam or yogi", lambda o: o.server_optimizer != "sgd")
-SECOND = Needs("--server_optimizer adam or yogi", lambda o: o.server_optimizer in ("adam", "yogi"))
+MOMENTUM = Requires("--server_optimizer sgd", lambda o: o.server_optimizer == "sgd")
+ADAPTIVE = Requires("--server_optimizer adagrad, adam or yogi", lambda o: o.server_optimizer != "sgd")
+SECOND = Requires("--server_optimizer adam or yogi", lambda o: o.server_optimizer in ("adam", "yogi"))
 
 
 SERVER_LR = {"sgd": 0.3, "adagrad": 0.1, "adam": 0.003, "yogi": 0.003}  # of the authors' code, on EMNIST
@@ -100,7 +100,7 @@ def communicate(federation, state, options):
     trained = train(federation, clients, weights, loss, options)
     aggregate(federation, state, clients, trained.weights)  # state["server"] is the clients' average now
     step, m, v = SERVER_STEPS[options.server_optimizer], state["m"], state["v"]
-    done = {name: step(change, m[name], v[name], options) for name, change in minus(state["server"], x).items()}
+    done = {name: step(change, m[name], v[name], options) for name, change in subtract(state["server"], x).items()}
     state["m"], state["v"], steps = ({name: part[i] for name, part in done.items()} for i in range(3))
-    state["server"] = moved({**state["server"], **x}, steps, options.server_lr)
-    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)
+    state["server"] = add_scaled({**state["server"], **x}, steps, options.server_lr)
+    return Round(clients, trained.loss, shared_model(federation, state), local_weights=trained.weights)

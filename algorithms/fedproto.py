@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 import models
 import options
-from helpers import Round, average, class_means, model_of, outputs, own_models, pick, put, train_own
+from helpers import Round, average, class_means, model_of, outputs, own_models, replace_rows, select_rows, train_own
 from models import NearestPrototype
 from options import Number, flag
 
@@ -40,9 +40,9 @@ class Options(options.Options):
     lambda_proto: float = flag(1.0, Number(float, least=0), "weight of the distance to the prototypes; 0 is none")
 
 
-def loss(model, batch, given, options):
+def loss(model, batch, context, options):
     features, logits = model(batch.x)  # [B, D], [B, C]
-    prototypes, held = given["prototypes"][batch.y], given["held"][batch.y]  # [B, D], [B]
+    prototypes, held = context["prototypes"][batch.y], context["held"][batch.y]  # [B, D], [B]
     distance = (held.unsqueeze(1) * (features - prototypes).square()).mean()
     return F.cross_entropy(logits, batch.y) + options.lambda_proto * distance
 
@@ -59,11 +59,12 @@ def start(federation, options):
 
 def communicate(federation, state, options):
     clients = federation.sample()
-    losses = train_own(federation, clients, state, loss, options, pick(state["known"], clients))
-    means = federation.wire.up("prototypes", federation.each(represent, clients, pick(state["weights"], clients)), clients)
-    state["sent"] = put(state["sent"], clients, means)
+    losses = train_own(federation, clients, state, loss, options, select_rows(state["known"], clients))
+    means = federation.map_clients(represent, clients, select_rows(state["weights"], clients))
+    means = federation.wire.up("prototypes", means, clients)
+    state["sent"] = replace_rows(state["sent"], clients, means)
     received = federation.wire.broadcast("prototypes", aggregated([row for row in state["sent"] if row]), clients)
-    state["known"] = put(state["known"], clients, received)
+    state["known"] = replace_rows(state["known"], clients, received)
     own, known = model_of(federation, state["weights"]), state["known"]
     return Round(clients, losses, {"prototypes": lambda k: NearestPrototype(own(k), **known[k]).eval(), "personal": own})
 

@@ -27,13 +27,13 @@ class Options(fedavg.Options):
     mu: float = flag(0.1, Number(float, least=0), "weight of the proximal term; 0 is FedAvg, larger keeps clients nearer")
 
 
-def loss(model, batch, given, options):
-    return cross_entropy(model, batch, given, options) + options.mu / 2 * squared_distance(model, given)
+def loss(model, batch, context, options):
+    return cross_entropy(model, batch, context, options) + options.mu / 2 * squared_distance(model, context)
 
 
 def communicate(federation, state, options):
     clients = federation.sample()
     weights = download(federation, state, clients)
-    trained = train(federation, clients, weights, loss, options, given=weights)
+    trained = train(federation, clients, weights, loss, options, context=weights)
     aggregate(federation, state, clients, trained.weights)
-    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)
+    return Round(clients, trained.loss, shared_model(federation, state), local_weights=trained.weights)

@@ -52,4 +52,4 @@ def communicate(federation, state, options):
     heads = train(federation, clients, weights, loss, of_head, only=federation.names("head"))
     bodies = train(federation, clients, heads.weights, loss, options, only=federation.names("body"))
     aggregate(federation, state, clients, bodies.weights)
-    return Round(clients, bodies.loss, shared_model(federation, state), trained=bodies.weights)
+    return Round(clients, bodies.loss, shared_model(federation, state), local_weights=bodies.weights)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 import models
 import options
 import streams
-from helpers import Round, average, model_of, own_models, pick, put, train
+from helpers import Round, average, model_of, own_models, replace_rows, select_rows, train
 from models import MODELS, Pair
 from options import Choice, Number, flag
 
@@ -57,7 +57,7 @@ def check(options, data, n_train):
     return ""
 
 
-def loss(model, batch, given, options):
+def loss(model, batch, context, options):
     (_, own), (_, shared) = model.own(batch.x), model.shared(batch.x)
     return student(own, shared, batch.y, options.mutual_own) + student(shared, own, batch.y, options.mutual_shared)
 
@@ -75,11 +75,13 @@ def start(federation, options):
 def communicate(federation, state, options):
     clients = federation.sample()
     received = federation.wire.broadcast("weights", state["server"], clients)
-    pairs = [Pair.row(own=own, shared=row) for own, row in zip(pick(state["weights"], clients), received, strict=True)]
-    memory = [Pair.row(own=row or {}) for row in pick(state["memory"], clients)]  # the shared one's is fresh in every round
+    own = select_rows(state["weights"], clients)
+    pairs = [Pair.row(own=row, shared=shared) for row, shared in zip(own, received, strict=True)]
+    # the optimizer of the shared model is fresh in every round
+    memory = [Pair.row(own=row or {}) for row in select_rows(state["memory"], clients)]
     trained = train(federation.paired(shared_of(federation, options)), clients, pairs, loss, options, memory=memory)
-    state["weights"] = put(state["weights"], clients, [Pair.part(row, "own") for row in trained.weights])
-    state["memory"] = put(state["memory"], clients, [Pair.part(row, "own") for row in trained.memory])
+    state["weights"] = replace_rows(state["weights"], clients, [Pair.part(row, "own") for row in trained.weights])
+    state["memory"] = replace_rows(state["memory"], clients, [Pair.part(row, "own") for row in trained.memory])
     sent = federation.wire.up("weights", [Pair.part(row, "shared") for row in trained.weights], clients)
     state["server"] = average(sent, federation.wire.up("n_k", federation.sizes(clients), clients))
     own, server = model_of(federation, state["weights"]), state["server"]

@@ -56,7 +56,7 @@ class Options(fedbabu.Options):
     temperature: float = flag(1.0, Number(float, above=0), "temperature of the distillation")
 
 
-def loss(model, batch, given, options):
+def loss(model, batch, context, options):
     *auxiliary, final = model.every_head(batch.x)  # each [B, C]
     total = F.cross_entropy(final, batch.y)
     for logits in auxiliary:
@@ -86,4 +86,4 @@ def communicate(federation, state, options):
     weights = download(federation, state, clients)
     trained = train(federation, clients, weights, loss, options, only=federation.names(options.local_upt_part))
     aggregate(federation, state, clients, trained.weights)
-    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)
+    return Round(clients, trained.loss, shared_model(federation, state), local_weights=trained.weights)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from algorithms import fedavg
-from helpers import Round, aggregate, download, put, shared_model, train
+from helpers import Round, aggregate, download, replace_rows, shared_model, train
 from options import Number, flag
 
 
@@ -39,9 +39,9 @@ class Options(fedavg.Options):
     temperature: float = flag(0.5, Number(float, above=0), "of the contrastive term; smaller is a sharper one")
 
 
-def loss(model, batch, given, options):
+def loss(model, batch, context, options):
     features, logits = model(batch.x)  # [B, D], [B, C]
-    towards, away = (F.cosine_similarity(features, features_of(model, row, batch.x)) for row in given)  # [B]
+    towards, away = (F.cosine_similarity(features, features_of(model, row, batch.x)) for row in context)  # [B]
     contrast = F.softplus((away - towards) / options.temperature).mean()  # -log(e^t / (e^t + e^a)) = log(1 + e^(a - t))
     return F.cross_entropy(logits, batch.y) + options.mu * contrast
 
@@ -63,7 +63,7 @@ def communicate(federation, state, options):
     clients = federation.sample()
     weights = download(federation, state, clients)
     previous = [state["previous"].get(k, row) for k, row in zip(clients, weights, strict=True)]
-    trained = train(federation, clients, weights, loss, options, given=list(zip(weights, previous, strict=True)))
-    state["previous"] = put(state["previous"], clients, trained.weights)
+    trained = train(federation, clients, weights, loss, options, context=list(zip(weights, previous, strict=True)))
+    state["previous"] = replace_rows(state["previous"], clients, trained.weights)
     aggregate(federation, state, clients, trained.weights)
-    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)
+    return Round(clients, trained.loss, shared_model(federation, state), local_weights=trained.weights)

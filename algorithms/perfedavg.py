@@ -32,9 +32,9 @@ from helpers import (
     Round,
     adapted,
     aggregate,
-    descended,
     download,
     gradient,
+    gradient_descent,
     one_model,
     shared_model,
     train,
@@ -54,11 +54,11 @@ class Options(options.Options):
     rounds: int = 1000
 
 
-def loss(model, batch, given, options):
+def loss(model, batch, context, options):
     """Of the second half at the weights that a step on the first half leads to; that step counts as a constant."""
     first, second = halves(batch)
     w = trained_of(model)
-    moved = descended(partial(gradient, model, first), w, options.adapt_lr)
+    moved = gradient_descent(partial(gradient, model, first), w, options.adapt_lr)
     _, logits = functional_call(model, moved, (second.x,))
     return F.cross_entropy(logits, second.y)
 
@@ -79,10 +79,10 @@ def communicate(federation, state, options):
     trained = train(federation, clients, weights, loss, options)
     aggregate(federation, state, clients, trained.weights)
     answers = {"personal": after_a_step(federation, state["server"], options), **shared_model(federation, state)}
-    return Round(clients, trained.loss, answers, trained=trained.weights)
+    return Round(clients, trained.loss, answers, local_weights=trained.weights)
 
 
 def after_a_step(federation, w, options):
     """k -> the model that client k makes of w; what that takes counts as nobody's work."""
-    aside, step = federation.aside("adaptation"), partial(adapted, lr=options.adapt_lr)
-    return lambda k: federation.model(k, aside.each(step, [k], [w])[0])
+    aside, step = federation.with_party("adaptation"), partial(adapted, lr=options.adapt_lr)
+    return lambda k: federation.model(k, aside.map_clients(step, [k], [w])[0])

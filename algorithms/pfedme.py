@@ -32,14 +32,14 @@ import options
 from helpers import (
     Round,
     adapted,
-    descended,
     download,
     gradient,
+    gradient_descent,
     mean,
     parameters,
     personal_model,
     personal_models,
-    put,
+    replace_rows,
     squared_distance,
     train,
     trained_of,
@@ -61,10 +61,10 @@ class Options(options.Options):
     rounds: int = 800
 
 
-def loss(model, batch, given, options):
+def loss(model, batch, context, options):
     """The Moreau envelope at the weights w, whose gradient is lambda (w - theta)."""
     w = {name: tensor.detach() for name, tensor in trained_of(model).items()}
-    theta = descended(partial(gradient, model, batch), w, options.inner_lr, options.inner_steps, options.lam)
+    theta = gradient_descent(partial(gradient, model, batch), w, options.inner_lr, options.inner_steps, options.lam)
     with torch.no_grad():
         _, logits = torch.func.functional_call(model, theta, (batch.x,))
         f = F.cross_entropy(logits, batch.y)
@@ -80,7 +80,7 @@ def communicate(federation, state, options):
     received = download(federation, state, clients)
     trained = train(federation, clients, received, loss, options)
     solved = partial(adapted, lr=options.inner_lr, steps=options.inner_steps, pull=options.lam)
-    state["personal"] = put(state["personal"], clients, federation.each(solved, clients, trained.weights))
+    state["personal"] = replace_rows(state["personal"], clients, federation.map_clients(solved, clients, trained.weights))
     average, before = mean(federation.wire.up("weights", trained.weights, clients)), parameters(federation, state["server"])
     state["server"] = {
         **average,

@@ -24,7 +24,19 @@ import torch
 import helpers
 from algorithms import fedavg
 from errors import UserError
-from helpers import Round, cross_entropy, download, keep_own, mean, minus, moved, parameters, shared_model, steered, train
+from helpers import (
+    Round,
+    add_scaled,
+    cross_entropy,
+    download,
+    keep_own,
+    linear_term,
+    mean,
+    parameters,
+    shared_model,
+    subtract,
+    train,
+)
 from options import Number, flag
 
 
@@ -49,8 +61,8 @@ def check(options, data, n_train):
     return ""
 
 
-def loss(model, batch, given, options):
-    return cross_entropy(model, batch, given, options) + steered(model, given)
+def loss(model, batch, context, options):
+    return cross_entropy(model, batch, context, options) + linear_term(model, context)
 
 
 def start(federation, options):
@@ -61,20 +73,20 @@ def start(federation, options):
 def communicate(federation, state, options):
     clients, none_yet = federation.sample(), {name: torch.zeros_like(v) for name, v in state["c"].items()}
     x, c = download(federation, state, clients), federation.wire.broadcast("variates", state["c"], clients)
-    c_i = helpers.pick(state["c_i"], clients, none_yet)
-    corrections = list(map(minus, c, c_i))
-    trained = train(federation, clients, x, loss, options, given=corrections)
+    c_i = helpers.select_rows(state["c_i"], clients, none_yet)
+    corrections = list(map(subtract, c, c_i))
+    trained = train(federation, clients, x, loss, options, context=corrections)
     if options.variate == 1:
-        new = federation.each(gradient, clients, x, corrections)
+        new = federation.map_clients(gradient, clients, x, corrections)
     else:
         new = list(map(partial(renewed, federation, options), x, trained.weights, trained.steps, corrections))
     y = mean(federation.wire.up("weights", keep_own(state, clients, trained.weights), clients))
-    change = mean(federation.wire.up("variates", list(map(minus, new, c_i)), clients))
+    change = mean(federation.wire.up("variates", list(map(subtract, new, c_i)), clients))
     before = parameters(federation, state["server"])
-    state["server"] = moved({**y, **before}, minus(y, before), options.server_lr)
-    state["c"] = moved(state["c"], change, len(clients) / len(federation.clients))  # |S| / N
-    state["c_i"] = helpers.put(state["c_i"], clients, new)
-    return Round(clients, trained.loss, shared_model(federation, state), trained=trained.weights)
+    state["server"] = add_scaled({**y, **before}, subtract(y, before), options.server_lr)
+    state["c"] = add_scaled(state["c"], change, len(clients) / len(federation.clients))  # |S| / N
+    state["c_i"] = helpers.replace_rows(state["c_i"], clients, new)
+    return Round(clients, trained.loss, shared_model(federation, state), local_weights=trained.weights)
 
 
 def renewed(federation, options, x, y, K, correction):
@@ -92,5 +104,5 @@ def gradient(federation, k, weights, names):
         batch = helpers.Batch(federation.data.images(i, federation.dtype), federation.data.y[i], i)
         return torch.autograd.grad(cross_entropy(model, batch, None, None) * len(i) / len(share), wanted.values())
 
-    parts = [federation.work(partial(part, i), k, "gradient", len(i)) for i in share.split(helpers.EVALUATION_BATCH)]
+    parts = [federation.count_flops(partial(part, i), k, "gradient", len(i)) for i in share.split(helpers.EVALUATION_BATCH)]
     return {name: sum(of_one) for name, of_one in zip(wanted, zip(*parts, strict=True), strict=True)}

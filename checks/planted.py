@@ -49,8 +49,8 @@ BatchNorm's running variance is not averaged but the first client's | helpers.py
 - row[name] for row in rows], n)
 + row[name] for row in rows[: 1 if name.endswith("_var") else None]], n)
 what a client keeps is put into the rows of the first clients | helpers.py | test_helpers.py algorithms/test_fedbabu.py
-- put(state["own"], clients, own)
-+ put(state["own"], range(len(own)), own)
+- replace_rows(state["own"], clients, own)
++ replace_rows(state["own"], range(len(own)), own)
 n_k is sent without being counted | helpers.py | test_algorithms.py -k "by_hand and fedavg"
 - federation.wire.up("n_k", federation.sizes(clients), clients)
 + federation.sizes(clients)
@@ -76,8 +76,8 @@ fd: a client's own outputs are in its leave-one-out mean | algorithms/fd.py | al
 - (total - own["means"]) / n.clamp
 + total / holders.clamp
 fedavg: a round names as trained what the clients were sent | algorithms/fedavg.py | algorithms/test_fedavg.py
-- trained=trained.weights)
-+ trained=weights)
+- local_weights=trained.weights)
++ local_weights=weights)
 fedprox: the proximal term is twice as heavy | algorithms/fedprox.py | algorithms/test_fedprox.py
 - options.mu / 2 * squared_distance
 + options.mu * squared_distance
@@ -85,8 +85,8 @@ fedgkt: the temperature is not squared | algorithms/fedgkt/__init__.py | algorit
 - return options.temperature**2 *
 + return options.temperature *
 fedgkt: a client's targets meet other images of its batch | algorithms/fedgkt/__init__.py | algorithms/test_fedgkt.py
-- given["weight"] * transfer(logits, given["targets"][batch.i]
-+ given["weight"] * transfer(logits, given["targets"][batch.i.sort().values]
+- context["weight"] * transfer(logits, context["targets"][batch.index]
++ context["weight"] * transfer(logits, context["targets"][batch.index.sort().values]
 fedgkt: the server forgets its optimizer's memory between rounds | algorithms/fedgkt/server.py | algorithms/test_fedgkt.py
 - [given], [state["server_memory"]])
 + [given], [None])
@@ -106,8 +106,8 @@ mhmd: images are chosen by whether the student is right | algorithms/mhmd.py | a
 - right = teacher.argmax(1) == y
 + right = student.argmax(1) == y
 * mhmd: a round names as trained what was sent | algorithms/mhmd.py | test_algorithms.py -k "that_local and mhmd"
-- trained=trained.weights)
-+ trained=weights)
+- local_weights=trained.weights)
++ local_weights=weights)
 data_exchange: Metropolis by the smaller degree | algorithms/data_exchange/graph.py | algorithms/test_data_exchange.py
 - np.maximum.outer
 + np.minimum.outer
@@ -199,8 +199,8 @@ a confusion matrix has the predicted classes in its rows | experiment/evaluation
 - data.y[indices] * n_classes + predicted[indices]
 + predicted[indices] * n_classes + data.y[indices]
 features are of other examples in every round | experiment/evaluation.py | test_evaluation.py -k "features"
-- federation.aside(PARTY).at(0)
-+ federation.aside(PARTY)
+- federation.with_party(PARTY).at(0)
++ federation.with_party(PARTY)
 a band is the standard deviation of a population | figures/curves.py | figures/test_curves.py
 - values.std(0, ddof=1)
 + values.std(0)
@@ -328,13 +328,13 @@ MOON's teachers compute as in training | algorithms/moon.py | algorithms/test_mo
 -     model.eval()
 +     pass
 SCAFFOLD's variates of absent clients are forgotten | algorithms/scaffold.py | algorithms/test_scaffold.py -k "not drift"
-- helpers.put(state["c_i"], clients, new)
-+ helpers.put({}, clients, new)
+- helpers.replace_rows(state["c_i"], clients, new)
++ helpers.replace_rows({}, clients, new)
 FedRep's body learns under the old head | algorithms/fedrep.py | algorithms/test_fedrep.py
 - train(federation, clients, heads.weights, loss, options, only=
 + train(federation, clients, weights, loss, options, only=
 Ditto's personal model begins at what was received | algorithms/ditto.py | algorithms/test_ditto.py
-- pick(state["personal"], clients, state["start"])
+- select_rows(state["personal"], clients, state["start"])
 + received
 pFedMe's inner problem has no pull | algorithms/pfedme.py | algorithms/test_pfedme.py
 - options.inner_steps, options.lam)
@@ -391,8 +391,8 @@ FML's teacher is moved by who learns | algorithms/fml.py | algorithms/test_fml.p
 - teacher.detach().log_softmax(1)
 + teacher.log_softmax(1)
 FML's own optimizer forgets | algorithms/fml.py | algorithms/test_fml.py
-- [Pair.row(own=row or {}) for row in pick(state["memory"], clients)]
-+ [None for row in pick(state["memory"], clients)]
+- [Pair.row(own=row or {}) for row in select_rows(state["memory"], clients)]
++ [None for row in select_rows(state["memory"], clients)]
 FedProto takes the mean of means | algorithms/fedproto.py | algorithms/test_fedproto.py
 - [row["counts"].unsqueeze(1) for row in sent]
 + [(row["counts"] > 0).unsqueeze(1) for row in sent]
@@ -472,7 +472,7 @@ an array is as long as its header says | untrusted.py | test_untrusted.py
 - file.tell() + length != there
 + False
 names go as they are from a data set into all that is made of it | data/datasets.py | test_strangers.py
-- return tuple(map(inert, names))
+- return tuple(map(escape, names))
 + return tuple(names)
 text that begins with = is a formula in a workbook | saves/workbook.py | test_strangers.py
 - if cell.data_type == "f":

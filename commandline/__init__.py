@@ -77,7 +77,7 @@ def parse(
 
     defaults = {name: [flag["default"]] for name, flag in declared.items()}
     try:
-        switches = [name for name, flag in declared.items() if flag["takes"] is None]
+        switches = [name for name, flag in declared.items() if flag["type"] is None]
         base, notes = _read(words_of(held, switches), parser, declared, algorithms, defaults["n_clients"])
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
@@ -92,7 +92,7 @@ def parse(
     if brought := dict.fromkeys([*(word for word in typed if word.endswith(".py")), *(launch.plugin or ())]):
         launch = replace(launch, plugin=tuple(brought))
     for name, flag in launching.items():
-        if flag["needs"] and getattr(launch, name) != flag["default"] and not flag["needs"].holds(launch):
+        if flag["requires"] and getattr(launch, name) != flag["default"] and not flag["requires"].holds(launch):
             raise UserError(f"--{name} {getattr(launch, name)}: read only with {flag['needs'].words}")
 
     if launch.study and (typed or origin or given.keys() - launching):
@@ -129,7 +129,7 @@ def combined(
         for combination in itertools.product(*readable.values()):
             chosen = dict(zip(readable, combination, strict=True))
             candidate = cls(**{**start, **chosen, "algorithm": name})
-            idle = {f for f in chosen if (needs := flags_of(cls)[f]["needs"]) and not needs.holds(candidate)}
+            idle = {f for f in chosen if (needs := flags_of(cls)[f]["requires"]) and not needs.holds(candidate)}
             _consistent(chosen, flags_of(cls))
             in_use |= chosen.keys() - idle
             used = {f: v for f, v in chosen.items() if f not in idle}
@@ -205,7 +205,7 @@ def blamed(message: str, run: Options, argv: Sequence[str]) -> str:
         value, default, names = (
             getattr(run, name),
             own[name]["default"],
-            {f"--{other}" for other in (name, *own[name]["spelled"])},
+            {f"--{other}" for other in (name, *own[name]["aliases"])},
         )
         said = f"--{name} {_shown([value])}"
         if message.startswith(f"{said}:") and value == default != shared["default"] and not typed & names:
@@ -222,7 +222,7 @@ def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mappi
     parser, declared = parser_of(names, algorithms, describe)
     parser.add_argument("algorithms", nargs="*", choices=list(algorithms))
     for action in parser._actions:
-        takes = {**declared, **flags_of(Shorthand)}.get(action.dest, {}).get("takes")
+        takes = {**declared, **flags_of(Shorthand)}.get(action.dest, {}).get("type")
         found = getattr(takes, "of", takes)
         if isinstance(found, Choice):
             action.completer = argcomplete.ChoicesCompleter(found.names)
@@ -256,7 +256,7 @@ def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str,
     origin = f"--{name} {text}"
     if more:
         raise UserError(f"{origin}: takes one value, and stands alone")
-    value = value_of(name, text, flags_of(Shorthand)[name]["takes"])
+    value = value_of(name, text, flags_of(Shorthand)[name]["type"])
     try:
         held = shorthand.preset(value, named) if name == "preset" else shorthand.config_file(value, named)
         if "algorithm" in held:
@@ -284,7 +284,7 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
     if others:  # the shared defaults, and the other words for a value or a flag that all of them have
         for name, declared in flags_of(Options).items():
             agreed = {
-                what for what in ("takes", "spelled") if all(other[name][what] == first[name][what] for other in others)
+                what for what in ("type", "aliases") if all(other[name][what] == first[name][what] for other in others)
             }
             of_all[name] = {**declared, **{what: first[name][what] for what in agreed}}
     groups = {title: {f: flag for f, flag in of_all.items() if role_of(f) == role} for role, title in ROLES.items()}
@@ -308,7 +308,7 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
 
 
 def _add(group, name: str, declared: Mapping[str, Any]) -> None:
-    takes, needs = declared["takes"], declared["needs"]
+    takes, needs = declared["type"], declared["requires"]
     help = declared["help"] + (f" [only with {needs.words}]" if needs else "")
     if takes is None:
         group.add_argument(f"--{name}", action="store_true", help=help)
@@ -317,8 +317,8 @@ def _add(group, name: str, declared: Mapping[str, Any]) -> None:
     default = declared["default"]
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     default_text = "" if default is None else f" (default: {shown})"
-    also = f" [also --{', --'.join(declared['spelled'])}]" if declared["spelled"] else ""
-    spellings = [f"--{spelling}" for spelling in (name, *declared["spelled"])]
+    also = f" [also --{', --'.join(declared['spelled'])}]" if declared["aliases"] else ""
+    spellings = [f"--{spelling}" for spelling in (name, *declared["aliases"])]
     kinds = {Number: "N" if getattr(takes, "type", None) is int else "X", Choice: "NAME", Several: "A,B,..."}
     metavar = kinds.get(type(takes), "PATH" if takes is Path else "TEXT")
     group.add_argument(
@@ -334,7 +334,7 @@ def _read(words: Sequence[str], parser: argparse.ArgumentParser, declared: Mappi
     found, notes = {}, []
     for name, text in texts.items():
         if name in declared:
-            found[name] = _values(typed[name], text, declared[name]["takes"], algorithms)
+            found[name] = _values(typed[name], text, declared[name]["type"], algorithms)
     clients = found.get("n_clients", clients)
     for name, other in TRANSLATIONS.items():
         if name in texts:

@@ -18,7 +18,7 @@ from figures.units import duration, operations, shown, size
 from launch import ending
 from launch.scheduling import cores_of, side_by_side
 from options import Launch, plain
-from untrusted import inert, tell
+from untrusted import escape, print_escaped
 
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
 
@@ -28,13 +28,13 @@ def tell_all(ready: Sequence[Experiment], how: Launch) -> int:
     plans: list[Plan] = []
     for found in each(ready, how.quiet):
         if isinstance(found, DivergedError):
-            tell(f"{ending.program()}: {inert(found)}", file=sys.stderr)
+            print_escaped(f"{ending.program()}: {escape(found)}", file=sys.stderr)
             continue
         plans.append(found)
         if how.json:
-            tell(json.dumps(summary(found), allow_nan=False), flush=True)
+            print_escaped(json.dumps(summary(found), allow_nan=False), flush=True)
     if plans and not how.json:
-        tell(report(plans, cores_of(ready, how.jobs)))
+        print_escaped(report(plans, cores_of(ready, how.jobs)))
     return 0 if len(plans) == len(ready) else 1
 
 

@@ -74,12 +74,12 @@ def config_file(path: Path, named: Sequence[str]) -> dict[str, Any]:
 
 def is_of_a_run(held: Mapping[str, Any]) -> bool:
     """Whether these are all options of a run, as its `config.json` has them: it has those of the first version."""
-    return all(name in held for name, flag in flags_of(Options).items() if "before" not in flag)
+    return all(name in held for name, flag in flags_of(Options).items() if "legacy_value" not in flag)
 
 
 def before(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """{flag: the value that says what runs did that are older than the flag}."""
-    return {name: plain_value(flag["before"]) for name, flag in declared.items() if "before" in flag}
+    return {name: plain_value(flag["legacy_value"]) for name, flag in declared.items() if "legacy_value" in flag}
 
 
 def words_of(held: Mapping[str, Any], switches: Sequence[str]) -> list[str]:

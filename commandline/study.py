@@ -37,7 +37,7 @@ import untrusted
 from commandline import combined, lacks_alpha, refuse_without_alpha, values_of
 from errors import UserError
 from options import Launch, Options, flags_of, nearest, role_of
-from untrusted import tell
+from untrusted import print_escaped
 
 SECTIONS = {
     "problem": "problem",
@@ -185,7 +185,7 @@ def _typed(flags: Mapping[str, Any], declared: Mapping[str, Mapping], where: str
     there: false is its default. Raises UserError."""
     found = {}
     for name, given in flags.items():
-        several, takes = given if isinstance(given, list) else [given], declared[name]["takes"]
+        several, takes = given if isinstance(given, list) else [given], declared[name]["type"]
         if not several:
             raise UserError(f"{where} {name}: has no value; write one, or leave the flag out")
         if takes is not None:
@@ -211,7 +211,7 @@ def save(runs: Sequence[Options], how: Launch) -> None:
     except OSError as error:
         raise UserError(f"--save_study {how.save_study}: cannot be written ({error.strerror})") from None
     brought = f" --plugin {','.join(how.plugin)}" if how.plugin else ""
-    tell(f"written to {how.save_study}; python run.py --study {how.save_study}{brought} runs it")
+    print_escaped(f"written to {how.save_study}; python run.py --study {how.save_study}{brought} runs it")
 
 
 def text_of(runs: Sequence[Options]) -> str:

@@ -19,7 +19,7 @@ from experiment import Experiment
 from launch import Failed, launch, nodes, slurm, tell_failed
 from options import Launch, Options, Problem, plain_value
 from saves import Run
-from untrusted import inert, no_formula, tell
+from untrusted import escape, no_formula, print_escaped
 
 OF_THE_PROBLEM = tuple(f.name for f in fields(Problem) if f.name != "validation")  # which differs between the two steps
 
@@ -66,7 +66,7 @@ def asked(how: Launch) -> Asked:
     if slurm.is_asked(ready, how):
         return Asked(ready, how, then=[nodes.prepare(run, how) for of_it in every.values() for run in of_it])
     if candidates:
-        tell(f"tuning: {len(candidates)} runs on held-out data, in {trying.export_dir}", file=out, flush=True)
+        print_escaped(f"tuning: {len(candidates)} runs on held-out data, in {trying.export_dir}", file=out, flush=True)
         results = [result for _, result in launch(ready, trying)]
         tell_failed(results)
         of_methods: dict[str, list] = {method: [] for method in tried}
@@ -77,7 +77,7 @@ def asked(how: Launch) -> Asked:
     kept = results_of(study, every, settings)
     final = [nodes.prepare(run, how) for run in kept]
     if not slurm.is_asked(final, how):
-        tell(f"results: {len(final)} runs on all training data, in {folder}", file=out, flush=True)
+        print_escaped(f"results: {len(final)} runs on all training data, in {folder}", file=out, flush=True)
     among = list(dict.fromkeys(flag for one in settings for flag in one.values))
     again = f"python -m figures.table {folder}" + (f" --select {','.join(among)}" if among else "")
     notes = [*names_told(study, kept), f"{again} prints it anew; --latex, --markdown, --csv are other forms"]
@@ -171,6 +171,6 @@ def record(settings: Sequence[Setting], path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            told = {name: inert(value) for name, value in row.items() if isinstance(value, str)}
+            told = {name: escape(value) for name, value in row.items() if isinstance(value, str)}
             told |= {name: no_formula(value) for name, value in told.items() if name != "settings"}  # which begin with --
             writer.writerow(row | told)

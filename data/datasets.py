@@ -25,7 +25,7 @@ import untrusted
 from data import augment, files, pictures, silos
 from data.files import Published, naming
 from errors import UserError, writing
-from untrusted import inert, is_there
+from untrusted import escape, is_there
 
 
 @dataclass(frozen=True)
@@ -578,7 +578,7 @@ def load(name: str, source: Source) -> Data:
             raise ValueError(
                 f"no such file or folder; must be one of {', '.join(LOADERS)}, a .npz file or a folder with train/ and test/"
             )
-        data = replace(data, name=inert(data.name), classes=_called(data.classes), clients=_called(data.clients))
+        data = replace(data, name=escape(data.name), classes=_called(data.classes), clients=_called(data.clients))
         if source.image_size is None:
             return data
         return (_unfolded if data.vectors else _resized)(data, source.image_size)
@@ -588,4 +588,4 @@ def _called(names: tuple[str, ...]) -> tuple[str, ...]:
     """The names of classes or clients, which are shown wherever there is something of theirs. Raises ValueError for one that
     is longer than `untrusted.NAME`."""
     untrusted.short("a class or a client has", names)
-    return tuple(map(inert, names))
+    return tuple(map(escape, names))

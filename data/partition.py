@@ -653,7 +653,7 @@ def from_file(path: Path, data, n_clients: int) -> Split:
             names, read = _hand_made(*(saved[name] for name in HAND_MADE), n_clients)
         else:
             names, read = tuple(map(str, saved.get("clients", ()))), [_pieces(saved, part) for part in PARTS]
-        names = tuple(map(untrusted.inert, names))
+        names = tuple(map(untrusted.escape, names))
     except RefusedError as error:
         raise UserError(f"{wrong} {error.reason}; {wanted}") from None
     except _HandMadeError as error:

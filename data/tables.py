@@ -103,7 +103,7 @@ def _is_csv(path: Path) -> bool:
 
 def shown(cell: str) -> str:
     """A cell as a message has it: in one line, and not longer than `SHOWN`."""
-    return untrusted.inert(cell if len(cell) <= SHOWN else f"{cell[:SHOWN]}...")
+    return untrusted.escape(cell if len(cell) <= SHOWN else f"{cell[:SHOWN]}...")
 
 
 # --- cells -------------------------------------------------------------------------------------------------------------

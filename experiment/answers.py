@@ -31,7 +31,7 @@ def _final_weights(federation: Federation, done: Round) -> dict[str, Any]:
 
     return {
         name: weights(answer, 0) if name == "global" else [weights(answer, k) for k in federation.clients]
-        for name, answer in done.answers.items()
+        for name, answer in done.models.items()
     }
 
 

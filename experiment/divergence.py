@@ -35,8 +35,8 @@ def in_round(federation: Federation, done: Round | None, state: Mapping[str, Any
 def _losses(done: Round) -> Found:
     alone = [SERVER] if len(done.loss) else []  # there is no loss where all clients failed
     losses: dict[Party, float] = dict(zip(list(done.clients) or alone, done.loss.tolist(), strict=True))
-    if "server_loss" in done.told:
-        losses[SERVER] = done.told["server_loss"]
+    if "server_loss" in done.metrics:
+        losses[SERVER] = done.metrics["server_loss"]
     return {who: f"the training loss of {{}} is {value}" for who, value in losses.items() if not math.isfinite(value)}
 
 

@@ -56,11 +56,11 @@ def evaluate(federation: Federation, split: Split, done: Round, measured: Sequen
     of_round: dict[str, float] = {}
     of_clients: dict[str, ByClient] = {}
     confusion: dict[str, Tensor] = {}
-    for name, answer in done.answers.items():
+    for name, answer in done.models.items():
         one_for_all = name == "global"
         (*auxiliary, last), confused = _measure(federation, split, answer, one_for_all, measured)
         confusion = confusion or confused
-        own = "" if name == next(iter(done.answers)) else name
+        own = "" if name == next(iter(done.models)) else name
         for head, found in {"": last, **{f"head {i}": found for i, found in enumerate(auxiliary, start=1)}}.items():
             suffix = f":{' '.join(filter(None, (own, head)))}" if own or head else ""
             of_round[f"global_loss{suffix}"] = float(np.mean(list(found.pop("loss").values())))
@@ -152,7 +152,7 @@ def _asked(
 
     Several models at a time are asked, in parts of the examples, side by side where there is a pool.
     """
-    evaluation = federation.aside(PARTY)
+    evaluation = federation.with_party(PARTY)
     for some in (asks[place : place + AT_ONCE] for place in range(0, len(asks), AT_ONCE)):
         owned = [[_of(part, clients, federation.device) for part in (split.test, split.validation)] for clients in some]
         tasks = []
@@ -162,7 +162,7 @@ def _asked(
             tasks += [(place, clients[0], model, part) for part in asked.split(PART)]
         places, of, models, parts = zip(*tasks, strict=True)
         said = list(
-            zip(places, parts, evaluation.each(partial(_scores, whole=probabilities), of, models, parts), strict=True)
+            zip(places, parts, evaluation.map_clients(partial(_scores, whole=probabilities), of, models, parts), strict=True)
         )
         for place, (clients, own) in enumerate(zip(some, owned, strict=True)):
             yield clients, *own, _whole(federation.data.y, [(part, heads) for at, part, heads in said if at == place])
@@ -186,7 +186,7 @@ def _whole(y: Tensor, parts: Sequence[tuple[Tensor, list[Scores]]]) -> list[Scor
 def _scores(federation: Federation, k: int, model: Net, indices: Tensor, whole: bool = False) -> list[Scores]:
     """What every head of client k's model, the classifier last, says of these examples, with its probabilities where the
     `whole` is asked for. In batches that fit a processor's cache."""
-    y, evaluation = federation.data.y, federation.aside(PARTY)
+    y, evaluation = federation.data.y, federation.with_party(PARTY)
 
     def logits_of(i: Tensor) -> list[Tensor]:
         x = federation.data.images(i, federation.dtype)
@@ -195,7 +195,7 @@ def _scores(federation: Federation, k: int, model: Net, indices: Tensor, whole: 
     heads: list[list[Scores]] = []
     with computing_with(federation.threads):
         for i in indices.split(EVALUATION_BATCH):
-            said = evaluation.work(partial(logits_of, i), k, "scores", type(model), len(i))
+            said = evaluation.count_flops(partial(logits_of, i), k, "scores", type(model), len(i))
             losses = [F.cross_entropy(logits, y[i], reduction="none").double() for logits in said]
             probabilities = [logits.softmax(1) if whole else logits[:, :0] for logits in said]
             predicted = [logits.argmax(1) for logits in said]
@@ -213,8 +213,8 @@ def _confusion(data: Data, indices: Tensor, predicted: Tensor) -> Tensor:
 def features(federation: Federation, done: Round, n: int) -> dict[str, Tensor]:
     """How every client sees n of its own training examples (all where it has fewer), the same in every round, drawn from
     their own stream -> {"features_k": float32 [n, D] of the headline answer, "labels_k": int64 [n]}, on the processor."""
-    seen, evaluation = {}, federation.aside(PARTY).at(0)
-    answer = next(iter(done.answers.values()))
+    seen, evaluation = {}, federation.with_party(PARTY).at(0)
+    answer = next(iter(done.models.values()))
 
     def features_of(model: Net, i: Tensor) -> Tensor:
         return model(federation.data.images(i, federation.dtype))[0]
@@ -224,7 +224,7 @@ def features(federation: Federation, done: Round, n: int) -> dict[str, Tensor]:
         drawn = torch.from_numpy(evaluation.stream("features", k).permutation(len(share))[:n])
         own = share[drawn.to(share.device)]
         cut = own.split(EVALUATION_BATCH)
-        parts = [evaluation.work(partial(features_of, model, i), k, "features", type(model), len(i)) for i in cut]
+        parts = [evaluation.count_flops(partial(features_of, model, i), k, "features", type(model), len(i)) for i in cut]
         seen |= {f"features_{k}": torch.cat(parts).float().cpu(), f"labels_{k}": federation.data.y[own].cpu()}
     return seen
 
@@ -249,18 +249,20 @@ def personalise(
     mean of the worst tenth of them, ceil(K / 10). Draws, steps and bytes are none of the rounds'. `watch` is told how far it
     is. Raises DivergedError, where the run is not to go on.
     """
-    answer = next(answer for answer in done.answers.values() if isinstance(answer(0), Net))
-    aside, clients = federation.aside("tuning"), federation.clients
+    answer = next(answer for answer in done.models.values() if isinstance(answer(0), Net))
+    aside, clients = federation.with_party("tuning"), federation.clients
     found: dict[tuple[str, str], ByClient] = {}  # by what it is of and the end of its columns' names
     diverged: list[int] = []
-    if done.trained:
+    if done.local_weights:
         own = [split.test[k] for k in done.clients]
-        found["local", ""] = dict(zip(done.clients, aside.each(_personal, done.clients, done.trained, own), strict=True))
+        found["local", ""] = dict(
+            zip(done.clients, aside.map_clients(_personal, done.clients, done.local_weights, own), strict=True)
+        )
     tuned = partial(_fine_tuned, loss=loss, options=options)
     for some in (clients[place : place + TOGETHER] for place in range(0, len(clients), TOGETHER)):
         watch(f"fine-tuning clients {some[0]} to {some[-1]} of {len(clients)}")
         weights = [{name: w.detach().clone() for name, w in answer(k).state_dict().items()} for k in some]
-        done_by = aside.each(tuned, some, weights, [split.test[k] for k in some])
+        done_by = aside.map_clients(tuned, some, weights, [split.test[k] for k in some])
         for k, (accuracies, wrong) in zip(some, done_by, strict=True):
             if wrong and options.on_divergence == "stop":
                 raise DivergedError(

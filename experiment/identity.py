@@ -82,7 +82,7 @@ def asked(config: Mapping[str, Any]) -> str:
     options, files = config["options"], config.get("files", {})
     known = options["algorithm"] in algorithms.ALGORITHMS  # of a plugin that is not here the flags that all have are
     declared = flags_of(algorithms.options_of(options["algorithm"]) if known else Options)
-    as_before = {name: plain_value(flag["before"]) for name, flag in declared.items() if "before" in flag}
+    as_before = {name: plain_value(flag["legacy_value"]) for name, flag in declared.items() if "legacy_value" in flag}
     told = {
         name: value
         for name, value in options.items()

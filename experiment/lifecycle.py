@@ -18,7 +18,7 @@ from experiment.checkpoints import checkpoint_of
 from experiment.preparation import Experiment, at_work
 from experiment.rounds import Logger, Row, play_rounds
 from federation import computing_with, ranks
-from untrusted import InertFormatter, appended, inert
+from untrusted import EscapingFormatter, appended, escape
 
 log = logging.getLogger("chorus")
 log.setLevel(logging.DEBUG)  # a run's log gets all of it; what is shown is decided by who has the terminal
@@ -105,9 +105,9 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
     handler = _RunLog(path, encoding="utf-8")
     # of a full disk the log says nothing: the run ends, and tells it, with the first file that it cannot write
     handler.handleError = lambda record: None
-    handler.setFormatter(InertFormatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(EscapingFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
-    log.debug("%s in %s", inert(" ".join(sys.argv)), inert(Path.cwd()))
+    log.debug("%s in %s", escape(" ".join(sys.argv)), escape(Path.cwd()))
     if unverified:
         log.debug("unverified data: %s", unverified)
     try:
@@ -116,7 +116,7 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
         log.debug("stopped", exc_info=True)
         if isinstance(error, Exception):
             with suppress(OSError):  # of a full disk, say, which may be why
-                saves.write_text(failed, f"{inert(reason_of(error))}\n")
+                saves.write_text(failed, f"{escape(reason_of(error))}\n")
         raise
     finally:
         logging.getLogger().removeHandler(handler)

@@ -58,16 +58,16 @@ def play(
     if others or not failed:
         done = module.communicate(here.without(failed) if failed else here, state, options)
     else:
-        done = (before or Round([], torch.zeros(0), {}))._replace(clients=[], loss=torch.zeros(0), trained=None)
+        done = (before or Round([], torch.zeros(0), {}))._replace(clients=[], loss=torch.zeros(0), local_weights=None)
     if _chance(experiment):
-        done = done._replace(told={**done.told, "failed": len(failed)})
-    if not done.answers and r == options.rounds:
+        done = done._replace(metrics={**done.metrics, "failed": len(failed)})
+    if not done.models and r == options.rounds:
         raise UserError(f"--client_failure {options.client_failure:g}: all clients failed in all {r} rounds")
     found = divergence.in_round(federation, done, state, state_before)
     divergence.stop(options, found, r)
     trained = now()
     evaluated, seen = Evaluated({}, {}, {}), {}
-    if done.answers and is_evaluated(options, r):
+    if done.models and is_evaluated(options, r):
         evaluated = evaluate(federation, experiment.split, done, options.measure or ())
         if len(federation.clients) > saves.MANY and r < options.rounds:
             evaluated = evaluated._replace(of_clients=_only(done.clients, evaluated.of_clients))
@@ -159,8 +159,8 @@ def _entry(federation: Federation, r: int, done: Round, evaluated: Evaluated, se
     meter.clear()
     columns["loss"] = dict(zip(done.clients, done.loss.tolist(), strict=False))
     columns.update(evaluated.of_clients)
-    columns.update({name: told for name, told in done.told.items() if isinstance(told, dict)})
-    of_all = {name: told for name, told in done.told.items() if not isinstance(told, dict)}
+    columns.update({name: told for name, told in done.metrics.items() if isinstance(told, dict)})
+    of_all = {name: told for name, told in done.metrics.items() if not isinstance(told, dict)}
     whose = {name: np.fromiter(column, np.int64, len(column)) for name, column in columns.items()}
     present = np.unique(np.concatenate(list(whose.values())))
     clients = {"client": saves.kept(present)}

@@ -98,7 +98,7 @@ class Federation:
         """In that round: its streams are new, all else is the same."""
         return replace(self, round=round)
 
-    def aside(self, party: str) -> "Federation":
+    def with_party(self, party: str) -> "Federation":
         """With the streams of another party, so that its draws leave the clients' draws as they are."""
         return replace(self, party=party)
 
@@ -178,12 +178,12 @@ class Federation:
                 tensor.copy_(weights[name])
         return skeleton.requires_grad_(True).eval()
 
-    def work(self, do: Callable[[], Any], client: int, *kind: Hashable) -> Any:
+    def count_flops(self, do: Callable[[], Any], client: int, *kind: Hashable) -> Any:
         """do(), the work of a client (or of another party) on its own, its floating point operations counted. `kind` says
         all that their number depends on besides the party and the client's architecture: see `Meter.work`."""
         return self.meter.work(do, self.party, client, (self.party, client % len(self.skeletons), *kind))
 
-    def each(self, work: Callable[..., Any], clients: Sequence[int], *rows: Sequence[Any]) -> list[Any]:
+    def map_clients(self, work: Callable[..., Any], clients: Sequence[int], *rows: Sequence[Any]) -> list[Any]:
         """[work(self, k, row of the first, row of the second, ...) for every client k], side by side where there is a pool.
 
         `work` changes nothing that it is given and crosses no wire. A client computes with one thread, so that the result
@@ -191,7 +191,7 @@ class Federation:
         """
         threads = self.threads if self.party == "server" else 1
         if self.pool and self.pool.ready and threads == 1 and len(clients) > 1:
-            return self.pool.each(self, work, clients, rows)
+            return self.pool.map_clients(self, work, clients, rows)
         with computing_with(threads):
             return [work(self, k, *row) for k, *row in zip(clients, *rows, strict=True)]
 

@@ -77,7 +77,9 @@ class Pool:
         for future in self._first:
             _of(future)
 
-    def each(self, federation: "Federation", work: Callable[..., Any], clients: Sequence[int], rows: Sequence) -> list[Any]:
+    def map_clients(
+        self, federation: "Federation", work: Callable[..., Any], clients: Sequence[int], rows: Sequence
+    ) -> list[Any]:
         """[work(federation, k, row of the first, ...) for every client k]; those with the most examples are begun first."""
         changed = {
             f.name: getattr(federation, f.name)
@@ -208,7 +210,7 @@ def _end_with_parent(alive: Connection, folder: Path | None, sockets: str | None
 
 def _carry_out(task: bytes) -> bytes:
     work, changed, k, *row = pickle.loads(task)
-    (done,) = replace(_federation, **changed).each(work, [k], *([part] for part in row))
+    (done,) = replace(_federation, **changed).map_clients(work, [k], *([part] for part in row))
     spent = dict(_federation.meter.spent)
     _federation.meter.clear()
     return packed((done, spent))

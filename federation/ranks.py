@@ -81,7 +81,9 @@ class Ranks:
         self._mine = workers
         self._seconds: dict[tuple[str, int], float] = {}
 
-    def each(self, federation: "Federation", work: Callable[..., Any], clients: Sequence[int], rows: Sequence) -> list[Any]:
+    def map_clients(
+        self, federation: "Federation", work: Callable[..., Any], clients: Sequence[int], rows: Sequence
+    ) -> list[Any]:
         """[work(federation, k, row of the first, ...) for every client k], on every rank. Raises LostError where any rank
         has failed."""
         name = getattr(work, "func", work).__qualname__
@@ -89,7 +91,7 @@ class Ranks:
         here = replace(federation, pool=self._local, meter=self._meter)
         some = [[row[place] for place in places] for row in (clients, *rows)]
         try:
-            done = here.each(partial(_timed, work), *some)
+            done = here.map_clients(partial(_timed, work), *some)
         except Exception as error:
             share(Idle(reason_of(error), _here()))
             raise

@@ -16,7 +16,7 @@ from figures.metrics import column_of, meant, values_of
 from figures.statistics import LEAST_SEEDS, Paired, Values, paired
 from figures.units import UNITS, shown
 from saves import Run
-from untrusted import inert
+from untrusted import escape
 
 GROUPS = {  # in the order in which a table has them, with the title of each
     "options": "Options that tell rows apart",
@@ -141,7 +141,7 @@ def cell_of(value: Value, unit: str) -> Cell:
         return Cell(None, "")
     if isinstance(value, Above):
         return Cell(f">{float(value):.10g}", f">{show(value)}")
-    return Cell(value, inert(show(value)))
+    return Cell(value, escape(show(value)))
 
 
 # --- what there is -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import NoReturn
 from errors import UserError, print_no_more, refused
 from figures.groups import read, select, where
 from saves import Run
-from untrusted import Parser, inert
+from untrusted import Parser, escape
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def ended(of_command: argparse.ArgumentParser, error: Exception) -> NoReturn:
     words = None if isinstance(error, FileNotFoundError) else refused(error)  # a folder that never was, say
     if words:
         print_no_more()
-    of_command.exit(2, f"{of_command.prog}: error: {inert(words or error)}\n")
+    of_command.exit(2, f"{of_command.prog}: error: {escape(words or error)}\n")
 
 
 def run(of_command: argparse.ArgumentParser, draw: Callable, argv: Sequence[str] | None) -> None:
@@ -76,4 +76,4 @@ def run(of_command: argparse.ArgumentParser, draw: Callable, argv: Sequence[str]
         draw(found, given.output, **how)
     except (UserError, OSError, ValueError, MemoryError) as error:
         ended(of_command, error)
-    print(f"{inert(given.output)}: {len(found)} run{'s' * (len(found) != 1)}")
+    print(f"{escape(given.output)}: {len(found)} run{'s' * (len(found) != 1)}")

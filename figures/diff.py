@@ -21,7 +21,7 @@ import saves
 from errors import UserError
 from figures import command
 from figures.units import shown
-from untrusted import inert, tell
+from untrusted import escape, print_escaped
 
 MEASURED = ("global_mean", "personal_mean", "personal_worst", "tuned_mean", "validation_mean")  # after the last round
 SPENT = ("bytes_up", "bytes_down", "bytes_between", "steps", "flops", "seconds")  # over all rounds
@@ -117,9 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = command.chosen(given)
         if len(found) != 2:
             raise UserError(f"two runs are compared, got {len(found)}; give two folders, or say --where seed=0,1")
-        tell(report(*found))
+        print_escaped(report(*found))
     except (UserError, OSError, ValueError) as error:
-        parser.error(inert(error))
+        parser.error(escape(error))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ RULE = (
     *sorted({name for deal in partition.PARTITIONS.values() for name in partition.parameters(deal)} - {"counts"}),
 )
 BEFORE = {
-    name: flag["before"] for name, flag in flags_of(Options).items() if role_of(name) == "problem" and "before" in flag
+    name: flag["legacy_value"]
+    for name, flag in flags_of(Options).items()
+    if role_of(name) == "problem" and "legacy_value" in flag
 }
 log = logging.getLogger("chorus")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from figures.columns import Cell, Column
 from figures.compare import Comparison, Table
 from figures.units import UNITS
-from untrusted import inert, no_formula
+from untrusted import escape, no_formula
 
 WIDTH = 100  # characters of a table on the screen
 NAME = 28  # of a row's name at most, where the table is too wide otherwise
@@ -76,7 +76,7 @@ def _plain(table: Table) -> str:
     lines = ["\n\n".join(_block(table, block, names, short) for block in _blocks(table, columns, names, short))]
     if left_out:
         lines.append(f"not shown for want of room: {', '.join(column.name for column in reversed(left_out))}")
-    lines += [f"{cut}: {inert(name)}" for cut, name in zip(names, table.names, strict=True) if cut != name]
+    lines += [f"{cut}: {escape(name)}" for cut, name in zip(names, table.names, strict=True) if cut != name]
     return "\n".join(lines)
 
 
@@ -196,7 +196,7 @@ def typed(text: str) -> str:
 
 def _aside(line: str, form: str) -> str:
     """A line that is no table; one line in any case, so that a comment stays one."""
-    line = inert(line)
+    line = escape(line)
     return f"% {line}" if form == "latex" else _in_markdown(line) if form == "markdown" else line
 
 
@@ -213,9 +213,9 @@ def _csv(result: Comparison) -> str:
     headers, rows = (result.data or result.tables[0]).machine()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([inert(header) if header.startswith("--") else no_formula(inert(header)) for header, _ in headers])
+    writer.writerow([escape(header) if header.startswith("--") else no_formula(escape(header)) for header, _ in headers])
     told = [["" if value is None else value for value in row] for row in rows]
-    writer.writerows([[no_formula(inert(value)) if isinstance(value, str) else value for value in row] for row in told])
+    writer.writerows([[no_formula(escape(value)) if isinstance(value, str) else value for value in row] for row in told])
     return text.getvalue().rstrip()
 
 

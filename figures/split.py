@@ -26,7 +26,7 @@ from figures import on_paper
 from figures.marks import Axis, Heat, Panel
 from figures.units import flags_told
 from saves import Run
-from untrusted import tell
+from untrusted import print_escaped
 
 CLIENTS_SHOWN, CLASSES_SHOWN = 20, 12  # in the terminal
 MAX_CLIENTS = 60  # more rows than this cannot be told apart on paper
@@ -125,10 +125,10 @@ def distinct(ready: Sequence[Experiment]) -> list[Experiment]:
 def show(ready: Sequence[Experiment]) -> None:
     """Print who gets what, and draw and save it in `--export_dir`; nothing else."""
     for one in distinct(ready):
-        tell(text(one))
+        print_escaped(text(one))
         saved = experiment.save_split(one)
         draw_one(partition.arrays(one.data, one.split), saved.with_suffix(".png"))
-        tell(f"drawn in {saved.with_suffix('.png')}, saved beside it for --partition_file")
+        print_escaped(f"drawn in {saved.with_suffix('.png')}, saved beside it for --partition_file")
 
 
 def _figure(shown: Sequence[Panel], path: Path | None):

@@ -24,7 +24,7 @@ from tabulate import tabulate
 import saves
 from errors import UserError
 from figures.units import duration
-from untrusted import Parser, RefusedError, is_there, opened, tell, text
+from untrusted import Parser, RefusedError, is_there, opened, print_escaped, text
 
 SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
 
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not is_there(export_dir) or not export_dir.is_dir():
         made.error(f"{export_dir}: no such folder; must be one that holds runs")
     try:
-        tell(table(export_dir))
+        print_escaped(table(export_dir))
     except UserError as error:  # the folder itself may not be read
         made.error(str(error))
     return 0

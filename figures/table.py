@@ -28,7 +28,7 @@ from figures.metrics import METRICS, ROUND
 from figures.problems import overview, title_of
 from figures.render import render, write_xlsx
 from saves import Run
-from untrusted import tell
+from untrusted import print_escaped
 
 
 def fraction(text: str) -> float:
@@ -115,9 +115,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         result.notes += passed_over
         if given.xlsx:
             write_xlsx(result, given.xlsx)
-        tell(render(result, given.form), flush=True)
+        print_escaped(render(result, given.form), flush=True)
         if given.form == "csv":  # which has no notes
-            tell(*passed_over, sep="\n", end="\n" * bool(passed_over), file=sys.stderr)
+            print_escaped(*passed_over, sep="\n", end="\n" * bool(passed_over), file=sys.stderr)
     except (UserError, OSError, ValueError, MemoryError) as error:
         command.ended(of_command, error)
 

@@ -23,7 +23,7 @@ from figures.groups import Group, name_of, ordered
 from figures.marks import Axis, Line, Panel
 from figures.styles import styles
 from figures.units import percent, spread
-from untrusted import inert, tell
+from untrusted import escape, print_escaped
 
 
 def report(found: Sequence[Group]) -> str:
@@ -65,11 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         without = [group.algorithm for group in found if not group.tuned]
         if without:
             parser.error(f"{without[0]}: nothing was fine-tuned in a run of it; give runs with --ft_epochs")
-        tell(report(found))
+        print_escaped(report(found))
         if given.output:
             draw(found, given.output)
     except (UserError, OSError, ValueError) as error:
-        parser.error(inert(error))
+        parser.error(escape(error))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from untrusted import inert
+from untrusted import escape
 
 
 def size(nbytes: float) -> str:
@@ -51,7 +51,7 @@ def flags_told(options: Mapping[str, Any], names: Iterable[str]) -> str:
 
 def shown(value: Any) -> str:
     """An option's value as a flag takes it: several with commas; inert, since names are among them."""
-    return inert(",".join(map(str, value)) if isinstance(value, list | tuple) else value)
+    return escape(",".join(map(str, value)) if isinstance(value, list | tuple) else value)
 
 
 class Unit(NamedTuple):

@@ -18,7 +18,7 @@ from launch.display import display_of
 from launch.processes import Processes
 from launch.single import Failed
 from options import Launch
-from untrusted import inert, tell
+from untrusted import escape, print_escaped
 
 __all__ = ["Failed", "launch", "refuse", "tell_failed"]
 
@@ -65,7 +65,7 @@ def tell_failed(results: Iterable[saves.Run | Failed]) -> int:
     """Print why runs failed; returns the exit status, 1 where any did."""
     failed = [result for result in results if isinstance(result, Failed)]
     for failure in failed:
-        tell(f"{ending.program()}: {inert(failure)}", file=sys.stderr)
+        print_escaped(f"{ending.program()}: {escape(failure)}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -25,7 +25,7 @@ from figures.units import duration, flags_told
 from launch.scheduling import work_of
 from launch.single import Failed
 from options import plain
-from untrusted import inert
+from untrusted import escape
 
 EVERY = 30.0  # seconds from one report to the next where there is no terminal
 REFRESH = 0.1  # seconds in which a terminal is not written to again
@@ -211,7 +211,7 @@ class Beside(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write it."""
         with suppress(OSError):  # of a terminal that is closed, or of a full disk
-            tqdm.write(inert(self.format(record), lines=True), file=sys.stderr)
+            tqdm.write(escape(self.format(record), lines=True), file=sys.stderr)
 
 
 def log_to_stderr() -> None:

@@ -11,7 +11,7 @@ from errors import LostError, NoRoomError, UserError, print_no_more, refused, un
 from federation import scratch
 from federation.pool import ignore_signals
 from launch import nodes, signals
-from untrusted import inert, tell
+from untrusted import escape, print_escaped
 
 
 def program() -> str:
@@ -43,15 +43,15 @@ def told(program: str, tells: bool = True) -> Iterator[Ending]:
         words = "\nstopped; the same command goes on from the last finished round"
         ending.status = signals.status_of(interrupt)
     except (UserError, LostError, NoRoomError) as error:
-        words, ending.status = f"{program}: {inert(error)}", _status(error)
+        words, ending.status = f"{program}: {escape(error)}", _status(error)
     except Exception as error:
         if (why := refused(error)) is None:
             raise
-        words, ending.status = f"{program}: {inert(why)}", 1
+        words, ending.status = f"{program}: {escape(why)}", 1
         print_no_more()
     if words and tells:
         with suppress(OSError):  # of a terminal that is closed, or of a full disk
-            tell(words, file=sys.stderr, flush=True)
+            print_escaped(words, file=sys.stderr, flush=True)
 
 
 def leave(status: int) -> NoReturn:

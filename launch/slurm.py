@@ -19,7 +19,7 @@ from errors import UserError
 from experiment import Experiment
 from launch import nodes
 from options import Launch
-from untrusted import tell
+from untrusted import print_escaped
 
 COMMAND = Path(__file__).resolve().parent.parent / "run.py"
 PATIENCE = 5.0  # seconds that an element which finds no more to do waits for runs of others, before it frees its node
@@ -54,11 +54,13 @@ def hand_over(ready: Sequence[Experiment], how: Launch, words: Sequence[str], th
     others = " on held-out data, then those with the settings that are chosen" if then else ""
     environment = ready[0].config["environment"]
     kind = ", ".join(f"{name} {environment[name]}" for name in ("processor", "device", "torch"))
-    tell(f"job {job}: {n} of {len(ready)} runs to make{others}", file=out)
-    tell(f"  on nodes with {kind}" + (", and any other (--any_node)" if how.any_node else "; others decline"), file=out)
-    tell(f"  script and logs: {folder}", file=out)
-    tell(f"  python -m figures.status {shlex.quote(str(ready[0].folder.parent))} tells how they stand", file=out)
-    tell("  the element that ends last prints the table, as this command does once all are finished", file=out)
+    print_escaped(f"job {job}: {n} of {len(ready)} runs to make{others}", file=out)
+    print_escaped(
+        f"  on nodes with {kind}" + (", and any other (--any_node)" if how.any_node else "; others decline"), file=out
+    )
+    print_escaped(f"  script and logs: {folder}", file=out)
+    print_escaped(f"  python -m figures.status {shlex.quote(str(ready[0].folder.parent))} tells how they stand", file=out)
+    print_escaped("  the element that ends last prints the table, as this command does once all are finished", file=out)
 
 
 def submit(words: Sequence[str], runs: Iterable[Experiment], how: Launch) -> tuple[str, Path]:

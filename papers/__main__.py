@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(given: argparse.Namespace) -> int:
-    jobs = value_of("jobs", str(given.jobs), flags_of(Launch)["jobs"]["takes"])
+    jobs = value_of("jobs", str(given.jobs), flags_of(Launch)["jobs"]["type"])
     how = Launch(given.data_dir, given.export_dir, unverified_data=given.unverified_data, jobs=jobs, quiet=given.quiet)
     tables, failed = _tables(given.names, given.rows), 0
     if given.plan and tables:

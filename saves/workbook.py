@@ -13,7 +13,7 @@ from openpyxl.utils import get_column_letter
 
 import saves
 from saves import flat
-from untrusted import inert
+from untrusted import escape
 
 MAX_ROWS, MAX_COLUMNS, MAX_TEXT = 1_048_576, 16_384, 32_767  # Excel's limits
 
@@ -96,7 +96,7 @@ def write_sheet(writer: pd.ExcelWriter, name: str, frame: pd.DataFrame, form: Ca
     """A frame as a sheet, `dress`ed. Text is text in it: nothing that begins with = is a formula, what Excel's files cannot
     hold is shown as an escape, and what is too long for a cell is cut. What a sheet cannot be called is changed in its
     name."""
-    stem = re.sub(r"[\[\]:*?/\\']", "_", inert(name))[:31]
+    stem = re.sub(r"[\[\]:*?/\\']", "_", escape(name))[:31]
     taken = {other.lower() for other in writer.sheets}
     name = next(new for new in (stem, *(f"{stem[:26]} {i}" for i in range(2, len(taken) + 3))) if new.lower() not in taken)
     frame.rename(columns=_plain).map(_plain).to_excel(writer, sheet_name=name, index=False)
@@ -108,7 +108,7 @@ def write_sheet(writer: pd.ExcelWriter, name: str, frame: pd.DataFrame, form: Ca
 
 
 def _plain(value: Any) -> Any:
-    return inert(value, lines=True)[:MAX_TEXT] if isinstance(value, str) else value
+    return escape(value, lines=True)[:MAX_TEXT] if isinstance(value, str) else value
 
 
 def dress(sheet, form: Callable[[str, float], str]) -> None:

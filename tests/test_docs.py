@@ -287,7 +287,7 @@ def test_every_other_name_of_a_flag_is_told_beside_its_own():
         (flag, other)
         for name in algorithms.ALGORITHMS
         for flag, declared in flags_of(algorithms.options_of(name)).items()
-        for other in declared["spelled"]
+        for other in declared["aliases"]
     }
     others |= {(other.says, name) for name, other in commandline.TRANSLATIONS.items()}
     assert others == {(flag, other) for flag, text in told.items() for other in re.findall(r"`--(\w+)`", text)}

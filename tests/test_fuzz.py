@@ -102,8 +102,8 @@ def test_what_was_found_stays_mended(what, tmp_path, monkeypatch):
 def test_every_flag_is_drawn_but_those_that_are_named():
     for cls in (Launch, *algorithms.all_options().values()):
         for name, declared in flags_of(cls).items():
-            if declared["takes"] is not None and cls is not Launch and name not in (*OWN, *UNTRIED):
-                value(name, declared["takes"])  # raises where nothing is known of what it takes
+            if declared["type"] is not None and cls is not Launch and name not in (*OWN, *UNTRIED):
+                value(name, declared["type"])  # raises where nothing is known of what it takes
 
 
 # --- each promise, broken ----------------------------------------------------------------------------------------------

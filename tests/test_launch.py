@@ -440,7 +440,7 @@ def test_tensorboard_that_is_not_there_is_one_line(tmp_path, capsys, monkeypatch
 
 
 def test_every_logger_that_a_flag_names_is_there():
-    assert flags_of(Launch)["log"]["takes"].names == tuple(loggers.LOGGERS)
+    assert flags_of(Launch)["log"]["type"].names == tuple(loggers.LOGGERS)
 
 
 class Terminal(io.StringIO):

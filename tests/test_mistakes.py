@@ -663,7 +663,7 @@ NUMBERS = [
     (name, flag)
     for name in algorithms.ALGORITHMS
     for flag, declared in flags_of(algorithms.options_of(name)).items()
-    if isinstance(declared["takes"], Number) or isinstance(getattr(declared["takes"], "of", None), Number)
+    if isinstance(declared["type"], Number) or isinstance(getattr(declared["type"], "of", None), Number)
     if name == "cfkd" or flag not in flags_of(algorithms.options_of("cfkd"))
 ]
 

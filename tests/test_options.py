@@ -17,7 +17,7 @@ import commandline
 import options
 from commandline.shorthand import MEANT, Shorthand
 from errors import UserError
-from options import Choice, Launch, Matching, Needs, Number, Options, Several, flag, flags_of, nearest, plain
+from options import Choice, Launch, Matching, Number, Options, Requires, Several, flag, flags_of, nearest, plain
 
 CLASSES = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
 DESCRIBED = {name: algorithms.describe(name) for name in CLASSES}
@@ -48,7 +48,7 @@ class Left(options.Options):
     mu: float = flag(0.25, Number(float, least=0), "weight of the left")
     both: int = flag(3, Number(int, least=1), "what both have")
     fast: bool = flag(False, None, "a switch of the left")
-    depth: int = flag(1, Number(int, least=0), "how deep", Needs("--fast", lambda o: o.fast))
+    depth: int = flag(1, Number(int, least=0), "how deep", Requires("--fast", lambda o: o.fast))
 
 
 @dataclass(frozen=True)
@@ -319,11 +319,11 @@ def test_every_flag_is_in_the_help_of_its_algorithm_with_its_text_and_default(na
             assert has_flag(shown, one_flag)
             assert len(declared["help"]) > 10
             assert re.sub(r"\s+", "", declared["help"]) in text
-            if declared["needs"]:
+            if declared["requires"]:
                 assert re.sub(r"\s+", "", f"only with {declared['needs'].words}") in text
-            if isinstance(declared["takes"], Number | Choice | Several | Matching):
-                assert re.sub(r"\s+", "", str(declared["takes"])) in text
-            if isinstance(declared["default"], int | float | str) and declared["takes"] is not None:
+            if isinstance(declared["type"], Number | Choice | Several | Matching):
+                assert re.sub(r"\s+", "", str(declared["type"])) in text
+            if isinstance(declared["default"], int | float | str) and declared["type"] is not None:
                 assert f"(default:{declared['default']})" in text
 
 
@@ -385,7 +385,7 @@ def test_every_field_but_the_algorithm_is_a_flag_with_a_help_text(cls):
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_default_is_a_value_that_the_flag_takes(name):
     for one_flag, declared in flags_of(CLASSES[name]).items():
-        default, takes = declared["default"], declared["takes"]
+        default, takes = declared["default"], declared["type"]
         if takes is None:
             assert default is False, one_flag
         elif default is not None:
@@ -400,7 +400,7 @@ def test_an_algorithm_does_not_declare_a_shared_flag_anew(name):
     for one_flag, declared in flags_of(CLASSES[name]).items():
         if one_flag in shared:
             assert declared["help"] == shared[one_flag]["help"]
-            assert str(declared["takes"]) == str(shared[one_flag]["takes"]), "other words for the same values at most"
+            assert str(declared["type"]) == str(shared[one_flag]["type"]), "other words for the same values at most"
 
 
 def test_a_flag_given_twice_is_refused_rather_than_half_heard():
@@ -414,7 +414,7 @@ def test_a_negative_number_in_any_spelling_is_a_value():
 
 # --- how others say it -------------------------------------------------------------------------------------------------
 
-SPELLED = [(name, other) for name, declared in flags_of(Options).items() for other in declared["spelled"]]
+SPELLED = [(name, other) for name, declared in flags_of(Options).items() for other in declared["aliases"]]
 EXAMPLES = {
     **{"n_clients": "7", "rounds": "3", "epoch_per_round": "4", "batch_size": "11", "lr": "0.125", "weight_decay": "0.5"},
     **{"participation": "0.25", "partition": "shards", "alpha": "0.75", "seed": "5"},

@@ -223,7 +223,7 @@ def test_the_seconds_of_a_planned_round_are_those_of_its_work(clock):
     """Each step of a client takes a second and each batch of outputs ten, by the test's clock; nothing else takes any."""
     federation, options = tiny_federation(meter=Rehearsal()), options_for("independent", epoch_per_round=2)
 
-    def loss(model, batch, given, options):
+    def loss(model, batch, context, options):
         clock[0] += 1
         return model(batch.x)[1].sum()
 
@@ -288,7 +288,7 @@ def test_the_command_tells_what_each_run_of_the_grid_will_cost_and_runs_nothing(
         assert sum(n["run"] for name, n in plan["bytes"].items() if name.startswith("up:")) == run["bytes_up"]
         assert sum(n["run"] for name, n in plan["bytes"].items() if name.startswith("down:")) == run["bytes_down"]
         for nbytes in plan["bytes"].values():
-            assert nbytes["before"] + 3 * nbytes["a_round"] == nbytes["run"]
+            assert nbytes["legacy_value"] + 3 * nbytes["a_round"] == nbytes["run"]
         assert plan["state"]["all"] == 3 * plan["state"]["a_client"] + plan["state"]["common"]
         assert plan["seconds"] > 0
         assert plan["memory"] > 1e6

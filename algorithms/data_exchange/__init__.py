@@ -20,9 +20,9 @@ Defaults: of the authors' code, 5 rounds of an MLP on MNIST with 5 clients of 3 
 from dataclasses import dataclass, replace
 
 from algorithms.data_exchange import exchange, graph
-from helpers import Round, cross_entropy, mean, model_of, pick, put, train
+from helpers import Round, cross_entropy, mean, model_of, replace_rows, select_rows, train
 from models import MODELS
-from options import ROUNDS, Choice, Needs, Number, Several, again, flag
+from options import ROUNDS, Choice, Number, Requires, Several, flag, redeclare
 
 check = graph.check
 MODELS_ALSO = Several(Choice(MODELS, also={"mlp": "MLP_dropout", "cnn": "CNNMnist"}))
@@ -35,8 +35,8 @@ class Training(graph.Options):
     dataset: str = "MNIST"
     n_clients: int = 5
     partition: str = "digit_sets"
-    model: tuple[str, ...] = again(("MLP_dropout",), takes=MODELS_ALSO)
-    rounds: int = again(5, spelled=(*ROUNDS, "epochs"))
+    model: tuple[str, ...] = redeclare(("MLP_dropout",), type=MODELS_ALSO)
+    rounds: int = redeclare(5, aliases=(*ROUNDS, "epochs"))
     epoch_per_round: int = 3
     batch_size: int = 64
     optimizer: str = "sgd"
@@ -48,7 +48,9 @@ class Training(graph.Options):
 class Options(Training):
     share_ratio: float = flag(0.1, Number(float, least=0, most=1), "part of its images that a client sends; 0 is none")
     aggr_model: str = flag("de", Choice(("de", "ps")), "neighbours mix their models, or a parameter server averages all")
-    mixing: str = flag("uniform", Choice(tuple(graph.MIXINGS)), graph.MIXING, Needs("--aggr_model de", graph.decentralised))
+    mixing: str = flag(
+        "uniform", Choice(tuple(graph.MIXINGS)), graph.MIXING, Requires("--aggr_model de", graph.decentralised)
+    )
 
 
 loss = cross_entropy
@@ -65,19 +67,19 @@ def start(federation, options):
         "shares": shares,
         "edges": [list(edge) for edge in net.edges],
         "maps": maps,
-        "told": {**graph.told(net, options), **told},
+        "metrics": {**graph.told(net, options), **told},
     }
 
 
 def communicate(federation, state, options):
     clients, holding = federation.sample(), replace(federation, shares=tuple(state["shares"]))
-    weights, central = pick(state["weights"], clients), not graph.decentralised(options)
+    weights, central = select_rows(state["weights"], clients), not graph.decentralised(options)
     if central:
         weights = federation.wire.broadcast("weights", state["server"], clients)
     weights, _, losses, _ = train(holding, clients, weights, loss, options)
     if central:
         state["server"] = mean(federation.wire.up("weights", weights, clients))
-        return Round(clients, losses, {"global": model_of(federation, state["server"])}, state["told"], weights)
+        return Round(clients, losses, {"global": model_of(federation, state["server"])}, state["metrics"], weights)
     mixed = graph.mix(federation, clients, weights, state["edges"], options)
-    state["weights"] = put(state["weights"], clients, mixed)
-    return Round(clients, losses, {"personal": model_of(federation, state["weights"])}, state["told"], weights)
+    state["weights"] = replace_rows(state["weights"], clients, mixed)
+    return Round(clients, losses, {"personal": model_of(federation, state["weights"])}, state["metrics"], weights)

@@ -58,11 +58,13 @@ def leakage(federation: Federation, edges, sent, after, share_ratio: float) -> t
     its is afterwards, its own included, on average.
     """
     everyone, left = federation.clients, gone(federation, edges, sent)
-    before, given, held = (federation.each(_intensity, everyone, images) for images in (federation.shares, left, after))
+    before, given, held = (
+        federation.map_clients(_intensity, everyone, images) for images in (federation.shares, left, after)
+    )
     kl = dict.fromkeys(everyone, 0.0)
     for (i, j), indices in zip(edges, sent, strict=True):
         if len(indices):
-            (found,) = federation.each(partial(_divergence, other=held[j]), [i], [indices])
+            (found,) = federation.map_clients(partial(_divergence, other=held[j]), [i], [indices])
             kl[i] += share_ratio * found
     times = torch.zeros(len(federation.data.y), dtype=torch.int64, device=federation.device)
     for share in after:
@@ -71,7 +73,7 @@ def leakage(federation: Federation, edges, sent, after, share_ratio: float) -> t
         "exchange_kl": kl,
         "exchange_kl_sum": sum(kl.values()),
         "images_left": {k: len(images) / len(federation.shares[k]) for k, images in enumerate(left)},
-        "holders": dict(enumerate(federation.each(partial(_mean, values=times), everyone, federation.shares))),
+        "holders": dict(enumerate(federation.map_clients(partial(_mean, values=times), everyone, federation.shares))),
     }
     return [[row.to(federation.dtype) for row in rows] for rows in zip(before, given, held, strict=True)], columns
 

@@ -19,7 +19,7 @@ from data.datasets import Data
 from errors import UserError
 from federation import Federation, Weights
 from helpers import average
-from options import Choice, Needs, Number, flag
+from options import Choice, Number, Requires, flag
 
 if TYPE_CHECKING:  # runs without a graph need not wait for it
     import networkx as nx
@@ -120,10 +120,10 @@ class Options(options.Options):
         0.2,
         Number(float, least=0, most=1),
         "of each edge beside those of a random tree; 0 is the tree, 1 all edges",
-        Needs("--topology random", lambda o: o.topology == "random"),
+        Requires("--topology random", lambda o: o.topology == "random"),
     )
     topology_file: Path | None = flag(
-        None, Path, "edge list: two clients a line, from 0", Needs("--topology file", lambda o: o.topology == "file")
+        None, Path, "edge list: two clients a line, from 0", Requires("--topology file", lambda o: o.topology == "file")
     )
     allow_disconnected: bool = flag(False, None, "take a graph of several parts, which never hear of one another")
 

@@ -27,14 +27,14 @@ import torch.nn.functional as F
 
 import options
 from algorithms.fedgkt import server
-from helpers import Round, model_of, own_models, put, train_own
-from options import Choice, Needs, Number, flag
+from helpers import Round, model_of, own_models, replace_rows, train_own
+from options import Choice, Number, Requires, flag
 
 mixed = True
 check, rebuild = server.check, server.rebuild
 ON_OFF, KEPT = Choice(("0", "1")), Choice(("keep", "drop"))
-AUGMENTED = Needs("--augment", lambda o: o.augment != "none")
-PARTIAL = Needs("--participation below 1", lambda o: o.participation < 1)
+AUGMENTED = Requires("--augment", lambda o: o.augment != "none")
+PARTIAL = Requires("--participation below 1", lambda o: o.participation < 1)
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,19 @@ class Options(options.Options):
     feature_dtype: str = flag("float32", Choice(tuple(server.DTYPES)), "numbers of the maps, on the wire and at the server")
 
 
-def loss(model, batch, given, options):
+def loss(model, batch, context, options):
     _, logits = model(batch.x)
-    return F.cross_entropy(logits, batch.y) + given["weight"] * transfer(logits, given["targets"][batch.i], options)
+    return F.cross_entropy(logits, batch.y) + context["weight"] * transfer(logits, context["targets"][batch.index], options)
 
 
-def server_loss(model, batch, given, options):
+def server_loss(model, batch, context, options):
     """What the server learns with on a batch of maps, a plain scalar; it notes what it says of each in `given["said"]`."""
     _, logits = model(batch.x)
-    given["said"][batch.i] = logits.detach().to(given["said"].dtype)  # the last epoch's stay
+    context["said"][batch.index] = logits.detach().to(context["said"].dtype)  # the last epoch's stay
     learned = F.cross_entropy(logits, batch.y)
     if options.distill_server == "0":
         return learned
-    return transfer(logits, given["targets"][batch.i], options) + options.kd_alpha * learned
+    return transfer(logits, context["targets"][batch.index], options) + options.kd_alpha * learned
 
 
 def transfer(logits, targets, options):
@@ -87,7 +87,7 @@ def communicate(federation, state, options):
     losses = train_own(federation, clients, state, loss, options, given, drawn)
     draws = [server.draw(federation, k, options) for k in clients]
     learned = server.learn(federation, state, clients, draws, server_loss, options)
-    state["targets"] = put(state["targets"], clients, federation.wire.down("logits", learned.said, clients))
-    state["draws"] = put(state["draws"], clients, draws)
+    state["targets"] = replace_rows(state["targets"], clients, federation.wire.down("logits", learned.logits, clients))
+    state["draws"] = replace_rows(state["draws"], clients, draws)
     answers = {"server": server.behind(federation, state, options), "personal": model_of(federation, state["weights"])}
-    return Round(clients, losses, answers, learned.told)
+    return Round(clients, losses, answers, learned.metrics)

@@ -135,7 +135,7 @@ def extract(federation: Federation, k: int, weights, indices: Tensor, drawn: aug
         return middle.to(dtype), model.tail(middle)[1]
 
     cut = torch.arange(len(indices), device=federation.device).split(EVALUATION_BATCH)
-    maps, logits = zip(*(federation.work(partial(say, i), k, "extract", len(i)) for i in cut), strict=True)
+    maps, logits = zip(*(federation.count_flops(partial(say, i), k, "extract", len(i)) for i in cut), strict=True)
     return {"maps": Rows(torch.cat(maps)), "logits": Rows(torch.cat(logits)), "labels": Rows(federation.data.y[indices])}
 
 
@@ -143,10 +143,10 @@ def extract(federation: Federation, k: int, weights, indices: Tensor, drawn: aug
 
 
 class Learned(NamedTuple):
-    """`said`: the server's logits [n_k, C] for each client of the round. `told`: columns of the history."""
+    """`logits`: the server's logits [n_k, C] for each client of the round. `metrics`: columns of the history."""
 
-    said: list[Tensor]
-    told: dict[str, float]
+    logits: list[Tensor]
+    metrics: dict[str, float]
 
 
 def learn(federation: Federation, state: dict, clients: Sequence[int], draws, loss: Callable, options) -> Learned:
@@ -162,7 +162,7 @@ def learn(federation: Federation, state: dict, clients: Sequence[int], draws, lo
     trained = train(server, [0], [state["server"]], loss, asked, [given], [state["server_memory"]])
     (state["server"],), (state["server_memory"],) = trained.weights, trained.memory
     ages = [(len(row["labels"]), federation.round - row["round"]) for row in held.values()]
-    told = {
+    metrics = {
         "server_loss": trained.loss.item(),
         "server_lr": learning_rate(asked, federation.round),
         "feature_age_mean": sum(n * age for n, age in ages) / max(len(targets), 1),
@@ -171,9 +171,9 @@ def learn(federation: Federation, state: dict, clients: Sequence[int], draws, lo
     validated = _validate(federation, state, clients, server, options)
     if validated is not None:
         state["plateau"] = _plateau(state["plateau"], validated)
-        told["server_validation"] = validated
-    said = dict(zip(held, given["said"].split([len(row["labels"]) for row in held.values()]), strict=True))
-    return Learned([said[k].clone() for k in clients], told)
+        metrics["server_validation"] = validated
+    logits = dict(zip(held, given["said"].split([len(row["labels"]) for row in held.values()]), strict=True))
+    return Learned([logits[k].clone() for k in clients], metrics)
 
 
 def gather(federation: Federation, state: dict, clients: Sequence[int], draws, options) -> tuple[Tensor, dict[int, dict]]:
@@ -200,7 +200,7 @@ def gather(federation: Federation, state: dict, clients: Sequence[int], draws, o
 def _sent(federation: Federation, k: int, weights, indices: Tensor, drawn, kind: str, options) -> dict[str, Tensor]:
     """What the server receives of these examples of client k."""
     work = partial(extract, indices=indices, drawn=drawn, dtype=DTYPES[options.feature_dtype])
-    (row,) = federation.wire.up(kind, federation.each(work, [k], [weights]), [k])
+    (row,) = federation.wire.up(kind, federation.map_clients(work, [k], [weights]), [k])
     return {name: rows.tensor for name, rows in row.items()}
 
 
@@ -223,7 +223,7 @@ def _validate(federation: Federation, state: dict, clients: Sequence[int], serve
     for k in clients:
         if len(federation.validation) and len(federation.validation[k]):
             row = _sent(federation, k, state["weights"][k], federation.validation[k], {}, "validation features", options)
-            right += server.each(partial(_right, maps=row["maps"], y=row["labels"]), [0], [state["server"]])[0]
+            right += server.map_clients(partial(_right, maps=row["maps"], y=row["labels"]), [0], [state["server"]])[0]
             total += len(row["labels"])
     return right / total if total else None
 
@@ -232,7 +232,7 @@ def _validate(federation: Federation, state: dict, clients: Sequence[int], serve
 def _right(server: Federation, k: int, weights, maps: Tensor, y: Tensor) -> int:
     model, right = server.model(k, weights), 0
     for x, labels in zip(maps.split(EVALUATION_BATCH), y.split(EVALUATION_BATCH), strict=True):
-        logits = server.work(lambda x=x: model(x.to(server.dtype))[1], k, "validate", len(x))
+        logits = server.count_flops(lambda x=x: model(x.to(server.dtype))[1], k, "validate", len(x))
         right += (logits.argmax(1) == labels).sum().item()
     return right
 

@@ -13,7 +13,7 @@ import torch
 
 from algorithms import cfkd
 from algorithms.cfkd import loss, start, upload
-from helpers import Round, model_of, pick, put, train_own
+from helpers import Round, model_of, replace_rows, select_rows, train_own
 from options import flag
 
 __all__ = ["loss", "start"]
@@ -28,7 +28,8 @@ def communicate(federation, state, options):
     clients = federation.sample()
     given = federation.wire.down("mean features", teachers(federation, state["sent"], clients), clients)
     losses = train_own(federation, clients, state, loss, options, given)
-    state["sent"] = put(state["sent"], clients, upload(federation, clients, pick(state["weights"], clients), options))
+    sent = upload(federation, clients, select_rows(state["weights"], clients), options)
+    state["sent"] = replace_rows(state["sent"], clients, sent)
     return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 
 from algorithms import fd
-from helpers import Round, average, class_means, model_of, outputs, own_models, pick, put, train_own
-from options import Choice, Needs, Number, flag
+from helpers import Round, average, class_means, model_of, outputs, own_models, replace_rows, select_rows, train_own
+from options import Choice, Number, Requires, flag
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,22 @@ class Options(fd.Options):
         1.0,
         Number(float, least=0),
         "weight of the distillation beside the cross-entropy; 0 is independent learning",
-        Needs("--fd_variant leave_one_out", lambda o: o.fd_variant == "leave_one_out"),
+        Requires("--fd_variant leave_one_out", lambda o: o.fd_variant == "leave_one_out"),
     )
     lambda_kd: float = flag(
         10.0,
         Number(float, least=0),
         "weight of the distance between logits; 0 is independent learning",
-        Needs("--fd_variant mse_logits", lambda o: o.fd_variant == "mse_logits"),
+        Requires("--fd_variant mse_logits", lambda o: o.fd_variant == "mse_logits"),
     )
     as_published: bool = flag(
-        False, None, "as in the CFKD paper: --fd_variant mse_logits", stands_for={"fd_variant": "mse_logits"}
+        False, None, "as in the CFKD paper: --fd_variant mse_logits", implies={"fd_variant": "mse_logits"}
     )
 
 
-def loss(model, batch, given, options):
+def loss(model, batch, context, options):
     _, logits = model(batch.x)
-    means, held = given["means"][batch.y], given["held"][batch.y]  # [B, C], [B]
+    means, held = context["means"][batch.y], context["held"][batch.y]  # [B, C], [B]
     distance = (held.unsqueeze(1) * (logits - means).square()).mean()
     return F.cross_entropy(logits, batch.y) + options.lambda_kd * distance
 
@@ -53,7 +53,7 @@ def communicate(federation, state, options):
     clients = federation.sample()
     given = federation.wire.broadcast("mean outputs", pooled(state["sent"]), clients)
     losses = train_own(federation, clients, state, loss, options, given)
-    state["sent"] = put(state["sent"], clients, upload(federation, clients, pick(state["weights"], clients)))
+    state["sent"] = replace_rows(state["sent"], clients, upload(federation, clients, select_rows(state["weights"], clients)))
     return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
 
 
@@ -66,7 +66,7 @@ def pooled(sent):
 
 def upload(federation, clients, weights):
     """What the server receives of these clients: rows of `represent`."""
-    return federation.wire.up("mean outputs", federation.each(represent, clients, weights), clients)
+    return federation.wire.up("mean outputs", federation.map_clients(represent, clients, weights), clients)
 
 
 def represent(federation, k, weights):

@@ -33,7 +33,7 @@ class Options(fedavg.Options):
         False,
         None,
         'as "Your Data Stays With You!" does it: --aggregate all --select fixed --keep_optimizer, and an unweighted average',
-        stands_for={"aggregate": "all", "select": "fixed", "keep_optimizer": True, "init": "shared", "bn": "average"},
+        implies={"aggregate": "all", "select": "fixed", "keep_optimizer": True, "init": "shared", "bn": "average"},
     )
 
 
@@ -74,4 +74,4 @@ def communicate(federation, state, options):
     else:
         n = federation.wire.up("n_k", federation.sizes(clients), clients)
     state["server"] = average(weights, n)
-    return Round(takers, trained.loss, shared_model(federation, state), trained=trained.weights)
+    return Round(takers, trained.loss, shared_model(federation, state), local_weights=trained.weights)

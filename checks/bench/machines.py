@@ -79,7 +79,7 @@ class _Actor:
     def carry_out(self, task: bytes) -> bytes:
         """One client's work, and what it counted."""
         r, work, k, *row = pickle.loads(task)
-        (done,) = self._federation.at(r).each(work, [k], *([part] for part in row))
+        (done,) = self._federation.at(r).map_clients(work, [k], *([part] for part in row))
         spent = dict(self._federation.meter.spent)
         self._federation.meter.clear()
         return pool.packed((done, spent))

@@ -121,7 +121,7 @@ def valid(draw) -> Command:
     left = {*OWN, *where.left, *(flag for name in names for flag in LEFT.get(name, ()))}
     free = [name for name in flags if name not in left]
     for name in draw(st.lists(st.sampled_from(free), max_size=5, unique=True)):
-        takes = flags[name]["takes"]
+        takes = flags[name]["type"]
         if name == "model":
             chosen[name] = draw(_models(names, where))
         elif name == "partition":
@@ -177,7 +177,7 @@ def _agreeing(names, classes, flags, chosen: dict, left=()) -> dict:
     """The same flags, without those that contradict a switch, and with others for those that would not be read: what a
     flag needs is looked for among the values of one other."""
     for name in [name for name in chosen if name in flags]:
-        if name in chosen and isinstance(flags[name]["stands_for"], dict) and chosen[name] is True:
+        if name in chosen and isinstance(flags[name]["implies"], dict) and chosen[name] is True:
             for other, said in stood_for(flags[name], True).items():
                 if other != name and chosen.get(other, said) != said:
                     del chosen[other]
@@ -196,12 +196,12 @@ def _agreeing(names, classes, flags, chosen: dict, left=()) -> dict:
 def _candidate(cls, chosen, n_named: int) -> Options:
     shared, own = flags_of(Options) if n_named > 1 else {}, flags_of(cls)
     own, start = own | shared, {name: declared["default"] for name, declared in shared.items()}
-    held = {n: t if t is True else own[n]["takes"](str(t)) for n, t in chosen.items() if n in own and n != "clients"}
+    held = {n: t if t is True else own[n]["type"](str(t)) for n, t in chosen.items() if n in own and n != "clients"}
     return cls(**{**start, **held})
 
 
 def _read(cls, name: str, chosen, n_named: int) -> bool:
-    needs = flags_of(cls)[name]["needs"]
+    needs = flags_of(cls)[name]["requires"]
     return needs is None or needs.holds(_candidate(cls, chosen, n_named))
 
 
@@ -210,7 +210,7 @@ def _enabled(cls, name: str, chosen: dict, n_named: int, left) -> dict:
     for other, declared in flags_of(cls).items():
         if other in fixed or other in chosen:
             continue
-        takes = declared["takes"]
+        takes = declared["type"]
         texts = [True] if takes is None else sorted(takes.names) if isinstance(takes, Choice) else ["1", "0.9"]
         for text in texts:
             try:
@@ -224,7 +224,7 @@ def _enabled(cls, name: str, chosen: dict, n_named: int, left) -> dict:
 def words_of(name: str, text: Any, declared, names, draw) -> list[str]:
     """A flag as it may be typed."""
     alone = len(names) == 1 and name not in flags_of(Launch)
-    spelled = draw(st.sampled_from((name, *declared["spelled"]))) if alone else name
+    spelled = draw(st.sampled_from((name, *declared["aliases"]))) if alone else name
     if text is True:
         return [f"--{spelled}"]
     if isinstance(text, list):
@@ -254,11 +254,11 @@ def extreme(draw) -> Command:
     where = draw(st.sampled_from([problem for problem in material.PROBLEMS[:2] if _fits(problem, [name])]))
     chosen = {**SMALL, "rounds": 2, **where.flags, **OF_ALGORITHM.get(name, {})}
     chosen["model"] = draw(_models([name], where, several=False)) if name != "fedgkt" else "ResNet4"
-    numbers = [f for f, d in flags.items() if isinstance(d["takes"], Number) and f not in COSTLY]
+    numbers = [f for f, d in flags.items() if isinstance(d["type"], Number) and f not in COSTLY]
     flag = draw(st.sampled_from(numbers))
-    chosen[flag] = draw(st.sampled_from(EXTREMES[flags[flag]["takes"].type]))
+    chosen[flag] = draw(st.sampled_from(EXTREMES[flags[flag]["type"].type]))
     try:
-        flags[flag]["takes"](chosen[flag])
+        flags[flag]["type"](chosen[flag])
         chosen = _agreeing([name], {name: algorithms.options_of(name)}, flags, chosen)
     except ValueError:
         pass  # and so it is refused
@@ -350,9 +350,9 @@ def _strange_name(draw, words, place):
 
 
 def _in_vain(draw, words, place):
-    needy = [f for f, d in flags_of(Options).items() if d["needs"] and isinstance(d["takes"], Number)]
+    needy = [f for f, d in flags_of(Options).items() if d["requires"] and isinstance(d["type"], Number)]
     flag = draw(st.sampled_from(needy))
-    return [*words, f"--{flag}", draw(value(flag, flags_of(Options)[flag]["takes"]))]
+    return [*words, f"--{flag}", draw(value(flag, flags_of(Options)[flag]["type"]))]
 
 
 def _shuffled(draw, words, place):
@@ -417,7 +417,7 @@ def impossible(draw) -> Command:
     name, wanted = draw(st.sampled_from(IMPOSSIBLE))
     flags = {**BASE, **{flag: draw(texts) for flag, texts in wanted.items()}}
     for flag in draw(st.lists(st.sampled_from(BESIDE), max_size=3, unique=True)):
-        flags.setdefault(f"--{flag}", draw(value(flag, flags_of(Options)[flag]["takes"])))
+        flags.setdefault(f"--{flag}", draw(value(flag, flags_of(Options)[flag]["type"])))
     words = [[f"{flag}={text}"] for flag, text in flags.items()]
     return Command((name, *(word for group in draw(st.permutations(words)) for word in group)))
 

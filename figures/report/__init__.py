@@ -29,7 +29,7 @@ from figures.report.charts import charts, over_problems
 from figures.styles import styles
 from figures.units import UNITS, shown, size
 from saves import Run
-from untrusted import inert
+from untrusted import escape
 
 TABLES = {  # which groups of columns stand in which table, each of which fits a screen
     "What was reached": ("runs", "accuracy", "gain", "difference"),
@@ -190,4 +190,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         saves.write_text(given.output, page(runs, *how))
     except (UserError, OSError, ValueError, MemoryError) as error:
         command.ended(parser, error)
-    print(f"{inert(given.output)}: {len(runs)} run{'s' * (len(runs) != 1)}, {size(given.output.stat().st_size)}")
+    print(f"{escape(given.output)}: {len(runs)} run{'s' * (len(runs) != 1)}, {size(given.output.stat().st_size)}")

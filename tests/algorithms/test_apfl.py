@@ -53,14 +53,14 @@ def test_the_model_that_travels_is_that_of_fedavg_whatever_the_mixture(mixture):
     ours, done = play(tiny_federation(participation=0.7), options(mixture=mixture), rounds=3)
     theirs, _ = play(tiny_federation(participation=0.7), options_for("fedavg"), rounds=3)
     assert all(torch.equal(ours["server"][name], tensor) for name, tensor in theirs["server"].items())
-    assert all(torch.equal(tensor, theirs["server"][name]) for name, tensor in weights_of(done.answers["global"]).items())
+    assert all(torch.equal(tensor, theirs["server"][name]) for name, tensor in weights_of(done.models["global"]).items())
 
 
 def test_with_nothing_of_its_own_a_client_answers_as_fedavg():
     _, done = play(tiny_federation(), options(mixture=0.0, fixed_mixture=True), rounds=3)
     theirs, _ = play(tiny_federation(), options_for("fedavg"), rounds=3)
     for k in range(3):
-        own = weights_of(done.answers["personal"], k)
+        own = weights_of(done.models["personal"], k)
         assert all(torch.equal(tensor, theirs["server"][name]) for name, tensor in own.items())
 
 
@@ -71,7 +71,7 @@ def test_with_nothing_of_the_others_a_client_learns_alone_from_the_common_start(
     for r in (1, 2, 3):
         rows = train(federation.at(r), [0, 1, 2], rows, apfl.cross_entropy, alone).weights
     for k in range(3):
-        for name, tensor in weights_of(done.answers["personal"], k).items():
+        for name, tensor in weights_of(done.models["personal"], k).items():
             torch.testing.assert_close(tensor, rows[k][name], rtol=0, atol=1e-12)
 
 
@@ -80,9 +80,9 @@ def test_the_answer_is_the_mixture_with_the_servers_model():
     state, done = play(federation, options(mixture=0.4), rounds=2)
     for k in federation.clients:
         alpha, v = state["mine"][k]["alpha"], state["mine"][k]["v"]
-        for name, tensor in weights_of(done.answers["personal"], k).items():
+        for name, tensor in weights_of(done.models["personal"], k).items():
             torch.testing.assert_close(tensor, alpha * v[name] + (1 - alpha) * state["server"][name])
-    assert done.told["alpha"] == {k: state["mine"][k]["alpha"].item() for k in range(3)}
+    assert done.metrics["alpha"] == {k: state["mine"][k]["alpha"].item() for k in range(3)}
 
 
 def test_who_has_not_taken_part_yet_has_the_common_start_and_takes_no_room():
@@ -91,7 +91,7 @@ def test_who_has_not_taken_part_yet_has_the_common_start_and_takes_no_room():
     assert list(state["mine"]) == done.clients
     absent = next(k for k in federation.clients if k not in done.clients)
     begin = federation.initial()
-    for name, tensor in weights_of(done.answers["personal"], absent).items():
+    for name, tensor in weights_of(done.models["personal"], absent).items():
         torch.testing.assert_close(tensor, 0.25 * begin[name] + 0.75 * state["server"][name])
 
 
@@ -150,7 +150,7 @@ def test_at_its_ends_the_mixture_has_the_normalisation_of_fedavg_and_of_learning
         expected = [play(theirs, options_for("fedavg"), rounds=3)[0]["server"]] * 3
     assert sum("running" in name for name in expected[0]) == 8
     for k in federation.clients:
-        for name, tensor in weights_of(done.answers["personal"], k).items():
+        for name, tensor in weights_of(done.models["personal"], k).items():
             if tensor.is_floating_point():
                 torch.testing.assert_close(tensor, expected[k][name], rtol=0, atol=1e-12)
 

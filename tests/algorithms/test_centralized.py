@@ -31,7 +31,7 @@ def test_it_is_a_plain_training_on_the_pooled_data_that_goes_on_from_round_to_ro
                 value.backward()
                 optimizer.step()
                 values += [value.item()] * len(i)
-    trained = weights_of(done.answers["global"])
+    trained = weights_of(done.models["global"])
     for name, expected in model.state_dict().items():
         torch.testing.assert_close(trained[name], expected, rtol=0, atol=1e-10)
     torch.testing.assert_close(done.loss, torch.tensor([sum(values) / 50], dtype=torch.float64))
@@ -49,7 +49,7 @@ def test_every_client_sends_its_examples_once_before_round_1_and_then_nothing_is
 
 def test_all_data_are_used_whatever_the_participation():
     full, partial = tiny_federation(), tiny_federation(participation=0.4)
-    expected, found = (weights_of(play(f, options_for("centralized"))[1].answers["global"]) for f in (full, partial))
+    expected, found = (weights_of(play(f, options_for("centralized"))[1].models["global"]) for f in (full, partial))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
@@ -59,10 +59,10 @@ def test_the_work_is_the_servers_and_its_model_is_the_only_one():
     assert {party for _, party, _ in federation.meter.spent} == {"server"}
     assert federation.meter.spent["steps", "server", 0] == 3 * 8  # 60 = 7 * 8 + 4
     assert federation.meter.spent["samples", "server", 0] == 3 * 60
-    assert list(done.answers) == ["global"]
+    assert list(done.models) == ["global"]
     assert list(done.clients) == []
     said = outputs(federation, 0, state["weights"])
-    model = done.answers["global"](2)
+    model = done.models["global"](2)
     with torch.no_grad():
         _, logits = model(federation.data.images(federation.shares[0], torch.float64))
     assert torch.equal(logits, said.logits), "evaluated where it is"

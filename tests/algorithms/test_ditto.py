@@ -36,7 +36,7 @@ def test_without_lambda_personal_models_learn_alone_from_the_common_start_to_the
     _, expected = play(alone, options_for("independent", **flags), 4)
     assert torch.equal(done.loss, expected.loss)
     for k in one.clients:
-        assert same(weights_of(done.answers["personal"], k), weights_of(expected.answers["personal"], k))
+        assert same(weights_of(done.models["personal"], k), weights_of(expected.models["personal"], k))
 
 
 @pytest.mark.parametrize("model", ["MLP_dropout", "CNN4"])
@@ -46,7 +46,7 @@ def test_the_global_model_is_fedavgs_to_the_last_bit_whatever_lambda_is(model, f
     flags = {"epoch_per_round": 2, **flags}
     _, done = play(one, options_for("ditto", lam=0.7, **flags), 4)
     _, expected = play(other, options_for("fedavg", **flags), 4)
-    assert same(weights_of(done.answers["global"]), weights_of(expected.answers["global"]))
+    assert same(weights_of(done.models["global"]), weights_of(expected.models["global"]))
     assert one.wire.collect() == other.wire.collect()
 
 
@@ -56,7 +56,7 @@ def test_a_personal_model_descends_its_loss_and_is_drawn_to_what_was_received_in
     federation = tiny_federation(model="MLP")
     flags = options_for("ditto", lam=lam, lr=lr, batch_size=WHOLE, epoch_per_round=epochs)
     received = [federation.initial()]
-    received += [weights_of(play(federation, flags, r)[1].answers["global"]) for r in range(1, rounds)]
+    received += [weights_of(play(federation, flags, r)[1].models["global"]) for r in range(1, rounds)]
     _, done = play(federation, flags, rounds)
     model = federation.architectures[0]().double()
     for k, share in enumerate(federation.shares):
@@ -69,7 +69,7 @@ def test_a_personal_model_descends_its_loss_and_is_drawn_to_what_was_received_in
                 with torch.no_grad():
                     for name, v in model.named_parameters():
                         v -= lr * (v.grad + lam * (v - w[name]))
-        for name, found in weights_of(done.answers["personal"], k).items():
+        for name, found in weights_of(done.models["personal"], k).items():
             torch.testing.assert_close(found, model.state_dict()[name], rtol=0, atol=1e-10)
 
 
@@ -100,7 +100,7 @@ def test_a_larger_lambda_keeps_personal_models_nearer_to_each_other():
     for lam in (0.0, 1.0, 10.0):
         federation = tiny_federation(model="MLP")
         _, done = play(federation, options_for("ditto", lam=lam, epoch_per_round=4), 3)
-        rows = [weights_of(done.answers["personal"], k) for k in range(3)]
+        rows = [weights_of(done.models["personal"], k) for k in range(3)]
         spreads.append(sum((rows[0][name] - rows[2][name]).square().sum() for name in rows[0]))
     assert spreads[0] > spreads[1] > spreads[2]
 
@@ -108,10 +108,10 @@ def test_a_larger_lambda_keeps_personal_models_nearer_to_each_other():
 def test_personal_models_are_the_headline_and_are_kept_of_those_alone_that_took_part():
     federation = two_of_three()
     state, done = play(federation, options_for("ditto"))
-    assert list(done.answers) == ["personal", "global"]
+    assert list(done.models) == ["personal", "global"]
     assert set(state["personal"]) == set(state["memory"]) == set(done.clients)
     (absent,) = set(federation.clients) - set(done.clients)
-    assert same(weights_of(done.answers["personal"], absent), federation.initial())
+    assert same(weights_of(done.models["personal"], absent), federation.initial())
 
 
 def test_both_trainings_of_a_round_are_the_clients_steps():

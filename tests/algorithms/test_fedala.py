@@ -27,10 +27,10 @@ def test_where_the_weights_stay_at_1_it_is_fedavg_to_the_last_bit(model, fixed):
     flags = {"momentum": 0.9, "weight_decay": 0.1, "epoch_per_round": 2}
     _, done = play(one, options_for("fedala", **fixed, **flags), 4)
     _, expected = play(other, options_for("fedavg", **flags), 4)
-    assert same(weights_of(done.answers["global"]), weights_of(expected.answers["global"]))
+    assert same(weights_of(done.models["global"]), weights_of(expected.models["global"]))
     assert torch.equal(done.loss, expected.loss)
-    for k, row in zip(expected.clients, expected.trained, strict=True):
-        assert same(weights_of(done.answers["personal"], k), row), "the one after local training"
+    for k, row in zip(expected.clients, expected.local_weights, strict=True):
+        assert same(weights_of(done.models["personal"], k), row), "the one after local training"
     assert one.wire.collect() == other.wire.collect()
 
 
@@ -91,7 +91,7 @@ def test_weights_are_learned_on_a_part_of_the_share_that_is_drawn_anew_each_roun
     federation, seen, inner = tiny_federation(), [], fedala.gradient
 
     def watchful(model, batch, at):
-        seen.append(batch.i.tolist())
+        seen.append(batch.index.tolist())
         return inner(model, batch, at)
 
     monkeypatch.setattr(fedala, "gradient", watchful)
@@ -131,7 +131,7 @@ def test_a_client_that_comes_for_the_first_time_starts_from_what_it_received_and
                 between = fedala.blended(own[k], sent, state["W"][k])
                 assert same({n: starts[-1][k][n] for n in between}, between), "by its own weights"
         seen |= set(done.clients)
-    assert list(done.answers) == ["personal", "global"]
+    assert list(done.models) == ["personal", "global"]
     assert seen == {0, 1, 2}
 
 

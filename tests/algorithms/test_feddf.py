@@ -52,7 +52,7 @@ def test_the_server_learns_as_a_slow_loop_does(model, participation):
     state = feddf.start(federation, options)
     before = list(state["server"])
     done = feddf.communicate(federation.at(1), state, options)
-    sent = dict(zip(done.clients, done.trained, strict=True))
+    sent = dict(zip(done.clients, done.local_weights, strict=True))
     assert list(sent) == ([0, 1, 2] if participation == 1 else [0, 2])
     n_of = [len(share) for share in federation.shares]
     expected = slow_round(federation, sent, n_of, before, 0.01, 3)
@@ -65,9 +65,9 @@ def test_the_server_learns_as_a_slow_loop_does(model, participation):
 def test_several_architectures_are_answered_by_each_clients_own_and_one_by_one_for_all():
     mixed, alike = public_federation(model=("MLP", "LeNet5")), public_federation()
     state, done = play(mixed, options_for("feddf"))
-    assert list(done.answers) == ["personal"]
-    assert all(away(weights_of(done.answers["personal"], k), state["server"][k % 2]) == 0 for k in mixed.clients)
-    assert list(play(alike, options_for("feddf"))[1].answers) == ["global"]
+    assert list(done.models) == ["personal"]
+    assert all(away(weights_of(done.models["personal"], k), state["server"][k % 2]) == 0 for k in mixed.clients)
+    assert list(play(alike, options_for("feddf"))[1].models) == ["global"]
 
 
 def test_a_client_of_an_architecture_starts_from_its_average():
@@ -113,7 +113,7 @@ def test_the_server_takes_at_least_so_many_steps_in_whole_passes(batch_size, ste
 
 def test_the_default_is_the_fewest_steps_of_the_authors_code_and_none_is_what_older_runs_did():
     flags = feddf.Options(algorithm="feddf")
-    assert (flags.distill_steps, flags_of(feddf.Options)["distill_steps"]["before"]) == (1000, 0)
+    assert (flags.distill_steps, flags_of(feddf.Options)["distill_steps"]["legacy_value"]) == (1000, 0)
 
 
 def test_the_steps_of_the_server_are_the_servers():

@@ -38,7 +38,7 @@ def test_three_rounds_are_those_of_the_algorithm_written_out(participation):
     flags = options_for("feddyn", alpha_coef=0.3, batch_size=WHOLE, epoch_per_round=4, weight_decay=0.0)
     state, done = play(federation, flags, rounds=3)
     w, h, g = written_out(federation, flags, rounds=3)
-    assert away(weights_of(done.answers["global"]), w) < 1e-10
+    assert away(weights_of(done.models["global"]), w) < 1e-10
     assert away(state["h"], h) < 1e-10
     for k, row in state["g"].items():
         assert away(row, g[k]) < 1e-10
@@ -84,11 +84,11 @@ def test_clients_that_drift_apart_reach_the_optimum_where_fedavg_does_not(partic
     flags = {"batch_size": WHOLE, "epoch_per_round": 5, "lr": 0.2, "weight_decay": 0.1}
     federation = drifting(participation=participation)
     _, done = play(federation, options_for("feddyn", alpha_coef=1.0, **flags), rounds=200)
-    assert away(weights_of(done.answers["global"]), optimum(federation, 0.1)) < 1e-6
+    assert away(weights_of(done.models["global"]), optimum(federation, 0.1)) < 1e-6
     federation = drifting()
     _, done = play(federation, options_for("fedavg", **flags), rounds=100)
     sizes = [len(share) / 27 for share in federation.shares]
-    assert away(weights_of(done.answers["global"]), optimum(federation, 0.1, sizes)) > 1e-2, "nor that of its own weights"
+    assert away(weights_of(done.models["global"]), optimum(federation, 0.1, sizes)) > 1e-2, "nor that of its own weights"
 
 
 def test_h_is_the_mean_of_all_clients_gradients_of_whom_the_absent_keep_theirs():
@@ -116,7 +116,7 @@ def test_gradients_are_of_the_parameters_that_travel_and_statistics_are_averaged
     buffers = {name for name in state["server"] if "running" in name}
     assert len(buffers) == (8 if bn == "average" else 0)
     for name in buffers:
-        expected = sum(row[name] for row in done.trained) / 3
+        expected = sum(row[name] for row in done.local_weights) / 3
         torch.testing.assert_close(state["server"][name], expected, rtol=0, atol=1e-12)
 
 

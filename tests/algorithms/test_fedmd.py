@@ -79,7 +79,7 @@ def test_without_digesting_and_transfer_learning_it_is_independent_learning():
     _, expected = play(theirs, options_for("independent", **options), rounds=3)
     assert torch.equal(done.loss, expected.loss)
     for k in ours.clients:
-        assert away(weights_of(done.answers["personal"], k), weights_of(expected.answers["personal"], k)) == 0
+        assert away(weights_of(done.models["personal"], k), weights_of(expected.models["personal"], k)) == 0
 
 
 def test_a_round_is_about_some_public_images_the_same_for_all_and_others_in_every_round():

@@ -32,10 +32,10 @@ def test_where_all_take_as_many_steps_it_is_fedavg(model, flags):
     _, done = play(one, options_for("fednova", **flags), rounds=3)
     _, expected = play(other, options_for("fedavg", **flags), rounds=3)
     assert torch.allclose(done.loss, expected.loss, rtol=0, atol=1e-10)
-    assert list(done.answers) == list(expected.answers)
-    for name, answer in done.answers.items():
+    assert list(done.models) == list(expected.models)
+    for name, answer in done.models.items():
         for k in one.clients:
-            assert away(weights_of(answer, k), weights_of(expected.answers[name], k)) < 1e-10
+            assert away(weights_of(answer, k), weights_of(expected.models[name], k)) < 1e-10
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -72,7 +72,7 @@ def test_two_rounds_are_the_sums_of_weighted_gradients_written_out(momentum, str
             uneven = uneven or taken[r - 1].steps[0] != K
         x = {name: x[name] - flags.lr * tau * direction[name] for name in x}
     assert uneven
-    assert away(weights_of(done.answers["global"]), x) < 1e-10
+    assert away(weights_of(done.models["global"]), x) < 1e-10
 
 
 def test_a_client_of_more_steps_weighs_no_more_at_the_optimum_as_it_does_in_fedavg():
@@ -124,7 +124,7 @@ def test_buffers_are_averaged_as_in_fedavg():
     running = [name for name in state["server"] if "running" in name]
     assert len(running) == 8
     for name in running:
-        mean = sum(n * row[name] for n, row in zip((10, 20, 30), done.trained, strict=True)) / 60
+        mean = sum(n * row[name] for n, row in zip((10, 20, 30), done.local_weights, strict=True)) / 60
         torch.testing.assert_close(state["server"][name], mean, rtol=0, atol=1e-12)
 
 

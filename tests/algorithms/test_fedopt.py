@@ -28,12 +28,12 @@ def test_plain_sgd_with_a_servers_rate_of_1_is_fedavg(model, flags):
     one, other = (tiny_federation(model=model, participation=0.7) for _ in range(2))
     _, done = play(one, options_for("fedopt", server_optimizer="sgd", server_lr=1.0, server_momentum=0.0, **flags), rounds=3)
     _, expected = play(other, options_for("fedavg", **flags), rounds=3)
-    assert list(done.answers) == list(expected.answers)
+    assert list(done.models) == list(expected.models)
     assert torch.allclose(done.loss, expected.loss, rtol=0, atol=1e-10)
     within = 1e-8 if "optimizer" in flags else 1e-10  # Adam divides by roots of what is nearly 0: last bits grow
-    for name, answer in done.answers.items():
+    for name, answer in done.models.items():
         for k in one.clients:
-            assert away(weights_of(answer, k), weights_of(expected.answers[name], k)) < within
+            assert away(weights_of(answer, k), weights_of(expected.models[name], k)) < within
     assert one.wire.collect() == other.wire.collect()
 
 
@@ -71,7 +71,7 @@ def test_three_rounds_are_those_of_the_algorithm_written_out(server):
             for i, delta in enumerate((-flags.lr * mean).flatten().tolist()):
                 values[i], m[name][i], v[name][i] = number_by_number(server, delta, m[name][i], v[name][i], values[i], flags)
         row = {name: torch.tensor(flat[name], dtype=torch.float64).view_as(w) for name, w in row.items()}
-    assert away(weights_of(done.answers["global"]), row) < 1e-10
+    assert away(weights_of(done.models["global"]), row) < 1e-10
 
 
 def test_the_second_moment_of_yogi_falls_no_faster_than_that_of_adam_and_rises_no_faster():
@@ -93,7 +93,7 @@ def test_the_server_steps_in_parameters_alone_and_averages_the_buffers(server):
     running = [name for name in state["server"] if "running" in name]
     assert len(running) == 8
     for name in running:
-        mean = sum(n * row[name] for n, row in zip((10, 20, 30), done.trained, strict=True)) / 60
+        mean = sum(n * row[name] for n, row in zip((10, 20, 30), done.local_weights, strict=True)) / 60
         torch.testing.assert_close(state["server"][name], mean, rtol=0, atol=1e-12)
 
 
@@ -108,7 +108,7 @@ def test_a_servers_optimizer_is_one_line_in_the_table(monkeypatch):
     monkeypatch.setitem(fedopt.SERVER_STEPS, "sign", lambda change, m, v, o: (m, v, change.sign()))
     federation = tiny_federation(model="MLP")
     _, done = play(federation, options_for("fedopt", server_optimizer="sign", server_lr=0.01))
-    before, after = federation.initial(), weights_of(done.answers["global"])
+    before, after = federation.initial(), weights_of(done.models["global"])
     steps = torch.cat([(after[name] - before[name]).flatten() for name in before])
     moved = steps[steps.abs() > 1e-12]
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.01))
@@ -134,7 +134,7 @@ def test_adagrad_has_no_momentum_unless_it_is_given():
         federation = tiny_federation(model="MLP")
         flags = options_for("fedopt", server_optimizer="adagrad", batch_size=WHOLE, **given)
         found[flags.beta1] = away(
-            weights_of(play(federation, flags, rounds=3)[1].answers["global"]), fedadagrad(federation, flags, 3)
+            weights_of(play(federation, flags, rounds=3)[1].models["global"]), fedadagrad(federation, flags, 3)
         )
     assert found[0.0] < 1e-10
     assert found[0.9] > 1e-3

@@ -54,7 +54,7 @@ def test_every_step_descends_the_cross_entropy_and_is_drawn_back_to_what_was_rec
                 for name, w in model.named_parameters():
                     w -= lr * (w.grad + mu * (w - received[name]))
         received = {name: w.detach().clone() for name, w in model.state_dict().items()}
-    for name, w in weights_of(done.answers["global"]).items():
+    for name, w in weights_of(done.models["global"]).items():
         torch.testing.assert_close(w, received[name], rtol=0, atol=1e-10)
 
 
@@ -76,5 +76,5 @@ def test_a_larger_mu_keeps_clients_nearer_to_the_server():
         federation = tiny_federation(model="MLP")
         _, done = play(federation, options_for("fedprox", mu=mu, epoch_per_round=4))
         before = federation.initial()
-        moved.append([sum((row[name] - before[name]).square().sum() for name in row) for row in done.trained])
+        moved.append([sum((row[name] - before[name]).square().sum() for name in row) for row in done.local_weights])
     assert all(free > near > nearer for free, near, nearer in zip(*moved, strict=True))

@@ -45,7 +45,7 @@ def test_without_head_epochs_it_is_fedbabu_to_the_last_bit(model, flags):
     assert same(state["server"], expected["server"])
     assert torch.equal(done.loss, as_expected.loss)
     for k in one.clients:
-        assert same(weights_of(done.answers["personal"], k), weights_of(as_expected.answers["global"]))
+        assert same(weights_of(done.models["personal"], k), weights_of(as_expected.models["global"]))
     assert one.wire.collect() == other.wire.collect()
 
 
@@ -64,7 +64,7 @@ def test_a_client_trains_its_own_head_under_the_body_it_received_and_then_the_bo
         body = {name: sum(n * row[name] for n, row in zip((10, 20, 30), trained, strict=True)) / 60 for name in body}
         for k in federation.clients:
             expected = {**body, **only(heads[k], HEAD)}
-            for name, found in weights_of(done.answers["personal"], k).items():
+            for name, found in weights_of(done.models["personal"], k).items():
                 torch.testing.assert_close(found, expected[name], rtol=0, atol=1e-10)
     assert state["server"].keys() == set(body) - HEAD
 
@@ -85,11 +85,11 @@ def test_while_the_head_is_trained_the_body_keeps_its_bits_and_its_running_stati
     state, done = play(federation, options_for("fedrep", head_epochs=2, epoch_per_round=0))  # as if the body had none
     initial = federation.initial()
     for k in federation.clients:
-        row = weights_of(done.answers["personal"], k)
+        row = weights_of(done.models["personal"], k)
         assert not any(torch.equal(row[name], initial[name]) for name in HEAD)
         for name in row.keys() - HEAD:
             torch.testing.assert_close(row[name], initial[name], rtol=0, atol=1e-14)  # the average of equals
-        assert same(only(done.trained[k], row.keys() - HEAD), only(initial, row.keys() - HEAD))
+        assert same(only(done.local_weights[k], row.keys() - HEAD), only(initial, row.keys() - HEAD))
     assert set(state["own"]) == {0, 1, 2}
 
 
@@ -98,7 +98,7 @@ def test_heads_are_kept_of_those_alone_that_took_part_and_the_others_have_the_co
     state, done = play(federation, options_for("fedrep", head_epochs=1))
     assert set(state["own"]) == set(done.clients)
     (absent,) = set(federation.clients) - set(done.clients)
-    assert same(only(weights_of(done.answers["personal"], absent), HEAD), only(federation.initial(), HEAD))
+    assert same(only(weights_of(done.models["personal"], absent), HEAD), only(federation.initial(), HEAD))
     assert all(row.keys() == HEAD for row in state["own"].values())
 
 
@@ -108,8 +108,8 @@ def test_normalisation_that_is_local_stays_with_its_client():
     state, done = play(federation, options_for("fedrep", head_epochs=1, bn="local"), 2)
     assert bn
     assert state["server"].keys() == federation.names("body") - bn
-    for k, trained in enumerate(done.trained):
-        assert same(only(weights_of(done.answers["personal"], k), bn | HEAD), only(trained, bn | HEAD))
+    for k, trained in enumerate(done.local_weights):
+        assert same(only(weights_of(done.models["personal"], k), bn | HEAD), only(trained, bn | HEAD))
 
 
 def test_the_defaults_are_those_of_the_authors():

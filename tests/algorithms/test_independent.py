@@ -24,7 +24,7 @@ def test_it_is_a_plain_training_of_each_client_that_goes_on_from_round_to_round(
                     value.backward()
                     optimizer.step()
                     values += [value.item()] * len(i)
-        trained = weights_of(done.answers["personal"], k)
+        trained = weights_of(done.models["personal"], k)
         for name, expected in model.state_dict().items():
             torch.testing.assert_close(trained[name], expected, rtol=0, atol=1e-10)
             assert torch.equal(trained[name], state["weights"][k][name])
@@ -49,8 +49,8 @@ def test_nothing_is_sent():
 def test_a_client_learns_the_same_alone_and_in_company():
     company, done = tiny_federation(), {}
     _, done["company"] = play(company, options_for("independent"), rounds=2)
-    expected = weights_of(done["company"].answers["personal"], 0)
+    expected = weights_of(done["company"].models["personal"], 0)
     alone = tiny_federation(shares=[range(10)])
     _, done["alone"] = play(alone, options_for("independent"), rounds=2)
-    found = weights_of(done["alone"].answers["personal"], 0)
+    found = weights_of(done["alone"].models["personal"], 0)
     assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import options_for, play, tiny_federation, weights_of
 
 from algorithms import pfedme
-from helpers import Batch, descended, train
+from helpers import Batch, gradient_descent, train
 
 WHOLE = 60  # a batch size that no share of the tiny data exceeds: one full batch an epoch
 EQUAL = [range(20), range(20, 40), range(40, 60)]
@@ -35,7 +35,7 @@ def theta_of(federation, row, indices, train=False, lam=2.0, inner_lr=0.1, inner
 def test_the_inner_problem_of_a_quadratic_ends_in_its_fixed_point():
     # f(theta) = a/2 (theta - b)^2: where a (theta - b) + lambda (theta - w) = 0
     a, b, w = (torch.tensor(values, dtype=torch.float64) for values in ([1.0, 4.0], [3.0, -1.0], [0.5, 2.0]))
-    found = descended(lambda theta: {"w": a * (theta["w"] - b)}, {"w": w}, lr=0.1, steps=300, pull=5.0)
+    found = gradient_descent(lambda theta: {"w": a * (theta["w"] - b)}, {"w": w}, lr=0.1, steps=300, pull=5.0)
     torch.testing.assert_close(found["w"], (a * b + 5 * w) / (a + 5), rtol=0, atol=1e-12)
 
 
@@ -68,9 +68,9 @@ def test_a_client_steps_towards_theta_of_each_batch_and_the_average_is_even():
                 row = {name: w - eta * 2.0 * (w - theta[name]) for name, w in row.items()}
             rows.append(row)
         server = {name: sum(row[name] for row in rows) / 3 for name in server}
-    close(weights_of(done.answers["global"]), server)
+    close(weights_of(done.models["global"]), server)
     for k, share in enumerate(federation.shares):
-        close(weights_of(done.answers["personal"], k), theta_of(federation, rows[k], share))
+        close(weights_of(done.models["personal"], k), theta_of(federation, rows[k], share))
 
 
 @pytest.mark.parametrize(("lam", "inner_lr"), [(15.0, 0.02), (1.0, 0.1)])
@@ -80,7 +80,7 @@ def test_with_one_inner_step_it_is_fedavg_with_eta_lambda_alpha(lam, inner_lr):
     asked = options_for("pfedme", lam=lam, inner_lr=inner_lr, inner_steps=1, lr=0.05 / (lam * inner_lr), **flags)
     _, done = play(one, asked, 3)
     _, expected = play(other, options_for("fedavg", lr=0.05, **flags), 3)
-    close(weights_of(done.answers["global"]), weights_of(expected.answers["global"]))
+    close(weights_of(done.models["global"]), weights_of(expected.models["global"]))
 
 
 @pytest.mark.parametrize("beta", [0.5, 2.0])
@@ -91,7 +91,7 @@ def test_the_server_goes_a_part_beta_of_the_way_in_parameters_and_averages_buffe
     initial = federation.initial()
     trained = train(federation.at(1), [0, 1, 2], [initial] * 3, pfedme.loss, flags).weights
     learnt = {name for name, _ in federation.skeletons[0].named_parameters()}
-    for name, found in weights_of(done.answers["global"]).items():
+    for name, found in weights_of(done.models["global"]).items():
         mean = sum(row[name] for row in trained) / 3
         if name in learnt:
             torch.testing.assert_close(found, initial[name] + beta * (mean - initial[name]), rtol=0, atol=1e-10)
@@ -107,17 +107,17 @@ def test_the_personal_model_is_theta_of_the_clients_own_w_and_whole_share_in_eva
     _, done = play(federation, flags)
     w = train(federation.at(1), [0, 1, 2], [federation.initial()] * 3, pfedme.loss, flags).weights
     for k, share in enumerate(federation.shares):
-        close(weights_of(done.answers["personal"], k), theta_of(federation, w[k], share))
-    assert not torch.allclose(w[0]["classifier.bias"], weights_of(done.answers["personal"], 0)["classifier.bias"], atol=1e-6)
+        close(weights_of(done.models["personal"], k), theta_of(federation, w[k], share))
+    assert not torch.allclose(w[0]["classifier.bias"], weights_of(done.models["personal"], 0)["classifier.bias"], atol=1e-6)
 
 
 def test_personal_models_are_the_headline_and_are_kept_of_those_alone_that_took_part():
     federation = tiny_federation(participation=0.7)
     state, done = play(federation, options_for("pfedme"))
-    assert list(done.answers) == ["personal", "global"]
+    assert list(done.models) == ["personal", "global"]
     assert set(state["personal"]) == set(done.clients)
     (absent,) = set(federation.clients) - set(done.clients)
-    close(weights_of(done.answers["personal"], absent), federation.initial(), tolerance=0)
+    close(weights_of(done.models["personal"], absent), federation.initial(), tolerance=0)
 
 
 def test_an_inner_step_costs_what_a_step_of_fedavg_does():

@@ -51,7 +51,7 @@ def test_three_rounds_are_those_of_the_algorithm_written_out(variate, participat
     flags = options_for("scaffold", variate=variate, server_lr=0.7, batch_size=WHOLE, epoch_per_round=3)
     state, done = play(federation, flags, rounds=3)
     x, c, c_i = written_out(federation, flags, rounds=3)
-    assert away(weights_of(done.answers["global"]), x) < 1e-10
+    assert away(weights_of(done.models["global"]), x) < 1e-10
     assert away(state["c"], c) < 1e-10
     for k, row in state["c_i"].items():
         assert away(row, c_i[k]) < 1e-10
@@ -69,7 +69,7 @@ def test_with_variates_held_at_0_it_is_fedavg_where_clients_are_of_one_size(monk
         _, done = play(one, options_for("scaffold", **flags), rounds=3)
         _, expected = play(other, options_for("fedavg", **flags), rounds=3)
         assert torch.equal(done.loss, expected.loss) or torch.allclose(done.loss, expected.loss, rtol=0, atol=1e-10)
-        assert away(weights_of(done.answers["global"]), weights_of(expected.answers["global"])) < 1e-10
+        assert away(weights_of(done.models["global"]), weights_of(expected.models["global"])) < 1e-10
 
 
 def test_with_one_full_batch_a_round_the_options_are_one_and_the_server_descends_the_mean_gradient():
@@ -83,7 +83,7 @@ def test_with_one_full_batch_a_round_the_options_are_one_and_the_server_descends
             slopes = [gradient_of(federation, x, share) for share in federation.shares]
             assert all(away(state["c_i"][k], slopes[k]) < 1e-10 for k in federation.clients)
             after = {name: w - 2.0 * flags.lr * even(slopes)[name] for name, w in x.items()}
-            assert away(weights_of(done.answers["global"]), after) < 1e-10
+            assert away(weights_of(done.models["global"]), after) < 1e-10
         x = after
 
 
@@ -129,11 +129,11 @@ def test_clients_that_drift_apart_reach_the_optimum_where_fedavg_does_not(variat
     flags = {"batch_size": WHOLE, "epoch_per_round": 5, "lr": 0.2, "weight_decay": 0.1}
     federation = drifting(participation=participation)
     _, done = play(federation, options_for("scaffold", variate=variate, **flags), rounds=200)
-    assert away(weights_of(done.answers["global"]), optimum(federation, 0.1)) < 1e-6
+    assert away(weights_of(done.models["global"]), optimum(federation, 0.1)) < 1e-6
     federation = drifting()
     _, done = play(federation, options_for("fedavg", **flags), rounds=200)
     sizes = [len(share) / 27 for share in federation.shares]
-    assert away(weights_of(done.answers["global"]), optimum(federation, 0.1, sizes)) > 1e-2, "nor that of its own weights"
+    assert away(weights_of(done.models["global"]), optimum(federation, 0.1, sizes)) > 1e-2, "nor that of its own weights"
 
 
 @BOTH
@@ -146,7 +146,7 @@ def test_variates_are_of_the_parameters_that_travel_and_statistics_are_averaged_
     buffers = {name for name in state["server"] if "running" in name}
     assert len(buffers) == (8 if bn == "average" else 0)
     for name in buffers:
-        expected = sum(row[name] for row in done.trained) / 3
+        expected = sum(row[name] for row in done.local_weights) / 3
         torch.testing.assert_close(state["server"][name], expected, rtol=0, atol=1e-12)
 
 
@@ -154,14 +154,14 @@ def test_the_gradient_over_all_examples_is_in_evaluation_mode_and_of_portions_on
     federation = tiny_federation(model="CNN4")
     row = {name: w + 0.1 if "running" in name else w for name, w in federation.initial().items()}
     learnt = [name for name, _ in federation.skeletons[0].named_parameters()]
-    (whole,) = federation.each(scaffold.gradient, [2], [row], [dict.fromkeys(learnt)])
+    (whole,) = federation.map_clients(scaffold.gradient, [2], [row], [dict.fromkeys(learnt)])
     model = federation.architectures[0]().double().eval()
     model.load_state_dict(row)
     logits = model(federation.data.images(federation.shares[2], torch.float64))[1]
     torch.nn.functional.cross_entropy(logits, federation.data.y[federation.shares[2]]).backward()
     assert away(whole, {name: w.grad for name, w in model.named_parameters()}) < 1e-12
     monkeypatch.setattr(helpers, "EVALUATION_BATCH", 7)
-    (parts,) = federation.each(scaffold.gradient, [2], [row], [dict.fromkeys(learnt[:2])])
+    (parts,) = federation.map_clients(scaffold.gradient, [2], [row], [dict.fromkeys(learnt[:2])])
     assert away(parts, {name: whole[name] for name in learnt[:2]}) < 1e-12, "30 examples are 7, 7, 7, 7 and 2"
 
 
