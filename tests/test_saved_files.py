@@ -25,7 +25,7 @@ import run as command
 import saves
 from checks.hard import corrupt, damages, in_time
 from errors import UserError, reason_of
-from experiment import rounds
+from experiment import checkpoints
 from federation import scratch
 from figures import exchange, report, status, table
 from launch import single
@@ -49,7 +49,7 @@ def run(whole, tmp_path):
 def cut(tmp_path, monkeypatch):
     """A run that was stopped in its last round, with a checkpoint after each of the two before."""
     one = prepared("fedavg", tmp_path, track_features=1)
-    monkeypatch.setattr(rounds, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(checkpoints, "SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         played(one, watch=_stop_after(3))
     return one

@@ -42,6 +42,8 @@ import saves
 from checks.hard import HangsError, Outcome, in_time, material, studies
 from checks.hard.commands import Command, extreme, impossible, odd, valid, wrong
 from checks.hard.spoiled import spoiled
+from commandline import plan, study, tuning
+from figures import split
 from launch import single
 
 N = 2000
@@ -102,9 +104,10 @@ def carried_out(words: tuple[str, ...], largest: float = 8) -> Told:
             (commandline, "parse", noting(commandline.parse, lambda _: setattr(told, "stage", "data"))),
             (run, "_prepared", noting(run._prepared, told.ready.append)),
             (run, "launch", launching(run.launch)),
-            (run, "_plan", at("run", run._plan)),
-            (run, "_show_split", at("run", run._show_split)),
-            (run, "_save_study", at("run", run._save_study)),
+            (tuning, "launch", launching(tuning.launch)),
+            (plan, "tell_all", at("run", plan.tell_all)),
+            (split, "show", at("run", split.show)),
+            (study, "save", at("run", study.save)),
             (single, "failed", noting(single.failed, lambda failure: told.failed.append(failure.reason))),
             (socket, "create_connection", mock.Mock(side_effect=OSError("no network"))),
             (sys, "stdout", out),
