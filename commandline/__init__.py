@@ -93,7 +93,7 @@ def parse(
         launch = replace(launch, plugin=tuple(brought))
     for name, flag in launching.items():
         if flag["requires"] and getattr(launch, name) != flag["default"] and not flag["requires"].holds(launch):
-            raise UserError(f"--{name} {getattr(launch, name)}: read only with {flag['needs'].words}")
+            raise UserError(f"--{name} {getattr(launch, name)}: read only with {flag['requires'].words}")
 
     if launch.study and (typed or origin or given.keys() - launching):
         raise UserError(f"--study {launch.study}: has its own algorithms and flags; combine it with launch flags only")
@@ -136,7 +136,7 @@ def combined(
             runs[cls(**{**start, **used, "algorithm": name})] = None
     for name in asked:
         if name not in in_use:
-            raise UserError(f"--{name} {_shown(values[name])}: read only with {declared[name]['needs'].words}")
+            raise UserError(f"--{name} {_shown(values[name])}: read only with {declared[name]['requires'].words}")
     for run in runs:
         _check(run)
     return list(runs)
@@ -317,7 +317,7 @@ def _add(group, name: str, declared: Mapping[str, Any]) -> None:
     default = declared["default"]
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     default_text = "" if default is None else f" (default: {shown})"
-    also = f" [also --{', --'.join(declared['spelled'])}]" if declared["aliases"] else ""
+    also = f" [also --{', --'.join(declared['aliases'])}]" if declared["aliases"] else ""
     spellings = [f"--{spelling}" for spelling in (name, *declared["aliases"])]
     kinds = {Number: "N" if getattr(takes, "type", None) is int else "X", Choice: "NAME", Several: "A,B,..."}
     metavar = kinds.get(type(takes), "PATH" if takes is Path else "TEXT")

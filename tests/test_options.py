@@ -320,7 +320,7 @@ def test_every_flag_is_in_the_help_of_its_algorithm_with_its_text_and_default(na
             assert len(declared["help"]) > 10
             assert re.sub(r"\s+", "", declared["help"]) in text
             if declared["requires"]:
-                assert re.sub(r"\s+", "", f"only with {declared['needs'].words}") in text
+                assert re.sub(r"\s+", "", f"only with {declared['requires'].words}") in text
             if isinstance(declared["type"], Number | Choice | Several | Matching):
                 assert re.sub(r"\s+", "", str(declared["type"])) in text
             if isinstance(declared["default"], int | float | str) and declared["type"] is not None:
