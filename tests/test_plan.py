@@ -288,7 +288,7 @@ def test_the_command_tells_what_each_run_of_the_grid_will_cost_and_runs_nothing(
         assert sum(n["run"] for name, n in plan["bytes"].items() if name.startswith("up:")) == run["bytes_up"]
         assert sum(n["run"] for name, n in plan["bytes"].items() if name.startswith("down:")) == run["bytes_down"]
         for nbytes in plan["bytes"].values():
-            assert nbytes["legacy_value"] + 3 * nbytes["a_round"] == nbytes["run"]
+            assert nbytes["before"] + 3 * nbytes["a_round"] == nbytes["run"]
         assert plan["state"]["all"] == 3 * plan["state"]["a_client"] + plan["state"]["common"]
         assert plan["seconds"] > 0
         assert plan["memory"] > 1e6
