@@ -76,7 +76,7 @@ def test_every_flag_is_read():
     flags = {name for algorithm in algorithms.ALGORITHMS for name in flags_of(algorithms.options_of(algorithm))}
     text = "\n".join(path.read_text() for path in MODULES)
     by_name = {name for partitioner in partition.PARTITIONS.values() for name in partition.parameters(partitioner)}
-    read = {name for name in flags | set(flags_of(Launch)) if re.search(rf"\b(options|o|how|launch|run)\.{name}\b", text)}
+    read = {name for name in flags | set(flags_of(Launch)) if re.search(rf"\b(options|o|how|launch|launch_options|run)\.{name}\b", text)}
     assert flags | set(flags_of(Launch)) == read | (by_name & flags)
 
 
@@ -204,3 +204,25 @@ def test_a_command_that_is_run_by_its_path_says_how_to_run_it(path):
     name = path.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
     assert ended.stderr == f"{path}: is a part of a package; in {ROOT} type: python -m {name}\n"
     assert ended.returncode == 2
+
+
+# names that say only that something was said, found or made: name the thing
+BANNED = ("told", "said", "found", "made", "given", "asked", "seen", "meant", "wanted", "one", "how", "ready")
+BANNED += ("played", "carry_out")
+
+
+def bound(tree: ast.AST) -> set[str]:
+    """Names of variables, parameters, functions and classes that a module binds."""
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    return names | {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_identifiers_name_the_thing(path):
+    assert not bound(ast.parse(path.read_text())) & set(BANNED)
+
+
+def test_the_test_of_identifiers_sees_each_kind():
+    code = "def told(one, *, how=1):\n  found = [made for made in one]\n  with x as seen: pass\n  return lambda given: 1"
+    assert bound(ast.parse(code)) == {"told", "one", "how", "found", "made", "seen", "given"}
