@@ -373,7 +373,7 @@ the table is as wide as it gets | figures/render.py | figures/test_forms.py
 - WIDTH = 100
 + WIDTH = 1000
 a measure of a plugin has no columns | figures/metrics.py | figures/test_forms.py
-- names = dict.fromkeys([*MEASURES, *asked])
+- names = dict.fromkeys([*MEASURES, *requested])
 + names = dict.fromkeys(["balanced_accuracy", "macro_f1", "auc", "calibration"])
 a run without a shift is compared with one that has one | figures/groups.py | figures/test_table.py
 -     return {**BEFORE, **run.options}
