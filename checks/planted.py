@@ -265,11 +265,11 @@ a method is marked as best whatever the others reach | figures/problems.py | fig
 - best = winners(groups, metric, of)
 + best = list(groups)
 of equal methods the first is called the best | figures/groups.py | test_run.py -k "told_as_equal"
-- return [group for group, of_it in values if abs(of_it - largest) < EQUAL]
-+ return [group for group, of_it in values if abs(of_it - largest) < EQUAL][:1]
+- return [group for group, score in values if abs(score - largest) < EQUAL]
++ return [group for group, score in values if abs(score - largest) < EQUAL][:1]
 a run that diverged is called the best | figures/groups.py | test_run.py -k "neither_best"
-- for group in found if not group.diverged]
-+ for group in found]
+- for group in groups if not group.diverged]
++ for group in groups]
 of a switch with two values a study tries the first | commandline/study.py | test_study.py -k "switch"
 - found[name] = list(dict.fromkeys(several))
 + found[name] = several[:1]

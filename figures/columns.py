@@ -287,7 +287,7 @@ COLUMNS: list[Column] = [
         "target",
         (GOAL, "runs"),
         "count",
-        lambda row: (told := _reached(row)) and told.arrived,
+        lambda row: (reached := _reached(row)) and reached.arrived,
         shown=1,
         needs="target",
         words=TARGET,
