@@ -205,8 +205,8 @@ a band is the standard deviation of a population | figures/curves.py | figures/t
 - values.std(0, ddof=1)
 + values.std(0)
 a point that another equals at fewer bytes is on the Pareto front | figures/pareto.py | figures/test_pareto.py
-- one[1] >= other[1]
-+ one[1] > other[1]
+- first[1] >= second[1]
++ first[1] > second[1]
 the report sorts what is missing first | figures/report/page.js | figures/test_report.py
 - (value === "" ? 2 :
 + (value === "" ? -1 :
