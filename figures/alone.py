@@ -53,8 +53,8 @@ def least_gain(group: Group, alone: Group | None, on: str) -> float | None:
     `saves.MANY` clients."""
     if alone is None or (on != "last" and group.options["n_clients"] > saves.MANY):  # only the last round has all clients
         return None
-    least = [(by_client(run, on) - by_client(base, on)).min() for run, base in pairs(group.runs, alone.runs)]
-    return float(np.mean(least)) if least else None
+    smallest_gains = [(by_client(run, on) - by_client(base, on)).min() for run, base in pairs(group.runs, alone.runs)]
+    return float(np.mean(smallest_gains)) if smallest_gains else None
 
 
 def part_harmed(group: Group, alone: Group | None, on: str) -> float | None:

@@ -352,8 +352,8 @@ def of_option(name: str) -> Column:
 def declared(runs: Sequence[Run], options: Iterable[str], request: Asked) -> list[Column]:
     """Return all columns that runs can have, in the order of a table."""
     available = metrics.columns(runs)
-    named = [name for name in request.columns if any(column_of(run, name) for run in runs)]
-    every = dict.fromkeys([*([] if request.metric in available else [request.metric]), *available, *named])
+    requested = [name for name in request.columns if any(column_of(run, name) for run in runs)]
+    every = dict.fromkeys([*([] if request.metric in available else [request.metric]), *available, *requested])
     columns = [*map(of_option, options), *(column for metric in every for column in of_metric(metric, request)), *COLUMNS]
     order = list(GROUPS)
     return sorted(columns, key=lambda column: order.index(column.group))
@@ -384,5 +384,5 @@ def _percent(values: Values | None) -> np.ndarray | None:
     return None if values is None else 100 * np.array(list(values.values()), dtype=float)
 
 
-def _points(part: float | None) -> float | None:
-    return None if part is None else 100 * part
+def _points(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction

@@ -103,27 +103,31 @@ def compare(
         raise UserError("--equal bytes reads the test curve at a budget: not with --on validation")
     check(runs)
     check_metric(runs, request.metric)
-    rows, others = _rows(runs, request, groups(beside))
+    rows, tried = _rows(runs, request, groups(beside))
     request = rows[0].asked
     options = [row.group.options for row in rows]
-    apart = list(request.by) or ["algorithm", *distinguishing(options, across=True)]
-    _check_apart(rows, apart, request)
-    keys = [of_option(name) for name in dict.fromkeys((*apart, *request.select))]
-    within = dict.fromkeys((*(request.by or distinguishing(options)), *request.select))
-    names = [_name(row.group, within, request) for row in rows]
+    distinct_names = list(request.by) or ["algorithm", *distinguishing(options, across=True)]
+    _check_apart(rows, distinct_names, request)
+    keys = [of_option(name) for name in dict.fromkeys((*distinct_names, *request.select))]
+    label_names = dict.fromkeys((*(request.by or distinguishing(options)), *request.select))
+    names = [_name(row.group, label_names, request) for row in rows]
     _against_baseline(rows, names)
     every = declared(runs, [key.name.removeprefix("--") for key in keys if key.name != "algorithm"], request)
     selection = chosen(every, request)
     n = next(column for column in every if column.name == "n")
     cells = [{column.name: cell_of(column.value(row), column.unit) for column in (*keys, n, *selection)} for row in rows]
-    columns = [column for column in selection if column.name in request.columns or any(of[column.name].text for of in cells)]
+    columns = [
+        column
+        for column in selection
+        if column.name in request.columns or any(row_cells[column.name].text for row_cells in cells)
+    ]
     below = sum(row.group.algorithm not in REFERENCES for row in rows)
     table = Table(
         ROUND[request.on],
         [_ready(column, request) for column in columns],
         cells,
         names,
-        "algorithm" if "algorithm" in apart else "--" + ", --".join(request.by),
+        "algorithm" if "algorithm" in distinct_names else "--" + ", --".join(request.by),
         [*keys, n],
         below if 0 < below < len(rows) else None,
         [row.group for row in rows],
@@ -132,8 +136,12 @@ def compare(
     explanations = dict.fromkeys(
         request.fill(column.words) for column in columns if column.words and column.name not in SHORT
     )
-    notes = [_explained(table, request, place), *explanations, *_cautions(row_groups, set(apart) - {*within, "algorithm"})]
-    notes += _budgets(rows, others) if request.select else []
+    notes = [
+        _explained(table, request, place),
+        *explanations,
+        *_cautions(row_groups, set(distinct_names) - {*label_names, "algorithm"}),
+    ]
+    notes += _budgets(rows, tried) if request.select else []
     conclusions = verdict(row_groups, groups(beside)) if request.on == "last" else []
     return Comparison([table], conclusions, notes)
 

@@ -42,9 +42,8 @@ def counts(run: Run, own: bool = False, client: int | None = None) -> np.ndarray
         pairs = Shares(n * saved["own_true"] + saved["own_predicted"], saved["own_offsets"])
         return np.bincount(pairs.values if client is None else pairs[client], minlength=n * n).reshape(n, n)
     by_model = saved["test"]
-    return (
-        by_model.sum(0) if client is None else by_model[client if len(by_model) > 1 else 0]
-    )  # 1: one model for all clients
+    # a single matrix: all clients have the same model
+    return by_model.sum(0) if client is None else by_model[client if len(by_model) > 1 else 0]
 
 
 def in_percent(table: np.ndarray) -> np.ndarray:

@@ -105,14 +105,14 @@ def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
     ]
     curves = [curve for curve in bands if curve is not None and len(curve.x)]
     x = AXES[quantity].spanning([x for curve in curves for x in curve.x], [curve.x[-1] for curve in curves])
-    marks, lacks = [], {}
+    marks, lacking = [], {}
     for curve, (group, style, label) in zip(bands, looks(groups), strict=True):
         if flat(group, quantity):
             marks.append(level(group, metric, x, style, label))
         elif curve is None:
-            lacks[label] = f"the history of {group.runs[0].folder}, or of another seed of it, does not count them"
+            lacking[label] = f"the history of {group.runs[0].folder}, or of another seed of it, does not count them"
         elif not len(curve.x):
-            lacks[label] = (
+            lacking[label] = (
                 f"the runs of {group.algorithm} have no point in common, the evaluated rounds of one seed end before those "
                 "of another begin; --against rounds"
             )
@@ -120,7 +120,7 @@ def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
             mark = Line if len(curve.x) > 1 else Points  # a line with a single point is invisible
             spread = None if curve.spread is None else 100 * curve.spread
             marks.append(mark(curve.x, 100 * curve.mean, style, label, spread))
-    return Panel(marks, x, Axis(f"{meant(metric)[0]} (%)"), title(metric), lacks)
+    return Panel(marks, x, Axis(f"{meant(metric)[0]} (%)"), title(metric), lacking)
 
 
 def title(metric: str) -> str:

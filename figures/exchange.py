@@ -55,9 +55,9 @@ def draw_intensity(maps, path: Path) -> None:
     """Draw for each client the sum of its images over their total: before, of the images sent, and after.
 
     Every map has its own scale; black is 0."""
-    shown = maps[:MAX_SHOWN]
-    figure, grid = panels(3, len(shown), 1.25 + 0.7 / len(shown), 1.4)
-    for column, client_maps in enumerate(shown):
+    shown_maps = maps[:MAX_SHOWN]
+    figure, grid = panels(3, len(shown_maps), 1.25 + 0.7 / len(shown_maps), 1.4)
+    for column, client_maps in enumerate(shown_maps):
         for row, (name, intensity) in enumerate(zip(("before", "sent", "after"), client_maps, strict=True)):
             axes = grid[row, column]
             pixels = intensity.mean(0).cpu().numpy()

@@ -36,7 +36,7 @@ def columns(runs: Iterable[Run] = ()) -> dict[str, str]:
     The accuracies come first, then every measure, including measures of a plugin that is not loaded."""
     requested = [name for run in runs for name in _measured(run)]
     names = dict.fromkeys([*MEASURES, *requested])
-    measures = {f"{of}{name}": f"{of or 'global_'}{name}_mean" for of in ("", "personal_") for name in names}
+    measures = {f"{prefix}{name}": f"{prefix or 'global_'}{name}_mean" for prefix in ("", "personal_") for name in names}
     return ACCURACIES | {name: column for name, column in measures.items() if name not in ACCURACIES}
 
 
@@ -71,16 +71,16 @@ def meant(metric: str) -> tuple[str, str]:
 
 def words(metric: str) -> str:
     """Return in words the examples on which a metric is computed, and the answer or head."""
-    of = metric.partition(":")[2]
-    return WORDS[meant(metric)[1]] + (f', of "{of}"' if of else "")
+    answer = metric.partition(":")[2]
+    return WORDS[meant(metric)[1]] + (f', of "{answer}"' if answer else "")
 
 
 def column_of(run: Run, metric: str) -> str | None:
     """Return the column of an accuracy; None where the run has no accuracy of that name.
 
     The name of the headline answer is accepted too: "personal:global" of `fedavg` is its "personal"."""
-    available, (name, _, of) = metrics(run), metric.partition(":")
-    answer, _, head = of.partition(" ")
+    available, (name, _, suffix) = metrics(run), metric.partition(":")
+    answer, _, head = suffix.partition(" ")
     if metric not in available and answer and answer == run.headline:
         metric = f"{name}:{head}" if head else name
     return available.get(metric)

@@ -57,7 +57,7 @@ def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
     References are level, whatever they cost. The panel lacks groups whose histories do not count the quantity."""
     prices = [None if group.algorithm in REFERENCES or flat(group, quantity) else price(group, quantity) for group in groups]
     known = [spent for spent in prices if spent is not None]
-    x, places, marks, lacks = AXES[quantity].spanning(known, known), [], [], {}
+    x, places, marks, lacking = AXES[quantity].spanning(known, known), [], [], {}
     for spent, (group, style, label) in zip(prices, looks(groups), strict=True):
         if spent is not None:
             mean, spread = last(group, metric)
@@ -66,12 +66,12 @@ def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
         elif group.algorithm in REFERENCES or flat(group, quantity):
             marks.append(level(group, metric, x, style, label))
         else:
-            lacks[label] = f"its histories do not count {quantity}"
+            lacking[label] = f"its histories do not count {quantity}"
     steps = sorted(place for place, is_on_front in zip(places, front(places), strict=True) if is_on_front)
     if steps:  # to the end of the axis: the best accuracy costs no more there
         spent_on_front, values = zip(*steps, (x.span[1], steps[-1][1]), strict=True)
         marks.insert(0, Line(spent_on_front, values, FRONT, "Pareto front", hover="Pareto front", steps=True, width=3))
-    return Panel(marks, x, Axis(f"{meant(metric)[0]} after the last round (%)"), title(metric), lacks)
+    return Panel(marks, x, Axis(f"{meant(metric)[0]} after the last round (%)"), title(metric), lacking)
 
 
 def draw(runs: Sequence[Run], path: Path | None = None, metric: Sequence[str] = ("global", "personal")):

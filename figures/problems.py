@@ -143,10 +143,9 @@ def _cell(method: str, values: dict[str, Values], marks: dict[str, str]) -> Cell
 
 
 def _marks(groups: Sequence[Group], label, metric: str, values: dict[str, Values]) -> dict[str, str]:
-    """Return {method: "best" or "level"}: the best collaborating methods on a problem, and those not significantly
-    different.
+    """Return {method: "best" or "level"} of the collaborating methods on a problem.
 
-    Empty where there are fewer than two collaborating methods."""
+    "best": the best methods. "level": methods not significantly different from them. Empty with fewer than two methods."""
 
     def of(group: Group) -> Values:
         return values[label(group)]
@@ -172,9 +171,8 @@ def _ranks(methods: Sequence[str], values: Sequence[dict[str, Values]]) -> tuple
     common = [by_method for by_method in values if all(name in by_method for name in competing)]
     if len(competing) < 2 or len(common) < 2:
         return {}, []
-    table = np.array(
-        [[np.mean(list(by_method[name].values())) for name in competing] for by_method in common]
-    )  # [problems, methods]
+    # [problems, methods]
+    table = np.array([[np.mean(list(by_method[name].values())) for name in competing] for by_method in common])
     ranks = rankdata(-table, axis=1).mean(0)
     lines = [f"average rank of the collaborating methods over {len(common)} problems, 1 is best"]
     if len(common) < LEAST_PROBLEMS:

@@ -29,7 +29,7 @@ from saves import Run
 
 COLUMNS = 6  # default number of rounds; the default number of clients is the number of markers
 PERPLEXITY = 30  # of t-SNE
-MANY = 26  # the legend has at most this many classes
+MANY = 26  # with more classes than this, the legend omits the classes
 GREY = "#444444"
 
 

@@ -29,7 +29,7 @@ from saves import Run
 from untrusted import print_escaped
 
 CLIENTS_SHOWN, CLASSES_SHOWN = 20, 12  # in the terminal
-MAX_CLIENTS = 60  # more rows than this cannot be told apart on paper
+MAX_CLIENTS = 60  # on paper, more rows than this are indistinguishable
 
 
 def panel(saved: Mapping[str, np.ndarray], title: str = "", most: int = saves.MANY) -> Panel:
@@ -57,8 +57,8 @@ def _distributions(table: np.ndarray, classes: Sequence[str], title: str) -> Pan
 
 
 def _range(counts: np.ndarray) -> str:
-    least, most = int(counts.min()), int(counts.max())
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}, median {np.median(counts):,.0f}"
+    smallest, largest = int(counts.min()), int(counts.max())
+    return f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}, median {np.median(counts):,.0f}"
 
 
 def draw_one(saved: Mapping[str, np.ndarray], png: Path) -> None:

@@ -66,5 +66,5 @@ def of_classes(n: int) -> list[str]:
     Colour-blind readers can distinguish the ten colours of up to ten classes; more colours are less distinct."""
     if n <= len(TEN):
         return list(TEN[:n])
-    parts = [hls_to_rgb(0.8 * i / (n - 1), (0.35, 0.5, 0.65)[i % 3], 0.9) for i in range(n)]  # from red to violet
-    return ["#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in parts]
+    colours = [hls_to_rgb(0.8 * i / (n - 1), (0.35, 0.5, 0.65)[i % 3], 0.9) for i in range(n)]  # from red to violet
+    return ["#" + "".join(f"{round(255 * channel):02x}" for channel in colour) for colour in colours]

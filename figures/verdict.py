@@ -107,21 +107,25 @@ def verdict(groups: Sequence[Group], beside: Sequence[Group] = ()) -> list[str]:
         ]
     lines = ["of each algorithm's settings the one with the best validation accuracy:"] if len(groups) < n_settings else []
     methods = [group for group in groups if group.algorithm not in REFERENCES]
-    alone_best: dict[str, Group] = {}
-    own = "On the clients' own distributions"
-    for what, where in (("global", "On the global test set"), ("personal", own), ("tuned", f"{own}, after fine-tuning,")):
-        if not methods or (what == "tuned" and not all(group.tuned for group in methods)):
+    sole_best: dict[str, Group] = {}
+    own_examples = "On the clients' own distributions"
+    for metric, place in (
+        ("global", "On the global test set"),
+        ("personal", own_examples),
+        ("tuned", f"{own_examples}, after fine-tuning,"),
+    ):
+        if not methods or (metric == "tuned" and not all(group.tuned for group in methods)):
             continue
-        name = f"{what}_mean"
-        best = winners(methods, what, lambda group, name=name: group.by_seed(name))
-        lines.append(f"{where} {_best_told(best, methods, all_groups, beside, name)}.")
+        name = f"{metric}_mean"
+        best = winners(methods, metric, lambda group, name=name: group.by_seed(name))
+        lines.append(f"{place} {_best_told(best, methods, all_groups, beside, name)}.")
         if len(best) == 1:
-            alone_best[what] = best[0]
-    if len({alone_best.get("global"), alone_best.get("personal")} - {None}) == 2:
-        sent = {what: _sent(group) for what, group in alone_best.items()}
-        small, large = sorted(("global", "personal"), key=lambda what: sent[what])
+            sole_best[metric] = best[0]
+    if len({sole_best.get("global"), sole_best.get("personal")} - {None}) == 2:
+        sent = {metric: _sent(group) for metric, group in sole_best.items()}
+        small, large = sorted(("global", "personal"), key=lambda metric: sent[metric])
         if sent[small]:
-            names = {what: name_of(group, all_groups) for what, group in alone_best.items()}
+            names = {metric: name_of(group, all_groups) for metric, group in sole_best.items()}
             times = f"{sent[large] / sent[small]:.3g}"
             sentence = f"{names[small]} moves {times} times fewer bytes than {names[large]}."
             lines.append(

@@ -19,9 +19,9 @@ def written(text: str) -> str:
     """Return the text of RESULTS.md with a new text between the markers of each paper."""
     for name, paper in PAPERS.items():
         begin, end = f"<!-- papers/{name}: begin -->", f"<!-- papers/{name}: end -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        text = f"{before}{begin}\n\n{block(name, paper)}\n\n{end}{after}"
+        head, _, rest = text.partition(begin)
+        _, _, tail = rest.partition(end)
+        text = f"{head}{begin}\n\n{block(name, paper)}\n\n{end}{tail}"
     return text
 
 

@@ -84,13 +84,13 @@ def measured(groups: Sequence[Group], accuracy: str) -> bool:
     return all(column_of(run, accuracy) for group in groups for run in group.runs)
 
 
-def _chart(id: str, title: str, picture: ModuleType, shown: Shown, absent: str, more: str = "") -> Chart:
+def _chart(id: str, title: str, picture: ModuleType, choices_and_panels: Shown, absent: str, more: str = "") -> Chart:
     """Return a chart of the panels; empty panels are left out.
 
     The words are the last paragraph of the docstring of the picture's module, and the entries that the panels lack."""
     chart = Chart(id, title, " ".join(picture.__doc__.split("\n\n")[-1].split()) + more, absent)
     lacking: dict[str, dict[str, str]] = {}
-    for choices, panel in shown:
+    for choices, panel in choices_and_panels:
         (_, first), *_ = choices.values()
         lacking.setdefault(first, {}).update(panel.lacks)
         if not panel.empty:
@@ -103,10 +103,10 @@ def _chart(id: str, title: str, picture: ModuleType, shown: Shown, absent: str, 
     return chart
 
 
-def _against(groups: Sequence[Group], panel: Callable, what: str, quantities: Sequence[str]) -> Shown:
+def _against(groups: Sequence[Group], panel: Callable, choice: str, quantities: Sequence[str]) -> Shown:
     for quantity, accuracy in product(quantities, ACCURACIES):
         if measured(groups, accuracy):
-            choices = {what: (quantity, QUANTITIES[quantity]), "accuracy": (accuracy, curves.title(accuracy))}
+            choices = {choice: (quantity, QUANTITIES[quantity]), "accuracy": (accuracy, curves.title(accuracy))}
             yield choices, panel(groups, quantity, accuracy)
 
 

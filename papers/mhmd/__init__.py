@@ -29,7 +29,7 @@ SHARED = (
 )
 CIFAR10 = f"--dataset CIFAR10 --shard_per_user 2 --rounds 60 {SHARED}"
 CIFAR100 = f"--dataset CIFAR100 --shard_per_user 10 --rounds 30 {SHARED}"
-EPOCHS = range(6)  # of fine-tuning; 0 is the model as sent by the server
+EPOCHS = range(6)  # of fine-tuning; 0 is the model as sent
 
 
 def fine_tuned(command: str) -> dict[str, Cell]:
@@ -197,7 +197,7 @@ PICTURE = (
 
 def draw(results: Results, path: Path) -> None:
     """Draw personal accuracy against epochs of fine-tuning, a panel per data set."""
-    shown = []
+    panels = []
     for table in (SMALL, SMALL_100):
         marks = []
         for name, colour, dash in zip(table.rows, COLOURS, DASHES, strict=False):
@@ -205,5 +205,5 @@ def draw(results: Results, path: Path) -> None:
             label = f"{name} (n = {results.n(table, name, 'epoch 5')})"
             marks.append(Line(list(EPOCHS), line, Style(colour, dash, ""), label if table is SMALL else ""))
         x, y = Axis("epochs of fine-tuning", whole=True), Axis("personal accuracy (%)")
-        shown.append(Panel(marks, x, y, title=table.title))
-    on_paper.figure(shown, 4.8, 3.2, path, legend="")
+        panels.append(Panel(marks, x, y, title=table.title))
+    on_paper.figure(panels, 4.8, 3.2, path, legend="")
