@@ -205,8 +205,8 @@ a band is the standard deviation of a population | figures/curves.py | figures/t
 - values.std(0, ddof=1)
 + values.std(0)
 a point that another equals at fewer bytes is on the Pareto front | figures/pareto.py | figures/test_pareto.py
-- one[1] >= other[1]
-+ one[1] > other[1]
+- first[1] >= second[1]
++ first[1] > second[1]
 the report sorts what is missing first | figures/report/page.js | figures/test_report.py
 - (value === "" ? 2 :
 + (value === "" ? -1 :
@@ -236,7 +236,7 @@ what the server does is counted as the clients' | experiment/measuring.py | test
 + count(what, None, amount)
 a cell takes the run of another setting | papers/results.py | papers/test_papers.py -k "other_settings"
 - runs = self._runs.get(name, [])
-+ runs = [run for of_name in self._runs.values() for run in of_name if run.options["algorithm"] == made.options.algorithm]
++ runs = [run for of_name in self._runs.values() for run in of_name if run.options["algorithm"] == table_run.options.algorithm]
 two methods are told apart at two standard errors whatever n | figures/statistics.py | test_run.py -k "apart"
 - return float(stats.t.ppf(0.975, n - 1))
 + return 2.0
@@ -265,11 +265,11 @@ a method is marked as best whatever the others reach | figures/problems.py | fig
 - best = winners(groups, metric, of)
 + best = list(groups)
 of equal methods the first is called the best | figures/groups.py | test_run.py -k "told_as_equal"
-- return [group for group, of_it in values if abs(of_it - largest) < EQUAL]
-+ return [group for group, of_it in values if abs(of_it - largest) < EQUAL][:1]
+- return [group for group, score in values if abs(score - largest) < EQUAL]
++ return [group for group, score in values if abs(score - largest) < EQUAL][:1]
 a run that diverged is called the best | figures/groups.py | test_run.py -k "neither_best"
-- for group in found if not group.diverged]
-+ for group in found]
+- for group in groups if not group.diverged]
++ for group in groups]
 of a switch with two values a study tries the first | commandline/study.py | test_study.py -k "switch"
 - found[name] = list(dict.fromkeys(several))
 + found[name] = several[:1]
@@ -373,7 +373,7 @@ the table is as wide as it gets | figures/render.py | figures/test_forms.py
 - WIDTH = 100
 + WIDTH = 1000
 a measure of a plugin has no columns | figures/metrics.py | figures/test_forms.py
-- names = dict.fromkeys([*MEASURES, *asked])
+- names = dict.fromkeys([*MEASURES, *requested])
 + names = dict.fromkeys(["balanced_accuracy", "macro_f1", "auc", "calibration"])
 a run without a shift is compared with one that has one | figures/groups.py | figures/test_table.py
 -     return {**BEFORE, **run.options}

@@ -1,9 +1,8 @@
-"""Tables and pictures of saved runs; nothing here reads anything but `saves` (and `plan`, what was planned).
+"""Make tables and pictures of saved runs; this package reads only `saves` (and `plan`, planned runs).
 
-The pictures of comparable runs are modules alike: `panel(...)` works out what is shown, as plain data (`marks`), which
-`on_paper` draws with matplotlib and `report` with plotly; `draw(runs, path, ...)` returns a matplotlib figure, which a
-notebook shows, and writes it where there is a path; `python -m figures.MODULE RUN [RUN ...] -o PICTURE` is the same as a
-command. The last paragraph of each docstring tells readers of the page, too, what they see.
-"""
+The modules for pictures of comparable runs have the same structure. `panel(...)` computes the picture as plain data
+(`marks`), which `on_paper` draws with matplotlib and `report` with plotly. `draw(runs, path, ...)` returns a matplotlib
+figure, which a notebook shows, and writes it if there is a path. `python -m figures.MODULE RUN [RUN ...] -o PICTURE` does
+the same as a command. The page shows the last paragraph of each module's docstring as the description of the picture."""
 
 import errors  # noqa: F401, first of all: it tells where saves/ is gone

@@ -1,6 +1,7 @@
-"""Every column of the results table, declared once: its name, group, header, unit, how its value comes from the runs of a
-row, and whether it is shown by default. A new column is one entry of COLUMNS; a metric has its columns by `of_metric`.
-"""
+"""Declare every column of the results table once.
+
+An entry of COLUMNS has the name, group, header and unit of a column, how its value is computed from the runs of a row, and
+whether the column is shown by default. A new column is one entry of COLUMNS; `of_metric` makes the columns of a metric."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from figures.units import UNITS, shown
 from saves import Run
 from untrusted import escape
 
-GROUPS = {  # in the order in which a table has them, with the title of each
+GROUPS = {  # {group of columns: title}, in the order of a table
     "options": "Options that tell rows apart",
     "runs": "Runs",
     "accuracy": "Accuracy",
@@ -33,7 +34,9 @@ GROUPS = {  # in the order in which a table has them, with the title of each
 
 @dataclass(frozen=True)
 class Asked:
-    """What the comparison is asked for: the flags of `figures.table`; `budget` in bytes is what `equal` comes to."""
+    """Hold what the user requests from the comparison: the flags of `figures.table`.
+
+    `budget`: the bytes that `equal` resolves to."""
 
     metric: str = "global"
     on: str = "last"
@@ -46,7 +49,7 @@ class Asked:
     budget: float | None = None
 
     def fill(self, text: str) -> str:
-        """A header or a note with what is asked for in its {places}."""
+        """Return a header or a note with the requested values in its {places}."""
         curve = "validation" if self.on == "validation" or self.metric.startswith("validation") else "the test curve"
         places = {
             "{metric}": self.metric,
@@ -55,16 +58,18 @@ class Asked:
             "{budget}": "" if self.budget is None else UNITS["bytes"].show(self.budget),
             "{curve}": f"{curve} ({self.metric})" if self.on == "last" else curve,
         }
-        for place, words in places.items():
-            text = text.replace(place, words)
+        for place, replacement in places.items():
+            text = text.replace(place, replacement)
         return text
 
 
 @dataclass
 class Row:
-    """A row, as the columns are given it: runs that differ in their seeds only, the `independent` that they are held
-    against, how many settings were tried; `against`: the difference to the baseline and its p by Holm, at the "end" and at
-    "equal" bytes, where `equal` is (accuracies by seed, bytes, rounds, steps)."""
+    """Hold a row for the functions of the columns.
+
+    `group`: runs that differ in their seeds only. `alone`: the group of `independent` that the row is compared with.
+    `tried`: how many settings were tried. `equal`: (accuracies by seed, bytes, rounds, steps) at equal bytes. `against`: the
+    difference to the baseline and its p by Holm, at the "end" and at "equal" bytes."""
 
     group: Group
     asked: Asked
@@ -74,27 +79,30 @@ class Row:
     against: dict[str, tuple[Paired, float | None]] = field(default_factory=dict)
 
     def values(self, metric: str) -> Values | None:
-        """{seed: a fraction of 1} in the round that is asked for; None where a run has none."""
+        """Return {seed: a fraction of 1} in the requested round; None where a run has no such value."""
         return values_of(self.group.runs, metric, self.asked.on)
 
     def gain(self, metric: str) -> Paired | None:
-        """The difference to learning alone, paired by seed."""
+        """Return the difference to learning alone, paired by seed."""
         alone = values_of(self.alone.runs, metric, self.asked.on) if self.alone else None
         own = self.values(metric)
         return paired(own, alone) if own and alone else None
 
 
 class Above(float):
-    """More than this: of what was not reached by the end."""
+    """Mark a number as a lower bound: the target was not reached by the end."""
 
 
-Value = float | str | np.ndarray | None  # an array: a value a seed, of which mean and standard deviation are shown
+Value = float | str | np.ndarray | None  # array: a value per seed; mean and standard deviation are shown
 
 
 class Column(NamedTuple):
-    """A column. `heads`: the lines of its header, adjacent columns with the same first line share it; `unit`: of UNITS;
-    `shown`: 0 not by default, 1 always, more: left out of a table that is too wide, the largest first; `needs`: the flag
-    without which it is empty; `spread`: its value is an array; `words`: a note below a table that shows it."""
+    """Declare a column.
+
+    `heads`: the lines of the header; adjacent columns with the same first line share that line. `unit`: a key of UNITS.
+    `shown`: 0 not by default, 1 always, more: left out of a table that is too wide, the largest first. `needs`: the flag
+    without which the column is empty. `spread`: the value is an array. `words`: a note below a table that shows the
+    column."""
 
     name: str
     group: str
@@ -108,19 +116,21 @@ class Column(NamedTuple):
 
     @property
     def header(self) -> str:
-        """Its header in forms for programs: name and unit."""
+        """Return the header in forms for programs: name and unit."""
         unit = UNITS[self.unit].name
         return f"{self.name} ({unit})" if unit else self.name
 
     @property
     def of_spread(self) -> str:
-        """That of its standard deviation over seeds there."""
+        """Return the header of the standard deviation over seeds in forms for programs."""
         return f"{self.name} std ({UNITS[self.unit].name})"
 
 
 class Cell(NamedTuple):
-    """A value (None for an empty cell), how it is written, its standard deviation over seeds, and `mark`: "best", or "level"
-    where it is not told apart from the best. `short` is how it is written where there is little room."""
+    """Hold a value (None for an empty cell), its text, its standard deviation over seeds, and its mark.
+
+    `mark`: "best", or "level" where the value is not significantly different from the best. `short`: the text where there is
+    little room."""
 
     value: float | str | None
     text: str
@@ -130,7 +140,7 @@ class Cell(NamedTuple):
 
 
 def cell_of(value: Value, unit: str) -> Cell:
-    """A value in its unit; nothing for None and NaN."""
+    """Return the cell of a value in its unit; an empty cell for None and NaN."""
     show = UNITS[unit].show
     if isinstance(value, np.ndarray) and len(value):
         mean, std = float(value.mean()), float(value.std(ddof=1)) if len(value) > 1 else None
@@ -144,7 +154,7 @@ def cell_of(value: Value, unit: str) -> Cell:
     return Cell(value, escape(show(value)))
 
 
-# --- what there is -----------------------------------------------------------------------------------------------------
+# --- the columns ------------------------------------------------------------------------------------------------------
 
 
 def _per_client_and_round(name: str) -> Callable[[Row], float]:
@@ -156,22 +166,26 @@ def _between(row: Row) -> float | None:
 
 
 def _sent(row: Row) -> float:
-    nbytes = float(np.mean([sent(run) for run in row.group.runs]))
-    return nbytes / row.group.options["n_clients"] / row.group.options["rounds"]
+    n_bytes = float(np.mean([sent(run) for run in row.group.runs]))
+    return n_bytes / row.group.options["n_clients"] / row.group.options["rounds"]
 
 
 def _kinds(row: Row) -> str | None:
     rounds = row.group.runs[0].rounds
-    moved = {name: rounds[name].sum() for name in rounds if name.startswith(("bytes_up:", "bytes_between:"))}
-    kinds = dict.fromkeys(name.partition(":")[2] for name in sorted(moved, key=moved.get, reverse=True) if moved[name])
-    silent = sum(row.group.values(f"bytes_{way}").sum() for way in ("up", "between")) == 0
-    return ", ".join(kinds) or ("nothing" if silent else None)
+    bytes_by_column = {name: rounds[name].sum() for name in rounds if name.startswith(("bytes_up:", "bytes_between:"))}
+    kinds = dict.fromkeys(
+        name.partition(":")[2]
+        for name in sorted(bytes_by_column, key=bytes_by_column.get, reverse=True)
+        if bytes_by_column[name]
+    )
+    is_silent = sum(row.group.values(f"bytes_{way}").sum() for way in ("up", "between")) == 0
+    return ", ".join(kinds) or ("nothing" if is_silent else None)
 
 
 def _to_target(quantity: str) -> Callable[[Row], float | None]:
     def value(row: Row) -> float | None:
-        told = _reached(row, quantity)
-        return told and (Above(told.total) if told.value is None else told.value)
+        reached = _reached(row, quantity)
+        return reached and (Above(reached.total) if reached.value is None else reached.value)
 
     return value
 
@@ -189,28 +203,28 @@ def _best_round(row: Row) -> float | None:
 
 
 def _differences(group: str, at: str, over: str, needs: str) -> list[Column]:
-    """The paired difference to the baseline, its interval, n and p."""
+    """Return the columns of the paired difference to the baseline, its interval, n and p."""
 
     def of(part: str) -> Callable[[Row], float | None]:
         def value(row: Row) -> float | None:
-            told = row.against.get(at)
-            found = told and getattr(told[0], part)
-            return found if found is None or part == "n" else 100 * found
+            comparison = row.against.get(at)
+            statistic = comparison and getattr(comparison[0], part)
+            return statistic if statistic is None or part == "n" else 100 * statistic
 
         return value
 
-    before = "" if at == "end" else f"{at}_"
+    prefix = "" if at == "end" else f"{at}_"
     words = (
         f"differences to {{baseline}} in points, paired over the common seeds, with Student's 95 % interval; p of a paired "
         f"t-test from {LEAST_SEEDS} common seeds on, adjusted over the rows (Holm)"
     )
-    kept = {"shown": 1, "needs": needs}
+    common = {"shown": 1, "needs": needs}
     return [
-        Column(f"{before}difference", group, (over, "difference"), "points", of("mean"), words=words, **kept),
-        Column(f"{before}low", group, (over, "95 % from"), "points", of("low"), **kept),
-        Column(f"{before}high", group, (over, "to"), "points", of("high"), **kept),
-        Column(f"{before}common_seeds", group, (over, "seeds"), "count", of("n"), **kept),
-        Column(f"{before}p", group, (over, "p (Holm)"), "p", lambda row: row.against.get(at, (0, None))[1], **kept),
+        Column(f"{prefix}difference", group, (over, "difference"), "points", of("mean"), words=words, **common),
+        Column(f"{prefix}low", group, (over, "95 % from"), "points", of("low"), **common),
+        Column(f"{prefix}high", group, (over, "to"), "points", of("high"), **common),
+        Column(f"{prefix}common_seeds", group, (over, "seeds"), "count", of("n"), **common),
+        Column(f"{prefix}p", group, (over, "p (Holm)"), "p", lambda row: row.against.get(at, (0, None))[1], **common),
     ]
 
 
@@ -273,7 +287,7 @@ COLUMNS: list[Column] = [
         "target",
         (GOAL, "runs"),
         "count",
-        lambda row: (told := _reached(row)) and told.arrived,
+        lambda row: (reached := _reached(row)) and reached.arrived,
         shown=1,
         needs="target",
         words=TARGET,
@@ -300,73 +314,75 @@ COLUMNS: list[Column] = [
         for i, (name, unit) in enumerate((("bytes", "bytes"), ("rounds", "rounds"), ("steps", "count")), start=1)
     ),
 ]
-SHOWN = {"global": 1, "personal": 1, "worst": 2, "tuned": 1}  # of the metrics
+SHOWN = {"global": 1, "personal": 1, "worst": 2, "tuned": 1}  # `shown` of the metrics
 
 
-def of_metric(metric: str, asked: Asked) -> list[Column]:
-    """The columns that every metric has: what was reached, and the gain over learning alone."""
-    what, examples = meant(metric)
-    head = metric if what == "accuracy" else examples + metric[len(metric.partition(":")[0]) :]
-    mine = 1 if metric == asked.metric else 0
+def of_metric(metric: str, request: Asked) -> list[Column]:
+    """Return the columns that every metric has: the value reached, and the gain over learning alone."""
+    measure, examples = meant(metric)
+    head = metric if measure == "accuracy" else examples + metric[len(metric.partition(":")[0]) :]
+    is_main = 1 if metric == request.metric else 0
     return [
         Column(
-            *(metric, "accuracy", (f"{what} %", head), "%", lambda row: _percent(row.values(metric))),
-            shown=mine or SHOWN.get(metric, 0),
+            *(metric, "accuracy", (f"{measure} %", head), "%", lambda row: _percent(row.values(metric))),
+            shown=is_main or SHOWN.get(metric, 0),
             spread=True,
-            words=f"{metric}: {what} {metrics.words(metric)}",
+            words=f"{metric}: {measure} {metrics.words(metric)}",
         ),
         Column(
             *(f"gain_{metric}", "gain", ("gain over alone", metric), "points"),
             lambda row: (pair := row.gain(metric)) and 100 * pair.mean,
-            shown=mine or int(metric in ("global", "personal")),
+            shown=is_main or int(metric in ("global", "personal")),
         ),
     ]
 
 
 def of_option(name: str) -> Column:
-    """An option of the runs, as it was given."""
+    """Return the column of an option of the runs, with the values from the command lines."""
 
     def value(row: Row) -> float | str | None:
-        found = row.group.options.get(name)
-        number = isinstance(found, int | float) and not isinstance(found, bool)
-        return found if number else shown(found) if name in row.group.options else None
+        setting = row.group.options.get(name)
+        is_number = isinstance(setting, int | float) and not isinstance(setting, bool)
+        return setting if is_number else shown(setting) if name in row.group.options else None
 
     head = name if name == "algorithm" else f"--{name}"
     return Column(head, "options", ("", head), "option", value)
 
 
-def declared(runs: Sequence[Run], options: Iterable[str], asked: Asked) -> list[Column]:
-    """All columns that runs can have, in the order of a table."""
-    there = metrics.columns(runs)
-    named = [name for name in asked.columns if any(column_of(run, name) for run in runs)]
-    every = dict.fromkeys([*([] if asked.metric in there else [asked.metric]), *there, *named])
-    found = [*map(of_option, options), *(column for metric in every for column in of_metric(metric, asked)), *COLUMNS]
-    first = list(GROUPS)
-    return sorted(found, key=lambda column: first.index(column.group))
+def declared(runs: Sequence[Run], options: Iterable[str], request: Asked) -> list[Column]:
+    """Return all columns that runs can have, in the order of a table."""
+    available = metrics.columns(runs)
+    requested = [name for name in request.columns if any(column_of(run, name) for run in runs)]
+    every = dict.fromkeys([*([] if request.metric in available else [request.metric]), *available, *requested])
+    columns = [*map(of_option, options), *(column for metric in every for column in of_metric(metric, request)), *COLUMNS]
+    order = list(GROUPS)
+    return sorted(columns, key=lambda column: order.index(column.group))
 
 
-def chosen(every: Sequence[Column], asked: Asked) -> list[Column]:
-    """The columns that `--columns` names, by their names or groups; or those that are shown by default, and what flags ask
-    for. Raises UserError."""
-    there = [column for column in every if not column.needs or getattr(asked, column.needs)]
-    if not asked.columns:
-        return [column for column in there if column.shown]
-    for word in asked.columns:
-        meant = [column for column in every if word in (column.name, column.group, "all")]
-        if not meant:
+def chosen(every: Sequence[Column], request: Asked) -> list[Column]:
+    """Return the columns to show.
+
+    `--columns` selects columns by name or group. Without it: the columns shown by default and those that other flags
+    request. Raises UserError."""
+    available = [column for column in every if not column.needs or getattr(request, column.needs)]
+    if not request.columns:
+        return [column for column in available if column.shown]
+    for word in request.columns:
+        matches = [column for column in every if word in (column.name, column.group, "all")]
+        if not matches:
             raise UserError(
                 f"--columns {word}: no such column; there are the groups {', '.join(GROUPS)}, all, and the columns "
                 f"{', '.join(column.name for column in every)}"
             )
-        if not any(column in there for column in meant):
-            raise UserError(f"--columns {word}: needs --{meant[0].needs}")
-    wanted = set(asked.columns)
-    return [column for column in there if {column.name, column.group, "all"} & wanted]
+        if not any(column in available for column in matches):
+            raise UserError(f"--columns {word}: needs --{matches[0].needs}")
+    requested = set(request.columns)
+    return [column for column in available if {column.name, column.group, "all"} & requested]
 
 
 def _percent(values: Values | None) -> np.ndarray | None:
     return None if values is None else 100 * np.array(list(values.values()), dtype=float)
 
 
-def _points(part: float | None) -> float | None:
-    return None if part is None else 100 * part
+def _points(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction

@@ -27,8 +27,10 @@ from saves import Run
 
 
 def counts(run: Run, own: bool = False, client: int | None = None) -> np.ndarray:
-    """Test examples by true class (row) and predicted class, int [C, C]: of the whole test set or, `own`, of the clients'
-    own; summed over the models, or of a single client's. Raises UserError for a run without them and for no such client."""
+    """Return test examples by true class (row) and predicted class, int [C, C].
+
+    Counts the whole test set or, with `own`, the clients' own test examples; summed over the models, or of a single
+    client's. Raises UserError for a run without confusion matrices and for an unknown client."""
     saved = run.arrays("confusion")
     if saved is None:
         raise UserError(f"{run.folder}: has no confusion.npz, which every run writes")
@@ -39,18 +41,19 @@ def counts(run: Run, own: bool = False, client: int | None = None) -> np.ndarray
         n = len(saved["classes"])
         pairs = Shares(n * saved["own_true"] + saved["own_predicted"], saved["own_offsets"])
         return np.bincount(pairs.values if client is None else pairs[client], minlength=n * n).reshape(n, n)
-    of_models = saved["test"]
-    return of_models.sum(0) if client is None else of_models[client if len(of_models) > 1 else 0]  # one model for all
+    by_model = saved["test"]
+    # a single matrix: all clients have the same model
+    return by_model.sum(0) if client is None else by_model[client if len(by_model) > 1 else 0]
 
 
 def in_percent(table: np.ndarray) -> np.ndarray:
-    """Rows that sum to 100, float [C, C]; NaN in those of classes without examples."""
+    """Return rows that sum to 100, float [C, C]; NaN in the rows of classes without examples."""
     with np.errstate(invalid="ignore"):
         return 100 * table / table.sum(1, keepdims=True)
 
 
 def panel(runs: Sequence[Run], title: str, own: bool = False, client: int | None = None) -> Panel:
-    """The matrix of runs together. Raises UserError as `counts`."""
+    """Return the confusion matrix of all runs together. Raises UserError as `counts`."""
     table = sum(counts(run, own, client) for run in runs)
     classes = dict(enumerate(map(str, runs[0].arrays("confusion")["classes"])))
     heat = Heat(in_percent(table), 100, "% of the true class", table)
@@ -59,15 +62,16 @@ def panel(runs: Sequence[Run], title: str, own: bool = False, client: int | None
 
 
 def draw(runs: Sequence[Run], path: Path | None = None, own: bool = False, client: int | None = None):
-    """The matrices as a figure, written to a PNG or PDF where there is a path. Raises UserError for runs that are not to be
-    compared and as `counts`."""
+    """Return the matrices as a figure, written to a PNG or PDF if there is a path.
+
+    Raises UserError for runs that cannot be compared, and as `counts`."""
     check(runs)
-    found = ordered(runs)
-    shown = [panel(group.runs, label(group, found), own, client) for group in found]
-    side = max(3.6, 1 + 0.25 * min(len(shown[0].x.ticks), 26))  # inches, for the numbers and the names of the classes
-    of_client = "each client" if client is None else f"client {found[0].runs[0].called(client)}"
-    what = f"the own test examples of {of_client}" if own else f"the whole test set, by the model of {of_client}"
-    return on_paper.figure(shown, side, side + 0.4, path, heading=f"{what}\nafter the last round, n seeds together")
+    groups = ordered(runs)
+    panels = [panel(group.runs, label(group, groups), own, client) for group in groups]
+    side = max(3.6, 1 + 0.25 * min(len(panels[0].x.ticks), 26))  # inches, for the numbers and the names of the classes
+    of_client = "each client" if client is None else f"client {groups[0].runs[0].called(client)}"
+    examples = f"the own test examples of {of_client}" if own else f"the whole test set, by the model of {of_client}"
+    return on_paper.figure(panels, side, side + 0.4, path, heading=f"{examples}\nafter the last round, n seeds together")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

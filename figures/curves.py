@@ -43,8 +43,10 @@ AXES = {
 
 
 class Band(NamedTuple):
-    """x float [P], never decreasing: what a run has spent; mean float [P] of the curve over runs, and its spread float [P],
-    one standard deviation over them, None for a single run."""
+    """Hold a curve over runs.
+
+    x float [P], never decreasing: what a run has spent. mean float [P]: the curve's mean over runs. spread float [P]: one
+    standard deviation over runs, None for a single run."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -52,77 +54,77 @@ class Band(NamedTuple):
 
 
 def over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mean and standard deviation of a sample over the first axis, the latter None for a single value."""
+    """Return mean and standard deviation of a sample over the first axis; the latter is None for a single value."""
     return values.mean(0), values.std(0, ddof=1) if len(values) > 1 else None
 
 
 def band(runs: Sequence[Run], quantity: str, curve: str = "global_mean") -> Band | None:
-    """The curve, a column of the rounds such as `personal_mean`, against a quantity of `targets.QUANTITIES`.
+    """Return the curve, a column of the rounds such as `personal_mean`, against a quantity of `targets.QUANTITIES`.
 
-    Between a run's evaluated rounds the curve is a straight line; a point is shown where every run has spent as much.
-    None where a history has no such quantity. Raises UserError for a run without that column.
-    """
+    Between a run's evaluated rounds the curve is a straight line; a point is shown where every run has spent as much. None
+    where a history has no such quantity. Raises UserError for a run without that column."""
     lines = []
     for run in runs:
-        there, values = evaluated(run, curve)
+        is_evaluated, values = evaluated(run, curve)
         spent = cumulated(run, quantity)
         if spent is None:
             return None
-        lines.append((spent[there], values))
+        lines.append((spent[is_evaluated], values))
     first, last = max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines)
-    points = np.unique(np.concatenate([x for x, _ in lines] + [[first, last]]))
-    points = points[(points >= first) & (points <= last)]
-    values = np.array([[interpolated(x, y, at) for at in points] for x, y in lines]).reshape(len(lines), len(points))
-    return Band(points, *over_seeds(values))
+    places = np.unique(np.concatenate([x for x, _ in lines] + [[first, last]]))
+    places = places[(places >= first) & (places <= last)]
+    values = np.array([[interpolated(x, y, at) for at in places] for x, y in lines]).reshape(len(lines), len(places))
+    return Band(places, *over_seeds(values))
 
 
 def flat(group: Group, quantity: str) -> bool:
-    """Whether its line against the quantity is horizontal: it sends nothing, or is a reference line."""
+    """Return whether a group's line against the quantity is horizontal: it sends nothing, or is a reference line."""
     return quantity == "bytes" and (group.algorithm in REFERENCES or not any(sent(run) for run in group.runs))
 
 
 def last(group: Group, metric: str) -> tuple[float, float | None]:
-    """Accuracy (%) after the last round and its spread, over seeds. Raises UserError where it was not measured."""
+    """Return accuracy (%) after the last round and its spread, over seeds. Raises UserError if it was not measured."""
     return over_seeds(100 * np.array([accuracy(run, metric, "last") for run in group.runs]))
 
 
 def level(group: Group, metric: str, axis: Axis, style: Style, label: str) -> Line:
-    """Its accuracy after the last round, all along an axis. Raises UserError as `last`."""
+    """Return a group's accuracy after the last round as a line along the whole axis. Raises UserError as `last`."""
     mean, spread = last(group, metric)
-    told = f"{label}\n{mean:.1f} %{'' if spread is None else f' ± {spread:.1f}'}\nafter the last round"
-    return axis.along(mean, spread, style=style, label=label, hover=told)
+    hover = f"{label}\n{mean:.1f} %{'' if spread is None else f' ± {spread:.1f}'}\nafter the last round"
+    return axis.along(mean, spread, style=style, label=label, hover=hover)
 
 
-def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
-    """The curves of an accuracy that all runs have against one of QUANTITIES. It lacks the groups whose histories
-    do not count that, or that have no point in common."""
-    columns = [column_of(group.runs[0], metric) for group in found]
+def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
+    """Return the curves of an accuracy, which all runs must have, against one of QUANTITIES.
+
+    The panel lacks groups whose histories do not count the quantity, or whose runs have no point in common."""
+    columns = [column_of(group.runs[0], metric) for group in groups]
     bands = [
         None if flat(group, quantity) else band(group.runs, quantity, column)
-        for group, column in zip(found, columns, strict=True)
+        for group, column in zip(groups, columns, strict=True)
     ]
-    moving = [told for told in bands if told is not None and len(told.x)]
-    x = AXES[quantity].spanning([x for told in moving for x in told.x], [told.x[-1] for told in moving])
-    marks, lacks = [], {}
-    for told, (group, style, label) in zip(bands, looks(found), strict=True):
+    curves = [curve for curve in bands if curve is not None and len(curve.x)]
+    x = AXES[quantity].spanning([x for curve in curves for x in curve.x], [curve.x[-1] for curve in curves])
+    marks, lacking = [], {}
+    for curve, (group, style, label) in zip(bands, looks(groups), strict=True):
         if flat(group, quantity):
             marks.append(level(group, metric, x, style, label))
-        elif told is None:
-            lacks[label] = f"the history of {group.runs[0].folder}, or of another seed of it, does not count them"
-        elif not len(told.x):
-            lacks[label] = (
+        elif curve is None:
+            lacking[label] = f"the history of {group.runs[0].folder}, or of another seed of it, does not count them"
+        elif not len(curve.x):
+            lacking[label] = (
                 f"the runs of {group.algorithm} have no point in common, the evaluated rounds of one seed end before those "
                 "of another begin; --against rounds"
             )
         else:
-            mark = Line if len(told.x) > 1 else Points  # evaluated once, a line would not be seen
-            spread = None if told.spread is None else 100 * told.spread
-            marks.append(mark(told.x, 100 * told.mean, style, label, spread))
-    return Panel(marks, x, Axis(f"{meant(metric)[0]} (%)"), title(metric), lacks)
+            mark = Line if len(curve.x) > 1 else Points  # a line with a single point is invisible
+            spread = None if curve.spread is None else 100 * curve.spread
+            marks.append(mark(curve.x, 100 * curve.mean, style, label, spread))
+    return Panel(marks, x, Axis(f"{meant(metric)[0]} (%)"), title(metric), lacking)
 
 
 def title(metric: str) -> str:
-    """An accuracy by its name, and on which examples it is."""
+    """Return the name of an accuracy, and the examples on which it is measured."""
     return f"{metric}: {TITLES[meant(metric)[1]]}"
 
 
@@ -132,24 +134,27 @@ def draw(
     against: Sequence[str] = ("rounds",),
     metric: Sequence[str] = ("global", "personal"),
 ):
-    """The curves as a figure, a row of panels for each of QUANTITIES in `against`, a column for each accuracy in `metric`;
-    written to a PNG or PDF where there is a path. Raises UserError for runs that are not to be compared, or that did not
-    measure it."""
+    """Return the curves as a figure, written to a PNG or PDF if there is a path.
+
+    The figure has a row of panels for each of QUANTITIES in `against`, and a column for each accuracy in `metric`. Raises
+    UserError for runs that cannot be compared, or that did not measure the accuracy."""
     check(runs)
-    for which in metric:
-        check_metric(runs, which)
-    found = ordered(runs)
-    shown = {(quantity, which): panel(found, quantity, which) for quantity in against for which in metric}
-    for (quantity, _), of in shown.items():
-        for why in of.lacks.values():
-            raise UserError(f"--against {quantity}: {why}")
-    return on_paper.figure(list(shown.values()), 4.6, 3.1, path, len(metric), legend=seeds(found, "band"), sharey=True)
+    for accuracy_name in metric:
+        check_metric(runs, accuracy_name)
+    groups = ordered(runs)
+    panels = {
+        (quantity, accuracy_name): panel(groups, quantity, accuracy_name) for quantity in against for accuracy_name in metric
+    }
+    for (quantity, _), shown_panel in panels.items():
+        for reason in shown_panel.lacks.values():
+            raise UserError(f"--against {quantity}: {reason}")
+    return on_paper.figure(list(panels.values()), 4.6, 3.1, path, len(metric), legend=seeds(groups, "band"), sharey=True)
 
 
-def seeds(found: Sequence[Group], spread: str) -> str:
-    """What is over seeds, in words; `spread` is what shows one standard deviation."""
+def seeds(groups: Sequence[Group], spread: str) -> str:
+    """Return in words what the mean and spread are over; `spread` is the mark that shows one standard deviation."""
     several = f"mean over n seeds, {spread}: one standard deviation over seeds"
-    return several if any(len(group.runs) > 1 for group in found) else "one seed: an illustration"
+    return several if any(len(group.runs) > 1 for group in groups) else "one seed: an illustration"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

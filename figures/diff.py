@@ -2,9 +2,8 @@
 
     python -m figures.diff RUN RUN
 
-Options, data, code and environment that differ; accuracies and costs after the last round; the first round in which the
-histories differ. Seconds are no difference: they are never the same twice.
-"""
+Compares options, data, code and environment; accuracies and costs after the last round; the histories, up to the first round
+in which they differ. Seconds are ignored: they are never the same twice."""
 
 import sys
 
@@ -28,66 +27,66 @@ SPENT = ("bytes_up", "bytes_down", "bytes_between", "steps", "flops", "seconds")
 ABSENT = "(none)"
 
 
-def report(one: saves.Run, other: saves.Run) -> str:
-    """All that the two runs differ in, in words and tables."""
-    parts = [f"A  {one.folder}\nB  {other.folder}"]
-    mine, theirs = (dict(run.config) for run in (one, other))
+def report(run_a: saves.Run, run_b: saves.Run) -> str:
+    """Return all differences between the two runs, in words and tables."""
+    parts = [f"A  {run_a.folder}\nB  {run_b.folder}"]
+    config_a, config_b = (dict(run.config) for run in (run_a, run_b))
     for title, first, second in (
-        ("options", mine.pop("options"), theirs.pop("options")),
-        ("data, code and environment", dict(saves.flat(mine)), dict(saves.flat(theirs))),
+        ("options", config_a.pop("options"), config_b.pop("options")),
+        ("data, code and environment", dict(saves.flat(config_a)), dict(saves.flat(config_b))),
     ):
         rows = differing(first, second)
         parts.append(f"the same {title}" if not rows else _table([f"{title} that differ", "A", "B"], rows))
-    parts.append(_table(["accuracy (%) after the last round; totals", "A", "B", "B - A"], results(one, other)))
-    parts.append("\n".join(histories(one, other)))
+    parts.append(_table(["accuracy (%) after the last round; totals", "A", "B", "B - A"], results(run_a, run_b)))
+    parts.append("\n".join(histories(run_a, run_b)))
     return "\n\n".join(parts)
 
 
 def differing(first: dict[str, Any], second: dict[str, Any]) -> list[list[str]]:
-    """Name and both values of every entry that is not the same in both, in the order in which they stand."""
+    """Return name and both values of every entry that differs, in the original order."""
     names = dict.fromkeys((*first, *second))
     values = [(name, first.get(name, ABSENT), second.get(name, ABSENT)) for name in names]
     return [[name, shown(a), shown(b)] for name, a, b in values if a != b]
 
 
-def results(one: saves.Run, other: saves.Run) -> list[list[str]]:
-    """Accuracies in percent, their differences in points, and costs, of what both runs or one of them measured."""
+def results(run_a: saves.Run, run_b: saves.Run) -> list[list[str]]:
+    """Return accuracies in percent, their differences in points, and costs, if at least one run measured them."""
     rows = []
     for name in MEASURED:
-        rows.append((name, *(100 * float(run.rounds.iloc[-1].get(name, np.nan)) for run in (one, other)), ".2f"))
+        rows.append((name, *(100 * float(run.rounds.iloc[-1].get(name, np.nan)) for run in (run_a, run_b)), ".2f"))
     for name in SPENT:
-        totals = (float(run.rounds[name].sum()) if name in run.rounds else np.nan for run in (one, other))
+        totals = (float(run.rounds[name].sum()) if name in run.rounds else np.nan for run in (run_a, run_b))
         rows.append((name, *totals, ",.1f" if name == "seconds" else ",.0f"))
-    told = [row for row in rows if not np.isnan(row[1:3]).all()]
-    return [[name, _number(a, form), _number(b, form), _number(b - a, f"+{form}")] for name, a, b, form in told]
+    measured = [row for row in rows if not np.isnan(row[1:3]).all()]
+    return [[name, _number(a, form), _number(b, form), _number(b - a, f"+{form}")] for name, a, b, form in measured]
 
 
-def histories(one: saves.Run, other: saves.Run) -> list[str]:
-    """In words, in which round the histories part, or that they and the weights are the same bits."""
-    mine, theirs = (run.history.drop(columns=list(saves.TIMING), errors="ignore") for run in (one, other))
+def histories(run_a: saves.Run, run_b: saves.Run) -> list[str]:
+    """Return in words the first round in which the histories differ, or that histories and weights are bit-identical."""
+    frame_a, frame_b = (run.history.drop(columns=list(saves.TIMING), errors="ignore") for run in (run_a, run_b))
     lines = [
-        f"only {whose} has the columns {', '.join(names)}"
-        for whose, names in (("A", _without(mine, theirs)), ("B", _without(theirs, mine)))
+        f"only {letter} has the columns {', '.join(names)}"
+        for letter, names in (("A", _without(frame_a, frame_b)), ("B", _without(frame_b, frame_a)))
         if names
     ]
-    ends = [int(run.rounds["round"].max()) for run in (one, other)]
+    ends = [int(run.rounds["round"].max()) for run in (run_a, run_b)]
     if ends[0] != ends[1]:
         return [*lines, f"not compared round by round: A has {ends[0]} rounds, B {ends[1]}"]
-    both = [name for name in mine if name in theirs]
+    common = [name for name in frame_a if name in frame_b]
     for r in range(ends[0] + 1):
-        a, b = (frame.loc[frame["round"] == r, both].reset_index(drop=True) for frame in (mine, theirs))
+        a, b = (frame.loc[frame["round"] == r, common].reset_index(drop=True) for frame in (frame_a, frame_b))
         if list(a["client"]) != list(b["client"]):
             return [*lines, f"the histories differ from round {r} on, where they have rows of other clients"]
-        columns = [name for name in both if not _same(a[name], b[name])]
+        columns = [name for name in common if not _same(a[name], b[name])]
         if columns:
             return [*lines, f"the histories differ from round {r} on, there in {', '.join(columns)}"]
-    return [*lines, _bits(one, other, what="histories" if not lines else "columns of the history that both have")]
+    return [*lines, _bits(run_a, run_b, what="histories" if not lines else "columns of the history that both have")]
 
 
-def _bits(one: saves.Run, other: saves.Run, what: str) -> str:
-    if not all((run.folder / "weights.pt").exists() for run in (one, other)):
+def _bits(run_a: saves.Run, run_b: saves.Run, what: str) -> str:
+    if not all((run.folder / "weights.pt").exists() for run in (run_a, run_b)):
         return f"{what}: the same bits (all but the seconds); weights are not saved of both"
-    weights = [{answer: saves.digest(rows) for answer, rows in run.weights().items()} for run in (one, other)]
+    weights = [{answer: saves.digest(rows) for answer, rows in run.weights().items()} for run in (run_a, run_b)]
     if weights[0] != weights[1]:
         return f"{what}: the same bits (all but the seconds); the weights after the last round differ"
     return f"{what} and weights after the last round: the same bits (all but the seconds)"
@@ -112,12 +111,12 @@ def _table(headers: list[str], rows: list[list[str]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.of_runs("diff", __doc__)
-    given = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     try:
-        found = command.chosen(given)
-        if len(found) != 2:
-            raise UserError(f"two runs are compared, got {len(found)}; give two folders, or say --where seed=0,1")
-        print_escaped(report(*found))
+        runs = command.chosen(args)
+        if len(runs) != 2:
+            raise UserError(f"two runs are compared, got {len(runs)}; give two folders, or say --where seed=0,1")
+        print_escaped(report(*runs))
     except (UserError, OSError, ValueError) as error:
         parser.error(escape(error))
 

@@ -1,4 +1,4 @@
-"""Which saved runs may be compared, and in which rows."""
+"""Decide which saved runs may be compared, and group them into rows."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +18,8 @@ from options import Options, flags_of, role_of
 from saves import Run
 from untrusted import is_there
 
-REFERENCES = ("independent", "centralized")  # the lower and the upper line: not methods that share what they learned
-EQUAL = 1e-12  # accuracies that differ by less are the same share of the same examples
+REFERENCES = ("independent", "centralized")  # the lower and the upper line: not collaborating methods
+EQUAL = 1e-12  # accuracies that differ by less are the same share of the same examples, up to rounding
 OF_A_SEED = ("algorithm", "seed", "split_seed")
 RULE = (
     *("dataset", "attribute", "image_size", "reduced", "reduced_draw", "sizes", "partition", "partition_file", "validation"),
@@ -35,7 +35,7 @@ log = logging.getLogger("chorus")
 
 
 class Group:
-    """Runs that differ in their seeds only."""
+    """Hold runs that differ in their seeds only."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = list(runs)
@@ -44,83 +44,88 @@ class Group:
         self.summaries = [run.summary() for run in self.runs]
 
     def values(self, name: str) -> np.ndarray:
-        """One value a run, float [n], of a key of `Run.summary`."""
+        """Return one value per run, float [n], of a key of `Run.summary`."""
         return np.array([summary.get(name) for summary in self.summaries], dtype=float)
 
     def by_seed(self, name: str) -> Values:
-        """The same by seed."""
+        """Return {seed: value} of a key of `Run.summary`."""
         return {seed_of(run): summary[name] for run, summary in zip(self.runs, self.summaries, strict=True)}
 
     def mean(self, name: str) -> float:
-        """Mean over the runs."""
+        """Return the mean over the runs."""
         return float(self.values(name).mean())
 
     def per_client_and_round(self, name: str) -> float:
-        """Of a total of the run: its mean over all K clients and all rounds."""
+        """Return the mean over all K clients and all rounds of a total of the run."""
         return self.mean(name) / self.options["n_clients"] / self.options["rounds"]
 
     @property
     def validation(self) -> float | None:
-        """Mean validation accuracy after the last round, or None without `--validation`."""
+        """Return the mean validation accuracy after the last round, or None without `--validation`."""
         if any("validation_mean" not in run.rounds for run in self.runs):
             return None
         return float(np.mean([run.rounds["validation_mean"].iloc[-1] for run in self.runs]))
 
     @property
     def diverged(self) -> bool:
-        """Whether a run diverged and went on: what it says means nothing."""
+        """Return whether a run diverged and went on; the results of such a run mean nothing."""
         return any(summary.get("diverged") is not None for summary in self.summaries)
 
     @property
     def tuned(self) -> bool:
-        """Whether the clients fine-tuned the last model."""
+        """Return whether the clients fine-tuned the last model."""
         return not np.isnan(self.values("tuned_mean")).any()
 
 
-def leading(found: Sequence[Group], value: Callable[[Group], float]) -> list[Group]:
-    """Return the groups with the largest value: several where they are equal, none that diverged or has no value. All that
-    is called best or is chosen is one of these."""
-    values = [(group, value(group)) for group in found if not group.diverged]
-    largest = max((of_it for _, of_it in values if not np.isnan(of_it)), default=np.nan)
-    return [group for group, of_it in values if abs(of_it - largest) < EQUAL]
+def leading(groups: Sequence[Group], value: Callable[[Group], float]) -> list[Group]:
+    """Return the groups with the largest value: several where they are equal, none that diverged or has no value.
+
+    A group that is called best, or that is selected, is always one of these groups."""
+    values = [(group, value(group)) for group in groups if not group.diverged]
+    largest = max((score for _, score in values if not np.isnan(score)), default=np.nan)
+    return [group for group, score in values if abs(score - largest) < EQUAL]
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
     """Group runs by all options but the seeds, in order of appearance."""
-    found: dict[str, list[Run]] = {}
+    runs_by_key: dict[str, list[Run]] = {}
     for run in runs:
-        key = repr((run.options["algorithm"], {k: v for k, v in run.options.items() if k not in OF_A_SEED}))
-        found.setdefault(key, []).append(run)
-    return [Group(members) for members in found.values()]
+        key = repr((run.options["algorithm"], {name: value for name, value in run.options.items() if name not in OF_A_SEED}))
+        runs_by_key.setdefault(key, []).append(run)
+    return [Group(members) for members in runs_by_key.values()]
 
 
-def distinguishing(found: Sequence[Mapping[str, Any]], but: Sequence[str] = OF_A_SEED, across: bool = False) -> list[str]:
-    """Of several options, as `Group.options`: those, but for some, that tell the ones of one algorithm apart, if only
-    because an older run lacks them; `across`: those too in which algorithms that have them differ."""
+def distinguishing(
+    all_options: Sequence[Mapping[str, Any]], but: Sequence[str] = OF_A_SEED, across: bool = False
+) -> list[str]:
+    """Return the names of the options that distinguish groups of the same algorithm.
+
+    `all_options`: the options of each group, as `Group.options`. `but`: names that are left out. An option that an older run
+    lacks counts as different. `across`: include options in which different algorithms differ, if both have the option."""
 
     def differ(options: Sequence[Mapping[str, Any]], name: str) -> bool:
-        return len({repr(of_it.get(name, "(none)")) for of_it in options}) > 1
+        return len({repr(mapping.get(name, "(none)")) for mapping in options}) > 1
 
-    names = [name for name in dict.fromkeys(name for options in found for name in options) if name not in but]
-    algorithms = dict.fromkeys(options["algorithm"] for options in found)
-    parts = [[options for options in found if options["algorithm"] == algorithm] for algorithm in algorithms]
+    names = [name for name in dict.fromkeys(name for options in all_options for name in options) if name not in but]
+    algorithms = dict.fromkeys(options["algorithm"] for options in all_options)
+    by_algorithm = [[options for options in all_options if options["algorithm"] == algorithm] for algorithm in algorithms]
     return [
         name
         for name in names
-        if any(differ(part, name) for part in parts)
-        or (across and differ([options for options in found if name in options], name))
+        if any(differ(same_algorithm, name) for same_algorithm in by_algorithm)
+        or (across and differ([options for options in all_options if name in options], name))
     ]
 
 
-def name_of(group: Group, found: Sequence[Group]) -> str:
-    """The algorithm, and the options that tell its groups apart."""
-    told = flags_told(group.options, distinguishing([other.options for other in found]))
-    return f"{group.algorithm} ({told})" if told else group.algorithm
+def name_of(group: Group, groups: Sequence[Group]) -> str:
+    """Return the algorithm, and the options in which its groups differ."""
+    flags = flags_told(group.options, distinguishing([other.options for other in groups]))
+    return f"{group.algorithm} ({flags})" if flags else group.algorithm
 
 
-def seeds_told(found: Sequence[Group]) -> str:
-    """In words, how many seeds and splits there are, and what a spread over them is of."""
-    seeds = {seed_of(run) for group in found for run in group.runs}
+def seeds_told(groups: Sequence[Group]) -> str:
+    """Return in words the number of seeds and splits, and what a spread over seeds measures."""
+    seeds = {seed_of(run) for group in groups for run in group.runs}
     splits = {split for _, split in seeds}
     if len(seeds) == 1:
         return "one seed: an illustration; --seed 0 1 2 3 4 --split_seed seed for a comparison"
@@ -132,51 +137,56 @@ def seeds_told(found: Sequence[Group]) -> str:
     )
 
 
-def diverged_told(found: Sequence[Group]) -> list[str]:
-    """In a line, which runs diverged and went on; none where none did."""
-    told = []
-    for group in found:
+def diverged_told(groups: Sequence[Group]) -> list[str]:
+    """Return one line that names the runs that diverged and went on; an empty list without such a run."""
+    entries = []
+    for group in groups:
         rounds = [summary["diverged"] for summary in group.summaries if summary["diverged"] is not None]
         if rounds:
-            of_all = f"{len(rounds)} of {len(group.runs)} runs, " if len(group.runs) > 1 else ""
-            told.append(f"{name_of(group, found)} ({of_all}from {f'round {min(rounds)}' if min(rounds) else 'the start'})")
-    said = "diverged and went on (--on_divergence continue), so that what is told of them means nothing"
-    return [f"{said}: {', '.join(told)}"] if told else []
+            fraction = f"{len(rounds)} of {len(group.runs)} runs, " if len(group.runs) > 1 else ""
+            entries.append(
+                f"{name_of(group, groups)} ({fraction}from {f'round {min(rounds)}' if min(rounds) else 'the start'})"
+            )
+    explanation = "diverged and went on (--on_divergence continue), so that what is told of them means nothing"
+    return [f"{explanation}: {', '.join(entries)}"] if entries else []
 
 
 def sent(run: Run) -> float:
-    """Bytes of the run: of all clients, rounds and directions."""
+    """Return the bytes of the run: all clients, rounds and directions."""
     return float(targets.cumulated(run, "bytes")[-1])
 
 
-# --- which runs, and in which rows -------------------------------------------------------------------------------------
+# --- select runs, and group them ---------------------------------------------------------------------------------------
 
 
 def read(folders: Sequence[Path], passed_over: list[str] | None = None) -> list[Run]:
-    """The runs of folders, each a run's or a folder of runs, each run once. The lines of `saves.gather` on what is passed
-    over are added to `passed_over`, or logged. Raises UserError for a folder without any."""
-    told: list[str] = []
-    found: dict[Path, Run] = {}
+    """Return the runs of folders; a folder is a run's or contains runs. Every run appears once.
+
+    The lines of `saves.gather` on skipped folders are added to `passed_over`, or logged. Raises UserError for a folder
+    without runs."""
+    skipped: list[str] = []
+    runs_by_folder: dict[Path, Run] = {}
     for folder in folders:
         if not is_there(folder) or not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
         runs, lines = ([saves.load(folder)], []) if saves.there(folder / "config.json") else saves.gather(folder)
         if not runs:
             raise UserError(lines[0] if lines else f"{folder}: neither a finished run nor a folder of finished runs")
-        told += lines
+        skipped += lines
         for run in runs:
-            found.setdefault(run.folder.resolve(), run)
+            runs_by_folder.setdefault(run.folder.resolve(), run)
     if passed_over is not None:
-        passed_over += told
+        passed_over += skipped
     else:
-        for line in told:
+        for line in skipped:
             log.warning("%s", line)
-    return list(found.values())
+    return list(runs_by_folder.values())
 
 
 def where(runs: Sequence[Run], conditions: Mapping[str, Sequence[str]]) -> list[Run]:
-    """The runs whose options are, each, one of the values given as text: {"alpha": ["0.1", "inf"]}. Raises UserError for an
-    option that no run has, and where none is left."""
+    """Return the runs that meet all conditions: {"alpha": ["0.1", "inf"]} lists the allowed values of an option as text.
+
+    Raises UserError for an option that no run has, and where no run matches."""
 
     def is_of(run: Run, name: str, texts: Sequence[str]) -> bool:
         value = _of_problem(run).get(name)
@@ -185,11 +195,11 @@ def where(runs: Sequence[Run], conditions: Mapping[str, Sequence[str]]) -> list[
     for name in conditions:
         if not any(name in _of_problem(run) for run in runs):
             raise UserError(f"--where {name}: no run has this option")
-    left = [run for run in runs if all(is_of(run, name, texts) for name, texts in conditions.items())]
-    if not left:
-        told = " ".join(f"{name}={','.join(texts)}" for name, texts in conditions.items())
-        raise UserError(f"--where {told}: none of the {len(runs)} runs")
-    return left
+    matching = [run for run in runs if all(is_of(run, name, texts) for name, texts in conditions.items())]
+    if not matching:
+        requested = " ".join(f"{name}={','.join(texts)}" for name, texts in conditions.items())
+        raise UserError(f"--where {requested}: none of the {len(runs)} runs")
+    return matching
 
 
 def _same_number(value: Any, text: str) -> bool:
@@ -200,19 +210,21 @@ def _same_number(value: Any, text: str) -> bool:
 
 
 def check(runs: Sequence[Run]) -> None:
-    """Raises UserError where runs are not of one rule for the split and one data set, where a split seed does not stand for
-    one split, or where a setting has a seed twice."""
+    """Raise UserError where runs cannot be compared.
+
+    Runs must have the same rule for the split and the same data set, a split seed must stand for one split, and a setting
+    must not have the same seed twice."""
     for name in RULE:
         _alike(runs, lambda run, name=name: repr(_of_problem(run).get(name)), f"--{name}", "different splits", name)
     _alike(runs, lambda run: run.config["data"]["digest"], "the data's digest", "different data")
     for split_seed in sorted({run.options["split_seed"] for run in runs}):
         of_seed = [run for run in runs if run.options["split_seed"] == split_seed]
-        what = f"the split's digest at --split_seed {split_seed}"
-        _alike(of_seed, lambda run: run.config["split"], what, "different splits")
+        subject = f"the split's digest at --split_seed {split_seed}"
+        _alike(of_seed, lambda run: run.config["split"], subject, "different splits")
     for group in groups(runs):
-        seen: dict[Seed, Run] = {}
+        by_seed: dict[Seed, Run] = {}
         for run in group.runs:
-            if (twin := seen.setdefault(seed_of(run), run)) is not run:
+            if (twin := by_seed.setdefault(seed_of(run), run)) is not run:
                 seeds = "--seed {} --split_seed {}".format(*seed_of(run))
                 raise UserError(f"{group.algorithm} has {seeds} twice, a seed counts once: {twin.folder} and {run.folder}")
 
@@ -221,7 +233,7 @@ def _alike(runs: Sequence[Run], key: Callable[[Run], str], what: str, why: str, 
     first = None
     for run in runs:
         if name is not None and name not in _of_problem(run):
-            continue  # an older run, from before the flag; its split has a digest all the same
+            continue  # a run older than the flag; the digest of its split is compared anyway
         first = first or run
         if key(run) != key(first):
             hint = f"; --where {name}={_short(_of_problem(run)[name])} takes one" if name else ""
@@ -231,67 +243,74 @@ def _alike(runs: Sequence[Run], key: Callable[[Run], str], what: str, why: str, 
 
 
 def _of_problem(run: Run) -> dict[str, Any]:
-    """A run's options; of an older one with what it did before a flag of the problem was there."""
+    """Return a run's options; an older run gets the earlier behaviour as the value of newer flags of the problem."""
     return {**BEFORE, **run.options}
 
 
 def ordered(runs: Sequence[Run]) -> list[Group]:
-    """The runs in groups that differ in their seeds only, in an order that does not depend on that of the runs: by
-    algorithm, the references last, then by the options."""
-    found = groups(sorted(runs, key=lambda run: (*seed_of(run), str(run.folder))))
-    names = sorted({name for group in found for name in group.options if name not in OF_A_SEED})
+    """Return the runs in groups that differ in their seeds only.
+
+    The order does not depend on the order of the runs: by algorithm, the references last, then by the options."""
+    all_groups = groups(sorted(runs, key=lambda run: (*seed_of(run), str(run.folder))))
+    names = sorted({name for group in all_groups for name in group.options if name not in OF_A_SEED})
 
     def place(group: Group) -> tuple:
         return (group.algorithm in REFERENCES, group.algorithm, [_rank(group.options.get(name)) for name in names])
 
-    return sorted(found, key=place)
+    return sorted(all_groups, key=place)
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
-    """Numbers by size, "inf" the largest, before words."""
-    number = (isinstance(value, int | float) and not isinstance(value, bool)) or value == "inf"
-    return (not number, float(value) if number else 0.0, "" if number else shown(value))
+    """Return a sort key: numbers by size, "inf" the largest, before words."""
+    is_number = (isinstance(value, int | float) and not isinstance(value, bool)) or value == "inf"
+    return (not is_number, float(value) if is_number else 0.0, "" if is_number else shown(value))
 
 
-def selected(found: Sequence[Group], flags: Sequence[str], on: str) -> list[tuple[Group, list[Group]]]:
-    """Of settings that differ in `flags` and their seeds only the one with the best mean validation accuracy (the first of
-    equals), with all that were tried. Raises UserError for a flag that no run has and for settings without validation."""
+def selected(groups: Sequence[Group], flags: Sequence[str], on: str) -> list[tuple[Group, list[Group]]]:
+    """Select among settings that differ only in `flags` and their seeds.
+
+    Return the setting with the best mean validation accuracy (the first of equals), with all settings that were tried.
+    Raises UserError for a flag that no run has and for settings without validation."""
     for flag in flags:
-        if flag in OF_A_SEED or not any(flag in group.options for group in found):
+        if flag in OF_A_SEED or not any(flag in group.options for group in groups):
             raise UserError(f"--select {flag}: not a flag that tells settings of these runs apart")
     settings: dict[str, list[Group]] = {}
-    for group in found:
-        left = {name: value for name, value in group.options.items() if name not in (*OF_A_SEED, *flags)}
-        settings.setdefault(repr((group.algorithm, left)), []).append(group)
+    for group in groups:
+        other_options = {name: value for name, value in group.options.items() if name not in (*OF_A_SEED, *flags)}
+        settings.setdefault(repr((group.algorithm, other_options)), []).append(group)
     return [(_best(tried, flags, on) if len(tried) > 1 else tried[0], tried) for tried in settings.values()]
 
 
 def select(runs: Sequence[Run], flags: Sequence[str]) -> list[Run]:
-    """Of the runs those of the settings that are `selected` by the validation accuracy after the last round, on each problem
-    for itself; all of them without any flags. Raises UserError."""
+    """Return the runs of the settings that are `selected` by the validation accuracy after the last round.
+
+    Selects on each problem separately; returns all runs without any flags. Raises UserError."""
     if not flags:
         return list(runs)
-    _, found = problems(runs)
-    return [run for problem in found for group, _ in selected(ordered(problem.runs), flags, "last") for run in group.runs]
+    _, all_problems = problems(runs)
+    return [
+        run for problem in all_problems for group, _ in selected(ordered(problem.runs), flags, "last") for run in group.runs
+    ]
 
 
 class Problem(NamedTuple):
-    """One problem of several: the values of the options that tell them apart, and its runs."""
+    """Hold one of several problems: the values of the options in which the problems differ, and its runs."""
 
     values: tuple[str, ...]
     runs: list[Run]
 
 
 def problems(runs: Sequence[Run]) -> tuple[list[str], list[Problem]]:
-    """The options of the problem that differ between runs, and the runs by their values, in the order of these."""
-    of_runs = [_of_problem(run) for run in runs]
-    names = dict.fromkeys(name for options in of_runs for name in options if role_of(name) == "problem")
-    told = [name for name in names if len({repr(options.get(name)) for options in of_runs if name in options}) > 1]
-    found: dict[tuple, list[Run]] = {}
-    for run, options in zip(runs, of_runs, strict=True):
-        found.setdefault(tuple(_plain(options.get(name)) for name in told), []).append(run)
-    in_order = sorted(found.items(), key=lambda item: [_rank(value) for value in item[0]])
-    return told, [Problem(tuple(map(_short, values)), of_it) for values, of_it in in_order]
+    """Return the options of the problem that differ between runs, and the runs grouped by their values, in order of the
+    values."""
+    all_options = [_of_problem(run) for run in runs]
+    names = dict.fromkeys(name for options in all_options for name in options if role_of(name) == "problem")
+    differing = [name for name in names if len({repr(options.get(name)) for options in all_options if name in options}) > 1]
+    runs_by_values: dict[tuple, list[Run]] = {}
+    for run, options in zip(runs, all_options, strict=True):
+        runs_by_values.setdefault(tuple(_plain(options.get(name)) for name in differing), []).append(run)
+    in_order = sorted(runs_by_values.items(), key=lambda item: [_rank(value) for value in item[0]])
+    return differing, [Problem(tuple(map(_short, values)), members) for values, members in in_order]
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The accuracies of a saved run by name, and what else `--measure` asked for."""
+"""Name the accuracies of a saved run, and the other measures of `--measure`."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from figures.statistics import Seed, Values
 from measures import MEASURES
 from saves import Run
 
-ACCURACIES = {  # of the headline answer; those of another answer and of a head end in ":" and their name
+ACCURACIES = {  # of the headline answer; columns of another answer or a head end in ":" and a name
     "global": "global_mean",
     "personal": "personal_mean",
     "worst": "personal_worst",
@@ -31,23 +31,25 @@ ROUND = {"last": "after the last round", "validation": "of the round best on val
 
 
 def columns(runs: Iterable[Run] = ()) -> dict[str, str]:
-    """{metric: its column of the rounds} of the headline answer: the accuracies, then every measure, also of a plugin that
-    is not loaded."""
-    asked = [name for run in runs for name in _measured(run)]
-    names = dict.fromkeys([*MEASURES, *asked])
-    measures = {f"{of}{name}": f"{of or 'global_'}{name}_mean" for of in ("", "personal_") for name in names}
+    """Return {metric: its column of the rounds} of the headline answer.
+
+    The accuracies come first, then every measure, including measures of a plugin that is not loaded."""
+    requested = [name for run in runs for name in _measured(run)]
+    names = dict.fromkeys([*MEASURES, *requested])
+    measures = {f"{prefix}{name}": f"{prefix or 'global_'}{name}_mean" for prefix in ("", "personal_") for name in names}
     return ACCURACIES | {name: column for name, column in measures.items() if name not in ACCURACIES}
 
 
 def _measured(run: Run) -> list[str]:
-    """What `--measure` of a run names."""
-    asked = run.options.get("measure")
-    return [name for name in asked if isinstance(name, str)] if isinstance(asked, list | tuple) else []
+    """Return the names in `--measure` of a run."""
+    requested = run.options.get("measure")
+    return [name for name in requested if isinstance(name, str)] if isinstance(requested, list | tuple) else []
 
 
 def metrics(run: Run) -> dict[str, str]:
-    """{name: its column of the rounds} of the accuracies that a run has after the last round: the names of `columns` and, of
-    another answer or a head, "personal:global", "global:head 1"."""
+    """Return {name: its column of the rounds} of the accuracies that a run has after the last round.
+
+    The names are those of `columns`; for another answer or a head, "personal:global" or "global:head 1"."""
     rounds = run.rounds
     last = rounds.iloc[-1]
     return {
@@ -59,7 +61,7 @@ def metrics(run: Run) -> dict[str, str]:
 
 
 def meant(metric: str) -> tuple[str, str]:
-    """What a metric measures, in words, accuracy or another measure, and the name of the accuracy on the same examples."""
+    """Return the measure of a metric in words, and the name of the accuracy on the same examples."""
     name = metric.partition(":")[0]
     if name in ACCURACIES:
         return "accuracy", name
@@ -68,46 +70,49 @@ def meant(metric: str) -> tuple[str, str]:
 
 
 def words(metric: str) -> str:
-    """On which examples a metric is, and of whom."""
-    of = metric.partition(":")[2]
-    return WORDS[meant(metric)[1]] + (f', of "{of}"' if of else "")
+    """Return in words the examples on which a metric is computed, and the answer or head."""
+    answer = metric.partition(":")[2]
+    return WORDS[meant(metric)[1]] + (f', of "{answer}"' if answer else "")
 
 
 def column_of(run: Run, metric: str) -> str | None:
-    """The column of an accuracy; None where the run has none of that name. The headline answer is found by its own name too:
-    "personal:global" of `fedavg` is its "personal"."""
-    there, (name, _, of) = metrics(run), metric.partition(":")
-    answer, _, head = of.partition(" ")
-    if metric not in there and answer and answer == run.headline:
+    """Return the column of an accuracy; None where the run has no accuracy of that name.
+
+    The name of the headline answer is accepted too: "personal:global" of `fedavg` is its "personal"."""
+    available, (name, _, suffix) = metrics(run), metric.partition(":")
+    answer, _, head = suffix.partition(" ")
+    if metric not in available and answer and answer == run.headline:
         metric = f"{name}:{head}" if head else name
-    return there.get(metric)
+    return available.get(metric)
 
 
 def check_metric(runs: Sequence[Run], metric: str) -> None:
-    """Raises UserError where a run has no accuracy of this name after the last round."""
+    """Raise UserError where a run has no accuracy of this name after the last round."""
     lacking = [run for run in runs if column_of(run, metric) is None]
     if not lacking:
         return
-    takes = _takes(metric)
-    having = dict.fromkeys(run.options["algorithm"] for run in runs if run not in lacking)
-    if not having:
+    hint = _takes(metric)
+    algorithms = dict.fromkeys(run.options["algorithm"] for run in runs if run not in lacking)
+    if not algorithms:
         names = dict.fromkeys(name for run in runs for name in metrics(run))
-        raise UserError(f"--metric {metric}: no run has such an accuracy; there are {', '.join(names)}{takes}")
+        raise UserError(f"--metric {metric}: no run has such an accuracy; there are {', '.join(names)}{hint}")
     raise UserError(
-        f"--metric {metric}: {lacking[0].folder} has no such accuracy, but {', '.join(metrics(lacking[0]))}{takes}; runs of "
-        f"{', '.join(having)} have it (--where algorithm={','.join(having)})"
+        f"--metric {metric}: {lacking[0].folder} has no such accuracy, but {', '.join(metrics(lacking[0]))}{hint}; runs of "
+        f"{', '.join(algorithms)} have it (--where algorithm={','.join(algorithms)})"
     )
 
 
 def _takes(metric: str) -> str:
-    """The flag that a metric takes, in words."""
+    """Return in words the flag that a metric requires."""
     flags = {"validation": "--validation", "tuned": "--ft_epochs"}
     flags |= {name: f"--measure {name.removeprefix('personal_')}" for name in columns() if name not in ACCURACIES}
     return f"; it takes {flags[metric]}" if metric in flags else ""
 
 
 def row_of(run: Run, on: str):
-    """The row of the last round, or of the first of those best on validation. Raises UserError without validation."""
+    """Return the row of the last round, or of the first of the rounds best on validation.
+
+    Raises UserError without validation."""
     rounds = run.rounds
     if on == "last":
         return rounds.iloc[-1]
@@ -117,7 +122,9 @@ def row_of(run: Run, on: str):
 
 
 def accuracy(run: Run, metric: str, on: str) -> float:
-    """A fraction of 1, of a run that `check_metric` has passed. Raises UserError for what was not measured in that round."""
+    """Return an accuracy of a run that `check_metric` has accepted, as a fraction of 1.
+
+    Raises UserError for an accuracy that was not measured in that round."""
     value = row_of(run, on)[column_of(run, metric)]
     if np.isnan(value):
         raise UserError(f"--metric {metric}: {run.folder} has none {ROUND[on]}")
@@ -125,16 +132,16 @@ def accuracy(run: Run, metric: str, on: str) -> float:
 
 
 def values_of(runs: Iterable[Run], metric: str, on: str) -> Values | None:
-    """{seed: a fraction of 1}; None where a run has no such accuracy in that round."""
-    found: Values = {}
+    """Return {seed: a fraction of 1}; None where a run has no such accuracy in that round."""
+    values: Values = {}
     for run in runs:
         value = row_of(run, on).get(column_of(run, metric), np.nan)
         if np.isnan(value):
             return None
-        found[seed_of(run)] = float(value)
-    return found
+        values[seed_of(run)] = float(value)
+    return values
 
 
 def seed_of(run: Run) -> Seed:
-    """What a run is paired by: its seed and that of its split."""
+    """Return the key by which runs are paired: the seed and the seed of the split."""
     return run.options["seed"], run.options["split_seed"]

@@ -31,27 +31,34 @@ FRONT = Style("#9aa3b2")
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Of points (bytes, accuracy): which no other beats, being at least as good in both and better in one."""
+    """Return for each point (bytes, accuracy) whether it is on the Pareto front.
 
-    def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-        return one[0] <= other[0] and one[1] >= other[1] and one != other
+    No other point is at least as good in both and better in one."""
 
-    return [not any(beats(other, point) for other in points) for point in points]
+    def beats(first: tuple[float, float], second: tuple[float, float]) -> bool:
+        return first[0] <= second[0] and first[1] >= second[1] and first != second
+
+    return [not any(beats(second, point) for second in points) for point in points]
 
 
 def price(group: Group, quantity: str) -> float | None:
-    """What a whole run has spent, mean over seeds; None where a history does not count it."""
+    """Return what a whole run has spent, mean over seeds; None where a history does not count the quantity."""
     spent = [cumulated(run, quantity) for run in group.runs]
-    return None if any(of_run is None for of_run in spent) else float(np.mean([of_run[-1] for of_run in spent]))
+    return (
+        None
+        if any(cumulated_values is None for cumulated_values in spent)
+        else float(np.mean([cumulated_values[-1] for cumulated_values in spent]))
+    )
 
 
-def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
-    """An accuracy that all runs have against one of `targets.QUANTITIES`, with the front, and the references
-    level whatever they cost. It lacks the groups whose histories do not count that."""
-    prices = [None if group.algorithm in REFERENCES or flat(group, quantity) else price(group, quantity) for group in found]
+def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
+    """Return an accuracy, which all runs must have, against one of `targets.QUANTITIES`, with the Pareto front.
+
+    References are level, whatever they cost. The panel lacks groups whose histories do not count the quantity."""
+    prices = [None if group.algorithm in REFERENCES or flat(group, quantity) else price(group, quantity) for group in groups]
     known = [spent for spent in prices if spent is not None]
-    x, places, marks, lacks = AXES[quantity].spanning(known, known), [], [], {}
-    for spent, (group, style, label) in zip(prices, looks(found), strict=True):
+    x, places, marks, lacking = AXES[quantity].spanning(known, known), [], [], {}
+    for spent, (group, style, label) in zip(prices, looks(groups), strict=True):
         if spent is not None:
             mean, spread = last(group, metric)
             places.append((spent, mean))
@@ -59,23 +66,24 @@ def panel(found: Sequence[Group], quantity: str, metric: str) -> Panel:
         elif group.algorithm in REFERENCES or flat(group, quantity):
             marks.append(level(group, metric, x, style, label))
         else:
-            lacks[label] = f"its histories do not count {quantity}"
-    steps = sorted(place for place, on_it in zip(places, front(places), strict=True) if on_it)
-    if steps:  # to the end of the axis: there the best accuracy costs no more either
-        nbytes, values = zip(*steps, (x.span[1], steps[-1][1]), strict=True)
-        marks.insert(0, Line(nbytes, values, FRONT, "Pareto front", hover="Pareto front", steps=True, width=3))
-    return Panel(marks, x, Axis(f"{meant(metric)[0]} after the last round (%)"), title(metric), lacks)
+            lacking[label] = f"its histories do not count {quantity}"
+    steps = sorted(place for place, is_on_front in zip(places, front(places), strict=True) if is_on_front)
+    if steps:  # to the end of the axis: the best accuracy costs no more there
+        spent_on_front, values = zip(*steps, (x.span[1], steps[-1][1]), strict=True)
+        marks.insert(0, Line(spent_on_front, values, FRONT, "Pareto front", hover="Pareto front", steps=True, width=3))
+    return Panel(marks, x, Axis(f"{meant(metric)[0]} after the last round (%)"), title(metric), lacking)
 
 
 def draw(runs: Sequence[Run], path: Path | None = None, metric: Sequence[str] = ("global", "personal")):
-    """The points as a figure, a panel for each accuracy in `metric`; written to a PNG or PDF where there is a
-    path. Raises UserError for runs that are not to be compared, or that did not measure it."""
+    """Return the points as a figure, a panel for each accuracy in `metric`, written to a PNG or PDF if there is a path.
+
+    Raises UserError for runs that cannot be compared, or that did not measure the accuracy."""
     check(runs)
-    for which in metric:
-        check_metric(runs, which)
-    found = ordered(runs)
-    shown = [panel(found, "bytes", which) for which in metric]
-    return on_paper.figure(shown, 4.6, 3.6, path, len(shown), legend=seeds(found, "bar"), sharey=True)
+    for accuracy_name in metric:
+        check_metric(runs, accuracy_name)
+    groups = ordered(runs)
+    panels = [panel(groups, "bytes", accuracy_name) for accuracy_name in metric]
+    return on_paper.figure(panels, 4.6, 3.6, path, len(panels), legend=seeds(groups, "bar"), sharey=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,9 +1,8 @@
-"""Methods by problems: the table of a paper's comparison, and what may be said of a method over all problems.
+"""Compare methods over problems: the table of a paper's comparison, and what it supports over all problems.
 
 A problem is what differs in the runs' data, split, clients or network (`options.Problem`). A row is a method, a column a
-problem, a cell the mean over seeds with its deviation. Settings are chosen within a problem, by validation; problems are
-never chosen among.
-"""
+problem, a cell the mean over seeds with its deviation. Settings are selected within a problem, by validation; problems are
+never selected."""
 
 from collections.abc import Sequence
 
@@ -32,25 +31,27 @@ from saves import Run
 
 
 def title_of(names: Sequence[str], values: Sequence[str], between: str = "\n") -> str:
-    """A problem as the head of a column: the data set by its name alone, other options with theirs."""
-    told = [value if name == "dataset" else f"{name} {value}" for name, value in zip(names, values, strict=True)]
-    return between.join(told)
+    """Return a problem as the head of a column: the data set by its name alone, other options with their names."""
+    parts = [value if name == "dataset" else f"{name} {value}" for name, value in zip(names, values, strict=True)]
+    return between.join(parts)
 
 
 def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", select: Sequence[str] = ()) -> Comparison:
-    """A row a method, a column a problem, accuracies in percent; and the average rank of each method over the problems that
-    all of them were run on. Raises UserError as `compare`."""
-    names, found = problems(runs)
-    chosen: dict[tuple[str, ...], list[Group]] = {}
-    for problem in found:
+    """Return a row per method, a column per problem, accuracies in percent.
+
+    Includes the average rank of each method over the problems on which all methods were run. Raises UserError as
+    `compare`."""
+    names, by_problem = problems(runs)
+    groups_by_problem: dict[tuple[str, ...], list[Group]] = {}
+    for problem in by_problem:
         check(problem.runs)
         check_metric(problem.runs, metric)
-        chosen[problem.values] = [group for group, _ in selected(ordered(problem.runs), select, on)]
-    everyone = [group for groups in chosen.values() for group in groups]
-    label = _labels(everyone, (*names, *select))
-    methods = sorted(dict.fromkeys(map(label, everyone)), key=lambda name: (name.split()[0] in REFERENCES, name))
-    values = {problem: _values(groups, label, metric, on) for problem, groups in chosen.items()}
-    marks = {problem: _marks(groups, label, metric, values[problem]) for problem, groups in chosen.items()}
+        groups_by_problem[problem.values] = [group for group, _ in selected(ordered(problem.runs), select, on)]
+    all_groups = [group for groups in groups_by_problem.values() for group in groups]
+    label = _labels(all_groups, (*names, *select))
+    methods = sorted(dict.fromkeys(map(label, all_groups)), key=lambda name: (name.split()[0] in REFERENCES, name))
+    values = {problem: _values(groups, label, metric, on) for problem, groups in groups_by_problem.items()}
+    marks = {problem: _marks(groups, label, metric, values[problem]) for problem, groups in groups_by_problem.items()}
     ranks, notes = _ranks(methods, list(values.values()))
     columns = [
         Column(title_of(names, problem, ", "), "problems", (*title_of(names, problem).split("\n"),), "%", None, spread=True)
@@ -59,13 +60,13 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
     rank = Column("average rank", "problems", ("average", "rank"), "rank", None)
     rows = [
         {
-            column.name: _cell(method, of_it, marks[problem])
-            for column, (problem, of_it) in zip(columns, values.items(), strict=True)
+            column.name: _cell(method, accuracies, marks[problem])
+            for column, (problem, accuracies) in zip(columns, values.items(), strict=True)
         }
         | {rank.name: cell_of(ranks.get(method), rank.unit)}
         for method in methods
     ]
-    below = sum(name.split()[0] not in REFERENCES for name in methods)
+    n_methods = sum(name.split()[0] not in REFERENCES for name in methods)
     title = f"{f'{metric} accuracy' if meant(metric)[0] == 'accuracy' else metric} (%) {ROUND[on]}, by problem"
     notes = [
         "mean ± standard deviation over seeds (number of seeds)",
@@ -73,12 +74,12 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
         "is no better than predicting the largest class; ~ or a dagger: not told apart from it, Student's "
         "95 % interval of the differences, paired by seed, has 0 in it",
         *notes,
-        seeds_told(everyone),
-        *diverged_told(everyone),
-        *at_chance(everyone),
+        seeds_told(all_groups),
+        *diverged_told(all_groups),
+        *at_chance(all_groups),
     ]
     table = Table(
-        title, [*columns, *([rank] if ranks else [])], rows, methods, below=below if 0 < below < len(rows) else None
+        title, [*columns, *([rank] if ranks else [])], rows, methods, below=n_methods if 0 < n_methods < len(rows) else None
     )
     return Comparison([table], [], notes, _data(names, values, marks, methods, metric))
 
@@ -90,55 +91,61 @@ def _data(
     methods: Sequence[str],
     metric: str,
 ) -> Table:
-    """The same for programs: a row a method and problem."""
+    """Return the same table for programs: a row per method and problem."""
     keys = [of_option(name) for name in ("algorithm", *names)]
-    n, mark = Column("n", "runs", ("n",), "count", None), Column("mark", "runs", ("mark",), "text", None)
+    n, marked = Column("n", "runs", ("n",), "count", None), Column("mark", "runs", ("mark",), "text", None)
     mean = Column(metric, "accuracy", (metric,), "%", None, spread=True)
     rows = []
     for method in methods:
-        for problem, of_it in values.items():
-            if method in of_it:
-                own = np.array(list(of_it[method].values()))
-                told = [cell_of(value, "text") for value in (method, *problem)]
-                told += [cell_of(len(own), "count"), cell_of(100 * own, "%"), cell_of(marks[problem].get(method), "text")]
-                rows.append({column.name: cell for column, cell in zip((*keys, n, mean, mark), told, strict=True)})
-    return Table("data", [n, mean, mark], rows, [], keys=keys)
+        for problem, by_method in values.items():
+            if method in by_method:
+                accuracies = np.array(list(by_method[method].values()))
+                cells = [cell_of(value, "text") for value in (method, *problem)]
+                cells += [
+                    cell_of(len(accuracies), "count"),
+                    cell_of(100 * accuracies, "%"),
+                    cell_of(marks[problem].get(method), "text"),
+                ]
+                rows.append({column.name: cell for column, cell in zip((*keys, n, mean, marked), cells, strict=True)})
+    return Table("data", [n, mean, marked], rows, [], keys=keys)
 
 
-def _labels(everyone: Sequence[Group], left_out: Sequence[str]):
-    """group -> what its row is called: its algorithm, and the settings that tell methods of this algorithm apart."""
-    vary = [name for name in distinguishing([group.options for group in everyone]) if name not in (*left_out, *OF_A_SEED)]
+def _labels(groups: Sequence[Group], excluded: Sequence[str]):
+    """Return a function group -> label of its row: its algorithm, and the settings in which methods of this algorithm
+    differ."""
+    varying = [name for name in distinguishing([group.options for group in groups]) if name not in (*excluded, *OF_A_SEED)]
 
     def label(group: Group) -> str:
-        of_it = [other for other in everyone if other.algorithm == group.algorithm]
-        own = [name for name in vary if len({repr(other.options.get(name)) for other in of_it}) > 1]
-        return f"{group.algorithm} {flags_told(group.options, own)}".strip()
+        same_algorithm = [other for other in groups if other.algorithm == group.algorithm]
+        own_names = [name for name in varying if len({repr(other.options.get(name)) for other in same_algorithm}) > 1]
+        return f"{group.algorithm} {flags_told(group.options, own_names)}".strip()
 
     return label
 
 
 def _values(groups: Sequence[Group], label, metric: str, on: str) -> dict[str, Values]:
-    """{method: its accuracy by seed} on one problem. Raises UserError for a method that is there twice."""
-    found: dict[str, Values] = {}
+    """Return {method: its accuracy by seed} on one problem. Raises UserError for a method that occurs twice."""
+    values: dict[str, Values] = {}
     for group in groups:
-        if label(group) in found:
+        if label(group) in values:
             raise UserError(f"{label(group)} was run twice on one problem, in settings that the table does not tell apart")
-        found[label(group)] = {seed_of(run): accuracy(run, metric, on) for run in group.runs}
-    return found
+        values[label(group)] = {seed_of(run): accuracy(run, metric, on) for run in group.runs}
+    return values
 
 
 def _cell(method: str, values: dict[str, Values], marks: dict[str, str]) -> Cell:
-    """The mean of a method's seeds on a problem, with its mark."""
+    """Return the mean of a method's seeds on a problem, with its mark."""
     if method not in values:
         return Cell(None, "")
-    own = cell_of(100 * np.array(list(values[method].values())), "%")
+    cell = cell_of(100 * np.array(list(values[method].values())), "%")
     n = f" ({len(values[method])})"
-    return own._replace(text=own.text + n, short=own.short and own.short + n, mark=marks.get(method, ""))
+    return cell._replace(text=cell.text + n, short=cell.short and cell.short + n, mark=marks.get(method, ""))
 
 
 def _marks(groups: Sequence[Group], label, metric: str, values: dict[str, Values]) -> dict[str, str]:
-    """Return {method: "best" or "level"}: the winners of the collaborating methods on a problem, where there are several
-    methods, and what is not told apart from them."""
+    """Return {method: "best" or "level"} of the collaborating methods on a problem.
+
+    "best": the best methods. "level": methods not significantly different from them. Empty with fewer than two methods."""
 
     def of(group: Group) -> Values:
         return values[label(group)]
@@ -157,22 +164,23 @@ def _marks(groups: Sequence[Group], label, metric: str, values: dict[str, Values
 
 
 def _ranks(methods: Sequence[str], values: Sequence[dict[str, Values]]) -> tuple[dict[str, float], list[str]]:
-    """The average rank of the collaborating methods over problems, 1 the best, and what it allows to say."""
+    """Return the average rank of the collaborating methods over problems, 1 the best, and the conclusions it supports."""
     from scipy.stats import rankdata
 
     competing = [name for name in methods if name.split()[0] not in REFERENCES]
-    common = [of for of in values if all(name in of for name in competing)]
+    common = [by_method for by_method in values if all(name in by_method for name in competing)]
     if len(competing) < 2 or len(common) < 2:
         return {}, []
-    table = np.array([[np.mean(list(of[name].values())) for name in competing] for of in common])  # [problems, methods]
+    # [problems, methods]
+    table = np.array([[np.mean(list(by_method[name].values())) for name in competing] for by_method in common])
     ranks = rankdata(-table, axis=1).mean(0)
-    words = [f"average rank of the collaborating methods over {len(common)} problems, 1 is best"]
+    lines = [f"average rank of the collaborating methods over {len(common)} problems, 1 is best"]
     if len(common) < LEAST_PROBLEMS:
-        words.append(f"no test over problems: {len(common)} are too few, {LEAST_PROBLEMS} the least")
+        lines.append(f"no test over problems: {len(common)} are too few, {LEAST_PROBLEMS} the least")
     else:
         name, p = over_problems(table)
-        words.append(f"{name} over {len(common)} problems: p = {p:.3f}")
+        lines.append(f"{name} over {len(common)} problems: p = {p:.3f}")
         if len(competing) > 2:
             distance = nemenyi(len(competing), len(common))
-            words.append(f"Nemenyi: ranks that differ by less than {distance:.2f} are not told apart at 5 %")
-    return dict(zip(competing, map(float, ranks), strict=True)), words
+            lines.append(f"Nemenyi: ranks that differ by less than {distance:.2f} are not told apart at 5 %")
+    return dict(zip(competing, map(float, ranks), strict=True)), lines

@@ -1,4 +1,4 @@
-"""A comparison as text, Markdown, LaTeX, CSV, JSON or a workbook, from the same cells."""
+"""Render a comparison as text, Markdown, LaTeX, CSV, JSON or a workbook, from the same cells."""
 
 import csv
 import io
@@ -14,10 +14,10 @@ from figures.compare import Comparison, Table
 from figures.units import UNITS
 from untrusted import escape, no_formula
 
-WIDTH = 100  # characters of a table on the screen
-NAME = 28  # of a row's name at most, where the table is too wide otherwise
+WIDTH = 100  # maximum number of characters per line of a table on the screen
+NAME = 28  # maximum number of characters of a row's name in a table that is too wide
 FORMS = ("plain", "markdown", "latex", "csv", "json")
-MARKS = {  # of a cell: how each form shows the best of a column, and what is not told apart from it
+MARKS = {  # {form: {mark of a cell: format}}
     "plain": {"": "{}  ", "best": "{} *", "level": "{} ~"},
     "markdown": {"": "{}", "best": "**{}**", "level": "{} ~"},
     "latex": {"": "{}", "best": r"\textbf{{{}}}", "level": r"{}$^\dagger$"},
@@ -25,8 +25,9 @@ MARKS = {  # of a cell: how each form shows the best of a column, and what is no
 
 
 def render(result: Comparison, form: str = "plain") -> str:
-    """The tables and what they say as text; `form` is one of FORMS. "csv" is the first table alone; in LaTeX what is not a
-    table is a comment."""
+    """Return the tables and the lines below them as text.
+
+    `form` is one of FORMS. "csv" has the first table alone; in LaTeX everything but tables is a comment."""
     if form == "csv":
         return _csv(result)
     if form == "json":
@@ -41,13 +42,13 @@ def render(result: Comparison, form: str = "plain") -> str:
 
 
 def _leveled(columns: Sequence[Column]) -> tuple[list[Column], int]:
-    """The columns with as many lines of header each, and how many that are."""
+    """Return the columns with the same number of header lines, and this number."""
     levels = max((len(column.heads) for column in columns), default=1)
     return [column._replace(heads=("",) * (levels - len(column.heads)) + column.heads) for column in columns], levels
 
 
 def _spans(columns: Sequence[Column], level: int) -> list[list[int]]:
-    """The places of adjacent columns whose headers are the same down to a line."""
+    """Return the indices of adjacent columns whose headers are equal down to a line."""
     heads = [column.heads[: level + 1] for column in columns]
     return [list(same) for _, same in groupby(range(len(columns)), key=lambda i: heads[i])]
 
@@ -56,20 +57,22 @@ def _spans(columns: Sequence[Column], level: int) -> list[list[int]]:
 
 
 def _plain(table: Table) -> str:
-    """The table within WIDTH: where it is too wide, deviations are written shorter, long names are cut, then columns of
-    little weight are left out; what does not fit even so is a second table below."""
+    """Return the table as text within WIDTH characters.
+
+    Where the table is too wide: write deviations shorter, cut long names, then leave out columns of little weight. If the
+    table still does not fit, put the remaining columns in a second table below."""
     columns, names, left_out = table.columns, table.names, []
     short = _width(table, columns, names, False) > WIDTH
     if short and _width(table, columns, names, short) > WIDTH:
         names = _cut(names, NAME)
-        left = sorted((column for column in columns if column.shown > 1), key=lambda column: -column.shown)
-        while left and _width(table, columns, names, short) > WIDTH:
-            left_out.append(left.pop(0))
+        removable = sorted((column for column in columns if column.shown > 1), key=lambda column: -column.shown)
+        while removable and _width(table, columns, names, short) > WIDTH:
+            left_out.append(removable.pop(0))
             columns = [column for column in table.columns if column not in left_out]
-        for column in reversed(left_out):  # what there is room for after all
-            more = [other for other in table.columns if other == column or other in columns]
-            if _width(table, more, names, short) <= WIDTH:
-                columns = more
+        for column in reversed(left_out):  # restore columns that fit after all
+            candidates = [other for other in table.columns if other == column or other in columns]
+            if _width(table, candidates, names, short) <= WIDTH:
+                columns = candidates
         left_out = [column for column in left_out if column not in columns]
         if _width(table, columns, names, short) > WIDTH:
             columns, left_out, short = table.columns, [], False
@@ -80,17 +83,18 @@ def _plain(table: Table) -> str:
     return "\n".join(lines)
 
 
-def _cut(names: Sequence[str], most: int) -> list[str]:
-    """Names of so many characters at most, with a number where two would be alike."""
-    cut = [name if len(name) <= most else f"{name[: most - 1].rstrip()}…" for name in names]
-    alike = Counter(cut)
+def _cut(names: Sequence[str], limit: int) -> list[str]:
+    """Return names of at most `most` characters, numbered where two cut names would be equal."""
+    cut = [name if len(name) <= limit else f"{name[: limit - 1].rstrip()}…" for name in names]
+    counts = Counter(cut)
     return [
-        name if alike[name] == 1 else f"{name[: most - 4].rstrip('…').rstrip()}… {i}" for i, name in enumerate(cut, start=1)
+        name if counts[name] == 1 else f"{name[: limit - 4].rstrip('…').rstrip()}… {i}"
+        for i, name in enumerate(cut, start=1)
     ]
 
 
 def _blocks(table: Table, columns: Sequence[Column], names: Sequence[str], short: bool) -> Iterator[list[Column]]:
-    """The columns in parts that each fit, cut between groups where that is possible."""
+    """Yield the columns in blocks that each fit the width, split between groups where possible."""
     block: list[Column] = []
     for _, same in groupby(columns, key=lambda column: column.group):
         group = list(same)
@@ -111,7 +115,9 @@ def _width(table: Table, columns: Sequence[Column], names: Sequence[str], short:
 
 
 def _block(table: Table, columns: Sequence[Column], names: Sequence[str], short: bool) -> str:
-    """Headers in lines, of which the upper ones stand over all columns that share them; a line; a row each."""
+    """Return a block as text: headers, a rule, and a line per row.
+
+    The upper header lines span all columns that share them."""
     marked = any(cell.mark for row in table.rows for cell in row.values())
     texts = [[_text(row[column.name], short, marked) for column in columns] for row in table.rows]
     columns, levels = _leveled(columns)
@@ -119,27 +125,27 @@ def _block(table: Table, columns: Sequence[Column], names: Sequence[str], short:
     gaps = [3 if i and column.heads[0] != columns[i - 1].heads[0] else 2 for i, column in enumerate(columns)]
     for level in range(levels - 1):
         for span in _spans(columns, level):
-            lacks = len(columns[span[0]].heads[level]) - sum(widths[i] + gaps[i] for i in span) + gaps[span[0]]
-            widths[span[0]] += max(0, lacks)
-    first = max(len(table.head), *map(len, names))
+            missing = len(columns[span[0]].heads[level]) - sum(widths[i] + gaps[i] for i in span) + gaps[span[0]]
+            widths[span[0]] += max(0, missing)
+    name_width = max(len(table.head), *map(len, names))
 
     def line(name: str, cells: Sequence[str]) -> str:
         padded = [
             " " * gap + (cell.ljust(width) if UNITS[column.unit].is_text else cell.rjust(width))
             for cell, width, gap, column in zip(cells, widths, gaps, columns, strict=True)
         ]
-        return f"{name:<{first}}{''.join(padded)}".rstrip()
+        return f"{name:<{name_width}}{''.join(padded)}".rstrip()
 
     heads = []
     for level in range(levels - 1):
-        over = ""
+        headers = ""
         for span in _spans(columns, level):
-            room = sum(widths[i] + gaps[i] for i in span) - gaps[span[0]]
-            over += " " * gaps[span[0]] + columns[span[0]].heads[level].center(room)
-        heads.append(f"{'':<{first}}{over}".rstrip())
+            width = sum(widths[i] + gaps[i] for i in span) - gaps[span[0]]
+            headers += " " * gaps[span[0]] + columns[span[0]].heads[level].center(width)
+        heads.append(f"{'':<{name_width}}{headers}".rstrip())
     heads.append(line(table.head, [column.heads[-1] for column in columns]))
     rows = [line(name, row) for name, row in zip(names, texts, strict=True)]
-    rule = "-" * (first + sum(widths) + sum(gaps))
+    rule = "-" * (name_width + sum(widths) + sum(gaps))
     if table.below:
         rows.insert(table.below, rule)
     return "\n".join([*heads, rule, *rows])
@@ -162,16 +168,16 @@ def _markdown(table: Table) -> str:
 
 
 def _latex(table: Table) -> str:
-    """In booktabs: the lines of the headers span the columns that share them, references stand below a line."""
+    """Return a booktabs table: header lines span the columns that share them, references stand below a rule."""
     columns, levels = _leveled(table.columns)
-    aligned = "".join("l" if UNITS[column.unit].is_text else "r" for column in columns)
-    lines = [rf"\begin{{tabular}}{{l{aligned}}}", r"\toprule"]
+    alignment = "".join("l" if UNITS[column.unit].is_text else "r" for column in columns)
+    lines = [rf"\begin{{tabular}}{{l{alignment}}}", r"\toprule"]
     for level in range(levels):
-        last = level == levels - 1
-        spans = _spans(columns, level) if not last else [[i] for i in range(len(columns))]
+        is_last = level == levels - 1
+        spans = _spans(columns, level) if not is_last else [[i] for i in range(len(columns))]
         heads = [(len(span), typed(columns[span[0]].heads[level])) for span in spans]
-        told = [rf"\multicolumn{{{n}}}{{c}}{{{head}}}" if n > 1 else head for n, head in heads]
-        lines.append(" & ".join([typed(table.head) if last else "", *told]) + r" \\")
+        head_cells = [rf"\multicolumn{{{n}}}{{c}}{{{head}}}" if n > 1 else head for n, head in heads]
+        lines.append(" & ".join([typed(table.head) if is_last else "", *head_cells]) + r" \\")
         if rules := [
             rf"\cmidrule(lr){{{span[0] + 2}-{span[-1] + 2}}}"
             for span in spans
@@ -188,20 +194,20 @@ def _latex(table: Table) -> str:
 
 
 def typed(text: str) -> str:
-    """Text as LaTeX can set it."""
+    """Escape text for LaTeX."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
     special |= {letter: rf"\ensuremath{{{letter}}}" for letter in "<>"}
     return "".join(special.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)
 
 
 def _aside(line: str, form: str) -> str:
-    """A line that is no table; one line in any case, so that a comment stays one."""
+    """Return a line of text outside the tables; always a single line, so that a comment stays a comment."""
     line = escape(line)
     return f"% {line}" if form == "latex" else _in_markdown(line) if form == "markdown" else line
 
 
 def _in_markdown(text: str) -> str:
-    """Text as Markdown shows it: no markup, no link, no formula in it."""
+    """Escape text for Markdown: no markup, no link, no formula."""
     return re.sub(r"[\\`*\[<|$]", r"\\\g<0>", text)
 
 
@@ -209,28 +215,30 @@ def _in_markdown(text: str) -> str:
 
 
 def _csv(result: Comparison) -> str:
-    """The first table with its numbers as they are, or what stands for it."""
+    """Return the first table with its raw numbers, or the `data` that replaces it."""
     headers, rows = (result.data or result.tables[0]).machine()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([escape(header) if header.startswith("--") else no_formula(escape(header)) for header, _ in headers])
-    told = [["" if value is None else value for value in row] for row in rows]
-    writer.writerows([[no_formula(escape(value)) if isinstance(value, str) else value for value in row] for row in told])
+    filled = [["" if value is None else value for value in row] for row in rows]
+    writer.writerows([[no_formula(escape(value)) if isinstance(value, str) else value for value in row] for row in filled])
     return text.getvalue().rstrip()
 
 
 def _json(result: Comparison) -> str:
-    """{"tables": [{"title", "rows": [{header: value}]}], "verdict", "notes"}, with null for an empty cell."""
-    found = [*([result.data] if result.data else []), *result.tables]
+    """Return {"tables": [{"title", "rows": [{header: value}]}], "verdict", "notes"}; an empty cell is null."""
+    sources = [*([result.data] if result.data else []), *result.tables]
     tables = []
-    for table in found:
+    for table in sources:
         headers, rows = table.machine()
-        tables.append({"title": table.title, "rows": [dict(zip([h for h, _ in headers], row, strict=True)) for row in rows]})
+        tables.append(
+            {"title": table.title, "rows": [dict(zip([name for name, _ in headers], row, strict=True)) for row in rows]}
+        )
     return json.dumps({"tables": tables, "verdict": result.verdict, "notes": result.notes}, allow_nan=False, indent=1)
 
 
 def write_xlsx(result: Comparison, path: Path) -> None:
-    """A sheet a table, numbers as numbers in the units of their headers, and a sheet of notes."""
+    """Write a sheet per table, numbers as numbers in the units of their headers, and a sheet of notes."""
     import pandas as pd
 
     from saves.workbook import write_sheet

@@ -27,39 +27,42 @@ from figures.metrics import seed_of
 from figures.styles import MARKERS, of_classes
 from saves import Run
 
-COLUMNS = 6  # rounds, and as many clients as there are markers, where none are asked for
+COLUMNS = 6  # default number of rounds; the default number of clients is the number of markers
 PERPLEXITY = 30  # of t-SNE
-MANY = 26  # more classes than this are not in the legend
+MANY = 26  # with more classes than this, the legend omits the classes
 GREY = "#444444"
 
 
 def features(run: Run) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
-    """What a run kept of all its clients together: the rounds [T], the features float [T, N, D] of N examples, and of each
-    its class, int [N], and its client, int [N]. Rounds in which it had diverged are left out. Raises UserError for a run
-    that kept none, where clients' features differ in length, and where there are less than two of two."""
+    """Return the features that a run kept, of all its clients together.
+
+    Returns the rounds [T], the features float [T, N, D] of N examples, and for each example its class, int [N], and its
+    client, int [N]. Rounds in which the run had diverged are left out. Raises UserError for a run without features, where
+    the lengths of the clients' features differ, and for fewer than two examples or two features."""
     saved = run.arrays("features")
     if saved is None:
         raise UserError(f"{run.folder}: kept no features; --track_features N, with --force, runs it anew")
     clients = range(sum(name.startswith("features_") for name in saved))
     of_clients = [saved[f"features_{k}"] for k in clients]
     if len(lengths := sorted({values.shape[2] for values in of_clients})) > 1:
-        told = " and ".join(map(str, lengths))
-        raise UserError(f"{run.folder}: its clients' features have no common axes, they are of {told} numbers")
+        length_text = " and ".join(map(str, lengths))
+        raise UserError(f"{run.folder}: its clients' features have no common axes, they are of {length_text} numbers")
     if lengths[0] < 2 or sum(values.shape[1] for values in of_clients) < 2:
         raise UserError(f"{run.folder}: a plane takes two examples of two features at least")
     classes = np.concatenate([saved[f"labels_{k}"] for k in clients])
-    whose = np.repeat(clients, [values.shape[1] for values in of_clients])
+    clients_of_examples = np.repeat(clients, [values.shape[1] for values in of_clients])
     values = np.concatenate(of_clients, axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
-        usable = np.isfinite(np.square(values).sum((1, 2)))  # what axes are made of
-    if not usable.any():
+        is_finite = np.isfinite(np.square(values).sum((1, 2)))  # PCA sums squares
+    if not is_finite.any():
         raise UserError(f"{run.folder}: it had diverged in all rounds of which it kept features")
-    return saved["rounds"][usable].tolist(), values[usable], classes, whose
+    return saved["rounds"][is_finite].tolist(), values[is_finite], classes, clients_of_examples
 
 
 def embedded(values: np.ndarray, method: str = "pca") -> np.ndarray:
-    """Features float [T, N, D] in two dimensions, float [T, N, 2]: by "pca" on the axes of the last of T, or each of T by
-    "tsne"; the same whenever it is repeated."""
+    """Return features float [T, N, D] in two dimensions, float [T, N, 2].
+
+    "pca" uses the axes of the last of T, "tsne" embeds each of T separately. Repeated calls return the same result."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -73,38 +76,41 @@ def embedded(values: np.ndarray, method: str = "pca") -> np.ndarray:
 def panels(
     run: Run, rounds: Sequence[int], clients: Sequence[int] | None = None, method: str = "pca", name: str = ""
 ) -> list[Panel]:
-    """A panel a round, of all clients or of some; with PCA all have the same axes. `name` is of the run. Raises UserError as
-    `features`."""
-    there, values, classes, whose = features(run)
-    places = [there.index(r) for r in rounds]
-    # with PCA the last round that was kept is there for its axes, shown or not
+    """Return a panel per round, of all clients or of some; with PCA all panels have the same axes.
+
+    `name`: the name of the run. Raises UserError as `features`."""
+    kept_rounds, values, classes, clients_of_examples = features(run)
+    places = [kept_rounds.index(r) for r in rounds]
+    # PCA needs the last kept round for its axes, shown or not
     points = embedded(values[[*places, -1]])[:-1] if method == "pca" else embedded(values[places], method)
-    everyone = range(whose.max() + 1)
-    marker_of = dict(zip(everyone if clients is None else clients, cycle(MARKERS), strict=False))
-    words = [f"class {word}" for word in run.arrays("features")["classes"]]
-    looks = list(zip(words, of_classes(len(words)), strict=True))
-    keys = [key(word, Style(colour)) for word, colour in looks if len(looks) <= MANY]
+    all_clients = range(clients_of_examples.max() + 1)
+    marker_of = dict(zip(all_clients if clients is None else clients, cycle(MARKERS), strict=False))
+    class_names = [f"class {class_name}" for class_name in run.arrays("features")["classes"]]
+    looks = list(zip(class_names, of_classes(len(class_names)), strict=True))
+    keys = [key(class_name, Style(colour)) for class_name, colour in looks if len(looks) <= MANY]
     keys += [
         key(f"client {run.called(k)}", Style(GREY, marker=marker)) for k, marker in list(marker_of.items())[: len(MARKERS)]
     ]
     axes = [Axis(ticks={}), Axis(name, ticks={})]
     if method == "pca":
-        seen = points[:, np.isin(whose, list(marker_of))]
-        margin = 0.05 * np.ptp(seen, axis=(0, 1))
-        spans = zip(seen.min((0, 1)) - margin, seen.max((0, 1)) + margin, strict=True)
+        visible = points[:, np.isin(clients_of_examples, list(marker_of))]
+        margin = 0.05 * np.ptp(visible, axis=(0, 1))
+        spans = zip(visible.min((0, 1)) - margin, visible.max((0, 1)) + margin, strict=True)
         titles = ("principal component 1", f"{name}\nprincipal component 2".strip())
         axes = [Axis(title, span=span, ticks={}) for title, span in zip(titles, spans, strict=True)]
-    found = []
+    round_panels = []
     for r, of_round in zip(rounds, points, strict=True):
         marks = list(keys)
-        for (c, (word, colour)), marker in product(enumerate(looks), dict.fromkeys(marker_of.values())):
-            it = np.flatnonzero((classes == c) & np.isin(whose, [k for k in marker_of if marker_of[k] == marker]))
-            hover = [f"{word}, client {run.called(k)}" for k in whose[it]]
+        for (c, (class_name, colour)), marker in product(enumerate(looks), dict.fromkeys(marker_of.values())):
+            indices = np.flatnonzero(
+                (classes == c) & np.isin(clients_of_examples, [k for k in marker_of if marker_of[k] == marker])
+            )
+            hover = [f"{class_name}, client {run.called(k)}" for k in clients_of_examples[indices]]
             if hover:
-                style, label = Style(colour, marker=marker), word if len(looks) <= MANY else ""
-                marks.append(Points(*of_round[it].T, style, label, hover=hover, size=3.7))
-        found.append(Panel(marks, *axes, f"round {r}", rows=14))
-    return found
+                style, label = Style(colour, marker=marker), class_name if len(looks) <= MANY else ""
+                marks.append(Points(*of_round[indices].T, style, label, hover=hover, size=3.7))
+        round_panels.append(Panel(marks, *axes, f"round {r}", rows=14))
+    return round_panels
 
 
 def draw(
@@ -114,40 +120,43 @@ def draw(
     rounds: Sequence[int] | None = None,
     clients: Sequence[int] | None = None,
 ):
-    """The representations as a figure, written to a PNG or PDF where there is a path. `rounds`: by default up to COLUMNS of
-    those that all runs kept; `clients`: by default as many. Raises UserError for runs that are not to be compared, for
-    rounds or clients that they did not keep, and as `features`."""
+    """Return the representations as a figure, written to a PNG or PDF if there is a path.
+
+    `rounds`: by default up to COLUMNS of the rounds that all runs kept. `clients`: by default as many as there are markers.
+    Raises UserError for runs that cannot be compared, for rounds or clients that they did not keep, and as `features`."""
     check(runs)
-    found = ordered(runs)
-    rows = [(run, _label(run, group, found)) for group in found for run in group.runs]
-    columns, shown = rounds_shown([features(run)[0] for run, _ in rows], rounds), _clients(runs, clients)
-    of_runs = [panel for run, label in rows for panel in panels(run, columns, shown, method, label)]
-    return on_paper.figure(of_runs, 2.1, 2.1, path, len(columns), legend="")
+    groups = ordered(runs)
+    rows = [(run, _label(run, group, groups)) for group in groups for run in group.runs]
+    columns, shown_clients = rounds_shown([features(run)[0] for run, _ in rows], rounds), _clients(runs, clients)
+    all_panels = [panel for run, label in rows for panel in panels(run, columns, shown_clients, method, label)]
+    return on_paper.figure(all_panels, 2.1, 2.1, path, len(columns), legend="")
 
 
-def _label(run: Run, group: Group, found: Sequence[Group]) -> str:
-    seeds = "\nseed {}, split {}".format(*seed_of(run)) if any(len(group.runs) > 1 for group in found) else ""
-    return name_of(group, found) + seeds
+def _label(run: Run, group: Group, groups: Sequence[Group]) -> str:
+    seeds = "\nseed {}, split {}".format(*seed_of(run)) if any(len(group.runs) > 1 for group in groups) else ""
+    return name_of(group, groups) + seeds
 
 
-def rounds_shown(kept: Sequence[Sequence[int]], asked: Sequence[int] | None = None) -> list[int]:
-    """Of the rounds that each of some runs kept those that are drawn: the ones asked for, or up to COLUMNS that all of them
-    kept, evenly spaced, the first and the last included. Raises UserError for one that is not there, and for none."""
+def rounds_shown(kept: Sequence[Sequence[int]], requested: Sequence[int] | None = None) -> list[int]:
+    """Return the rounds to draw: the requested rounds, or up to COLUMNS that all runs kept.
+
+    The default rounds are evenly spaced, the first and the last included. Raises UserError for a round that was not kept by
+    all runs, and where there is no common round."""
     common = sorted(set(kept[0]).intersection(*kept))
-    told = ", ".join(map(str, common)) or "none"
-    if wrong := [r for r in asked or () if r not in common]:
-        raise UserError(f"--rounds {wrong[0]}: features of all these runs were kept of rounds {told}")
+    available = ", ".join(map(str, common)) or "none"
+    if wrong := [r for r in requested or () if r not in common]:
+        raise UserError(f"--rounds {wrong[0]}: features of all these runs were kept of rounds {available}")
     if not common:
         raise UserError("these runs kept features of no round in common")
     places = np.linspace(0, len(common) - 1, min(COLUMNS, len(common))).round().astype(int)
-    return list(asked or [common[place] for place in places])
+    return list(requested or [common[place] for place in places])
 
 
-def _clients(runs: Sequence[Run], asked: Sequence[int] | None) -> list[int]:
+def _clients(runs: Sequence[Run], requested: Sequence[int] | None) -> list[int]:
     n_clients = min(run.options["n_clients"] for run in runs)
-    if wrong := [k for k in asked or () if not 0 <= k < n_clients]:
+    if wrong := [k for k in requested or () if not 0 <= k < n_clients]:
         raise UserError(f"--clients {wrong[0]}: the clients of these runs are 0 to {n_clients - 1}")
-    return list(asked or range(min(n_clients, len(MARKERS))))
+    return list(requested or range(min(n_clients, len(MARKERS))))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

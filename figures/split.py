@@ -29,11 +29,11 @@ from saves import Run
 from untrusted import print_escaped
 
 CLIENTS_SHOWN, CLASSES_SHOWN = 20, 12  # in the terminal
-MAX_CLIENTS = 60  # more rows than this cannot be told apart on paper
+MAX_CLIENTS = 60  # on paper, more rows than this are indistinguishable
 
 
 def panel(saved: Mapping[str, np.ndarray], title: str = "", most: int = saves.MANY) -> Panel:
-    """The map of client x class of a `split.npz`, or where clients are more than `most` that of how many have how many."""
+    """Return the map client x class of a `split.npz`; of more than `most` clients, the distribution of their counts."""
     table, classes = saved["table"], list(map(str, saved["classes"]))
     if len(table) > most:
         return _distributions(table, classes, title)
@@ -44,100 +44,106 @@ def panel(saved: Mapping[str, np.ndarray], title: str = "", most: int = saves.MA
 
 
 def _distributions(table: np.ndarray, classes: Sequence[str], title: str) -> Panel:
-    """Of each class, and of all, the part of the clients that have 0, 1, 2 to 3, 4 to 7, ... examples, most on top."""
-    held, sizes = np.count_nonzero(table, axis=1), table.sum(1)
+    """Return, for each class and for all, the fraction of clients with 0, 1, 2 to 3, 4 to 7, ... examples, most on top."""
+    classes_held, sizes = np.count_nonzero(table, axis=1), table.sum(1)
     n_bins = int(sizes.max()).bit_length() + 1
     parts = [np.bincount(np.frexp(counts)[1], minlength=n_bins) / len(table) for counts in (*table.T, sizes)]
     bins = ["0", "1", *(f"{2**i:,} to {2 ** (i + 1) - 1:,}" for i in range(1, n_bins - 1))]
-    told = [f"{len(table):,} clients", f"classes a client: {_range(held)}", f"examples a client: {_range(sizes)}"]
+    summary = [f"{len(table):,} clients", f"classes a client: {_range(classes_held)}", f"examples a client: {_range(sizes)}"]
     x = Axis("class", ticks=dict(enumerate([*classes, "all"])))
     y = Axis("examples of a client", ticks=dict(enumerate(bins[::-1])))
     heat = Heat(100 * np.stack(parts, axis=1)[::-1], 100, "% of the clients")
-    return Panel([heat], x, y, "\n".join(filter(None, [title, "; ".join(told)])), rows=max(n_bins, 8))
+    return Panel([heat], x, y, "\n".join(filter(None, [title, "; ".join(summary)])), rows=max(n_bins, 8))
 
 
 def _range(counts: np.ndarray) -> str:
-    least, most = int(counts.min()), int(counts.max())
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}, median {np.median(counts):,.0f}"
+    smallest, largest = int(counts.min()), int(counts.max())
+    return f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}, median {np.median(counts):,.0f}"
 
 
 def draw_one(saved: Mapping[str, np.ndarray], png: Path) -> None:
-    """One split, as a `split.npz` has it, as a map."""
+    """Draw one split, a `split.npz`, as a map."""
     _figure([panel(saved, "training examples by client and class", MAX_CLIENTS)], png)
 
 
 def draw(runs: Sequence[Run], path: Path | None = None):
-    """The distinct splits of runs as a figure, written to a PNG or PDF where there is a path."""
-    distinct = {(run.config["data"]["digest"], run.config["split"]): run for run in reversed(runs)}
-    return _figure([panel(run.arrays("split"), name_of(run), MAX_CLIENTS) for run in reversed(distinct.values())], path)
+    """Return the distinct splits of runs as a figure, written to a PNG or PDF if there is a path."""
+    by_split = {(run.config["data"]["digest"], run.config["split"]): run for run in reversed(runs)}
+    return _figure([panel(run.arrays("split"), name_of(run), MAX_CLIENTS) for run in reversed(by_split.values())], path)
 
 
 def name_of(run: Run) -> str:
-    """The data and the flags that a run's split was drawn with."""
+    """Return the data set and the flags with which a run's split was drawn."""
     options = run.options
     rule = partition.PARTITIONS.get(options["partition"])
     flags = [name for name in (partition.parameters(rule) if rule else []) if options.get(name) is not None]
-    told = flags_told(options, (*flags, "split_seed"))
-    return f"{options['dataset']} --partition {options['partition']}\n{told}"
+    flag_text = flags_told(options, (*flags, "split_seed"))
+    return f"{options['dataset']} --partition {options['partition']}\n{flag_text}"
 
 
-def text(one: Experiment) -> str:
-    """The split as a table of client x class; where there are many classes, of how many a client holds; and by how much
-    its images are changed."""
-    n_clients, shown = len(one.split.train), partition.Split(*(part[:CLIENTS_SHOWN] for part in one.split.parts))
-    counts = partition.table(one.data, shown)
-    columns = [(name if len(name) <= 8 else f"{name[:7]}.", counts[:, c]) for c, name in enumerate(one.data.classes)]
+def text(experiment: Experiment) -> str:
+    """Return the split as a table client x class; where there are many classes, how many each client holds.
+
+    With a feature shift the table also has its amount per client."""
+    n_clients, shown = (
+        len(experiment.split.train),
+        partition.Split(*(part[:CLIENTS_SHOWN] for part in experiment.split.parts)),
+    )
+    counts = partition.table(experiment.data, shown)
+    columns = [(name if len(name) <= 8 else f"{name[:7]}.", counts[:, c]) for c, name in enumerate(experiment.data.classes)]
     if len(columns) > CLASSES_SHOWN:
         largest, median = counts.max(1), np.median(counts, axis=1).astype(int)
         columns = [("classes", (counts > 0).sum(1)), ("largest", largest), ("median", median)]
     columns += [("all", counts.sum(1)), ("test", shown.test.sizes)]
-    if one.options.feature_shift != "none":
-        columns.append(("shift", [f"{amount:.2f}" for amount in shift.amounts(one.options)]))
-    names = one.split.names[: len(counts)] or [f"{k:>6}" for k in range(len(counts))]
+    if experiment.options.feature_shift != "none":
+        columns.append(("shift", [f"{amount:.2f}" for amount in shift.amounts(experiment.options)]))
+    names = experiment.split.names[: len(counts)] or [f"{k:>6}" for k in range(len(counts))]
     first, width = max(6, *map(len, names)), max(7, *(len(name) + 1 for name, _ in columns))
     lines = [
-        f"split {one.split.digest}: training examples by client and class",
+        f"split {experiment.split.digest}: training examples by client and class",
         f"{'client':<{first}}" + "".join(f"{name:>{width}}" for name, _ in columns),
     ]
     for k, name in enumerate(names):
         lines.append(f"{name:<{first}}" + "".join(f"{column[k]:>{width}}" for _, column in columns))
     if n_clients > CLIENTS_SHOWN:
         lines.append(f"   ... {n_clients - CLIENTS_SHOWN} more clients, all of them in split.npz")
-    if one.data.clients and not one.split.names:
+    if experiment.data.clients and not experiment.split.names:
         lines.append(
-            f"the data come by {len(one.data.clients)} clients and are dealt anew; --clients keeps them as they come"
+            f"the data come by {len(experiment.data.clients)} clients and are dealt anew; --clients keeps them as they come"
         )
-    if not partition.has_common_test(one.data):
-        n = len(partition.global_test(one.data, one.split))
+    if not partition.has_common_test(experiment.data):
+        n = len(partition.global_test(experiment.data, experiment.split))
         lines.append(f"no test set is common to all clients: the global one is the union of their own, {n:,} examples")
     return "\n".join(lines)
 
 
-def distinct(ready: Sequence[Experiment]) -> list[Experiment]:
-    """One of each that differ in who gets what, or in the change through which a client sees it."""
+def distinct(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """Return one experiment for each distinct split or feature shift of the clients."""
 
-    def drawn(one: Experiment) -> tuple:
-        return one.split.digest, *(tuple(shift.amounts(one.options)) if one.options.feature_shift != "none" else ())
+    def drawn(experiment: Experiment) -> tuple:
+        return experiment.split.digest, *(
+            tuple(shift.amounts(experiment.options)) if experiment.options.feature_shift != "none" else ()
+        )
 
-    return list({drawn(one): one for one in ready}.values())
+    return list({drawn(experiment): experiment for experiment in experiments}.values())
 
 
-def show(ready: Sequence[Experiment]) -> None:
-    """Print who gets what, and draw and save it in `--export_dir`; nothing else."""
-    for one in distinct(ready):
-        print_escaped(text(one))
-        saved = experiment.save_split(one)
-        draw_one(partition.arrays(one.data, one.split), saved.with_suffix(".png"))
-        print_escaped(f"drawn in {saved.with_suffix('.png')}, saved beside it for --partition_file")
+def show(experiments: Sequence[Experiment]) -> None:
+    """Print the splits, and draw and save them in `--export_dir`; nothing else."""
+    for run_experiment in distinct(experiments):
+        print_escaped(text(run_experiment))
+        split_file = experiment.save_split(run_experiment)
+        draw_one(partition.arrays(run_experiment.data, run_experiment.split), split_file.with_suffix(".png"))
+        print_escaped(f"drawn in {split_file.with_suffix('.png')}, saved beside it for --partition_file")
 
 
 def _figure(shown: Sequence[Panel], path: Path | None):
-    rows, columns = np.max([of.marks[0].values.shape for of in shown], axis=0)
+    rows, columns = np.max([shown_panel.marks[0].values.shape for shown_panel in shown], axis=0)
     return on_paper.figure(shown, 2.2 + min(0.55 * columns, 14), 1.6 + 0.32 * max(rows, 4), path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from figures import command  # what an experiment, which draws its split, needs not
+    from figures import command  # imported here: an experiment that draws its split does not need `command`
 
     command.run(command.parser("split", __doc__), draw, argv)
 

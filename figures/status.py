@@ -2,8 +2,7 @@
 
     python -m figures.status [saves]
 
-Read from what a run writes while it goes on (`history.csv`, its checkpoints) and from its lock; nothing is changed.
-"""
+Reads the files that a run writes while it goes on (`history.csv`, its checkpoints) and its lock; changes nothing."""
 
 import sys
 
@@ -30,45 +29,48 @@ SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
 
 
 def status(folder: Path) -> dict[str, str]:
-    """How one run stands, in words: "run", "stands", "round", "global %", "personal %", "left" (seconds at the pace of its
-    rounds so far), "why" it failed."""
+    """Return the status of one run in words.
+
+    Keys: "run", "stands", "round", "global %", "personal %", "left" (remaining seconds at the pace of its rounds so far),
+    "why" (the reason of a failure)."""
     if (why := saves.unreadable(folder)) is not None:
         return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": "unreadable", "why": why}
-    done = saves.finished(folder)
+    is_done = saves.finished(folder)
     try:
-        run = saves.load(folder) if done else None
+        run = saves.load(folder) if is_done else None
         rounds = (run.config if run else saves.read_config(folder))["options"]["rounds"]
         rows = run.rounds.to_dict("records") if run else rows_of(folder)
     except UserError as error:
-        stands = "damaged" if isinstance(error, saves.DamagedError) else "older"
-        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": stands, "why": str(error)}
+        state = "damaged" if isinstance(error, saves.DamagedError) else "older"
+        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": state, "why": str(error)}
     failed, running = folder / "failed", saves.at_work(folder)
-    stands = "done" if done else "running" if running else "failed" if failed.exists() else "stopped"
+    state = "done" if is_done else "running" if running else "failed" if failed.exists() else "stopped"
     last = int(rows[-1]["round"]) if rows else 0
-    if stands in ("failed", "stopped"):  # it would go on from the checkpoint, whatever it has played since
+    if state in ("failed", "stopped"):  # the run would resume from its checkpoint; later rounds are lost
         last = saves.saved_round(folder)
         rows = [row for row in rows if int(row["round"]) <= last]
     taken = sum(float(row[name]) for row in rows for name in ("seconds", "evaluation_seconds"))
     return {
         "run": folder.name,
-        "stands": stands,
-        "round": f"{rounds if done else last} of {rounds}",
+        "stands": state,
+        "round": f"{rounds if is_done else last} of {rounds}",
         "global %": _accuracy(rows, "global_mean"),
         "personal %": _accuracy(rows, "personal_mean"),
-        "left": duration(taken / last * (rounds - last)) if rows and last and not done else "",
-        "why": _why(failed) if stands == "failed" else "",
+        "left": duration(taken / last * (rounds - last)) if rows and last and not is_done else "",
+        "why": _why(failed) if state == "failed" else "",
     }
 
 
 def rows_of(folder: Path, last: int | None = None) -> list[dict[str, str]]:
-    """The rounds of an unfinished run so far, or those in the last so many bytes of `history.csv`, as far as they can be
-    read: the last line may be half written."""
+    """Return the readable rounds of an unfinished run so far; the last line may be incomplete.
+
+    `last`: read only this number of bytes at the end of `history.csv`."""
     try:
         with opened(folder / "history.csv") as file:
             names, size = file.readline(), os.fstat(file.fileno()).st_size
             if last is not None and size - file.tell() > last:
                 file.seek(size - last)
-                file.readline()  # the end of a row
+                file.readline()  # skip the rest of a row
             text = (names + file.read()).decode(errors="replace")
         return [row for row in csv.DictReader(io.StringIO(text, newline="")) if _is_whole(row)]
     except (RefusedError, OSError, csv.Error):
@@ -76,7 +78,7 @@ def rows_of(folder: Path, last: int | None = None) -> list[dict[str, str]]:
 
 
 def _why(failed: Path) -> str:
-    """Why a run failed, in its own words, or why these cannot be read."""
+    """Return the reason why a run failed, in its own words, or why the reason cannot be read."""
     try:
         return text(failed).strip()
     except RefusedError as error:
@@ -92,35 +94,35 @@ def _is_whole(row: Mapping[str, str | None]) -> bool:
 
 
 def _accuracy(rows: Sequence[dict[str, Any]], name: str) -> str:
-    """Of the last round that was evaluated."""
-    found = [float(row[name]) for row in rows if row.get(name) not in (None, "")]
-    found = [value for value in found if value == value]  # in a frame, what was not measured is NaN
-    return f"{100 * found[-1]:.2f}" if found else ""
+    """Return the accuracy of the last evaluated round, in percent."""
+    values = [float(row[name]) for row in rows if row.get(name) not in (None, "")]
+    values = [value for value in values if value == value]  # in a frame, a value that was not measured is NaN
+    return f"{100 * values[-1]:.2f}" if values else ""
 
 
 def table(export_dir: Path) -> str:
-    """All runs of a folder, and how many stand how."""
+    """Return a table of all runs of a folder, and the number of runs with each status."""
     rows = [status(folder) for folder in saves.folders_in(export_dir)]
     if not rows:
         return f"{export_dir}: no runs"
     counts = Counter(row["stands"] for row in rows)
-    kept = [name for name in rows[0] if any(row[name] for row in rows)]
-    aligned = ["right" if name in ("round", "global %", "personal %", "left") else "left" for name in kept]
-    shown = [[row[name] for name in kept] for row in rows]
-    text = tabulate(shown, headers=kept, tablefmt="simple", colalign=aligned, disable_numparse=True)
-    return f"{text}\n\n{len(rows)} runs: {', '.join(f'{n} {stands}' for stands, n in sorted(counts.items()))}"
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    aligned = ["right" if name in ("round", "global %", "personal %", "left") else "left" for name in columns]
+    shown = [[row[name] for name in columns] for row in rows]
+    text = tabulate(shown, headers=columns, tablefmt="simple", colalign=aligned, disable_numparse=True)
+    return f"{text}\n\n{len(rows)} runs: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    made = Parser(prog="python -m figures.status", description=__doc__.splitlines()[0])
-    made.add_argument("export_dir", nargs="?", type=Path, default=Path("saves"), help="folder of runs (default: saves)")
-    export_dir = made.parse_args(argv).export_dir
+    parser = Parser(prog="python -m figures.status", description=__doc__.splitlines()[0])
+    parser.add_argument("export_dir", nargs="?", type=Path, default=Path("saves"), help="folder of runs (default: saves)")
+    export_dir = parser.parse_args(argv).export_dir
     if not is_there(export_dir) or not export_dir.is_dir():
-        made.error(f"{export_dir}: no such folder; must be one that holds runs")
+        parser.error(f"{export_dir}: no such folder; must be one that holds runs")
     try:
         print_escaped(table(export_dir))
-    except UserError as error:  # the folder itself may not be read
-        made.error(str(error))
+    except UserError as error:  # the folder itself may be unreadable
+        parser.error(str(error))
     return 0
 
 

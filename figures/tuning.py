@@ -26,32 +26,32 @@ from figures.units import percent, spread
 from untrusted import escape, print_escaped
 
 
-def report(found: Sequence[Group]) -> str:
-    """A row a group of runs."""
+def report(groups: Sequence[Group]) -> str:
+    """Return a table with a row per group of runs."""
     rows = []
-    for group in found:
+    for group in groups:
         last = [run.rounds.iloc[-1] for run in group.runs]
         mean = {name: 100 * np.mean([row.get(name, np.nan) for row in last]) for name in last[0].index}
-        row = {"": name_of(group, found), "n": len(group.runs), "global": mean["global_mean"]}
+        row = {"": name_of(group, groups), "n": len(group.runs), "global": mean["global_mean"]}
         row |= {"local": mean.get("local_mean", np.nan)}
         row |= {("as sent" if e == 0 else f"epoch {e}"): 100 * value for e, value in enumerate(by_epoch(group))}
         row |= {"std over clients": mean["tuned_std_clients"], "worst tenth": mean["tuned_worst_tenth"]}
-        shown = {name: value if isinstance(value, str | int) else percent(value / 100) for name, value in row.items()}
-        rows.append(shown | {"std over seeds": spread(group.values("tuned_mean"))})
+        texts = {name: value if isinstance(value, str | int) else percent(value / 100) for name, value in row.items()}
+        rows.append(texts | {"std over seeds": spread(group.values("tuned_mean"))})
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
 def by_epoch(group: Group) -> np.ndarray:
-    """Mean personal accuracy after each epoch of fine-tuning, from 0: float [epochs + 1]."""
+    """Return mean personal accuracy after each epoch of fine-tuning, from 0: float [epochs + 1]."""
     return np.mean([summary["tuned_by_epoch"] for summary in group.summaries], axis=0)
 
 
-def draw(found: Sequence[Group], path: Path) -> None:
-    """Draw a line a group into a PNG or PDF."""
+def draw(groups: Sequence[Group], path: Path) -> None:
+    """Draw a line per group into a PNG or PDF."""
     marks = []
-    for group, style in zip(found, styles(found), strict=True):
+    for group, style in zip(groups, styles(groups), strict=True):
         line = 100 * by_epoch(group)
-        marks.append(Line(np.arange(len(line)), line, style, name_of(group, found)))
+        marks.append(Line(np.arange(len(line)), line, style, name_of(group, groups)))
     x, y = Axis("epochs of fine-tuning", whole=True), Axis("personal accuracy (%), mean over clients")
     on_paper.figure([Panel(marks, x, y)], 5.4, 3.6, path, legend="")
 
@@ -59,15 +59,15 @@ def draw(found: Sequence[Group], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.of_runs("tuning", __doc__)
     parser.add_argument("-o", "--output", type=Path, help="PNG or PDF; default: no picture")
-    given = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     try:
-        found = ordered(command.chosen(given))
-        without = [group.algorithm for group in found if not group.tuned]
-        if without:
-            parser.error(f"{without[0]}: nothing was fine-tuned in a run of it; give runs with --ft_epochs")
-        print_escaped(report(found))
-        if given.output:
-            draw(found, given.output)
+        groups = ordered(command.chosen(args))
+        not_tuned = [group.algorithm for group in groups if not group.tuned]
+        if not_tuned:
+            parser.error(f"{not_tuned[0]}: nothing was fine-tuned in a run of it; give runs with --ft_epochs")
+        print_escaped(report(groups))
+        if args.output:
+            draw(groups, args.output)
     except (UserError, OSError, ValueError) as error:
         parser.error(escape(error))
 

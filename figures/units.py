@@ -1,4 +1,5 @@
-"""Numbers for people: bytes, floating point operations, seconds, percents, and an option's value as a flag takes it."""
+"""Format numbers for people: bytes, floating-point operations, seconds, percents; and an option's value as a flag takes
+it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,20 +9,20 @@ import numpy as np
 from untrusted import escape
 
 
-def size(nbytes: float) -> str:
-    """Bytes for people: 940 B, 6.7 kB, 2.48 MB (powers of 1000)."""
-    return _scaled(nbytes, ("B", "kB", "MB", "GB", "TB"))
+def size(n_bytes: float) -> str:
+    """Format bytes for people: 940 B, 6.7 kB, 2.48 MB (powers of 1000)."""
+    return _scaled(n_bytes, ("B", "kB", "MB", "GB", "TB"))
 
 
 def operations(flops: float) -> str:
-    """Floating point operations for people: 2.5 MFLOP, 1.31 TFLOP."""
+    """Format floating-point operations for people: 2.5 MFLOP, 1.31 TFLOP."""
     return _scaled(flops, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: 0.4 s, 38 s, 12 min, 3.4 h."""
-    for unit, length, most in (("s", 1, 90), ("min", 60, 90)):
-        if seconds < most * length:
+    """Format seconds for people: 0.4 s, 38 s, 12 min, 3.4 h."""
+    for unit, length, limit in (("s", 1, 90), ("min", 60, 90)):
+        if seconds < limit * length:
             return f"{seconds / length:.2g} {unit}"
     return f"{seconds / 3600:,.1f} h"
 
@@ -35,27 +36,27 @@ def _scaled(value: float, units: Sequence[str]) -> str:
 
 
 def percent(value: float) -> str:
-    """12.34 for 0.1234, nothing for NaN."""
+    """Return 12.34 for 0.1234, an empty text for NaN."""
     return "" if np.isnan(value) else f"{value:.2%}".rstrip("%")
 
 
 def spread(values: np.ndarray) -> str:
-    """The standard deviation over seeds, in points; nothing for a single one."""
+    """Return the standard deviation over seeds, in points; an empty text for a single seed."""
     return f"{values.std(ddof=1):.2%}".rstrip("%") if len(values) > 1 else ""
 
 
 def flags_told(options: Mapping[str, Any], names: Iterable[str]) -> str:
-    """Those of these options that are there, as a command line has them."""
+    """Return the flags of these options that are present, as on a command line."""
     return " ".join(f"--{name} {shown(options[name])}" for name in names if name in options)
 
 
 def shown(value: Any) -> str:
-    """An option's value as a flag takes it: several with commas; inert, since names are among them."""
+    """Return an option's value as a flag takes it: several with commas. The value is escaped, since it may contain names."""
     return escape(",".join(map(str, value)) if isinstance(value, list | tuple) else value)
 
 
 class Unit(NamedTuple):
-    """How a number is written for people, in a workbook (Excel's format), and what the unit is called."""
+    """Hold the format of a number for people and for a workbook (Excel's format), and the name of the unit."""
 
     show: Callable[[Any], str]
     excel: str

@@ -1,4 +1,4 @@
-"""What a comparison says in words: who is best at what, and what the seeds allow to say about it."""
+"""State in words which method is best at what, and which of these conclusions the seeds support."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,12 +20,14 @@ RULE = (
 )
 
 
-def chosen(found: Sequence[Group]) -> list[Group] | None:
-    """One group for each algorithm: of several settings the one with the best validation accuracy. None where there are
-    several without `--validation`: to choose by test accuracy would be to tune on the test set."""
+def chosen(groups: Sequence[Group]) -> list[Group] | None:
+    """Return one group for each algorithm: of several settings the one with the best validation accuracy.
+
+    None where an algorithm has several settings without `--validation`: selecting by test accuracy would tune on the test
+    set."""
     best = []
-    for algorithm in dict.fromkeys(group.algorithm for group in found):
-        settings = [group for group in found if group.algorithm == algorithm]
+    for algorithm in dict.fromkeys(group.algorithm for group in groups):
+        settings = [group for group in groups if group.algorithm == algorithm]
         if len(settings) > 1 and any(group.validation is None for group in settings):
             return None
         best.append((leading(settings, lambda group: group.validation) or settings)[0] if len(settings) > 1 else settings[0])
@@ -33,146 +35,161 @@ def chosen(found: Sequence[Group]) -> list[Group] | None:
 
 
 def largest_class_share(run: Run, metric: str = "global") -> float | None:
-    """Return the accuracy of always predicting the largest class, a fraction of 1: of the global test set its largest
-    class; on the clients' own test examples each client's own largest class, mean over clients (of "worst" the smallest).
-    None for what is no accuracy on test examples, and where the run did not keep the classes."""
-    kind, of = meant(metric)
-    saved = run.arrays("confusion") if kind == "accuracy" and of in ("global", "personal", "tuned", "worst") else None
+    """Return the accuracy of always predicting the largest class, a fraction of 1.
+
+    On the global test set this is the share of its largest class. On the clients' own test examples this is the share of
+    each client's own largest class, mean over clients (for "worst": the smallest). None for a metric that is not an accuracy
+    on test examples, and where the run did not keep the classes."""
+    kind, examples = meant(metric)
+    saved = run.arrays("confusion") if kind == "accuracy" and examples in ("global", "personal", "tuned", "worst") else None
     if saved is None:
         return None
-    if of == "global":
+    if examples == "global":
         counts = saved["test"][0].sum(1)
         return float(counts.max() / counts.sum())
     if "own_true" not in saved:
         return None
-    own = [np.bincount(classes) for classes in Shares(saved["own_true"], saved["own_offsets"]) if len(classes)]
-    shares = [counts.max() / counts.sum() for counts in own]
-    return float(min(shares) if of == "worst" else np.mean(shares))
+    own_counts = [np.bincount(classes) for classes in Shares(saved["own_true"], saved["own_offsets"]) if len(classes)]
+    shares = [counts.max() / counts.sum() for counts in own_counts]
+    return float(min(shares) if examples == "worst" else np.mean(shares))
 
 
 def no_better_than_largest_class(run: Run, metric: str | None = None) -> bool:
-    """Return whether an accuracy of a run after its last round, by default that of its headline answer, is not above that of
-    always predicting the largest class."""
+    """Return whether an accuracy of a run after its last round is not above that of always predicting the largest class.
+
+    The default metric is that of the headline answer."""
     metric = metric or _headline(run)
     return _lead(run, metric, run.summary()[f"{metric}_mean"]) <= EQUAL
 
 
 def _headline(run: Run) -> str:
-    """The accuracy of the headline answer: "global" of one model for all, "personal" of a model a client."""
+    """Return the metric of the headline answer: "global" for one model for all, "personal" for a model per client."""
     saved = run.arrays("confusion")
     return "global" if saved is None or len(saved["test"]) == 1 else "personal"
 
 
 def _lead(run: Run, metric: str, value: float) -> float:
-    """By how much an accuracy is above that of always predicting the largest class; inf where that is not known, or where
-    nothing could be above: every client has examples of one class."""
+    """Return how far an accuracy is above the accuracy of always predicting the largest class.
+
+    inf where the latter is unknown, and where no accuracy could be above it: every client has examples of one class."""
     share = largest_class_share(run, metric)
     return math.inf if share in (None, 1.0) else value - share
 
 
-def eligible(found: Sequence[Group], metric: str, values: Callable[[Group], Values]) -> list[Group]:
-    """Return the groups that may be called best by a metric, given its `values` by seed: methods that collaborate, did not
-    diverge, and are on average better than predicting the largest class."""
+def eligible(groups: Sequence[Group], metric: str, values: Callable[[Group], Values]) -> list[Group]:
+    """Return the groups that may be called best by a metric, given its `values` by seed.
+
+    Such a method collaborates, did not diverge, and is on average better than predicting the largest class."""
 
     def lead(group: Group) -> float:
         return float(np.mean([_lead(run, metric, values(group)[seed_of(run)]) for run in group.runs]))
 
-    methods = [group for group in found if group.algorithm not in REFERENCES and not group.diverged]
+    methods = [group for group in groups if group.algorithm not in REFERENCES and not group.diverged]
     return [group for group in methods if lead(group) > EQUAL]
 
 
-def winners(found: Sequence[Group], metric: str, values: Callable[[Group], Values]) -> list[Group]:
+def winners(groups: Sequence[Group], metric: str, values: Callable[[Group], Values]) -> list[Group]:
     """Return the best of the groups that are `eligible`, several where they are equal."""
-    return leading(eligible(found, metric, values), lambda group: float(np.mean(list(values(group).values()))))
+    return leading(eligible(groups, metric, values), lambda group: float(np.mean(list(values(group).values()))))
 
 
-def verdict(found: Sequence[Group], beside: Sequence[Group] = ()) -> list[str]:
-    """Who is best at what, in words, and what the seeds allow to say about it; `beside`: runs of `independent` that are not
-    among the groups. Empty for a single algorithm."""
-    if len({group.algorithm for group in found}) < 2:
+def verdict(groups: Sequence[Group], beside: Sequence[Group] = ()) -> list[str]:
+    """Return in words which method is best at what, and which of these conclusions the seeds support.
+
+    `beside`: runs of `independent` that are not among the groups. Empty for a single algorithm."""
+    if len({group.algorithm for group in groups}) < 2:
         return []
-    tried, everything = len(found), found
-    found = chosen(found)
-    if found is None:
+    n_settings, all_groups = len(groups), groups
+    groups = chosen(groups)
+    if groups is None:
         return [
             "no winner is named: an algorithm has several settings, and only `--validation 0.1` could choose among them."
         ]
-    lines = ["of each algorithm's settings the one with the best validation accuracy:"] if len(found) < tried else []
-    methods = [group for group in found if group.algorithm not in REFERENCES]
-    alone_best: dict[str, Group] = {}
-    own = "On the clients' own distributions"
-    for what, where in (("global", "On the global test set"), ("personal", own), ("tuned", f"{own}, after fine-tuning,")):
-        if not methods or (what == "tuned" and not all(group.tuned for group in methods)):
+    lines = ["of each algorithm's settings the one with the best validation accuracy:"] if len(groups) < n_settings else []
+    methods = [group for group in groups if group.algorithm not in REFERENCES]
+    sole_best: dict[str, Group] = {}
+    own_examples = "On the clients' own distributions"
+    for metric, place in (
+        ("global", "On the global test set"),
+        ("personal", own_examples),
+        ("tuned", f"{own_examples}, after fine-tuning,"),
+    ):
+        if not methods or (metric == "tuned" and not all(group.tuned for group in methods)):
             continue
-        name = f"{what}_mean"
-        best = winners(methods, what, lambda group, name=name: group.by_seed(name))
-        lines.append(f"{where} {_best_told(best, methods, everything, beside, name)}.")
+        name = f"{metric}_mean"
+        best = winners(methods, metric, lambda group, name=name: group.by_seed(name))
+        lines.append(f"{place} {_best_told(best, methods, all_groups, beside, name)}.")
         if len(best) == 1:
-            alone_best[what] = best[0]
-    if len({alone_best.get("global"), alone_best.get("personal")} - {None}) == 2:
-        sent = {what: _sent(group) for what, group in alone_best.items()}
-        small, large = sorted(("global", "personal"), key=lambda what: sent[what])
+            sole_best[metric] = best[0]
+    if len({sole_best.get("global"), sole_best.get("personal")} - {None}) == 2:
+        sent = {metric: _sent(group) for metric, group in sole_best.items()}
+        small, large = sorted(("global", "personal"), key=lambda metric: sent[metric])
         if sent[small]:
-            names = {what: name_of(group, everything) for what, group in alone_best.items()}
+            names = {metric: name_of(group, all_groups) for metric, group in sole_best.items()}
             times = f"{sent[large] / sent[small]:.3g}"
-            told = f"{names[small]} moves {times} times fewer bytes than {names[large]}."
+            sentence = f"{names[small]} moves {times} times fewer bytes than {names[large]}."
             lines.append(
-                told if times != "1" else f"{names[small]} and {names[large]} move as many bytes, within half a percent."
+                sentence if times != "1" else f"{names[small]} and {names[large]} move as many bytes, within half a percent."
             )
     if any("told apart" in line for line in lines):
         lines.append(RULE.format(n=(n := min(len(group.runs) for group in methods)), t=least_errors(n)))
     lines += [
-        f"{name_of(group, everything)} reaches {group.mean('global_mean'):.1%} global and {group.mean('personal_mean'):.1%} "
+        f"{name_of(group, all_groups)} reaches {group.mean('global_mean'):.1%} global and {group.mean('personal_mean'):.1%} "
         f"personal, {'without sending anything' if group.algorithm == 'independent' else 'with all raw data in one place'}."
-        for group in found
+        for group in groups
         if group.algorithm in REFERENCES
     ]
     return lines
 
 
 def _best_told(
-    best: Sequence[Group], methods: Sequence[Group], everything: Sequence[Group], beside: Sequence[Group], name: str
+    best: Sequence[Group], methods: Sequence[Group], all_groups: Sequence[Group], beside: Sequence[Group], name: str
 ) -> str:
-    """In words, which method is best, or that none is."""
+    """Return in words which method is best, or that no method is."""
     if not best:
         return "no collaborating method is best: each diverged or is no better than predicting the largest class"
-    names, value = [name_of(group, everything) for group in best], best[0].mean(name)
-    others = _others(best, methods, everything, name)
+    names, value = [name_of(group, all_groups) for group in best], best[0].mean(name)
+    others = _others(best, methods, all_groups, name)
     if len(best) > 1:
         return f"{' and '.join(names)} are equal, and none is best, with {value:.1%} each{others}"
-    alone = alone_for(best[0], everything, beside)
+    alone = alone_for(best[0], all_groups, beside)
     above = _above(paired(best[0].by_seed(name), alone.by_seed(name)) if alone else None)
     return f"{names[0]} is best of the collaborating methods, with {value:.1%}{above}{others}"
 
 
-def at_chance(found: Sequence[Group]) -> list[str]:
-    """A line for each setting that ended no better than the largest class: how good that is, and what the method's defaults
-    are made for."""
+def at_chance(groups: Sequence[Group]) -> list[str]:
+    """Return a line for each setting that ended no better than the largest class.
+
+    The line has this accuracy and the source of the method's defaults."""
     lines = []
-    for group in found:
+    for group in groups:
         bad = [run for run in group.runs if run.diverged is None and no_better_than_largest_class(run)]
         if not bad:
             continue
         metric = _headline(bad[0])
         accuracy = np.mean([run.summary()[f"{metric}_mean"] for run in bad])
         largest = np.mean([largest_class_share(run, metric) for run in bad])
-        where = "on the test set" if metric == "global" else "on the clients' own test examples"
-        some = "" if len(bad) == len(group.runs) else f" with {len(bad)} of {len(group.runs)} seeds"
+        place = "on the test set" if metric == "global" else "on the clients' own test examples"
+        seeds = "" if len(bad) == len(group.runs) else f" with {len(bad)} of {len(group.runs)} seeds"
         rounds, model = group.options["rounds"], ",".join(group.options["model"])
         source = algorithms.defaults(group.algorithm)
-        wanted = flags_of(algorithms.options_of(group.algorithm))["rounds"]["default"] if source else 0
-        use = [*([f"--rounds {wanted}"] if rounds < wanted else []), "a larger --lr", "another --model"]
+        default_rounds = flags_of(algorithms.options_of(group.algorithm))["rounds"]["default"] if source else 0
+        suggestions = [
+            *([f"--rounds {default_rounds}"] if rounds < default_rounds else []),
+            "a larger --lr",
+            "another --model",
+        ]
         lines.append(
-            f"{name_of(group, found)} ended{some} no better than the largest class: {accuracy:.1%} {where}, the largest "
+            f"{name_of(group, groups)} ended{seeds} no better than the largest class: {accuracy:.1%} {place}, the largest "
             f"class {largest:.1%}, after {rounds} rounds of {model}"
             + (f"; its defaults are {source}" if source else "")
-            + f". Use {', '.join(use[:-1])} or {use[-1]}."
+            + f". Use {', '.join(suggestions[:-1])} or {suggestions[-1]}."
         )
     return lines
 
 
 def _above(gain: Paired | None) -> str:
-    """How far the best is above independent learning, and whether that is more than seeds differ by."""
+    """Return in words how far the best is above independent learning, and whether this gain is significant over seeds."""
     if gain is None:
         return ""
     points = f"{abs(gain.mean) * 100:.1f} points {'above' if gain.mean > 0 else 'below'} independent learning"
@@ -182,30 +199,32 @@ def _above(gain: Paired | None) -> str:
     return f", {points} ({interval})" if gain.apart else f", not told apart from independent learning ({points}, {interval})"
 
 
-def _others(best: Sequence[Group], methods: Sequence[Group], found: Sequence[Group], name: str) -> str:
-    """From which other methods, of those that did not diverge, the seeds tell the best one apart: by Student's 95 % interval
-    of the paired differences."""
-    said: dict[str, list[str]] = {}
-    for group in sorted(methods, key=lambda group: -group.mean(name)):  # in whatever order the runs are read
+def _others(best: Sequence[Group], methods: Sequence[Group], groups: Sequence[Group], name: str) -> str:
+    """Return in words which other methods differ significantly from the best method; methods that diverged are left out.
+
+    Significant: Student's 95 % interval of the paired differences leaves out 0."""
+    names_by_words: dict[str, list[str]] = {}
+    for group in sorted(methods, key=lambda group: -group.mean(name)):  # independent of the order in which runs are read
         if group in best or group.diverged:
             continue
         difference = paired(best[0].by_seed(name), group.by_seed(name))
         if difference is None:
-            said.setdefault("not compared with {}, run with other seeds", []).append(name_of(group, found))
+            names_by_words.setdefault("not compared with {}, run with other seeds", []).append(name_of(group, groups))
         elif difference.n > 1:
             words = "told apart from {}" if difference.apart else "not told apart from {}"
-            some = (
+            over_seeds = (
                 "" if difference.n == len(best[0].runs) == len(group.runs) else f" over the {difference.n} seeds in common"
             )
-            said.setdefault(words + some, []).append(name_of(group, found))
-    return "".join(f"; {words.format(' and '.join(names))}" for words, names in said.items())
+            names_by_words.setdefault(words + over_seeds, []).append(name_of(group, groups))
+    return "".join(f"; {words.format(' and '.join(names))}" for words, names in names_by_words.items())
 
 
-def best_on_validation(found: Sequence[Group]) -> list[str]:
-    """For each run with `--validation` that did not diverge, the round that was best there, and its test accuracies."""
-    rounds = [(group, run, run.best_on_validation()) for group in found for run in group.runs if run.diverged is None]
+def best_on_validation(groups: Sequence[Group]) -> list[str]:
+    """Return a line for each run with `--validation` that did not diverge: its best round on validation, and test
+    accuracies."""
+    rounds = [(group, run, run.best_on_validation()) for group in groups for run in group.runs if run.diverged is None]
     return [
-        f"{name_of(group, found)} seed {run.options['seed']}, best on validation: round {best['round']:.0f}, with "
+        f"{name_of(group, groups)} seed {run.options['seed']}, best on validation: round {best['round']:.0f}, with "
         f"{best['validation_mean']:.1%} there, {best['global_mean']:.1%} global and {best['personal_mean']:.1%} personal."
         for group, run, best in rounds
         if best

@@ -1,18 +1,17 @@
-"""The published systems, repeated: a room for each, with its tables, its published numbers, its results and what they show.
+"""Repeat published systems: each has a package with its tables, published numbers, our results and conclusions.
 
     python -m papers                     # the tables, and how many of their runs are recorded
-    python -m papers cfkd                # runs what is missing of a paper's tables, and prints them
+    python -m papers cfkd                # run what is missing of a paper's tables, and print them
 
 A paper is a module `papers/NAME/__init__.py`, which has
 - `TITLE` and `ABOUT`: what was published, and what was repeated of it;
 - `TABLES`: see `papers.tables`. A cell is found by the whole identity of the run that its command makes, never by a few of
   its options;
-- `words(results)`: what the tables show, its numbers worked out from the results;
-- and maybe `check(results)`: in words, what does not hold that was to hold; `PICTURE` and `draw(results, path)`.
+- `words(results)`: what the tables show, with numbers computed from the results;
+- optionally `check(results)`: in words, the expectations that do not hold; `PICTURE` and `draw(results, path)`.
 
-`papers/NAME/results.csv` keeps what its runs said, each with its identity, and RESULTS.md is made from these files alone.
-`papers/NAME/run.sh` has the commands of its tables, made from TABLES, for those who run them by hand.
-"""
+`papers/NAME/results.csv` has the results of its runs, each with its identity. RESULTS.md is made from these files alone.
+`papers/NAME/run.sh` has the commands of its tables, made from TABLES, for running them by hand."""
 
 from types import ModuleType
 

@@ -1,4 +1,4 @@
-"""Runs what is missing of published tables, and prints them: see `papers`."""
+"""Run the missing runs of published tables, and print the tables: see `papers`."""
 
 import sys
 
@@ -22,74 +22,83 @@ from untrusted import Parser
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of `python -m papers`."""
-    made = Parser(prog="python -m papers", description="Published tables, repeated.")
-    made.add_argument("names", nargs="*", metavar="PAPER", help="a paper, or PAPER/TABLE; none: list them")
-    made.add_argument("--rows", metavar="TEXT", help="only the rows whose name has TEXT in it")
-    how = made.add_mutually_exclusive_group()
-    how.add_argument("--plan", action="store_true", help="what the missing runs would cost; nothing is run")
-    how.add_argument("--show", action="store_true", help="print what is there; nothing is run")
-    made.add_argument(
+    """Return the command line of `python -m papers`."""
+    parser = Parser(prog="python -m papers", description="Published tables, repeated.")
+    parser.add_argument("names", nargs="*", metavar="PAPER", help="a paper, or PAPER/TABLE; none: list them")
+    parser.add_argument("--rows", metavar="TEXT", help="only the rows whose name has TEXT in it")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--plan", action="store_true", help="what the missing runs would cost; nothing is run")
+    mode.add_argument("--show", action="store_true", help="print what is there; nothing is run")
+    parser.add_argument(
         "--record", action="store_true", help="write papers/*/results.csv and RESULTS.md; without a name RESULTS.md alone"
     )
-    made.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
-    made.add_argument("--export_dir", type=Path, default=Path("saves"), help="folder of the runs (default: saves)")
-    made.add_argument("--unverified_data", action="store_true", help="take data without their published checksum")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
+    parser.add_argument("--export_dir", type=Path, default=Path("saves"), help="folder of the runs (default: saves)")
+    parser.add_argument("--unverified_data", action="store_true", help="take data without their published checksum")
     jobs = flags_of(Launch)["jobs"]
-    made.add_argument("--jobs", default=jobs["default"], metavar="N", help=f"{jobs['help']} (default: {jobs['default']})")
-    made.add_argument("--quiet", action="store_true", help="no progress bars")
-    return made
+    parser.add_argument("--jobs", default=jobs["default"], metavar="N", help=f"{jobs['help']} (default: {jobs['default']})")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0, 1 where a run failed or a table does not hold, and else that of
-    `launch.ending`."""
+    """Run a command line.
+
+    Returns the exit status: 0, 1 where a run failed or a table does not hold, otherwise the status of `launch.ending`."""
     log_to_stderr()
-    given = parser().parse_args(argv)
+    args = parser().parse_args(argv)
     allocator.keep_blocks()
     with ending.told("papers") as end:
-        end.status = _carry_out(given)
+        end.status = _run_command(args)
     return end.status
 
 
-def _carry_out(given: argparse.Namespace) -> int:
-    jobs = value_of("jobs", str(given.jobs), flags_of(Launch)["jobs"]["type"])
-    how = Launch(given.data_dir, given.export_dir, unverified_data=given.unverified_data, jobs=jobs, quiet=given.quiet)
-    tables, failed = _tables(given.names, given.rows), 0
-    if given.plan and tables:
-        return _plan(tables, how)
-    if not (tables or given.record):
+def _run_command(args: argparse.Namespace) -> int:
+    jobs = value_of("jobs", str(args.jobs), flags_of(Launch)["jobs"]["type"])
+    launch_options = Launch(
+        args.data_dir, args.export_dir, unverified_data=args.unverified_data, jobs=jobs, quiet=args.quiet
+    )
+    tables, n_failed = _tables(args.names, args.rows), 0
+    if args.plan and tables:
+        return _plan(tables, launch_options)
+    if not (tables or args.record):
         _list()
-    if tables and not given.show:
-        failed = _run(tables, how)
+    if tables and not args.show:
+        n_failed = _run(tables, launch_options)
     by_paper = _by_paper(tables)
-    found = {name: results.collect(of_paper, how) for name, of_paper in by_paper.items()}
-    for name, of_paper in by_paper.items():
-        failed += _print(name, of_paper, found[name])
-        if given.record:
-            results.record(PAPERS[name], found[name])
-    if given.record:
+    results_by_paper = {name: results.collect(paper_tables, launch_options) for name, paper_tables in by_paper.items()}
+    for name, paper_tables in by_paper.items():
+        n_failed += _print(name, paper_tables, results_by_paper[name])
+        if args.record:
+            results.record(PAPERS[name], results_by_paper[name])
+    if args.record:
         _record()
-    return 1 if failed else 0
+    return 1 if n_failed else 0
 
 
 def _tables(names: Sequence[str], rows: str | None) -> list[tuple[str, Table]]:
-    """(paper, table) of all that is named: of a paper those that are not heavy, of PAPER/TABLE that one."""
-    found = []
+    """Return (paper, table) of all names: PAPER selects its tables that are not heavy, PAPER/TABLE this table."""
+    selected = []
     for name in names:
-        paper, _, wanted = name.partition("/")
+        paper, _, table_name = name.partition("/")
         if paper not in PAPERS:
             raise UserError(f"{paper}: must be one of {', '.join(PAPERS)}")
         tables = PAPERS[paper].TABLES
-        if wanted and wanted not in [table.name for table in tables]:
+        if table_name and table_name not in [table.name for table in tables]:
             raise UserError(f"{name}: the tables of {paper} are {', '.join(table.name for table in tables)}")
-        found += [(paper, table) for table in tables if table.name == wanted or not (wanted or table.heavy)]
-    if rows and found:
-        kept = {table.name: {name: row for name, row in table.rows.items() if rows in name} for _, table in found}
-        if not any(kept.values()):
-            raise UserError(f"--rows {rows}: no row of these tables; {'; '.join(name for _, t in found for name in t.rows)}")
-        found = [(paper, replace(table, rows=kept[table.name])) for paper, table in found if kept[table.name]]
-    return found
+        selected += [(paper, table) for table in tables if table.name == table_name or not (table_name or table.heavy)]
+    if rows and selected:
+        rows_by_table = {
+            table.name: {name: row for name, row in table.rows.items() if rows in name} for _, table in selected
+        }
+        if not any(rows_by_table.values()):
+            raise UserError(
+                f"--rows {rows}: no row of these tables; {'; '.join(name for _, t in selected for name in t.rows)}"
+            )
+        selected = [
+            (paper, replace(table, rows=rows_by_table[table.name])) for paper, table in selected if rows_by_table[table.name]
+        ]
+    return selected
 
 
 def _by_paper(tables: Sequence[tuple[str, Table]]) -> dict[str, list[Table]]:
@@ -103,60 +112,60 @@ def _list() -> None:
         recorded = results.read(paper)
         for table in paper.TABLES:
             runs = runs_in([table])
-            there = len(runs) - len(recorded.missing(table))
-            print(f"  {name}/{table.name:<14} {there} of {len(runs)} runs recorded{', heavy' * table.heavy}: {table.title}")
+            known = len(runs) - len(recorded.missing(table))
+            print(f"  {name}/{table.name:<14} {known} of {len(runs)} runs recorded{', heavy' * table.heavy}: {table.title}")
 
 
-def _plan(tables: Sequence[tuple[str, Table]], how: Launch) -> int:
-    ready, waiting = results.missing([table for _, table in tables], how)
-    plans, failed = [], 0
-    for found in plan.each(ready, how.quiet):
-        if isinstance(found, DivergedError):
-            print(f"papers: {found}", file=sys.stderr)
-            failed = 1
+def _plan(tables: Sequence[tuple[str, Table]], launch_options: Launch) -> int:
+    experiments, waiting = results.missing([table for _, table in tables], launch_options)
+    plans, status = [], 0
+    for result in plan.each(experiments, launch_options.quiet):
+        if isinstance(result, DivergedError):
+            print(f"papers: {result}", file=sys.stderr)
+            status = 1
         else:
-            plans.append(found)
+            plans.append(result)
     if plans:
-        print(plan.report(plans, scheduling.cores_of(ready, how.jobs)))
-    elif not (failed or waiting):
+        print(plan.report(plans, scheduling.cores_of(experiments, launch_options.jobs)))
+    elif not (status or waiting):
         print("nothing is missing")
     if waiting:
         print(f"not planned, since they start from runs that are missing: {len(waiting)}")
-    return failed
+    return status
 
 
-def _run(tables: Sequence[tuple[str, Table]], how: Launch) -> int:
-    """Run what is missing, what starts from other runs after them; returns how many runs failed."""
+def _run(tables: Sequence[tuple[str, Table]], launch_options: Launch) -> int:
+    """Run the missing runs, then the runs that start from them; return the number of failed runs."""
     while True:
-        ready, waiting = results.missing([table for _, table in tables], how)
-        failed = 0
-        for _, result in launch(ready, how):
+        experiments, waiting = results.missing([table for _, table in tables], launch_options)
+        n_failed = 0
+        for _, result in launch(experiments, launch_options):
             if isinstance(result, Failed):
                 print(f"papers: {result}", file=sys.stderr)
-                failed += 1
-        if failed or not waiting:
-            return failed
+                n_failed += 1
+        if n_failed or not waiting:
+            return n_failed
 
 
-def _print(name: str, tables: Sequence[Table], found: Results) -> int:
-    """The tables, and what is to be said of them; returns how much does not hold."""
-    wrong = []
+def _print(name: str, tables: Sequence[Table], paper_results: Results) -> int:
+    """Print the tables, missing runs and failed checks; return the number of failed checks."""
+    problems = []
     for table in tables:
-        print(f"\n{table.title}. {table.source}\n\n{render(table, found)}\n")
-        absent = found.missing(table)
-        for key in absent[:3]:
+        print(f"\n{table.title}. {table.source}\n\n{render(table, paper_results)}\n")
+        missing = paper_results.missing(table)
+        for key in missing[:3]:
             print(f"missing: python run.py {key}")
-        if len(absent) > 3:
-            print(f"and {len(absent) - 3} runs more; python -m papers {name}/{table.name} makes them")
-        others = dict.fromkeys(row["other"] for row in found.rows.values() if row["other"])
-        if others:
-            print(f"* made by {'; '.join(others)}, and not by what is at hand now")
-        wrong += failures(table, found)
+        if len(missing) > 3:
+            print(f"and {len(missing) - 3} runs more; python -m papers {name}/{table.name} makes them")
+        other_sources = dict.fromkeys(row["other"] for row in paper_results.rows.values() if row["other"])
+        if other_sources:
+            print(f"* made by {'; '.join(other_sources)}, and not by what is at hand now")
+        problems += failures(table, paper_results)
     paper = PAPERS[name]
     if hasattr(paper, "check") and len(tables) == len(paper.TABLES):
-        wrong += paper.check(found)
-    print(*(f"does not hold: {line}" for line in wrong), sep="\n", end="\n" if wrong else "")
-    return len(wrong)
+        problems += paper.check(paper_results)
+    print(*(f"does not hold: {line}" for line in problems), sep="\n", end="\n" if problems else "")
+    return len(problems)
 
 
 def _record() -> None:

@@ -1,4 +1,4 @@
-"""Files made from the declared tables: RESULTS.md, with the results recorded in git, and a shell script for each paper."""
+"""Write files from the declared tables: RESULTS.md, with the results in git, and a shell script for each paper."""
 
 import re
 from pathlib import Path
@@ -16,21 +16,21 @@ PATH = Path(__file__).resolve().parent.parent / "RESULTS.md"
 
 
 def written(text: str) -> str:
-    """The text of RESULTS.md, with what stands between the markers of each paper made anew."""
+    """Return the text of RESULTS.md with a new text between the markers of each paper."""
     for name, paper in PAPERS.items():
         begin, end = f"<!-- papers/{name}: begin -->", f"<!-- papers/{name}: end -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        text = f"{before}{begin}\n\n{block(name, paper)}\n\n{end}{after}"
+        head, _, rest = text.partition(begin)
+        _, _, tail = rest.partition(end)
+        text = f"{head}{begin}\n\n{block(name, paper)}\n\n{end}{tail}"
     return text
 
 
 def block(name: str, paper: ModuleType) -> str:
-    """One paper: what was published, what our tables show, and the tables."""
+    """Return the section of a paper: the published claim, what our tables show, and the tables."""
     results = read(paper)
     parts = [f"## {paper.TITLE}", paper.ABOUT]
-    recorded = [table for table in paper.TABLES if _there(table, results) > 0.5]
-    if recorded and "nan" not in (words := paper.words(results)):  # nan: of cells that are not there yet
+    recorded = [table for table in paper.TABLES if _known_fraction(table, results) > 0.5]
+    if recorded and "nan" not in (words := paper.words(results)):  # nan: of cells without results yet
         parts.append(words)
     if recorded and hasattr(paper, "PICTURE"):
         parts.append(f"![{paper.PICTURE[1]}](papers/{name}/{paper.PICTURE[0]})")
@@ -43,25 +43,25 @@ def block(name: str, paper: ModuleType) -> str:
     return "\n\n".join(parts)
 
 
-def _there(table: Table, results: Results) -> float:
-    """The part of a table's cells that are known: one that is nearly empty is not shown."""
-    there = [
+def _known_fraction(table: Table, results: Results) -> float:
+    """Return the fraction of a table's cells that are known: a table that is nearly empty is not shown."""
+    known = [
         results.n(table, row, column) > 0 for row, cells in table.rows.items() for column in cells if cells[column].command
     ]
-    return sum(there) / len(there)
+    return sum(known) / len(known)
 
 
 def carried(table: Table, results: Results) -> str:
-    """Which code made the recorded runs of a table, and on what."""
+    """Return in words the code, libraries and processors of the recorded runs of a table."""
     runs = runs_in([table])
-    there = [results.rows[made.key] for made in runs if made.key in results.rows]
-    told = []
-    if there:
-        revisions, libraries, processors = (" and ".join(sorted({row[name] for row in there})) for name in CARRIED[1:])
-        told.append(f"{len(there)} of {len(runs)} runs; code of {revisions}, torch {libraries}, {processors}.")
+    rows = [results.rows[table_run.key] for table_run in runs if table_run.key in results.rows]
+    sentences = []
+    if rows:
+        revisions, libraries, processors = (" and ".join(sorted({row[name] for row in rows})) for name in CARRIED[1:])
+        sentences.append(f"{len(rows)} of {len(runs)} runs; code of {revisions}, torch {libraries}, {processors}.")
     if any(name == table.name for name, _, _ in results.earlier):
-        told.append(EARLIER)
-    return " ".join(told)
+        sentences.append(EARLIER)
+    return " ".join(sentences)
 
 
 SCRIPT = """\
@@ -88,15 +88,19 @@ def script(name: str, paper: ModuleType) -> str:
     names = [table.name for table in paper.TABLES]
     light = [table.name for table in paper.TABLES if not table.heavy]
     cases = "\n".join(_case(name, table) for table in paper.TABLES)
-    told = {"tables": ", ".join(names), "light": " ".join(light), "first": names[0], "cases": cases}
-    return SCRIPT.format(name=name, title=paper.TITLE, **told)
+    fields = {"tables": ", ".join(names), "light": " ".join(light), "first": names[0], "cases": cases}
+    return SCRIPT.format(name=name, title=paper.TITLE, **fields)
 
 
 def _case(name: str, table: Table) -> str:
-    """Return the commands of a table as a case of the script; flags that all commands share stand once."""
+    """Return the commands of a table as a case of the script; flags that all commands share appear once."""
     commands = dict.fromkeys(cell.command for cell in table.cells if not cell.start)
     flags = {command: re.split(r" (?=--)", command) for command in commands}
-    common = [flag for flag in next(iter(flags.values()))[1:] if all(flag in of_one for of_one in flags.values())]
+    common = [
+        flag
+        for flag in next(iter(flags.values()))[1:]
+        if all(flag in flags_of_command for flags_of_command in flags.values())
+    ]
     lines = [f"{table.name})  # {table.title}", "    (", f'    set -- {" ".join(common)} "$@"']
     for command in commands:
         lines.append(" ".join(["    python run.py", *(flag for flag in flags[command] if flag not in common), '"$@"']))

@@ -2,10 +2,9 @@
 
     python -m figures.report RUN [RUN ...] -o report.html --baseline fedavg --target 0.9
 
-A RUN is the folder of a finished run, or a folder of such, as `figures.table` takes them. The page holds all that it needs,
-plotly.js included, and asks no network for anything. What is written on it stands in `page.html.j2`; its numbers are of
-`figures.table`, its figures of `figures.report.charts`.
-"""
+A RUN is the folder of a finished run, or a folder that contains such folders, as `figures.table` takes them. The page
+includes all that it needs, plotly.js as well, and loads nothing from a network. Its text is in `page.html.j2`, its numbers
+come from `figures.table`, its figures from `figures.report.charts`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from figures.units import UNITS, shown, size
 from saves import Run
 from untrusted import escape
 
-TABLES = {  # which groups of columns stand in which table, each of which fits a screen
+TABLES = {  # {title of a table: its groups of columns}; each table fits a screen
     "What was reached": ("runs", "accuracy", "gain", "difference"),
     "What the target cost": ("target",),
     "What it took": ("sent", "cost"),
@@ -40,8 +39,11 @@ TABLES = {  # which groups of columns stand in which table, each of which fits a
 
 @dataclass(frozen=True)
 class Section:
-    """The comparison on one problem: what it is of ("" where it is the only one), its table, by title the columns that stand
-    together, what it says in words, how each row is drawn, which are reference lines, and how to read them."""
+    """Hold the comparison on one problem.
+
+    `problem`: the name, "" for a single problem. `table`: the comparison. `columns`: {title: the columns of one table of the
+    page}. `verdict`: the conclusions in words. `styles`: the style of each row. `references`: which rows are reference
+    lines. `notes`: how to read the tables."""
 
     problem: str
     table: Table
@@ -61,66 +63,70 @@ def page(
     select: Sequence[str] = (),
     passed_over: Sequence[str] = (),
 ) -> str:
-    """The page as HTML; the parameters are the flags of the command line, whose `select` has been carried out, and what was
-    `passed_over` when the runs were read. Of several problems it begins with the table over them. Raises UserError, as
-    `compare`."""
+    """Return the page as HTML.
+
+    The parameters are the flags of the command line. The caller has already selected runs by `select`; `passed_over`: the
+    lines on folders that were skipped. Of several problems the page begins with the table over problems. Raises UserError,
+    as `compare`."""
     from plotly.offline import get_plotlyjs
 
-    names, found = problems(runs)
-    titles = [title_of(names, problem.values, ", ") for problem in found] if names else [""]
-    by_problem = dict(zip(titles, [ordered(problem.runs) for problem in found], strict=True))
-    everything, facts = ordered(runs), setup(by_problem)
+    names, all_problems = problems(runs)
+    titles = [title_of(names, problem.values, ", ") for problem in all_problems] if names else [""]
+    by_problem = dict(zip(titles, [ordered(problem.runs) for problem in all_problems], strict=True))
+    all_groups, facts = ordered(runs), setup(by_problem)
     figures = over_problems({name: charts(groups_of) for name, groups_of in by_problem.items()})
-    # strict: an entry that is forgotten here is no empty place on the page, and NaN no broken one
+    # strict: a missing entry or NaN is an error here, instead of an empty or broken place on the page
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters["is_text"] = lambda column: UNITS[column.unit].is_text
     return environment.get_template("page.html.j2").render(
-        title=title or f"{facts['data set']}: {', '.join(dict.fromkeys(group.algorithm for group in everything))}",
+        title=title or f"{facts['data set']}: {', '.join(dict.fromkeys(group.algorithm for group in all_groups))}",
         facts=facts,
         passed_over=passed_over,
         overview=overview(runs, metric, select=select) if names else None,
-        sections=[section(name, of_it, metric, baseline, target) for name, of_it in by_problem.items()],
-        styles=styles(everything),
-        names=[name_of(group, everything) for group in everything],
+        sections=[section(name, groups, metric, baseline, target) for name, groups in by_problem.items()],
+        styles=styles(all_groups),
+        names=[name_of(group, all_groups) for group in all_groups],
         charts=figures,
         specs={chart.id: chart.specs for chart in figures},
-        options=options(everything),
-        provenance=provenance(everything),
+        options=options(all_groups),
+        provenance=provenance(all_groups),
         plotlyjs=Markup(get_plotlyjs()),
     )
 
 
-def section(problem: str, found: Sequence[Group], metric: str, baseline: str | None, target: float | None) -> Section:
-    """The comparison of groups of runs on one problem. Raises UserError, as `compare`."""
-    runs = [run for group in found for run in group.runs]
+def section(problem: str, groups: Sequence[Group], metric: str, baseline: str | None, target: float | None) -> Section:
+    """Return the comparison of groups of runs on one problem. Raises UserError, as `compare`."""
+    runs = [run for group in groups for run in group.runs]
     result = compare(runs, metric, baseline=baseline, target=target, columns=["all"])
-    (told,) = result.tables
-    there = [column for column in told.columns if any(row[column.name].text for row in told.rows)]
-    columns = {title: [column for column in there if column.group in of] for title, of in TABLES.items()}
-    looks = {group.runs[0].folder: style for group, style in zip(found, styles(found), strict=True)}
+    (comparison_table,) = result.tables
+    filled = [column for column in comparison_table.columns if any(row[column.name].text for row in comparison_table.rows)]
+    columns = {
+        title: [column for column in filled if column.group in column_groups] for title, column_groups in TABLES.items()
+    }
+    style_by_folder = {group.runs[0].folder: style for group, style in zip(groups, styles(groups), strict=True)}
     return Section(
         problem,
-        told,
-        {title: of for title, of in columns.items() if of},
+        comparison_table,
+        {title: column_groups for title, column_groups in columns.items() if column_groups},
         result.verdict,
-        [looks[group.runs[0].folder] for group in told.groups],
-        [group.algorithm in REFERENCES for group in told.groups],
+        [style_by_folder[group.runs[0].folder] for group in comparison_table.groups],
+        [group.algorithm in REFERENCES for group in comparison_table.groups],
         result.notes,
     )
 
 
 def setup(by_problem: Mapping[str, Sequence[Group]]) -> dict[str, str]:
-    """What the runs are of, in words: the data set, the rule of the split, clients, rounds, seeds, problems."""
-    found = [group for groups_of in by_problem.values() for group in groups_of]
-    runs = [run for group in found for run in group.runs]
+    """Return in words what the runs share: the data set, the rule of the split, clients, rounds, seeds, problems."""
+    all_groups = [group for groups_of in by_problem.values() for group in groups_of]
+    runs = [run for group in all_groups for run in group.runs]
 
     def told(name: str) -> str:
         return " or ".join(dict.fromkeys(shown(run.options[name]) for run in runs if name in run.options))
 
     deals = [partition.PARTITIONS.get(run.options["partition"]) for run in runs]
     names = dict.fromkeys(name for deal in deals if deal for name in partition.parameters(deal))
-    rule = ", ".join(f"{name} {told(name)}" for name in names if name in found[0].options and name != "n_clients")
+    rule = ", ".join(f"{name} {told(name)}" for name in names if name in all_groups[0].options and name != "n_clients")
     return {
         "data set": told("dataset"),
         "split": told("partition") + (f" ({rule})" if rule else ""),
@@ -132,36 +138,44 @@ def setup(by_problem: Mapping[str, Sequence[Group]]) -> dict[str, str]:
     }
 
 
-def options(found: Sequence[Group]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The options that differ between groups, {name: a value a group, "" where it has none}, and those that all share."""
-    names = dict.fromkeys(name for group in found for name in group.options if name not in OF_A_SEED)
-    values = {name: [shown(group.options[name]) if name in group.options else "" for group in found] for name in names}
+def options(groups: Sequence[Group]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return the options that differ between groups, and the options that all groups share.
+
+    The former are {name: a value per group, "" where the group does not have the option}, the latter {name: value}."""
+    names = dict.fromkeys(name for group in groups for name in group.options if name not in OF_A_SEED)
+    values = {name: [shown(group.options[name]) if name in group.options else "" for group in groups] for name in names}
     of_seeds = {
-        name: [", ".join(map(str, sorted({run.options[name] for run in group.runs}))) for group in found]
+        name: [", ".join(map(str, sorted({run.options[name] for run in group.runs}))) for group in groups]
         for name in OF_A_SEED
         if name != "algorithm"
     }
-    differing = {name: told for name, told in (values | of_seeds).items() if len(set(told)) > 1}
-    return differing, {name: told[0] for name, told in (values | of_seeds).items() if name not in differing}
+    differing = {
+        name: values_of_groups for name, values_of_groups in (values | of_seeds).items() if len(set(values_of_groups)) > 1
+    }
+    return differing, {
+        name: values_of_groups[0] for name, values_of_groups in (values | of_seeds).items() if name not in differing
+    }
 
 
-def provenance(found: Sequence[Group]) -> dict[str, Any]:
-    """Where the numbers are from: each distinct environment and revision with the groups that ran in it and the digests of
-    their code, digests of the data and of the split of each split seed, and the names of the runs' folders."""
+def provenance(groups: Sequence[Group]) -> dict[str, Any]:
+    """Return where the numbers come from.
+
+    Each distinct environment and revision with its groups and the digests of their code; digests of the data and of the
+    split of each split seed; the names of the runs' folders."""
     environments: dict[str, dict[str, Any]] = {}
-    for group in found:
+    for group in groups:
         for run in group.runs:
-            told = {**run.config.get("environment", {}), "revision": run.config.get("revision", "")}
-            entry = environments.setdefault(repr(told), {"told": told, "runs": 0, "of": {}})
+            environment = {**run.config.get("environment", {}), "revision": run.config.get("revision", "")}
+            entry = environments.setdefault(repr(environment), {"told": environment, "runs": 0, "of": {}})
             entry["runs"] += 1
-            entry["of"].setdefault(name_of(group, found), {})[str(run.config.get("source", ""))[:12]] = None
-    runs = [run for group in found for run in group.runs]
+            entry["of"].setdefault(name_of(group, groups), {})[str(run.config.get("source", ""))[:12]] = None
+    runs = [run for group in groups for run in group.runs]
     return {
         "columns": list(dict.fromkeys(name for entry in environments.values() for name in entry["told"])),
         "environments": list(environments.values()),
         "data": runs[0].config["data"],
         "splits": {run.options["split_seed"]: run.config["split"] for run in sorted(runs, key=seed_of)},
-        "folders": {name_of(group, found): [run.folder.resolve().name for run in group.runs] for group in found},
+        "folders": {name_of(group, groups): [run.folder.resolve().name for run in group.runs] for group in groups},
     }
 
 
@@ -182,12 +196,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--target", type=table.fraction, metavar="ACCURACY", help="what it cost to reach it, a fraction of 1"
     )
-    given = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     try:
         passed_over: list[str] = []
-        runs = command.chosen(given, passed_over)
-        how = (given.title, given.metric, given.baseline, given.target, given.select, passed_over)
-        saves.write_text(given.output, page(runs, *how))
+        runs = command.chosen(args, passed_over)
+        arguments = (args.title, args.metric, args.baseline, args.target, args.select, passed_over)
+        saves.write_text(args.output, page(runs, *arguments))
     except (UserError, OSError, ValueError, MemoryError) as error:
         command.ended(parser, error)
-    print(f"{escape(given.output)}: {len(runs)} run{'s' * (len(runs) != 1)}, {size(given.output.stat().st_size)}")
+    print(f"{escape(args.output)}: {len(runs)} run{'s' * (len(runs) != 1)}, {size(args.output.stat().st_size)}")

@@ -1,7 +1,6 @@
-"""Panels of `marks` as the traces and the layout of plotly.js.
+"""Convert panels of `marks` to the traces and the layout of plotly.js.
 
-Numbers are plain lists, so that a page can be read back. Every text is escaped: plotly reads a little HTML in them.
-"""
+Numbers are plain lists, so that a page can be read back. Every text is escaped: plotly reads a little HTML in texts."""
 
 import textwrap
 from collections.abc import Sequence
@@ -14,52 +13,52 @@ from figures.marks import Axis, Heat, Line, Panel, Points, Series
 from figures.styles import BLUES
 
 Trace = dict[str, Any]
-PX = 1.6  # of a marker and a dash, to a point
+PX = 1.6  # pixels per point, for markers and dashes
 
 
 def spec(panel: Panel) -> dict[str, Any]:
-    """{"data", "layout"} of a panel."""
+    """Return {"data", "layout"} of a panel."""
     data = [_area(mark) for mark in panel.marks if isinstance(mark, Line) and mark.spread is not None]
-    seen: set[str] = set()
+    labels: set[str] = set()
     for mark in panel.marks:
         if isinstance(mark, Heat):
             data.append(_heat(mark, panel))
         else:
             data.append(_series(mark, panel.x) | (_line(mark) if isinstance(mark, Line) else _points(mark)))
-            data[-1]["showlegend"] = bool(mark.label) and mark.label not in seen
-            seen.add(mark.label)
-    heat = any(isinstance(mark, Heat) for mark in panel.marks)
+            data[-1]["showlegend"] = bool(mark.label) and mark.label not in labels
+            labels.add(mark.label)
+    has_heat = any(isinstance(mark, Heat) for mark in panel.marks)
     layout = {
         "title": {"text": text(panel.title, 140), "font": {"size": 13}, "x": 0, "xref": "paper", "y": 1, "pad": {"t": 8}},
-        "xaxis": _axis(panel.x, heat),
-        "yaxis": _axis(panel.y, heat) | ({"autorange": "reversed"} if heat else {}),
+        "xaxis": _axis(panel.x, has_heat),
+        "yaxis": _axis(panel.y, has_heat) | ({"autorange": "reversed"} if has_heat else {}),
         "height": 130 + 32 * max(panel.rows, 5),
         "margin": {"l": 64, "r": 16, "t": 40, "b": 56},
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#9ca3af", "activecolor": "#1f2937"},
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#1f2937"},
         "legend": {"font": {"size": 13}, "tracegroupgap": 0},
-        "showlegend": bool(seen - {""}),
+        "showlegend": bool(labels - {""}),
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "hovermode": "closest",
         "hoverlabel": {"align": "left"},
-        "uirevision": "kept",  # what was hidden in the legend stays so when the axis is changed
+        "uirevision": "kept",  # entries hidden in the legend stay hidden when the axis changes
     }
     return {"data": data, "layout": layout}
 
 
-def text(words: str, width: int = 40) -> str:
-    """As plotly may show it: escaped, in lines that fit a legend, or of so many characters."""
-    return "<br>".join(escape(part) for line in words.split("\n") for part in textwrap.wrap(line, width))
+def text(message: str, width: int = 40) -> str:
+    """Return a text for plotly: escaped, in lines of at most `width` characters; the default fits a legend."""
+    return "<br>".join(escape(part) for line in message.split("\n") for part in textwrap.wrap(line, width))
 
 
 def _series(mark: Series, x: Axis) -> Trace:
-    """What lines and points have: places, the legend, and what the pointer is told."""
+    """Return the part that lines and points share: coordinates, the legend, and the hover text."""
     name = text(mark.label)
     trace = {"type": "scatter", "x": _plain(mark.x), "y": _plain(mark.y), "name": name, "legendgroup": name}
     if len(mark.hover):
-        told = _told(mark.hover) if isinstance(mark.hover, str) else [_told(words) for words in mark.hover]
-        return trace | {"hovertext": told, "hoverinfo": "text"}
+        hovertext = _hover_text(mark.hover) if isinstance(mark.hover, str) else [_hover_text(words) for words in mark.hover]
+        return trace | {"hovertext": hovertext, "hoverinfo": "text"}
     if not mark.label:
         return trace | {"hoverinfo": "skip"}
     spread = "" if mark.spread is None else " ± %{customdata:.1f}"
@@ -68,7 +67,7 @@ def _series(mark: Series, x: Axis) -> Trace:
     return trace if mark.spread is None else trace | {"customdata": _plain(mark.spread)}
 
 
-def _told(words: str) -> str:
+def _hover_text(words: str) -> str:
     first, *others = text(words).split("<br>")
     return "<br>".join([f"<b>{first}</b>", *others])
 
@@ -80,7 +79,7 @@ def _line(line: Line) -> Trace:
 
 
 def _area(line: Line) -> Trace:
-    """The band of a line, behind all lines."""
+    """Return the band of a line, which is drawn behind all lines."""
     y, spread, rgb = np.asarray(line.y), np.asarray(line.spread), bytes.fromhex(line.style.colour[1:])
     area = {"type": "scatter", "name": text(line.label), "legendgroup": text(line.label), "showlegend": False}
     area |= {"x": _plain([*line.x, *line.x[::-1]]), "y": _plain([*(y + spread), *(y - spread)[::-1]])}
@@ -116,31 +115,31 @@ def _heat(heat: Heat, panel: Panel) -> Trace:
         trace |= {"text": heat.numbers, "texttemplate": "%{text}"}
     counts = "" if heat.counts is None else "<br>%{customdata:,} examples"
     trace |= {} if heat.counts is None else {"customdata": heat.counts.tolist()}
-    told = f"{panel.y.title} %{{y}}<br>{panel.x.title} %{{x}}<br>%{{z:.4~r}} {heat.unit}{counts}<extra></extra>"
-    return trace | {"hovertemplate": told, "hoverongaps": False}
+    hovertemplate = f"{panel.y.title} %{{y}}<br>{panel.x.title} %{{x}}<br>%{{z:.4~r}} {heat.unit}{counts}<extra></extra>"
+    return trace | {"hovertemplate": hovertemplate, "hoverongaps": False}
 
 
-def _axis(axis: Axis, named: bool) -> dict[str, Any]:
-    """An axis; `named`: its ticks are what the marks lie at, as the rows and columns of a map."""
+def _axis(axis: Axis, is_named: bool) -> dict[str, Any]:
+    """Return an axis; `is_named`: the ticks are the rows or columns of a heat map."""
     grid = {"gridcolor": "#e5e7eb", "linecolor": "#9ca3af", "ticks": "outside", "tickcolor": "#9ca3af", "zeroline": False}
-    told = grid | {"title": {"text": text(axis.words, 90), "standoff": 12, "font": {"size": 13}}, "automargin": True}
-    told["uirevision"] = axis.title
+    settings = grid | {"title": {"text": text(axis.words, 90), "standoff": 12, "font": {"size": 13}}, "automargin": True}
+    settings["uirevision"] = axis.title
     if axis.span:
-        told["range"] = [float(np.log10(end)) if axis.log else float(end) for end in axis.span]
+        settings["range"] = [float(np.log10(end)) if axis.log else float(end) for end in axis.span]
     if axis.log:
-        told |= {"type": "log", "dtick": 1}
+        settings |= {"type": "log", "dtick": 1}
     elif axis.whole and axis.span and axis.span[1] < 8:
-        told["dtick"] = 1
+        settings["dtick"] = 1
     if axis.unit:
-        told |= {"tickformat": "~s", "ticksuffix": axis.unit}
-    if named:
-        told["type"] = "category"
+        settings |= {"tickformat": "~s", "ticksuffix": axis.unit}
+    if is_named:
+        settings["type"] = "category"
     elif axis.ticks is not None:
         words = [text(words) for words in axis.ticks.values()]
-        told |= {"tickvals": list(axis.ticks), "ticktext": words, "showgrid": False}
-    return told
+        settings |= {"tickvals": list(axis.ticks), "ticktext": words, "showgrid": False}
+    return settings
 
 
 def _plain(values: Sequence[float], digits: int = 7) -> list[float | None]:
-    """No more digits than a screen shows; None for NaN."""
+    """Return numbers with no more digits than a screen shows; None for NaN."""
     return [None if np.isnan(value) else float(f"{value:.{digits}g}") for value in values]

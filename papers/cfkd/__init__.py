@@ -1,4 +1,4 @@
-"""CFKD's Table 1 and its ablation: representations shared by class, against averaging and distillation."""
+"""Repeat CFKD's Table 1 and its ablation: representations shared by class, against averaging and distillation."""
 
 from papers.tables import Cell, Results, Table, both, paragraphs
 
@@ -27,7 +27,7 @@ SEEDS = "--seed 0 1 2 --split_seed seed"
 
 
 def table(name: str, data: str, rounds: int, columns: dict[int, tuple[int, tuple]], heavy: bool) -> Table:
-    """One data set of Table 1; `columns`: {clients: (feature_dim, published values in the order of WAYS)}."""
+    """Return one data set of Table 1; `columns`: {clients: (feature_dim, published values in the order of WAYS)}."""
 
     def cell(way: str, column: str) -> Cell:
         n_clients = int(column.removeprefix("N = "))
@@ -40,11 +40,11 @@ def table(name: str, data: str, rounds: int, columns: dict[int, tuple[int, tuple
         return Cell(command, published=value, tolerance=tolerance)
 
     rows = both(list(WAYS), [f"N = {n}" for n in columns], cell)
-    rows[CENTRALIZED] = {column: one for column, one in rows[CENTRALIZED].items() if one.published is not None}
+    rows[CENTRALIZED] = {column: entry for column, entry in rows[CENTRALIZED].items() if entry.published is not None}
     return Table(name, f"Table 1, {data.split()[1]}", f"{rounds} rounds of one epoch.", rows, heavy)
 
 
-# the authors' notebook left feature_dim at 100 for MNIST with 2 and 5 clients, and for CIFAR-10 with 10
+# the authors' notebook has feature_dim 100 for MNIST with 2 and 5 clients, and for CIFAR-10 with 10
 MNIST = table(
     "mnist",
     "--dataset MNIST --reduced 0.02 --model LeNet5",
@@ -93,7 +93,7 @@ GRID = {
 
 
 def ablated(kd: str, disc: str) -> Cell:
-    """A cell of the ablation."""
+    """Return a cell of the ablation."""
     weights = {name: float(label.split()[1]) for name, label in (("kd", kd), ("disc", disc))}
     flags = f"--lambda_kd {weights['kd']:g} --lambda_disc {weights['disc']:g}"
     data = "--dataset MNIST --reduced 0.02 --model LeNet5 --rounds 100 --n_clients 5 --feature_dim 100"
@@ -111,7 +111,7 @@ TABLES = (MNIST, ABLATION, FASHION, CIFAR)
 
 
 def check(results: Results) -> list[str]:
-    """The order with 10 clients, where the runs are there."""
+    """Check the order of the methods with 10 clients, if all runs have results."""
     means = [results.mean(MNIST, row, "N = 10") for row in (CFKD, FD, INDEPENDENT)]
     if any(mean != mean for mean in means) or means[0] > means[1] > means[2]:
         return []
@@ -119,7 +119,7 @@ def check(results: Results) -> list[str]:
 
 
 def words(results: Results) -> str:
-    """What the table shows."""
+    """Return in words what the table shows."""
 
     def at(row: str, n: int) -> float:
         return results.mean(MNIST, row, f"N = {n}")

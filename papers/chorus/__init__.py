@@ -1,4 +1,4 @@
-"""Comparisons of this bench's own, which the README and the docs speak of."""
+"""Declare comparisons of this bench's own, which the README and the docs discuss."""
 
 from papers.tables import Cell, Results, Table, paragraphs
 
@@ -9,12 +9,12 @@ ABOUT = paragraphs(
     over clients, then over seeds; kB are all bytes of a client and round."""
 )
 COLUMNS = {"global": "global", "personal": "personal", "worst": "worst", "kB": "kB"}
-# named alone, fedavg has defaults of its own; in a command with others it takes the shared ones
+# alone, fedavg uses its own defaults; in a command with other methods it uses the shared defaults
 AS_SHARED = {"fedavg": "fedavg --epoch_per_round 1 --batch_size 32 --optimizer adam"}
 
 
 def rows(names: tuple[str, ...], shared: str) -> dict[str, dict[str, Cell]]:
-    """A row an algorithm, as one command with all of them runs it."""
+    """Return a row per algorithm, as one command with all algorithms runs it."""
     commands = {name: f"{AS_SHARED.get(name, name)} {shared}" for name in names}
     return {name: {column: Cell(commands[name], metric) for column, metric in COLUMNS.items()} for name in names}
 
@@ -43,7 +43,7 @@ TABLES = (FIVE, WRITERS)
 
 
 def words(results: Results) -> str:
-    """What the tables show."""
+    """Return in words what the tables show."""
     ahead = results.of(FIVE.rows["cfkd"]["personal"]) - results.of(FIVE.rows["fedavg"]["personal"])
     times = results.mean(FIVE, "fedavg", "kB") / results.mean(FIVE, "cfkd", "kB")
     return paragraphs(

@@ -1,4 +1,4 @@
-"""The accuracy grid of decentralised learning with data exchanging, and what an exchange costs."""
+"""Repeat the accuracy grid of decentralised learning with data exchanging, and measure the cost of an exchange."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ WAYS = {"de as coded": "de --mixing reference", "de": "de --mixing uniform", "ps
 
 
 def row(digits: int, share: float) -> dict[str, Cell]:
-    """A number of digits and a share: three ways to average, and what was sent."""
+    """Return the row of a number of digits and a share: three ways to average, and the amount sent."""
     shared = f"--partition reference_blocks --digit_num {digits} --share_ratio {share:g} --model cnn --epochs 10 --threads 1"
     commands = {way: f"data_exchange {shared} --aggr_model {flags} --track_history 0" for way, flags in WAYS.items()}
     de, ps, leakage = (values[SHARES.index(share)] for values in PUBLISHED[digits])
@@ -52,13 +52,13 @@ TABLES = (GRID,)
 
 
 def words(results: Results) -> str:
-    """What the grid shows."""
+    """Return in words what the grid shows."""
 
     def at(digits: int, share: float, column: str) -> float:
         return results.mean(GRID, f"{digits} digits, share {share:g}", column)
 
-    def span(digits: int, of: str, other: str, shares: tuple = SHARES) -> str:
-        values = [at(digits, share, of) - at(digits, share, other) for share in shares]
+    def span(digits: int, column: str, other: str, shares: tuple = SHARES) -> str:
+        values = [at(digits, share, column) - at(digits, share, other) for share in shares]
         return f"{min(values):.1f} to {max(values):.1f}"
 
     first = [at(digits, 0.2, "de") - at(digits, 0.0, "de") for digits in PUBLISHED]
@@ -81,7 +81,7 @@ PICTURE = ("exchange.png", "Accuracy against exchange_kl and against the part of
 
 
 def draw(results: Results, path: Path) -> None:
-    """Accuracy against the authors' figure of leakage, and against the part of its images that left a client."""
+    """Draw accuracy against the authors' measure of leakage, and against the fraction of its images that left a client."""
     figure, (grid,) = panels(1, 2, 5.25, 3.8, sharey=True)
     against = {
         "exchange_kl": "exchange_kl, summed over clients",
@@ -93,8 +93,8 @@ def draw(results: Results, path: Path) -> None:
                 rows = [f"{digits} digits, share {share:g}" for share in SHARES]
                 points = [(results.mean(GRID, row, column), results.mean(GRID, row, way)) for row in rows]
                 label = f"{digits} digits, {way}"
-                how = {"color": colour, "linestyle": dashes, "marker": "o", "markersize": 3.5, "label": label}
-                axes.plot(*zip(*points, strict=True), **how)
+                line_options = {"color": colour, "linestyle": dashes, "marker": "o", "markersize": 3.5, "label": label}
+                axes.plot(*zip(*points, strict=True), **line_options)
         axes.set_xlabel(title)
         axes.grid(alpha=0.3)
     grid[0].set_ylabel("accuracy on the whole test set (%)")

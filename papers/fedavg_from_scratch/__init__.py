@@ -1,4 +1,4 @@
-"""The claim of a federated averaging written from scratch, by the correct algorithm and by the published code's."""
+"""Check the claim of a federated averaging written from scratch, with the correct algorithm and the published code's."""
 
 from papers.tables import Cell, Results, Table, paragraphs
 
@@ -15,7 +15,7 @@ RATES = ("5e-5", "2e-4", "1e-3")
 
 
 def row(rate: str, claimed: tuple[float | None, float | None]) -> dict[str, Cell]:
-    """A learning rate: as the published code does it, and correctly."""
+    """Return the row of a learning rate: as the published code averages, and correctly."""
     coded, correct = f"{COMMAND} --lr {rate} --as_published", f"{COMMAND} --lr {rate}"
     return {
         "accuracy, as coded": Cell(coded, published=claimed[0]),
@@ -35,7 +35,7 @@ TABLES = (CLAIM,)
 
 
 def words(results: Results) -> str:
-    """What the table shows."""
+    """Return in words what the table shows."""
 
     def at(rate: str, column: str) -> float:
         return results.mean(CLAIM, f"lr {rate}", column)

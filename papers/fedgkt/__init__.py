@@ -1,4 +1,4 @@
-"""FedGKT on a small machine, and the published setting for a GPU."""
+"""Repeat FedGKT on a small machine, and declare the published setting for a GPU."""
 
 from papers.tables import Cell, Results, Table, paragraphs
 
@@ -75,7 +75,7 @@ TABLES = (SMALL, DIGITS, PUBLISHED)
 
 
 def words(results: Results) -> str:
-    """What the small table shows."""
+    """Return in words what the small table shows."""
 
     def at(row: str, column: str = "accuracy") -> float:
         return results.mean(SMALL, row, column)

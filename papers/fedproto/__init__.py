@@ -1,4 +1,4 @@
-"""FedProto on MNIST: learning from the others' mean features, beside averaging and learning alone."""
+"""Repeat FedProto on MNIST: learning from the others' mean features, compared with averaging and learning alone."""
 
 from papers.tables import Cell, Results, Table, paragraphs
 
@@ -25,7 +25,7 @@ SHARED = (
 
 
 def row(name: str) -> dict[str, Cell]:
-    """One method."""
+    """Return the row of one method."""
     command = f"{name} {SHARED}"
     return {column: Cell(command, metric) for column, metric in COLUMNS.items()}
 
@@ -40,7 +40,7 @@ TABLES = (MNIST,)
 
 
 def words(results: Results) -> str:
-    """What agrees with the paper, and what does not."""
+    """Return in words what agrees with the paper, and what does not."""
 
     def at(name: str, column: str) -> float:
         return results.mean(MNIST, name, column)

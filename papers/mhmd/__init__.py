@@ -1,4 +1,4 @@
-"""FedBABU and MHMD: personal accuracy after fine-tuning, on a small machine; and the published grid, for a GPU."""
+"""Compare FedBABU and MHMD: personal accuracy after fine-tuning, on a small machine; and the published grid, for a GPU."""
 
 from pathlib import Path
 
@@ -29,11 +29,11 @@ SHARED = (
 )
 CIFAR10 = f"--dataset CIFAR10 --shard_per_user 2 --rounds 60 {SHARED}"
 CIFAR100 = f"--dataset CIFAR100 --shard_per_user 10 --rounds 30 {SHARED}"
-EPOCHS = range(6)  # of fine-tuning; 0 is the model as it was sent
+EPOCHS = range(6)  # of fine-tuning; 0 is the model as sent
 
 
 def fine_tuned(command: str) -> dict[str, Cell]:
-    """A row: what fine-tuning makes of a run's last model."""
+    """Return a row: accuracies of a run's last model, before, during and after fine-tuning."""
     metrics = {"global": "global", "local": "local", "as sent": "tuned 0"}
     metrics |= {f"epoch {epoch}": f"tuned {epoch}" for epoch in EPOCHS if epoch}
     metrics |= {"std over clients": "tuned std", "tenth": "tuned tenth"}
@@ -94,7 +94,9 @@ PUBLISHED = {  # (shards, participation, local epochs): in the order of ALGORITH
 
 
 def published(shards: int, part: float, epochs: int) -> dict[str, Cell]:
-    """A row of the published grid: 320 local epochs; LG-FedAvg goes on from FedAvg's last model for a quarter more."""
+    """Return a row of the published grid: 320 local epochs.
+
+    LG-FedAvg continues from FedAvg's last model for a quarter more rounds."""
     shared = (
         f"--dataset CIFAR100 --model MobileNet --n_clients 100 --partition shards --shard_per_user {shards} "
         f"--participation {part} --epoch_per_round {epochs} --batch_size 50 --optimizer sgd --momentum 0.9 "
@@ -108,7 +110,9 @@ def published(shards: int, part: float, epochs: int) -> dict[str, Cell]:
 
 
 def trained(name: str, shared: str, rounds: int) -> tuple[str, str]:
-    """The command of a method, and that of the runs from which it starts, as LG-FedAvg does, for a quarter more rounds."""
+    """Return the command of a method, and the command of the runs that it starts from, "" for none.
+
+    LG-FedAvg starts from FedAvg's runs, for a quarter more rounds."""
     fedavg = f"fedavg {shared} --rounds {rounds} --lr 0.1 --lr_schedule step"
     if name == "lg_fedavg":
         return f"lg_fedavg {shared} --rounds {rounds // 4} --lr 1e-3", fedavg
@@ -116,7 +120,7 @@ def trained(name: str, shared: str, rounds: int) -> tuple[str, str]:
 
 
 def small(shards: int, name: str) -> tuple[str, str]:
-    """The command of a method in the grid for a CPU, and that of the runs from which it starts."""
+    """Return the command of a method in the grid for a CPU, and the command of the runs that it starts from."""
     shared = (
         f"--dataset CIFAR10 --reduced 0.2 --model CNN4 --n_clients 20 --partition shards --shard_per_user {shards} "
         "--participation 0.1 --epoch_per_round 1 --batch_size 50 --optimizer sgd --momentum 0.9 --weight_decay 0 "
@@ -126,7 +130,7 @@ def small(shards: int, name: str) -> tuple[str, str]:
 
 
 def on_a_cpu(name: str) -> dict[str, Cell]:
-    """A row of the grid for a CPU: before and after fine-tuning, on two degrees of heterogeneity."""
+    """Return a row of the grid for a CPU: before and after fine-tuning, on two degrees of heterogeneity."""
     columns = {"as sent": "tuned 0", "epoch 1": "tuned 1", "epoch 5": "tuned 5"}
     return {
         f"s {shards}, {column}": Cell(small(shards, name)[0], metric, start=small(shards, name)[1])
@@ -153,7 +157,7 @@ TABLES = (SMALL, SMALL_100, CPU, GRID)
 
 
 def words(results: Results) -> str:
-    """What the two small tables show."""
+    """Return in words what the two small tables show."""
 
     def at(row: str, column: str, table: Table = SMALL) -> float:
         return results.mean(table, row, column)
@@ -181,7 +185,7 @@ def words(results: Results) -> str:
 
 
 def _ranked(values: dict[str, float]) -> str:
-    """Methods and their numbers, the best first."""
+    """Return methods and their numbers, the best first."""
     return ", ".join(f"{name} {value:.1f}" for name, value in sorted(values.items(), key=lambda item: -item[1]))
 
 
@@ -192,8 +196,8 @@ PICTURE = (
 
 
 def draw(results: Results, path: Path) -> None:
-    """Personal accuracy against epochs of fine-tuning, a panel a data set."""
-    shown = []
+    """Draw personal accuracy against epochs of fine-tuning, a panel per data set."""
+    panels = []
     for table in (SMALL, SMALL_100):
         marks = []
         for name, colour, dash in zip(table.rows, COLOURS, DASHES, strict=False):
@@ -201,5 +205,5 @@ def draw(results: Results, path: Path) -> None:
             label = f"{name} (n = {results.n(table, name, 'epoch 5')})"
             marks.append(Line(list(EPOCHS), line, Style(colour, dash, ""), label if table is SMALL else ""))
         x, y = Axis("epochs of fine-tuning", whole=True), Axis("personal accuracy (%)")
-        shown.append(Panel(marks, x, y, title=table.title))
-    on_paper.figure(shown, 4.8, 3.2, path, legend="")
+        panels.append(Panel(marks, x, y, title=table.title))
+    on_paper.figure(panels, 4.8, 3.2, path, legend="")

@@ -1,4 +1,4 @@
-"""SCAFFOLD's rounds to a target: what local epochs are worth where clients differ, and where they do not."""
+"""Repeat SCAFFOLD's rounds to a target: the value of local epochs where clients differ, and where they do not."""
 
 from papers.tables import Cell, Results, Table, paragraphs
 
@@ -22,7 +22,7 @@ EPOCHS = (1, 5)
 
 
 def row(name: str, split: str) -> dict[str, Cell]:
-    """One method on one split, with so many local epochs."""
+    """Return the row of one method on one split, for each number of local epochs."""
     commands = {epochs: f"{name} {SHARED} {SPLITS[split]} --epoch_per_round {epochs}" for epochs in EPOCHS}
     reached = {f"rounds, {epochs} epochs": Cell(command, "rounds to 80") for epochs, command in commands.items()}
     return reached | {f"accuracy, {epochs} epochs": Cell(command, "global") for epochs, command in commands.items()}
@@ -38,7 +38,7 @@ TABLES = (MNIST,)
 
 
 def words(results: Results) -> str:
-    """What agrees with the paper, and what does not."""
+    """Return in words what agrees with the paper, and what does not."""
 
     def rounds(name: str, split: str) -> str:
         return ", ".join(f"{results.mean(MNIST, f'{name}, {split}', f'rounds, {epochs} epochs'):.0f}" for epochs in EPOCHS)
