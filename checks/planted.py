@@ -236,7 +236,7 @@ what the server does is counted as the clients' | experiment/measuring.py | test
 + count(what, None, amount)
 a cell takes the run of another setting | papers/results.py | papers/test_papers.py -k "other_settings"
 - runs = self._runs.get(name, [])
-+ runs = [run for of_name in self._runs.values() for run in of_name if run.options["algorithm"] == table_run.options.algorithm]
++ runs = [run for runs in self._runs.values() for run in runs if run.options["algorithm"] == table_run.options.algorithm]
 two methods are told apart at two standard errors whatever n | figures/statistics.py | test_run.py -k "apart"
 - return float(stats.t.ppf(0.975, n - 1))
 + return 2.0

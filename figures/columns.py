@@ -13,7 +13,7 @@ from errors import UserError
 from figures import metrics, targets
 from figures.alone import HARMED, least_gain, part_harmed
 from figures.groups import Group, sent
-from figures.metrics import column_of, meant, values_of
+from figures.metrics import column_of, measure_of, values_of
 from figures.statistics import LEAST_SEEDS, Paired, Values, paired
 from figures.units import UNITS, shown
 from saves import Run
@@ -33,7 +33,7 @@ GROUPS = {  # {group of columns: title}, in the order of a table
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """Hold what the user requests from the comparison: the flags of `figures.table`.
 
     `budget`: the bytes that `equal` resolves to."""
@@ -72,7 +72,7 @@ class Row:
     difference to the baseline and its p by Holm, at the "end" and at "equal" bytes."""
 
     group: Group
-    asked: Asked
+    request: Request
     alone: Group | None = None
     tried: int = 1
     equal: tuple[Values, float | None, float | None, float | None] | None = None
@@ -80,11 +80,11 @@ class Row:
 
     def values(self, metric: str) -> Values | None:
         """Return {seed: a fraction of 1} in the requested round; None where a run has no such value."""
-        return values_of(self.group.runs, metric, self.asked.on)
+        return values_of(self.group.runs, metric, self.request.on)
 
     def gain(self, metric: str) -> Paired | None:
         """Return the difference to learning alone, paired by seed."""
-        alone = values_of(self.alone.runs, metric, self.asked.on) if self.alone else None
+        alone = values_of(self.alone.runs, metric, self.request.on) if self.alone else None
         own = self.values(metric)
         return paired(own, alone) if own and alone else None
 
@@ -191,15 +191,15 @@ def _to_target(quantity: str) -> Callable[[Row], float | None]:
 
 
 def _reached(row: Row, quantity: str = "rounds") -> targets.Reached | None:
-    if row.asked.target is None:
+    if row.request.target is None:
         return None
-    curve = column_of(row.group.runs[0], row.asked.metric) if row.asked.on == "last" else "validation_mean"
-    return targets.cost_to(row.group.runs, row.asked.target, quantity, curve)
+    curve = column_of(row.group.runs[0], row.request.metric) if row.request.on == "last" else "validation_mean"
+    return targets.cost_to(row.group.runs, row.request.target, quantity, curve)
 
 
 def _best_round(row: Row) -> float | None:
-    rounds = [metrics.row_of(run, row.asked.on)["round"] for run in row.group.runs]
-    return float(np.mean(rounds)) if row.asked.on == "validation" else None
+    rounds = [metrics.row_of(run, row.request.on)["round"] for run in row.group.runs]
+    return float(np.mean(rounds)) if row.request.on == "validation" else None
 
 
 def _differences(group: str, at: str, over: str, needs: str) -> list[Column]:
@@ -247,7 +247,7 @@ COLUMNS: list[Column] = [
         "gain",
         ("gain over alone", "least client"),
         "points",
-        lambda row: _points(least_gain(row.group, row.alone, row.asked.on)),
+        lambda row: _points(least_gain(row.group, row.alone, row.request.on)),
         words=LEAST,
     ),
     Column(
@@ -255,7 +255,7 @@ COLUMNS: list[Column] = [
         "gain",
         ("clients", "harmed %"),
         "%",
-        lambda row: _points(part_harmed(row.group, row.alone, row.asked.on)),
+        lambda row: _points(part_harmed(row.group, row.alone, row.request.on)),
         words=HARMED,
     ),
     *_differences("difference", "end", "difference to baseline", "baseline"),
@@ -317,9 +317,9 @@ COLUMNS: list[Column] = [
 SHOWN = {"global": 1, "personal": 1, "worst": 2, "tuned": 1}  # `shown` of the metrics
 
 
-def of_metric(metric: str, request: Asked) -> list[Column]:
+def of_metric(metric: str, request: Request) -> list[Column]:
     """Return the columns that every metric has: the value reached, and the gain over learning alone."""
-    measure, examples = meant(metric)
+    measure, examples = measure_of(metric)
     head = metric if measure == "accuracy" else examples + metric[len(metric.partition(":")[0]) :]
     is_main = 1 if metric == request.metric else 0
     return [
@@ -349,7 +349,7 @@ def of_option(name: str) -> Column:
     return Column(head, "options", ("", head), "option", value)
 
 
-def declared(runs: Sequence[Run], options: Iterable[str], request: Asked) -> list[Column]:
+def declared(runs: Sequence[Run], options: Iterable[str], request: Request) -> list[Column]:
     """Return all columns that runs can have, in the order of a table."""
     available = metrics.columns(runs)
     requested = [name for name in request.columns if any(column_of(run, name) for run in runs)]
@@ -359,7 +359,7 @@ def declared(runs: Sequence[Run], options: Iterable[str], request: Asked) -> lis
     return sorted(columns, key=lambda column: order.index(column.group))
 
 
-def chosen(every: Sequence[Column], request: Asked) -> list[Column]:
+def chosen(every: Sequence[Column], request: Request) -> list[Column]:
     """Return the columns to show.
 
     `--columns` selects columns by name or group. Without it: the columns shown by default and those that other flags

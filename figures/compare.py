@@ -11,7 +11,7 @@ import numpy as np
 from errors import UserError
 from figures import targets
 from figures.alone import alone_for
-from figures.columns import Asked, Cell, Column, Row, cell_of, chosen, declared, of_option
+from figures.columns import Cell, Column, Request, Row, cell_of, chosen, declared, of_option
 from figures.groups import (
     REFERENCES,
     Group,
@@ -92,9 +92,9 @@ def compare(
 ) -> Comparison:
     """Return the comparison of saved runs, in any order.
 
-    `flags` are those of `Asked`, as `figures.table` takes them. `beside`: runs of `independent` that are not rows; gains use
-    them where no row is `independent`. `place`: the command that shows more columns. Raises UserError."""
-    request = Asked(metric, **flags)
+    `flags` are those of `Request`, as `figures.table` takes them. `beside`: runs of `independent` that are not rows; gains
+    use them where no row is `independent`. `place`: the command that shows more columns. Raises UserError."""
+    request = Request(metric, **flags)
     if request.metric.startswith("tuned") and (request.on == "validation" or request.target is not None or request.equal):
         raise UserError(
             f"--metric {request.metric} is of the last round alone: not with --on validation, --target or --equal"
@@ -104,7 +104,7 @@ def compare(
     check(runs)
     check_metric(runs, request.metric)
     rows, tried = _rows(runs, request, groups(beside))
-    request = rows[0].asked
+    request = rows[0].request
     options = [row.group.options for row in rows]
     distinct_names = list(request.by) or ["algorithm", *distinguishing(options, across=True)]
     _check_apart(rows, distinct_names, request)
@@ -146,7 +146,7 @@ def compare(
     return Comparison([table], conclusions, notes)
 
 
-def _ready(column: Column, request: Asked) -> Column:
+def _ready(column: Column, request: Request) -> Column:
     """Return a column with the requested values in its header.
 
     A column that the user requests by name or group is never left out."""
@@ -154,7 +154,7 @@ def _ready(column: Column, request: Asked) -> Column:
     return column._replace(heads=heads, shown=1 if request.columns else column.shown)
 
 
-def _rows(runs: Sequence[Run], request: Asked, beside: Sequence[Group]) -> tuple[list[Row], list[list[Group]]]:
+def _rows(runs: Sequence[Run], request: Request, beside: Sequence[Group]) -> tuple[list[Row], list[list[Group]]]:
     """Return the rows, and for each row the settings that were tried.
 
     The best row comes first, then the rows that diverged; references come last."""
@@ -175,7 +175,7 @@ def _rows(runs: Sequence[Run], request: Asked, beside: Sequence[Group]) -> tuple
     return [rows[i] for i in order], [settings[i][1] for i in order]
 
 
-def _check_apart(rows: Sequence[Row], keys: Sequence[str], request: Asked) -> None:
+def _check_apart(rows: Sequence[Row], keys: Sequence[str], request: Request) -> None:
     """Raise UserError where two rows would have the same label: their runs are not averaged."""
     row_groups = [row.group for row in rows]
     for name in request.by:
@@ -197,7 +197,7 @@ def _check_apart(rows: Sequence[Row], keys: Sequence[str], request: Asked) -> No
             )
 
 
-def _name(group: Group, names: Sequence[str], request: Asked) -> str:
+def _name(group: Group, names: Sequence[str], request: Request) -> str:
     """Return the label of a row: its algorithm, and the options in which rows of this algorithm differ."""
     own_names = [name for name in names if name in group.options and name != "algorithm"]
     algorithm = shown(group.algorithm) if not request.by or "algorithm" in request.by else ""
@@ -206,7 +206,7 @@ def _name(group: Group, names: Sequence[str], request: Asked) -> str:
 
 def _against_baseline(rows: Sequence[Row], names: Sequence[str]) -> None:
     """Add to every row its difference to the baseline. Raises UserError where the name does not match exactly one row."""
-    request = rows[0].asked
+    request = rows[0].request
     if request.baseline is None:
         return
     label = request.baseline.replace("(", "").replace(")", "")
@@ -237,7 +237,7 @@ def _budget(groups: Sequence[Group], equal: float | str) -> float:
     return min(totals) if equal == "bytes" else float(equal)
 
 
-def _at_budget(group: Group, request: Asked):
+def _at_budget(group: Group, request: Request):
     """Return the results of a group's runs at the budget: {seed: accuracy}, and mean bytes, rounds and steps.
 
     The means are None without any run that was evaluated by then."""
@@ -258,7 +258,7 @@ def _at_budget(group: Group, request: Asked):
 # --- notes and cautions -------------------------------------------------------------------------------------------------
 
 
-def _explained(table: Table, request: Asked, place: str) -> str:
+def _explained(table: Table, request: Request, place: str) -> str:
     """Return one line: the shown metrics, the number of seeds, and where more columns are."""
     meanings = [f"{column.name}: {SHORT[column.name]}" for column in table.columns if column.name in SHORT]
     counts = sorted({len(group.runs) for group in table.groups})

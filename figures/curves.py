@@ -22,7 +22,7 @@ from errors import UserError
 from figures import command, on_paper
 from figures.groups import REFERENCES, Group, check, ordered, sent
 from figures.marks import Axis, Line, Panel, Points, Style
-from figures.metrics import METRICS, accuracy, check_metric, column_of, meant
+from figures.metrics import METRICS, accuracy, check_metric, column_of, measure_of
 from figures.styles import looks
 from figures.targets import QUANTITIES, cumulated, evaluated, interpolated
 from saves import Run
@@ -120,12 +120,12 @@ def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
             mark = Line if len(curve.x) > 1 else Points  # a line with a single point is invisible
             spread = None if curve.spread is None else 100 * curve.spread
             marks.append(mark(curve.x, 100 * curve.mean, style, label, spread))
-    return Panel(marks, x, Axis(f"{meant(metric)[0]} (%)"), title(metric), lacking)
+    return Panel(marks, x, Axis(f"{measure_of(metric)[0]} (%)"), title(metric), lacking)
 
 
 def title(metric: str) -> str:
     """Return the name of an accuracy, and the examples on which it is measured."""
-    return f"{metric}: {TITLES[meant(metric)[1]]}"
+    return f"{metric}: {TITLES[measure_of(metric)[1]]}"
 
 
 def draw(

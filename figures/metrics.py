@@ -60,7 +60,7 @@ def metrics(run: Run) -> dict[str, str]:
     }
 
 
-def meant(metric: str) -> tuple[str, str]:
+def measure_of(metric: str) -> tuple[str, str]:
     """Return the measure of a metric in words, and the name of the accuracy on the same examples."""
     name = metric.partition(":")[0]
     if name in ACCURACIES:
@@ -72,7 +72,7 @@ def meant(metric: str) -> tuple[str, str]:
 def words(metric: str) -> str:
     """Return in words the examples on which a metric is computed, and the answer or head."""
     answer = metric.partition(":")[2]
-    return WORDS[meant(metric)[1]] + (f', of "{answer}"' if answer else "")
+    return WORDS[measure_of(metric)[1]] + (f', of "{answer}"' if answer else "")
 
 
 def column_of(run: Run, metric: str) -> str | None:

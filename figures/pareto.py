@@ -22,7 +22,7 @@ from figures import command, on_paper
 from figures.curves import AXES, flat, last, level, seeds, title
 from figures.groups import REFERENCES, Group, check, ordered
 from figures.marks import Axis, Line, Panel, Points, Style
-from figures.metrics import METRICS, check_metric, meant
+from figures.metrics import METRICS, check_metric, measure_of
 from figures.styles import looks
 from figures.targets import cumulated
 from saves import Run
@@ -71,7 +71,7 @@ def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
     if steps:  # to the end of the axis: the best accuracy costs no more there
         spent_on_front, values = zip(*steps, (x.span[1], steps[-1][1]), strict=True)
         marks.insert(0, Line(spent_on_front, values, FRONT, "Pareto front", hover="Pareto front", steps=True, width=3))
-    return Panel(marks, x, Axis(f"{meant(metric)[0]} after the last round (%)"), title(metric), lacking)
+    return Panel(marks, x, Axis(f"{measure_of(metric)[0]} after the last round (%)"), title(metric), lacking)
 
 
 def draw(runs: Sequence[Run], path: Path | None = None, metric: Sequence[str] = ("global", "personal")):

@@ -23,7 +23,7 @@ from figures.groups import (
     seeds_told,
     selected,
 )
-from figures.metrics import ROUND, accuracy, check_metric, meant, seed_of
+from figures.metrics import ROUND, accuracy, check_metric, measure_of, seed_of
 from figures.statistics import LEAST_PROBLEMS, Values, nemenyi, over_problems, paired
 from figures.units import flags_told
 from figures.verdict import at_chance, eligible, winners
@@ -67,7 +67,7 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
         for method in methods
     ]
     n_methods = sum(name.split()[0] not in REFERENCES for name in methods)
-    title = f"{f'{metric} accuracy' if meant(metric)[0] == 'accuracy' else metric} (%) {ROUND[on]}, by problem"
+    title = f"{f'{metric} accuracy' if measure_of(metric)[0] == 'accuracy' else metric} (%) {ROUND[on]}, by problem"
     notes = [
         "mean ± standard deviation over seeds (number of seeds)",
         "* or bold: the best of the collaborating methods on a problem, several where they are equal, none that diverged or "

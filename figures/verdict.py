@@ -9,7 +9,7 @@ import algorithms
 from data.partition import Shares
 from figures.alone import alone_for
 from figures.groups import EQUAL, REFERENCES, Group, leading, name_of
-from figures.metrics import meant, seed_of
+from figures.metrics import measure_of, seed_of
 from figures.statistics import Paired, Values, least_errors, paired
 from options import flags_of
 from saves import Run
@@ -40,7 +40,7 @@ def largest_class_share(run: Run, metric: str = "global") -> float | None:
     On the global test set this is the share of its largest class. On the clients' own test examples this is the share of
     each client's own largest class, mean over clients (for "worst": the smallest). None for a metric that is not an accuracy
     on test examples, and where the run did not keep the classes."""
-    kind, examples = meant(metric)
+    kind, examples = measure_of(metric)
     saved = run.arrays("confusion") if kind == "accuracy" and examples in ("global", "personal", "tuned", "worst") else None
     if saved is None:
         return None

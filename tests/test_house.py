@@ -76,7 +76,11 @@ def test_every_flag_is_read():
     flags = {name for algorithm in algorithms.ALGORITHMS for name in flags_of(algorithms.options_of(algorithm))}
     text = "\n".join(path.read_text() for path in MODULES)
     by_name = {name for partitioner in partition.PARTITIONS.values() for name in partition.parameters(partitioner)}
-    read = {name for name in flags | set(flags_of(Launch)) if re.search(rf"\b(options|o|how|launch|launch_options|run)\.{name}\b", text)}
+    read = {
+        name
+        for name in flags | set(flags_of(Launch))
+        if re.search(rf"\b(options|o|how|launch|launch_options|run)\.{name}\b", text)
+    }
     assert flags | set(flags_of(Launch)) == read | (by_name & flags)
 
 

@@ -121,17 +121,17 @@ def setup(by_problem: Mapping[str, Sequence[Group]]) -> dict[str, str]:
     all_groups = [group for groups_of in by_problem.values() for group in groups_of]
     runs = [run for group in all_groups for run in group.runs]
 
-    def told(name: str) -> str:
+    def values(name: str) -> str:
         return " or ".join(dict.fromkeys(shown(run.options[name]) for run in runs if name in run.options))
 
     deals = [partition.PARTITIONS.get(run.options["partition"]) for run in runs]
     names = dict.fromkeys(name for deal in deals if deal for name in partition.parameters(deal))
-    rule = ", ".join(f"{name} {told(name)}" for name in names if name in all_groups[0].options and name != "n_clients")
+    rule = ", ".join(f"{name} {values(name)}" for name in names if name in all_groups[0].options and name != "n_clients")
     return {
-        "data set": told("dataset"),
-        "split": told("partition") + (f" ({rule})" if rule else ""),
-        "clients": told("n_clients"),
-        "rounds": told("rounds"),
+        "data set": values("dataset"),
+        "split": values("partition") + (f" ({rule})" if rule else ""),
+        "clients": values("n_clients"),
+        "rounds": values("rounds"),
         "seeds": str(len({seed_of(run) for run in runs})),
         "runs": str(len(runs)),
         "problems": str(len(by_problem)),
