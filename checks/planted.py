@@ -511,8 +511,8 @@ what importlib brings names no run | plugins/__init__.py | test_plugins.py -k im
 -     found, todo = set(), [first, *brought]
 +     found, todo = set(), [first]
 a run is begun once more than its place says | launch/loop.py | test_launch.py -k killed_twice
-- kills[one.folder] == place.tries
-+ kills[one.folder] > place.tries
+- kills[experiment.folder] == place.tries
++ kills[experiment.folder] > place.tries
 how fast a run is is told by all of its rounds | launch/display.py | test_launch.py -k end_of_its_history
 - status.rows_of(self.folder, TAIL)
 + status.rows_of(self.folder)
