@@ -86,7 +86,7 @@ def refused(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in REFUSED:
         message = REFUSED[error.errno]
         if error.filename is not None:
-            return f"{_text(error.filename)}: {message}"
+            return f"{_decode(error.filename)}: {message}"
         return f"a file {message}" if message.startswith(("is", "may")) else message
     if isinstance(error, RuntimeError | ImportError | OSError):
         message = next((message for phrase, message in SAID.items() if phrase in str(error).lower()), None)
@@ -134,7 +134,7 @@ def no_room(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
-def _text(name: str | bytes | int) -> str:
+def _decode(name: str | bytes | int) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
@@ -147,7 +147,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        is_temporary = error.filename is None or Path(_text(error.filename)).name.startswith(f".{path.name}.")
+        is_temporary = error.filename is None or Path(_decode(error.filename)).name.startswith(f".{path.name}.")
         if is_temporary and error.errno is not None:  # files are written under a temporary name, and renamed
             error.filename = str(path)
         raise

@@ -197,7 +197,7 @@ def stood_for(declared: Mapping[str, Any], value: Any) -> Mapping[str, Any]:
     return implied(value) if callable(implied) else implied
 
 
-def _clients(path: str) -> dict[str, Any]:
+def _implied_by_clients(path: str) -> dict[str, Any]:
     """Return the flags that `--clients` implies. They replace `--clients` itself, and describe the run."""
     try:
         names = silos.clients(Path(path).expanduser())
@@ -207,7 +207,7 @@ def _clients(path: str) -> dict[str, Any]:
     return {"dataset": dataset, "partition": "silos", "n_clients": len(names), "partition_file": None, "clients": None}
 
 
-def _model(parameter: str) -> Requires:
+def _requires_model(parameter: str) -> Requires:
     """Return the condition that some model of --model has this parameter."""
     return Requires(
         lambda: f"--model {' or '.join(models.readers(parameter))} (the others have their own)",
@@ -215,7 +215,7 @@ def _model(parameter: str) -> Requires:
     )
 
 
-def _partition(parameter: str) -> Requires:
+def _requires_partition(parameter: str) -> Requires:
     """Return the condition that the partitioner of --partition has this parameter."""
     return Requires(
         lambda: f"--partition {' or '.join(partition.readers(parameter))}",
@@ -253,7 +253,7 @@ class Problem:
         str,
         "data that come by client: a folder with a folder or a file a client, or a file that names the clients; it stands "
         "for --dataset, --partition silos and --n_clients",
-        implies=_clients,
+        implies=_implied_by_clients,
         legacy_value=None,
     )
     label: str | None = flag(
@@ -290,7 +290,7 @@ class Problem:
         None,
         Several(Number(float, above=0, most=1)),
         "fraction of the data for each client, one for each, adding up to at most 1 (0.7,0.2,0.1); default: equal parts",
-        _partition("counts"),
+        _requires_partition("counts"),
     )
     partition: str = flag(
         "dirichlet",
@@ -305,17 +305,19 @@ class Problem:
         math.inf,
         Number(float, above=0, infinite=True),
         "Dirichlet concentration: smaller is more heterogeneous; inf is every client with the class mix of the whole",
-        _partition("alpha"),
+        _requires_partition("alpha"),
         aliases=("partition_alpha",),
     )
-    shard_per_user: int = flag(2, Number(int, least=1), "shards a client, of one class each", _partition("shard_per_user"))
-    classes_per_client: int = flag(2, Number(int, least=1), "classes a client", _partition("classes_per_client"))
-    digit_num: int = flag(3, Number(int, least=1), "consecutive classes a client", _partition("digit_num"))
+    shard_per_user: int = flag(
+        2, Number(int, least=1), "shards a client, of one class each", _requires_partition("shard_per_user")
+    )
+    classes_per_client: int = flag(2, Number(int, least=1), "classes a client", _requires_partition("classes_per_client"))
+    digit_num: int = flag(3, Number(int, least=1), "consecutive classes a client", _requires_partition("digit_num"))
     test_share: float = flag(
         0.2,
         Number(float, above=0, below=1),
         "part of each client's own images that is its personal test data, not trained on",
-        _partition("test_share"),
+        _requires_partition("test_share"),
     )
     partition_file: str | None = flag(
         None, str, "split.npz of an earlier run, whose split is taken as it is; or a .csv with example, client and part"
@@ -394,7 +396,7 @@ class Problem:
         100,
         Number(int, least=1, most=65_536),
         "dimension of the features",
-        _model("feature_dim"),
+        _requires_model("feature_dim"),
     )
 
 

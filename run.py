@@ -50,10 +50,10 @@ def main(argv: Sequence[str]) -> int:
     is_leader = ranks.rank() == 0
     log_to_stderr() if is_leader else logging.getLogger().addHandler(logging.NullHandler())
     if "_ARGCOMPLETE" in os.environ:
-        commandline.complete(os.environ["COMP_LINE"], *_declared())
+        commandline.complete(os.environ["COMP_LINE"], *_load_options())
     with ending.told(ending.program(), is_leader) as end:
         commandline.bring(argv)
-        classes, descriptions = _declared()
+        classes, descriptions = _load_options()
         with ranks.joined():
             runs, launch_options, notes = commandline.parse(argv, classes, descriptions, algorithms.FAMILIES)
             if not is_leader:
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
                     results.append((experiment, result))
                     if launch_options.json and not isinstance(result, Failed):
                         print_escaped(json.dumps(result.summary(), allow_nan=False), flush=True)
-                _report(requested, results, print_lines)
+                _print_report(requested, results, print_lines)
                 end.status = tell_failed(result for _, result in results)
     return end.status
 
@@ -95,7 +95,7 @@ def _prepared(run: Options, launch_options: Launch, argv: Sequence[str]) -> Expe
         raise
 
 
-def _declared() -> tuple[dict[str, type[Options]], dict[str, str]]:
+def _load_options() -> tuple[dict[str, type[Options]], dict[str, str]]:
     """Return {algorithm: its Options class} and {algorithm: one line about what it sends}, for all algorithms."""
     classes = algorithms.all_options()
     return classes, {name: algorithms.describe(name) for name in classes}
@@ -132,7 +132,7 @@ def _announce(requested: Asked) -> Callable[..., None]:
     return print_lines
 
 
-def _report(
+def _print_report(
     requested: Asked, results: Sequence[tuple[Experiment, saves.Run | Failed]], print_lines: Callable[..., None]
 ) -> None:
     """Print the table, the verdict, the folders of the runs, and the settings that a study tried."""
@@ -144,7 +144,7 @@ def _report(
             file=sys.stderr,
         )
     elif finished := [(experiment, result) for experiment, result in results if not isinstance(result, Failed)]:
-        _compare(requested, finished, print_lines)
+        _print_comparison(requested, finished, print_lines)
         if len(finished) > FOLDERS_SHOWN:
             print_lines(
                 f"{len(finished)} runs are saved in {launch_options.export_dir}/; "
@@ -157,7 +157,9 @@ def _report(
         print_lines("\nsettings tried, and chosen by validation accuracy (tuning.csv):", tuning.table(requested.settings))
 
 
-def _compare(requested: Asked, finished: Sequence[tuple[Experiment, saves.Run]], print_lines: Callable[..., None]) -> None:
+def _print_comparison(
+    requested: Asked, finished: Sequence[tuple[Experiment, saves.Run]], print_lines: Callable[..., None]
+) -> None:
     launch_options, runs = requested.how, [run for _, run in finished]
     print_lines("")
     if len(problems(runs)[1]) > 1:
@@ -165,7 +167,7 @@ def _compare(requested: Asked, finished: Sequence[tuple[Experiment, saves.Run]],
         return
     baselines = {experiment.folder: nodes.independent(experiment, launch_options) for experiment, _ in finished}
     baseline_folders = dict.fromkeys(baseline.folder for baseline in baselines.values() if baseline.folder not in baselines)
-    baseline_runs = [run for folder in baseline_folders if (run := _baseline(folder))]
+    baseline_runs = [run for folder in baseline_folders if (run := _load_baseline(folder))]
     result = compare(
         runs, beside=baseline_runs, place=f"python -m figures.table {shlex.quote(str(launch_options.export_dir))}"
     )
@@ -187,7 +189,7 @@ def _compare(requested: Asked, finished: Sequence[tuple[Experiment, saves.Run]],
         print_lines(f"no independent learning on this split yet, so no gain: {command}")
 
 
-def _baseline(folder: Path) -> saves.Run | None:
+def _load_baseline(folder: Path) -> saves.Run | None:
     """Return the finished run in a folder; None where the folder has no readable run, after a warning that says why."""
     if (problem := saves.unreadable(folder)) is not None:
         logging.getLogger("chorus").warning("%s is not compared with: %s", folder.name, problem)

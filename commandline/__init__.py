@@ -66,9 +66,11 @@ def parse(
     its own defaults for shared flags; None: only where no other algorithm is named. Raises UserError; `-h` prints the help
     and exits.
     """
-    argv = _shielded(argv)
-    algorithm_words = _first(argv)
-    algorithm_names = [_known(Path(word).stem if word.endswith(".py") else word, algorithms) for word in algorithm_words]
+    argv = _shield_other_flags(argv)
+    algorithm_words = _leading_words(argv)
+    algorithm_names = [
+        _find_algorithm(Path(word).stem if word.endswith(".py") else word, algorithms) for word in algorithm_words
+    ]
     origin, base_flags, words = _expand(argv[len(algorithm_names) :], algorithm_names, algorithms)
     names = list(dict.fromkeys([base_flags.pop("algorithm")] if "algorithm" in base_flags else algorithm_names)) or ["cfkd"]
     alone = len(names) == 1 if alone is None else alone
@@ -79,10 +81,12 @@ def parse(
     defaults = {name: [flag["default"]] for name, flag in declared.items()}
     try:
         switches = [name for name, flag in declared.items() if flag["type"] is None]
-        base_values, notes = _read(words_of(base_flags, switches), parser, declared, algorithms, defaults["n_clients"])
+        base_values, notes = _parse_flags(
+            words_of(base_flags, switches), parser, declared, algorithms, defaults["n_clients"]
+        )
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
-    typed_values, more_notes = _read(
+    typed_values, more_notes = _parse_flags(
         words, parser, declared, algorithms, base_values.get("n_clients", defaults["n_clients"])
     )
     # a saved configuration holds every flag, and has the default for a flag that the run does not read
@@ -114,7 +118,7 @@ def parse(
     set_flags = [name for name in typed_values if name not in launch_flags]
     runs = combined({name: algorithms[name] for name in names}, values, alone, set_flags, declared)
     refuse_without_alpha(runs, {*set_flags, *(base_values.keys() & {"alpha"})})
-    return runs, launch_options, [*notes, *more_notes, *_notes(names, values, algorithms, shared_flags)]
+    return runs, launch_options, [*notes, *more_notes, *_notes_on_defaults(names, values, algorithms, shared_flags)]
 
 
 def combined(
@@ -151,15 +155,15 @@ def combined(
                 for flag in chosen
                 if (needs := flags_of(options_class)[flag]["requires"]) and not needs.holds(candidate)
             }
-            _consistent(chosen, flags_of(options_class))
+            _refuse_contradictions(chosen, flags_of(options_class))
             read_flags |= chosen.keys() - unread
             used = {flag: flag_values for flag, flag_values in chosen.items() if flag not in unread}
             runs[options_class(**{**start_values, **used, "algorithm": name})] = None
     for name in set_flags:
         if name not in read_flags:
-            raise UserError(f"--{name} {_shown(values[name])}: read only with {declared[name]['needs'].words}")
+            raise UserError(f"--{name} {_format_values(values[name])}: read only with {declared[name]['needs'].words}")
     for run in runs:
-        _check(run)
+        _check_run(run)
     return list(runs)
 
 
@@ -180,9 +184,9 @@ def bring(argv: Sequence[str]) -> None:
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--plugin", nargs="+", action="extend", default=[])
-    args, _ = parser.parse_known_args(_shielded(argv))
+    args, _ = parser.parse_known_args(_shield_other_flags(argv))
     texts = [part for text in args.plugin for part in text.split(",")]
-    for origin, load, paths in (("algorithm", plugins.algorithm, _first(argv)), ("--plugin", plugins.load, texts)):
+    for origin, load, paths in (("algorithm", plugins.algorithm, _leading_words(argv)), ("--plugin", plugins.load, texts)):
         for path in (word for word in paths if word.endswith(".py")):
             try:
                 load(path)
@@ -190,7 +194,7 @@ def bring(argv: Sequence[str]) -> None:
                 raise UserError(f"{origin} {error}") from error
 
 
-def _first(argv: Sequence[str]) -> list[str]:
+def _leading_words(argv: Sequence[str]) -> list[str]:
     """Return the words before the first flag."""
     return list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
 
@@ -235,9 +239,9 @@ def blamed(message: str, run: Options, argv: Sequence[str]) -> str:
             own_flags[name]["default"],
             {f"--{other}" for other in (name, *own_flags[name]["aliases"])},
         )
-        flag_text = f"--{name} {_shown([value])}"
+        flag_text = f"--{name} {_format_values([value])}"
         if message.startswith(f"{flag_text}:") and value == default != declaration["default"] and not typed_flags & names:
-            explanation = f"the default of {run.algorithm}; that of others is {_shown([declaration['default']])}"
+            explanation = f"the default of {run.algorithm}; that of others is {_format_values([declaration['default']])}"
             return message.replace(flag_text, f"{flag_text} ({explanation})", 1)
     return message
 
@@ -257,7 +261,7 @@ def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mappi
     argcomplete.autocomplete(parser, always_complete_options="long")
 
 
-def _known(text: str, algorithms: Mapping[str, type]) -> str:
+def _find_algorithm(text: str, algorithms: Mapping[str, type]) -> str:
     """Return the algorithm of this name, in any case, with or without hyphens: FedAvg, Per-FedAvg, D-PSGD."""
 
     def letters(name: str) -> str:
@@ -276,7 +280,7 @@ def _expand(words: Sequence[str], algorithm_names: Sequence[str], algorithms: Ma
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for name in flags_of(Shorthand):
         parser.add_argument(f"--{name}", nargs="+", action="extend")
-    args, other_words = parser.parse_known_args([_guarded(word) for word in words])
+    args, other_words = parser.parse_known_args([_guard_number(word) for word in words])
     texts = [(name, text) for name, values in vars(args).items() for text in values]
     if not texts:
         return "", {}, list(words)
@@ -290,7 +294,7 @@ def _expand(words: Sequence[str], algorithm_names: Sequence[str], algorithms: Ma
             shorthand.preset(value, algorithm_names) if name == "preset" else shorthand.config_file(value, algorithm_names)
         )
         if "algorithm" in base_flags:
-            base_flags["algorithm"] = _known(str(base_flags["algorithm"]), algorithms)
+            base_flags["algorithm"] = _find_algorithm(str(base_flags["algorithm"]), algorithms)
             if shorthand.is_of_a_run(base_flags):
                 base_flags = {**shorthand.before(flags_of(algorithms[base_flags["algorithm"]])), **base_flags}
     except UserError as error:
@@ -325,17 +329,17 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
         for name, flag in flags.items():
             if name not in declared:
                 declared[name] = flag
-                _add(group, name, flag)
+                _add_flag(group, name, flag)
     group = parser.add_argument_group("flags that stand for others (one given beside them has the last word)")
     for name, flag in flags_of(Shorthand).items():
-        _add(group, name, flag)
+        _add_flag(group, name, flag)
     for name, other in TRANSLATIONS.items():
         arguments = {"nargs": "+", "metavar": "N"} if other.takes else {"action": "store_true"}
         group.add_argument(f"--{name}", help=f"another system's --{other.says}: {other.help}", **arguments)
     return parser, declared
 
 
-def _add(group, name: str, declared: Mapping[str, Any]) -> None:
+def _add_flag(group, name: str, declared: Mapping[str, Any]) -> None:
     flag_type, requires = declared["type"], declared["requires"]
     help = declared["help"] + (f" [only with {requires.words}]" if requires else "")
     if flag_type is None:
@@ -354,23 +358,25 @@ def _add(group, name: str, declared: Mapping[str, Any]) -> None:
     )
 
 
-def _read(words: Sequence[str], parser: argparse.ArgumentParser, declared: Mapping, algorithms: Mapping, clients: list):
+def _parse_flags(
+    words: Sequence[str], parser: argparse.ArgumentParser, declared: Mapping, algorithms: Mapping, clients: list
+):
     """Parse the words after the algorithms' names; return {flag: its values} and notes.
 
     The notes say how flags of other systems were translated. `clients`: the numbers of clients, where
     the words do not set them.
     """
     typed_names = _reject_strange_flags(words, parser, algorithms)
-    texts = vars(parser.parse_args([_guarded(word) for word in words]))
+    texts = vars(parser.parse_args([_guard_number(word) for word in words]))
     values, notes = {}, []
     for name, text in texts.items():
         if name in declared:
-            values[name] = _values(typed_names[name], text, declared[name]["type"], algorithms)
+            values[name] = _parse_values(typed_names[name], text, declared[name]["type"], algorithms)
     clients = values.get("n_clients", clients)
     for name, translation in TRANSLATIONS.items():
         if name in texts:
-            other_values = _values(name, texts[name], translation.takes, algorithms)
-            shown = f"--{name} {_shown(other_values)}" if translation.takes else f"--{name}"
+            other_values = _parse_values(name, texts[name], translation.takes, algorithms)
+            shown = f"--{name} {_format_values(other_values)}" if translation.takes else f"--{name}"
             if translation.says in values:
                 raise UserError(f"{shown}: says the same as --{typed_names[translation.says]}, which is given too")
             if len(clients) > 1 or "clients" in values:
@@ -382,16 +388,16 @@ def _read(words: Sequence[str], parser: argparse.ArgumentParser, declared: Mappi
             except ValueError as error:
                 raise UserError(f"{shown}: {error}") from None
             explanation = translation.why(other_values[0])
-            notes.append(f"{shown} is --{translation.says} {_shown(values[translation.says])} here{explanation}")
+            notes.append(f"{shown} is --{translation.says} {_format_values(values[translation.says])} here{explanation}")
     return values, notes
 
 
-def _guarded(word: str) -> str:
+def _guard_number(word: str) -> str:
     """Return the word with a blank before a number: argparse takes -1e-3 for a flag, and ' -1e-3' for a value."""
     return f" {word}" if _is_number(word) else word
 
 
-def _shielded(words: Sequence[str]) -> list[str]:
+def _shield_other_flags(words: Sequence[str]) -> list[str]:
     """Return the words, changed so that no flag of another program begins like a flag of this one."""
     shielded: list[str] = []
     for word in words:
@@ -432,7 +438,7 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _values(name: str, texts: Any, flag_type: Callable | None, algorithms: Mapping[str, type]) -> list:
+def _parse_values(name: str, texts: Any, flag_type: Callable | None, algorithms: Mapping[str, type]) -> list:
     if flag_type is None:
         return [True]
     texts = [text.strip() for text in texts]
@@ -475,21 +481,21 @@ def value_of(name: str, text: str, flag_type: Callable) -> Any:
         raise UserError(f"--{name} {text}: must be {flag_type}{hint}") from None
 
 
-def _shown(values: Sequence[Any]) -> str:
+def _format_values(values: Sequence[Any]) -> str:
     return " ".join(",".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values)
 
 
-def _consistent(chosen: Mapping[str, Any], declared: Mapping[str, dict]) -> None:
+def _refuse_contradictions(chosen: Mapping[str, Any], declared: Mapping[str, dict]) -> None:
     """Raise UserError where a flag contradicts the value that another flag implies."""
     for flag, set_value in chosen.items():
         for name, value in stood_for(declared[flag], set_value).items():
             if name != flag and chosen.get(name, value) != value:
                 shown_flag = f"--{flag}" if set_value is True else f"--{flag} {set_value}"
                 meaning = f"is --{name} {value}" if value is not None else f"takes no --{name}"
-                raise UserError(f"--{name} {_shown([chosen[name]])}: contradicts {shown_flag}, which {meaning}")
+                raise UserError(f"--{name} {_format_values([chosen[name]])}: contradicts {shown_flag}, which {meaning}")
 
 
-def _check(run: Options) -> None:
+def _check_run(run: Options) -> None:
     """Check the flags that depend on each other. Raises UserError."""
     if len(run.model) > run.n_clients:
         raise UserError(f"--model {','.join(run.model)}: more architectures than --n_clients {run.n_clients}")
@@ -503,7 +509,7 @@ def _check(run: Options) -> None:
             raise UserError(f"--sizes {shown}: must add up to at most 1, got {sum(run.sizes):g}")
 
 
-def _notes(names, values, algorithms, shared_flags) -> list[str]:
+def _notes_on_defaults(names, values, algorithms, shared_flags) -> list[str]:
     """Return notes on the shared defaults that an algorithm would replace by its own, if it were named alone."""
     if len(names) == 1:
         return []
@@ -516,12 +522,13 @@ def _notes(names, values, algorithms, shared_flags) -> list[str]:
             if flag not in values and own_flags[flag]["default"] != shared_flags[flag]["default"]
         ]
         if differing:
-            shown_defaults = _flags(shared_flags, differing)
+            shown_defaults = _format_defaults(shared_flags, differing)
             notes.append(
-                f"{name} took the shared defaults {shown_defaults}; named alone it takes {_flags(own_flags, differing)}"
+                f"{name} took the shared defaults {shown_defaults}; "
+                f"named alone it takes {_format_defaults(own_flags, differing)}"
             )
     return notes
 
 
-def _flags(declared: Mapping[str, dict], names: Sequence[str]) -> str:
-    return " ".join(f"--{name} {_shown([declared[name]['default']])}" for name in names)
+def _format_defaults(declared: Mapping[str, dict], names: Sequence[str]) -> str:
+    return " ".join(f"--{name} {_format_values([declared[name]['default']])}" for name in names)

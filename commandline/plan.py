@@ -71,14 +71,14 @@ def report(plans: Sequence[Plan], cores: int = 1) -> str:
     The total is for the runs one after another and, with several `cores`, in parallel on these cores. Bytes are exact; bytes
     per round are means over the rounds.
     """
-    labels = _named(plans)
+    labels = _label_plans(plans)
     neighbours = any(plan.rounds["bytes_between"].any() for plan in plans)
     server = any(plan.rounds["flops:server"].any() for plan in plans)
-    run_rows = [{**name, **_run(plan, neighbours, server)} for name, plan in zip(labels, plans, strict=True)]
-    kind_rows = [{**name, **row} for name, plan in zip(labels, plans, strict=True) for row in _kinds(plan)]
+    run_rows = [{**name, **_run_row(plan, neighbours, server)} for name, plan in zip(labels, plans, strict=True)]
+    kind_rows = [{**name, **row} for name, plan in zip(labels, plans, strict=True) for row in _kind_rows(plan)]
     text_columns = (*labels[0], "direction", "kind")
-    parts = [_table(rows, text_columns) for rows in (run_rows, kind_rows) if rows]
-    total, seconds = sum(_bytes(plan) for plan in plans), sum(plan.seconds for plan in plans)
+    parts = [_format_table(rows, text_columns) for rows in (run_rows, kind_rows) if rows]
+    total, seconds = sum(_total_bytes(plan) for plan in plans), sum(plan.seconds for plan in plans)
     subject = "a run" if len(plans) == 1 else f"{len(plans)} runs"
     order = "one after another"
     if cores > 1 and len(plans) > 1:
@@ -115,7 +115,7 @@ def summary(plan: Plan) -> dict[str, Any]:
                 "a_round": float(rounds[name].iloc[1:].mean()),
                 "run": int(rounds[name].sum()),
             }
-            for name in _messages(rounds)
+            for name in _message_columns(rounds)
         },
         **{name: int(rounds[name].sum()) for name in ("steps", "flops")},
         **{f"{name}_server": int(rounds[f"{name}:server"].sum()) for name in ("steps", "flops")},
@@ -130,7 +130,7 @@ def summary(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _run(plan: Plan, neighbours: bool, server: bool) -> dict[str, str]:
+def _run_row(plan: Plan, neighbours: bool, server: bool) -> dict[str, str]:
     totals, options = summary(plan), plan.experiment.options
     rounds, client_rounds = plan.rounds, options.n_clients * options.rounds
     row = {"parameters": ", ".join(f"{n:,}" for n in dict.fromkeys(totals["parameters"]))}
@@ -151,7 +151,7 @@ def _run(plan: Plan, neighbours: bool, server: bool) -> dict[str, str]:
     }
 
 
-def _kinds(plan: Plan) -> list[dict[str, str]]:
+def _kind_rows(plan: Plan) -> list[dict[str, str]]:
     rows = []
     for name, n_bytes in summary(plan)["bytes"].items():
         direction, _, kind = name.partition(":")
@@ -162,18 +162,18 @@ def _kinds(plan: Plan) -> list[dict[str, str]]:
     return rows
 
 
-def _messages(rounds) -> list[str]:
+def _message_columns(rounds) -> list[str]:
     """Return the columns of bytes by direction and kind, in the order of the directions."""
     directions = list(DIRECTIONS)
     columns = [name for name in rounds if name.startswith("bytes_") and ":" in name]
     return sorted(columns, key=lambda name: directions.index(name.removeprefix("bytes_").partition(":")[0]))
 
 
-def _bytes(plan: Plan) -> float:
+def _total_bytes(plan: Plan) -> float:
     return float(plan.rounds[["bytes_up", "bytes_down", "bytes_between"]].sum().sum())
 
 
-def _named(plans: Sequence[Plan]) -> list[dict[str, str]]:
+def _label_plans(plans: Sequence[Plan]) -> list[dict[str, str]]:
     """Return the labels of plans: the algorithm, and the options that differ among the plans."""
     options_of_plans = [plain(plan.experiment.options) for plan in plans]
     differing = distinguishing(options_of_plans, but=())
@@ -183,6 +183,6 @@ def _named(plans: Sequence[Plan]) -> list[dict[str, str]]:
     ]
 
 
-def _table(rows: Sequence[dict[str, str]], text_columns: Sequence[str]) -> str:
+def _format_table(rows: Sequence[dict[str, str]], text_columns: Sequence[str]) -> str:
     aligned = ["left" if name in text_columns else "right" for name in rows[0]]
     return tabulate(rows, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)

@@ -122,9 +122,9 @@ def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
             if role_of(name) != SECTIONS[section]:
                 section_of_flag = next(other for other, its_role in SECTIONS.items() if its_role == role_of(name))
                 raise UserError(f"{prefix} [{section}] {name}: must stand below [{section_of_flag}]")
-    seeds = _typed(shared.pop("seeds"), flags_of(Options), f"{prefix} [seeds]")
+    seeds = _parse_flags(shared.pop("seeds"), flags_of(Options), f"{prefix} [seeds]")
     methods = [
-        _method(name, content, shared, algorithms, prefix)
+        _parse_method(name, content, shared, algorithms, prefix)
         for name, content in document.items()
         if name not in (*SECTIONS, "tuning")
     ]
@@ -138,13 +138,13 @@ def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
         raise UserError(f"{prefix} [tuning] unequal {unequal}: must be true or false")
     if not path.stem.strip("."):  # its runs would end up in another folder
         raise UserError(f"{prefix} is called by dots alone; must have a name, which its runs' folder has too")
-    typed = _typed(tuning, flags_of(Options), f"{prefix} [tuning]")
+    typed = _parse_flags(tuning, flags_of(Options), f"{prefix} [tuning]")
     study = Study(path.stem, tuple(methods), {"seed": [0], **seeds}, typed)
-    _fair(study, unequal, prefix)
+    _refuse_unfair(study, unequal, prefix)
     return study
 
 
-def _method(name: str, content: Mapping[str, Any], shared: Mapping[str, Mapping], algorithms, prefix: str) -> Method:
+def _parse_method(name: str, content: Mapping[str, Any], shared: Mapping[str, Mapping], algorithms, prefix: str) -> Method:
     flags = {flag: value for flag, value in content.items() if flag != "algorithm"}
     algorithm = content.get("algorithm", name)
     if not isinstance(algorithm, str) or algorithm not in algorithms:
@@ -161,11 +161,11 @@ def _method(name: str, content: Mapping[str, Any], shared: Mapping[str, Mapping]
             )
     shared_values: dict[str, list] = {}
     for section, values in shared.items():
-        shared_values |= _typed(values, known_flags, f"{prefix} [{section}]")
-    return Method(name, algorithm, _typed(flags, known_flags, f"{prefix} [{name}]"), shared_values)
+        shared_values |= _parse_flags(values, known_flags, f"{prefix} [{section}]")
+    return Method(name, algorithm, _parse_flags(flags, known_flags, f"{prefix} [{name}]"), shared_values)
 
 
-def _fair(study: Study, unequal: bool, prefix: str) -> None:
+def _refuse_unfair(study: Study, unequal: bool, prefix: str) -> None:
     """Raise UserError for unequal numbers of settings, or tuning on the data or the seeds of the results."""
     n_tried = {method.name: method.n_settings for method in study.methods if method.n_settings > 1}
     if len(set(n_tried.values())) > 1 and not unequal:
@@ -187,7 +187,7 @@ def _fair(study: Study, unequal: bool, prefix: str) -> None:
             raise UserError(f"{prefix} [settings] {several[0]}: has several values; what is tuned stands with each method")
 
 
-def _typed(flags: Mapping[str, Any], declared: Mapping[str, Mapping], prefix: str) -> dict[str, list]:
+def _parse_flags(flags: Mapping[str, Any], declared: Mapping[str, Mapping], prefix: str) -> dict[str, list]:
     """Return {flag: its distinct values, typed}, of a section in TOML.
 
     A switch that is only false is left out: false is its default. Raises UserError.
@@ -199,7 +199,7 @@ def _typed(flags: Mapping[str, Any], declared: Mapping[str, Mapping], prefix: st
             raise UserError(f"{prefix} {name}: has no value; write one, or leave the flag out")
         if flag_type is not None:
             try:
-                typed[name] = values_of(name, [_text(value) for value in items], flag_type)
+                typed[name] = values_of(name, [_format_value(value) for value in items], flag_type)
             except UserError as error:
                 raise UserError(f"{prefix} {error}") from None
         elif not all(isinstance(value, bool) for value in items):
@@ -209,7 +209,7 @@ def _typed(flags: Mapping[str, Any], declared: Mapping[str, Mapping], prefix: st
     return typed
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -234,7 +234,7 @@ def text_of(runs: Sequence[Options]) -> str:
     import tomli_w
 
     methods = {run.algorithm: [other for other in runs if other.algorithm == run.algorithm] for run in runs}
-    values = {method: _values(method_runs) for method, method_runs in methods.items()}
+    values = {method: _values_of_runs(method_runs) for method, method_runs in methods.items()}
     document: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS} | {method: {} for method in methods}
     for name, flag in flags_of(Options).items():
         role, by_method = role_of(name), [flag_values[name] for flag_values in values.values()]
@@ -247,18 +247,18 @@ def text_of(runs: Sequence[Options]) -> str:
             sections = list(methods)
         for target, section_values in zip(sections, by_method, strict=False):
             if section_values != [flag["default"]]:
-                document[target][name] = _toml(section_values)
+                document[target][name] = _toml_value(section_values)
     if any(lacks_alpha(document["problem"], run) for run in runs):
         document["problem"]["alpha"] = runs[0].alpha  # write the default too: the partition requires it
     for method, flag_values in values.items():
         own = {name: flag for name, flag in flags_of(type(methods[method][0])).items() if name not in flags_of(Options)}
         document[method] |= {
-            name: _toml(flag_values[name]) for name, flag in own.items() if flag_values[name] != [flag["default"]]
+            name: _toml_value(flag_values[name]) for name, flag in own.items() if flag_values[name] != [flag["default"]]
         }
     return tomli_w.dumps({section: content for section, content in document.items() if content or section in methods})
 
 
-def _values(runs: Sequence[Options]) -> dict[str, list]:
+def _values_of_runs(runs: Sequence[Options]) -> dict[str, list]:
     """Return {flag: its values in the runs, in order}; the default, where the default gives the same runs."""
     values = {}
     for name, flag in flags_of(type(runs[0])).items():
@@ -270,7 +270,7 @@ def _values(runs: Sequence[Options]) -> dict[str, list]:
     return values
 
 
-def _toml(values: Sequence[Any]) -> Any:
+def _toml_value(values: Sequence[Any]) -> Any:
     plain_values = [
         ",".join(map(str, value)) if isinstance(value, tuple) else value if isinstance(value, int | float) else str(value)
         for value in values

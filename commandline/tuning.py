@@ -125,7 +125,7 @@ def choose(study: Study, tried: Mapping[str, Sequence[tuple[Options, Run | None]
             settings = by_problem.setdefault(_values(options, OF_THE_PROBLEM), {})
             settings.setdefault(_values(options, method.flags), []).append(run)
         for problem, settings in by_problem.items():
-            means = {values: _mean(runs) for values, runs in settings.items()}
+            means = {values: _mean_accuracy(runs) for values, runs in settings.items()}
             scored = {values: mean for values, mean in means.items() if mean is not None}
             if not scored:
                 raise UserError(
@@ -138,7 +138,7 @@ def choose(study: Study, tried: Mapping[str, Sequence[tuple[Options, Run | None]
     return tried_settings
 
 
-def _mean(runs: Sequence[Run | None]) -> float | None:
+def _mean_accuracy(runs: Sequence[Run | None]) -> float | None:
     if any(run is None or run.diverged is not None for run in runs):
         return None
     return float(np.mean([run.rounds["validation_mean"].iloc[-1] for run in runs]))

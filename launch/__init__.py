@@ -54,7 +54,7 @@ def launch(
     with display_of(list(runs.values()), launch_options.quiet) as display:
         here = place = loop.Here(run_loggers, display)
         if launch_options.ray and missing:
-            place = _nodes(launch_options, missing, run_loggers)
+            place = _ray_nodes(launch_options, missing, run_loggers)
         elif len(missing) > 1 and cores > 1 and ranks.world() == 1:
             place = Processes(cores, run_loggers, display)
         if place is not here:  # the longest runs first: the last to end then end close together
@@ -86,7 +86,7 @@ def refuse(experiments: Sequence[Experiment], launch_options: Launch) -> None:
         ranks.refuse("--ray" if launch_options.ray else f"--jobs {launch_options.jobs}")
 
 
-def _nodes(*args) -> loop.Here:
+def _ray_nodes(*args) -> loop.Here:
     """Return the nodes of a cluster. The library is imported only where `--ray` asks for a cluster."""
     try:
         from launch.ray import Nodes

@@ -73,7 +73,13 @@ class Standing:
 
     def __str__(self) -> str:
         left = None if self.pace is None else self.pace * (self.rounds - self.round)
-        parts = (f"{self.round:>{len(str(self.rounds))}}/{self.rounds}", self.accuracy, _left(left), self.label, self.loss)
+        parts = (
+            f"{self.round:>{len(str(self.rounds))}}/{self.rounds}",
+            self.accuracy,
+            _format_time_left(left),
+            self.label,
+            self.loss,
+        )
         return "  ".join(filter(None, (*parts, self.news)))
 
 
@@ -153,7 +159,7 @@ class Display:
         counted = [f"{n} {what}" for what, n in counts.items() if n]
         # the most important part comes first: a narrow terminal cuts the end
         done = f"{len(results) - failed} of {len(standings)} runs done"
-        return ", ".join(filter(None, (done, _left(self._left()), *counted)))
+        return ", ".join(filter(None, (done, _format_time_left(self._left()), *counted)))
 
     def _left(self) -> float | None:
         """Return the seconds left, if work continues as fast as the active runs; None before the first round."""
@@ -239,5 +245,5 @@ def labels_of(experiments: Sequence[Experiment]) -> list[str]:
     return [f"{options['algorithm']} {flags_told(options, names)}".strip() for options in options_of_runs]
 
 
-def _left(seconds: float | None) -> str:
+def _format_time_left(seconds: float | None) -> str:
     return "" if seconds is None else f"{duration(seconds)} left"

@@ -46,7 +46,7 @@ def told(program: str, prints: bool = True) -> Iterator[Ending]:
         message = "\nstopped; the same command goes on from the last finished round"
         ending.status = signals.status_of(interrupt)
     except (UserError, LostError, NoRoomError) as error:
-        message, ending.status = f"{program}: {escape(error)}", _status(error)
+        message, ending.status = f"{program}: {escape(error)}", _status_of(error)
     except Exception as error:
         if (reason := refused(error)) is None:
             raise
@@ -63,7 +63,7 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _status(error: Exception) -> int:
+def _status_of(error: Exception) -> int:
     if isinstance(error, nodes.DeclinedError):
         return nodes.DECLINED
     return 2 if isinstance(error, UserError) else 1

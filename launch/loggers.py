@@ -35,7 +35,7 @@ def history_csv(folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], N
 
     def text_of(rows: Sequence[Row]) -> str:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([_plain(row, name) for name in columns] for row in rows)
+        csv.writer(text, lineterminator="\n").writerows([_csv_value(row, name) for name in columns] for row in rows)
         return text.getvalue()
 
     def write(row: Row | None = None) -> None:
@@ -52,7 +52,7 @@ def history_csv(folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], N
     yield write
 
 
-def _plain(row: Row, name: str) -> float | str:
+def _csv_value(row: Row, name: str) -> float | str:
     value = row.get(name, 0 if name.startswith(saves.COUNTS) else "")
     return "" if isinstance(value, float) and math.isnan(value) else value
 
@@ -81,11 +81,11 @@ def tensorboard(folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], N
         older.unlink()
     with _summary_writer()(folder) as writer:
         for row in rows:
-            _scalars(writer, row)
-        yield lambda row: _scalars(writer, row)
+            _write_scalars(writer, row)
+        yield lambda row: _write_scalars(writer, row)
 
 
-def _scalars(writer, row: Row) -> None:
+def _write_scalars(writer, row: Row) -> None:
     for name, value in row.items():
         if name != "round" and not math.isnan(value):
             writer.add_scalar(name.replace(":", "/"), value, row["round"])

@@ -127,7 +127,7 @@ class Processes(AbstractContextManager):
             except (EOFError, OSError):
                 worker.process.join()
                 self._workers.remove(worker)
-                message = LostError(f"its process ended {_words_of(worker.process.exitcode)}")
+                message = LostError(f"its process ended {_describe_exit(worker.process.exitcode)}")
             if isinstance(message, logging.LogRecord):
                 logging.getLogger(message.name).handle(message)
             elif worker.one is not None and isinstance(message, str):
@@ -138,7 +138,7 @@ class Processes(AbstractContextManager):
         return ends
 
 
-def _words_of(exitcode: int | None) -> str:
+def _describe_exit(exitcode: int | None) -> str:
     """Describe how a process ended."""
     if exitcode is None or exitcode >= 0:
         return f"with exit status {exitcode}"
@@ -167,12 +167,12 @@ def _serve(pipe: Connection, folder: Path | None, plugin_files: Sequence[Path]) 
         plugins.load(path)
     with suppress(EOFError, OSError, KeyboardInterrupt), signals.interrupting():
         while True:
-            pipe.send(_end_of(*pickle.loads(pipe.recv_bytes()), partial(single.words_to, say)))
+            pipe.send(_execute_run(*pickle.loads(pipe.recv_bytes()), partial(single.words_to, say)))
     if was_killed(multiprocessing.parent_process()):
-        _leave(folder)
+        _remove_files(folder)
 
 
-def _end_of(
+def _execute_run(
     run_experiment: Experiment, data: Path, force: bool, loggers: Sequence[Logger], send: Callable[[str], None]
 ) -> End:
     with single.ending(run_experiment) as ending:
@@ -184,10 +184,10 @@ def _stop_with_parent(folder: Path | None) -> None:
     multiprocessing.parent_process().join()
     os.kill(os.getpid(), signal.SIGTERM)  # the main thread saves the last finished round
     time.sleep(GRACE)
-    _leave(folder)
+    _remove_files(folder)
     os._exit(1)
 
 
-def _leave(folder: Path | None) -> None:
+def _remove_files(folder: Path | None) -> None:
     shutil.rmtree(of_sockets(), ignore_errors=True)
     scratch.leave(folder)

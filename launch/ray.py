@@ -63,12 +63,12 @@ class Nodes(AbstractContextManager):
 
     def __enter__(self) -> "Nodes":
         _connect(self._how.ray, scheduling.cores_of(self._experiments, self._how.jobs))
-        self._task = ray.remote(_task())
+        self._task = ray.remote(_make_task())
         for name, warning in (
             ("CPU", "--threads {}: no node has so many cores"),
             ("GPU", "--device cuda: no node has a GPU"),
         ):
-            largest = max(_needs(experiment).get(name, 0) for experiment in self._experiments)
+            largest = max(_required_resources(experiment).get(name, 0) for experiment in self._experiments)
             if largest > max((node["Resources"].get(name, 0) for node in self._nodes()), default=0):
                 log.warning("%s; such runs wait for one that has", warning.format(largest))
         return self
@@ -99,16 +99,20 @@ class Nodes(AbstractContextManager):
             if self._declined and not any(node["Resources"].get("CPU") for node in self._nodes()):
                 raise UserError(f"--ray: every node declines; {next(iter(self._declined.values()))}")
             return waiting
-        used = sum((Counter(_needs(experiment)) for experiment in self._out.values()), Counter())
+        used = sum((Counter(_required_resources(experiment)) for experiment in self._out.values()), Counter())
         if self._how.jobs != "auto":
             return [experiment for experiment in waiting if used["CPU"] + experiment.cores <= self._how.jobs]
         available = sum((Counter(node["Resources"]) for node in self._nodes()), Counter())
-        return [experiment for experiment in waiting if all(used[name] <= available[name] for name in _needs(experiment))]
+        return [
+            experiment
+            for experiment in waiting
+            if all(used[name] <= available[name] for name in _required_resources(experiment))
+        ]
 
     def begin(self, experiment: Experiment, force: bool) -> None:
         """See `loop.Here`."""
         experiment.folder.mkdir(parents=True, exist_ok=True)  # shows a node that it shares the folder of the runs
-        resources = _needs(experiment)
+        resources = _required_resources(experiment)
         selector = {"label_selector": {"ray.io/node-id": f"!in({','.join(self._declined)})"}} if self._declined else {}
         options = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0), "max_retries": 0, **selector}
         pickled_run = pickle.dumps((replace(experiment, data=None), self._how, force, self._loggers))
@@ -158,12 +162,12 @@ def _connect(address: str, cores: int) -> None:
         signal.signal(signal.SIGTERM, handler)  # Ray's own handler would end this process before a run is saved
 
 
-def _needs(experiment: Experiment) -> dict[str, int]:
+def _required_resources(experiment: Experiment) -> dict[str, int]:
     """Return the resources that a node must have free."""
     return {"CPU": experiment.cores, **({"GPU": 1} if experiment.options.device.startswith("cuda") else {})}
 
 
-def _task() -> Callable[..., bytes]:
+def _make_task() -> Callable[..., bytes]:
     """Return `_carry_out` as a function that is pickled by value, with bytes for the types of this package.
 
     Where the caller is outside the cluster (`ray://`), a process without the modules of Chorus handles the function too.

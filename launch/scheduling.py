@@ -73,7 +73,7 @@ def work_of(experiment: Experiment) -> float:
     """
     options, (shape, n_classes) = experiment.options, (experiment.data.shape, len(experiment.data.classes))
     heads = algorithms.says(options.algorithm, "heads")
-    sizes = [_parameters(name, shape, n_classes, options.feature_dim, heads) for name in options.model]
+    sizes = [_count_parameters(name, shape, n_classes, options.feature_dim, heads) for name in options.model]
     n_train, n_test = len(experiment.split.train.values), len(experiment.data.test)
     n_evaluations = 1 + (options.rounds // options.track_history if options.track_history else 0)
     n_trained = n_train * (options.rounds * options.epoch_per_round * options.participation + options.ft_epochs)
@@ -82,7 +82,7 @@ def work_of(experiment: Experiment) -> float:
 
 
 @cache
-def _parameters(*build_args) -> int:
+def _count_parameters(*build_args) -> int:
     with streams.torch_seeded("tried out"):
         return sum(parameter.numel() for parameter in models.build(*build_args).parameters())
 

@@ -34,9 +34,9 @@ def interrupting() -> Iterator[None]:
         for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-                handlers[number] = signal.signal(number, _stop)
+                handlers[number] = signal.signal(number, _raise_stopped)
         sys.unraisablehook = lambda unraisable: (
-            _again(unraisable) if isinstance(unraisable.exc_value, KeyboardInterrupt) else hook(unraisable)
+            _send_again(unraisable) if isinstance(unraisable.exc_value, KeyboardInterrupt) else hook(unraisable)
         )
     try:
         yield
@@ -46,14 +46,14 @@ def interrupting() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop(number: int, _frame) -> None:
+def _raise_stopped(number: int, _frame) -> None:
     signal.signal(number, signal.SIG_IGN)  # one signal is enough; a second signal would disturb the saving
     raise Stopped(number)
 
 
-def _again(unraisable) -> None:
+def _send_again(unraisable) -> None:
     """Send a signal again that arrived while Python destroyed an object: Python would print the signal and forget it."""
     number = getattr(unraisable.exc_value, "signal", signal.SIGINT)
     if number != signal.SIGINT:
-        signal.signal(number, _stop)
+        signal.signal(number, _raise_stopped)
     threading.Timer(SOON, os.kill, (os.getpid(), number)).start()

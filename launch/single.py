@@ -78,7 +78,7 @@ def ending(experiment: Experiment) -> Iterator[Ending]:
     try:
         with unmasked():
             yield result
-            _draw(result.end)
+            _draw_pictures(result.end)
         result.end = replace(result.end)  # a copy without the files that the run has read
     except (saves.BusyError, nodes.DeclinedError) as error:
         result.end = error
@@ -86,7 +86,7 @@ def ending(experiment: Experiment) -> Iterator[Ending]:
         result.end = NoRoomError(reason_of(error)) if no_room(error) else failed(experiment, reason_of(error))
 
 
-def _draw(run: saves.Run) -> None:
+def _draw_pictures(run: saves.Run) -> None:
     """Draw the pictures of a finished run; a picture that fails is a warning. Raises the error of a full disk."""
     try:
         folder.complete(run)

@@ -82,12 +82,12 @@ def submit(argv: Sequence[str], runs: Iterable[Experiment], launch_options: Laun
     The folder is next to the runs' folders. `runs`: at least one run of each algorithm that elements look for. Raises
     UserError where no job was submitted; then no file is left.
     """
-    sbatch_options = _options(launch_options.slurm)
+    sbatch_options = _split_options(launch_options.slurm)
     if launch_options.force:
         raise UserError("--force: each element of --slurm would make every run anew; remove their folders instead")
     if shutil.which("sbatch") is None:
         raise UserError("--slurm: no sbatch is here; must be called where jobs are submitted")
-    folder = _new(launch_options.export_dir.absolute() / "slurm")
+    folder = _create_folder(launch_options.export_dir.absolute() / "slurm")
     script, names_file = folder / "job.sh", folder / "named.json"
     try:
         nodes.write(runs, names_file)
@@ -111,7 +111,7 @@ def submit(argv: Sequence[str], runs: Iterable[Experiment], launch_options: Laun
     return sbatch.stdout.split()[-1].partition(";")[0], folder
 
 
-def _options(text: str) -> list[str]:
+def _split_options(text: str) -> list[str]:
     """Split the text of --slurm into words.
 
     Raises UserError where a word is neither an option nor the value of an option: sbatch would take the word for a script,
@@ -127,7 +127,7 @@ def _options(text: str) -> list[str]:
     return words
 
 
-def _new(folder: Path) -> Path:
+def _create_folder(folder: Path) -> Path:
     """Create and return the first of the folders 1, 2, ... in this folder that does not exist yet."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "1"

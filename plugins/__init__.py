@@ -95,13 +95,13 @@ def load(source: str | Path) -> ModuleType:
         raise UserError(f"{source}: {name} is no name of a module; must be letters, digits and _")
     if name in OURS:
         raise UserError(f"{source}: {name} is in the house already; must be another name")
-    if not is_imported and (name in sys.modules or _elsewhere(name, path)):
+    if not is_imported and (name in sys.modules or _is_elsewhere(name, path)):
         raise UserError(f"{source}: {name} is the name of another module; must be another name")
     tables_before, modules_before = [dict(table) for table in TABLES], set(sys.modules)
     if not _before:
-        _before.update(code=_code(), modes=integrity.modes())
+        _before.update(code=_current_code(), modes=integrity.modes())
     try:
-        module = sys.modules[name] if is_imported else _import(source, path)
+        module = sys.modules[name] if is_imported else _import_file(source, path)
         _register(source, module, tables_before)
     except BaseException:
         sys.modules.pop(name, None)
@@ -111,13 +111,13 @@ def load(source: str | Path) -> ModuleType:
         raise
     known = OURS.union(*(plugin.names for plugin in LOADED.values()))
     added = frozenset(added for table in TABLES for added in table if added not in known)
-    LOADED[name] = Plugin(path, added, _brought(set(sys.modules) - modules_before, path.parent))
+    LOADED[name] = Plugin(path, added, _files_of_modules(set(sys.modules) - modules_before, path.parent))
     return module
 
 
 def check() -> None:
     """Raise UserError where a plugin has changed, since it was loaded, what it must not change."""
-    if LOADED and _before and (changed := _changed()):
+    if LOADED and _before and (changed := _find_change()):
         raise UserError(f"--plugin {','.join(map(str, files()))}: has changed {changed} since it was loaded; {MUST_LEAVE}")
 
 
@@ -174,7 +174,7 @@ def sources(name: str) -> list[Path]:
         path = todo.pop()
         if path not in paths:
             paths.add(path)
-            todo += _beside(path, first.parent)
+            todo += _imported_files(path, first.parent)
     return sorted(paths)
 
 
@@ -195,13 +195,13 @@ def file_of(name: str) -> Path | None:
     return Path(file).resolve() if file else None
 
 
-def _elsewhere(name: str, path: Path) -> bool:
+def _is_elsewhere(name: str, path: Path) -> bool:
     """Return whether Python would find a module of this name in another file."""
     spec = importlib.util.find_spec(name)
     return spec is not None and (spec.origin is None or Path(spec.origin).resolve() != path)
 
 
-def _import(source: str | Path, path: Path) -> ModuleType:
+def _import_file(source: str | Path, path: Path) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # last, so that modules of Chorus and of libraries keep their names
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -213,19 +213,19 @@ def _import(source: str | Path, path: Path) -> ModuleType:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         lines += [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(path) else []
         raise UserError(f"{source}{f', line {lines[-1]}' if lines else ''}: {reason_of(error)}") from error
-    if changed := _changed() or integrity.changed_value(states, integrity.states()):
+    if changed := _find_change() or integrity.changed_value(states, integrity.states()):
         raise UserError(f"{source}: changes {changed}; {MUST_LEAVE}")
     return module
 
 
-def _code() -> integrity.Code:
+def _current_code() -> integrity.Code:
     return integrity.code(growing=(*TABLES, LOADED, _before))
 
 
-def _changed() -> str | None:
+def _find_change() -> str | None:
     """Return what changed in Chorus, its libraries or their modes since before the first plugin; or None."""
     of_modes = integrity.changed_value(_before["modes"], integrity.modes())
-    return of_modes or integrity.changed_code(_before["code"], _code())
+    return of_modes or integrity.changed_code(_before["code"], _current_code())
 
 
 def _register(source: str | Path, module: ModuleType, before: list[Mapping[str, Any]]) -> None:
@@ -240,11 +240,11 @@ def _register(source: str | Path, module: ModuleType, before: list[Mapping[str, 
         for name in [name for name in table if name not in earlier]:
             if not isinstance(name, str) or not NAME.fullmatch(name):
                 raise UserError(f"{source}: the name {name!r} in {what}; must be text of letters, digits and _ . + -")
-            if wrong := _wrong(what, name, table[name]):
+            if wrong := _find_error(what, name, table[name]):
                 raise UserError(f"{source}: {what}[{name!r}] {wrong}")
 
 
-def _wrong(table_name: str, name: str, entry: Any) -> str:
+def _find_error(table_name: str, name: str, entry: Any) -> str:
     """Return, in words, why an entry cannot be in a table; "" where it can."""
     if table_name == "ALGORITHMS":
         lacking = algorithms.lacking(entry)
@@ -281,7 +281,7 @@ def _wrong(table_name: str, name: str, entry: Any) -> str:
     return ""
 
 
-def _brought(names: set[str], folder: Path) -> frozenset[Path]:
+def _files_of_modules(names: set[str], folder: Path) -> frozenset[Path]:
     """Return the files of modules in a folder that are no part of Chorus, nor of a library that is installed below it."""
     library_folders = [library for library in INSTALLED if folder in library.parents]
     imported = {file_of(name) for name in names if not (folder == HERE and name.partition(".")[0] in integrity.OURS)} - {
@@ -292,7 +292,7 @@ def _brought(names: set[str], folder: Path) -> frozenset[Path]:
     )
 
 
-def _beside(path: Path, folder: Path) -> list[Path]:
+def _imported_files(path: Path, folder: Path) -> list[Path]:
     """Return the files in a folder that a file there imports or names, and those of the packages that contain them."""
     candidates = []
     try:

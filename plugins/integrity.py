@@ -43,13 +43,18 @@ def code(growing: tuple[Any, ...] = ()) -> Code:
         if is_ours or name in ALONE or name.startswith(LIBRARIES):
             names_by_module[name] = marks = {}
             for key, value in list(vars(module).items()):
-                if key != WARNED and id(value) not in growing_ids and (is_ours or _runs(value)) and (mark := _mark(value)):
+                if (
+                    key != WARNED
+                    and id(value) not in growing_ids
+                    and (is_ours or _is_code(value))
+                    and (mark := _objects_of(value))
+                ):
                     marks[key] = mark
                 if isinstance(value, type) and value.__module__ == name:
                     marks |= {
-                        f"{key}.{part}": _mark(attribute) or (attribute,)
+                        f"{key}.{part}": _objects_of(attribute) or (attribute,)
                         for part, attribute in list(vars(value).items())
-                        if is_ours or _runs(attribute)
+                        if is_ours or _is_code(attribute)
                     }
     return names_by_module
 
@@ -64,27 +69,27 @@ def changed_code(before: Code, after: Code) -> str | None:
         for name, mark in names.items():
             now = names_after.get(name, ())
             same = len(now) == len(mark) and all(old is new for old, new in zip(mark, now, strict=True))
-            if not same and not _wrapped_by_torch(mark, now):
+            if not same and not _is_wrapped_by_torch(mark, now):
                 return f"{module}.{name}"
         for name in names_after.keys() - names.keys():
             counts = name.partition(".")[0] in names if "." in name else module.partition(".")[0] in OURS
-            if counts and _runs(names_after[name][0]):
+            if counts and _is_code(names_after[name][0]):
                 return f"{module}.{name}"
     return None
 
 
-def _wrapped_by_torch(before: tuple, now: tuple) -> bool:
+def _is_wrapped_by_torch(before: tuple, now: tuple) -> bool:
     """Return whether torch wrapped a function in its own, as its compiler does when it is imported."""
     wrapper = now[0] if now else None
     is_wrapper = isinstance(wrapper, FunctionType) and wrapper.__code__.co_filename == torch._compile.__file__
     return is_wrapper and wrapper.__wrapped__ is before[0]
 
 
-def _runs(value: Any) -> bool:
+def _is_code(value: Any) -> bool:
     return type(value) in RUN or isinstance(value, type)
 
 
-def _mark(value: Any) -> tuple:
+def _objects_of(value: Any) -> tuple:
     """Return the objects of a value: itself and its changeable parts; () for a value that may change during a run."""
     if isinstance(value, FunctionType):
         return value, value.__code__, value.__defaults__, value.__kwdefaults__
