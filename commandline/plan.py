@@ -174,7 +174,7 @@ def _total_bytes(plan: Plan) -> float:
 
 
 def _label_plans(plans: Sequence[Plan]) -> list[dict[str, str]]:
-    """Return the labels of plans: the algorithm, and the options that differ among the plans."""
+    """Return the labels of plans: the algorithm, and the options that differ among plans of one algorithm."""
     options_of_plans = [plain(plan.experiment.options) for plan in plans]
     differing = distinguishing(options_of_plans, but=())
     return [

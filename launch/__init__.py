@@ -57,7 +57,7 @@ def launch(
             place = _ray_nodes(launch_options, missing, run_loggers)
         elif len(missing) > 1 and cores > 1 and ranks.world() == 1:
             place = Processes(cores, run_loggers, display)
-        if place is not here:  # the longest runs first: the last to end then end close together
+        if place is not here:  # the longest runs first, so that all cores finish at about the same time
             missing.sort(key=scheduling.work_of, reverse=True)
         results, waiting = {}, deque(experiments)
         new_results = loop.carry_out(missing, place, display, launch_options.force, patience)

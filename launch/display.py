@@ -139,7 +139,7 @@ class Display:
             n_over = sum(standing.result is not None for standing in self.standings.values())
             study_line = [(str(self), n_over, len(self.standings))] if len(self.standings) > 1 else []
             run_lines = [(str(active), active.round, active.rounds) for active in map(self.standings.get, self.running)]
-            with suppress(OSError):  # of a full disk, or of a terminal that is closed
+            with suppress(OSError):  # the terminal may be closed, or the disk full
                 self.write([*study_line, *run_lines])
 
     def write(self, lines: Sequence[tuple[str, int, int]]) -> None:
@@ -190,7 +190,7 @@ class Bars(Display):
         self._bars: list[tqdm] = []
 
     def __exit__(self, *_) -> None:
-        with suppress(OSError):  # of a terminal that is closed
+        with suppress(OSError):  # the terminal may be closed
             for bar in reversed(self._bars):
                 bar.close()
 
@@ -221,7 +221,7 @@ class Beside(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
-        with suppress(OSError):  # of a terminal that is closed, or of a full disk
+        with suppress(OSError):  # the terminal may be closed, or the disk full
             tqdm.write(escape(self.format(record), lines=True), file=sys.stderr)
 
 

@@ -21,7 +21,7 @@ def program() -> str:
 
 @dataclass
 class Ending:
-    """The exit status of a command; 0 until an error sets another."""
+    """The exit status of a command; 0 until the command or an error sets another."""
 
     status: int = 0
 
@@ -53,7 +53,7 @@ def told(program: str, prints: bool = True) -> Iterator[Ending]:
         message, ending.status = f"{program}: {escape(reason)}", 1
         print_no_more()
     if message and prints:
-        with suppress(OSError):  # of a terminal that is closed, or of a full disk
+        with suppress(OSError):  # the terminal may be closed, or the disk full
             print_escaped(message, file=sys.stderr, flush=True)
 
 
