@@ -506,7 +506,7 @@ class Options(Execution, Problem):
     )
 
     def __post_init__(self) -> None:
-        """Replace values that imply or follow other values by those values, so that a run's options say what the run does."""
+        """Replace implied and dependent values by the final values, so that a run's options say what the run does."""
         if self.split_seed == "seed":
             object.__setattr__(self, "split_seed", self.seed)
         for name, declared in flags_of(type(self)).items():
