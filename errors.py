@@ -1,4 +1,4 @@
-"""What Chorus says when it cannot go on: one clear line, never a traceback."""
+"""The errors that end a command or a run, each with one clear line instead of a traceback."""
 
 import errno
 import os
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-for _room in ("data", "saves"):  # what is downloaded and what is run lies there beside code, and may be removed with it
-    if not Path(__file__).with_name(_room).joinpath("__init__.py").exists():
-        print(f"{_room}/ is gone, and with it code of Chorus; git checkout {_room} brings that back", file=sys.stderr)
+for _package in ("data", "saves"):  # these folders hold downloads and runs beside code, so a user may remove the code too
+    if not Path(__file__).with_name(_package).joinpath("__init__.py").exists():
+        print(f"{_package}/ is gone, and with it code of Chorus; git checkout {_package} brings that back", file=sys.stderr)
         sys.exit(2)
 
 
@@ -22,21 +22,26 @@ if not _main.__package__ and _here in _path.parent.parents and _path.with_name("
 
 
 class UserError(Exception):
-    """A flag, a file or a data set is wrong: its text is the one line that a user reads, naming the flag, the value and
-    what is allowed. `run.py` prints it and exits with 2, before anything was trained or written."""
+    """A flag, a file or a data set is wrong.
+
+    The text is the one line that the user reads: it names the flag, the value and the allowed values. `run.py` prints the
+    line and exits with 2, before Chorus trains or writes anything.
+    """
 
 
 class LostError(Exception):
-    """A process that takes part in a run has failed or is gone: its text says which. The last finished round is saved, from
-    which the same command goes on."""
+    """A process that takes part in a run has failed or is gone; the text says which process.
+
+    The last finished round is saved. The same command continues from that round.
+    """
 
 
 class DivergedError(Exception):
-    """A training loss became NaN or infinite; its text says where. `run.py` prints it and goes on with the next run."""
+    """A training loss became NaN or infinite; the text says where. `run.py` prints it and continues with the next run."""
 
 
 class NoRoomError(Exception):
-    """Nothing can be saved any more, whichever run it is: its text says where and why. The command ends with it."""
+    """Nothing can be saved any more, for any run; the text says where and why. The command ends."""
 
 
 # --- what the system refuses -------------------------------------------------------------------------------------------
@@ -62,7 +67,7 @@ REFUSED = {
     errno.ENOLCK: "its file system has no locks; name a folder on another disk, for runs with --export_dir",
 }
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOLCK)
-SAID = {  # what libraries say in errors of their own kinds
+SAID = {  # {phrase in an error of a library, in lower case: message}
     "can't allocate memory": MEMORY,  # torch
     "cannot allocate memory": MEMORY,  # the loader of shared objects
     "failed to map segment from shared object": MEMORY,
@@ -72,69 +77,78 @@ SAID = {  # what libraries say in errors of their own kinds
 
 
 def refused(error: BaseException) -> str | None:
-    """In one line what the system refused, a resource that is used up or a file that is gone, and what to do; None for any
-    other error."""
+    """Return, in one line, what the system refused and what to do; None for any other error.
+
+    The system refuses a resource that is used up, or a file that is gone.
+    """
     if isinstance(error, MemoryError):
         return MEMORY
     if isinstance(error, OSError) and error.errno in REFUSED:
-        words = REFUSED[error.errno]
+        message = REFUSED[error.errno]
         if error.filename is not None:
-            return f"{_text(error.filename)}: {words}"
-        return f"a file {words}" if words.startswith(("is", "may")) else words
+            return f"{_decode(error.filename)}: {message}"
+        return f"a file {message}" if message.startswith(("is", "may")) else message
     if isinstance(error, RuntimeError | ImportError | OSError):
-        words = next((words for said, words in SAID.items() if said in str(error).lower()), None)
-        if words is None and isinstance(error, ImportError) and error.__context__ is not None:
-            return refused(error.__context__)  # a library that says in words of its own what it lacks
-        return words
+        message = next((message for phrase, message in SAID.items() if phrase in str(error).lower()), None)
+        if message is None and isinstance(error, ImportError) and error.__context__ is not None:
+            return refused(error.__context__)  # the library wraps the error of the system
+        return message
     return None
 
 
 def passes(error: BaseException) -> bool:
-    """Whether a file may be in order that could not be read: memory or descriptors are short, permissions forbid it, or its
-    reader was interrupted."""
+    """Return whether a file that could not be read may still be intact.
+
+    This is so where memory or descriptors are short, permissions forbid reading, or an interrupt stopped the reader.
+    """
     gone = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESTALE)
-    return (refused(error) is not None and not gone) or _interrupt_behind(error) is not None
+    return (refused(error) is not None and not gone) or _interrupt_in_chain(error) is not None
 
 
 @contextmanager
 def unmasked() -> Iterator[None]:
-    """Inside, an interrupt stays one. Of a library that is interrupted while it loads, or closes a file, an error of its own
-    may arrive, and the interrupt is behind that."""
+    """Raise an interrupt inside this context as a KeyboardInterrupt.
+
+    A library that is interrupted while it loads, or while it closes a file, may raise an error of its own, with the
+    interrupt as its cause or context.
+    """
     try:
         yield
     except Exception as error:
-        if (interrupt := _interrupt_behind(error)) is not None:
+        if (interrupt := _interrupt_in_chain(error)) is not None:
             raise interrupt from None
         raise
 
 
-def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
-    behind = [error]  # each once: where a cause is raised itself they go round in a circle
-    for one in behind:
-        if isinstance(one, KeyboardInterrupt):
-            return one
-        behind += [other for other in (one.__cause__, one.__context__) if other is not None and other not in behind]
+def _interrupt_in_chain(error: BaseException) -> KeyboardInterrupt | None:
+    chain = [error]  # each error once: causes can form a cycle
+    for cause in chain:
+        if isinstance(cause, KeyboardInterrupt):
+            return cause
+        chain += [other for other in (cause.__cause__, cause.__context__) if other is not None and other not in chain]
     return None
 
 
 def no_room(error: BaseException) -> bool:
-    """Whether nothing can be saved any more: a disk that is full or read-only, or has no locks."""
+    """Return whether nothing can be saved any more: the disk is full or read-only, or has no locks."""
     return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
-def _text(name: str | bytes | int) -> str:
+def _decode(name: str | bytes | int) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Inside, what the system refuses is an OSError that names this file: writing to an open one names none, and torch makes
-    an error of its own of it."""
+    """Turn a refusal of the system inside this context into an OSError that names this file.
+
+    The error of writing to an open file has no file name, and torch turns such an error into an error of its own.
+    """
     try:
         yield
     except OSError as error:
-        beside = error.filename is None or Path(_text(error.filename)).name.startswith(f".{path.name}.")
-        if beside and error.errno is not None:  # it is written there, and renamed
+        is_temporary = error.filename is None or Path(_decode(error.filename)).name.startswith(f".{path.name}.")
+        if is_temporary and error.errno is not None:  # files are written under a temporary name, and renamed
             error.filename = str(path)
         raise
     except RuntimeError as error:
@@ -145,25 +159,27 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """In one line, why a run failed."""
-    words, said = " ".join(str(error).split()), isinstance(error, UserError | DivergedError | LostError | NoRoomError)
-    return words if said else refused(error) or f"{type(error).__name__}: {words}".removesuffix(": ")
+    """Return, in one line, why a run failed."""
+    message, is_ours = " ".join(str(error).split()), isinstance(error, UserError | DivergedError | LostError | NoRoomError)
+    return message if is_ours else refused(error) or f"{type(error).__name__}: {message}".removesuffix(": ")
 
 
 def print_no_more() -> None:
-    """What is still to be printed goes nowhere, as the disk behind it is full or its reader has gone: Python would try once
-    more as it ends, and complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    with suppress(ValueError):  # of an output that is no file, as in a test
-        os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    """Send the rest of standard output to the null device, after the disk is full or the reader is gone.
+
+    Otherwise Python would try to write again as it ends, and print an error.
+    """
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    with suppress(ValueError):  # the output is no file, as in a test
+        os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
 
 
 def in_a_line(kind, error, trace) -> None:
-    """What Python says of an error as it ends (`sys.excepthook`): one of the system, and an interrupt, in a line."""
-    words = "stopped" if isinstance(error, KeyboardInterrupt) else refused(error)
-    print(f"{Path(sys.argv[0]).name}: {words}", file=sys.stderr) if words else sys.__excepthook__(kind, error, trace)
+    """Print an uncaught error (`sys.excepthook`): an error of the system, and an interrupt, in one line."""
+    message = "stopped" if isinstance(error, KeyboardInterrupt) else refused(error)
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr) if message else sys.__excepthook__(kind, error, trace)
 
 
 if _path.is_relative_to(_here):
-    sys.excepthook = in_a_line  # of our commands, not of programs that use us: of what happens while libraries load
+    sys.excepthook = in_a_line  # for commands of Chorus, not for programs that import it; reports failing imports

@@ -1,14 +1,15 @@
-"""The flags: what one takes, how one is declared, and those that every algorithm reads. `Options` holds the latter; an
-algorithm's own dataclass inherits from it, adds its own flags and may set other defaults for shared ones. One finished,
-frozen Options is one run, completely described.
+"""The flags: their types, their declaration, and the flags that every algorithm reads.
+
+`Options` holds the flags that every algorithm reads. An algorithm's own dataclass inherits from it, adds its own flags and
+may set other defaults for shared flags. One frozen Options describes one run completely.
 
     @dataclass(frozen=True)
     class Options(options.Options):
         lr: float = 0.05                                                     # a shared flag with another default
         mu: float = flag(0.0, Number(float, least=0), "weight of the ... ; 0 is FedAvg")
 
-A flag is declared where it is read, with its default, what it takes and a help text that says unit, direction and limiting
-case. `commandline` turns a command line into the runs that it asks for.
+A flag is declared where the code reads it, with its default, its type and a help text with unit, direction and limiting
+case. `commandline` turns a command line into the runs that it requests.
 """
 
 import difflib
@@ -34,14 +35,14 @@ from measures import MEASURES
 from models import MODELS, PARTS
 from untrusted import is_there
 
-# --- what a flag takes: a function from text to a value, which raises ValueError, and in words says what is allowed ---
+# --- types of flags: a function from text to a value, which raises ValueError; str() describes the allowed values -------
 
-LARGEST = {int: 2**63 - 1, float: 3.4e38}  # what a tensor's index and a single-precision number can hold
+LARGEST = {int: 2**63 - 1, float: 3.4e38}  # limits of a tensor's index and of a single-precision number
 
 
 @dataclass(frozen=True)
 class Number:
-    """A whole number (`type` int) or any number (float) within bounds; infinity only where `infinite`."""
+    """A whole number (`type` int) or any number (float) within bounds; infinity only with `infinite`."""
 
     type: type
     least: float = -math.inf
@@ -49,7 +50,7 @@ class Number:
     above: float = -math.inf
     below: float = math.inf
     infinite: bool = False
-    words: tuple[str, ...] = ()  # other values that are allowed, such as "auto"
+    words: tuple[str, ...] = ()  # other allowed values, such as "auto"
 
     def __call__(self, text: str) -> int | float | str:
         if text in self.words:
@@ -79,8 +80,11 @@ class Number:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some names, in any case, which may be those of a table, to which a plugin may add; `also` are other systems'
-    words for them. Where `paths` says in words what else may be given, text that is a path is taken as it is."""
+    """One of some names, in any case.
+
+    `names` may be a table, to which a plugin may add. `also`: {another system's word: the name}. `paths`: a description of
+    the files that are allowed too; then text that is a path is taken unchanged.
+    """
 
     names: Collection[str]
     also: Mapping[str, str] = field(default_factory=dict)
@@ -89,9 +93,9 @@ class Choice:
     def __call__(self, text: str) -> str:
         if text in self.names:
             return text
-        found = {**{name.lower(): name for name in self.names}, **self.also}.get(text.lower())
-        if found:
-            return found
+        match = {**{name.lower(): name for name in self.names}, **self.also}.get(text.lower())
+        if match:
+            return match
         if self.paths and ("/" in text or text.endswith((*silos.FILES, ".json")) or is_there(text)):
             return text
         raise ValueError(nearest(text, list(self.names)))
@@ -102,7 +106,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Matching:
-    """Text of one form, described in words."""
+    """Text that matches a pattern; `words` describes the pattern."""
 
     pattern: str
     words: str
@@ -130,31 +134,36 @@ class Several:
 
 
 def nearest(text: str, names: Sequence[str]) -> str:
-    """ "; did you mean X?" for the name most like `text`, or nothing where none has two thirds of its letters in their
-    order."""
+    """Return "; did you mean X?" for the name closest to `text`.
+
+    Return "" where no name has two thirds of its letters in common with the text, in the same order.
+    """
     lower = {name.lower(): name for name in names}
-    found = difflib.get_close_matches(text.lower(), lower, n=1, cutoff=0.65)
-    return f"; did you mean {lower[found[0]]}?" if found else ""
+    matches = difflib.get_close_matches(text.lower(), lower, n=1, cutoff=0.65)
+    return f"; did you mean {lower[matches[0]]}?" if matches else ""
 
 
 # --- how a flag is declared -------------------------------------------------------------------------------------------
 
 
-NOT_LATER = object()  # of a flag that was there before any run was saved
+NOT_LATER = object()  # the legacy value of a flag that is older than all saved runs
 
 
 @dataclass(frozen=True)
 class Requires:
-    """When a flag is read at all: said in its help, and an error where it is given in vain. What is said may be made when it
-    is asked for: of names in a table, to which a plugin may add."""
+    """The condition under which a flag is read.
 
-    said: str | Callable[[], str]
+    The flag's help shows the condition; setting the flag without it is an error. `text` may be a function, called when the
+    text is needed: a plugin may add names to a table that the text lists.
+    """
+
+    text: str | Callable[[], str]
     holds: Callable[[Any], bool]
 
     @property
     def words(self) -> str:
-        """What is said."""
-        return self.said if isinstance(self.said, str) else self.said()
+        """The condition in words."""
+        return self.text if isinstance(self.text, str) else self.text()
 
 
 def flag(
@@ -183,13 +192,13 @@ def flag(
 
 
 def stood_for(declared: Mapping[str, Any], value: Any) -> Mapping[str, Any]:
-    """The values of other flags that a flag stands for at a value: none where it is not given."""
-    found = declared["implies"] if value else {}
-    return found(value) if callable(found) else found
+    """Return {flag: value} of the other flags that this flag implies at a value; {} where the flag is not set."""
+    implied = declared["implies"] if value else {}
+    return implied(value) if callable(implied) else implied
 
 
-def _clients(path: str) -> dict[str, Any]:
-    """What `--clients` stands for, itself included: a run that is made is told by these."""
+def _implied_by_clients(path: str) -> dict[str, Any]:
+    """Return the flags that `--clients` implies. They replace `--clients` itself, and describe the run."""
     try:
         names = silos.clients(Path(path).expanduser())
     except Exception as error:  # a damaged file can break its reader in any way
@@ -198,16 +207,16 @@ def _clients(path: str) -> dict[str, Any]:
     return {"dataset": dataset, "partition": "silos", "n_clients": len(names), "partition_file": None, "clients": None}
 
 
-def _model(parameter: str) -> Requires:
-    """Only the models that name this parameter read the flag."""
+def _requires_model(parameter: str) -> Requires:
+    """Return the condition that some model of --model has this parameter."""
     return Requires(
         lambda: f"--model {' or '.join(models.readers(parameter))} (the others have their own)",
         lambda o: bool(set(o.model) & set(models.readers(parameter))),
     )
 
 
-def _partition(parameter: str) -> Requires:
-    """Only the partitioners that name this parameter read the flag."""
+def _requires_partition(parameter: str) -> Requires:
+    """Return the condition that the partitioner of --partition has this parameter."""
     return Requires(
         lambda: f"--partition {' or '.join(partition.readers(parameter))}",
         lambda o: o.partition in partition.readers(parameter) and not o.partition_file,
@@ -228,8 +237,10 @@ ROUNDS = ("comm_round", "global_epoch", "global_rounds", "num_rounds")  # other 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be solved: the data, who has them, the network. A study goes over several problems; none of these is chosen
-    among for its accuracy."""
+    """The problem to solve: the data, the clients' shares of the data, the network.
+
+    A study covers several problems, and chooses no problem for its accuracy.
+    """
 
     dataset: str = flag(
         "digits",
@@ -242,7 +253,7 @@ class Problem:
         str,
         "data that come by client: a folder with a folder or a file a client, or a file that names the clients; it stands "
         "for --dataset, --partition silos and --n_clients",
-        implies=_clients,
+        implies=_implied_by_clients,
         legacy_value=None,
     )
     label: str | None = flag(
@@ -279,7 +290,7 @@ class Problem:
         None,
         Several(Number(float, above=0, most=1)),
         "fraction of the data for each client, one for each, adding up to at most 1 (0.7,0.2,0.1); default: equal parts",
-        _partition("counts"),
+        _requires_partition("counts"),
     )
     partition: str = flag(
         "dirichlet",
@@ -294,17 +305,19 @@ class Problem:
         math.inf,
         Number(float, above=0, infinite=True),
         "Dirichlet concentration: smaller is more heterogeneous; inf is every client with the class mix of the whole",
-        _partition("alpha"),
+        _requires_partition("alpha"),
         aliases=("partition_alpha",),
     )
-    shard_per_user: int = flag(2, Number(int, least=1), "shards a client, of one class each", _partition("shard_per_user"))
-    classes_per_client: int = flag(2, Number(int, least=1), "classes a client", _partition("classes_per_client"))
-    digit_num: int = flag(3, Number(int, least=1), "consecutive classes a client", _partition("digit_num"))
+    shard_per_user: int = flag(
+        2, Number(int, least=1), "shards a client, of one class each", _requires_partition("shard_per_user")
+    )
+    classes_per_client: int = flag(2, Number(int, least=1), "classes a client", _requires_partition("classes_per_client"))
+    digit_num: int = flag(3, Number(int, least=1), "consecutive classes a client", _requires_partition("digit_num"))
     test_share: float = flag(
         0.2,
         Number(float, above=0, below=1),
         "part of each client's own images that is its personal test data, not trained on",
-        _partition("test_share"),
+        _requires_partition("test_share"),
     )
     partition_file: str | None = flag(
         None, str, "split.npz of an earlier run, whose split is taken as it is; or a .csv with example, client and part"
@@ -383,13 +396,13 @@ class Problem:
         100,
         Number(int, least=1, most=65_536),
         "dimension of the features",
-        _model("feature_dim"),
+        _requires_model("feature_dim"),
     )
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run is computed and watched."""
+    """How a run is computed and monitored."""
 
     track_history: int = flag(
         1, Number(int, least=0), "rounds from one evaluation to the next; 0 evaluates after the last round only"
@@ -431,8 +444,11 @@ class Execution:
 
 @dataclass(frozen=True)
 class Options(Execution, Problem):
-    """One run: the algorithm and every flag that can change a number. Beside the problem and how it is computed these are
-    the settings, which may be tuned (on validation data), and the seeds. All of it is hashed into the run's name."""
+    """One run: the algorithm and every flag that can change a number.
+
+    Besides the problem and the execution these are the settings, which may be tuned on validation data, and the seeds. A
+    hash of all these values is part of the run's name.
+    """
 
     algorithm: str = ""
 
@@ -490,8 +506,7 @@ class Options(Execution, Problem):
     )
 
     def __post_init__(self) -> None:
-        """What stands for other values, or follows from them, is replaced by them: what a run has in its options is what it
-        does."""
+        """Replace implied and dependent values by the final values, so that a run's options say what the run does."""
         if self.split_seed == "seed":
             object.__setattr__(self, "split_seed", self.seed)
         for name, declared in flags_of(type(self)).items():
@@ -513,14 +528,19 @@ class Averaging(Options):
     )
 
 
-SUBMITTED = Requires("--slurm", lambda how: how.slurm is not None)
-UNSUBMITTED = Requires("no --slurm beside it", lambda how: how.slurm is None)
-CLUSTER = Requires("--slurm or --ray", lambda how: how.slurm is not None or how.ray is not None)
+SUBMITTED = Requires("--slurm", lambda launch_options: launch_options.slurm is not None)
+UNSUBMITTED = Requires("no --slurm beside it", lambda launch_options: launch_options.slurm is None)
+CLUSTER = Requires(
+    "--slurm or --ray", lambda launch_options: launch_options.slurm is not None or launch_options.ray is not None
+)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Where runs are read and written and what is shown: flags that change no number, and so no run's name."""
+    """Where runs are read and written, how they are started, and what is shown.
+
+    These flags change no number, and are no part of a run's name.
+    """
 
     data_dir: Path = flag(Path("data"), Path, "folder of the data sets")
     export_dir: Path = flag(Path("saves"), Path, "folder of the runs, one folder each")
@@ -568,7 +588,10 @@ class Launch:
         None,
         Path,
         "a study in a TOML file: methods by problems by seeds, each tuned on a grid of its own",
-        Requires("no --save_study and no --show_split beside it", lambda how: not (how.save_study or how.show_split)),
+        Requires(
+            "no --save_study and no --show_split beside it",
+            lambda launch_options: not (launch_options.save_study or launch_options.show_split),
+        ),
     )
     save_study: Path | None = flag(None, Path, "write what this command line asks for as such a file; no training")
     show_split: bool = flag(
@@ -593,28 +616,30 @@ class Launch:
 
 
 def redeclare(default: Any, **changed: Any) -> Any:
-    """A shared flag once more, in an algorithm's own Options: with another default, and other `takes` or `spelled`."""
+    """Declare a shared flag again, in an algorithm's own Options: with another default, and another `type` or `aliases`."""
     return field(default=default, metadata=changed)
 
 
 def flags_of(cls: type) -> dict[str, dict]:
-    """Return {flag: {"type", "help", "requires", "default", ...}} of an Options class. What a field of the same name in a
-    base class declares holds where the class itself declares nothing else."""
-    found = {}
-    for f in fields(cls):
+    """Return {flag: {"type", "help", "requires", "default", ...}} of an Options class.
+
+    A field inherits the metadata of the field of the same name in a base class, except for the keys that it sets itself.
+    """
+    flags = {}
+    for class_field in fields(cls):
         declared: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
-            declared |= getattr(base, "__dataclass_fields__", {}).get(f.name, f).metadata
+            declared |= getattr(base, "__dataclass_fields__", {}).get(class_field.name, class_field).metadata
         if declared:
-            found[f.name] = {**declared, "default": f.default}
-    return found
+            flags[class_field.name] = {**declared, "default": class_field.default}
+    return flags
 
 
 SEEDS = ("seed", "split_seed")
 
 
 def role_of(name: str) -> str:
-    """What a flag is to a study: "problem", "execution", "seed", or "setting", which all others are."""
+    """Return the role of a flag in a study: "problem", "execution", "seed", or "setting" for all other flags."""
     for role, cls in (("problem", Problem), ("execution", Execution)):
         if name in cls.__dataclass_fields__:
             return role
@@ -622,12 +647,12 @@ def role_of(name: str) -> str:
 
 
 def plain(options: Any) -> dict[str, Any]:
-    """Every option as JSON can hold it."""
+    """Return every option as a value for JSON."""
     return {name: plain_value(getattr(options, name)) for name in ("algorithm", *(f.name for f in fields(options)))}
 
 
 def plain_value(value: Any) -> Any:
-    """An option's value as JSON can hold it: tuples as lists, inf as "inf", paths as text."""
+    """Return an option's value as a value for JSON: tuples as lists, inf as "inf", paths as text."""
     if isinstance(value, tuple):
         return [plain_value(part) for part in value]
     if isinstance(value, Path):

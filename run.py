@@ -5,7 +5,7 @@ python run.py cfkd fedavg independent --dataset MNIST --n_clients 10 --seed 0 1 
 python run.py -h
 """
 
-from errors import UserError  # first: where memory is too short for what follows, that is told in a line
+from errors import UserError  # first: reports short memory in one line while the imports below load
 
 # isort: split
 
@@ -23,7 +23,7 @@ import commandline
 import experiment
 import saves
 from commandline import command_of, plan, study, tuning
-from commandline.tuning import Asked
+from commandline.tuning import RequestedRuns
 from experiment import Experiment
 from federation import allocator, ranks
 from figures import split
@@ -42,122 +42,157 @@ SPLITS_SHOWN, FOLDERS_SHOWN = 2, 6
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a command line; returns the exit status: 0, 1 where a run failed, and else that of `launch.ending`."""
+    """Run a command line and return the exit status.
+
+    The status is 0 on success, 1 where a run failed, and otherwise the status that `launch.ending` sets.
+    """
     allocator.keep_blocks()
-    leads = ranks.rank() == 0
-    log_to_stderr() if leads else logging.getLogger().addHandler(logging.NullHandler())
+    is_leader = ranks.rank() == 0
+    log_to_stderr() if is_leader else logging.getLogger().addHandler(logging.NullHandler())
     if "_ARGCOMPLETE" in os.environ:
-        commandline.complete(os.environ["COMP_LINE"], *_declared())
-    with ending.told(ending.program(), leads) as end:
+        commandline.complete(os.environ["COMP_LINE"], *_load_options())
+    with ending.exit_status(ending.program(), is_leader) as end:
         commandline.bring(argv)
-        classes, described = _declared()
+        classes, descriptions = _load_options()
         with ranks.joined():
-            runs, how, notes = commandline.parse(argv, classes, described, algorithms.FAMILIES)
-            if not leads:
-                torchrun.follow(how)
+            runs, launch_options, notes = commandline.parse(argv, classes, descriptions, algorithms.FAMILIES)
+            if not is_leader:
+                torchrun.follow(launch_options)
                 return end.status
-            if how.save_study:
-                study.save(runs, how)
+            if launch_options.save_study:
+                study.save(runs, launch_options)
                 return end.status
-            asked = tuning.asked(how) if how.study else Asked([_prepared(run, how, argv) for run in runs], how, notes)
-            if how.show_split:
-                split.show(asked.runs)
-            elif how.plan:
-                end.status = plan.tell_all(asked.runs, how)
-            elif slurm.is_asked(asked.runs, how):
-                slurm.hand_over(asked.runs, asked.how, argv, asked.then)
+            requested = (
+                tuning.of_study(launch_options)
+                if launch_options.study
+                else RequestedRuns([_prepared(run, launch_options, argv) for run in runs], launch_options, notes)
+            )
+            if launch_options.show_split:
+                split.show(requested.runs)
+            elif launch_options.plan:
+                end.status = plan.tell_all(requested.runs, launch_options)
+            elif slurm.is_asked(requested.runs, launch_options):
+                slurm.hand_over(requested.runs, requested.launch_options, argv, requested.then)
             else:
-                say = _announce(asked)
+                print_lines = _announce(requested)
                 results: list[tuple[Experiment, saves.Run | Failed]] = []
-                for one, result in launch(asked.runs, asked.how, math.inf if how.named_by is None else slurm.PATIENCE):
-                    results.append((one, result))
-                    if how.json and not isinstance(result, Failed):
+                for experiment, result in launch(
+                    requested.runs, requested.launch_options, math.inf if launch_options.named_by is None else slurm.PATIENCE
+                ):
+                    results.append((experiment, result))
+                    if launch_options.json and not isinstance(result, Failed):
                         print_escaped(json.dumps(result.summary(), allow_nan=False), flush=True)
-                _report(asked, results, say)
+                _print_report(requested, results, print_lines)
                 end.status = tell_failed(result for _, result in results)
     return end.status
 
 
-def _prepared(run: Options, how: Launch, argv: Sequence[str]) -> Experiment:
+def _prepared(run: Options, launch_options: Launch, argv: Sequence[str]) -> Experiment:
     try:
-        return nodes.prepare(run, how)
+        return nodes.prepare(run, launch_options)
     except UserError as error:
         error.args = (commandline.blamed(str(error), run, argv),)
         raise
 
 
-def _declared() -> tuple[dict[str, type[Options]], dict[str, str]]:
-    """{algorithm: its Options class} and {algorithm: what is sent, in one line}, of all that there are."""
+def _load_options() -> tuple[dict[str, type[Options]], dict[str, str]]:
+    """Return {algorithm: its Options class} and {algorithm: one line about what it sends}, for all algorithms."""
     classes = algorithms.all_options()
     return classes, {name: algorithms.describe(name) for name in classes}
 
 
-def _announce(asked: Asked) -> Callable[..., None]:
-    """Print what is there already and who gets what, before anything is run; returns what prints beside the table."""
-    how = asked.how
-    loggers.chosen(how.log)  # a mistake is one before anything is said
-    refuse(asked.runs, how)
-    out = sys.stderr if how.json else sys.stdout
-    say = lambda *words: print_escaped(*words, sep="\n", file=out, flush=True) if words else None  # noqa: E731
-    if how.quiet:
-        return say
-    ready = list({one.folder: one for one in asked.runs}.values())  # two may be the same run: --threads 1 auto
-    for one in ready:
-        if not how.force and saves.finished(one.folder):
-            say(f"already finished, read from {one.folder} (--force runs it anew)")
-        elif (older := experiment.earlier(one.folder)) is not None:
-            say(f"the code, a library or the processor has changed since {older} was made: it is kept, and this is run anew")
-    drawn = split.distinct([one for one in ready if not saves.finished(one.folder)])
-    say(*(split.text(one) for one in drawn[:SPLITS_SHOWN]))
-    if len(drawn) > SPLITS_SHOWN:
-        say(f"and {len(drawn) - SPLITS_SHOWN} more splits; --show_split draws them")
-    return say
+def _announce(requested: RequestedRuns) -> Callable[..., None]:
+    """Print which runs are saved already and how the data are split, before anything runs.
+
+    Returns the function that prints the lines around the results table.
+    """
+    launch_options = requested.launch_options
+    loggers.chosen(launch_options.log)  # reports a wrong --log before anything is printed
+    refuse(requested.runs, launch_options)
+    out = sys.stderr if launch_options.json else sys.stdout
+    print_lines = lambda *lines: print_escaped(*lines, sep="\n", file=out, flush=True) if lines else None  # noqa: E731
+    if launch_options.quiet:
+        return print_lines
+    # two experiments may be the same run: --threads 1 auto
+    experiments = list({run_experiment.folder: run_experiment for run_experiment in requested.runs}.values())
+    for run_experiment in experiments:
+        if not launch_options.force and saves.finished(run_experiment.folder):
+            print_lines(f"already finished, read from {run_experiment.folder} (--force runs it anew)")
+        elif (older_run := experiment.earlier(run_experiment.folder)) is not None:
+            print_lines(
+                f"the code, a library or the processor has changed since {older_run} was made: "
+                "it is kept, and this is run anew"
+            )
+    distinct_splits = split.distinct(
+        [run_experiment for run_experiment in experiments if not saves.finished(run_experiment.folder)]
+    )
+    print_lines(*(split.text(run_experiment) for run_experiment in distinct_splits[:SPLITS_SHOWN]))
+    if len(distinct_splits) > SPLITS_SHOWN:
+        print_lines(f"and {len(distinct_splits) - SPLITS_SHOWN} more splits; --show_split draws them")
+    return print_lines
 
 
-def _report(asked: Asked, results: Sequence[tuple[Experiment, saves.Run | Failed]], say: Callable[..., None]) -> None:
-    """Print the table and what it says in words, where everything is, and which settings of a study were tried."""
-    how, n = asked.how, len({one.folder for one in asked.runs})
-    if left := n - len(results):
+def _print_report(
+    requested: RequestedRuns, results: Sequence[tuple[Experiment, saves.Run | Failed]], print_lines: Callable[..., None]
+) -> None:
+    """Print the table, the verdict, the folders of the runs, and the settings that a study tried."""
+    launch_options, n_runs = requested.launch_options, len({experiment.folder for experiment in requested.runs})
+    if n_left := n_runs - len(results):
         print_escaped(
-            f"other processes are at work on {left} of {n} runs; the one that ends last prints the table, and "
-            f"python -m figures.status {shlex.quote(str(how.export_dir))} tells how they stand",
+            f"other processes are at work on {n_left} of {n_runs} runs; the one that ends last prints the table, and "
+            f"python -m figures.status {shlex.quote(str(launch_options.export_dir))} tells how they stand",
             file=sys.stderr,
         )
-    elif finished := [(one, result) for one, result in results if not isinstance(result, Failed)]:
-        _compare(asked, finished, say)
+    elif finished := [(experiment, result) for experiment, result in results if not isinstance(result, Failed)]:
+        _print_comparison(requested, finished, print_lines)
         if len(finished) > FOLDERS_SHOWN:
-            say(f"{len(finished)} runs are saved in {how.export_dir}/; python -m figures.status {how.export_dir} lists them")
+            print_lines(
+                f"{len(finished)} runs are saved in {launch_options.export_dir}/; "
+                f"python -m figures.status {launch_options.export_dir} lists them"
+            )
         else:
-            say(f"saved in {how.export_dir}/ (history.xlsx, history.pkl, weights.pt, split.png in each):")
-            say(*(f"  {run.folder.name}" for _, run in finished))
-    if asked.settings:
-        say("\nsettings tried, and chosen by validation accuracy (tuning.csv):", tuning.table(asked.settings))
+            print_lines(f"saved in {launch_options.export_dir}/ (history.xlsx, history.pkl, weights.pt, split.png in each):")
+            print_lines(*(f"  {run.folder.name}" for _, run in finished))
+    if requested.settings:
+        print_lines("\nsettings tried, and chosen by validation accuracy (tuning.csv):", tuning.table(requested.settings))
 
 
-def _compare(asked: Asked, finished: Sequence[tuple[Experiment, saves.Run]], say: Callable[..., None]) -> None:
-    how, runs = asked.how, [run for _, run in finished]
-    say("")
+def _print_comparison(
+    requested: RequestedRuns, finished: Sequence[tuple[Experiment, saves.Run]], print_lines: Callable[..., None]
+) -> None:
+    launch_options, runs = requested.launch_options, [run for _, run in finished]
+    print_lines("")
     if len(problems(runs)[1]) > 1:
-        say(render(overview(runs, select=asked.chosen_among)), *asked.notes)
+        print_lines(render(overview(runs, select=requested.chosen_among)), *requested.notes)
         return
-    bases = {one.folder: nodes.independent(one, how) for one, _ in finished}
-    others = dict.fromkeys(base.folder for base in bases.values() if base.folder not in bases)
-    beside = [run for folder in others if (run := _baseline(folder))]
-    result = compare(runs, beside=beside, place=f"python -m figures.table {shlex.quote(str(how.export_dir))}")
-    found = result.tables[0].groups
-    result.verdict += [*best_on_validation(found), *asked.notes]
-    say(render(result))
-    alone = [group for group in found if group.algorithm == "independent" or alone_for(group, found, groups(beside))]
-    compared = {run.folder for group in alone for run in group.runs}
-    lacking = [command_of(bases[one.folder].options, how) for one, run in finished if run.folder not in compared]
-    for command in list(dict.fromkeys(lacking))[:3]:
-        say(f"no independent learning on this split yet, so no gain: {command}")
+    baselines = {experiment.folder: nodes.independent(experiment, launch_options) for experiment, _ in finished}
+    baseline_folders = dict.fromkeys(baseline.folder for baseline in baselines.values() if baseline.folder not in baselines)
+    baseline_runs = [run for folder in baseline_folders if (run := _load_baseline(folder))]
+    result = compare(
+        runs, beside=baseline_runs, place=f"python -m figures.table {shlex.quote(str(launch_options.export_dir))}"
+    )
+    table_groups = result.tables[0].groups
+    result.verdict += [*best_on_validation(table_groups), *requested.notes]
+    print_lines(render(result))
+    compared_groups = [
+        group
+        for group in table_groups
+        if group.algorithm == "independent" or alone_for(group, table_groups, groups(baseline_runs))
+    ]
+    compared_folders = {run.folder for group in compared_groups for run in group.runs}
+    commands = [
+        command_of(baselines[experiment.folder].options, launch_options)
+        for experiment, run in finished
+        if run.folder not in compared_folders
+    ]
+    for command in list(dict.fromkeys(commands))[:3]:
+        print_lines(f"no independent learning on this split yet, so no gain: {command}")
 
 
-def _baseline(folder: Path) -> saves.Run | None:
-    """The finished run of a folder; None where there is none, or none that can be read: that is told."""
-    if (why := saves.unreadable(folder)) is not None:
-        logging.getLogger("chorus").warning("%s is not compared with: %s", folder.name, why)
+def _load_baseline(folder: Path) -> saves.Run | None:
+    """Return the finished run in a folder; None where the folder has no readable run, after a warning that says why."""
+    if (problem := saves.unreadable(folder)) is not None:
+        logging.getLogger("chorus").warning("%s is not compared with: %s", folder.name, problem)
         return None
     return saves.whole(folder, "nothing is compared with it")
 

@@ -250,8 +250,8 @@ a flag that is newer changes the identity of older runs | experiment/identity.py
 - and not (name in as_before and value == as_before[name])
 + and True
 a study's settings are chosen by the worst validation accuracy | commandline/tuning.py | test_study.py
-- best = max(there, key=there.get)
-+ best = min(there, key=there.get)
+- best = max(scored, key=scored.get)
++ best = min(scored, key=scored.get)
 a split is named without the lengths of its shares | data/partition.py | test_partition.py -k "digest"
 - np.insert(part.values, part.offsets[:-1], part.sizes)
 + part.values
@@ -271,8 +271,8 @@ a run that diverged is called the best | figures/groups.py | test_run.py -k "nei
 - for group in groups if not group.diverged]
 + for group in groups]
 of a switch with two values a study tries the first | commandline/study.py | test_study.py -k "switch"
-- found[name] = list(dict.fromkeys(several))
-+ found[name] = several[:1]
+- typed[name] = list(dict.fromkeys(items))
++ typed[name] = items[:1]
 what the workers count is lost | federation/pool.py | test_pool.py -k "counts"
 - federation.meter.spent.update(spent)
 + pass
@@ -508,11 +508,11 @@ a plugin may change a method of a class of Chorus | plugins/integrity.py | test_
 -                 if isinstance(value, type) and value.__module__ == name:
 +                 if False:
 what importlib brings names no run | plugins/__init__.py | test_plugins.py -k importlib
--     found, todo = set(), [first, *brought]
-+     found, todo = set(), [first]
+-     paths, todo = set(), [first, *brought]
++     paths, todo = set(), [first]
 a run is begun once more than its place says | launch/loop.py | test_launch.py -k killed_twice
-- kills[one.folder] == place.tries
-+ kills[one.folder] > place.tries
+- kills[experiment.folder] == place.tries
++ kills[experiment.folder] > place.tries
 how fast a run is is told by all of its rounds | launch/display.py | test_launch.py -k end_of_its_history
 - status.rows_of(self.folder, TAIL)
 + status.rows_of(self.folder)

@@ -1,4 +1,4 @@
-"""From a command line to the runs that it asks for."""
+"""From a command line to the runs that it requests."""
 
 import argparse
 import itertools
@@ -19,15 +19,15 @@ from errors import UserError
 from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of, stood_for
 from untrusted import Parser
 
-RUNS = 10_000  # that one command, or one method of a study, may ask for
-ROLES = {  # of the flags that every algorithm has; several values of a flag are several runs
+RUNS = 10_000  # limit for one command, or one method of a study
+ROLES = {  # titles of the flags that every algorithm has, by role; several values of a flag are several runs
     "problem": "the problem (several are solved side by side; none is chosen for its accuracy)",
     "setting": "settings (of several the best on --validation may be chosen)",
     "seed": "seeds (results are means over them)",
     "execution": "how a run is computed and watched",
 }
 
-# launch flags that belong to a command as it is shown: where things are; all others are about one call alone
+# launch flags that a printed command includes, since they say where files are; all others concern a single call
 PLACES = ("data_dir", "export_dir", "unverified_data", "plugin")
 OTHERS = ("--slurm",)  # flags that take the flags of another program
 
@@ -37,7 +37,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=26, width=118)
 
     def _format_action_invocation(self, action) -> str:
-        """The flag by its own name alone: its help tells the other ones."""
+        """Return the flag by its main name only: its help lists the other names."""
         if action.nargs == 0:
             return ", ".join(action.option_strings)
         return f"{action.option_strings[0]} {action.metavar}"
@@ -58,94 +58,119 @@ def parse(
     families: Mapping[str, Collection[str]] | None = None,
     alone: bool | None = None,
 ):
-    """A command line -> (runs, launch, notes).
+    """Parse a command line; return (runs, launch options, notes).
 
-    `algorithms`: name -> its Options class; `describe`: name -> what the help says of it, a line and then more; `-h` without
-    a name has the lines by `families`. Runs are every combination of the values given, algorithm by algorithm: a list of
-    Options, checked each by itself. `notes` are lines worth telling. `alone`: whether an algorithm takes its own defaults
-    for shared flags; None: where it is the only one. Raises UserError; `-h` prints the help and exits.
+    `algorithms`: {name: its Options class}; `describe`: {name: its description for the help, one line and then details};
+    `-h` without a name prints the first lines by `families`. The runs are every combination of the given values, algorithm
+    by algorithm: a list of Options, each of which is checked. `notes` are lines to print. `alone`: whether an algorithm uses
+    its own defaults for shared flags; None: only where no other algorithm is named. Raises UserError; `-h` prints the help
+    and exits.
     """
-    argv = _shielded(argv)
-    typed = _first(argv)
-    named = [_known(Path(word).stem if word.endswith(".py") else word, algorithms) for word in typed]
-    origin, held, words = _expand(argv[len(named) :], named, algorithms)
-    names = list(dict.fromkeys([held.pop("algorithm")] if "algorithm" in held else named)) or ["cfkd"]
+    argv = _shield_other_flags(argv)
+    algorithm_words = _leading_words(argv)
+    algorithm_names = [
+        _find_algorithm(Path(word).stem if word.endswith(".py") else word, algorithms) for word in algorithm_words
+    ]
+    origin, base_flags, words = _expand(argv[len(algorithm_names) :], algorithm_names, algorithms)
+    names = list(dict.fromkeys([base_flags.pop("algorithm")] if "algorithm" in base_flags else algorithm_names)) or ["cfkd"]
     alone = len(names) == 1 if alone is None else alone
     parser, declared = parser_of(names, algorithms, describe)
-    if not (named or origin):
+    if not (algorithm_names or origin):
         parser.format_help = lambda: page(families or {"algorithms": algorithms}, describe)
 
     defaults = {name: [flag["default"]] for name, flag in declared.items()}
     try:
         switches = [name for name, flag in declared.items() if flag["type"] is None]
-        base, notes = _read(words_of(held, switches), parser, declared, algorithms, defaults["n_clients"])
+        base_values, notes = _parse_flags(
+            words_of(base_flags, switches), parser, declared, algorithms, defaults["n_clients"]
+        )
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
-    given, more = _read(words, parser, declared, algorithms, base.get("n_clients", defaults["n_clients"]))
-    # a saved configuration holds every flag, those that nothing reads too: at their defaults
-    values = {**{name: found for name, found in base.items() if found != defaults[name]}, **given}
-    launching, shared = flags_of(Launch), flags_of(Options)
-    for name in launching:
+    typed_values, more_notes = _parse_flags(
+        words, parser, declared, algorithms, base_values.get("n_clients", defaults["n_clients"])
+    )
+    # a saved configuration holds every flag, and has the default for a flag that the run does not read
+    values = {
+        **{name: flag_values for name, flag_values in base_values.items() if flag_values != defaults[name]},
+        **typed_values,
+    }
+    launch_flags, shared_flags = flags_of(Launch), flags_of(Options)
+    for name in launch_flags:
         if len(values.get(name, [])) > 1:
             raise UserError(f"--{name}: takes one value, got {len(values[name])}")
-    launch = Launch(**{name: values.pop(name)[0] for name in launching if name in values})
-    if brought := dict.fromkeys([*(word for word in typed if word.endswith(".py")), *(launch.plugin or ())]):
-        launch = replace(launch, plugin=tuple(brought))
-    for name, flag in launching.items():
-        if flag["requires"] and getattr(launch, name) != flag["default"] and not flag["requires"].holds(launch):
-            raise UserError(f"--{name} {getattr(launch, name)}: read only with {flag['requires'].words}")
+    launch_options = Launch(**{name: values.pop(name)[0] for name in launch_flags if name in values})
+    if plugin_files := dict.fromkeys(
+        [*(word for word in algorithm_words if word.endswith(".py")), *(launch_options.plugin or ())]
+    ):
+        launch_options = replace(launch_options, plugin=tuple(plugin_files))
+    for name, flag in launch_flags.items():
+        if (
+            flag["requires"]
+            and getattr(launch_options, name) != flag["default"]
+            and not flag["requires"].holds(launch_options)
+        ):
+            raise UserError(f"--{name} {getattr(launch_options, name)}: read only with {flag['requires'].words}")
 
-    if launch.study and (typed or origin or given.keys() - launching):
-        raise UserError(f"--study {launch.study}: has its own algorithms and flags; combine it with launch flags only")
-    asked = [name for name in given if name not in launching]
-    runs = combined({name: algorithms[name] for name in names}, values, alone, asked, declared)
-    refuse_without_alpha(runs, {*asked, *(base.keys() & {"alpha"})})
-    return runs, launch, [*notes, *more, *_notes(names, values, algorithms, shared)]
+    if launch_options.study and (algorithm_words or origin or typed_values.keys() - launch_flags):
+        raise UserError(
+            f"--study {launch_options.study}: has its own algorithms and flags; combine it with launch flags only"
+        )
+    set_flags = [name for name in typed_values if name not in launch_flags]
+    runs = combined({name: algorithms[name] for name in names}, values, alone, set_flags, declared)
+    refuse_without_alpha(runs, {*set_flags, *(base_values.keys() & {"alpha"})})
+    return runs, launch_options, [*notes, *more_notes, *_notes_on_defaults(names, values, algorithms, shared_flags)]
 
 
 def combined(
     classes: Mapping[str, type[Options]],
     values: Mapping[str, Sequence[Any]],
     alone: bool,
-    asked: Collection[str],
+    set_flags: Collection[str],
     declared: Mapping[str, dict],
 ) -> list[Options]:
     """Return the runs of every combination of flag values, algorithm by algorithm, each run once.
 
     `classes`: {algorithm: its Options class}; `values`: {flag: its values}; `alone`: whether an algorithm uses its own
-    defaults for shared flags; `asked`: the flags that the user set here, which a run must read; `declared`: {flag: its
+    defaults for shared flags; `set_flags`: the flags that the user set here, which a run must read; `declared`: {flag: its
     declaration}. Raises UserError.
     """
-    shared, runs = flags_of(Options), {}
-    in_use: set[str] = set()
-    read_by = {name: {f: v for f, v in values.items() if f in flags_of(cls)} for name, cls in classes.items()}
+    shared_flags, runs = flags_of(Options), {}
+    read_flags: set[str] = set()
+    read_by = {
+        name: {flag: flag_values for flag, flag_values in values.items() if flag in flags_of(options_class)}
+        for name, options_class in classes.items()
+    }
     n_runs = sum(math.prod(map(len, readable.values())) for readable in read_by.values())
     if n_runs > RUNS:
-        several = " ".join(f"--{f}" for f, given in values.items() if len(given) > 1)
+        several = " ".join(f"--{flag}" for flag, several_values in values.items() if len(several_values) > 1)
         raise UserError(f"{several}: would be {n_runs:,} runs; at most {RUNS:,} in one command")
     for name, readable in read_by.items():
-        cls = classes[name]
-        start = {} if alone else {f: d["default"] for f, d in shared.items()}
+        options_class = classes[name]
+        start_values = {} if alone else {flag: declaration["default"] for flag, declaration in shared_flags.items()}
         for combination in itertools.product(*readable.values()):
             chosen = dict(zip(readable, combination, strict=True))
-            candidate = cls(**{**start, **chosen, "algorithm": name})
-            idle = {f for f in chosen if (needs := flags_of(cls)[f]["requires"]) and not needs.holds(candidate)}
-            _consistent(chosen, flags_of(cls))
-            in_use |= chosen.keys() - idle
-            used = {f: v for f, v in chosen.items() if f not in idle}
-            runs[cls(**{**start, **used, "algorithm": name})] = None
-    for name in asked:
-        if name not in in_use:
-            raise UserError(f"--{name} {_shown(values[name])}: read only with {declared[name]['requires'].words}")
+            candidate = options_class(**{**start_values, **chosen, "algorithm": name})
+            unread = {
+                flag
+                for flag in chosen
+                if (needs := flags_of(options_class)[flag]["requires"]) and not needs.holds(candidate)
+            }
+            _refuse_contradictions(chosen, flags_of(options_class))
+            read_flags |= chosen.keys() - unread
+            used = {flag: flag_values for flag, flag_values in chosen.items() if flag not in unread}
+            runs[options_class(**{**start_values, **used, "algorithm": name})] = None
+    for name in set_flags:
+        if name not in read_flags:
+            raise UserError(f"--{name} {_format_values(values[name])}: read only with {declared[name]['requires'].words}")
     for run in runs:
-        _check(run)
+        _check_run(run)
     return list(runs)
 
 
-def refuse_without_alpha(runs: Sequence[Options], said: Collection[str]) -> None:
-    """Raises UserError where the flags that the user set name a partition that reads --alpha, and not --alpha."""
+def refuse_without_alpha(runs: Sequence[Options], set_flags: Collection[str]) -> None:
+    """Raise UserError where the user set a partition that reads --alpha, and did not set --alpha."""
     for run in runs:
-        if lacks_alpha(said, run) and run.alpha == flags_of(Options)["alpha"]["default"]:
+        if lacks_alpha(set_flags, run) and run.alpha == flags_of(Options)["alpha"]["default"]:
             raise UserError(
                 f"--partition {run.partition}: says nothing without --alpha: a number, the smaller the more heterogeneous, "
                 "or inf for the class mix of the whole at every client"
@@ -153,84 +178,91 @@ def refuse_without_alpha(runs: Sequence[Options], said: Collection[str]) -> None
 
 
 def bring(argv: Sequence[str]) -> None:
-    """Load the files that a command line brings along, of algorithms and of --plugin, before it is parsed. Raises
-    UserError."""
+    """Load the Python files that a command line names, as algorithms or with --plugin, before parsing.
+
+    Raises UserError.
+    """
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--plugin", nargs="+", action="extend", default=[])
-    given, _ = parser.parse_known_args(_shielded(argv))
-    texts = [part for text in given.plugin for part in text.split(",")]
-    for what, load, words in (("algorithm", plugins.algorithm, _first(argv)), ("--plugin", plugins.load, texts)):
-        for path in (word for word in words if word.endswith(".py")):
+    args, _ = parser.parse_known_args(_shield_other_flags(argv))
+    texts = [part for text in args.plugin for part in text.split(",")]
+    for origin, load, paths in (("algorithm", plugins.algorithm, _leading_words(argv)), ("--plugin", plugins.load, texts)):
+        for path in (word for word in paths if word.endswith(".py")):
             try:
                 load(path)
             except UserError as error:
-                raise UserError(f"{what} {error}") from error
+                raise UserError(f"{origin} {error}") from error
 
 
-def _first(argv: Sequence[str]) -> list[str]:
-    """The words before any flag."""
+def _leading_words(argv: Sequence[str]) -> list[str]:
+    """Return the words before the first flag."""
     return list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
 
 
-def command_of(run: Options, launch: Launch | None = None) -> str:
-    """The command line that makes this very run, and where it is looked for: what is not a default, by name, so that it
-    stays the same when flags are declared in another order."""
+def command_of(run: Options, launch_options: Launch | None = None) -> str:
+    """Return the command line that executes this very run and finds its folder.
+
+    The command names every flag that is not at its default, in alphabetical order, so that the command stays the same when
+    flags are declared in another order.
+    """
     words = ["python", "run.py", run.algorithm]
-    launch = launch or Launch()
-    used = tuple(file for file in launch.plugin or () if Path(file).stem in plugins.used_by(run)) or None
-    for given, default in ((run, type(run)()), (replace(launch, plugin=used), Launch())):
-        said = {f.name for f in fields(given) if getattr(given, f.name) != getattr(default, f.name)}
-        said |= {"alpha"} if lacks_alpha(said, run) else set()
-        for name in sorted(said):
-            value = getattr(given, name)
-            if name != "algorithm" and (given is run or name in PLACES):
+    launch_options = launch_options or Launch()
+    plugin_files = tuple(file for file in launch_options.plugin or () if Path(file).stem in plugins.used_by(run)) or None
+    for settings, default in ((run, type(run)()), (replace(launch_options, plugin=plugin_files), Launch())):
+        flags = {field.name for field in fields(settings) if getattr(settings, field.name) != getattr(default, field.name)}
+        flags |= {"alpha"} if lacks_alpha(flags, run) else set()
+        for name in sorted(flags):
+            value = getattr(settings, name)
+            if name != "algorithm" and (settings is run or name in PLACES):
                 words.append(f"--{name}")
                 if value is not True:
                     words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return shlex.join(words)
 
 
-def lacks_alpha(said: Collection[str], run: Options) -> bool:
-    """Whether what is said of a run names a partition that reads --alpha, and not that."""
-    return "partition" in said and "alpha" not in said and run.partition in readers("alpha")
+def lacks_alpha(set_flags: Collection[str], run: Options) -> bool:
+    """Return whether the set flags name a partition that reads --alpha, and not --alpha."""
+    return "partition" in set_flags and "alpha" not in set_flags and run.partition in readers("alpha")
 
 
 def blamed(message: str, run: Options, argv: Sequence[str]) -> str:
-    """What was wrong with a run, by the flag that was typed; where it is of a default that is the algorithm's own, it says
-    so."""
-    typed, own = {word.split("=")[0] for word in argv}, flags_of(type(run))
-    if run.partition == "silos" and "--dataset" not in typed:  # --clients stands for both
+    """Return an error message about a run with the flag that the user typed.
+
+    Where the message is about a default of the algorithm itself, the message says so.
+    """
+    typed_flags, own_flags = {word.split("=")[0] for word in argv}, flags_of(type(run))
+    if run.partition == "silos" and "--dataset" not in typed_flags:  # --clients implies both flags
         message = message.replace(f"--dataset {run.dataset}:", f"--clients {run.dataset}:", 1)
-    for name, shared in flags_of(Options).items():
+    for name, declaration in flags_of(Options).items():
         value, default, names = (
             getattr(run, name),
-            own[name]["default"],
-            {f"--{other}" for other in (name, *own[name]["aliases"])},
+            own_flags[name]["default"],
+            {f"--{other}" for other in (name, *own_flags[name]["aliases"])},
         )
-        said = f"--{name} {_shown([value])}"
-        if message.startswith(f"{said}:") and value == default != shared["default"] and not typed & names:
-            whose = f"the default of {run.algorithm}; that of others is {_shown([shared['default']])}"
-            return message.replace(said, f"{said} ({whose})", 1)
+        flag_text = f"--{name} {_format_values([value])}"
+        if message.startswith(f"{flag_text}:") and value == default != declaration["default"] and not typed_flags & names:
+            explanation = f"the default of {run.algorithm}; that of others is {_format_values([declaration['default']])}"
+            return message.replace(flag_text, f"{flag_text} ({explanation})", 1)
     return message
 
 
 def complete(line: str, algorithms: Mapping[str, type[Options]], describe: Mapping[str, str]) -> None:
-    """Answer a shell that asks, by argcomplete's protocol, how the command `line` may go on, and exit."""
+    """Complete the command `line` for a shell, by argcomplete's protocol, and exit."""
     import argcomplete
 
     names = [name for name in line.split() if name in algorithms] or list(algorithms)
     parser, declared = parser_of(names, algorithms, describe)
     parser.add_argument("algorithms", nargs="*", choices=list(algorithms))
     for action in parser._actions:
-        takes = {**declared, **flags_of(Shorthand)}.get(action.dest, {}).get("type")
-        found = getattr(takes, "of", takes)
-        if isinstance(found, Choice):
-            action.completer = argcomplete.ChoicesCompleter(found.names)
+        flag_type = {**declared, **flags_of(Shorthand)}.get(action.dest, {}).get("type")
+        element_type = getattr(flag_type, "of", flag_type)
+        if isinstance(element_type, Choice):
+            action.completer = argcomplete.ChoicesCompleter(element_type.names)
     argcomplete.autocomplete(parser, always_complete_options="long")
 
 
-def _known(text: str, algorithms: Mapping[str, type]) -> str:
-    """The algorithm that is meant, in whatever case, with or without hyphens: FedAvg, Per-FedAvg, D-PSGD."""
+def _find_algorithm(text: str, algorithms: Mapping[str, type]) -> str:
+    """Return the algorithm of this name, in any case, with or without hyphens: FedAvg, Per-FedAvg, D-PSGD."""
 
     def letters(name: str) -> str:
         return re.sub("[-_]", "", name.lower())
@@ -243,33 +275,35 @@ def _known(text: str, algorithms: Mapping[str, type]) -> str:
     raise UserError(f"algorithm {text}: must be one of {', '.join(algorithms)}{nearest(text, list(algorithms))}")
 
 
-def _expand(words: Sequence[str], named: Sequence[str], algorithms: Mapping[str, type]):
-    """What a preset or a saved configuration among the words stands for -> (its words, its flags, all other words)."""
+def _expand(words: Sequence[str], algorithm_names: Sequence[str], algorithms: Mapping[str, type]):
+    """Expand a preset or a saved configuration among the words; return (its words, its flags, all other words)."""
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for name in flags_of(Shorthand):
         parser.add_argument(f"--{name}", nargs="+", action="extend")
-    found, others = parser.parse_known_args([_guarded(word) for word in words])
-    texts = [(name, text) for name, given in vars(found).items() for text in given]
+    args, other_words = parser.parse_known_args([_guard_number(word) for word in words])
+    texts = [(name, text) for name, values in vars(args).items() for text in values]
     if not texts:
         return "", {}, list(words)
-    (name, text), *more = texts
+    (name, text), *more_texts = texts
     origin = f"--{name} {text}"
-    if more:
+    if more_texts:
         raise UserError(f"{origin}: takes one value, and stands alone")
     value = value_of(name, text, flags_of(Shorthand)[name]["type"])
     try:
-        held = shorthand.preset(value, named) if name == "preset" else shorthand.config_file(value, named)
-        if "algorithm" in held:
-            held["algorithm"] = _known(str(held["algorithm"]), algorithms)
-            if shorthand.is_of_a_run(held):
-                held = {**shorthand.before(flags_of(algorithms[held["algorithm"]])), **held}
+        base_flags = (
+            shorthand.preset(value, algorithm_names) if name == "preset" else shorthand.config_file(value, algorithm_names)
+        )
+        if "algorithm" in base_flags:
+            base_flags["algorithm"] = _find_algorithm(str(base_flags["algorithm"]), algorithms)
+            if shorthand.is_of_a_run(base_flags):
+                base_flags = {**shorthand.before(flags_of(algorithms[base_flags["algorithm"]])), **base_flags}
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
-    return origin, held, others
+    return origin, base_flags, other_words
 
 
 def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Mapping[str, str]):
-    """The parser of all flags of these algorithms -> (parser, {flag: its declaration})."""
+    """Return the parser of all flags of these algorithms, and {flag: its declaration}."""
     parser = _Parser(
         prog="run.py",
         usage=f"python run.py {' '.join(names)} [--flag VALUE ...]",
@@ -280,14 +314,12 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
         argument_default=argparse.SUPPRESS,
     )
     first, *others = (flags_of(algorithms[name]) for name in names)
-    of_all = {name: first[name] for name in flags_of(Options)}
-    if others:  # the shared defaults, and the other words for a value or a flag that all of them have
+    shared_flags = {name: first[name] for name in flags_of(Options)}
+    if others:  # the shared defaults, and those types and aliases on which all the algorithms agree
         for name, declared in flags_of(Options).items():
-            agreed = {
-                what for what in ("type", "aliases") if all(other[name][what] == first[name][what] for other in others)
-            }
-            of_all[name] = {**declared, **{what: first[name][what] for what in agreed}}
-    groups = {title: {f: flag for f, flag in of_all.items() if role_of(f) == role} for role, title in ROLES.items()}
+            agreed = {key for key in ("type", "aliases") if all(other[name][key] == first[name][key] for other in others)}
+            shared_flags[name] = {**declared, **{key: first[name][key] for key in agreed}}
+    groups = {title: {f: flag for f, flag in shared_flags.items() if role_of(f) == role} for role, title in ROLES.items()}
     for name in names:
         groups[f"settings of {name}"] = flags_of(algorithms[name])
     groups["where and how to run (these change no number)"] = flags_of(Launch)
@@ -297,100 +329,105 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
         for name, flag in flags.items():
             if name not in declared:
                 declared[name] = flag
-                _add(group, name, flag)
+                _add_flag(group, name, flag)
     group = parser.add_argument_group("flags that stand for others (one given beside them has the last word)")
     for name, flag in flags_of(Shorthand).items():
-        _add(group, name, flag)
+        _add_flag(group, name, flag)
     for name, other in TRANSLATIONS.items():
-        takes = {"nargs": "+", "metavar": "N"} if other.takes else {"action": "store_true"}
-        group.add_argument(f"--{name}", help=f"another system's --{other.says}: {other.help}", **takes)
+        arguments = {"nargs": "+", "metavar": "N"} if other.takes else {"action": "store_true"}
+        group.add_argument(f"--{name}", help=f"another system's --{other.says}: {other.help}", **arguments)
     return parser, declared
 
 
-def _add(group, name: str, declared: Mapping[str, Any]) -> None:
-    takes, needs = declared["type"], declared["requires"]
-    help = declared["help"] + (f" [only with {needs.words}]" if needs else "")
-    if takes is None:
+def _add_flag(group, name: str, declared: Mapping[str, Any]) -> None:
+    flag_type, requires = declared["type"], declared["requires"]
+    help = declared["help"] + (f" [only with {requires.words}]" if requires else "")
+    if flag_type is None:
         group.add_argument(f"--{name}", action="store_true", help=help)
         return
-    allowed = f"; {takes}" if isinstance(takes, Number | Choice | Several | Matching) else ""
+    allowed_text = f"; {flag_type}" if isinstance(flag_type, Number | Choice | Several | Matching) else ""
     default = declared["default"]
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    default_text = "" if default is None else f" (default: {shown})"
-    also = f" [also --{', --'.join(declared['aliases'])}]" if declared["aliases"] else ""
-    spellings = [f"--{spelling}" for spelling in (name, *declared["aliases"])]
-    kinds = {Number: "N" if getattr(takes, "type", None) is int else "X", Choice: "NAME", Several: "A,B,..."}
-    metavar = kinds.get(type(takes), "PATH" if takes is Path else "TEXT")
+    default_value = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    default_text = "" if default is None else f" (default: {default_value})"
+    aliases = f" [also --{', --'.join(declared['aliases'])}]" if declared["aliases"] else ""
+    option_strings = [f"--{spelling}" for spelling in (name, *declared["aliases"])]
+    kinds = {Number: "N" if getattr(flag_type, "type", None) is int else "X", Choice: "NAME", Several: "A,B,..."}
+    metavar = kinds.get(type(flag_type), "PATH" if flag_type is Path else "TEXT")
     group.add_argument(
-        *spellings, nargs="+", metavar=metavar, help=f"{help}{allowed}{default_text}{also}".replace("%", "%%")
+        *option_strings, nargs="+", metavar=metavar, help=f"{help}{allowed_text}{default_text}{aliases}".replace("%", "%%")
     )
 
 
-def _read(words: Sequence[str], parser: argparse.ArgumentParser, declared: Mapping, algorithms: Mapping, clients: list):
-    """The words behind the algorithms' names -> ({flag: its values}, how other systems' flags were translated to ours).
-    `clients` are the numbers of clients, where the words do not give them."""
-    typed = _reject_strange_flags(words, parser, algorithms)
-    texts = vars(parser.parse_args([_guarded(word) for word in words]))
-    found, notes = {}, []
+def _parse_flags(
+    words: Sequence[str], parser: argparse.ArgumentParser, declared: Mapping, algorithms: Mapping, clients: list
+):
+    """Parse the words after the algorithms' names; return {flag: its values} and notes.
+
+    The notes say how flags of other systems were translated. `clients`: the numbers of clients, where
+    the words do not set them.
+    """
+    typed_names = _reject_strange_flags(words, parser, algorithms)
+    texts = vars(parser.parse_args([_guard_number(word) for word in words]))
+    values, notes = {}, []
     for name, text in texts.items():
         if name in declared:
-            found[name] = _values(typed[name], text, declared[name]["type"], algorithms)
-    clients = found.get("n_clients", clients)
-    for name, other in TRANSLATIONS.items():
+            values[name] = _parse_values(typed_names[name], text, declared[name]["type"], algorithms)
+    clients = values.get("n_clients", clients)
+    for name, translation in TRANSLATIONS.items():
         if name in texts:
-            given = _values(name, texts[name], other.takes, algorithms)
-            shown = f"--{name} {_shown(given)}" if other.takes else f"--{name}"
-            if other.says in found:
-                raise UserError(f"{shown}: says the same as --{typed[other.says]}, which is given too")
-            if len(clients) > 1 or "clients" in found:
+            other_values = _parse_values(name, texts[name], translation.takes, algorithms)
+            shown = f"--{name} {_format_values(other_values)}" if translation.takes else f"--{name}"
+            if translation.says in values:
+                raise UserError(f"{shown}: says the same as --{typed_names[translation.says]}, which is given too")
+            if len(clients) > 1 or "clients" in values:
                 raise UserError(
-                    f"{shown}: with {'--clients' if 'clients' in found else 'several --n_clients'} use --{other.says}"
+                    f"{shown}: with {'--clients' if 'clients' in values else 'several --n_clients'} use --{translation.says}"
                 )
             try:
-                found[other.says] = [other.translate(value, clients[0]) for value in given]
+                values[translation.says] = [translation.translate(value, clients[0]) for value in other_values]
             except ValueError as error:
                 raise UserError(f"{shown}: {error}") from None
-            why = other.why(given[0])
-            notes.append(f"{shown} is --{other.says} {_shown(found[other.says])} here{why}")
-    return found, notes
+            explanation = translation.why(other_values[0])
+            notes.append(f"{shown} is --{translation.says} {_format_values(values[translation.says])} here{explanation}")
+    return values, notes
 
 
-def _guarded(word: str) -> str:
-    """argparse takes -1e-3 for a flag; a blank before it makes it a value."""
+def _guard_number(word: str) -> str:
+    """Return the word with a blank before a number: argparse takes -1e-3 for a flag, and ' -1e-3' for a value."""
     return f" {word}" if _is_number(word) else word
 
 
-def _shielded(words: Sequence[str]) -> list[str]:
-    """The same words, but of those that are another program's flags none begins like one of ours."""
-    found: list[str] = []
+def _shield_other_flags(words: Sequence[str]) -> list[str]:
+    """Return the words, changed so that no flag of another program begins like a flag of this one."""
+    shielded: list[str] = []
     for word in words:
-        name, joined, text = word.partition("=")
-        if found and found[-1] in OTHERS:
-            found.append(f" {word}")
-        elif joined and name in OTHERS:
-            found += [name, f" {text}"]
+        name, equals_sign, text = word.partition("=")
+        if shielded and shielded[-1] in OTHERS:
+            shielded.append(f" {word}")
+        elif equals_sign and name in OTHERS:
+            shielded += [name, f" {text}"]
         else:
-            found.append(word)
-    return found
+            shielded.append(word)
+    return shielded
 
 
 def _reject_strange_flags(words: Sequence[str], parser: argparse.ArgumentParser, algorithms: Mapping[str, type]) -> dict:
-    """{flag: how it is spelled here}. Raises UserError for a flag that is not there, or is given twice."""
-    known, typed = {f: a.dest for f, a in parser._option_string_actions.items() if f.startswith("--")}, {}
+    """Return {flag: its name in these words}. Raises UserError for an unknown flag, or a flag that is set twice."""
+    known_names, typed_names = {f: a.dest for f, a in parser._option_string_actions.items() if f.startswith("--")}, {}
     for text in (word.split("=")[0] for word in words if word.startswith("--")):
-        if text not in known:
+        if text not in known_names:
             owners = [name for name, cls in algorithms.items() if text[2:] in flags_of(cls)]
-            meant = next((words for words, others in MEANT.items() if text[2:] in others), "")
-            near = f"; did you mean {meant}?" if meant else nearest(text, list(known))
-            hint = f"; it is a flag of {', '.join(owners)}" if owners else near
+            suggestion = next((words for words, others in MEANT.items() if text[2:] in others), "")
+            alternative = f"; did you mean {suggestion}?" if suggestion else nearest(text, list(known_names))
+            hint = f"; it is a flag of {', '.join(owners)}" if owners else alternative
             raise UserError(f"{text}: no algorithm named here reads such a flag{hint}")
-        name = known[text]
-        if typed.get(name) == text[2:]:
+        name = known_names[text]
+        if typed_names.get(name) == text[2:]:
             raise UserError(f"{text}: given twice; several values stand behind one flag, {text} A B")
-        if name in typed:
-            raise UserError(f"{text}: is another name of --{typed[name]}, which is given too")
-        typed[name] = text[2:]
-    return typed
+        if name in typed_names:
+            raise UserError(f"{text}: is another name of --{typed_names[name]}, which is given too")
+        typed_names[name] = text[2:]
+    return typed_names
 
 
 def _is_number(word: str) -> bool:
@@ -401,65 +438,65 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _values(name: str, texts: Any, takes: Callable | None, algorithms: Mapping[str, type]) -> list:
-    if takes is None:
+def _parse_values(name: str, texts: Any, flag_type: Callable | None, algorithms: Mapping[str, type]) -> list:
+    if flag_type is None:
         return [True]
     texts = [text.strip() for text in texts]
-    for place, text in enumerate(texts):
-        if text in algorithms and not _is_value(text, takes, place):
-            others = " ".join(texts[:place]) or "..."
+    for index, text in enumerate(texts):
+        if text in algorithms and not _is_value(text, flag_type, index):
+            others = " ".join(texts[:index]) or "..."
             raise UserError(f"--{name} {text}: name the algorithms first, python run.py {text} --{name} {others}")
-    return values_of(name, texts, takes)
+    return values_of(name, texts, flag_type)
 
 
-def values_of(name: str, texts: Sequence[str], takes: Callable) -> list:
+def values_of(name: str, texts: Sequence[str], flag_type: Callable) -> list:
     """Return the distinct values of a flag's texts. Raises UserError."""
-    if isinstance(takes, Several) and isinstance(takes.of, Number) and not any("," in text for text in texts):
-        texts = [",".join(texts)]  # --sizes 0.5 0.5 is one split, as the reference spells it
-    found = []
+    if isinstance(flag_type, Several) and isinstance(flag_type.of, Number) and not any("," in text for text in texts):
+        texts = [",".join(texts)]  # --sizes 0.5 0.5 is one split, as in the reference code
+    values = []
     for text in texts:
-        value = value_of(name, text, takes)
-        if value not in found:
-            found.append(value)
-    return found
+        value = value_of(name, text, flag_type)
+        if value not in values:
+            values.append(value)
+    return values
 
 
-def _is_value(text: str, takes: Callable, place: int) -> bool:
-    """Whether a word that is also an algorithm's name is meant as a flag's value: the first may be a folder of that name."""
-    if takes in (Path, str):
-        return place == 0
+def _is_value(text: str, flag_type: Callable, index: int) -> bool:
+    """Return whether a word that is also an algorithm's name is a flag's value: the first may be a folder of that name."""
+    if flag_type in (Path, str):
+        return index == 0
     try:
-        takes(text)
+        flag_type(text)
     except (ValueError, OverflowError):
         return False
     return True
 
 
-def value_of(name: str, text: str, takes: Callable) -> Any:
-    """The value that a flag's text stands for. Raises UserError, which names the flag, the text and what is allowed."""
+def value_of(name: str, text: str, flag_type: Callable) -> Any:
+    """Return the value of a flag's text. Raises UserError, which names the flag, the text and the allowed values."""
     try:
-        return takes(text)
+        return flag_type(text)
     except (ValueError, OverflowError) as error:
         hint = str(error) if str(error).startswith("; ") else ""
-        raise UserError(f"--{name} {text}: must be {takes}{hint}") from None
+        raise UserError(f"--{name} {text}: must be {flag_type}{hint}") from None
 
 
-def _shown(values: Sequence[Any]) -> str:
-    return " ".join(",".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in values)
+def _format_values(values: Sequence[Any]) -> str:
+    return " ".join(",".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values)
 
 
-def _consistent(chosen: Mapping[str, Any], declared: Mapping[str, dict]) -> None:
-    """No flag says otherwise than a switch that stands for it."""
-    for flag, given in chosen.items():
-        for name, value in stood_for(declared[flag], given).items():
+def _refuse_contradictions(chosen: Mapping[str, Any], declared: Mapping[str, dict]) -> None:
+    """Raise UserError where a flag contradicts the value that another flag implies."""
+    for flag, set_value in chosen.items():
+        for name, value in stood_for(declared[flag], set_value).items():
             if name != flag and chosen.get(name, value) != value:
-                told = f"--{flag}" if given is True else f"--{flag} {given}"
-                means = f"is --{name} {value}" if value is not None else f"takes no --{name}"
-                raise UserError(f"--{name} {_shown([chosen[name]])}: contradicts {told}, which {means}")
+                shown_flag = f"--{flag}" if set_value is True else f"--{flag} {set_value}"
+                meaning = f"is --{name} {value}" if value is not None else f"takes no --{name}"
+                raise UserError(f"--{name} {_format_values([chosen[name]])}: contradicts {shown_flag}, which {meaning}")
 
 
-def _check(run: Options) -> None:
-    """What no single flag can know."""
+def _check_run(run: Options) -> None:
+    """Check the flags that depend on each other. Raises UserError."""
     if len(run.model) > run.n_clients:
         raise UserError(f"--model {','.join(run.model)}: more architectures than --n_clients {run.n_clients}")
     if run.sizes is not None:
@@ -472,19 +509,26 @@ def _check(run: Options) -> None:
             raise UserError(f"--sizes {shown}: must add up to at most 1, got {sum(run.sizes):g}")
 
 
-def _notes(names, values, algorithms, shared) -> list[str]:
-    """Which shared defaults an algorithm would have set otherwise, had it been named alone."""
+def _notes_on_defaults(names, values, algorithms, shared_flags) -> list[str]:
+    """Return notes on the shared defaults that an algorithm would replace by its own, if it were named alone."""
     if len(names) == 1:
         return []
     notes = []
     for name in names:
-        own = flags_of(algorithms[name])
-        differing = [f for f in shared if f not in values and own[f]["default"] != shared[f]["default"]]
+        own_flags = flags_of(algorithms[name])
+        differing = [
+            flag
+            for flag in shared_flags
+            if flag not in values and own_flags[flag]["default"] != shared_flags[flag]["default"]
+        ]
         if differing:
-            taken = _flags(shared, differing)
-            notes.append(f"{name} took the shared defaults {taken}; named alone it takes {_flags(own, differing)}")
+            shown_defaults = _format_defaults(shared_flags, differing)
+            notes.append(
+                f"{name} took the shared defaults {shown_defaults}; "
+                f"named alone it takes {_format_defaults(own_flags, differing)}"
+            )
     return notes
 
 
-def _flags(declared: Mapping[str, dict], names: Sequence[str]) -> str:
-    return " ".join(f"--{name} {_shown([declared[name]['default']])}" for name in names)
+def _format_defaults(declared: Mapping[str, dict], names: Sequence[str]) -> str:
+    return " ".join(f"--{name} {_format_values([declared[name]['default']])}" for name in names)

@@ -1,4 +1,4 @@
-"""What `python run.py -h` prints: one page. What it leaves out is in the help of an algorithm, which has every flag."""
+"""The one page that `python run.py -h` prints. The help of an algorithm has every flag."""
 
 from collections.abc import Collection, Mapping
 
@@ -31,9 +31,9 @@ examples
 
 
 def page(families: Mapping[str, Collection[str]], describe: Mapping[str, str]) -> str:
-    """The algorithms by family, each with the first line of what is said of it, between what to know before and after."""
-    listed = [
+    """Return the page: the algorithms by family, each with the first line of its description, and the common flags."""
+    sections = [
         "\n".join([family, *(f"  {name:<14}{describe[name].partition(chr(10))[0].rstrip('.')}" for name in members)])
         for family, members in families.items()
     ]
-    return "\n\n".join([HEAD, "\n".join(listed), FLAGS, EXAMPLES]) + "\n"
+    return "\n\n".join([HEAD, "\n".join(sections), FLAGS, EXAMPLES]) + "\n"

@@ -1,4 +1,7 @@
-"""What experiments will cost, in two tables: a row a run, and a row for every kind of message; see `experiment.planning`."""
+"""The estimated cost of experiments, in two tables: one row per run, and one row per kind of message.
+
+See `experiment.planning`.
+"""
 
 import json
 import sys
@@ -23,69 +26,82 @@ from untrusted import escape, print_escaped
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
 
 
-def tell_all(ready: Sequence[Experiment], how: Launch) -> int:
-    """Print what runs will cost, and nothing else; returns the exit status."""
+def tell_all(experiments: Sequence[Experiment], launch_options: Launch) -> int:
+    """Print the estimated cost of runs, and nothing else; return the exit status."""
     plans: list[Plan] = []
-    for found in each(ready, how.quiet):
-        if isinstance(found, DivergedError):
-            print_escaped(f"{ending.program()}: {escape(found)}", file=sys.stderr)
+    for result in each(experiments, launch_options.quiet):
+        if isinstance(result, DivergedError):
+            print_escaped(f"{ending.program()}: {escape(result)}", file=sys.stderr)
             continue
-        plans.append(found)
-        if how.json:
-            print_escaped(json.dumps(summary(found), allow_nan=False), flush=True)
-    if plans and not how.json:
-        print_escaped(report(plans, cores_of(ready, how.jobs)))
-    return 0 if len(plans) == len(ready) else 1
+        plans.append(result)
+        if launch_options.json:
+            print_escaped(json.dumps(summary(result), allow_nan=False), flush=True)
+    if plans and not launch_options.json:
+        print_escaped(report(plans, cores_of(experiments, launch_options.jobs)))
+    return 0 if len(plans) == len(experiments) else 1
 
 
-def each(ready: Sequence[Experiment], quiet: bool) -> Iterator[Plan | DivergedError]:
-    """The plan of each experiment, or why it has none: initial weights from elsewhere may not be finite. Those that cost the
-    same are planned once."""
-    found: dict = {}
-    for number, one in enumerate(ready, start=1):
-        costs = experiment.costs_of(one)
-        if costs not in found:
-            label = f"planning {one.options.algorithm} seed {one.options.seed} ({number}/{len(ready)})"
-            with tqdm(desc=label, unit="round", disable=True if quiet else None, leave=False) as bar:
+def each(experiments: Sequence[Experiment], quiet: bool) -> Iterator[Plan | DivergedError]:
+    """Yield the plan of each experiment, or the error of an experiment without a plan.
+
+    An error occurs where initial weights from elsewhere are not finite. Experiments with the same cost are planned once.
+    """
+    plans: dict = {}
+    for number, run_experiment in enumerate(experiments, start=1):
+        costs = experiment.costs_of(run_experiment)
+        if costs not in plans:
+            label = (
+                f"planning {run_experiment.options.algorithm} seed {run_experiment.options.seed} "
+                f"({number}/{len(experiments)})"
+            )
+            with tqdm(desc=label, unit="round", disable=True if quiet else None, leave=False) as progress_bar:
                 try:
-                    found[costs] = experiment.plan(one, lambda r, bar=bar: bar.update())
+                    plans[costs] = experiment.plan(
+                        run_experiment, lambda round_number, progress_bar=progress_bar: progress_bar.update()
+                    )
                 except DivergedError as error:
                     yield error
                     continue
-        yield replace(found[costs], experiment=one)
+        yield replace(plans[costs], experiment=run_experiment)
 
 
 def report(plans: Sequence[Plan], cores: int = 1) -> str:
-    """The tables of plans, and the sum of it in words: one after another and, where there are several `cores`, side by side
-    on these. Bytes are exact; those of a round are means over the rounds."""
-    named = _named(plans)
+    """Return the tables of plans, and the total in words.
+
+    The total is for the runs one after another and, with several `cores`, in parallel on these cores. Bytes are exact; bytes
+    per round are means over the rounds.
+    """
+    labels = _label_plans(plans)
     neighbours = any(plan.rounds["bytes_between"].any() for plan in plans)
     server = any(plan.rounds["flops:server"].any() for plan in plans)
-    runs = [{**name, **_run(plan, neighbours, server)} for name, plan in zip(named, plans, strict=True)]
-    kinds = [{**name, **row} for name, plan in zip(named, plans, strict=True) for row in _kinds(plan)]
-    words = (*named[0], "direction", "kind")
-    parts = [_table(rows, words) for rows in (runs, kinds) if rows]
-    total, seconds = sum(_bytes(plan) for plan in plans), sum(plan.seconds for plan in plans)
-    what = "a run" if len(plans) == 1 else f"{len(plans)} runs"
-    how = "one after another"
+    run_rows = [{**name, **_run_row(plan, neighbours, server)} for name, plan in zip(labels, plans, strict=True)]
+    kind_rows = [{**name, **row} for name, plan in zip(labels, plans, strict=True) for row in _kind_rows(plan)]
+    text_columns = (*labels[0], "direction", "kind")
+    parts = [_format_table(rows, text_columns) for rows in (run_rows, kind_rows) if rows]
+    total, seconds = sum(_total_bytes(plan) for plan in plans), sum(plan.seconds for plan in plans)
+    subject = "a run" if len(plans) == 1 else f"{len(plans)} runs"
+    order = "one after another"
     if cores > 1 and len(plans) > 1:
         parallel = side_by_side([(plan.seconds, plan.experiment.options.threads) for plan in plans], cores)
-        how += f", or {duration(parallel)} side by side with --jobs {cores}"
-    made = len({id(plan.history) for plan in plans})
-    once = (
-        f"; planned {made}, since what differs in nothing but {', '.join(NO_COST)} costs the same"
-        if made < len(plans)
+        order += f", or {duration(parallel)} side by side with --jobs {cores}"
+    n_planned = len({id(plan.history) for plan in plans})
+    planned_note = (
+        f"; planned {n_planned}, since what differs in nothing but {', '.join(NO_COST)} costs the same"
+        if n_planned < len(plans)
         else ""
     )
     parts.append(
-        f"{what}: {size(total)}, about {duration(seconds)} on this machine as busy as it is now, {how}{once}; "
+        f"{subject}: {size(total)}, about {duration(seconds)} on this machine as busy as it is now, {order}{planned_note}; "
         "nothing was trained or saved"
     )
     return "\n\n".join(parts)
 
 
 def summary(plan: Plan) -> dict[str, Any]:
-    """The keys of `--json`: of the whole run, but for those that say otherwise. Counts are exact, seconds estimated."""
+    """Return the keys of `--json`, for the whole run unless a key says otherwise.
+
+    Counts are exact; seconds are estimates.
+    """
     rounds, options = plan.rounds, plan.experiment.options
     return {
         "algorithm": options.algorithm,
@@ -99,7 +115,7 @@ def summary(plan: Plan) -> dict[str, Any]:
                 "a_round": float(rounds[name].iloc[1:].mean()),
                 "run": int(rounds[name].sum()),
             }
-            for name in _messages(rounds)
+            for name in _message_columns(rounds)
         },
         **{name: int(rounds[name].sum()) for name in ("steps", "flops")},
         **{f"{name}_server": int(rounds[f"{name}:server"].sum()) for name in ("steps", "flops")},
@@ -114,59 +130,59 @@ def summary(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _run(plan: Plan, neighbours: bool, server: bool) -> dict[str, str]:
-    told, options = summary(plan), plan.experiment.options
-    rounds, share = plan.rounds, options.n_clients * options.rounds
-    row = {"parameters": ", ".join(f"{n:,}" for n in dict.fromkeys(told["parameters"]))}
-    for name, words in DIRECTIONS.items():
+def _run_row(plan: Plan, neighbours: bool, server: bool) -> dict[str, str]:
+    totals, options = summary(plan), plan.experiment.options
+    rounds, client_rounds = plan.rounds, options.n_clients * options.rounds
+    row = {"parameters": ", ".join(f"{n:,}" for n in dict.fromkeys(totals["parameters"]))}
+    for name, label in DIRECTIONS.items():
         if name != "between" or neighbours:
-            row[f"{words}, a client\nand round"] = size(rounds[f"bytes_{name}"].sum() / share)
-    row["steps of\nall clients"] = f"{told['steps']:,}"
-    row["FLOPs a client\nand round"] = operations(told["flops"] / share)
+            row[f"{label}, a client\nand round"] = size(rounds[f"bytes_{name}"].sum() / client_rounds)
+    row["steps of\nall clients"] = f"{totals['steps']:,}"
+    row["FLOPs a client\nand round"] = operations(totals["flops"] / client_rounds)
     if server:
-        row["steps of\nthe server"] = f"{told['steps_server']:,}"
-        row["FLOPs of the\nserver a round"] = operations(told["flops_server"] / options.rounds)
-    state = told["state"]
+        row["steps of\nthe server"] = f"{totals['steps_server']:,}"
+        row["FLOPs of the\nserver a round"] = operations(totals["flops_server"] / options.rounds)
+    state = totals["state"]
     return {
         **row,
         "state kept, a client\nand in all": f"{size(state['a_client'])}, {size(state['all'])}",
-        "memory, of this\nprocess so far": size(told["memory"]),
+        "memory, of this\nprocess so far": size(totals["memory"]),
         "time": duration(plan.seconds),
     }
 
 
-def _kinds(plan: Plan) -> list[dict[str, str]]:
+def _kind_rows(plan: Plan) -> list[dict[str, str]]:
     rows = []
-    for name, nbytes in summary(plan)["bytes"].items():
+    for name, n_bytes in summary(plan)["bytes"].items():
         direction, _, kind = name.partition(":")
-        a_round = nbytes["a_round"]
-        rows.append({"direction": DIRECTIONS[direction], "kind": kind, "bytes before\nround 1": f"{nbytes['before']:,}"})
+        a_round = n_bytes["a_round"]
+        rows.append({"direction": DIRECTIONS[direction], "kind": kind, "bytes before\nround 1": f"{n_bytes['before']:,}"})
         rows[-1]["a round,\nall clients"] = f"{a_round:,.0f}" if a_round.is_integer() else f"{a_round:,.1f}"
-        rows[-1]["the run"] = f"{nbytes['run']:,}"
+        rows[-1]["the run"] = f"{n_bytes['run']:,}"
     return rows
 
 
-def _messages(rounds) -> list[str]:
-    """Columns of bytes by direction and kind, the directions in their order."""
-    places = list(DIRECTIONS)
-    found = [name for name in rounds if name.startswith("bytes_") and ":" in name]
-    return sorted(found, key=lambda name: places.index(name.removeprefix("bytes_").partition(":")[0]))
+def _message_columns(rounds) -> list[str]:
+    """Return the columns of bytes by direction and kind, in the order of the directions."""
+    directions = list(DIRECTIONS)
+    columns = [name for name in rounds if name.startswith("bytes_") and ":" in name]
+    return sorted(columns, key=lambda name: directions.index(name.removeprefix("bytes_").partition(":")[0]))
 
 
-def _bytes(plan: Plan) -> float:
+def _total_bytes(plan: Plan) -> float:
     return float(plan.rounds[["bytes_up", "bytes_down", "bytes_between"]].sum().sum())
 
 
-def _named(plans: Sequence[Plan]) -> list[dict[str, str]]:
-    """What tells the plans apart: the algorithm, and the options that differ among those of one algorithm."""
-    found = [plain(plan.experiment.options) for plan in plans]
-    differing = distinguishing(found, but=())
+def _label_plans(plans: Sequence[Plan]) -> list[dict[str, str]]:
+    """Return the labels of plans: the algorithm, and the options that differ among plans of one algorithm."""
+    options_of_plans = [plain(plan.experiment.options) for plan in plans]
+    differing = distinguishing(options_of_plans, but=())
     return [
         {"algorithm": options["algorithm"], **{f"--{name}": shown(options.get(name, "")) for name in differing}}
-        for options in found
+        for options in options_of_plans
     ]
 
 
-def _table(rows: Sequence[dict[str, str]], words: Sequence[str]) -> str:
-    aligned = ["left" if name in words else "right" for name in rows[0]]
+def _format_table(rows: Sequence[dict[str, str]], text_columns: Sequence[str]) -> str:
+    aligned = ["left" if name in text_columns else "right" for name in rows[0]]
     return tabulate(rows, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)

@@ -1,5 +1,7 @@
-"""What stands for other flags: presets, saved configurations, and spellings of other systems that are more than another
-name for a flag (plain other names stand with the flag, as `spelled`)."""
+"""Words that expand to other flags: presets, saved configurations, and flags of other systems that need a translation.
+
+A plain other name for a flag is declared with the flag, as one of its `aliases`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,8 @@ import untrusted
 from errors import UserError
 from options import Choice, Number, Options, flag, flags_of, plain_value
 
-# What the CFKD code runs by these names (without one it runs cfkd). It keeps Adam's memory where it averages models.
+# What the CFKD code runs under these names (without a name it runs cfkd). That code keeps Adam's state while it averages
+# models.
 PRESETS: dict[str, dict[str, Any]] = {
     "fl": {
         "algorithm": "fedavg",
@@ -23,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cl": {"algorithm": "centralized"},
 }
 
-# Published algorithms that are a setting of one here: what to type.
+# Published algorithms that are a setting of another algorithm here, and the words to type.
 SETTINGS = {
     "fedbn": "fedavg --bn local",
     "fedadam": "fedopt --server_optimizer adam",
@@ -35,7 +38,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Shorthand:
-    """Flags that stand for others. They are replaced before a run is made, and are no part of it."""
+    """Flags that expand to other flags before a run is created, and that are no part of a run."""
 
     preset: str | None = flag(
         None, Choice(tuple(PRESETS)), "the CFKD code's word for an algorithm and its flags, where no algorithm is named"
@@ -45,47 +48,53 @@ class Shorthand:
     )
 
 
-def preset(name: str, named: Sequence[str]) -> dict[str, Any]:
-    """The algorithm and the flags of a preset. Raises UserError where algorithms are `named` beside it."""
-    if named:
-        raise UserError(f"stands for an algorithm, and {' '.join(named)} is named; leave out one of the two")
+def preset(name: str, algorithm_names: Sequence[str]) -> dict[str, Any]:
+    """Return the algorithm and the flags of a preset. Raises UserError where an algorithm is named too."""
+    if algorithm_names:
+        raise UserError(f"stands for an algorithm, and {' '.join(algorithm_names)} is named; leave out one of the two")
     return dict(PRESETS[name])
 
 
-def config_file(path: Path, named: Sequence[str]) -> dict[str, Any]:
-    """The flags of a file, and its "algorithm" where it has one. Raises UserError for a file that is none of flags, or of
-    another algorithm than the one `named`."""
+def config_file(path: Path, algorithm_names: Sequence[str]) -> dict[str, Any]:
+    """Return the flags of a file, and its "algorithm" where it has one.
+
+    Raises UserError for a file without flags, or with another algorithm than the named one.
+    """
     expected = "must be the config.json of a saved run, or a JSON object of flags"
     try:
-        held = untrusted.tree(path)
+        flags = untrusted.tree(path)
     except untrusted.RefusedError as error:
         raise UserError(f"{error.reason}; {expected}") from None
-    held = held.get("options", held) if isinstance(held, dict) else held
-    if not isinstance(held, dict):
+    flags = flags.get("options", flags) if isinstance(flags, dict) else flags
+    if not isinstance(flags, dict):
         raise UserError(f"holds no flags; {expected}")
     for name in ("preset", "config_file"):
-        if name in held:
+        if name in flags:
             raise UserError(f"holds --{name}, which stands on a command line only")
-    algorithm = held.get("algorithm")
-    if algorithm and list(named) not in ([], [algorithm]):
-        raise UserError(f"is of {algorithm}, and {' '.join(named)} is named; name {algorithm}, or none")
-    return dict(held)
+    algorithm = flags.get("algorithm")
+    if algorithm and list(algorithm_names) not in ([], [algorithm]):
+        raise UserError(f"is of {algorithm}, and {' '.join(algorithm_names)} is named; name {algorithm}, or none")
+    return dict(flags)
 
 
-def is_of_a_run(held: Mapping[str, Any]) -> bool:
-    """Whether these are all options of a run, as its `config.json` has them: it has those of the first version."""
-    return all(name in held for name, flag in flags_of(Options).items() if "legacy_value" not in flag)
+def is_of_a_run(flags: Mapping[str, Any]) -> bool:
+    """Return whether these flags are all options of a run, as in its `config.json`: all flags of the first version."""
+    return all(name in flags for name, declaration in flags_of(Options).items() if "legacy_value" not in declaration)
 
 
 def before(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """{flag: the value that says what runs did that are older than the flag}."""
-    return {name: plain_value(flag["legacy_value"]) for name, flag in declared.items() if "legacy_value" in flag}
+    """Return {flag: the value that describes what runs did before the flag existed}."""
+    return {
+        name: plain_value(declaration["legacy_value"])
+        for name, declaration in declared.items()
+        if "legacy_value" in declaration
+    }
 
 
-def words_of(held: Mapping[str, Any], switches: Sequence[str]) -> list[str]:
-    """Flags as JSON has them, as the words of a command line: null is not given, true is a switch alone."""
+def words_of(flags: Mapping[str, Any], switches: Sequence[str]) -> list[str]:
+    """Return flags from JSON as the words of a command line: null leaves a flag out, true is a switch without a value."""
     words = []
-    for name, value in held.items():
+    for name, value in flags.items():
         if name in switches and isinstance(value, bool):
             words += [f"--{name}"] * value
         elif value is not None:
@@ -95,9 +104,11 @@ def words_of(held: Mapping[str, Any], switches: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Translation:
-    """A flag of another system that says what our flag `says` says, otherwise: `takes` None is a switch. `translate`: its
-    value, and the number of clients, to our value; raises ValueError with the reason. `why`: where ours may
-    surprise, words on the value of theirs."""
+    """A flag of another system, which expresses our flag `says` differently.
+
+    `takes`: the type of its value; None is a switch. `translate`: from its value and the number of clients to our value;
+    raises ValueError with the reason. `why`: an explanation of the translated value, where our value may surprise.
+    """
 
     says: str
     help: str
@@ -120,7 +131,7 @@ def _no_cuda(number: int) -> str:
     return ", for no CUDA device is there" if number >= 0 and not torch.cuda.is_available() else ""
 
 
-# {what may be meant: names that say less than a flag of ours, or something near it}: they are answered with a question
+# {suggestion: names that are less precise than a flag of Chorus, or close to it}; the error message asks "did you mean ...?"
 MEANT = {
     "the name of an algorithm alone, before all flags": ("algorithm", "algo", "method", "strategy"),
     "--epoch_per_round or --rounds": ("epochs", "epoch", "num_epochs", "n_epochs"),

@@ -1,22 +1,22 @@
-"""A study in a file: methods by problems by seeds, each method tuned on a grid of its own.
+"""A study in a file: methods by problems by seeds, with a separate tuning grid for each method.
 
     [problem]                            # flags of the problem; several values are several problems
     dataset = ["digits", "MNIST"]
     partition = "lda"
     alpha = [0.1, 1.0]
 
-    [settings]                           # of all methods
+    [settings]                           # shared by all methods
     rounds = 20
 
-    [fedavg]                             # a method: an algorithm's name, and its settings; several values are tried
+    [fedavg]                             # a method: an algorithm's name and settings; the study tries several values
     lr = [0.01, 0.03, 0.1]
 
-    [prox_light]                         # a method of another name says which algorithm it is
+    [prox_light]                         # a method with another name needs its algorithm
     algorithm = "fedprox"
     mu = 0.01
     lr = [0.01, 0.03, 0.1]
 
-    [tuning]                             # where a method has several settings: the best on held-out training data is taken
+    [tuning]                             # chooses the setting of a method that is best on held-out training data
     validation = 0.2
     seed = [100]
 
@@ -24,7 +24,7 @@
     seed = [0, 1, 2]
     split_seed = "seed"
 
-Methods take the shared defaults, as several algorithms in one command do.
+Methods use the shared defaults, like several algorithms in one command.
 """
 
 import math
@@ -44,28 +44,30 @@ SECTIONS = {
     "settings": "setting",
     "execution": "execution",
     "seeds": "seed",
-}  # and the role of its flags
+}  # {section: the role of its flags}
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the study's table: an algorithm with values for its settings, several of which are tried."""
+    """A row of the study's table: an algorithm with values for its settings; the study tries all combinations."""
 
     name: str
     algorithm: str
     flags: dict[str, list]
-    shared: dict[str, list]  # of all methods
+    shared: dict[str, list]  # shared by all methods
 
     @property
     def n_settings(self) -> int:
-        """How many settings the study tries for this method."""
+        """The number of settings that the study tries for this method."""
         return math.prod(map(len, self.flags.values()))
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a file asks for, as typed values. `seeds` and `tuning`: {flag: its values}; `tuning` has "validation" and "seed"
-    where the file has them."""
+    """The content of a study file, as typed values.
+
+    `seeds` and `tuning`: {flag: its values}; `tuning` has "validation" and "seed" where the file has them.
+    """
 
     name: str
     methods: tuple[Method, ...]
@@ -73,177 +75,191 @@ class Study:
     tuning: dict[str, list] = field(default_factory=dict)
 
     def runs(self, algorithms: Mapping[str, type[Options]]) -> dict[str, list[Options]]:
-        """{method: its runs, all settings with all seeds}. Raises UserError."""
+        """Return {method: its runs, all settings with all seeds}. Raises UserError."""
         return {method.name: self._runs(method, algorithms, self.seeds, {}) for method in self.methods}
 
     def tried(self, algorithms: Mapping[str, type[Options]]) -> dict[str, list[Options]]:
-        """{method with several settings: the runs that choose among them}, on held-out data and with seeds of their own."""
+        """Return {method with several settings: the runs that choose among the settings}.
+
+        These runs hold data out, and have seeds that the results do not use.
+        """
         seeds = {**self.seeds, "seed": self.tuning.get("seed", [max(self.seeds["seed"]) + 1])}
         held_out = {"validation": self.tuning.get("validation", [0.2])}
         return {
             method.name: self._runs(method, algorithms, seeds, held_out) for method in self.methods if method.n_settings > 1
         }
 
-    def _runs(self, method: Method, algorithms, seeds: Mapping[str, list], others: Mapping[str, list]) -> list[Options]:
-        cls = algorithms[method.algorithm]
-        values = {**method.shared, **method.flags, **seeds, **others}
+    def _runs(
+        self, method: Method, algorithms, seeds: Mapping[str, list], other_values: Mapping[str, list]
+    ) -> list[Options]:
+        options_class = algorithms[method.algorithm]
+        values = {**method.shared, **method.flags, **seeds, **other_values}
         try:
-            found = combined({method.algorithm: cls}, values, False, list(values), flags_of(cls))
-            refuse_without_alpha(found, values)
+            runs = combined({method.algorithm: options_class}, values, False, list(values), flags_of(options_class))
+            refuse_without_alpha(runs, values)
         except UserError as error:
             raise UserError(f"--study {self.name}: [{method.name}] {error}") from None
-        return found
+        return runs
 
 
 def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
-    """The study of a file. Raises UserError for what is none."""
+    """Return the study in a file. Raises UserError for a file that is no study."""
     try:
-        held = untrusted.toml(path)
+        document = untrusted.toml(path)
     except untrusted.RefusedError as error:
         raise UserError(f"--study {path}: {error.reason}; must be a TOML file") from None
-    wrong = f"--study {path}:"
-    for section, content in held.items():
+    prefix = f"--study {path}:"
+    for section, content in document.items():
         if not isinstance(content, dict):
             raise UserError(
-                f"{wrong} {section} stands in no section; must be below [problem], [settings], [seeds] or a method"
+                f"{prefix} {section} stands in no section; must be below [problem], [settings], [seeds] or a method"
             )
-    shared = {section: held.get(section, {}) for section in SECTIONS}
+    shared = {section: document.get(section, {}) for section in SECTIONS}
     for section, flags in shared.items():
         for name in flags:
             if name not in flags_of(Options):
-                raise UserError(f"{wrong} [{section}] {name}: no such flag{nearest(name, list(flags_of(Options)))}")
+                raise UserError(f"{prefix} [{section}] {name}: no such flag{nearest(name, list(flags_of(Options)))}")
             if role_of(name) != SECTIONS[section]:
-                place = next(other for other, its_role in SECTIONS.items() if its_role == role_of(name))
-                raise UserError(f"{wrong} [{section}] {name}: must stand below [{place}]")
-    seeds = _typed(shared.pop("seeds"), flags_of(Options), f"{wrong} [seeds]")
+                section_of_flag = next(other for other, its_role in SECTIONS.items() if its_role == role_of(name))
+                raise UserError(f"{prefix} [{section}] {name}: must stand below [{section_of_flag}]")
+    seeds = _parse_flags(shared.pop("seeds"), flags_of(Options), f"{prefix} [seeds]")
     methods = [
-        _method(name, content, shared, algorithms, wrong)
-        for name, content in held.items()
+        _parse_method(name, content, shared, algorithms, prefix)
+        for name, content in document.items()
         if name not in (*SECTIONS, "tuning")
     ]
     if not methods:
-        raise UserError(f"{wrong} has no method; must have a section of an algorithm's name, such as [fedavg]")
-    tuning = dict(held.get("tuning", {}))
-    if strange := [name for name in tuning if name not in ("validation", "seed", "unequal")]:
-        raise UserError(f"{wrong} [tuning] {strange[0]}: must be validation, seed or unequal")
+        raise UserError(f"{prefix} has no method; must have a section of an algorithm's name, such as [fedavg]")
+    tuning = dict(document.get("tuning", {}))
+    if unknown := [name for name in tuning if name not in ("validation", "seed", "unequal")]:
+        raise UserError(f"{prefix} [tuning] {unknown[0]}: must be validation, seed or unequal")
     unequal = tuning.pop("unequal", False)
     if not isinstance(unequal, bool):
-        raise UserError(f"{wrong} [tuning] unequal {unequal}: must be true or false")
-    if not path.stem.strip("."):  # the folder of its runs would be another
-        raise UserError(f"{wrong} is called by dots alone; must have a name, which its runs' folder has too")
-    typed = _typed(tuning, flags_of(Options), f"{wrong} [tuning]")
+        raise UserError(f"{prefix} [tuning] unequal {unequal}: must be true or false")
+    if not path.stem.strip("."):  # its runs would end up in another folder
+        raise UserError(f"{prefix} is called by dots alone; must have a name, which its runs' folder has too")
+    typed = _parse_flags(tuning, flags_of(Options), f"{prefix} [tuning]")
     study = Study(path.stem, tuple(methods), {"seed": [0], **seeds}, typed)
-    _fair(study, unequal, wrong)
+    _refuse_unfair(study, unequal, prefix)
     return study
 
 
-def _method(name: str, content: Mapping[str, Any], shared: Mapping[str, Mapping], algorithms, wrong: str) -> Method:
+def _parse_method(name: str, content: Mapping[str, Any], shared: Mapping[str, Mapping], algorithms, prefix: str) -> Method:
     flags = {flag: value for flag, value in content.items() if flag != "algorithm"}
     algorithm = content.get("algorithm", name)
     if not isinstance(algorithm, str) or algorithm not in algorithms:
         sections = ", ".join((*SECTIONS, "tuning"))
         hint = nearest(str(algorithm), [*algorithms, *SECTIONS])
-        raise UserError(f"{wrong} [{name}]: neither an algorithm nor one of {sections}{hint}")
-    known = flags_of(algorithms[algorithm])
+        raise UserError(f"{prefix} [{name}]: neither an algorithm nor one of {sections}{hint}")
+    known_flags = flags_of(algorithms[algorithm])
     for flag in flags:
-        if flag not in known:
-            raise UserError(f"{wrong} [{name}] {flag}: {algorithm} reads no such flag{nearest(flag, list(known))}")
+        if flag not in known_flags:
+            raise UserError(f"{prefix} [{name}] {flag}: {algorithm} reads no such flag{nearest(flag, list(known_flags))}")
         if role_of(flag) != "setting":
             raise UserError(
-                f"{wrong} [{name}] {flag}: is no setting of a method; it is of the {role_of(flag)}, and shared by all"
+                f"{prefix} [{name}] {flag}: is no setting of a method; it is of the {role_of(flag)}, and shared by all"
             )
-    of_all: dict[str, list] = {}
+    shared_values: dict[str, list] = {}
     for section, values in shared.items():
-        of_all |= _typed(values, known, f"{wrong} [{section}]")
-    return Method(name, algorithm, _typed(flags, known, f"{wrong} [{name}]"), of_all)
+        shared_values |= _parse_flags(values, known_flags, f"{prefix} [{section}]")
+    return Method(name, algorithm, _parse_flags(flags, known_flags, f"{prefix} [{name}]"), shared_values)
 
 
-def _fair(study: Study, unequal: bool, wrong: str) -> None:
-    """Raises UserError where methods try unequal numbers of settings, or tune on the data or the seeds of the results."""
-    tried = {method.name: method.n_settings for method in study.methods if method.n_settings > 1}
-    if len(set(tried.values())) > 1 and not unequal:
-        told = ", ".join(f"{name} {size}" for name, size in tried.items())
-        raise UserError(f"{wrong} settings tried are {told}; must be as many for each, or unequal = true below [tuning]")
-    if both := set(study.tuning.get("seed", [])) & set(study.seeds["seed"]):
+def _refuse_unfair(study: Study, unequal: bool, prefix: str) -> None:
+    """Raise UserError for unequal numbers of settings, or tuning on the data or the seeds of the results."""
+    n_tried = {method.name: method.n_settings for method in study.methods if method.n_settings > 1}
+    if len(set(n_tried.values())) > 1 and not unequal:
+        shown = ", ".join(f"{name} {size}" for name, size in n_tried.items())
+        raise UserError(f"{prefix} settings tried are {shown}; must be as many for each, or unequal = true below [tuning]")
+    if shared_seeds := set(study.tuning.get("seed", [])) & set(study.seeds["seed"]):
         raise UserError(
-            f"{wrong} [tuning] seed {min(both)}: is one of [seeds] too; a setting is chosen with seeds of its own"
+            f"{prefix} [tuning] seed {min(shared_seeds)}: is one of [seeds] too; a setting is chosen with seeds of its own"
         )
     shares = study.tuning.get("validation", [0.2])
     if len(shares) > 1 or not all(shares):
-        told = " ".join(map(str, shares))
+        shown = " ".join(map(str, shares))
         raise UserError(
-            f"{wrong} [tuning] validation {told}: must be one number above 0, the share of training data held out"
+            f"{prefix} [tuning] validation {shown}: must be one number above 0, the share of training data held out"
         )
     for method in study.methods:
         several = [name for name, values in method.shared.items() if len(values) > 1 and role_of(name) != "problem"]
         if several:
-            raise UserError(f"{wrong} [settings] {several[0]}: has several values; what is tuned stands with each method")
+            raise UserError(f"{prefix} [settings] {several[0]}: has several values; what is tuned stands with each method")
 
 
-def _typed(flags: Mapping[str, Any], declared: Mapping[str, Mapping], where: str) -> dict[str, list]:
-    """Return {flag: its distinct values, as the flag has them}, of a section in TOML. A switch that is only false is not
-    there: false is its default. Raises UserError."""
-    found = {}
-    for name, given in flags.items():
-        several, takes = given if isinstance(given, list) else [given], declared[name]["type"]
-        if not several:
-            raise UserError(f"{where} {name}: has no value; write one, or leave the flag out")
-        if takes is not None:
+def _parse_flags(flags: Mapping[str, Any], declared: Mapping[str, Mapping], prefix: str) -> dict[str, list]:
+    """Return {flag: its distinct values, typed}, of a section in TOML.
+
+    A switch that is only false is left out: false is its default. Raises UserError.
+    """
+    typed = {}
+    for name, content in flags.items():
+        items, flag_type = content if isinstance(content, list) else [content], declared[name]["type"]
+        if not items:
+            raise UserError(f"{prefix} {name}: has no value; write one, or leave the flag out")
+        if flag_type is not None:
             try:
-                found[name] = values_of(name, [_text(value) for value in several], takes)
+                typed[name] = values_of(name, [_format_value(value) for value in items], flag_type)
             except UserError as error:
-                raise UserError(f"{where} {error}") from None
-        elif not all(isinstance(value, bool) for value in several):
-            raise UserError(f"{where} {name}: is a switch; must be true or false")
-        elif any(several):
-            found[name] = list(dict.fromkeys(several))
-    return found
+                raise UserError(f"{prefix} {error}") from None
+        elif not all(isinstance(value, bool) for value in items):
+            raise UserError(f"{prefix} {name}: is a switch; must be true or false")
+        elif any(items):
+            typed[name] = list(dict.fromkeys(items))
+    return typed
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def save(runs: Sequence[Options], how: Launch) -> None:
+def save(runs: Sequence[Options], launch_options: Launch) -> None:
     """Write the runs as a study to `--save_study`, and nothing else. Raises UserError."""
     try:
-        how.save_study.write_text(text_of(runs))
+        launch_options.save_study.write_text(text_of(runs))
     except OSError as error:
-        raise UserError(f"--save_study {how.save_study}: cannot be written ({error.strerror})") from None
-    brought = f" --plugin {','.join(how.plugin)}" if how.plugin else ""
-    print_escaped(f"written to {how.save_study}; python run.py --study {how.save_study}{brought} runs it")
+        raise UserError(f"--save_study {launch_options.save_study}: cannot be written ({error.strerror})") from None
+    plugin_words = f" --plugin {','.join(launch_options.plugin)}" if launch_options.plugin else ""
+    print_escaped(
+        f"written to {launch_options.save_study}; python run.py --study {launch_options.save_study}{plugin_words} runs it"
+    )
 
 
 def text_of(runs: Sequence[Options]) -> str:
-    """Runs as the text of a study that asks for them: what all share in its sections, the rest with each method. Raises
-    UserError where the methods are not run on the same problems and seeds."""
+    """Return the text of a study that requests these runs.
+
+    Values that all methods share are in the study's sections, the rest in the section of each method. Raises UserError where
+    the methods do not run on the same problems and seeds.
+    """
     import tomli_w
 
     methods = {run.algorithm: [other for other in runs if other.algorithm == run.algorithm] for run in runs}
-    values = {method: _values(of_it) for method, of_it in methods.items()}
-    held: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS} | {method: {} for method in methods}
+    values = {method: _values_of_runs(method_runs) for method, method_runs in methods.items()}
+    document: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS} | {method: {} for method in methods}
     for name, flag in flags_of(Options).items():
-        role, told = role_of(name), [of_method[name] for of_method in values.values()]
-        alike = all(one == told[0] for one in told)
-        if role != "setting" and not alike:
+        role, by_method = role_of(name), [flag_values[name] for flag_values in values.values()]
+        is_shared = all(method_values == by_method[0] for method_values in by_method)
+        if role != "setting" and not is_shared:
             raise UserError(f"--save_study: --{name} is not the same for all methods, and is of the {role}")
-        if role != "setting" or (alike and len(told[0]) == 1):
-            places = [next(section for section, its_role in SECTIONS.items() if its_role == role)]
+        if role != "setting" or (is_shared and len(by_method[0]) == 1):
+            sections = [next(section for section, its_role in SECTIONS.items() if its_role == role)]
         else:
-            places = list(methods)
-        for place, found in zip(places, told, strict=False):
-            if found != [flag["default"]]:
-                held[place][name] = _toml(found)
-    if any(lacks_alpha(held["problem"], run) for run in runs):
-        held["problem"]["alpha"] = runs[0].alpha  # at its default, which is to be said here
-    for method, of_method in values.items():
+            sections = list(methods)
+        for target, section_values in zip(sections, by_method, strict=False):
+            if section_values != [flag["default"]]:
+                document[target][name] = _toml_value(section_values)
+    if any(lacks_alpha(document["problem"], run) for run in runs):
+        document["problem"]["alpha"] = runs[0].alpha  # write the default too: the partition requires it
+    for method, flag_values in values.items():
         own = {name: flag for name, flag in flags_of(type(methods[method][0])).items() if name not in flags_of(Options)}
-        held[method] |= {name: _toml(of_method[name]) for name, flag in own.items() if of_method[name] != [flag["default"]]}
-    return tomli_w.dumps({section: content for section, content in held.items() if content or section in methods})
+        document[method] |= {
+            name: _toml_value(flag_values[name]) for name, flag in own.items() if flag_values[name] != [flag["default"]]
+        }
+    return tomli_w.dumps({section: content for section, content in document.items() if content or section in methods})
 
 
-def _values(runs: Sequence[Options]) -> dict[str, list]:
-    """{flag: the values that it has in runs, in order; its default, where that becomes the value in each of them}"""
+def _values_of_runs(runs: Sequence[Options]) -> dict[str, list]:
+    """Return {flag: its values in the runs, in order}; the default, where the default gives the same runs."""
     values = {}
     for name, flag in flags_of(type(runs[0])).items():
         default, values[name] = flag["default"], list(dict.fromkeys(getattr(run, name) for run in runs))
@@ -254,9 +270,9 @@ def _values(runs: Sequence[Options]) -> dict[str, list]:
     return values
 
 
-def _toml(values: Sequence[Any]) -> Any:
-    plain = [
+def _toml_value(values: Sequence[Any]) -> Any:
+    plain_values = [
         ",".join(map(str, value)) if isinstance(value, tuple) else value if isinstance(value, int | float) else str(value)
         for value in values
     ]
-    return plain[0] if len(plain) == 1 else plain
+    return plain_values[0] if len(plain_values) == 1 else plain_values

@@ -1,5 +1,7 @@
-"""Which of several settings a study takes: for each method on each problem the one with the best mean validation accuracy,
-on examples held out from training, with seeds that the results are not of.
+"""The choice among the settings of a method in a study.
+
+For each method on each problem, the study takes the setting with the best mean validation accuracy. The validation examples
+are held out from training, and the seeds are not those of the results.
 """
 
 import csv
@@ -21,12 +23,16 @@ from options import Launch, Options, Problem, plain_value
 from saves import Run
 from untrusted import escape, no_formula, print_escaped
 
-OF_THE_PROBLEM = tuple(f.name for f in fields(Problem) if f.name != "validation")  # which differs between the two steps
+# validation is left out, since it differs between tuning and results
+OF_THE_PROBLEM = tuple(f.name for f in fields(Problem) if f.name != "validation")
 
 
 class Setting(NamedTuple):
-    """A setting of a method that was tried on a problem: the values of its flags, its mean validation accuracy over n seeds
-    (a fraction of 1, None where a run of it failed or diverged), and whether it was chosen."""
+    """A setting of a method that was tried on a problem.
+
+    `values`: {flag: its value}; `accuracy`: mean validation accuracy over n seeds (a fraction of 1; None where a run failed
+    or diverged); `chosen`: whether the study took this setting.
+    """
 
     method: str
     problem: tuple
@@ -37,82 +43,102 @@ class Setting(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The runs that a command asks for, ready to be made, and what is to be said of them: `notes` below the table;
-    `chosen_among`, flags whose values were chosen beforehand, of the `settings` that were tried; `then`, runs that may come
-    after these."""
+class RequestedRuns:
+    """The prepared runs that a command requests, and what to print about them.
+
+    `how`: the launch options; `notes`: lines below the table; `chosen_among`: flags whose values were chosen
+    before, among the `settings` that were tried; `then`: runs that may follow these.
+    """
 
     runs: Sequence[Experiment]
-    how: Launch
+    launch_options: Launch
     notes: Sequence[str] = ()
     chosen_among: Sequence[str] = ()
     settings: Sequence[Setting] = ()
     then: Sequence[Experiment] = ()
 
 
-def asked(how: Launch) -> Asked:
-    """Return what `--study` asks for. Where a method has several settings these are tried on held-out data first: the runs
-    that are returned are of the settings that were chosen. With `--plan`, or where the tuning is Slurm's to make, they are
-    those of the tuning, before the others."""
+def of_study(launch_options: Launch) -> RequestedRuns:
+    """Return what `--study` requests.
+
+    Where a method has several settings, Chorus first tries the settings on held-out data; the returned runs are those of the
+    chosen settings. With `--plan`, or where Slurm does the tuning, the returned runs are the tuning runs; the others follow.
+    """
     classes = algorithms.all_options()
-    study, out = read(how.study, classes), sys.stderr if how.json else sys.stdout
-    folder = how.export_dir / study.name
-    how, trying = replace(how, export_dir=folder), replace(how, export_dir=folder / "tuning", json=False)
-    tried, every, settings = study.tried(classes), study.runs(classes), []
-    candidates = [(method, nodes.prepare(run, trying)) for method, of_it in tried.items() for run in of_it]
-    ready = [one for _, one in candidates]
-    if how.plan:  # settings cost about the same: of the results the first of each method
-        return Asked([*ready, *(nodes.prepare(of_it[0], how) for of_it in every.values())], how)
-    if slurm.is_asked(ready, how):
-        return Asked(ready, how, then=[nodes.prepare(run, how) for of_it in every.values() for run in of_it])
+    study, out = read(launch_options.study, classes), sys.stderr if launch_options.json else sys.stdout
+    folder = launch_options.export_dir / study.name
+    launch_options, tuning_options = (
+        replace(launch_options, export_dir=folder),
+        replace(launch_options, export_dir=folder / "tuning", json=False),
+    )
+    tuning_runs, all_runs, settings = study.tried(classes), study.runs(classes), []
+    candidates = [
+        (method, nodes.prepare(run, tuning_options)) for method, method_runs in tuning_runs.items() for run in method_runs
+    ]
+    experiments = [entry for _, entry in candidates]
+    if launch_options.plan:  # settings cost about the same: plan only the first run of each method's results
+        return RequestedRuns(
+            [*experiments, *(nodes.prepare(method_runs[0], launch_options) for method_runs in all_runs.values())],
+            launch_options,
+        )
+    if slurm.is_asked(experiments, launch_options):
+        return RequestedRuns(
+            experiments,
+            launch_options,
+            then=[nodes.prepare(run, launch_options) for method_runs in all_runs.values() for run in method_runs],
+        )
     if candidates:
-        print_escaped(f"tuning: {len(candidates)} runs on held-out data, in {trying.export_dir}", file=out, flush=True)
-        results = [result for _, result in launch(ready, trying)]
+        print_escaped(
+            f"tuning: {len(candidates)} runs on held-out data, in {tuning_options.export_dir}", file=out, flush=True
+        )
+        results = [result for _, result in launch(experiments, tuning_options)]
         tell_failed(results)
-        of_methods: dict[str, list] = {method: [] for method in tried}
-        for (method, one), result in zip(candidates, results, strict=True):
-            of_methods[method].append((one.options, None if isinstance(result, Failed) else result))
-        settings = choose(study, of_methods)
+        runs_by_method: dict[str, list] = {method: [] for method in tuning_runs}
+        for (method, entry), result in zip(candidates, results, strict=True):
+            runs_by_method[method].append((entry.options, None if isinstance(result, Failed) else result))
+        settings = choose(study, runs_by_method)
         record(settings, folder / "tuning.csv")
-    kept = results_of(study, every, settings)
-    final = [nodes.prepare(run, how) for run in kept]
-    if not slurm.is_asked(final, how):
+    kept = results_of(study, all_runs, settings)
+    final = [nodes.prepare(run, launch_options) for run in kept]
+    if not slurm.is_asked(final, launch_options):
         print_escaped(f"results: {len(final)} runs on all training data, in {folder}", file=out, flush=True)
-    among = list(dict.fromkeys(flag for one in settings for flag in one.values))
-    again = f"python -m figures.table {folder}" + (f" --select {','.join(among)}" if among else "")
-    notes = [*names_told(study, kept), f"{again} prints it anew; --latex, --markdown, --csv are other forms"]
-    return Asked(final, how, notes, among, settings)
+    chosen_flags = list(dict.fromkeys(flag for entry in settings for flag in entry.values))
+    table_command = f"python -m figures.table {folder}" + (f" --select {','.join(chosen_flags)}" if chosen_flags else "")
+    notes = [*names_told(study, kept), f"{table_command} prints it anew; --latex, --markdown, --csv are other forms"]
+    return RequestedRuns(final, launch_options, notes, chosen_flags, settings)
 
 
 def table(settings: Sequence[Setting]) -> str:
-    """Return what was tried and chosen, as a table."""
+    """Return the settings that were tried, with the choice, as a table."""
     return tabulate(rows_of(settings), headers="keys", tablefmt="simple", floatfmt=".2f")
 
 
 def choose(study: Study, tried: Mapping[str, Sequence[tuple[Options, Run | None]]]) -> list[Setting]:
-    """All settings that were tried, {method: its runs, None for one that failed}. Of equals the first is chosen. Raises
-    UserError where no setting of a method can be."""
-    found = []
+    """Return all settings that were tried, from {method: its runs, None for a failed run}.
+
+    Of equal settings the first is chosen. Raises UserError where no setting of a method can be chosen.
+    """
+    tried_settings = []
     for method in (method for method in study.methods if method.name in tried):
         by_problem: dict[tuple, dict[tuple, list[Run | None]]] = {}
         for options, run in tried[method.name]:
             settings = by_problem.setdefault(_values(options, OF_THE_PROBLEM), {})
             settings.setdefault(_values(options, method.flags), []).append(run)
         for problem, settings in by_problem.items():
-            means = {values: _mean(runs) for values, runs in settings.items()}
-            there = {values: mean for values, mean in means.items() if mean is not None}
-            if not there:
+            means = {values: _mean_accuracy(runs) for values, runs in settings.items()}
+            scored = {values: mean for values, mean in means.items() if mean is not None}
+            if not scored:
                 raise UserError(
                     f"--study {study.name}: [{method.name}] no setting can be chosen, a run of each failed or diverged"
                 )
-            best = max(there, key=there.get)
+            best = max(scored, key=scored.get)
             for values, mean in means.items():
                 flags = dict(zip(method.flags, values, strict=True))
-                found.append(Setting(method.name, problem, flags, mean, len(settings[values]), values == best))
-    return found
+                tried_settings.append(Setting(method.name, problem, flags, mean, len(settings[values]), values == best))
+    return tried_settings
 
 
-def _mean(runs: Sequence[Run | None]) -> float | None:
+def _mean_accuracy(runs: Sequence[Run | None]) -> float | None:
     if any(run is None or run.diverged is not None for run in runs):
         return None
     return float(np.mean([run.rounds["validation_mean"].iloc[-1] for run in runs]))
@@ -123,9 +149,12 @@ def _values(options: Options, names: Sequence[str]) -> tuple:
 
 
 def results_of(study: Study, runs: Mapping[str, Sequence[Options]], settings: Sequence[Setting]) -> dict[Options, list[str]]:
-    """Of {method: its runs in all settings} those that are run in the end: the chosen setting where several were tried. A
-    run that several methods ask for is there once, with the names of all of them: {run: methods}."""
-    chosen = {(one.method, one.problem): tuple(one.values.values()) for one in settings if one.chosen}
+    """Return the runs for the results, from {method: its runs in all settings}, as {run: methods}.
+
+    Where several settings were tried, only the chosen setting remains. A run that several methods request is there once,
+    with the names of all these methods.
+    """
+    chosen = {(setting.method, setting.problem): tuple(setting.values.values()) for setting in settings if setting.chosen}
     kept: dict[Options, list[str]] = {}
     for method in study.methods:
         for options in runs[method.name]:
@@ -136,41 +165,51 @@ def results_of(study: Study, runs: Mapping[str, Sequence[Options]], settings: Se
 
 
 def names_told(study: Study, kept: Mapping[Options, Sequence[str]]) -> list[str]:
-    """In a line, which setting each method of the study was run in; none where methods are called as their algorithms."""
+    """Return a line with the setting of each method; no line where all methods are named like their algorithms."""
     if all(method.name == method.algorithm for method in study.methods):
         return []
-    told: dict[str, dict[str, None]] = {}
+    methods_by_setting: dict[str, dict[str, None]] = {}
     for options, methods in kept.items():
-        flags = dict.fromkeys(f for method in study.methods if method.algorithm == options.algorithm for f in method.flags)
+        flags = dict.fromkeys(
+            flag for method in study.methods if method.algorithm == options.algorithm for flag in method.flags
+        )
         setting = " ".join([options.algorithm, *(f"--{name} {plain_value(getattr(options, name))}" for name in flags)])
-        told.setdefault(setting, {}).update(dict.fromkeys(methods))
-    return ["methods of the study: " + "; ".join(f"{', '.join(names)}: {what}" for what, names in told.items())]
+        methods_by_setting.setdefault(setting, {}).update(dict.fromkeys(methods))
+    return [
+        "methods of the study: " + "; ".join(f"{', '.join(names)}: {text}" for text, names in methods_by_setting.items())
+    ]
 
 
 def rows_of(settings: Sequence[Setting]) -> list[dict[str, object]]:
-    """What was tried as a table, {column: value}: options of the problem that differ, and a method's flags as one text."""
-    told = [name for i, name in enumerate(OF_THE_PROBLEM) if len({repr(one.problem[i]) for one in settings}) > 1]
+    """Return the tried settings as a table: {column: value} per row.
+
+    Columns are the problem's options that differ, and a method's flags as one text.
+    """
+    differing = [
+        name for index, name in enumerate(OF_THE_PROBLEM) if len({repr(setting.problem[index]) for setting in settings}) > 1
+    ]
     return [
         {
-            "method": one.method,
-            **{name: plain_value(one.problem[OF_THE_PROBLEM.index(name)]) for name in told},
-            "settings": " ".join(f"--{name} {plain_value(value)}" for name, value in one.values.items()),
-            "validation %": None if one.accuracy is None else round(100 * one.accuracy, 4),
-            "seeds": one.n,
-            "chosen": "yes" if one.chosen else "",
+            "method": setting.method,
+            **{name: plain_value(setting.problem[OF_THE_PROBLEM.index(name)]) for name in differing},
+            "settings": " ".join(f"--{name} {plain_value(value)}" for name, value in setting.values.items()),
+            "validation %": None if setting.accuracy is None else round(100 * setting.accuracy, 4),
+            "seeds": setting.n,
+            "chosen": "yes" if setting.chosen else "",
         }
-        for one in settings
+        for setting in settings
     ]
 
 
 def record(settings: Sequence[Setting], path: Path) -> None:
-    """What was tried and chosen, as CSV."""
+    """Write the tried settings and the choice as CSV."""
     rows = rows_of(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            told = {name: escape(value) for name, value in row.items() if isinstance(value, str)}
-            told |= {name: no_formula(value) for name, value in told.items() if name != "settings"}  # which begin with --
-            writer.writerow(row | told)
+            texts = {name: escape(value) for name, value in row.items() if isinstance(value, str)}
+            # settings stay as they are: they begin with --
+            texts |= {name: no_formula(value) for name, value in texts.items() if name != "settings"}
+            writer.writerow(row | texts)

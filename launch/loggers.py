@@ -1,8 +1,8 @@
-"""Where the numbers of each round go while a run goes on.
+"""Loggers, which receive the numbers of each round while a run goes on.
 
-A logger is a function: it is given the run's folder and the rows that are there already (round 0, or all up to the
-checkpoint from which a run goes on), and is a context in which each further row is told. To add one: write it, and name it
-in `LOGGERS` and in `options.Launch.log`.
+A logger is a function. Its arguments are the run's folder and the rows that exist already: round 0, or all rounds up to the
+checkpoint from which a run continues. It returns a context, which receives each further row. To add a logger: write the
+function, and name it in `LOGGERS` and in `options.Launch.log`.
 """
 
 import csv
@@ -24,15 +24,18 @@ log = logging.getLogger("chorus")
 
 @contextmanager
 def history_csv(folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], None]]:
-    """`history.csv`: a line a round, appended; written whole as a run begins or goes on, and where a column is new. So it
-    holds each round once and all columns, whenever a run was killed. What was not done is 0, what was not measured is empty.
+    """Write `history.csv`: one line per round, appended.
+
+    The file is rewritten as a run starts or continues, and where a row has a new column. So the file holds each round once
+    and all columns, even after the run was killed. A count of work that was not done is 0; a value that was not measured is
+    empty.
     """
     path, rows = folder / "history.csv", list(rows)
     columns: list[str] = []
 
     def text_of(rows: Sequence[Row]) -> str:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([_plain(row, name) for name in columns] for row in rows)
+        csv.writer(text, lineterminator="\n").writerows([_csv_value(row, name) for name in columns] for row in rows)
         return text.getvalue()
 
     def write(row: Row | None = None) -> None:
@@ -49,36 +52,40 @@ def history_csv(folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], N
     yield write
 
 
-def _plain(row: Row, name: str) -> float | str:
+def _csv_value(row: Row, name: str) -> float | str:
     value = row.get(name, 0 if name.startswith(saves.COUNTS) else "")
     return "" if isinstance(value, float) and math.isnan(value) else value
 
 
 @contextmanager
 def run_log(folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], None]]:
-    """A line a round in `run.log`."""
+    """Write one line per round to `run.log`."""
     yield lambda row: log.debug("%s", line_of(row))
 
 
 def line_of(row: Row) -> str:
-    """A round in a line: its loss, its accuracies where it was evaluated, its seconds."""
-    told = [f"{what} {row[f'{what}_mean']:.1%}" for what in ("global", "personal") if f"{what}_mean" in row]
+    """Return a round as one line: its loss, its accuracies where the round was evaluated, its seconds."""
+    accuracies = [
+        f"{model_kind} {row[f'{model_kind}_mean']:.1%}"
+        for model_kind in ("global", "personal")
+        if f"{model_kind}_mean" in row
+    ]
     seconds = row["seconds"] + row["evaluation_seconds"]
-    return ", ".join([f"round {row['round']}: loss {row['loss']:.3f}", *told, duration(seconds)])
+    return ", ".join([f"round {row['round']}: loss {row['loss']:.3f}", *accuracies, duration(seconds)])
 
 
 @contextmanager
 def tensorboard(folder: Path, rows: Sequence[Row]) -> Iterator[Callable[[Row], None]]:
-    """The same numbers for TensorBoard, in the run's folder: `tensorboard --logdir saves`."""
+    """Write the same numbers for TensorBoard, in the run's folder: `tensorboard --logdir saves`."""
     for older in folder.glob(saves.EVENTS):
         older.unlink()
     with _summary_writer()(folder) as writer:
         for row in rows:
-            _scalars(writer, row)
-        yield lambda row: _scalars(writer, row)
+            _write_scalars(writer, row)
+        yield lambda row: _write_scalars(writer, row)
 
 
-def _scalars(writer, row: Row) -> None:
+def _write_scalars(writer, row: Row) -> None:
     for name, value in row.items():
         if name != "round" and not math.isnan(value):
             writer.add_scalar(name.replace(":", "/"), value, row["round"])
@@ -98,7 +105,7 @@ LOGGERS: dict[str, Logger] = {"tensorboard": tensorboard}
 
 
 def chosen(name: str | None) -> tuple[Logger, ...]:
-    """The loggers of a run with `--log`. Raises UserError for one whose library is not installed."""
+    """Return the loggers of a run with `--log`. Raises UserError for a logger whose library is not installed."""
     if name == "tensorboard":
         _summary_writer()
     return (*ALWAYS, *([LOGGERS[name]] if name else []))

@@ -1,10 +1,10 @@
-"""The one loop that makes runs, wherever they are made.
+"""The loop that executes runs, wherever they run.
 
-How a run stands is in its folder: its lock says that a process is at work on it, `history.csv` and the checkpoints say how
-far it is, `done` or `failed` how it ended. So any process that sees the folder can make the run. A place only begins a run
-and says when it has ended: `Here` in this process, `processes` side by side on this machine, `ray` on nodes of a cluster.
-An element of a Slurm job, or the same command given twice, is this loop once more: it takes the next run that is unfinished
-and that nobody else is at work on.
+The folder of a run holds its state: the lock says that a process works on the run, `history.csv` and the checkpoints say how
+many rounds are finished, `done` or `failed` says how the run ended. So any process that sees the folder can execute the run.
+A place only starts a run and reports its end: `Here` in this process, `processes` in worker processes on this machine, `ray`
+on the nodes of a cluster. An element of a Slurm job, or the same command started twice, is the same loop again: it takes the
+next run that is unfinished and not locked by another process.
 """
 
 import math
@@ -25,45 +25,52 @@ from launch.scheduling import POLL, next_of
 from launch.single import End, Failed
 
 
-def carry_out(
+def make_runs(
     experiments: Sequence[Experiment], place: "Here", display: Display, force: bool = False, patience: float = math.inf
 ) -> Iterator[tuple[Experiment, saves.Run | Failed]]:
-    """Make the runs, in this order, as far as there is room; yields each with its result as it ends. A run that another
-    process is at work on comes last; where there is nothing else to do for `patience` seconds, it is left to that process
-    and not yielded. Raises NoRoomError where nothing can be saved any more."""
+    """Execute the runs in this order, as many at once as the place has room for; yield each run with its result.
+
+    A run on which another process works comes last. After `patience` seconds without other work, the loop leaves such runs
+    to that process and does not yield them. Raises NoRoomError where nothing can be saved any more.
+    """
     waiting, kills, idle = list(experiments), Counter(), 0.0
     with place:
         while waiting or place.running:
             fitting = place.fitting(waiting)
-            if one := next_of(fitting):
-                waiting.remove(one)
+            if experiment := next_of(fitting):
+                waiting.remove(experiment)
                 idle = 0.0
-                display.begins(one)
-                place.begin(one, force and not kills[one.folder])
+                display.begins(experiment)
+                place.begin(experiment, force and not kills[experiment.folder])
                 continue
             if fitting and not place.running:
                 if idle >= patience:
                     return
                 idle += POLL
                 display.waits(len(waiting))
-            for one, end in place.ended(POLL):
+            for experiment, end in place.ended(POLL):
                 if isinstance(end, NoRoomError):
                     raise end
-                kills[one.folder] += isinstance(end, LostError)
-                if isinstance(end, LostError) and kills[one.folder] == place.tries:
-                    end = single.failed(one, f"{display.standings[one.folder].label}: {end}, {place.tries} times")
+                kills[experiment.folder] += isinstance(end, LostError)
+                if isinstance(end, LostError) and kills[experiment.folder] == place.tries:
+                    end = single.failed(
+                        experiment, f"{display.standings[experiment.folder].label}: {end}, {place.tries} times"
+                    )
                 if isinstance(end, saves.Run | Failed):
-                    display.stops(one, end)
-                    yield one, end
+                    display.stops(experiment, end)
+                    yield experiment, end
                 else:
-                    display.stops(one)
-                    waiting.append(one)  # after all others
+                    display.stops(experiment)
+                    waiting.append(experiment)  # behind all other waiting runs
             display.look()
 
 
 class Here(AbstractContextManager):
-    """In this process, one run after another; and what every place can do. On leaving a place, the runs that are at work
-    there are stopped, and their last finished round is saved. A run whose process is killed is begun `tries` times."""
+    """Execute runs one after another in this process; the base class of every place.
+
+    On leaving a place, its active runs stop; their last finished round is saved. A run whose process is killed is started at
+    most `tries` times.
+    """
 
     tries = 1
 
@@ -76,23 +83,23 @@ class Here(AbstractContextManager):
 
     @property
     def running(self) -> int:
-        """The number of runs that have begun and of which `ended` has not told."""
+        """The number of runs that started and that `ended` has not reported yet."""
         return len(self._ended)
 
     def fitting(self, waiting: Sequence[Experiment]) -> Sequence[Experiment]:
-        """The waiting runs for which there is room now."""
+        """Return the waiting runs for which there is room now."""
         return [] if self._ended else waiting
 
-    def begin(self, one: Experiment, force: bool) -> None:
-        """Begin a run; with `force` from nothing, whatever its folder holds."""
-        with single.ending(one) as ending:
-            watch = partial(single.words_to, partial(self._display.told, one))
+    def begin(self, run_experiment: Experiment, force: bool) -> None:
+        """Start a run; with `force` from the first round, whatever its folder holds."""
+        with single.ending(run_experiment) as ending:
+            watch = partial(single.words_to, partial(self._display.show_message, run_experiment))
             loggers = (*self._loggers, self._display.logger)
-            ending.end = experiment.run(one, force, watch, loggers)
-        self._ended.append((one, ending.end))
+            ending.end = experiment.run(run_experiment, force, watch, loggers)
+        self._ended.append((run_experiment, ending.end))
 
     def ended(self, timeout: float) -> list[tuple[Experiment, End]]:
-        """The runs that have ended, and how (see `single.End`). Waits `timeout` seconds for one, at most."""
+        """Return the runs that have ended, each with its end (`single.End`). Wait at most `timeout` seconds for a run."""
         if not self._ended:
             time.sleep(timeout)
         ended, self._ended = self._ended, []

@@ -1,4 +1,4 @@
-"""Which run is next, and how many at once."""
+"""Which run is next, and how many run at once."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -14,73 +14,87 @@ import streams
 from experiment import Experiment
 from federation import n_sampled, ranks
 
-LONG = 5e9  # work of a run, as `work_of` tells it: some seconds, which worker processes take to begin
-POLL = 1.0  # seconds from one look at what another process is at work on to the next
-QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a Linux container: microseconds of work in a period, and of the period
+LONG = 5e9  # work of a run in units of `work_of`: some seconds, the time that worker processes take to start
+POLL = 1.0  # seconds between checks of the runs on which other processes work
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a Linux container: microseconds of work per period, and length of the period
 TRAINING = 3  # times the operations of a forward pass: forward, and backward to the inputs and to the weights
 
 
 def cores() -> int:
-    """How many cores this process may use: those that it may be on, and no more than its container or Slurm lets it have;
-    shared evenly with other ranks on this machine."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    there = min(there, int(os.environ.get("SLURM_CPUS_ON_NODE", there)))  # not all that Slurm allots, it holds a job to
+    """Return how many cores this process may use.
+
+    These are the cores of its CPU affinity, limited by its container or Slurm, and shared evenly with other ranks on this
+    machine.
+    """
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_cores = min(n_cores, int(os.environ.get("SLURM_CPUS_ON_NODE", n_cores)))  # Slurm does not always enforce its limit
     with suppress(OSError, ValueError):  # no container, or one with all cores ("max")
         quota, period = QUOTA.read_text().split()
-        there = min(there, max(1, int(quota) // int(period)))
-    return max(1, there // ranks.on_this_machine())
+        n_cores = min(n_cores, max(1, int(quota) // int(period)))
+    return max(1, n_cores // ranks.on_this_machine())
 
 
 def cores_of(experiments: Sequence[Experiment], jobs: int | str) -> int:
-    """How many cores may be at work at once: `--jobs`, "auto" as all of this process's, or 1 where a run is on a CUDA
-    device, which has one memory for all."""
+    """Return how many cores may be in use at once.
+
+    This is `--jobs`, where "auto" is all cores of this process; 1 where a run is on a CUDA device, which has one memory for
+    all.
+    """
     if jobs != "auto":
         return jobs
-    return 1 if any(one.options.device.startswith("cuda") for one in experiments) else cores()
+    return 1 if any(experiment.options.device.startswith("cuda") for experiment in experiments) else cores()
 
 
-def workers_of(one: Experiment, workers: int | str, cores: int) -> int:
-    """How many processes train the clients of a run that has so many cores: `--workers`, where "auto" is all of them for a
-    run that takes long; never more than clients of a round, and 1 on a CUDA device."""
-    if one.options.device.startswith("cuda"):
+def workers_of(experiment: Experiment, workers: int | str, cores: int) -> int:
+    """Return how many processes train the clients of a run that has `cores` cores.
+
+    This is `--workers`, where "auto" is all cores for a long run and 1 for a short run. The result is at most the number of
+    clients in a round, and 1 on a CUDA device.
+    """
+    if experiment.options.device.startswith("cuda"):
         return 1
     if workers == "auto":
-        workers = cores if cores > 1 and work_of(one) >= LONG else 1
-    return min(workers, n_sampled(one.options.participation, one.options.n_clients))
+        workers = cores if cores > 1 and work_of(experiment) >= LONG else 1
+    return min(workers, n_sampled(experiment.options.participation, experiment.options.n_clients))
 
 
 def next_of(waiting: Iterable[Experiment]) -> Experiment | None:
-    """The first that no process is at work on; None where there is none."""
-    return next((one for one in waiting if not saves.at_work(one.folder)), None)
+    """Return the first run on which no process works; None where there is no such run."""
+    return next((experiment for experiment in waiting if not saves.at_work(experiment.folder)), None)
 
 
-def work_of(one: Experiment) -> float:
-    """Roughly how much work a run is, to begin with the longest and to tell the time that is left: images that go through a
-    network, those to learn from three times, times its parameters. That takes no time to find out; a plan would take
-    seconds a run. Left out are a server's own network and what else an algorithm computes. One model for all is evaluated
-    where an algorithm takes one architecture for all, and else a model a client, which is right of most."""
-    options, (shape, n_classes) = one.options, (one.data.shape, len(one.data.classes))
+def work_of(experiment: Experiment) -> float:
+    """Estimate the work of a run, to start with the longest run and to estimate the time that is left.
+
+    The work is the number of images that pass through a network, training images three times, times the number of
+    parameters. This estimate takes no time; a plan would take seconds per run. The estimate leaves out a server's own
+    network and any other computation of an algorithm. It counts one evaluated model where all clients of an algorithm must
+    share one architecture, and otherwise one model per client, which holds for most algorithms.
+    """
+    options, (shape, n_classes) = experiment.options, (experiment.data.shape, len(experiment.data.classes))
     heads = algorithms.says(options.algorithm, "heads")
-    sizes = [_parameters(name, shape, n_classes, options.feature_dim, heads) for name in options.model]
-    train, test = len(one.split.train.values), len(one.data.test)
-    evaluations = 1 + (options.rounds // options.track_history if options.track_history else 0)
-    learnt = train * (options.rounds * options.epoch_per_round * options.participation + options.ft_epochs)
-    models_asked = options.n_clients if algorithms.says(options.algorithm, "mixed") else 1
-    return mean(sizes) * (TRAINING * learnt + evaluations * test * models_asked)
+    sizes = [_count_parameters(name, shape, n_classes, options.feature_dim, heads) for name in options.model]
+    n_train, n_test = len(experiment.split.train.values), len(experiment.data.test)
+    n_evaluations = 1 + (options.rounds // options.track_history if options.track_history else 0)
+    n_trained = n_train * (options.rounds * options.epoch_per_round * options.participation + options.ft_epochs)
+    n_models = options.n_clients if algorithms.says(options.algorithm, "mixed") else 1
+    return mean(sizes) * (TRAINING * n_trained + n_evaluations * n_test * n_models)
 
 
 @cache
-def _parameters(*built_of) -> int:
+def _count_parameters(*build_args) -> int:
     with streams.torch_seeded("tried out"):
-        return sum(p.numel() for p in models.build(*built_of).parameters())
+        return sum(parameter.numel() for parameter in models.build(*build_args).parameters())
 
 
 def side_by_side(runs: Iterable[tuple[float, int]], cores: int) -> float:
-    """Seconds until the last of these runs, (seconds, threads) each, is over, where the longest are begun first, as soon as
-    enough cores are free."""
-    free = [0.0] * cores  # when each core is
+    """Return the seconds until the last of these runs, (seconds, threads) each, ends.
+
+    The longest run starts first; each run starts as soon as enough cores are free.
+    """
+    free_at = [0.0] * cores  # the time at which each core is free
     for seconds, threads in sorted(runs, reverse=True):
-        taken = min(threads, cores)
-        free = sorted(free)
-        free[:taken] = [free[taken - 1] + seconds] * taken
-    return max(free)
+        n_taken = min(threads, cores)
+        free_at = sorted(free_at)
+        free_at[:n_taken] = [free_at[n_taken - 1] + seconds] * n_taken
+    return max(free_at)

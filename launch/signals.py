@@ -1,5 +1,7 @@
-"""To be told to stop is to be interrupted: SIGTERM, as `kill` and batch systems send it, and SIGHUP, as a terminal that is
-closed sends it, save the last finished round as Ctrl-C does."""
+"""Stop signals, which act like Ctrl-C: they save the last finished round.
+
+The signals are SIGTERM, which `kill` and batch systems send, and SIGHUP, which a terminal sends as it closes.
+"""
 
 import os
 import signal
@@ -12,7 +14,7 @@ SOON = 0.05  # seconds
 
 
 class Stopped(KeyboardInterrupt):
-    """Told to stop by a signal, whose number is `signal`."""
+    """A signal stopped this process; `signal` is its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -20,36 +22,38 @@ class Stopped(KeyboardInterrupt):
 
 
 def status_of(interrupt: KeyboardInterrupt) -> int:
-    """The exit status of a command that was stopped: 130 of Ctrl-C, 143 of SIGTERM, 129 of SIGHUP."""
+    """Return the exit status of a stopped command: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return 128 + getattr(interrupt, "signal", signal.SIGINT)
 
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise Stopped. One that is ignored, as `nohup` does, stays so."""
-    before, hook = {}, sys.unraisablehook
-    if threading.current_thread() is threading.main_thread():  # no other may say what a signal does
+    """Raise Stopped for SIGTERM and SIGHUP inside this context. An ignored signal, as under `nohup`, stays ignored."""
+    handlers, hook = {}, sys.unraisablehook
+    if threading.current_thread() is threading.main_thread():  # only the main thread may set signal handlers
         for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-                before[number] = signal.signal(number, _stop)
-        sys.unraisablehook = lambda lost: _again(lost) if isinstance(lost.exc_value, KeyboardInterrupt) else hook(lost)
+                handlers[number] = signal.signal(number, _raise_stopped)
+        sys.unraisablehook = lambda unraisable: (
+            _send_again(unraisable) if isinstance(unraisable.exc_value, KeyboardInterrupt) else hook(unraisable)
+        )
     try:
         yield
     finally:
         sys.unraisablehook = hook
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _stop(number: int, _frame) -> None:
-    signal.signal(number, signal.SIG_IGN)  # once is enough, and a second one would disturb the saving
+def _raise_stopped(number: int, _frame) -> None:
+    signal.signal(number, signal.SIG_IGN)  # one signal is enough; a second signal would disturb the saving
     raise Stopped(number)
 
 
-def _again(lost) -> None:
-    """A signal that comes while Python throws an object away would be printed, and forgotten: it is sent once more."""
-    number = getattr(lost.exc_value, "signal", signal.SIGINT)
+def _send_again(unraisable) -> None:
+    """Send a signal again that arrived while Python destroyed an object: Python would print the signal and forget it."""
+    number = getattr(unraisable.exc_value, "signal", signal.SIGINT)
     if number != signal.SIGINT:
-        signal.signal(number, _stop)
+        signal.signal(number, _raise_stopped)
     threading.Timer(SOON, os.kill, (os.getpid(), number)).start()

@@ -1,4 +1,4 @@
-"""One experiment, wherever it runs: carried out, its folder completed, and its failure told in a line."""
+"""One experiment, in any place: run it, complete its folder, and report a failure in one line."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -18,33 +18,35 @@ from launch import nodes
 
 
 class _Forward(QueueHandler):
-    """Hands what is logged to a function, ready to be pickled."""
+    """Pass log records, prepared for pickling, to a function."""
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Hand it over."""
+        """Pass a record to the function."""
         self.queue(record)
 
 
-def be_worker(say: Callable[[logging.LogRecord], None]) -> None:
-    """Make this process one that carries out runs for another, which has the terminal: what is logged goes to `say`, memory
-    stays, and torch computes with one thread where a run does not ask for more."""
+def be_worker(send: Callable[[logging.LogRecord], None]) -> None:
+    """Turn this process into a worker, which executes runs for the process that has the terminal.
+
+    Log records go to `send`. Freed memory stays with the process. torch computes with one thread unless a run asks for more.
+    """
     allocator.keep_blocks()
-    forward = _Forward(say)
+    forward = _Forward(send)
     forward.setLevel(logging.INFO)
     logging.getLogger().handlers[:] = [forward]
     logging.captureWarnings(True)
     torch.set_num_threads(1)
 
 
-def words_to(say: Callable[[str], None], news: object) -> None:
-    """Tell words, of all that a run tells: its rounds are in its folder."""
-    if isinstance(news, str):
-        say(news)
+def words_to(send: Callable[[str], None], message: object) -> None:
+    """Send a message that is text; drop everything else that a run reports, since its rounds are in its folder."""
+    if isinstance(message, str):
+        send(message)
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Why there is no result: `reason` in one line; `log` has the rest."""
+    """Why there is no result: `reason` in one line; the file `log` has the details."""
 
     reason: str
     log: Path
@@ -53,45 +55,48 @@ class Failed:
         return f"{self.reason} ({self.log})"
 
 
-# How a run ended: with its result; or not yet, since another process is at work on it, nothing can be saved any more, its
-# process was killed, or its node is of another kind.
+# How a run ended: with a result or a failure; or unfinished, because another process works on the run, nothing can be saved
+# any more, the process of the run was killed, or the node is of another kind.
 End = saves.Run | Failed | saves.BusyError | NoRoomError | LostError | nodes.DeclinedError
 
 
 @dataclass
 class Ending:
-    """How a run ended, once it has: `end`."""
+    """How a run ended; `end` is None until then."""
 
     end: End | None = None
 
 
 @contextmanager
-def ending(one: Experiment) -> Iterator[Ending]:
-    """Inside, one experiment is carried out, and its saved run becomes `end`; then its pictures are drawn. Whatever goes
-    wrong becomes `end` too, and stops no other run; a KeyboardInterrupt is raised. An `end` is small enough to be sent."""
-    told = Ending()
+def ending(experiment: Experiment) -> Iterator[Ending]:
+    """Run one experiment inside this context; its saved run becomes `end`, and then its pictures are drawn.
+
+    Any error becomes `end` too, and stops no other run; only a KeyboardInterrupt is raised. An `end` is small enough to send
+    to another process.
+    """
+    result = Ending()
     try:
         with unmasked():
-            yield told
-            _draw(told.end)
-        told.end = replace(told.end)  # without the files that it has read
+            yield result
+            _draw_pictures(result.end)
+        result.end = replace(result.end)  # a copy without the files that the run has read
     except (saves.BusyError, nodes.DeclinedError) as error:
-        told.end = error
+        result.end = error
     except Exception as error:
-        told.end = NoRoomError(reason_of(error)) if no_room(error) else failed(one, reason_of(error))
+        result.end = NoRoomError(reason_of(error)) if no_room(error) else failed(experiment, reason_of(error))
 
 
-def _draw(run: saves.Run) -> None:
-    """Draw the pictures of a finished run; one that cannot be drawn is a warning. Raises what a full disk raises."""
+def _draw_pictures(run: saves.Run) -> None:
+    """Draw the pictures of a finished run; a picture that fails is a warning. Raises the error of a full disk."""
     try:
         folder.complete(run)
     except Exception as error:
         if no_room(error):
             raise
-        words = "%s is finished and saved; a picture of it cannot be drawn: %s"
-        logging.getLogger("chorus").warning(words, run.folder.name, reason_of(error))
+        message = "%s is finished and saved; a picture of it cannot be drawn: %s"
+        logging.getLogger("chorus").warning(message, run.folder.name, reason_of(error))
 
 
-def failed(one: Experiment, reason: str) -> Failed:
-    """That a run failed for this reason."""
-    return Failed(reason, one.folder / "run.log")
+def failed(experiment: Experiment, reason: str) -> Failed:
+    """Return the Failed of an experiment, for this reason."""
+    return Failed(reason, experiment.folder / "run.log")

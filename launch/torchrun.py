@@ -1,5 +1,6 @@
-"""On the ranks of one `torchrun`, which make one run after another together. The first rank leads, and does as it would
-alone; here is what the others do.
+"""Runs on the ranks of one `torchrun`, which execute one run after another together.
+
+The first rank leads, and does the same as without `torchrun`. This module is for the other ranks.
 
 torchrun --nnodes 4 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint node1:29500 run.py fedavg --n_clients 1000
 """
@@ -15,15 +16,15 @@ from launch import nodes, scheduling
 from options import Launch
 
 
-def follow(how: Launch) -> None:
-    """Do what the leader tells, until it is done with all."""
-    ranks.follow(partial(_take_part, how))
+def follow(launch_options: Launch) -> None:
+    """Execute what the leader sends, until the leader is finished."""
+    ranks.follow(partial(_take_part, launch_options))
 
 
-def _take_part(how: Launch, told: tuple[Experiment, dict[str, Any] | None]) -> None:
-    one, saved = told
-    if differs := identity.carried_out(identity.carrier(one.options), one.config):
+def _take_part(launch_options: Launch, message: tuple[Experiment, dict[str, Any] | None]) -> None:
+    experiment, saved = message
+    if differs := identity.carried_out(identity.carrier(experiment.options), experiment.config):
         raise UserError(f"has {differs}; must be the same on all ranks")
-    one = nodes.with_data(one, how, "ranks")
-    workers = scheduling.workers_of(one, how.workers, scheduling.cores())
-    rounds.follow(replace(one, workers=workers), saved)
+    experiment = nodes.with_data(experiment, launch_options, "ranks")
+    workers = scheduling.workers_of(experiment, launch_options.workers, scheduling.cores())
+    rounds.follow(replace(experiment, workers=workers), saved)

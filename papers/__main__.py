@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_stderr()
     args = parser().parse_args(argv)
     allocator.keep_blocks()
-    with ending.told("papers") as end:
+    with ending.exit_status("papers") as end:
         end.status = _run_command(args)
     return end.status
 

@@ -1,9 +1,10 @@
-"""Code that a command brings along, in Python files outside the house: an algorithm, or what adds a data set, a model, a
-partitioner, an optimizer, a measure to its table.
+"""Plugins: Python files outside Chorus, named in a command.
 
-A file is imported before the flags are read, under its own name, in every process that takes part in a run. It may import
-what lies beside it. It may add to the tables, and leaves all else as it is: what is in them already, the code of Chorus and
-of its libraries, the modes and random states of the process.
+A plugin adds an algorithm, or adds a data set, a model, a partitioner, an optimizer or a measure to its table.
+
+Chorus imports a file before it reads the flags, under the file's own name, in every process that takes part in a run. The
+file may import modules beside it. It may add to the tables, and must change nothing else: the entries that exist already,
+the code of Chorus and of its libraries, the modes and random states of the process.
 """
 
 import ast
@@ -47,7 +48,7 @@ NAMED: dict[str, dict[str, Any]] = {
     "MEASURES": MEASURES,
 }
 TABLES = tuple(NAMED.values())
-TAKES = {  # what a function in a table is called with, and what more it may ask for, by name
+TAKES = {  # {table: (arguments of its functions, further parameters that a function may have, by name)}
     "LOADERS": (("source",), ()),
     "MODELS": (("shape", "n_classes"), ("feature_dim", "heads")),
     "PARTITIONS": (("pool", "generator"), ("n_clients", "alpha", "...")),
@@ -57,72 +58,76 @@ TAKES = {  # what a function in a table is called with, and what more it may ask
 }
 MUST_LEAVE = f"it may add to {', '.join(NAMED)}, and must leave all else as it is"
 OURS = {name for table in TABLES for name in table}
-HERE, MODULES = Path(__file__).resolve().parent.parent, frozenset(sys.modules)  # of the house, all that a plugin needs
+HERE, MODULES = Path(__file__).resolve().parent.parent, frozenset(sys.modules)  # the modules of Chorus that a plugin needs
 
 
 INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")}
-MODULE = re.compile(r"\.*[^\W\d]\w*(\.\w+)*")  # a name of one, with dots
-NAME = re.compile(r"\w[\w.+-]*")  # of what is added to a table: it is typed, and names folders
+MODULE = re.compile(r"\.*[^\W\d]\w*(\.\w+)*")  # the name of a module, with dots
+NAME = re.compile(r"\w[\w.+-]*")  # the name of an entry: users type it, and folders have it in their names
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A file that was imported, the names that it has added to the tables, and the files beside it of the modules that its
-    import has brought."""
+    """An imported file, the names that it added to the tables, and the files beside it that its import loaded."""
 
     path: Path
     names: frozenset[str]
     brought: frozenset[Path] = frozenset()
 
 
-LOADED: dict[str, Plugin] = {}  # by the module's name
+LOADED: dict[str, Plugin] = {}  # {name of the module: plugin}
 _before: dict[str, Any] = {}  # code and modes, as the first plugin found them
 
 
-def load(given: str | Path) -> ModuleType:
-    """The module of a file, whose name is the file's stem; where it was loaded before, that one. Raises UserError for a file
-    that is not there, whose name is taken, that fails (with the line), that changes what is in a table, or that has a part
-    of an algorithm only."""
-    path = Path(given).expanduser().resolve()
-    name, imported = path.stem, file_of(path.stem) == path
-    if imported and name in LOADED:
+def load(source: str | Path) -> ModuleType:
+    """Return the module of a file; the module's name is the file's stem. A second call returns the same module.
+
+    Raises UserError for a file that does not exist, whose name is taken, that fails (with the line), that changes an entry
+    of a table, or that has only a part of an algorithm.
+    """
+    path = Path(source).expanduser().resolve()
+    name, is_imported = path.stem, file_of(path.stem) == path
+    if is_imported and name in LOADED:
         return sys.modules[name]
     if path.suffix != ".py" or not is_there(path) or not path.is_file():
-        raise UserError(f"{given}: no such file; must be a Python file, NAME.py")
+        raise UserError(f"{source}: no such file; must be a Python file, NAME.py")
     if not name.isidentifier():
-        raise UserError(f"{given}: {name} is no name of a module; must be letters, digits and _")
+        raise UserError(f"{source}: {name} is no name of a module; must be letters, digits and _")
     if name in OURS:
-        raise UserError(f"{given}: {name} is in the house already; must be another name")
-    if not imported and (name in sys.modules or _elsewhere(name, path)):
-        raise UserError(f"{given}: {name} is the name of another module; must be another name")
-    before, modules = [dict(table) for table in TABLES], set(sys.modules)
+        raise UserError(f"{source}: {name} is in the house already; must be another name")
+    if not is_imported and (name in sys.modules or _is_elsewhere(name, path)):
+        raise UserError(f"{source}: {name} is the name of another module; must be another name")
+    tables_before, modules_before = [dict(table) for table in TABLES], set(sys.modules)
     if not _before:
-        _before.update(code=_code(), modes=integrity.modes())
+        _before.update(code=_current_code(), modes=integrity.modes())
     try:
-        module = sys.modules[name] if imported else _import(given, path)
-        _register(given, module, before)
+        module = sys.modules[name] if is_imported else _import_file(source, path)
+        _register(source, module, tables_before)
     except BaseException:
         sys.modules.pop(name, None)
-        for table, earlier in zip(TABLES, before, strict=True):
+        for table, earlier in zip(TABLES, tables_before, strict=True):
             table.clear()
             table.update(earlier)
         raise
     known = OURS.union(*(plugin.names for plugin in LOADED.values()))
     added = frozenset(added for table in TABLES for added in table if added not in known)
-    LOADED[name] = Plugin(path, added, _brought(set(sys.modules) - modules, path.parent))
+    LOADED[name] = Plugin(path, added, _files_of_modules(set(sys.modules) - modules_before, path.parent))
     return module
 
 
 def check() -> None:
-    """Raise UserError where a plugin, since it was loaded, has changed what it must leave as it is."""
-    if LOADED and _before and (changed := _changed()):
+    """Raise UserError where a plugin has changed, since it was loaded, what it must not change."""
+    if LOADED and _before and (changed := _find_change()):
         raise UserError(f"--plugin {','.join(map(str, files()))}: has changed {changed} since it was loaded; {MUST_LEAVE}")
 
 
 @contextmanager
 def blamed(options: Options, before: str = "", after: str = "") -> Iterator[None]:
-    """Inside, an error out of a plugin's file is a UserError that names the file and the line, between these words; so is
-    any other error of a run that takes something of a plugin, but what the system refuses."""
+    """Raise an error from a plugin's file, inside this context, as a UserError that names the file and the line.
+
+    `before` and `after` are the text around the error. Any other error of a run that uses a plugin becomes a UserError too,
+    except for refusals of the system.
+    """
     try:
         yield
     except UserError:
@@ -137,65 +142,68 @@ def blamed(options: Options, before: str = "", after: str = "") -> Iterator[None
         raise UserError(f"{before}{places[-1]}: {reason_of(error)}{after}") from error
 
 
-def algorithm(given: str | Path) -> str:
-    """The name of the algorithm in a file. Raises UserError as `load` does, and where the file has none."""
-    module = load(given)
+def algorithm(source: str | Path) -> str:
+    """Return the name of the algorithm in a file. Raises UserError as `load` does, and for a file without algorithm."""
+    module = load(source)
     if module.__name__ not in ALGORITHMS:
-        raise UserError(f"{given}: is no algorithm; it has no {', no '.join(algorithms.lacking(module))}")
+        raise UserError(f"{source}: is no algorithm; it has no {', no '.join(algorithms.lacking(module))}")
     return module.__name__
 
 
 def files() -> list[Path]:
-    """Those that were loaded, for another process to load."""
+    """Return the files of the loaded plugins, so that another process can load them."""
     return [plugin.path for plugin in LOADED.values()]
 
 
 def used_by(options: Options) -> list[str]:
-    """The plugins that a run takes something of: its algorithm, or what a flag names."""
+    """Return the plugins that a run uses: in its algorithm, or in a value of a flag."""
     values = [value if isinstance(value, list) else [value] for value in plain(options).values()]
-    named = {name for several in values for name in several if isinstance(name, str)}
-    return [name for name, plugin in LOADED.items() if plugin.names & named]
+    option_values = {name for texts in values for name in texts if isinstance(name, str)}
+    return [name for name, plugin in LOADED.items() if plugin.names & option_values]
 
 
 def sources(name: str) -> list[Path]:
-    """The file of a plugin, and those of all that it imports from beside it: what its import has brought, and what an
-    `import`, or a text that is the name of such a module, stands for that is carried out later."""
+    """Return the file of a plugin, and the files beside it of all modules that the plugin imports.
+
+    These are the modules that its import loaded, and modules that are imported later: by an `import` statement, or by a text
+    that is the name of such a module.
+    """
     first, brought = LOADED[name].path, LOADED[name].brought
-    found, todo = set(), [first, *brought]
+    paths, todo = set(), [first, *brought]
     while todo:
         path = todo.pop()
-        if path not in found:
-            found.add(path)
-            todo += _beside(path, first.parent)
-    return sorted(found)
+        if path not in paths:
+            paths.add(path)
+            todo += _imported_files(path, first.parent)
+    return sorted(paths)
 
 
 def text_of(path: Path) -> str:
-    """The text of a file, of which no byte is lost, whatever its encoding."""
+    """Return the text of a file without loss of a byte, in any encoding."""
     return read_bytes(path).decode(errors="surrogateescape")
 
 
 def digests() -> dict[str, str]:
-    """{name: digest of its files} of every plugin that is loaded."""
+    """Return {name: digest of its files} of every loaded plugin."""
     texts = {name: repr([text_of(path) for path in sources(name)]) for name in sorted(LOADED)}
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
 
 
 def file_of(name: str) -> Path | None:
-    """The file of a module that is imported; None where it has none, or is not."""
+    """Return the file of an imported module; None where the module has no file or is not imported."""
     file = getattr(sys.modules.get(name), "__file__", None)
     return Path(file).resolve() if file else None
 
 
-def _elsewhere(name: str, path: Path) -> bool:
-    """Whether a module of that name would be found in another file."""
+def _is_elsewhere(name: str, path: Path) -> bool:
+    """Return whether Python would find a module of this name in another file."""
     spec = importlib.util.find_spec(name)
     return spec is not None and (spec.origin is None or Path(spec.origin).resolve() != path)
 
 
-def _import(given: str | Path, path: Path) -> ModuleType:
+def _import_file(source: str | Path, path: Path) -> ModuleType:
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # behind ours and the libraries', which keep their names
+        sys.path.append(str(path.parent))  # last, so that modules of Chorus and of libraries keep their names
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     states = integrity.states()
@@ -204,86 +212,92 @@ def _import(given: str | Path, path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         lines += [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(path) else []
-        raise UserError(f"{given}{f', line {lines[-1]}' if lines else ''}: {reason_of(error)}") from error
-    if changed := _changed() or integrity.changed_value(states, integrity.states()):
-        raise UserError(f"{given}: changes {changed}; {MUST_LEAVE}")
+        raise UserError(f"{source}{f', line {lines[-1]}' if lines else ''}: {reason_of(error)}") from error
+    if changed := _find_change() or integrity.changed_value(states, integrity.states()):
+        raise UserError(f"{source}: changes {changed}; {MUST_LEAVE}")
     return module
 
 
-def _code() -> integrity.Code:
+def _current_code() -> integrity.Code:
     return integrity.code(growing=(*TABLES, LOADED, _before))
 
 
-def _changed() -> str | None:
-    """What of Chorus, its libraries and their modes is not as the first plugin found it."""
+def _find_change() -> str | None:
+    """Return what changed in Chorus, its libraries or their modes since before the first plugin; or None."""
     of_modes = integrity.changed_value(_before["modes"], integrity.modes())
-    return of_modes or integrity.changed_code(_before["code"], _code())
+    return of_modes or integrity.changed_code(_before["code"], _current_code())
 
 
-def _register(given: str | Path, module: ModuleType, before: list[Mapping[str, Any]]) -> None:
+def _register(source: str | Path, module: ModuleType, before: list[Mapping[str, Any]]) -> None:
     for table, earlier in zip(TABLES, before, strict=True):
         if changed := [name for name, thing in earlier.items() if table.get(name) is not thing]:
-            raise UserError(f"{given}: changes {changed[0]}, which is there already; must be another name")
+            raise UserError(f"{source}: changes {changed[0]}, which is there already; must be another name")
     if hasattr(module, "communicate"):
-        if lacking := algorithms.lacking(module):
-            raise UserError(f"{given}: is no whole algorithm; it has no {', no '.join(lacking)}")
+        if missing := algorithms.lacking(module):
+            raise UserError(f"{source}: is no whole algorithm; it has no {', no '.join(missing)}")
         ALGORITHMS[module.__name__] = module
     for (what, table), earlier in zip(NAMED.items(), before, strict=True):
         for name in [name for name in table if name not in earlier]:
             if not isinstance(name, str) or not NAME.fullmatch(name):
-                raise UserError(f"{given}: the name {name!r} in {what}; must be text of letters, digits and _ . + -")
-            if wrong := _wrong(what, name, table[name]):
-                raise UserError(f"{given}: {what}[{name!r}] {wrong}")
+                raise UserError(f"{source}: the name {name!r} in {what}; must be text of letters, digits and _ . + -")
+            if wrong := _find_error(what, name, table[name]):
+                raise UserError(f"{source}: {what}[{name!r}] {wrong}")
 
 
-def _wrong(what: str, name: str, thing: Any) -> str:
-    """In words, why a thing cannot stand in a table; "" where it can."""
-    if what == "ALGORITHMS":
-        lacking = algorithms.lacking(thing)
-        whole = isinstance(thing, ModuleType) and thing.__name__ == name and not lacking
+def _find_error(table_name: str, name: str, entry: Any) -> str:
+    """Return, in words, why an entry cannot be in a table; "" where it can."""
+    if table_name == "ALGORITHMS":
+        lacking = algorithms.lacking(entry)
+        whole = isinstance(entry, ModuleType) and entry.__name__ == name and not lacking
         return (
             ""
             if whole
             else f"is no whole algorithm; must be a module of that name{', with ' * bool(lacking)}{', '.join(lacking)}"
         )
-    if what == "AUGMENTATIONS":
+    if table_name == "AUGMENTATIONS":
         steps = AUGMENTATIONS["crop_flip_cutout"]
-        told = isinstance(thing, tuple | list) and all(step in steps for step in thing)
-        return "" if told else f"is {thing!r}; must be a tuple of steps, of {', '.join(steps)}"
-    given, optional = TAKES[what]
-    form = f"must be a function of ({', '.join((*given, *optional))})"
-    if not callable(thing):
-        return f"is {thing!r}; {form}"
+        is_valid = isinstance(entry, tuple | list) and all(step in steps for step in entry)
+        return "" if is_valid else f"is {entry!r}; must be a tuple of steps, of {', '.join(steps)}"
+    required, optional = TAKES[table_name]
+    form = f"must be a function of ({', '.join((*required, *optional))})"
+    if not callable(entry):
+        return f"is {entry!r}; {form}"
     try:
-        signature = inspect.signature(thing)
-        named = [name for name in list(signature.parameters)[len(given) :] if what == "PARTITIONS" or name in optional]
-        signature.bind(*given, **dict.fromkeys(named))
+        signature = inspect.signature(entry)
+        named = [
+            name for name in list(signature.parameters)[len(required) :] if table_name == "PARTITIONS" or name in optional
+        ]
+        signature.bind(*required, **dict.fromkeys(named))
     except (TypeError, ValueError) as error:
         return f"cannot be called: {error}; {form}"
-    if what == "PARTITIONS" and (strange := [name for name in named if name not in (*flags_of(Options), "counts")]):
+    if table_name == "PARTITIONS" and (strange := [name for name in named if name not in (*flags_of(Options), "counts")]):
         return f"reads {strange[0]}, which is no flag that all methods have; {form}, the latter by the flags' names"
-    if what == "SCHEDULES":
+    if table_name == "SCHEDULES":
         try:
-            factors = [float(thing(done)) for done in (0.0, 0.5)]
+            factors = [float(entry(done)) for done in (0.0, 0.5)]
         except Exception as error:
             return f"fails: {reason_of(error)}; {form} that gives a number"
         return "" if all(map(math.isfinite, factors)) else f"gives {factors}; {form} that gives a number"
     return ""
 
 
-def _brought(names: set[str], folder: Path) -> frozenset[Path]:
-    """The files of modules that lie in a folder, and are neither of the house nor of a library installed below it."""
-    below = [library for library in INSTALLED if folder in library.parents]
-    found = {file_of(name) for name in names if not (folder == HERE and name.partition(".")[0] in integrity.OURS)} - {None}
-    return frozenset(file for file in found if folder in file.parents and not any(lib in file.parents for lib in below))
+def _files_of_modules(names: set[str], folder: Path) -> frozenset[Path]:
+    """Return the files of modules in a folder that are no part of Chorus, nor of a library that is installed below it."""
+    library_folders = [library for library in INSTALLED if folder in library.parents]
+    imported = {file_of(name) for name in names if not (folder == HERE and name.partition(".")[0] in integrity.OURS)} - {
+        None
+    }
+    return frozenset(
+        file for file in imported if folder in file.parents and not any(lib in file.parents for lib in library_folders)
+    )
 
 
-def _beside(path: Path, folder: Path) -> list[Path]:
-    """The files in a folder that a file there imports or names, with those of the packages that they are in."""
-    found = []
+def _imported_files(path: Path, folder: Path) -> list[Path]:
+    """Return the files in a folder that a file there imports or names, and those of the packages that contain them."""
+    candidates = []
     try:
         tree = ast.parse(read_bytes(path))
-    except (SyntaxError, ValueError):  # no module of Python, or one that fails once it is imported
+    except (SyntaxError, ValueError):  # no Python module, or a module that fails as it is imported
         return []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -292,18 +306,18 @@ def _beside(path: Path, folder: Path) -> list[Path]:
             above = path.parents[node.level - 1].relative_to(folder).parts if node.level else ()
             names = [[*above, *(node.module or "").split("."), alias.name] for alias in node.names]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE.fullmatch(node.value):
-            words = node.value.split(".")  # for importlib.import_module, say
+            words = node.value.split(".")  # such as an argument of importlib.import_module
             names = [words, [*path.parent.relative_to(folder).parts, *words]]
         else:
             continue
         for parts in ([part for part in name if part] for name in names):
             if not _is_ours(parts[0], folder):
                 places = [folder.joinpath(*parts[: n + 1]) for n in range(len(parts))]
-                found += [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
-    return [file for file in found if file.is_file()]
+                candidates += [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+    return [file for file in candidates if file.is_file()]
 
 
 def _is_ours(name: str, folder: Path) -> bool:
-    """Whether a module is of the house or a library, whatever else of that name lies in a folder."""
+    """Return whether a module is part of Chorus or a library, whatever file of the same name is in a folder."""
     file = file_of(name)
     return (file is not None and folder not in file.parents) or (folder == HERE and name in MODULES)

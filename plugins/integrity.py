@@ -1,7 +1,7 @@
-"""What a plugin must leave as it is: the code of Chorus, torch and numpy, and the modes and random states of a process.
+"""Checks that a plugin leaves everything unchanged: the code of Chorus, torch and numpy, and the modes and random states.
 
-A plugin that replaced `Net.forward` or torch's default type would change every run beside it, under the names of runs
-without the plugin. So `plugins` compares what is here before and after.
+A plugin that replaced `Net.forward` or torch's default type would change every other run, under the names of runs without
+the plugin. So `plugins` compares the results of these functions before and after.
 """
 
 import random
@@ -21,75 +21,76 @@ OURS = {path.stem for path in (*HERE.glob("*.py"), *HERE.glob("*/__init__.py"))}
     path.parent.name for path in HERE.glob("*/__init__.py")
 }
 OURS -= {"__init__"}
-LIBRARIES = (
-    "torch.nn",
-    "torch.optim",
-    "torch.autograd",
-    "torch.functional",
-    "torch._tensor",
-    "numpy",
-)  # and what is in them
+# with their submodules
+LIBRARIES = ("torch.nn", "torch.optim", "torch.autograd", "torch.functional", "torch._tensor", "numpy")
 ALONE = ("torch", "builtins", "math", "random")
 RUN = {FunctionType, BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType, np.ufunc}
 RUN |= {staticmethod, classmethod, property}
-WARNED = "__warningregistry__"  # where Python keeps which warnings a module has given
+WARNED = "__warningregistry__"  # in which Python records the warnings of a module
 
 Code = dict[str, dict[str, tuple]]  # {module: {name in it: objects}}
 
 
 def code(growing: tuple[Any, ...] = ()) -> Code:
-    """Return what each name in the modules of Chorus, and in those of torch and numpy that a run computes with, stands for.
+    """Return the objects of each name in the modules that a run computes with.
 
-    `growing`: containers to which may be added.
+    These are the modules of Chorus, and some modules of torch and numpy. `growing`: containers to which a plugin may add.
     """
-    grows = {id(table) for table in growing}
-    found: Code = {}
+    growing_ids = {id(table) for table in growing}
+    names_by_module: Code = {}
     for name, module in list(sys.modules.items()):
-        ours = name.partition(".")[0] in OURS and HERE in Path(getattr(module, "__file__", None) or "/").parents
-        if ours or name in ALONE or name.startswith(LIBRARIES):
-            found[name] = names = {}
+        is_ours = name.partition(".")[0] in OURS and HERE in Path(getattr(module, "__file__", None) or "/").parents
+        if is_ours or name in ALONE or name.startswith(LIBRARIES):
+            names_by_module[name] = marks = {}
             for key, value in list(vars(module).items()):
-                if key != WARNED and id(value) not in grows and (ours or _runs(value)) and (mark := _mark(value)):
-                    names[key] = mark
+                if (
+                    key != WARNED
+                    and id(value) not in growing_ids
+                    and (is_ours or _is_code(value))
+                    and (mark := _objects_of(value))
+                ):
+                    marks[key] = mark
                 if isinstance(value, type) and value.__module__ == name:
-                    names |= {
-                        f"{key}.{part}": _mark(of_class) or (of_class,)
-                        for part, of_class in list(vars(value).items())
-                        if ours or _runs(of_class)
+                    marks |= {
+                        f"{key}.{part}": _objects_of(attribute) or (attribute,)
+                        for part, attribute in list(vars(value).items())
+                        if is_ours or _is_code(attribute)
                     }
-    return found
+    return names_by_module
 
 
 def changed_code(before: Code, after: Code) -> str | None:
-    """Return the first name that stands for something else, or for a new function or class in a module of Chorus or in a
-    class; or None."""
+    """Return the first changed name, or None.
+
+    A name is changed where it stands for another object, or for a new function or class in a module of Chorus or in a class.
+    """
     for module, names in before.items():
-        there = after.get(module, {})
+        names_after = after.get(module, {})
         for name, mark in names.items():
-            now = there.get(name, ())
-            same = len(now) == len(mark) and all(one is other for one, other in zip(mark, now, strict=True))
-            if not same and not _wrapped_by_torch(mark, now):
+            now = names_after.get(name, ())
+            same = len(now) == len(mark) and all(old is new for old, new in zip(mark, now, strict=True))
+            if not same and not _is_wrapped_by_torch(mark, now):
                 return f"{module}.{name}"
-        for name in there.keys() - names.keys():
+        for name in names_after.keys() - names.keys():
             counts = name.partition(".")[0] in names if "." in name else module.partition(".")[0] in OURS
-            if counts and _runs(there[name][0]):
+            if counts and _is_code(names_after[name][0]):
                 return f"{module}.{name}"
     return None
 
 
-def _wrapped_by_torch(before: tuple, now: tuple) -> bool:
-    """Whether torch has put a function of its own around another, as its compiler does where it is imported."""
+def _is_wrapped_by_torch(before: tuple, now: tuple) -> bool:
+    """Return whether torch wrapped a function in its own, as its compiler does when it is imported."""
     wrapper = now[0] if now else None
-    ours = isinstance(wrapper, FunctionType) and wrapper.__code__.co_filename == torch._compile.__file__
-    return ours and wrapper.__wrapped__ is before[0]
+    is_wrapper = isinstance(wrapper, FunctionType) and wrapper.__code__.co_filename == torch._compile.__file__
+    return is_wrapper and wrapper.__wrapped__ is before[0]
 
 
-def _runs(value: Any) -> bool:
+def _is_code(value: Any) -> bool:
     return type(value) in RUN or isinstance(value, type)
 
 
-def _mark(value: Any) -> tuple:
-    """The objects that a value is: itself, and what can be changed in it; () for what may change while a run goes on."""
+def _objects_of(value: Any) -> tuple:
+    """Return the objects of a value: itself and its changeable parts; () for a value that may change during a run."""
     if isinstance(value, FunctionType):
         return value, value.__code__, value.__defaults__, value.__kwdefaults__
     if isinstance(value, dict):
@@ -100,7 +101,7 @@ def _mark(value: Any) -> tuple:
 
 
 def modes() -> dict[str, Hashable]:
-    """Return the modes of torch and numpy that Chorus never changes: {what it is, in words: value}."""
+    """Return the modes of torch and numpy that Chorus never changes: {description: value}."""
     devices = ("cpu", "cuda")
     return {
         "torch's default dtype": torch.get_default_dtype(),
@@ -113,19 +114,24 @@ def modes() -> dict[str, Hashable]:
         "torch's oneDNN switch": torch.backends.mkldnn.enabled,
         "torch's function modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
         "torch's hooks of all modules": tuple(
-            (name, key) for name, kept in vars(hooks).items() if name.startswith("_global_") and kept for key in _keys(kept)
+            (name, key)
+            for name, content in vars(hooks).items()
+            if name.startswith("_global_") and content
+            for key in _keys(content)
         ),
         "numpy's handling of errors": tuple(sorted(np.geterr().items())),
     }
 
 
-def _keys(kept: Any) -> tuple:
-    return tuple(kept) if isinstance(kept, Mapping) else (kept,)
+def _keys(content: Any) -> tuple:
+    return tuple(content) if isinstance(content, Mapping) else (content,)
 
 
 def states() -> dict[str, Hashable]:
-    """Return what an import must leave too, though a run may set it: numbers of threads, switches of cuDNN, and the random
-    states, of which no run draws."""
+    """Return the state that an import must not change, though a run may: {description: value}.
+
+    These are the numbers of threads, the switches of cuDNN, and the random states, from which no run draws.
+    """
     cudnn = torch.backends.cudnn
     return {
         "torch's number of threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
@@ -137,5 +143,5 @@ def states() -> dict[str, Hashable]:
 
 
 def changed_value(before: Mapping[str, Hashable], after: Mapping[str, Hashable]) -> str | None:
-    """Return what is not as it was, in words; or None."""
-    return next((what for what, value in before.items() if after[what] != value), None)
+    """Return the description of the first changed value; or None."""
+    return next((name for name, value in before.items() if after[name] != value), None)

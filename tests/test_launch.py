@@ -219,7 +219,7 @@ def test_side_by_side_too_a_run_in_progress_elsewhere_comes_last(tmp_path):
             elsewhere.__exit__(None, None, None)
 
     shown = Watching(ready)
-    done = list(loop.carry_out(ready, processes.Processes(2, (), shown), shown))
+    done = list(loop.make_runs(ready, processes.Processes(2, (), shown), shown))
     assert {one.folder for one, _ in done} == {one.folder for one in ready}
     assert order[-1] is ready[0]
 
@@ -489,7 +489,7 @@ def test_a_study_tells_how_many_runs_stand_how_and_the_time_that_is_left(tmp_pat
     plays(three, 5)
     assert "27 s left, 2 running" in str(looked(shown, clock)), "8 rounds, at one in 10 seconds and one in 5"
     shown.stops(three)
-    shown.told(two, "fine-tuning")
+    shown.show_message(two, "fine-tuning")
     assert str(shown.standings[two.folder]).endswith("fine-tuning")
     shown.stops(two, saves.Run(two.folder, {}, {}))
     shown.waits(2)

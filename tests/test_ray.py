@@ -129,7 +129,7 @@ def made(ready, cluster, display, **how) -> dict:
     from launch.ray import Nodes
 
     place = Nodes(Launch(ray=cluster.address, **how), ready, loggers.ALWAYS)
-    return {one.folder: result for one, result in loop.carry_out(ready, place, display)}
+    return {one.folder: result for one, result in loop.make_runs(ready, place, display)}
 
 
 @needs_ray
@@ -202,7 +202,7 @@ def test_a_run_whose_worker_is_killed_time_after_time_has_failed(cluster, tmp_pa
             (node,) = cluster.worker_nodes
             (raylet,) = [started.process for started in node.all_processes["raylet"]]
             for child in psutil.Process(raylet.pid).children():
-                if child.name().startswith("ray::carry_out") and times_in(one.folder) == self.begun:
+                if child.name().startswith("ray::make_run") and times_in(one.folder) == self.begun:
                     child.kill()
 
     one = prepared("fedavg", tmp_path, rounds=100_000)
