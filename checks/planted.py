@@ -466,10 +466,10 @@ a picture has as many pixels as it says | data/pictures.py | test_strangers.py
 - if image.width * image.height > most:
 + if False:
 an archive unpacks to what it says | untrusted.py | test_strangers.py test_untrusted.py
-- if asked > UNASKED and asked > RATIO * packed:
+- if unpacked > UNASKED and unpacked > RATIO * packed:
 + if False:
 an array is as long as its header says | untrusted.py | test_untrusted.py
-- file.tell() + length != there
+- file.tell() + length != n_bytes
 + False
 names go as they are from a data set into all that is made of it | data/datasets.py | test_strangers.py
 - return tuple(map(escape, names))
@@ -493,8 +493,8 @@ a name that no file can have is asked for | untrusted.py | test_mistakes.py -k "
 - return os.path.exists(path)
 + return Path(path).exists()
 whoever reads a run waits for a pipe in the place of a file | untrusted.py | test_saved_files.py -k "hangs and done"
-- if not stat.S_ISREG(found.st_mode):
-+ if stat.S_ISDIR(found.st_mode):
+- if not stat.S_ISREG(status.st_mode):
++ if stat.S_ISDIR(status.st_mode):
 a run that may not be read passes for a damaged one | saves/files.py | test_saved_files.py -k "may_not"
 - if isinstance(cause, PermissionError):
 + if isinstance(cause, KeyError):

@@ -144,7 +144,7 @@ BARE = {  # what opens a file in another way than `untrusted.opened` and `untrus
     ("untrusted.py", "os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 438)"): "it is how they do it",
     ("untrusted.py", "open(path, 'a', encoding='utf-8', opener=regular)"): "`appended`",
     ("untrusted.py", "open(path, 'rb', opener=regular)"): "`opened`",
-    ("untrusted.py", "archive.open(one)"): "a member of an archive that is opened",
+    ("untrusted.py", "archive.open(info)"): "a member of an archive that is opened",
     ("saves/files.py", "torch.load(path if mmap else file, weights_only=True, map_location='cpu', mmap=mmap)"): "inside it",
     ("saves/files.py", "beside.open('rb')"): "what was written a moment ago, under a name of its own",
     ("data/datasets.py", "torch.load(path, mmap=True, weights_only=True)"): "a temporary file of this very command",
