@@ -463,7 +463,7 @@ Pillow opens every format that it knows, of which some start programs | data/pic
 - Image.open(file, formats=FORMATS)
 + Image.open(file)
 a picture has as many pixels as it says | data/pictures.py | test_strangers.py
-- if image.width * image.height > most:
+- if image.width * image.height > max_pixels:
 + if False:
 an archive unpacks to what it says | untrusted.py | test_strangers.py test_untrusted.py
 - if unpacked > UNASKED and unpacked > RATIO * packed:
