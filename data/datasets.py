@@ -77,9 +77,7 @@ class Data:
         x = self.x[indices].to(dtype).sub_(mean).div_(std)
         if drawn:
             x = augment.apply(drawn, x, black=((0 - mean) / std).flatten())
-        return x.clone(
-            memory_format=torch.channels_last
-        )  # at the end, because arithmetic in this format takes twice as long
+        return x.clone(memory_format=torch.channels_last)  # at the end: arithmetic in this format takes twice as long
 
     def to(self, device: str) -> "Data":
         """Return the same data on a device ("cpu", "cuda", "cuda:1")."""

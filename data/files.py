@@ -103,9 +103,9 @@ def obtain(published: Published, unverified: bool) -> str:
     archives = [path for path in published.archives if (published.root / path).exists()] if unchecked else []
     wrong = []
     for path in (*published.files, *archives):
-        if complaint := _checksum_problem(published, path):
+        if problem := _checksum_problem(published, path):
             if not unverified:
-                raise UserError(f"--dataset {published.name}: {complaint}; --unverified_data takes it all the same")
+                raise UserError(f"--dataset {published.name}: {problem}; --unverified_data takes it all the same")
             wrong.append(path)
     problems = []
     if wrong:
@@ -144,8 +144,8 @@ def _download(published: Published) -> None:
     complete. So a failed download leaves nothing behind, nobody reads half a file, and existing files stay unchanged."""
     archives = [path for path in published.archives if (published.root / path).exists()]
     for path in archives:
-        if complaint := _checksum_problem(published, path):
-            raise UserError(f"--dataset {published.name}: {complaint}; without it the data set is downloaded anew")
+        if problem := _checksum_problem(published, path):
+            raise UserError(f"--dataset {published.name}: {problem}; without it the data set is downloaded anew")
     new_folders = [folder for folder in (published.root, *published.root.parents) if not folder.exists()]
     default_timeout = socket.getdefaulttimeout()
     try:
