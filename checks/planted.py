@@ -148,8 +148,8 @@ silos: the common test set is not all of the global one | data/partition.py | te
 - return everything[data.owners.cpu().numpy()[everything] < 0] if data.clients else everything
 + return everything
 tables: features are dealt in another order than labels | data/silos.py | test_silos.py
-- test, kept = (Part(train.x[it], train.y[it]) for
-+ test, kept = (Part(train.x[it], train.y[it[::-1]]) for
+- test, kept = (Part(train.x[rows], train.y[rows]) for
++ test, kept = (Part(train.x[rows], train.y[rows[::-1]]) for
 tables: a row of another length is taken | data/tables.py | test_tables.py
 - if len(row) != len(names):
 + if len(row) > len(names):
