@@ -146,7 +146,7 @@ BARE = {  # what opens a file in another way than `untrusted.opened` and `untrus
     ("untrusted.py", "open(path, 'rb', opener=regular)"): "`opened`",
     ("untrusted.py", "archive.open(info)"): "a member of an archive that is opened",
     ("saves/files.py", "torch.load(path if mmap else file, weights_only=True, map_location='cpu', mmap=mmap)"): "inside it",
-    ("saves/files.py", "beside.open('rb')"): "what was written a moment ago, under a name of its own",
+    ("saves/files.py", "temporary.open('rb')"): "what was written a moment ago, under a name of its own",
     ("data/datasets.py", "torch.load(path, mmap=True, weights_only=True)"): "a temporary file of this very command",
     ("papers/__main__.py", "page.PATH.read_text()"): "kept in git",
     ("papers/results.py", "path.open(newline='')"): "kept in git",
