@@ -41,7 +41,7 @@ class Table:
         """Return a column as text [n]. Raise ValueError for an empty cell unless `empty` allows empty cells."""
         cells = files.words(f"{self.path}: the column {shown(name)}", self.columns[name])
         if not empty and len(wrong := np.flatnonzero(np.char.strip(cells) == "")):
-            raise ValueError(f"{self.place(wrong[0], name)} has no value")
+            raise ValueError(f"{self.place(wrong[0], name)} is empty; fill in a value or remove the row")
         return cells
 
     def first(self, name: str) -> dict[str, str]:
@@ -60,15 +60,15 @@ class Table:
             wrong = np.flatnonzero(~np.isfinite(numbers.astype(np.float32)))
         if len(wrong):
             cell = cells[wrong[0]].strip()
-            problem = f"holds {shown(cell)}" if cell else "has no value"
+            problem = f"holds {shown(cell)}" if cell else "is empty"
             hint = "; write decimals with a point" if cell.lstrip("+-").replace(",", "", 1).isdecimal() else ""
             raise ValueError(f"{self.place(wrong[0], name)} {problem}; features must be finite numbers{hint}")
         if np.spacing(np.abs(numbers).max()) > files.COLLAPSED * numbers.std():
             exact = {Decimal(cell.strip()) for cell in set(cells) if cell.strip().lower() not in TRUTH}
             if len(exact) > len(np.unique(numbers)):
                 raise ValueError(
-                    f"{self.path}: the column {shown(name)} holds numbers that differ by less than 64 bits keep; subtract "
-                    "an offset"
+                    f"{self.path}: the column {shown(name)} holds numbers that 64-bit floats cannot distinguish; "
+                    "subtract an offset from the column"
                 )
         return numbers
 
@@ -87,9 +87,9 @@ def read(path: Path) -> Table:
     except _WrongError as error:
         raise ValueError(str(error)) from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not to be read as a table ({error}); save it as UTF-8") from None
+        raise ValueError(f"{path} cannot be read as a table ({error}); save the file as UTF-8") from None
     except Exception as error:  # a file of any content can make its reader raise any error
-        raise ValueError(f"{path} is not to be read as a table ({files.reason(error)})") from error
+        raise ValueError(f"{path} cannot be read as a table ({files.reason(error)})") from error
     return table
 
 
@@ -154,9 +154,11 @@ def _csv(path: Path, file: io.BufferedIOBase) -> Table:
                 lines.append(line)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise _WrongError(f"{path}, line {line}: is not to be read as a row of a table ({error})") from None
+        raise _WrongError(
+            f"{path}, line {line}: cannot be read as a row of a table ({error}); check quotes and commas"
+        ) from None
     if not names:
-        raise _WrongError(f"{path} has no columns; its first line must name them")
+        raise _WrongError(f"{path} has no columns; name the columns in the first line")
     columns = map(list, zip(*rows, strict=True)) if rows else ([] for _ in names)
     return Table(path, dict(zip(names, columns, strict=True)), lines)
 
@@ -165,7 +167,9 @@ def _checked_lines(path: Path, text: Iterable[str]) -> Iterator[str]:
     """Yield the lines of a file. Raise _WrongError for a line of more than `COLUMNS` columns."""
     for n, line in enumerate(text, 1):
         if line.count(",") >= COLUMNS:
-            raise _WrongError(f"{path}, line {n}: has {line.count(',') + 1} columns; at most {COLUMNS} are read")
+            raise _WrongError(
+                f"{path}, line {n}: has {line.count(',') + 1} columns, more than the limit of {COLUMNS}; remove columns"
+            )
         yield line
 
 
@@ -173,7 +177,11 @@ def _length_problem(row: Sequence[str], n: int) -> str:
     """Return what is wrong with a row that does not have n values."""
     if row[0].lstrip().startswith("#"):
         return f"{shown(','.join(row))} looks like a comment; remove the line"
-    hint = "write decimals with a point, and quote text with a comma" if len(row) > n else "every row needs one for each"
+    hint = (
+        "write decimals with a point, and quote text with a comma"
+        if len(row) > n
+        else "give every row a value for each column"
+    )
     return f"holds {len(row)} values for {n} columns; {hint}"
 
 
@@ -181,16 +189,18 @@ def _header(path: Path, line: int, row: Sequence[str]) -> list[str]:
     """Return the names of the columns. Raise _WrongError for a line that does not look like names separated by commas."""
     place, header = f"{path}, line {line}:", shown(",".join(row))
     if row[0].lstrip().startswith("#"):
-        raise _WrongError(f"{place} {header} looks like a comment; the first line must name the columns")
+        raise _WrongError(f"{place} {header} looks like a comment; remove the line, the first line must name the columns")
     for mark, separator in SEPARATORS.items():
         if any(mark in cell for cell in row) and (len(row) == 1 or mark in ";\t"):
-            raise _WrongError(f"{place} the columns are separated by {separator} ({header}); separate them by commas")
+            raise _WrongError(f"{place} the columns are separated by {separator} ({header}); use commas")
     if len(row) == 1:
         raise _WrongError(f"{place} has a single column, {header}; separate features and label by commas")
     names = _checked_names(place, row)
     numbers = [name for name in names if is_value(name)]
     if len(numbers) == len(names) or not _are_consecutive(numbers):  # pandas calls columns 0, 1, 2, ...
-        raise _WrongError(f"{place} there is no header, but {header}; the first line must name the columns")
+        raise _WrongError(
+            f"{place} the first line is no header, but {header}; add a first line with the names of the columns"
+        )
     return names
 
 
@@ -201,11 +211,14 @@ def _checked_names(place: str, columns: Iterable[Any]) -> list[str]:
     for i, name in enumerate((str(name).strip() for name in columns), 1):
         if not name or name.startswith(("Unnamed: ", "__index_level_")):
             raise _WrongError(
-                f"{place} column {i} has no name, as an index that pandas writes; remove it (index=False), or name it if "
-                "it is a feature"
+                f"{place} column {i} has no name, like an index column of pandas; remove the column (index=False), or "
+                "name the column if it is a feature"
             )
         if name in names:
-            raise _WrongError(f"{place} columns {names.index(name) + 1} and {i} are both called {shown(name)}; keep one")
+            raise _WrongError(
+                f"{place} columns {names.index(name) + 1} and {i} have the same name, {shown(name)}; "
+                "rename or remove one of the columns"
+            )
         names.append(name)
     return names
 
@@ -225,11 +238,15 @@ def _parquet(path: Path, file: io.BufferedIOBase) -> Table:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise _WrongError(f"{path}: a .parquet file needs the package pyarrow; python -m pip install pyarrow") from None
+        raise _WrongError(
+            f"{path}: reading .parquet files needs the package pyarrow; run python -m pip install pyarrow"
+        ) from None
     parquet = pq.ParquetFile(file)
     metadata = parquet.metadata
     if parquet.schema_arrow.names and len(parquet.schema_arrow.names) > COLUMNS:
-        raise _WrongError(f"{path} has {len(parquet.schema_arrow.names)} columns; at most {COLUMNS} are read")
+        raise _WrongError(
+            f"{path} has {len(parquet.schema_arrow.names)} columns, more than the limit of {COLUMNS}; remove columns"
+        )
     unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     packed = path.stat().st_size
     untrusted.affordable(path, max(unpacked, 8 * metadata.num_rows * metadata.num_columns), packed)

@@ -313,9 +313,9 @@ WRONG = {
         of_table(age=[61, 30, "old", 4, 5, 6]),
         "line 4: the column age holds old; features must be finite",
     ),
-    "a missing value": (of_table(mass=[1, None, 3, 4, 5, 6]), "t.csv, line 3: the column mass has no value"),
+    "a missing value": (of_table(mass=[1, None, 3, 4, 5, 6]), "t.csv, line 3: the column mass is empty"),
     "infinity": (of_table(mass=[1, 2, np.inf, 4, 5, 6]), "line 4: the column mass holds inf; features must be finite"),
-    "a row without a label": (of_table(label=["a", "b", "", "a", "b", "a"]), "line 4: the column label has no value"),
+    "a row without a label": (of_table(label=["a", "b", "", "a", "b", "a"]), "line 4: the column label is empty"),
     "another part": (
         of_table(part=["train", "dev", *["test"] * 4]),
         "line 3: the column part is dev; must be train or test",
