@@ -20,7 +20,7 @@ VALIDATION = ("val", "valid", "validation")  # names that a client may not have
 LEAF = 2 * untrusted.GIB  # bytes of a file; FEMNIST's files each have less than a tenth of this size
 TEST_SHARE = 0.2  # of a table's rows, where the table has no test set
 WANTED = (
-    "must be a folder with a folder (CLIENT/train/CLASS/*.png) or a file (CLIENT.npz, CLIENT.csv) a client, a .npz file "
+    "use a folder with a folder (CLIENT/train/CLASS/*.png) or a file (CLIENT.npz, CLIENT.csv) per client, a .npz file "
     "with client_train, a table with a column client, or LEAF's JSON"
 )
 
@@ -43,14 +43,14 @@ def brought(path: Path, label: str | None = None) -> Brought:
     else:
         user_data = files.npz(path)
     if label is not None and not user_data.features:
-        raise ValueError(f"--label {label}: read only with tables ({', '.join(TABLES)})")
+        raise ValueError(f"--label {label}: applies only to tables ({', '.join(TABLES)}); remove the flag")
     return user_data
 
 
 def clients(path: Path) -> tuple[str, ...]:
     """Return the names of the clients in the data at a path, in order. Raise ValueError where the data name no clients."""
     if not untrusted.is_there(path):
-        raise ValueError(f"there is no such file or folder; {WANTED}")
+        raise ValueError(f"no such file or folder; {WANTED}")
     if path.is_dir() and not _leaf_files(path):
         names = list(_clients_of(path)[0])
     elif _suffix(path) in TABLES:
@@ -87,13 +87,16 @@ def owners(data: Brought) -> tuple[tuple[str, ...], np.ndarray | None]:
         return (), None
     names = tuple(in_order(np.unique(data.train.clients)))
     if "" in names:
-        raise ValueError("training examples are of a client without a name")
+        raise ValueError("training examples belong to a client without a name; name the client")
     test_clients = [] if data.test is None else [""] * len(data.test.y) if data.test.clients is None else data.test.clients
     number = {name: k for k, name in enumerate(names)}
     files.one_spelling("client", {*names, *map(str, test_clients)} - {""}, data.first.clients)
     untrained = set(map(str, test_clients)) - {"", *names}
     if untrained and untrained != set(map(str, test_clients)):
-        raise ValueError(f"client {min(untrained)} has test examples and no training examples")
+        raise ValueError(
+            f"client {min(untrained)} has test examples but no training examples; add training examples, "
+            "or remove its test examples"
+        )
     return names, np.array([number.get(str(name), -1) for name in (*data.train.clients, *test_clients)], np.int64)
 
 
@@ -110,7 +113,7 @@ def _clients_of(root: Path) -> tuple[dict[str, Path], Path | None]:
         if path.is_dir() or _suffix(path) in FILES:
             name = path.name if path.is_dir() else path.stem
             if name in paths and (path.is_file() and paths[name].is_file() or name == "test"):
-                raise ValueError(f"{paths[name]} and {path} have the same name, {name}; keep one of the two")
+                raise ValueError(f"{paths[name]} and {path} have the same name, {name}; rename or remove one of the two")
             if name not in paths or path.is_file():
                 paths[name] = path
     common = paths.pop("test", None)
@@ -119,14 +122,14 @@ def _clients_of(root: Path) -> tuple[dict[str, Path], Path | None]:
     if not any((path / "train").is_dir() for path in folders.values()):
         folders = {}
     if client_files and folders:
-        raise ValueError(f"{root} holds folders and files of clients; must be all of one kind")
+        raise ValueError(f"{root} holds both folders and files of clients; use only folders or only files")
     for path in folders.values():
         if not (path / "train").is_dir():
-            raise ValueError(f"no folder {path / 'train'}; each client must have train/CLASS/*.png")
+            raise ValueError(f"no folder {path / 'train'}; add it, each client must have train/CLASS/*.png")
     paths = client_files or folders
     if wrong := next((paths[name] for name in VALIDATION if name in paths), None):
         raise ValueError(
-            f"{wrong} has the name of a validation set, not of a client; --validation draws one from the training data"
+            f"{wrong} has the name of a validation set; remove it and use --validation, or rename it if it is a client"
         )
     return {name: paths[name] for name in in_order(paths)}, common if paths else None
 
@@ -164,7 +167,7 @@ def _of_client(name: str, path: Path, label: str | None) -> Brought:
             client_data = files.npz(path, optional="test")
     others = {str(client) for part in client_data.parts if part.clients is not None for client in part.clients} - {name}
     if others:
-        raise ValueError(f"{path} names a client {min(others)}; a file is of the client that it is called after, {name}")
+        raise ValueError(f"{path} names client {min(others)}, but the file name says client {name}; correct one of them")
     return client_data
 
 
@@ -180,7 +183,9 @@ def _common(path: Path, label: str | None) -> Brought:
         with files.within(path):
             test_data = files.npz(path, optional="train")
     if test_data.train is not None:
-        raise ValueError(f"{path} holds training examples, and is the test set of all clients; move them to a client")
+        raise ValueError(
+            f"{path} holds training examples, but is the common test set; move the training examples to a client"
+        )
     return replace(test_data, test=replace(test_data.test, clients=None))
 
 
@@ -194,16 +199,16 @@ def _check_compatible(name: str, client_data: Brought, first_name: str, first: B
     """Raise ValueError where the data of two clients differ in columns, shape, dtype or classes."""
     if client_data.features != first.features:
         differing = sorted(set(client_data.features) ^ set(first.features)) or ["their order"]
-        raise ValueError(f"the columns of {name} and {first_name} are not the same ({files.listed(differing)})")
+        raise ValueError(f"the columns of {name} and {first_name} differ ({files.listed(differing)}); use the same columns")
     xs = [part.x for part in (*client_data.parts, *first.parts) if isinstance(part.x, np.ndarray)]
     for x in xs:
         if files.kind(x) != files.kind(xs[-1]):
             raise ValueError(
-                f"an example of {name} is {files.kind(x)}, of {first_name} {files.kind(xs[-1])} [channels, height, width]; "
-                "must be alike"
+                f"examples of {name} are {files.kind(x)}, of {first_name} {files.kind(xs[-1])} [channels, height, width]; "
+                "use the same type and shape"
             )
     if client_data.train is not None and not np.array_equal(client_data.classes, first.classes):
-        raise ValueError(f"the classes of {name} and {first_name} are not the same")
+        raise ValueError(f"the classes of {name} and {first_name} differ; use the same classes")
 
 
 def _joined(parts: Sequence[tuple[str, Part]]) -> Part:
@@ -234,25 +239,32 @@ def table(path: Path, label: str | None = None) -> Brought:
     requested = label
     label = label or (LABEL if LABEL in columns else others[-1] if others else LABEL)
     if label not in others:
-        raise ValueError(f"{path} has no column {label} for --label; it has {files.listed(columns)}")
+        raise ValueError(
+            f"{path} has no column {label} for --label; the columns are {files.listed(columns)}, "
+            "but client and part hold no labels"
+        )
     for name in others:
         lower = name.lower()
         if lower in (CLIENT, PART, LABEL) and name != lower and name != requested:
-            raise ValueError(f"{path} has a column {name}; write {lower} if it is meant, else give it another name")
+            raise ValueError(
+                f"{path} has a column {name}; rename the column to {lower} if it holds the {lower}, else to another name"
+            )
     features = tuple(name for name in others if name != label)
     if not features:
-        raise ValueError(f"{path} has no columns but {label}; all others are the features")
+        raise ValueError(f"{path} has only the column {label}; add columns of features")
     if label not in (requested, LABEL) and all(map(tables.is_value, features)):
         raise ValueError(
-            f"{path} has no header, or only numbers for names ({files.listed(columns)}); name them, or say which is "
-            "the label with --label"
+            f"{path} has no header, or only numbers as names of columns ({files.listed(columns)}); name the "
+            "columns, or name the column of the labels with --label"
         )
     if not len(cells):
-        raise ValueError(f"{path} has no rows")
+        raise ValueError(f"{path} has no rows; add a row per example")
     x = np.stack([cells.numbers(name) for name in features], 1)[:, :, None, None]
     y = cells.words(label)
     if len(wrong := _rows_without_class(y)):
-        raise ValueError(f"{cells.place(wrong[0], label)} holds {y[wrong[0]]}, which is no class")
+        raise ValueError(
+            f"{cells.place(wrong[0], label)} holds {y[wrong[0]]}, which is not a class; write a class or remove the row"
+        )
     clients = cells.words(CLIENT, empty=True) if CLIENT in columns else None
     parts = cells.words(PART) if PART in columns else np.full(len(y), "train")
     if len(invalid := np.flatnonzero(~np.isin(parts, ("train", "test")))):
@@ -262,9 +274,9 @@ def table(path: Path, label: str | None = None) -> Brought:
         for part in ("train", "test")
     )
     if train is None:
-        raise ValueError(f"{path} has no training examples")
+        raise ValueError(f"{path} has no training examples; add rows whose part is train")
     warnings = tuple(
-        f"{path}: the column {name} counts the rows and is read as a feature; remove it if it is an index"
+        f"{path}: the column {name} looks like row numbers and is used as a feature; remove the column if it is an index"
         for name, column in zip(features, x.T[0, 0], strict=True)
         if tables.counts_rows(column)
     )
@@ -283,7 +295,7 @@ def _with_test_set(user_data: Brought) -> Brought:
     order = streams.generator("data", "table").permutation(len(train.y))
     n = max(round(TEST_SHARE * len(order)), 1)
     if n == len(order):
-        raise ValueError("a single row, which cannot be trained on and tested on")
+        raise ValueError("the table has a single row; training and testing need at least two rows")
     test, kept = (Part(train.x[rows], train.y[rows]) for rows in (np.sort(order[:n]), np.sort(order[n:])))
     return replace(user_data, train=kept, test=test)
 
@@ -312,16 +324,18 @@ def _leaf(train: Sequence[Path], test: Sequence[Path]) -> Brought:
             users, empty = _users(path)
             for user, part in users:
                 if user in users_read:
-                    raise ValueError(f"{path}: user {user} is in {users_read[user][0]} too; must be in one file of a part")
+                    raise ValueError(
+                        f"{path}: user {user} is also in {users_read[user][0]}; put each user into a single file of a part"
+                    )
                 users_read[user] = path, part
                 first.clients.setdefault(user, str(path))
                 for label in set(part.y.tolist()):
                     first.labels.setdefault(label, f"{path}, user {user}")
             if empty:
-                warnings.append(f"{path}: left out {len(empty)} without examples: {files.listed(empty)}")
+                warnings.append(f"{path}: left out users without examples ({len(empty)}): {files.listed(empty)}")
         parts.append(_joined([(user, part) for user, (_, part) in users_read.items()]) if users_read else None)
     if parts[0] is None:
-        raise ValueError("no users")
+        raise ValueError("the training files name no users; add users")
     return Brought(*parts, first=first, warnings=tuple(warnings))
 
 
@@ -333,32 +347,34 @@ def _users(path: Path) -> tuple[list[tuple[str, Part]], list[str]]:
         counts = content.get("num_samples", [None] * len(users))
         if len(repeated := [user for user, n in Counter(users).items() if n > 1]):
             raise ValueError(
-                f"user {repeated[0]} is listed {Counter(users)[repeated[0]]} times in users; must be listed once"
+                f"user {repeated[0]} is listed {Counter(users)[repeated[0]]} times in users; list each user once"
             )
         if unmatched := sorted(set(data_of) ^ set(users)):
             lists = ("users", "user_data") if unmatched[0] in users else ("user_data", "users")
-            raise ValueError(f"user {unmatched[0]} is in {lists[0]} and not in {lists[1]}; must be in both")
+            raise ValueError(
+                f"user {unmatched[0]} is in {lists[0]} but not in {lists[1]}; add the user to both or remove it"
+            )
         if len(counts) != len(users):
-            raise ValueError(f"num_samples holds {len(counts)} numbers for {len(users)} users; must be one for each")
+            raise ValueError(f"num_samples holds {len(counts)} numbers for {len(users)} users; write one number per user")
         users_read, empty = [], []
         for user, n in zip(users, counts, strict=True):
             user_data = data_of[user]
             n_labels = len(user_data["y"])
             if len(user_data["x"]) != n_labels:
                 raise ValueError(
-                    f"user {user} has {len(user_data['x'])} examples and {n_labels} labels; must be one of each"
+                    f"user {user} has {len(user_data['x'])} examples and {n_labels} labels; write one label per example"
                 )
             if n not in (None, n_labels):
-                raise ValueError(f"user {user} has {n_labels} labels, and num_samples says {n}; must be the same")
+                raise ValueError(f"user {user} has {n_labels} labels, but num_samples says {n}; correct one of them")
             if not n_labels:
                 empty.append(user)
                 continue
             x = files.examples(f"x of user {user}", _array(user, user_data["x"]))
             y = files.words(f"y of user {user}", user_data["y"])
             if any(isinstance(label, list | dict) for label in user_data["y"]):
-                raise ValueError(f"user {user} has a list or an object for a label; must be a number or text")
+                raise ValueError(f"user {user} has a list or an object as a label; write a number or text")
             if None in user_data["y"] or len(_rows_without_class(y)):
-                raise ValueError(f"user {user} has a label that is none (null or NaN)")
+                raise ValueError(f"user {user} has a missing label (null or NaN); write a label or remove the example")
             users_read.append((user, Part(x, y)))
         return users_read, empty
 

@@ -51,8 +51,8 @@ WRONG = {
     "no header, and truth": ("True,ill\nFalse,well\n", "t.csv, line 1: the first line is no header, but True,ill"),
     "two labels": ("a,label,label\n1,0,1\n", "t.csv, line 1: columns 2 and 3 have the same name, label"),
     "two features of one name": ("a,b,a ,label\n1,0,1,u\n", "t.csv, line 1: columns 1 and 3 have the same name, a"),
-    "a label in capitals": ("Label,a,b\nu,1,2\n", "t.csv has a column Label; write label if it is meant"),
-    "a client in capitals": ("a,CLIENT,label\n1,2,u\n", "t.csv has a column CLIENT; write client if it is meant"),
+    "a label in capitals": ("Label,a,b\nu,1,2\n", "t.csv has a column Label; rename the column to label"),
+    "a client in capitals": ("a,CLIENT,label\n1,2,u\n", "t.csv has a column CLIENT; rename the column to client"),
     "decimal commas": ("a,b,label\n1,5,2,u\n", "t.csv, line 2: holds 4 values for 3 columns; write decimals with a point"),
     "quoted decimal commas": ('a,b,label\n"1,5",2,u\n', "t.csv, line 2: the column a holds 1,5; features must be finite"),
     "a long row": ("a,b,label\n1,2,u\n\n3,4,v,5\n", "t.csv, line 4: holds 4 values for 3 columns"),
@@ -108,7 +108,7 @@ def test_truth_is_one_and_zero(tmp_path):
 def test_a_column_that_counts_the_rows_is_warned_of(numbers, tmp_path):
     rows = "".join(f"{i},{i * i},{'uv'[i % 2]}\n" for i in numbers)
     path = written(tmp_path, "id,x,label\n" + rows)
-    told = f"{path}: the column id counts the rows and is read as a feature; remove it if it is an index"
+    told = f"{path}: the column id looks like row numbers and is used as a feature; remove the column if it is an index"
     assert silos.table(path).warnings == (told,)
 
 
