@@ -111,14 +111,14 @@ def _require_regular(path: str | Path, status: os.stat_result) -> None:
 
 
 @contextmanager
-def opened(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
+def opened(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
     """Open a regular file to read its bytes. Chorus opens every file that it reads here. Raise RefusedError where the path
-    is not a regular file, cannot be opened, or has more bytes than `most`."""
+    is not a regular file, cannot be opened, or has more bytes than `limit`."""
     with refusing(path, "a file"):
         file = open(path, "rb", opener=regular)  # noqa: PTH123, SIM115 `refusing` covers the opening alone
     with file:
-        if most is not None and (n_bytes := os.fstat(file.fileno()).st_size) > most:
-            raise RefusedError(path, f"has {size(n_bytes)}; at most {size(most)} are read")
+        if limit is not None and (n_bytes := os.fstat(file.fileno()).st_size) > limit:
+            raise RefusedError(path, f"has {size(n_bytes)}; at most {size(limit)} are read")
         yield file
 
 
@@ -152,16 +152,16 @@ def memory() -> int:
 # --- text and trees ----------------------------------------------------------------------------------------------------
 
 
-def text(path: Path, most: int = TEXT) -> str:
+def text(path: Path, limit: int = TEXT) -> str:
     """Return the content of a text file in UTF-8. Raise RefusedError."""
-    with opened(path, most) as file, refusing(path, "text"):
-        return file.read(most + 1).decode("utf-8-sig")
+    with opened(path, limit) as file, refusing(path, "text"):
+        return file.read(limit + 1).decode("utf-8-sig")
 
 
-def tree(path: Path, most: int = TREE) -> Any:
-    """Return the content of a JSON file. Raise RefusedError where the file is not JSON, has more bytes than `most`, or has
+def tree(path: Path, limit: int = TREE) -> Any:
+    """Return the content of a JSON file. Raise RefusedError where the file is not JSON, has more bytes than `limit`, or has
     more than `DEPTH` levels."""
-    content = text(path, most)
+    content = text(path, limit)
     with refusing(path, "JSON"):
         value = json.loads(content, object_pairs_hook=_unique_keys)
     return shallow(path, value)
@@ -294,10 +294,10 @@ def escape(value: object, lines: bool = False) -> str:
     )
 
 
-def short(whose: str, names: Iterable[str]) -> None:
-    """Raise ValueError for a name of more than `NAME` characters; the message begins with `whose`."""
+def short(prefix: str, names: Iterable[str]) -> None:
+    """Raise ValueError for a name of more than `NAME` characters; the message begins with `prefix`."""
     if (longest := max(map(len, names), default=0)) > NAME:
-        raise ValueError(f"{whose} a name of {longest} characters; at most {NAME} are read")
+        raise ValueError(f"{prefix} a name of {longest} characters; at most {NAME} are read")
 
 
 def no_formula(cell: str) -> str:

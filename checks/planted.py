@@ -142,14 +142,14 @@ published fedavg: kept moments go to the first clients | algorithms/published/fe
 - np.floor(np.cumsum(mix, axis=-1) * n + 0.5)
 + np.floor(np.cumsum(mix, axis=-1) * n)
 silos: what a client holds out it trains on | data/partition.py | test_partition.py -k "silo"
-- held_out[k], kept[k] = examples[:n], examples[n:]
-+ held_out[k], kept[k] = examples[:n], examples
+- held_out[k], training[k] = examples[:n], examples[n:]
++ held_out[k], training[k] = examples[:n], examples
 silos: the common test set is not all of the global one | data/partition.py | test_partition.py -k "share_a_test_set"
 - return everything[data.owners.cpu().numpy()[everything] < 0] if data.clients else everything
 + return everything
 tables: features are dealt in another order than labels | data/silos.py | test_silos.py
-- test, kept = (Part(train.x[rows], train.y[rows]) for
-+ test, kept = (Part(train.x[rows], train.y[rows[::-1]]) for
+- test, rest = (Part(train.x[rows], train.y[rows]) for
++ test, rest = (Part(train.x[rows], train.y[rows[::-1]]) for
 tables: a row of another length is taken | data/tables.py | test_tables.py
 - if len(row) != len(names):
 + if len(row) > len(names):
@@ -220,14 +220,14 @@ the report sorts what is missing first | figures/report/page.js | figures/test_r
 - f"{wanted}-*/done"
 + f"{wanted}-*/config.json"
 * bytes that a client did not send are those of the row before | saves/__init__.py | test_saves.py
-- np.nan_to_num(of_clients[name])
-+ pd.Series(of_clients[name]).ffill().fillna(0)
+- np.nan_to_num(client_columns[name])
++ pd.Series(client_columns[name]).ffill().fillna(0)
 * the best round on validation is the last of equals | saves/__init__.py | test_saves.py
 - rounds["validation_mean"].idxmax()
 + rounds["validation_mean"][::-1].idxmax()
 a block's holder trains on what another one holds out | data/partition.py | test_partition.py -k "holds_out"
-- kept[drawn[already_first]
-+ kept[drawn
+- held_out[order[already_first]
++ held_out[order
 the weights of a grouped convolution are counted as dense ones | federation/meter.py | test_meter.py -k "MobileNet"
 - torch.ops.aten.convolution_backward: _convolution_backward
 + torch.ops.aten.addmm: flop_registry[torch.ops.aten.addmm]

@@ -41,12 +41,12 @@ def draw(name: str, n: int, shape: tuple[int, int, int], stream: np.random.Gener
     return {step: torch.from_numpy(draws[step]()).to(device) for step in AUGMENTATIONS[name]}
 
 
-def part(drawn: Draw, i: Tensor) -> Draw:
-    """Return the rows of a draw at the positions i, int64 [B]."""
-    return {step: rows[i] for step, rows in drawn.items()}
+def part(augmentation: Draw, indices: Tensor) -> Draw:
+    """Return the rows of a draw at `indices`, int64 [B]."""
+    return {step: rows[indices] for step, rows in augmentation.items()}
 
 
-def apply(drawn: Draw, x: Tensor, black: Tensor) -> Tensor:
+def apply(augmentation: Draw, x: Tensor, black: Tensor) -> Tensor:
     """Return the augmented images, for normalised x [B, channels, height, width]. The mean of x is 0; `black` [channels]
     holds the normalised value of black.
 
@@ -55,11 +55,11 @@ def apply(drawn: Draw, x: Tensor, black: Tensor) -> Tensor:
     """
     n, channels, height, width = x.shape
     row, column = (torch.arange(side, device=x.device).expand(n, side) for side in (height, width))
-    hole = _hole(row, column, drawn["cutout"], min(height, width) // 4) if "cutout" in drawn else None
-    if "flip" in drawn:
-        column = torch.where(drawn["flip"][:, None], width - 1 - column, column)
-    if "crop" in drawn:
-        row, column = row + drawn["crop"][:, :1], column + drawn["crop"][:, 1:]
+    hole = _hole(row, column, augmentation["cutout"], min(height, width) // 4) if "cutout" in augmentation else None
+    if "flip" in augmentation:
+        column = torch.where(augmentation["flip"][:, None], width - 1 - column, column)
+    if "crop" in augmentation:
+        row, column = row + augmentation["crop"][:, :1], column + augmentation["crop"][:, 1:]
     outside, inside_hole = height * width, height * width + 1  # indices of black and of the mean
     row = torch.where(_between(row, 0, height), row * width, outside)
     column = torch.where(_between(column, 0, width), column, outside)

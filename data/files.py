@@ -172,13 +172,13 @@ def _download(published: Published) -> None:
         socket.setdefaulttimeout(default_timeout)
 
 
-def _move(new: Path, place: Path) -> None:
-    """Move a file or a folder to `place` where nothing exists yet; merge two folders."""
-    if not place.exists():
-        new.rename(place)
-    elif new.is_dir() and place.is_dir():
-        for child in new.iterdir():
-            _move(child, place / child.name)
+def _move(source: Path, destination: Path) -> None:
+    """Move the file or folder `source` to `destination` where nothing exists yet; merge two folders."""
+    if not destination.exists():
+        source.rename(destination)
+    elif source.is_dir() and destination.is_dir():
+        for child in source.iterdir():
+            _move(child, destination / child.name)
 
 
 # --- readers -----------------------------------------------------------------------------------------------------------
@@ -473,8 +473,8 @@ def classified(brought: Brought) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.array([index[name] for name in np.concatenate([train, test]).tolist()], np.int64), classes
 
 
-def one_spelling(what: str, names: Iterable[str], first: Mapping[str, str]) -> None:
-    """Raise ValueError where two names of a `what` ("class", "client") differ only in case, spaces or the spelling of a
+def one_spelling(noun: str, names: Iterable[str], first: Mapping[str, str]) -> None:
+    """Raise ValueError where two names of a `noun` ("class", "client") differ only in case, spaces or the spelling of a
     number or boolean; `first` says where each name occurs."""
     spellings: dict[Any, str] = {}
     for name in in_order(names):
@@ -483,7 +483,7 @@ def one_spelling(what: str, names: Iterable[str], first: Mapping[str, str]) -> N
             left, right = (
                 f"{spelling!r}" + (f" ({first[spelling]})" if spelling in first else "") for spelling in (other, name)
             )
-            raise ValueError(f"{left} and {right} look like one {what} spelled in two ways; spell it in one, or rename one")
+            raise ValueError(f"{left} and {right} look like one {noun} spelled in two ways; spell it in one, or rename one")
 
 
 def _normalised(name: str) -> Any:
@@ -493,11 +493,11 @@ def _normalised(name: str) -> Any:
     return Decimal(plain) if NUMBER.fullmatch(plain) else plain
 
 
-def words(what: str, values: Sequence[Any]) -> np.ndarray:
+def words(where: str, values: Sequence[Any]) -> np.ndarray:
     """Return names as text [n]. Raise ValueError for a name longer than `untrusted.NAME`: an array uses the space of the
-    longest name for every name."""
+    longest name for every name. The message begins with `where`."""
     names = list(map(str, values))
-    untrusted.short(f"{what} holds", names)
+    untrusted.short(f"{where} holds", names)
     return np.array(names, TEXT) if names else np.zeros(0, f"{TEXT}1")
 
 

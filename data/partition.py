@@ -312,9 +312,9 @@ def _fill_empty_clients(per_class: np.ndarray, parts: np.ndarray) -> None:
                 heapq.heappop(spare[c])
             if spare[c]:
                 break
-        most, giver = heapq.heappop(spare[c])
-        if most < -1:
-            heapq.heappush(spare[c], (most + 1, giver))
+        negative_count, giver = heapq.heappop(spare[c])
+        if negative_count < -1:
+            heapq.heappush(spare[c], (negative_count + 1, giver))
         sizes[giver] -= 1
         per_class[giver, c] -= 1
         per_class[k, c] += 1
@@ -339,11 +339,11 @@ def shards(pool: Pool, generator: np.random.Generator, n_clients: int, shard_per
     """
     present = np.unique(pool.y[pool.train])
     n_shards, n_classes = n_clients * shard_per_user, len(present)
-    least, most = -(-n_classes // n_clients), min(map(len, pool.parts)) // n_clients
-    if not least <= shard_per_user <= most:
+    lowest, highest = -(-n_classes // n_clients), min(map(len, pool.parts)) // n_clients
+    if not lowest <= shard_per_user <= highest:
         raise UserError(
             f"--shard_per_user {shard_per_user}: with --n_clients {n_clients} there would be {n_shards} shards, and each of "
-            f"the {n_classes} classes needs a shard, each shard a training and a test image; must be {least} to {most}"
+            f"the {n_classes} classes needs a shard, each shard a training and a test image; must be {lowest} to {highest}"
         )
     n_of = np.full(n_classes, n_shards // n_classes)  # number of shards per class
     n_of[generator.permutation(n_classes)[: n_shards % n_classes]] += 1
@@ -386,13 +386,13 @@ def _deal_pieces(
     {class: clients}, and deal the pieces at random. Raise UserError on `flag`, a flag with its value, where a class has too
     few examples."""
     shares = []
-    for part, what in zip(pool.parts, ("training", "test"), strict=True):
+    for part, kind in zip(pool.parts, ("training", "test"), strict=True):
         pieces, owners = [], []
         for c, clients in holders.items():
             examples, m = arrange(part[pool.y[part] == c]), len(clients)
             if len(examples) < m:
                 raise UserError(
-                    f"{flag}: class {c} would be cut into {m} pieces and has {len(examples)} {what} images; "
+                    f"{flag}: class {c} would be cut into {m} pieces and has {len(examples)} {kind} images; "
                     f"use a smaller number or fewer clients"
                 )
             pieces.append(examples)
@@ -419,9 +419,9 @@ def reference_blocks(pool: Pool, generator: np.random.Generator, n_clients: int,
     next digit). Every holder of a block has the *whole* block: an image may be in several shares. Nothing is drawn."""
     places_held, n = _digit_sets(pool, n_clients, digit_num), len(np.unique(pool.y[pool.train]))
     shares = []
-    for part, what in zip(pool.parts, ("training", "test"), strict=True):
+    for part, kind in zip(pool.parts, ("training", "test"), strict=True):
         if len(part) < n:
-            raise UserError(f"--partition reference_blocks: {len(part)} {what} images are fewer than the {n} blocks")
+            raise UserError(f"--partition reference_blocks: {len(part)} {kind} images are fewer than the {n} blocks")
         blocks = np.array_split(part[np.argsort(pool.y[part], kind="stable")], n)
         shares.append([np.concatenate([blocks[place] for place in places]) for places in places_held])
     return tuple(shares)
@@ -478,15 +478,15 @@ def silos(pool: Pool, generator: np.random.Generator, n_clients: int, test_share
     positions = np.searchsorted(ids, pool.owners[pool.test]).clip(max=len(ids) - 1)
     owned = ids[positions] == pool.owners[pool.test]
     train, test = Shares.dealt(pool.train, owners, n_clients), Shares.dealt(pool.test[owned], positions[owned], n_clients)
-    kept, held_out = list(train), list(test)
+    training, held_out = list(train), list(test)
     for k in np.flatnonzero(test.sizes == 0):
         examples = generator.permutation(train[k])
         if len(examples) < 2:
             name = pool.clients[ids[k]] if pool.clients else f"client {k}"
             raise UserError(f"--partition silos: {name} has a single example, and no test examples; it cannot hold one out")
         n = _held_out(test_share, len(examples))
-        held_out[k], kept[k] = examples[:n], examples[n:]
-    return kept, held_out
+        held_out[k], training[k] = examples[:n], examples[n:]
+    return training, held_out
 
 
 def _held_out(share: float, n: int) -> int:
@@ -609,24 +609,24 @@ def _held_back(shares: Shares, n_train: int, options) -> np.ndarray:
     each share round(F n_k) or more, at least 1, and never all. Examples that another client has already held out come first,
     so that overlapping shares hold out no more than necessary. Raise UserError for a share of which every example would be
     held out."""
-    kept = np.zeros(n_train, dtype=bool)
+    held_out = np.zeros(n_train, dtype=bool)
     if not options.validation:
-        return kept
+        return held_out
     for k, share in enumerate(shares):
         if len(share) < 2:
             raise UserError(
                 f"--validation {options.validation:g}: client {k} has a single training image and cannot hold one out; "
                 f"use fewer clients or --validation 0"
             )
-        drawn = streams.generator("validation", options.split_seed, k).permutation(share)
-        already_first = np.argsort(~kept[drawn], kind="stable")
-        kept[drawn[already_first][: _held_out(options.validation, len(share))]] = True
-    if len(whole := np.flatnonzero(shares.where(~kept[shares.values]).sizes == 0)):
+        order = streams.generator("validation", options.split_seed, k).permutation(share)
+        already_first = np.argsort(~held_out[order], kind="stable")
+        held_out[order[already_first][: _held_out(options.validation, len(share))]] = True
+    if len(emptied := np.flatnonzero(shares.where(~held_out[shares.values]).sizes == 0)):
         raise UserError(
-            f"--validation {options.validation:g}: every image of client {whole[0]} is held out by it or by another that "
+            f"--validation {options.validation:g}: every image of client {emptied[0]} is held out by it or by another that "
             f"holds it too; use a smaller share"
         )
-    return kept
+    return held_out
 
 
 def arrays(data, split: Split) -> dict[str, np.ndarray]:
@@ -710,8 +710,8 @@ def from_file(path: Path, data, n_clients: int) -> Split:
         )
         indices %= len(data.y)
     if times.max() > 1:
-        twice = indices[times.argmax()]
-        raise UserError(f"{where} deals example {twice} {times.max()} times; an example must be in one share at most")
+        repeated = indices[times.argmax()]
+        raise UserError(f"{where} deals example {repeated} {times.max()} times; an example must be in one share at most")
     return result
 
 

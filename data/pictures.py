@@ -83,17 +83,17 @@ def _folders(folder: Path) -> list[Path]:
     return folders
 
 
-def decode(files: list[Path], size: int | None, channels: int | None, kept: Path) -> np.ndarray:
+def decode(files: list[Path], size: int | None, channels: int | None, folder: Path) -> np.ndarray:
     """Decode image files to uint8 [n, channels, height, width].
 
     `size` is the side to which each image is resized (bilinear, with antialias); None: all images must have the same size.
     `channels` is 3 for RGB, or None: 1 if all images are grey, else 3. Transparency is dropped. The result of more than
-    10,000 files is cached in the folder `kept`, under a name that changes with any of the files; the next call reads the
-    cache. You can remove this folder at any time. Raise ValueError, naming the file.
+    10,000 files is cached in `folder`, under a name that changes with any of the files; the next call reads the cache. You
+    can remove this folder at any time. Raise ValueError, naming the file.
     """
     if not files:
         raise ValueError("no images")
-    cache = _cache_path(files, size, channels, kept) if len(files) > MANY else None
+    cache = _cache_path(files, size, channels, folder) if len(files) > MANY else None
     if cache and (x := _read_cache(cache, len(files))) is not None:
         return x
     # memory holds each image twice; an image that is not resized has the size that its header names

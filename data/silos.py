@@ -296,8 +296,8 @@ def _with_test_set(user_data: Brought) -> Brought:
     n = max(round(TEST_SHARE * len(order)), 1)
     if n == len(order):
         raise ValueError("the table has a single row; training and testing need at least two rows")
-    test, kept = (Part(train.x[rows], train.y[rows]) for rows in (np.sort(order[:n]), np.sort(order[n:])))
-    return replace(user_data, train=kept, test=test)
+    test, rest = (Part(train.x[rows], train.y[rows]) for rows in (np.sort(order[:n]), np.sort(order[n:])))
+    return replace(user_data, train=rest, test=test)
 
 
 # --- LEAF --------------------------------------------------------------------------------------------------------------

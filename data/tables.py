@@ -116,10 +116,10 @@ def _floats(cells: Sequence[str]) -> np.ndarray:
             return np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
         pass
-    words = [cell.strip().lower() for cell in cells]
-    if all(word in TRUTH for word in words):
-        return np.array([TRUTH[word] for word in words])
-    return np.array([float(word) if _is_number(word) else np.nan for word in words])
+    texts = [cell.strip().lower() for cell in cells]
+    if all(text in TRUTH for text in texts):
+        return np.array([TRUTH[text] for text in texts])
+    return np.array([float(text) if _is_number(text) else np.nan for text in texts])
 
 
 def is_value(text: str) -> bool:
@@ -187,36 +187,36 @@ def _length_problem(row: Sequence[str], n: int) -> str:
 
 def _header(path: Path, line: int, row: Sequence[str]) -> list[str]:
     """Return the names of the columns. Raise _WrongError for a line that does not look like names separated by commas."""
-    place, header = f"{path}, line {line}:", shown(",".join(row))
+    where, header = f"{path}, line {line}:", shown(",".join(row))
     if row[0].lstrip().startswith("#"):
-        raise _WrongError(f"{place} {header} looks like a comment; remove the line, the first line must name the columns")
+        raise _WrongError(f"{where} {header} looks like a comment; remove the line, the first line must name the columns")
     for mark, separator in SEPARATORS.items():
         if any(mark in cell for cell in row) and (len(row) == 1 or mark in ";\t"):
-            raise _WrongError(f"{place} the columns are separated by {separator} ({header}); use commas")
+            raise _WrongError(f"{where} the columns are separated by {separator} ({header}); use commas")
     if len(row) == 1:
-        raise _WrongError(f"{place} has a single column, {header}; separate features and label by commas")
-    names = _checked_names(place, row)
+        raise _WrongError(f"{where} has a single column, {header}; separate features and label by commas")
+    names = _checked_names(where, row)
     numbers = [name for name in names if is_value(name)]
     if len(numbers) == len(names) or not _are_consecutive(numbers):  # pandas calls columns 0, 1, 2, ...
         raise _WrongError(
-            f"{place} the first line is no header, but {header}; add a first line with the names of the columns"
+            f"{where} the first line is no header, but {header}; add a first line with the names of the columns"
         )
     return names
 
 
-def _checked_names(place: str, columns: Iterable[Any]) -> list[str]:
+def _checked_names(where: str, columns: Iterable[Any]) -> list[str]:
     """Return the names of columns, without the spaces around the names. Raise _WrongError for an empty name and for a name
     that occurs twice."""
     names: list[str] = []
     for i, name in enumerate((str(name).strip() for name in columns), 1):
         if not name or name.startswith(("Unnamed: ", "__index_level_")):
             raise _WrongError(
-                f"{place} column {i} has no name, like an index column of pandas; remove the column (index=False), or "
+                f"{where} column {i} has no name, like an index column of pandas; remove the column (index=False), or "
                 "name the column if it is a feature"
             )
         if name in names:
             raise _WrongError(
-                f"{place} columns {names.index(name) + 1} and {i} have the same name, {shown(name)}; "
+                f"{where} columns {names.index(name) + 1} and {i} have the same name, {shown(name)}; "
                 "rename or remove one of the columns"
             )
         names.append(name)

@@ -206,7 +206,9 @@ class Run:
 
         epochs = range(self.options.get("ft_epochs", 0) + 1)
         by_epoch = [float(last[f"tuned_mean:epoch {e}"]) for e in epochs if f"tuned_mean:epoch {e}" in last]
-        accuracies = [f"{which}_{what}" for which in ("global", "personal") for what in ("mean", "std_clients", "worst")]
+        accuracies = [
+            f"{model}_{statistic}" for model in ("global", "personal") for statistic in ("mean", "std_clients", "worst")
+        ]
         return {
             "algorithm": self.options["algorithm"],
             "seed": self.options["seed"],
@@ -502,12 +504,12 @@ def frame_of(history: list[Mapping[str, Any]]) -> pd.DataFrame:
     for name in in_order(name for pair in tables for table in pair for name in table):
         is_integer = name in ("round", "client") or name.startswith(COUNTS)
         columns[name] = column = np.full(starts[-1], 0 if is_integer else np.nan, np.int64 if is_integer else np.float64)
-        for (of_round, of_clients), start, end in zip(tables, starts, starts[1:], strict=False):
-            column[start] = of_round.get(name, column[start])
-            if name in of_clients:
-                column[start + 1 : end] = np.nan_to_num(of_clients[name]) if is_integer else of_clients[name]
+        for (round_values, client_columns), start, end in zip(tables, starts, starts[1:], strict=False):
+            column[start] = round_values.get(name, column[start])
+            if name in client_columns:
+                column[start + 1 : end] = np.nan_to_num(client_columns[name]) if is_integer else client_columns[name]
             elif name == "round":
-                column[start + 1 : end] = of_round["round"]
+                column[start + 1 : end] = round_values["round"]
     return pd.DataFrame(columns, copy=False)
 
 
