@@ -1,7 +1,7 @@
-"""What `chorus` is where it is installed: `chorus fedavg ...` in any folder, `from chorus import saves` in Python.
+"""Make the installed package `chorus`: `chorus fedavg ...` in any folder, `from chorus import saves` in Python.
 
-The modules of the house import one another by their own names, as in a checkout, and so do plugins. So their folder comes
-first where Python looks for modules, once `chorus` is imported, and `chorus.saves` is another name of `saves`.
+The modules of Chorus import one another by their own names, as in a checkout, and so do plugins. So `import chorus` puts
+their folder first on Python's module path, and `chorus.saves` is another name of the module `saves`.
 """
 
 import importlib
@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> NoReturn:
-    """The command `chorus`: that of `run.py`."""
+    """Run the command `chorus`, which is the command of `run.py`."""
     import errors
 
     sys.excepthook = errors.in_a_line
@@ -29,37 +29,40 @@ def main() -> NoReturn:
 
 
 class _OtherNames(MetaPathFinder, Loader):
-    """Finds chorus.NAME as the very module NAME."""
+    """Import chorus.NAME as the module NAME itself."""
 
     def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
-        own = importlib.util.find_spec(_own(name)) if name.startswith("chorus.") else None
-        return own and ModuleSpec(name, self, origin=own.origin, is_package=own.submodule_search_locations is not None)
+        spec = importlib.util.find_spec(_module_name(name)) if name.startswith("chorus.") else None
+        return spec and ModuleSpec(name, self, origin=spec.origin, is_package=spec.submodule_search_locations is not None)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(_own(spec.name))
+        module = importlib.import_module(_module_name(spec.name))
         spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = module.__spec__.loader_state  # it is what it was
+        module.__spec__ = module.__spec__.loader_state  # create_module saved the module's own spec; import replaced the spec
 
-    def get_code(self, name: str) -> CodeType | None:  # of python -m chorus.NAME
-        return importlib.util.find_spec(_own(name)).loader.get_code(_own(name))
+    def get_code(self, name: str) -> CodeType | None:  # python -m chorus.NAME needs the code
+        return importlib.util.find_spec(_module_name(name)).loader.get_code(_module_name(name))
 
 
-def _own(name: str) -> str:
+def _module_name(name: str) -> str:
+    """Return the module's own name: chorus.NAME without the prefix."""
     return name.removeprefix("chorus.")
 
 
-def _refuse_taken() -> None:
-    """Raises ImportError where a module of somebody else's has a name of ours already."""
+def _refuse_name_clash() -> None:
+    """Raise ImportError where Python has already imported another package's module under the name of a Chorus module."""
     for path in HERE.iterdir():
-        there = getattr(sys.modules.get(path.stem), "__file__", None)
-        if there and path.stem != "__init__" and HERE not in Path(there).resolve().parents:
-            raise ImportError(f"chorus has a module {path.stem}, and {there} is imported already; import chorus before it")
+        imported = getattr(sys.modules.get(path.stem), "__file__", None)
+        if imported and path.stem != "__init__" and HERE not in Path(imported).resolve().parents:
+            raise ImportError(
+                f"chorus has a module {path.stem}, and {imported} is imported already; import chorus before it"
+            )
 
 
 if __name__ == "chorus":
-    _refuse_taken()
+    _refuse_name_clash()
     sys.path.insert(0, str(HERE))
     sys.meta_path.insert(0, _OtherNames())

@@ -1,7 +1,7 @@
-"""Files that strangers may have written, and names that they may have given.
+"""Read files and names that strangers may have written.
 
-Nothing in a file is run, and none may ask for more than the limits below say; what is beyond them is refused before it is
-unpacked. Whatever is wrong with a file is a `RefusedError`, one line that names it.
+Chorus runs nothing in such a file. The limits below bound the memory that a file may use; Chorus refuses a larger file
+before unpacking the file. A faulty file raises a `RefusedError`, whose single line names the file.
 """
 
 import argparse
@@ -25,36 +25,36 @@ from numpy.lib import format as npy
 from errors import UserError
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
-ARRAYS = 64 * GIB  # bytes of arrays that are read from one file; never more than the machine has memory
-RATIO, UNASKED = 200, 256 * MIB  # a file that unpacks to more than UNASKED may become RATIO times its size, and no more
+ARRAYS = 64 * GIB  # bytes of arrays to read from one file; the machine's memory is a further limit
+RATIO, UNASKED = 200, 256 * MIB  # a file that unpacks to more than UNASKED bytes may grow to RATIO times its size at most
 MEMBERS = 100_000  # arrays in a file
-TREE = 16 * MIB  # bytes of a JSON file, such as config.json; one of data may have more
+TREE = 16 * MIB  # bytes of a JSON file, such as config.json; a JSON file of data may have more
 TEXT = 16 * MIB  # bytes of other text
 TOML = 256 * KIB  # bytes of a TOML file
 DEPTH = 64  # brackets within brackets
-DOTS = 1_000  # in one line of a TOML file: keys of many parts take the square of their number to read
+DOTS = 1_000  # in a line of a TOML file: the time to read a dotted key grows with the square of its number of parts
 NAME = 256  # characters of the name of a class or a client
-KINDS = "biufUS"  # numpy's letters: truth values, whole numbers, floats, text, bytes
-# Unicode's categories of what is not seen: control, format (bidi, zero width), half a letter, no letter, ends of lines
+KINDS = "biufUS"  # numpy's letters: booleans, signed and unsigned integers, floats, text, bytes
+# Unicode's categories of invisible characters: control, format (bidi, zero width), surrogate, unassigned, line ends
 INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
 
 
 class RefusedError(UserError, ValueError):
-    """A file is not read: `path`, and why, `reason`."""
+    """Say that Chorus refuses a file: `path` is the file, `reason` says why."""
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path, self.reason = Path(path), " ".join(escape(reason, lines=True).split())
         super().__init__(f"{escape(path)}: {self.reason}")
 
-    def __reduce__(self):  # by default an exception is made again of its text alone, in another process
+    def __reduce__(self):  # by default pickle rebuilds an exception from its text alone
         return RefusedError, (self.path, self.reason)
 
 
 class Parser(argparse.ArgumentParser):
-    """That of the library, which in Python 3.11 makes an empty list of the value of --flag=--: this one refuses it."""
+    """Parse arguments as argparse does, but refuse --flag=--: argparse of Python 3.11 reads this value as an empty list."""
 
     def parse_known_args(self, args=None, namespace=None):
-        """As in the library, whose `parse_args` calls it."""
+        """Parse as argparse does; argparse's `parse_args` calls this method."""
         for word in sys.argv[1:] if args is None else args:
             if word.startswith("--") and word.partition("=")[2] == "--":
                 self.error(f"{word}: -- is no value")
@@ -62,14 +62,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def is_there(path: str | Path) -> bool:
-    """Whether there is such a file or folder; not, where the name is longer than that of any file, of which pathlib makes an
-    OSError in Python 3.11."""
+    """Return whether a file or folder of this name exists. A name longer than any file name returns False; pathlib raises
+    OSError for such a name in Python 3.11."""
     return os.path.exists(path)  # noqa: PTH110
 
 
 @contextmanager
-def refusing(path: Path, what: str) -> Iterator[None]:
-    """Whatever a reader stumbles over inside becomes one line: that the file is no `what` ("JSON", "an .npz file")."""
+def refusing(path: Path, kind: str) -> Iterator[None]:
+    """Turn any error inside the block into a RefusedError of a single line: the file is not a valid `kind` ("JSON", "an .npz
+    file")."""
     try:
         yield
     except RefusedError:
@@ -80,16 +81,17 @@ def refusing(path: Path, what: str) -> Iterator[None]:
         raise RefusedError(path, "asks for more memory than there is") from error
     except OSError as error:
         raise RefusedError(path, f"cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # a damaged file can break its reader in any way
-        raise RefusedError(path, f"is not to be read as {what} ({str(error) or type(error).__name__})") from error
+    except Exception as error:  # a damaged file can make its reader raise any error
+        raise RefusedError(path, f"is not to be read as {kind} ({str(error) or type(error).__name__})") from error
 
 
 def regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """Open a regular file, or a link to one, and return its descriptor: an `opener` for `open`. Raises RefusedError for a
-    folder, a pipe, a socket or a device, and never waits for one. It looks twice: at the name, since to open a device may
-    already do something, and at the open file, since another may have got the name in between."""
+    """Open a regular file, or a link to a regular file, and return its descriptor: an `opener` for `open`. Raise
+    RefusedError for a folder, a pipe, a socket or a device, and never wait for such a file. The function checks twice: the
+    name before opening, because opening a device may have an effect, and the descriptor after opening, because another file
+    may have taken the name in between."""
     with suppress(FileNotFoundError):
-        _require_regular(path, os.stat(path))  # noqa: PTH116 the errors of pathlib are others
+        _require_regular(path, os.stat(path))  # noqa: PTH116 pathlib raises other errors
     descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 0o666)
     try:
         _require_regular(path, os.fstat(descriptor))
@@ -100,38 +102,40 @@ def regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
     return descriptor
 
 
-def _require_regular(path: str | Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
-        kind = "a socket" if stat.S_ISSOCK(found.st_mode) else kind
+def _require_regular(path: str | Path, status: os.stat_result) -> None:
+    """Raise RefusedError where `status` is not the status of a regular file."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        kind = "a socket" if stat.S_ISSOCK(status.st_mode) else kind
         raise RefusedError(Path(path), f"cannot be read ({kind}; must be a file)")
 
 
 @contextmanager
-def opened(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
-    """Open a regular file to read its bytes: every file that Chorus reads is opened here. Raises RefusedError for anything
-    else, for a file that cannot be opened, and for more bytes than `most`."""
+def opened(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
+    """Open a regular file to read its bytes. Chorus opens every file that it reads here. Raise RefusedError where the path
+    is not a regular file, cannot be opened, or has more bytes than `limit`."""
     with refusing(path, "a file"):
-        file = open(path, "rb", opener=regular)  # noqa: PTH123, SIM115 what is done with it stumbles over its own
+        file = open(path, "rb", opener=regular)  # noqa: PTH123, SIM115 `refusing` covers the opening alone
     with file:
-        if most is not None and (found := os.fstat(file.fileno()).st_size) > most:
-            raise RefusedError(path, f"has {size(found)}; at most {size(most)} are read")
+        if limit is not None and (n_bytes := os.fstat(file.fileno()).st_size) > limit:
+            raise RefusedError(path, f"has {size(n_bytes)}; at most {size(limit)} are read")
         yield file
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read all bytes of a file. Raises RefusedError."""
+    """Return all bytes of a file. Raise RefusedError."""
     with opened(path) as file, refusing(path, "a file"):
         return file.read()
 
 
 def appended(path: Path) -> TextIO:
-    """Open a text file to add to its end, made where it is not there. Raises RefusedError for what is no regular file."""
+    """Open a text file to append to its end; create the file if needed. Raise RefusedError where the path is not a regular
+    file."""
     return open(path, "a", encoding="utf-8", opener=regular)  # noqa: PTH123
 
 
 def size(nbytes: int) -> str:
-    """Bytes as the limits are told: 300 bytes, 16 MiB."""
+    """Format a number of bytes as messages show the number: 300 bytes, 16 MiB."""
     for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if nbytes >= unit:
             return f"{nbytes / unit:,.0f} {name}" if nbytes % unit == 0 else f"{nbytes / unit:,.1f} {name}"
@@ -139,7 +143,7 @@ def size(nbytes: int) -> str:
 
 
 def memory() -> int:
-    """Bytes that a file's arrays may take here: `ARRAYS`, or what the machine has."""
+    """Return how many bytes a file's arrays may take here: `ARRAYS`, or the machine's memory if smaller."""
     import psutil
 
     return min(ARRAYS, psutil.virtual_memory().total)
@@ -148,50 +152,50 @@ def memory() -> int:
 # --- text and trees ----------------------------------------------------------------------------------------------------
 
 
-def text(path: Path, most: int = TEXT) -> str:
-    """A file of text in UTF-8. Raises RefusedError."""
-    with opened(path, most) as file, refusing(path, "text"):
-        return file.read(most + 1).decode("utf-8-sig")
+def text(path: Path, limit: int = TEXT) -> str:
+    """Return the content of a text file in UTF-8. Raise RefusedError."""
+    with opened(path, limit) as file, refusing(path, "text"):
+        return file.read(limit + 1).decode("utf-8-sig")
 
 
-def tree(path: Path, most: int = TREE) -> Any:
-    """What a JSON file holds. Raises RefusedError for what is none, has more bytes than `most`, or is nested deeper than
-    `DEPTH`."""
-    content = text(path, most)
+def tree(path: Path, limit: int = TREE) -> Any:
+    """Return the content of a JSON file. Raise RefusedError where the file is not JSON, has more bytes than `limit`, or has
+    more than `DEPTH` levels."""
+    content = text(path, limit)
     with refusing(path, "JSON"):
-        found = json.loads(content, object_pairs_hook=_once)
-    return shallow(path, found)
+        value = json.loads(content, object_pairs_hook=_unique_keys)
+    return shallow(path, value)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dict of JSON. Raises ValueError for a key that it has twice, of which json would keep the last."""
-    found: dict[str, Any] = {}
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the dict of a JSON object. Raise ValueError where a key occurs twice; json would keep the last value."""
+    entries: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in entries:
             raise ValueError(f"the key {key} occurs twice in one object")
-        found[key] = value
-    return found
+        entries[key] = value
+    return entries
 
 
 def toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds. Raises RefusedError as `tree` does."""
+    """Return the content of a TOML file. Raise RefusedError as `tree` does."""
     content = text(path, TOML)
     if any(line.count(".") > DOTS for line in content.splitlines()):
         raise RefusedError(path, f"has a line with more than {DOTS} dots, which are not read")
     with refusing(path, "TOML"):
-        found = tomllib.loads(content)
-    return shallow(path, found)
+        value = tomllib.loads(content)
+    return shallow(path, value)
 
 
-def shallow(path: Path, found: Any) -> Any:
-    """The same tree of dicts and lists. Raises RefusedError where it is nested deeper than `DEPTH`: what goes down into it
-    later, each level a call, would fall."""
-    level = [found]
+def shallow(path: Path, value: Any) -> Any:
+    """Return the same tree of dicts and lists. Raise RefusedError where the tree has more than `DEPTH` levels: later code
+    calls itself for each level and would exceed Python's recursion limit."""
+    level = [value]
     for _ in range(DEPTH + 1):
-        inside = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
-        if not inside:
-            return found
-        level = [one for of in inside for one in of if isinstance(one, dict | list)]
+        children = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
+        if not children:
+            return value
+        level = [node for nodes in children for node in nodes if isinstance(node, dict | list)]
     raise RefusedError(path, f"is nested too deeply; at most {DEPTH} levels are read")
 
 
@@ -199,70 +203,77 @@ def shallow(path: Path, found: Any) -> Any:
 
 
 def arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, or those of them that are named and there. Raises RefusedError for what is none; for
-    arrays of objects or records; and, before anything is unpacked, for more than the limits of this module."""
-    what = "an .npz file"
-    with opened(path) as file, refusing(path, what), zipfile.ZipFile(file) as archive:
-        members = {one.filename.removesuffix(".npy"): one for one in archive.infolist() if one.filename.endswith(".npy")}
+    """Return the arrays of an .npz file, by default all of them; with `names`, only the named arrays that the file holds.
+    Raise RefusedError where the file is not an .npz file, where an array holds objects or records, and, before unpacking,
+    where the arrays exceed the limits of this module."""
+    kind = "an .npz file"
+    with opened(path) as file, refusing(path, kind), zipfile.ZipFile(file) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if info.filename.endswith(".npy")}
         if len(archive.infolist()) > MEMBERS:
             raise RefusedError(path, f"holds {len(archive.infolist())} arrays; at most {MEMBERS} are read")
-        if len(members) < sum(one.filename.endswith(".npy") for one in archive.infolist()):
+        if len(members) < sum(info.filename.endswith(".npy") for info in archive.infolist()):
             raise RefusedError(path, "holds two arrays of one name")
-        wanted = {name: one for name, one in members.items() if names is None or name in names}
-        for one in wanted.values():
-            if one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise RefusedError(path, f"is not to be read as {what} ({one.filename} is packed otherwise than numpy does)")
-        asked, packed = (sum(getattr(one, part) for one in wanted.values()) for part in ("file_size", "compress_size"))
-        affordable(path, asked, min(packed, os.fstat(file.fileno()).st_size))
-        found = {}
-        for name, one in wanted.items():
-            with refusing(path, f"the array {name}"), archive.open(one) as member:
-                found[name] = _array(path, name, member, one.file_size)
-                member.read(1)  # at its end the checksum is compared
-        return found
+        selected = {name: info for name, info in members.items() if names is None or name in names}
+        for info in selected.values():
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise RefusedError(
+                    path, f"is not to be read as {kind} ({info.filename} is packed otherwise than numpy does)"
+                )
+        unpacked, packed = (
+            sum(getattr(info, field) for info in selected.values()) for field in ("file_size", "compress_size")
+        )
+        affordable(path, unpacked, min(packed, os.fstat(file.fileno()).st_size))
+        content = {}
+        for name, info in selected.items():
+            with refusing(path, f"the array {name}"), archive.open(info) as member:
+                content[name] = _array(path, name, member, info.file_size)
+                member.read(1)  # zipfile compares the checksum at the end of a member
+        return content
 
 
 def members(path: Path) -> list[str]:
-    """The names of the arrays of an .npz file. Raises RefusedError as `arrays` does."""
+    """Return the names of the arrays of an .npz file. Raise RefusedError as `arrays` does."""
     with opened(path) as file, refusing(path, "an .npz file"), zipfile.ZipFile(file) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
 def array(path: Path) -> np.ndarray:
-    """The array of an .npy file. Raises RefusedError as `arrays` does."""
+    """Return the array of an .npy file. Raise RefusedError as `arrays` does."""
     with opened(path) as file, refusing(path, "an .npy file"):
-        there = os.fstat(file.fileno()).st_size
-        affordable(path, there, there)
-        return _array(path, Path(path).name, file, there)
+        n_bytes = os.fstat(file.fileno()).st_size
+        affordable(path, n_bytes, n_bytes)
+        return _array(path, Path(path).name, file, n_bytes)
 
 
-def affordable(path: Path, asked: int, packed: int) -> None:
-    """Raises RefusedError where `packed` bytes of a file say that they unpack to more than the limits of this module."""
-    if asked > UNASKED and asked > RATIO * packed:
-        raise RefusedError(path, f"would unpack to {size(asked)}, more than {RATIO} times its size; save it without packing")
-    if asked > (most := memory()):
-        raise RefusedError(path, f"asks for {size(asked)} of memory; at most {size(most)} are given here")
+def affordable(path: Path, unpacked: int, packed: int) -> None:
+    """Raise RefusedError where `packed` bytes of a file unpack to `unpacked` bytes, more than the limits of this module."""
+    if unpacked > UNASKED and unpacked > RATIO * packed:
+        raise RefusedError(
+            path, f"would unpack to {size(unpacked)}, more than {RATIO} times its size; save it without packing"
+        )
+    if unpacked > (limit := memory()):
+        raise RefusedError(path, f"asks for {size(unpacked)} of memory; at most {size(limit)} are given here")
 
 
-def _array(path: Path, name: str, file, there: int) -> np.ndarray:
-    """One array, whose header and numbers are the next `there` bytes of a file, no more and no fewer. (`np.load` takes the
-    memory that a header asks for before it has read a number.)"""
+def _array(path: Path, name: str, file, n_bytes: int) -> np.ndarray:
+    """Return one array from the next `n_bytes` bytes of a file. The header and the values must fill these bytes exactly.
+    (`np.load` allocates the memory that a header names before reading a value.)"""
     version = npy.read_magic(file)
     reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if reader is None:
         raise RefusedError(path, f"{name} is of the npy version {version}; must be 1.0 or 2.0")
-    shape, fortran, dtype = reader(file)  # a header of more than 10,000 bytes is refused by numpy
+    shape, fortran, dtype = reader(file)  # numpy refuses a header of more than 10,000 bytes
     if dtype.kind not in KINDS:
         raise RefusedError(path, f"{name} holds {'objects' if dtype.hasobject else dtype}; only numbers and text are read")
     length = math.prod(shape) * dtype.itemsize
-    if any(n < 0 for n in shape) or file.tell() + length != there:
-        raise RefusedError(path, f"{name} says that it is {dtype} {list(shape)}, and holds {size(there)}")
+    if any(n < 0 for n in shape) or file.tell() + length != n_bytes:
+        raise RefusedError(path, f"{name} says that it is {dtype} {list(shape)}, and holds {size(n_bytes)}")
     content = bytearray(length)
-    left = memoryview(content)
-    while left:
-        if not (n := file.readinto(left[: 16 * MIB])):
+    unfilled = memoryview(content)
+    while unfilled:
+        if not (n := file.readinto(unfilled[: 16 * MIB])):
             raise EOFError(f"{name} ends early")
-        left = left[n:]
+        unfilled = unfilled[n:]
     if dtype.kind == "U" and length and np.frombuffer(content, f"{dtype.byteorder}u4").max() > sys.maxunicode:
         raise RefusedError(path, f"{name} holds characters that there are not")
     return np.frombuffer(content, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
@@ -271,37 +282,37 @@ def _array(path: Path, name: str, file, there: int) -> np.ndarray:
 # --- names -------------------------------------------------------------------------------------------------------------
 
 
-def escape(said: object, lines: bool = False) -> str:
-    r"""Text that a terminal, a log and a table only show: what would move the cursor, end a line, turn the direction of
-    writing or not be seen at all becomes an escape that is seen, \n or \x1b or \u202e. `lines` leaves line ends and tabs, of
-    text that is ours and several lines long."""
-    told = str(said)
-    if told.isascii() and told.isprintable():
-        return told
+def escape(value: object, lines: bool = False) -> str:
+    r"""Return text that is safe to show in a terminal, a log and a table: a character that moves the cursor, ends a line,
+    changes the direction of writing or is invisible becomes a visible escape, \n or \x1b or \u202e. `lines` keeps line ends
+    and tabs, for Chorus's own text of several lines."""
+    shown = str(value)
+    if shown.isascii() and shown.isprintable():
+        return shown
     return "".join(
-        ascii(c)[1:-1] if unicodedata.category(c) in INVISIBLE and not (lines and c in "\n\t") else c for c in told
+        ascii(c)[1:-1] if unicodedata.category(c) in INVISIBLE and not (lines and c in "\n\t") else c for c in shown
     )
 
 
-def short(whose: str, names: Iterable[str]) -> None:
-    """Raises ValueError, whose words begin with `whose`, for a name of more than `NAME` characters."""
+def short(prefix: str, names: Iterable[str]) -> None:
+    """Raise ValueError for a name of more than `NAME` characters; the message begins with `prefix`."""
     if (longest := max(map(len, names), default=0)) > NAME:
-        raise ValueError(f"{whose} a name of {longest} characters; at most {NAME} are read")
+        raise ValueError(f"{prefix} a name of {longest} characters; at most {NAME} are read")
 
 
-def no_formula(said: str) -> str:
-    """Text for a file of commas; what a spreadsheet would take for a formula has an apostrophe before it."""
-    return f"'{said}" if said.startswith(("=", "+", "-", "@", "\t", "\r")) else said
+def no_formula(cell: str) -> str:
+    """Return text for a CSV file, with an apostrophe before text that a spreadsheet would read as a formula."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
-def print_escaped(*words: object, **how: Any) -> None:
-    """`print`, of text that names are in."""
-    print(*(escape(word, lines=True) for word in words), **how)
+def print_escaped(*words: object, **options: Any) -> None:
+    """Print text that may contain names from strangers, escaped; `options` are the keyword arguments of `print`."""
+    print(*(escape(word, lines=True) for word in words), **options)
 
 
 class EscapingFormatter(logging.Formatter):
-    """Of what is logged: names are in it."""
+    """Format log records, which may contain names from strangers."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The text of a record, in several lines where a traceback belongs to it."""
+        """Return the text of a record, in several lines where the record has a traceback."""
         return escape(super().format(record), lines=True)

@@ -142,14 +142,14 @@ published fedavg: kept moments go to the first clients | algorithms/published/fe
 - np.floor(np.cumsum(mix, axis=-1) * n + 0.5)
 + np.floor(np.cumsum(mix, axis=-1) * n)
 silos: what a client holds out it trains on | data/partition.py | test_partition.py -k "silo"
-- held_out[k], kept[k] = examples[:n], examples[n:]
-+ held_out[k], kept[k] = examples[:n], examples
+- held_out[k], training[k] = examples[:n], examples[n:]
++ held_out[k], training[k] = examples[:n], examples
 silos: the common test set is not all of the global one | data/partition.py | test_partition.py -k "share_a_test_set"
 - return everything[data.owners.cpu().numpy()[everything] < 0] if data.clients else everything
 + return everything
 tables: features are dealt in another order than labels | data/silos.py | test_silos.py
-- test, kept = (Part(train.x[it], train.y[it]) for
-+ test, kept = (Part(train.x[it], train.y[it[::-1]]) for
+- test, rest = (Part(train.x[rows], train.y[rows]) for
++ test, rest = (Part(train.x[rows], train.y[rows[::-1]]) for
 tables: a row of another length is taken | data/tables.py | test_tables.py
 - if len(row) != len(names):
 + if len(row) > len(names):
@@ -220,14 +220,14 @@ the report sorts what is missing first | figures/report/page.js | figures/test_r
 - f"{wanted}-*/done"
 + f"{wanted}-*/config.json"
 * bytes that a client did not send are those of the row before | saves/__init__.py | test_saves.py
-- np.nan_to_num(of_clients[name])
-+ pd.Series(of_clients[name]).ffill().fillna(0)
+- np.nan_to_num(client_columns[name])
++ pd.Series(client_columns[name]).ffill().fillna(0)
 * the best round on validation is the last of equals | saves/__init__.py | test_saves.py
 - rounds["validation_mean"].idxmax()
 + rounds["validation_mean"][::-1].idxmax()
 a block's holder trains on what another one holds out | data/partition.py | test_partition.py -k "holds_out"
-- kept[drawn[already_first]
-+ kept[drawn
+- held_out[order[already_first]
++ held_out[order
 the weights of a grouped convolution are counted as dense ones | federation/meter.py | test_meter.py -k "MobileNet"
 - torch.ops.aten.convolution_backward: _convolution_backward
 + torch.ops.aten.addmm: flop_registry[torch.ops.aten.addmm]
@@ -463,13 +463,13 @@ Pillow opens every format that it knows, of which some start programs | data/pic
 - Image.open(file, formats=FORMATS)
 + Image.open(file)
 a picture has as many pixels as it says | data/pictures.py | test_strangers.py
-- if image.width * image.height > most:
+- if image.width * image.height > max_pixels:
 + if False:
 an archive unpacks to what it says | untrusted.py | test_strangers.py test_untrusted.py
-- if asked > UNASKED and asked > RATIO * packed:
+- if unpacked > UNASKED and unpacked > RATIO * packed:
 + if False:
 an array is as long as its header says | untrusted.py | test_untrusted.py
-- file.tell() + length != there
+- file.tell() + length != n_bytes
 + False
 names go as they are from a data set into all that is made of it | data/datasets.py | test_strangers.py
 - return tuple(map(escape, names))
@@ -493,8 +493,8 @@ a name that no file can have is asked for | untrusted.py | test_mistakes.py -k "
 - return os.path.exists(path)
 + return Path(path).exists()
 whoever reads a run waits for a pipe in the place of a file | untrusted.py | test_saved_files.py -k "hangs and done"
-- if not stat.S_ISREG(found.st_mode):
-+ if stat.S_ISDIR(found.st_mode):
+- if not stat.S_ISREG(status.st_mode):
++ if stat.S_ISDIR(status.st_mode):
 a run that may not be read passes for a damaged one | saves/files.py | test_saved_files.py -k "may_not"
 - if isinstance(cause, PermissionError):
 + if isinstance(cause, KeyError):

@@ -1,2 +1,3 @@
-"""The data sets (`datasets`, read by `files`, `pictures` and `silos`), random changes of their images (`augment`), who gets
-what of them (`partition`) and through which change a client sees it (`shift`). Downloads lie in this folder, outside git."""
+"""Load data sets (`datasets`, with the readers `files`, `pictures`, `tables` and `silos`), augment their images at random
+(`augment`), split the examples among clients (`partition`), and shift each client's features (`shift`). Downloads lie in
+this folder, outside git."""

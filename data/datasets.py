@@ -1,8 +1,8 @@
-"""The data sets. A loader is a function `source -> Data` and a line in `LOADERS`.
+"""Load the data sets. A loader is a function `source -> Data` and a line in `LOADERS`.
 
-Images stay as the source has them, uint8, on the device, once; turning a batch into numbers around zero is a tensor
-operation (`Data.images`). torchvision downloads what it has and knows the checksums; the files themselves are read here,
-because torchvision would run the code in a pickle and takes no file without its checksum.
+Images stay uint8, as in the source, on the device, once; `Data.images` normalises a batch with a tensor operation.
+torchvision downloads the data sets that it has, and knows their checksums. Chorus reads the files itself, because
+torchvision would run the code in a pickle and accepts no file without its checksum.
 """
 
 import difflib
@@ -30,9 +30,9 @@ from untrusted import escape, is_there
 
 @dataclass(frozen=True)
 class Source:
-    """Where and how a data set is to be read: the folder of the data sets, the side in pixels to which its images are
-    resized (None: as they are; CelebA's to 32), CelebA's attribute, whether files with another checksum than the published
-    one are taken all the same, and the column of a table that holds the labels (None: see `silos.table`)."""
+    """Say where and how to read a data set: the folder of the data sets; the side in pixels to which images are resized
+    (None: no resizing, but CelebA's images to 32); CelebA's attribute; whether to accept files without the published
+    checksum; and the column of a table that holds the labels (None: see `silos.table`)."""
 
     data_dir: Path = Path("data")
     image_size: int | None = None
@@ -43,16 +43,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Data:
-    """One data set: the training examples 0 .. n_train - 1, then the test examples, and last `n_public` examples of another
-    data set, which are nobody's, in one index space.
+    """Hold a data set: the training examples 0 .. n_train - 1, then the test examples, then `n_public` public examples of
+    another data set, which belong to no client, in a single index space.
 
-    x uint8 [n, channels, height, width], or float32 where a file of the user's holds floats; y int64 [n]; `classes` the
-    names of the C labels; `mean` and `std` float [channels], of the pixels (0 .. 255, or the user's floats) of the *whole*
-    training set, after any resizing. They are constants of the data set, as every benchmark has them, and do not change
-    with `--reduced` or the split. A vector of d features is an image of d channels and one pixel. `owners` int64 [n]: whose
-    each example is, where that is known: who wrote it, or which of the `clients` brought it, who have names then; -1 is an
-    example of nobody's. `unverified` says which files do not have, or cannot be held against, their published checksum. The
-    label of a public example is -1 where the other data set has other classes. `warnings` are lines for the user.
+    x uint8 [n, channels, height, width], or float32 where the user's file holds floats; y int64 [n]; `classes` the names of
+    the C labels; `mean` and `std` float [channels], of the pixels (0 .. 255, or the user's floats) of the *whole* training
+    set, after any resizing. They are constants of the data set, as in every benchmark, and do not change with `--reduced` or
+    the split. A vector of d features is an image of d channels and a single pixel. `owners` int64 [n] is the owner of each
+    example, where the owner is known: the writer, or the number of the client among the named `clients`; -1 is an example
+    without an owner. `unverified` names the files that differ from their published checksum or cannot be checked. The label
+    of a public example is -1 where the other data set has other classes. `warnings` are lines for the user.
     """
 
     name: str
@@ -69,53 +69,56 @@ class Data:
     warnings: tuple[str, ...] = ()
 
     def images(self, indices: Tensor, dtype: torch.dtype = torch.float32, drawn: augment.Draw | None = None) -> Tensor:
-        """Normalised images [B, channels, height, width] for indices int64 [B], changed as drawn for each of them."""
+        """Return normalised images [B, channels, height, width] for indices int64 [B], augmented by the draw `drawn`, which
+        has a row for each index."""
         if dtype not in self._constants:
             self._constants[dtype] = [values.to(dtype).view(-1, 1, 1) for values in (self.mean, self.std)]
         mean, std = self._constants[dtype]
         x = self.x[indices].to(dtype).sub_(mean).div_(std)
         if drawn:
             x = augment.apply(drawn, x, black=((0 - mean) / std).flatten())
-        return x.clone(memory_format=torch.channels_last)  # last: pixel by pixel the arithmetic takes twice as long
+        return x.clone(memory_format=torch.channels_last)  # at the end: arithmetic in this format takes twice as long
 
     def to(self, device: str) -> "Data":
-        """The same data on a device ("cpu", "cuda", "cuda:1")."""
+        """Return the same data on a device ("cpu", "cuda", "cuda:1")."""
         return replace(self, x=self.x.to(device), y=self.y.to(device), mean=self.mean.to(device), std=self.std.to(device))
 
     def write(self, path: Path) -> Path:
-        """Into a file that several processes read with `mapped`; returns where it is. Raises OSError that names it."""
-        with writing(path), path.open("wb") as file:  # given a path, torch would not say what the system refused
+        """Write the data to a file that several processes read with `mapped`; return the path. Raise OSError that names the
+        path."""
+        with writing(path), path.open("wb") as file:  # torch's error for a path would hide the system's reason
             torch.save({f.name: getattr(self, f.name) for f in fields(self)}, file)
         return path
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image."""
+        """Return (channels, height, width) of an image."""
         return tuple(self.x.shape[1:])
 
     @property
     def test(self) -> range:
-        """The indices of the test examples."""
+        """Return the indices of the test examples."""
         return range(self.n_train, len(self.y) - self.n_public)
 
     @property
     def public(self) -> range:
-        """The indices of the examples of another data set."""
+        """Return the indices of the public examples, which come from another data set."""
         return range(len(self.y) - self.n_public, len(self.y))
 
     @property
     def vectors(self) -> bool:
-        """Whether these are vectors and no images."""
+        """Return whether the examples are vectors rather than images."""
         return self.shape[1:] == (1, 1)
 
     @cached_property
     def _constants(self) -> dict[torch.dtype, list[Tensor]]:
-        """Mean and std [channels, 1, 1] by their type, each made once."""
+        """Return the cache of mean and std [channels, 1, 1] by dtype; `images` fills the cache."""
         return {}
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that name these very images, labels and their order, and which client brought each."""
+        """Return sixteen hexadecimal digits that identify these images, labels, their order, and the client of each
+        example."""
         sha = hashlib.sha256(f"{self.name} {tuple(self.x.shape)} {self.n_train} {self.classes}".encode())
         for tensor in (self.x, self.y, self.mean, self.std):
             sha.update(tensor.cpu().contiguous().numpy())
@@ -129,14 +132,16 @@ class Data:
 
 @cache
 def mapped(path: Path) -> Data:
-    """A data set that `Data.write` wrote: its tensors are the file, which is in memory once for all processes."""
+    """Load a data set that `Data.write` wrote. The tensors are mapped from the file, so that all processes share the
+    memory."""
     return Data(**torch.load(path, mmap=True, weights_only=True))
 
 
 def from_arrays(name: str, train: tuple, test: tuple, classes: tuple[str, ...], owners=None, clients=()) -> Data:
-    """Data from two pairs (x uint8 or float32 [n, channels, height, width], y integers [n]), arrays or tensors; `owners` and
-    `clients` as in `Data`. Raises ValueError where there are not as many labels as images, none at all (of the test set
-    where there are no clients, who may hold out of their own), labels without a class, or other pixels."""
+    """Return Data of two pairs (x uint8 or float32 [n, channels, height, width], y integers [n]) of arrays or tensors;
+    `owners` and `clients` as in `Data`. Raise ValueError where the numbers of images and labels differ, where a part is
+    empty (an empty test set is allowed with clients, who may hold out their own examples), where a label has no class, and
+    where x has another dtype or shape."""
     for images, labels in (train, test):
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images, but {len(labels)} labels")
@@ -153,8 +158,8 @@ def from_arrays(name: str, train: tuple, test: tuple, classes: tuple[str, ...], 
 
 
 def with_public(data: Data, other: Data) -> Data:
-    """`data`, and behind it the training examples of another data set, which are normalised as its own are. Raises
-    ValueError where their images are of another form."""
+    """Return `data` followed by the training examples of another data set as public examples, normalised by the constants of
+    `data`. Raise ValueError where the images have another shape or dtype."""
     if data.x.shape[1:] != other.x.shape[1:] or data.x.dtype != other.x.dtype:
         raise ValueError(f"images of {_form(other)}, those of {data.name} are of {_form(data)}; must be alike")
     x, y = other.x[: other.n_train], other.y[: other.n_train]
@@ -167,11 +172,13 @@ def with_public(data: Data, other: Data) -> Data:
 
 
 def _form(data: Data) -> str:
+    """Return shape and dtype of the images as text."""
     return f"{'x'.join(map(str, data.shape))} {str(data.x.dtype).removeprefix('torch.')}"
 
 
 def _mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
-    """float64 [channels] each, of images [n, channels, height, width]; the std of a channel of one value is taken as 1."""
+    """Return mean and std, float64 [channels] each, of images [n, channels, height, width]; the std of a constant channel is
+    1."""
     pixels = x.transpose(0, 1).flatten(1)  # [channels, n * height * width]
     if x.is_floating_point():
         mean = torch.stack([channel.double().mean() for channel in pixels])
@@ -179,31 +186,32 @@ def _mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
     else:
         counts = torch.stack([torch.bincount(channel, minlength=256) for channel in pixels]).double()
         values = torch.arange(256, dtype=torch.float64)
-        mean = counts @ values / counts.sum(1)  # exact, from the histogram: no float copy of the images
+        mean = counts @ values / counts.sum(1)  # exact, from the histogram, without a float copy of the images
         std = (counts @ values.square() / counts.sum(1) - mean.square()).sqrt()
     return mean, torch.where(std > 0, std, 1.0)
 
 
 def as_pixels(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Images of float32 as a data set of this type has them: uint8 are rounded, and cut to 0 .. 255."""
+    """Return float32 images in the dtype of a data set: for uint8, rounded and clipped to 0 .. 255."""
     return x if dtype.is_floating_point else x.round().clamp(0, 255).to(dtype)
 
 
 def _resized(data: Data, size: int) -> Data:
-    """The same data with images [channels, size, size]: bilinear, with antialias; uint8 stays uint8."""
+    """Return the same data with images [channels, size, size]: bilinear, with antialias; uint8 stays uint8."""
     if data.shape[1:] == (size, size):
         return data
     parts = []
-    for part in data.x.split(1000):  # so that no float copy of all images is made
-        new = F.interpolate(part.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-        parts.append(as_pixels(new, data.x.dtype))
+    for part in data.x.split(1000):  # avoids a float copy of all images
+        resized = F.interpolate(part.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+        parts.append(as_pixels(resized, data.x.dtype))
     x = torch.cat(parts)
     mean, std = _mean_and_std(x[: data.n_train])
     return replace(data, x=x, mean=mean, std=std)
 
 
 def _unfolded(data: Data, size: int) -> Data:
-    """Vectors of size * size numbers, row after row, as images [1, size, size]. Raises UserError for others."""
+    """Return vectors of size * size numbers, row after row, as images [1, size, size]. Raise UserError for vectors of
+    another length."""
     if size * size != data.shape[0]:
         raise UserError(
             f"--image_size {size}: {data.name} holds vectors of {data.shape[0]} features; read only with images, or with "
@@ -215,11 +223,13 @@ def _unfolded(data: Data, size: int) -> Data:
 
 
 def digits(source: Source) -> Data:
-    """scikit-learn's 1,797 real handwritten digits (8x8), resized to 28x28 so that every MNIST model runs on them.
+    """Load scikit-learn's 1,797 real handwritten digits (8x8), resized to 28x28 so that every MNIST model runs on the
+    digits.
 
-    1,437 train and 360 test images, dealt by a fixed stream: the source is in order of writers. Nothing is downloaded.
+    1,437 train and 360 test images, drawn by a fixed stream, because the source is in order of writers. Nothing is
+    downloaded.
     """
-    # the file of `sklearn.datasets.load_digits`, without a second of imports: 64 pixels in 0 .. 16 and the label a line
+    # the file of `sklearn.datasets.load_digits`, whose import takes a second: per line 64 pixels in 0 .. 16 and the label
     file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     lines = np.loadtxt(file, delimiter=",")
     lines = lines[streams.generator("data", "digits").permutation(len(lines))]
@@ -230,10 +240,10 @@ def digits(source: Source) -> Data:
 
 
 def _torchvision():
-    """torchvision.datasets, also beside a CPU-only torch.
+    """Return torchvision.datasets, also with a CPU-only torch.
 
-    The released torchvision is built for CUDA and asks, when imported, for two of its own compiled operators that such a
-    torch cannot load. Neither is used for data sets: declaring their schemas is enough.
+    The released torchvision is built for CUDA. Its import asks for two of its own compiled operators that a CPU-only torch
+    cannot load. The data sets use neither operator, so declaring the schemas of the operators is enough.
     """
     try:
         import torchvision.datasets
@@ -249,9 +259,9 @@ def _torchvision():
     return torchvision.datasets
 
 
-# --- MNIST and its kin -------------------------------------------------------------------------------------------------
+# --- MNIST and similar data sets ---------------------------------------------------------------------------------------
 
-# md5 of the unpacked files of LeCun et al. and of Xiao et al.; torchvision knows those of the .gz
+# md5 of the unpacked files of LeCun et al. and of Xiao et al.; torchvision knows the md5 of the .gz files
 MNIST_FILES = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -275,18 +285,18 @@ FASHION_MNIST_CLASSES = (
 
 
 def mnist(source: Source) -> Data:
-    """MNIST (LeCun et al., 1998): 60,000 and 10,000 images [1, 28, 28] of handwritten digits.
+    """Load MNIST (LeCun et al., 1998): 60,000 and 10,000 images [1, 28, 28] of handwritten digits.
 
-    `owners` come from mnist_writer_ids.npz (train_writer, test_writer), where it lies beside raw/: the QMNIST labels
-    (Yadav and Bottou, 2019) hold who wrote each digit.
+    `owners` come from mnist_writer_ids.npz (train_writer, test_writer), if this file lies beside raw/: the QMNIST labels
+    (Yadav and Bottou, 2019) name the writer of each digit.
     """
     data = _idx(_mnist("MNIST", "MNIST", MNIST_FILES, source), MNIST_CLASSES, source)
     path = source.data_dir / "MNIST" / "mnist_writer_ids.npz"
     if not path.exists():
         return data
     with naming("MNIST", path):
-        found = untrusted.arrays(path, ("train_writer", "test_writer"))
-        train, test = (_integers(found[key]) for key in ("train_writer", "test_writer"))
+        writers = untrusted.arrays(path, ("train_writer", "test_writer"))
+        train, test = (_integers(writers[key]) for key in ("train_writer", "test_writer"))
         n_train, n_test = data.n_train, len(data.y) - data.n_train
         if (len(train), len(test)) != (n_train, n_test):
             raise ValueError(f"writers of {len(train)} and {len(test)} images, but there are {n_train} and {n_test}")
@@ -294,19 +304,18 @@ def mnist(source: Source) -> Data:
 
 
 def fashion_mnist(source: Source) -> Data:
-    """Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017): 60,000 and 10,000 images [1, 28, 28] of clothes."""
+    """Load Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017): 60,000 and 10,000 images [1, 28, 28] of clothes."""
     return _idx(_mnist("FMNIST", "FashionMNIST", FASHION_MNIST_FILES, source), FASHION_MNIST_CLASSES, source)
 
 
 def emnist(source: Source) -> Data:
-    """EMNIST (Cohen et al., 2017), balanced split: 112,800 and 18,800 images [1, 28, 28] of digits and letters, 47 classes;
-    upper and lower case of 15 letters are one class. The files hold each image transposed; here they are upright. Tried on
-    small files of this layout only.
-    """
+    """Load EMNIST (Cohen et al., 2017), balanced split: 112,800 and 18,800 images [1, 28, 28] of digits and letters, 47
+    classes; for 15 letters, upper and lower case are the same class. The files hold each image transposed; Chorus turns the
+    images upright. Tested on small files of this layout only."""
     reader, folder = _torchvision().EMNIST, "EMNIST/raw"
     parts = ("train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1")
     names = [f"emnist-balanced-{part}-ubyte" for part in parts]
-    wanted = Published(
+    published = Published(
         "EMNIST",
         source.data_dir,
         {f"{folder}/{name}": None for name in names},
@@ -314,12 +323,12 @@ def emnist(source: Source) -> Data:
         lambda place: reader(place, "balanced", download=True),
         f"put gzip.zip, or unpacked from it {', '.join(names)}, into {source.data_dir / folder}",
     )
-    data = _idx(wanted, tuple(reader.classes_split_dict["balanced"]), source)
+    data = _idx(published, tuple(reader.classes_split_dict["balanced"]), source)
     return replace(data, x=data.x.transpose(2, 3).contiguous())
 
 
 def _mnist(name: str, reader: str, checksums: dict[str, str], source: Source) -> Published:
-    """The four files of torchvision's class `reader`, in a folder of its name."""
+    """Return the four files of torchvision's class `reader`, in a folder of this name."""
     folder = f"{reader}/raw"
     return Published(
         name,
@@ -331,40 +340,40 @@ def _mnist(name: str, reader: str, checksums: dict[str, str], source: Source) ->
     )
 
 
-def _idx(wanted: Published, classes: tuple[str, ...], source: Source) -> Data:
-    """Data from the images and labels of the training set, then of the test set."""
-    unverified = files.obtain(wanted, source.unverified)
+def _idx(published: Published, classes: tuple[str, ...], source: Source) -> Data:
+    """Return Data of the images and labels of the training set and of the test set."""
+    unverified = files.obtain(published, source.unverified)
     x_train, y_train, x_test, y_test = (
-        wanted.read(path, lambda file, axes=axes: files.idx(file, axes))
-        for path, axes in zip(wanted.files, (3, 1, 3, 1), strict=True)
+        published.read(path, lambda file, axes=axes: files.idx(file, axes))
+        for path, axes in zip(published.files, (3, 1, 3, 1), strict=True)
     )
-    return _published(wanted, (x_train[:, None], y_train), (x_test[:, None], y_test), classes, unverified)
+    return _published_data(published, (x_train[:, None], y_train), (x_test[:, None], y_test), classes, unverified)
 
 
-def _published(wanted: Published, train: tuple, test: tuple, classes: tuple[str, ...], unverified: str) -> Data:
-    """`from_arrays` of files that were read; files that do not belong together are one line."""
-    with naming(wanted.name, wanted.place):
-        return replace(from_arrays(wanted.name, train, test, classes), unverified=unverified)
+def _published_data(published: Published, train: tuple, test: tuple, classes: tuple[str, ...], unverified: str) -> Data:
+    """Return `from_arrays` of published files; files that do not belong together raise a UserError of a single line."""
+    with naming(published.name, published.place):
+        return replace(from_arrays(published.name, train, test, classes), unverified=unverified)
 
 
-# --- colour images, in a few files -------------------------------------------------------------------------------------
+# --- colour images in a few files --------------------------------------------------------------------------------------
 
 
 def cifar10(source: Source) -> Data:
-    """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 images [3, 32, 32] of 10 kinds of things."""
+    """Load CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 images [3, 32, 32] of 10 kinds of objects."""
     return _cifar("CIFAR10", "labels", source)
 
 
 def cifar100(source: Source) -> Data:
-    """CIFAR-100 (Krizhevsky, 2009) with its 100 fine labels: 50,000 and 10,000 images [3, 32, 32]."""
+    """Load CIFAR-100 (Krizhevsky, 2009) with its 100 fine labels: 50,000 and 10,000 images [3, 32, 32]."""
     return _cifar("CIFAR100", "fine_labels", source)
 
 
 def _cifar(name: str, labels: str, source: Source) -> Data:
-    """CIFAR's pickles, whose dicts hold images as `data` [n, 3072] and their labels under the key `labels`."""
+    """Load CIFAR's pickles, whose dicts hold images as `data` [n, 3072] and labels under the key `labels`."""
     reader = getattr(_torchvision(), name)
     checksums = {**dict(reader.train_list), **dict(reader.test_list), reader.meta["filename"]: reader.meta["md5"]}
-    wanted = Published(
+    published = Published(
         name,
         source.data_dir,
         {f"{reader.base_folder}/{file}": md5 for file, md5 in checksums.items()},
@@ -372,32 +381,31 @@ def _cifar(name: str, labels: str, source: Source) -> Data:
         lambda place: reader(place, download=True),
         f"put {reader.filename} into {source.data_dir}, or unpack it there",
     )
-    unverified = files.obtain(wanted, source.unverified)
+    unverified = files.obtain(published, source.unverified)
 
     def batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
         entry = files.unpickled(path)
         return entry["data"].reshape(-1, 3, 32, 32), _integers(entry[labels])
 
     def part(batches: list) -> tuple[np.ndarray, np.ndarray]:
-        x, y = zip(*(wanted.read(f"{reader.base_folder}/{file}", batch) for file, _ in batches), strict=True)
+        x, y = zip(*(published.read(f"{reader.base_folder}/{file}", batch) for file, _ in batches), strict=True)
         return np.concatenate(x), np.concatenate(y)
 
-    meta = wanted.read(
+    meta = published.read(
         f"{reader.base_folder}/{reader.meta['filename']}", lambda path: files.unpickled(path)[reader.meta["key"]]
     )
-    return _published(wanted, part(reader.train_list), part(reader.test_list), tuple(map(str, meta)), unverified)
+    return _published_data(published, part(reader.train_list), part(reader.test_list), tuple(map(str, meta)), unverified)
 
 
-NUMBERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "single", "double")  # Matlab's words
+NUMBERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "single", "double")  # Matlab's names
 
 
 def svhn(source: Source) -> Data:
-    """SVHN (Netzer et al., 2011), cropped digits: 73,257 and 26,032 images [3, 32, 32] of house numbers. The files call the
-    digit 0 class 10; here it is 0. Tried on small files of this layout only.
-    """
+    """Load SVHN (Netzer et al., 2011), cropped digits: 73,257 and 26,032 images [3, 32, 32] of house numbers. The files
+    label the digit 0 as class 10; Chorus labels the digit as class 0. Tested on small files of this layout only."""
     reader = _torchvision().SVHN
     train, test = (reader.split_list[part][1:] for part in ("train", "test"))  # file name, md5
-    wanted = Published(
+    published = Published(
         "SVHN",
         source.data_dir,
         dict([train, test]),
@@ -405,12 +413,12 @@ def svhn(source: Source) -> Data:
         lambda place: [reader(place, part, download=True) for part in ("train", "test")],
         f"put {train[0]} and {test[0]} into {source.data_dir}",
     )
-    unverified = files.obtain(wanted, source.unverified)
+    unverified = files.obtain(published, source.unverified)
 
     def mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
         from scipy.io import loadmat, whosmat
 
-        with untrusted.opened(path) as file:  # what it holds is said before it is unpacked
+        with untrusted.opened(path) as file:  # the header names types and shapes before unpacking
             for name, shape, kind in whosmat(file):
                 if name in ("X", "y") and kind not in NUMBERS:
                     raise ValueError(f"{name} holds {kind}; must be numbers")
@@ -421,11 +429,13 @@ def svhn(source: Source) -> Data:
         y = _integers(file["y"].reshape(-1))
         return file["X"].transpose(3, 2, 0, 1), np.where(y == 10, 0, y)  # X [32, 32, 3, n]
 
-    return _published(wanted, wanted.read(train[0], mat), wanted.read(test[0], mat), tuple("0123456789"), unverified)
+    return _published_data(
+        published, published.read(train[0], mat), published.read(test[0], mat), tuple("0123456789"), unverified
+    )
 
 
 def _integers(labels: list | np.ndarray) -> np.ndarray:
-    """int64 [n]. Raises ValueError for anything else."""
+    """Return labels as int64 [n]. Raise ValueError for anything else."""
     if isinstance(labels, list) and not all(type(label) is int for label in labels):
         raise ValueError("must be integers [n]")
     labels = np.asarray(labels)
@@ -434,7 +444,7 @@ def _integers(labels: list | np.ndarray) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-# --- images in files of their own --------------------------------------------------------------------------------------
+# --- one image per file ------------------------------------------------------------------------------------------------
 
 CINIC10_URL = "https://datashare.is.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
 CINIC10_MD5 = "6ee4d0c996905fe93221de577967a372"
@@ -449,15 +459,14 @@ CELEBA_ATTRIBUTES = (
 
 
 def cinic10(source: Source) -> Data:
-    """CINIC-10 (Darlow et al., 2018): 90,000 and 90,000 images [3, 32, 32] of CIFAR-10's classes, from CIFAR-10 and
-    ImageNet. Its validation set is left aside. Tried on small files of this layout only.
-    """
+    """Load CINIC-10 (Darlow et al., 2018): 90,000 and 90,000 images [3, 32, 32] of CIFAR-10's classes, from CIFAR-10 and
+    ImageNet. Its validation set is not used. Tested on small files of this layout only."""
 
     def download(place: str) -> None:
-        folder = f"{place}/CINIC-10"  # the archive has no folder of its own
+        folder = f"{place}/CINIC-10"  # the archive has no top folder
         _torchvision().utils.download_and_extract_archive(CINIC10_URL, place, folder, md5=CINIC10_MD5)
 
-    wanted = Published(
+    published = Published(
         "CINIC10",
         source.data_dir,
         {"CINIC-10/train": None, "CINIC-10/test": None},
@@ -465,19 +474,18 @@ def cinic10(source: Source) -> Data:
         download,
         f"put CINIC-10.tar.gz into {source.data_dir}, or unpack it into {source.data_dir / 'CINIC-10'}",
     )
-    unverified = files.obtain(wanted, source.unverified)
-    train, test, classes = wanted.read("CINIC-10", pictures.tree)
+    unverified = files.obtain(published, source.unverified)
+    train, test, classes = published.read("CINIC-10", pictures.tree)
     return replace(_pictures("CINIC10", train, test, classes, source, source.image_size, 3), unverified=unverified)
 
 
-LISTED = 64 * untrusted.MIB  # bytes of a list of CelebA's; the longer one has 26 MB
+LISTED = 64 * untrusted.MIB  # bytes of a text file of CelebA; the larger file has 26 MB
 
 
 def celeba(source: Source) -> Data:
-    """CelebA (Liu et al., 2015), aligned and cropped: 162,770 and 19,962 photographs of faces [3, 32, 32], and whether they
-    have one of 40 attributes, `source.attribute`. The photographs, 178x218, are resized as a whole to 32x32 unless
-    `source.image_size` says otherwise. Its validation set is left aside. Tried on small files of this layout only.
-    """
+    """Load CelebA (Liu et al., 2015), aligned and cropped: 162,770 and 19,962 photographs of faces [3, 32, 32], labelled by
+    an attribute of 40, `source.attribute`. The whole photographs, 178x218, are resized to 32x32, or to `source.image_size`.
+    Its validation set is not used. Tested on small files of this layout only."""
     attribute = source.attribute
     if attribute not in CELEBA_ATTRIBUTES:
         near = difflib.get_close_matches(attribute, CELEBA_ATTRIBUTES, 1)
@@ -486,7 +494,7 @@ def celeba(source: Source) -> Data:
     reader = _torchvision().CelebA
     checksums = {name: md5 for _, md5, name in reader.file_list}
     images, attributes, parts = "img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt"
-    wanted = Published(
+    published = Published(
         "CELEBA",
         source.data_dir,
         {**{f"celeba/{name}": checksums[name] for name in (attributes, parts)}, f"celeba/{images}": None},
@@ -494,27 +502,29 @@ def celeba(source: Source) -> Data:
         lambda place: reader(place, download=True),
         f"put {attributes}, {parts} and the unpacked folder {images} into {source.data_dir / 'celeba'}",
     )
-    unverified = files.obtain(wanted, source.unverified)
-    train, test = wanted.read(f"celeba/{parts}", _celeba_parts)
-    labels = wanted.read(f"celeba/{attributes}", lambda path: _celeba_labels(path, attribute, [*train, *test]))
-    train, test = ([wanted.place / images / name for name in names] for names in (train, test))
+    unverified = files.obtain(published, source.unverified)
+    train, test = published.read(f"celeba/{parts}", _celeba_parts)
+    labels = published.read(f"celeba/{attributes}", lambda path: _celeba_labels(path, attribute, [*train, *test]))
+    train, test = ([published.place / images / name for name in names] for names in (train, test))
     pairs = (train, labels[: len(train)]), (test, labels[len(train) :])
     classes = (f"not {attribute}", attribute)
     return replace(_pictures("CELEBA", *pairs, classes, source, source.image_size or 32, 3), unverified=unverified)
 
 
 def _celeba_parts(path: Path) -> tuple[list[str], list[str]]:
-    """list_eval_partition.txt -> images of the training and of the test set. Lines: an image and its part, 0, 1 or 2."""
+    """Return the image names of the training and of the test set from list_eval_partition.txt. Each line holds an image name
+    and its part: 0 training, 1 validation, 2 test."""
     rows = [line.split() for line in untrusted.text(path, LISTED).splitlines()]
-    train, test = ([name for name, part in rows if part == wanted] for wanted in ("0", "2"))
+    train, test = ([name for name, part in rows if part == code] for code in ("0", "2"))
     if not (train and test):
         raise ValueError("no training images, or no test images")
     return train, test
 
 
 def _celeba_labels(path: Path, attribute: str, images: list[str]) -> list[int]:
-    """list_attr_celeba.txt -> 1 for the images that have the attribute, 0 for those that have not. Lines: how many images
-    there are, the names of the attributes, then image by image its name and -1 or 1 for each attribute."""
+    """Return the labels from list_attr_celeba.txt: 1 for an image with the attribute, 0 without. The file holds a line with
+    the number of images, a line with the names of the attributes, then a line per image with its name and -1 or 1 for each
+    attribute."""
     _, names, *rows = (line.split() for line in untrusted.text(path, LISTED).splitlines())
     column = names.index(attribute) + 1
     values = {row[0]: {"-1": 0, "1": 1}[row[column]] for row in rows}
@@ -522,33 +532,33 @@ def _celeba_labels(path: Path, attribute: str, images: list[str]) -> list[int]:
 
 
 def _pictures(name, train, test, classes, source: Source, size: int | None, channels: int | None) -> Data:
-    """Data from two pairs (image files, labels)."""
+    """Return Data of two pairs (image files, labels)."""
     x = pictures.decode([*train[0], *test[0]], size, channels, source.data_dir / ".decoded")
     n_train = len(train[0])
     return from_arrays(name, (x[:n_train], train[1]), (x[n_train:], test[1]), classes)
 
 
-# --- files of the user -------------------------------------------------------------------------------------------------
+# --- the user's files --------------------------------------------------------------------------------------------------
 
 
 def own(path: Path, source: Source) -> Data:
-    """What a user brings, a file or a folder, as `silos.brought` finds it: arrays, tables, images in files of their own
-    (of one channel if all of them are grey, else of three); by client or not."""
-    found = silos.brought(path, source.label)
-    xs, n_train = [part.x for part in found.parts], len(found.train.y)
+    """Load the user's data from a file or a folder, as `silos.brought` reads the data: arrays, tables or image files (a
+    single channel if all images are grey, else three), with or without clients."""
+    user_data = silos.brought(path, source.label)
+    xs, n_train = [part.x for part in user_data.parts], len(user_data.train.y)
     if isinstance(xs[0], list):
         x = pictures.decode(
-            [file for of_part in xs for file in of_part], source.image_size, None, source.data_dir / ".decoded"
+            [file for images in xs for file in images], source.image_size, None, source.data_dir / ".decoded"
         )
     else:
         x = np.concatenate(xs)
     if x.dtype == np.float64:
         x = files.in_32_bits(x, n_train) if source.image_size is None else x.astype(np.float32)
-    y, classes = files.classified(found)
-    clients, owners = silos.owners(found)
+    y, classes = files.classified(user_data)
+    clients, owners = silos.owners(user_data)
     pairs = (x[:n_train], y[:n_train]), (x[n_train:], y[n_train:])
     name = path.resolve().name if path.is_dir() else path.stem
-    return replace(from_arrays(name, *pairs, classes, owners, clients), warnings=found.warnings)
+    return replace(from_arrays(name, *pairs, classes, owners, clients), warnings=user_data.warnings)
 
 
 LOADERS: dict[str, Callable[[Source], Data]] = {
@@ -565,8 +575,8 @@ LOADERS: dict[str, Callable[[Source], Data]] = {
 
 
 def load(name: str, source: Source) -> Data:
-    """The data set called `name`, or at the path `name`, on the CPU. Raises UserError where its files are neither there nor
-    to be had, or are not what they should be."""
+    """Load the data set called `name`, or at the path `name`, on the CPU. Raise UserError where its files are missing and
+    cannot be downloaded, and where its files are not as expected."""
     with naming(name):
         if name in LOADERS:
             data = LOADERS[name](source)
@@ -578,14 +588,14 @@ def load(name: str, source: Source) -> Data:
             raise ValueError(
                 f"no such file or folder; must be one of {', '.join(LOADERS)}, a .npz file or a folder with train/ and test/"
             )
-        data = replace(data, name=escape(data.name), classes=_called(data.classes), clients=_called(data.clients))
+        data = replace(data, name=escape(data.name), classes=_safe_names(data.classes), clients=_safe_names(data.clients))
         if source.image_size is None:
             return data
         return (_unfolded if data.vectors else _resized)(data, source.image_size)
 
 
-def _called(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of classes or clients, which are shown wherever there is something of theirs. Raises ValueError for one that
-    is longer than `untrusted.NAME`."""
+def _safe_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of classes or clients, escaped, because many outputs show the names. Raise ValueError for a name
+    longer than `untrusted.NAME`."""
     untrusted.short("a class or a client has", names)
     return tuple(map(escape, names))

@@ -1,4 +1,4 @@
-"""Files of data sets: are they there, are they the published ones, and reading them without running anything in them."""
+"""Download, verify and read the files of data sets, without running any code in a file."""
 
 import hashlib
 import pickletools
@@ -20,15 +20,16 @@ import untrusted
 from errors import UserError
 from untrusted import RefusedError
 
-PATIENCE = 60  # seconds without a byte after which a download is given up
+PATIENCE = 60  # seconds without a byte before a download fails
 
 
 @contextmanager
 def naming(name: str, path: Path | None = None) -> Iterator[None]:
-    """Whatever is stumbled over inside becomes one line that names the data set, and the file where one is given."""
+    """Turn any error inside the block into a UserError of a single line that names the data set, and the file `path` if
+    given."""
     try:
         yield
-    except Exception as error:  # a damaged file can break its reader in any way
+    except Exception as error:  # a damaged file can make its reader raise any error
         if isinstance(error, UserError) and not isinstance(error, RefusedError):
             raise
         where = f"{path} cannot be read ({reason(error)})" if path else reason(error)
@@ -37,7 +38,7 @@ def naming(name: str, path: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def within(path: Path) -> Iterator[None]:
-    """Whatever is stumbled over inside names the file."""
+    """Turn any error inside the block into a ValueError that names the file."""
     try:
         yield
     except Exception as error:
@@ -45,7 +46,7 @@ def within(path: Path) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """Return the reason of an error, in a single line."""
     if isinstance(error, RefusedError):
         return error.reason
     if isinstance(error, KeyError):
@@ -54,7 +55,7 @@ def reason(error: Exception) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """a, b, c: all of them if they are few, else the first and the last."""
+    """Return names as text: a, b, c for up to four names, else the first and the last name."""
     names = list(names)
     return ", ".join(names) if len(names) <= 4 else f"{names[0]}, ..., {names[-1]}"
 
@@ -64,11 +65,12 @@ def listed(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Published:
-    """The files of a published data set, and where they are to be had.
+    """Name the files of a published data set, and the sources of the files.
 
-    `files` are what is read: path below `root` -> md5 as published; None where only an archive has one (then the path may
-    be a folder). `archives` are what they are unpacked from: path -> md5, or None where the download alone checks it.
-    `download` puts all of them below the folder that it is given; `by_hand` tells the user what to put where instead.
+    `files` are the files to read: path below `root` -> published md5; None where only an archive has an md5 (the path may
+    then be a folder). `archives` are the archives of the files: path -> md5, or None where only the download checks the
+    archive. `download` puts all files below a folder, its argument. `by_hand` tells the user which file to put where
+    instead.
     """
 
     name: str
@@ -80,105 +82,111 @@ class Published:
 
     @property
     def place(self) -> Path:
-        """The folder in which the first file lies."""
+        """Return the folder of the first file."""
         return (self.root / next(iter(self.files))).parent
 
     def read(self, path: str, reader: Callable[[Path], Any]) -> Any:
-        """What `reader` makes of the file at this path below `root`; whatever it stumbles over names the file."""
+        """Return the result of `reader` for the file at this path below `root`; any error of the reader names the file."""
         with naming(self.name, self.root / path):
             return reader(self.root / path)
 
 
-def obtain(wanted: Published, unverified: bool) -> str:
-    """Make sure that the files are there and are the published ones -> which are not, or cannot be checked, in words.
+def obtain(published: Published, unverified: bool) -> str:
+    """Make sure that the files exist and have their published checksums; return as text which files differ or cannot be
+    checked.
 
-    Raises UserError where files are neither there nor to be had, and, unless `unverified`, where one is not the published.
+    Raise UserError where files are missing and cannot be downloaded, and, unless `unverified`, where a file differs.
     """
-    if _missing(wanted):
-        _fetch(wanted)
-    unchecked = [path for path, md5 in wanted.files.items() if md5 is None]
-    archives = [path for path in wanted.archives if (wanted.root / path).exists()] if unchecked else []
+    if _missing(published):
+        _download(published)
+    unchecked = [path for path, md5 in published.files.items() if md5 is None]
+    archives = [path for path in published.archives if (published.root / path).exists()] if unchecked else []
     wrong = []
-    for path in (*wanted.files, *archives):
-        if complaint := _complaint(wanted, path):
+    for path in (*published.files, *archives):
+        if problem := _checksum_problem(published, path):
             if not unverified:
-                raise UserError(f"--dataset {wanted.name}: {complaint}; --unverified_data takes it all the same")
+                raise UserError(f"--dataset {published.name}: {problem}; --unverified_data takes it all the same")
             wrong.append(path)
-    words = []
+    problems = []
     if wrong:
-        words.append(f"{_names(wrong)} {'does' if len(wrong) == 1 else 'do'} not have the published checksum")
+        problems.append(f"{_file_names(wrong)} {'does' if len(wrong) == 1 else 'do'} not have the published checksum")
     if unchecked and not archives:
-        words.append(f"{_names(unchecked)} cannot be checked: the archive {_names(wanted.archives)} is not there")
-    return "; ".join(words)
+        problems.append(
+            f"{_file_names(unchecked)} cannot be checked: the archive {_file_names(published.archives)} is not there"
+        )
+    return "; ".join(problems)
 
 
-def _missing(wanted: Published) -> list[str]:
-    return [path for path in wanted.files if not (wanted.root / path).exists()]
+def _missing(published: Published) -> list[str]:
+    """Return the paths of the files that do not exist."""
+    return [path for path in published.files if not (published.root / path).exists()]
 
 
-def _names(paths: Iterable[str]) -> str:
+def _file_names(paths: Iterable[str]) -> str:
+    """Return the names of files as text."""
     return listed(Path(path).name for path in paths)
 
 
-def _complaint(wanted: Published, path: str) -> str:
-    """That a file does not have its published checksum, in words; "" where it has, or where none is published."""
-    published = {**wanted.files, **wanted.archives}[path]
-    if published is None:
+def _checksum_problem(published: Published, path: str) -> str:
+    """Return as text that a file does not have its published checksum; "" where the checksum agrees or none is published."""
+    expected = {**published.files, **published.archives}[path]
+    if expected is None:
         return ""
-    with naming(wanted.name, wanted.root / path), untrusted.opened(wanted.root / path) as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found == published:
+    with naming(published.name, published.root / path), untrusted.opened(published.root / path) as file:
+        actual = hashlib.file_digest(file, "md5").hexdigest()
+    if actual == expected:
         return ""
-    return f"{wanted.root / path} does not have its published checksum (md5 {found}, published {published})"
+    return f"{published.root / path} does not have its published checksum (md5 {actual}, published {expected})"
 
 
-def _fetch(wanted: Published) -> None:
-    """Download into a folder of its own beside the others, and move what is complete into its place: nothing is left of a
-    download that failed, nobody reads half of one, and what is there already stays as it is."""
-    archives = [path for path in wanted.archives if (wanted.root / path).exists()]
+def _download(published: Published) -> None:
+    """Download into a temporary folder beside the data sets, and move the files to their places once the download is
+    complete. So a failed download leaves nothing behind, nobody reads half a file, and existing files stay unchanged."""
+    archives = [path for path in published.archives if (published.root / path).exists()]
     for path in archives:
-        if complaint := _complaint(wanted, path):
-            raise UserError(f"--dataset {wanted.name}: {complaint}; without it the data set is downloaded anew")
-    made = [folder for folder in (wanted.root, *wanted.root.parents) if not folder.exists()]
-    patience = socket.getdefaulttimeout()
+        if problem := _checksum_problem(published, path):
+            raise UserError(f"--dataset {published.name}: {problem}; without it the data set is downloaded anew")
+    new_folders = [folder for folder in (published.root, *published.root.parents) if not folder.exists()]
+    default_timeout = socket.getdefaulttimeout()
     try:
         socket.setdefaulttimeout(PATIENCE)
-        wanted.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=wanted.root, prefix=".download-") as folder:
-            for path in archives:  # copies, because the download may write over them
+        published.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=published.root, prefix=".download-") as folder:
+            for path in archives:  # copies, because the download may overwrite its files
                 (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
-                with untrusted.opened(wanted.root / path) as file, (Path(folder) / path).open("wb") as copy:
+                with untrusted.opened(published.root / path) as file, (Path(folder) / path).open("wb") as copy:
                     shutil.copyfileobj(file, copy)
-            wanted.download(folder)
-            _move(Path(folder), wanted.root)
-        if _missing(wanted):
-            raise FileNotFoundError(f"the download lacks {_names(_missing(wanted))}")
-    except Exception as error:  # every kind of failed download
-        for folder in made:
+            published.download(folder)
+            _move(Path(folder), published.root)
+        if _missing(published):
+            raise FileNotFoundError(f"the download lacks {_file_names(_missing(published))}")
+    except Exception as error:  # a download can fail with any error
+        for folder in new_folders:
             with suppress(OSError):
-                folder.rmdir()  # only if it is empty
+                folder.rmdir()  # fails for a folder that is not empty
         raise UserError(
-            f"--dataset {wanted.name}: not to be read from {wanted.place} and not to be downloaded ({reason(error)}); "
-            f"{wanted.by_hand}, or name another folder of data sets with --data_dir"
+            f"--dataset {published.name}: not to be read from {published.place} and not to be downloaded ({reason(error)}); "
+            f"{published.by_hand}, or name another folder of data sets with --data_dir"
         ) from error
     finally:
-        socket.setdefaulttimeout(patience)
+        socket.setdefaulttimeout(default_timeout)
 
 
-def _move(new: Path, place: Path) -> None:
-    """Move a file or a folder to its place, where there is none yet; what two folders hold is put together."""
-    if not place.exists():
-        new.rename(place)
-    elif new.is_dir() and place.is_dir():
-        for child in new.iterdir():
-            _move(child, place / child.name)
+def _move(source: Path, destination: Path) -> None:
+    """Move the file or folder `source` to `destination` where nothing exists yet; merge two folders."""
+    if not destination.exists():
+        source.rename(destination)
+    elif source.is_dir() and destination.is_dir():
+        for child in source.iterdir():
+            _move(child, destination / child.name)
 
 
 # --- readers -----------------------------------------------------------------------------------------------------------
 
 
 def idx(path: Path, axes: int) -> np.ndarray:
-    """An IDX file of bytes (MNIST's format): 0, 0, 8, the number of axes, their lengths as big-endian int32, the bytes."""
+    """Return the array of an IDX file of bytes (MNIST's format): 0, 0, 8, the number of axes, the lengths of the axes as
+    big-endian int32, the bytes."""
     with untrusted.opened(path) as file:
         content = np.fromfile(file, np.uint8)
     start = 4 * (axes + 1)
@@ -189,8 +197,8 @@ def idx(path: Path, axes: int) -> np.ndarray:
 
 @dataclass
 class _Called:
-    """Stands in for a function or a class that a pickle names, and for what it says comes of calling it: nothing is called.
-    `given` are the arguments, `state` is what it is told to become."""
+    """Stand in for a function or a class that a pickle names, and for the result of its call; nothing is called. `given` are
+    the arguments, `state` is the state that the pickle assigns."""
 
     name: str
     given: tuple | None = None
@@ -204,14 +212,14 @@ KNOWN = {
     "numpy._core.multiarray _reconstruct": "array",  # since numpy 2
 }
 PLAIN = (str, bytes, int, float, bool, type(None))
-PICKLE = 512 * untrusted.MIB  # bytes of a file; the largest of CIFAR has 155 MB
+PICKLE = 512 * untrusted.MIB  # bytes of a file; CIFAR's largest file has 155 MB
 
 
 def unpickled(path: Path) -> dict[str, Any]:
-    """A pickled dict of arrays of bytes, lists and single values, as the CIFAR files are, by Python 2 or 3. Raises
-    ValueError for anything else. The few words of a pickle that make such a dict are followed here one by one, so that
-    nothing in it can run, whatever it asks for. (The library's way, a `pickle.Unpickler` with a list of allowed names, would
-    call numpy with whatever arguments the file has.)"""
+    """Return a pickled dict of uint8 arrays, lists and single values, the content of CIFAR's files, by Python 2 or 3. Raise
+    ValueError for anything else. This function interprets the few opcodes that build such a dict, so that no code in the
+    file can run. (The usual `pickle.Unpickler` with a list of allowed names would call numpy with arguments of the file's
+    choice.)"""
     with untrusted.opened(path, PICKLE) as file:
         content = file.read()
     stack: list[Any] = []
@@ -224,7 +232,7 @@ def unpickled(path: Path) -> dict[str, Any]:
         del stack[start:]
         return items
 
-    for opcode, said, _ in pickletools.genops(content):
+    for opcode, argument, _ in pickletools.genops(content):
         match opcode.name:
             case "PROTO" | "FRAME" | "STOP":
                 pass
@@ -241,71 +249,73 @@ def unpickled(path: Path) -> dict[str, Any]:
                 stack[-n:] = [tuple(stack[-n:])]
             case "APPEND" | "APPENDS":
                 items = since_mark() if opcode.name == "APPENDS" else [stack.pop()]
-                _is(stack[-1], list).extend(items)
+                _require_type(stack[-1], list).extend(items)
             case "SETITEM" | "SETITEMS":
                 items = since_mark() if opcode.name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-                held = _is(stack[-1], dict)
+                entries = _require_type(stack[-1], dict)
                 for key, value in zip(items[::2], items[1::2], strict=True):
-                    held[_is(key, str, bytes)] = value
+                    entries[_require_type(key, str, bytes)] = value
             case "MEMOIZE" | "BINPUT" | "LONG_BINPUT" | "PUT":
-                memo[len(memo) if said is None else said] = stack[-1]
+                memo[len(memo) if argument is None else argument] = stack[-1]
             case "BINGET" | "LONG_BINGET" | "GET":
-                stack.append(memo[said])
+                stack.append(memo[argument])
             case "GLOBAL" | "STACK_GLOBAL":
-                name = said or f"{_is(stack.pop(-2), str)} {_is(stack.pop(), str)}"
+                name = argument or f"{_require_type(stack.pop(-2), str)} {_require_type(stack.pop(), str)}"
                 if name not in KNOWN:
-                    asks = name.replace(" ", ".", 1)
-                    raise ValueError(f"refused: it asks for {asks}, and only arrays and plain containers are read")
+                    dotted = name.replace(" ", ".", 1)
+                    raise ValueError(f"refused: it asks for {dotted}, and only arrays and plain containers are read")
                 stack.append(_Called(KNOWN[name]))
             case "REDUCE":
-                given, called = _is(stack.pop(), tuple), _is(stack.pop(), _Called)
-                stack.append(_Called(called.name, given))
+                arguments, function = _require_type(stack.pop(), tuple), _require_type(stack.pop(), _Called)
+                stack.append(_Called(function.name, arguments))
             case "BUILD":
                 state = stack.pop()
-                _is(stack[-1], _Called).state = state
-            case _ if said is not None and type(said) in PLAIN:  # a number or text
-                stack.append(said)
+                _require_type(stack[-1], _Called).state = state
+            case _ if argument is not None and type(argument) in PLAIN:  # a number or text
+                stack.append(argument)
             case other:
                 raise ValueError(f"refused: it holds a pickle's {other}, and only arrays and plain containers are read")
-    (found,) = stack
-    if not isinstance(found, dict):
-        raise ValueError(f"not a dict, but a {type(found).__name__}")
-    return {key: _value(value) for key, value in found.items()}
+    (result,) = stack
+    if not isinstance(result, dict):
+        raise ValueError(f"not a dict, but a {type(result).__name__}")
+    return {key: _plain_value(value) for key, value in result.items()}
 
 
-def _is(thing: Any, *kinds: type) -> Any:
-    """The thing itself. Raises ValueError where it is of none of these kinds."""
-    if type(thing) not in kinds:
-        raise ValueError(f"a {type(thing).__name__} where a {kinds[0].__name__} must be")
-    return thing
+def _require_type(value: Any, *types: type) -> Any:
+    """Return the value. Raise ValueError where its type is none of these types."""
+    if type(value) not in types:
+        raise ValueError(f"a {type(value).__name__} where a {types[0].__name__} must be")
+    return value
 
 
-def _value(value: Any) -> Any:
-    """What stands in a pickled dict: the uint8 array that is told of, a list of plain values, or one. Raises ValueError."""
-    if isinstance(value, list) and all(type(one) in PLAIN for one in value):
+def _plain_value(value: Any) -> Any:
+    """Return a value of a pickled dict: a uint8 array from its stand-in, a list of plain values, or a plain value. Raise
+    ValueError for anything else."""
+    if isinstance(value, list) and all(type(item) in PLAIN for item in value):
         return value
     if type(value) is not _Called or value.name != "array":
-        return _is(value, *PLAIN)
-    _, shape, dtype, fortran, content = _is(value.state, tuple)
-    if (name := _is(dtype, _Called).given[0]) not in ("u1", "|u1"):
+        return _require_type(value, *PLAIN)
+    _, shape, dtype, fortran, content = _require_type(value.state, tuple)
+    if (name := _require_type(dtype, _Called).given[0]) not in ("u1", "|u1"):
         raise ValueError(f"an array of {name}, not of bytes")
-    if isinstance(content, str):  # as Python 3 reads the bytes of Python 2
+    if isinstance(content, str):  # Python 3 reads the bytes of Python 2 as text
         content = content.encode("latin1")
     return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
-# --- arrays of the user ------------------------------------------------------------------------------------------------
+# --- the user's arrays -------------------------------------------------------------------------------------------------
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-TEXT = "U"  # numpy's letter for it
-COLLAPSED = 1e-4  # of a standard deviation: numbers that rounding moves by more are not told apart well any more
+TEXT = "U"  # numpy's letter for text
+COLLAPSED = 1e-4  # of a standard deviation: rounding that moves numbers by more blurs their differences
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,4})?")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Training or test examples that a user brings: x uint8 or float32 [n, channels, height, width], or the n files of
-    images; y their labels, int64 [n] or text [n]; `clients` text [n], the client of each, "" nobody, where that is said."""
+    """Hold the user's training or test examples: x uint8 or float32 [n, channels, height, width], or the n image files; y
+    the labels, int64 [n] or text [n]; `clients` text [n], the client of each example, "" for no client, or None where the
+    data name no clients."""
 
     x: np.ndarray | list[Path]
     y: np.ndarray
@@ -314,20 +324,21 @@ class Part:
 
 @dataclass(frozen=True)
 class First:
-    """Where each label of text and each client occurs first: {label or client: file, and line where it has lines}."""
+    """Say where each text label and each client occurs first: {label or client: file, and line where the file has lines}."""
 
     labels: dict[str, str]
     clients: dict[str, str]
 
     def __or__(self, other: "First") -> "First":
-        """Both; what occurs in both is where it occurs in this one."""
+        """Return the places of both; where both have a place, the place of this object."""
         return First({**other.labels, **self.labels}, {**other.clients, **self.clients})
 
 
 @dataclass(frozen=True)
 class Brought:
-    """What a user brings, each part where it is there. `classes`: the names of the labels, `features` those of the columns
-    of a table, where they have any. `first`: where labels and clients occur first. `warnings`: one line each."""
+    """Hold the user's data; a part that is missing is None. `classes`: the names of the labels; `features`: the names of a
+    table's columns, where the features have names. `first`: where labels and clients occur first. `warnings`: a line
+    each."""
 
     train: Part | None
     test: Part | None
@@ -338,49 +349,49 @@ class Brought:
 
     @property
     def parts(self) -> list[Part]:
-        """Training and test examples, as far as there are any."""
+        """Return the training and test examples that exist."""
         return [part for part in (self.train, self.test) if part is not None]
 
 
 def npz(path: Path, optional: str | None = None) -> Brought:
-    """An .npz file with x_train, y_train, x_test, y_test; all of the part `optional`, "train" or "test", may be left out.
+    """Read an .npz file with x_train, y_train, x_test, y_test; the part `optional`, "train" or "test", may be missing.
 
     In the file: x [n, height, width], [n, height, width, channels] or [n, channels, height, width] with 1 to 4 channels;
-    where both readings of four axes are possible, the channels are the last. Integers must lie in 0 .. 255; floats are any
-    finite numbers. Vectors [n, d] are any finite numbers, and become floats [n, d, 1, 1]. y are integers [n] or [n, 1].
-    `classes`, the C names, may be left out. `client_train` and `client_test` [n] name the client of each example: then the
-    test part may be left out, and without `client_test` it is nobody's. Raises ValueError, and
-    RefusedError for what is no such file.
+    where four axes allow both layouts, the channels are the last axis. Integers must lie in 0 .. 255; floats are any finite
+    numbers. Vectors [n, d] are any finite numbers, and become floats [n, d, 1, 1]. y are integers [n] or [n, 1]. `classes`,
+    the C names, may be missing. `client_train` and `client_test` [n] name the client of each example. With client names the
+    test part may be missing; without `client_test` the test examples belong to no client. Raise ValueError, and RefusedError
+    where the file is not an .npz file.
     """
     clients = {part: f"client_{part}" for part in ("train", "test")}
-    found = untrusted.arrays(path, (*KEYS, "classes", *clients.values()))
-    optional = "test" if optional is None and clients["train"] in found else optional
-    left_out = optional if not any(f"{what}_{optional}" in found for what in "xy") else None
-    if lacking := [key for key in KEYS if key not in found and not key.endswith(f"_{left_out}")]:
-        raise ValueError(f"it lacks {', '.join(lacking)}; must hold {', '.join(KEYS)}")
-    x = {part: examples(f"x_{part}", found[f"x_{part}"]) for part in clients if part != left_out}
+    arrays = untrusted.arrays(path, (*KEYS, "classes", *clients.values()))
+    optional = "test" if optional is None and clients["train"] in arrays else optional
+    left_out = optional if not any(f"{letter}_{optional}" in arrays for letter in "xy") else None
+    if missing := [key for key in KEYS if key not in arrays and not key.endswith(f"_{left_out}")]:
+        raise ValueError(f"it lacks {', '.join(missing)}; must hold {', '.join(KEYS)}")
+    x = {part: examples(f"x_{part}", arrays[f"x_{part}"]) for part in clients if part != left_out}
     if left_out is None and (x["train"].shape[1:] != x["test"].shape[1:] or x["train"].dtype != x["test"].dtype):
-        kinds = [kind(of_part) for of_part in x.values()]
+        kinds = [kind(images) for images in x.values()]
         raise ValueError(f"an image of x_train is {kinds[0]}, of x_test {kinds[1]} [channels, height, width]; must be alike")
     parts = {
         part: Part(
-            of_part, _labels(f"y_{part}", found[f"y_{part}"], len(of_part)), _whose(key, found.get(key), len(of_part))
+            images, _labels(f"y_{part}", arrays[f"y_{part}"], len(images)), _client_names(key, arrays.get(key), len(images))
         )
         for part, key in clients.items()
-        if (of_part := x.get(part)) is not None
+        if (images := x.get(part)) is not None
     }
-    unread = sorted(set(untrusted.members(path)) - set(found))
+    unread = sorted(set(untrusted.members(path)) - set(arrays))
     warnings = (f"{path}: not read: {listed(unread)}",) if unread else ()
-    return Brought(parts.get("train"), parts.get("test"), found.get("classes"), warnings=warnings)
+    return Brought(parts.get("train"), parts.get("test"), arrays.get("classes"), warnings=warnings)
 
 
 def kind(x: np.ndarray) -> str:
-    """Of what examples [n, ...] are, in words."""
+    """Return dtype and shape of examples [n, ...] as text."""
     return f"{x.dtype} {list(x.shape[1:])}"
 
 
-def _whose(key: str, names: np.ndarray | None, n: int) -> np.ndarray | None:
-    """-> text [n]."""
+def _client_names(key: str, names: np.ndarray | None, n: int) -> np.ndarray | None:
+    """Return client names as text [n], or None. Raise ValueError for another shape or dtype."""
     if names is None:
         return None
     if names.shape != (n,) or names.dtype.kind not in "iuUS":
@@ -391,8 +402,8 @@ def _whose(key: str, names: np.ndarray | None, n: int) -> np.ndarray | None:
 
 
 def examples(key: str, x: np.ndarray) -> np.ndarray:
-    """Images [n, height, width], ... -> uint8 or float32 [n, channels, height, width]; vectors [n, d] -> float64 [n, d, 1,
-    1], for `in_32_bits`. `key` is what they are called where they are neither. Raises ValueError."""
+    """Return images [n, height, width], ... as uint8 or float32 [n, channels, height, width], and vectors [n, d] as float64
+    [n, d, 1, 1], for `in_32_bits`. Raise ValueError for other arrays; the message calls the array `key`."""
     vectors = x.ndim == 2
     if vectors:
         x = x[:, :, None, None].astype(np.float64 if x.dtype.kind in "iuf" else x.dtype)
@@ -421,20 +432,21 @@ def examples(key: str, x: np.ndarray) -> np.ndarray:
 
 
 def in_32_bits(x: np.ndarray, n_train: int) -> np.ndarray:
-    """Vectors float64 [n, d, 1, 1] -> float32, n_train of them the training examples. A feature that rounding moves by more
-    than a ten-thousandth of its standard deviation, such as a time in seconds since 1970, is standardised before, by mean
-    and standard deviation of the training examples: normalisation does the same to all features later."""
+    """Return vectors float64 [n, d, 1, 1] as float32; the first n_train vectors are the training examples. Where rounding
+    moves a feature by more than a ten-thousandth of its standard deviation, as for a time in seconds since 1970, the feature
+    is first standardised by mean and standard deviation of the training examples. Normalisation later does the same to all
+    features."""
     rounded = x.astype(np.float32)
     for feature in range(x.shape[1]):
-        column, out = x[:, feature], rounded[:, feature]
+        column, rounded_column = x[:, feature], rounded[:, feature]
         train = column[:n_train]
-        if np.abs(out - column).max() > COLLAPSED * (std := train.std()) and np.ptp(train) > 0:
-            out[:] = (column - train.mean()) / std
+        if np.abs(rounded_column - column).max() > COLLAPSED * (std := train.std()) and np.ptp(train) > 0:
+            rounded_column[:] = (column - train.mean()) / std
     return rounded
 
 
 def _labels(key: str, y: np.ndarray, n: int) -> np.ndarray:
-    """-> int64 [n]."""
+    """Return labels as int64 [n]. Raise ValueError for another shape, dtype or length, and for labels out of range."""
     if y.dtype.kind not in "iu":
         raise ValueError(f"{key} holds {y.dtype}; must be integers")
     if y.ndim != 1 and not (y.ndim == 2 and y.shape[1] == 1):
@@ -447,8 +459,9 @@ def _labels(key: str, y: np.ndarray, n: int) -> np.ndarray:
 
 
 def classified(brought: Brought) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The labels of the training, then of the test examples, int64 [n] in 0 .. C - 1, and the names of the C classes. Every
-    class must occur in the training set. Labels of text are classes by themselves, in their order. Raises ValueError."""
+    """Return the labels of the training examples followed by the test examples, int64 [n] in 0 .. C - 1, and the names of
+    the C classes. Every class must occur in the training set. Text labels are the class names, in the order of `in_order`.
+    Raise ValueError."""
     train, test = brought.train.y, brought.test.y if brought.test else brought.train.y[:0]
     if train.dtype.kind != TEXT:
         return np.concatenate([train, test]), _classes(train, test, brought.classes)
@@ -456,39 +469,40 @@ def classified(brought: Brought) -> tuple[np.ndarray, tuple[str, ...]]:
     one_spelling("class", {*classes, *test.tolist()}, brought.first.labels)
     if unknown := sorted(set(test.tolist()) - set(classes)):
         raise ValueError(f"test examples are of class {unknown[0]}, which the training examples lack")
-    place = {name: c for c, name in enumerate(classes)}
-    return np.array([place[name] for name in np.concatenate([train, test]).tolist()], np.int64), classes
+    index = {name: c for c, name in enumerate(classes)}
+    return np.array([index[name] for name in np.concatenate([train, test]).tolist()], np.int64), classes
 
 
-def one_spelling(what: str, names: Iterable[str], first: Mapping[str, str]) -> None:
-    """Raises ValueError where two names of a `what` ("class", "client") are one but for capitals, spaces or the way a number
-    or a truth value is written; `first` says where each occurs."""
-    spelled: dict[Any, str] = {}
+def one_spelling(noun: str, names: Iterable[str], first: Mapping[str, str]) -> None:
+    """Raise ValueError where two names of a `noun` ("class", "client") differ only in case, spaces or the spelling of a
+    number or boolean; `first` says where each name occurs."""
+    spellings: dict[Any, str] = {}
     for name in in_order(names):
-        other = spelled.setdefault(_meaning(name), name)
+        other = spellings.setdefault(_normalised(name), name)
         if other != name:
-            one, two = (f"{said!r}" + (f" ({first[said]})" if said in first else "") for said in (other, name))
-            raise ValueError(f"{one} and {two} look like one {what} spelled in two ways; spell it in one, or rename one")
+            left, right = (
+                f"{spelling!r}" + (f" ({first[spelling]})" if spelling in first else "") for spelling in (other, name)
+            )
+            raise ValueError(f"{left} and {right} look like one {noun} spelled in two ways; spell it in one, or rename one")
 
 
-def _meaning(name: str) -> Any:
-    """What spellings of a name have in common."""
+def _normalised(name: str) -> Any:
+    """Return the common form of all spellings of a name."""
     plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
     plain = {"true": "1", "false": "0"}.get(plain, plain)
     return Decimal(plain) if NUMBER.fullmatch(plain) else plain
 
 
-def words(what: str, values: Sequence[Any]) -> np.ndarray:
-    """Names as text [n]. An array holds all of them in the room of the longest, so none may be longer than
-    `untrusted.NAME`. Raises ValueError."""
-    told = list(map(str, values))
-    untrusted.short(f"{what} holds", told)
-    return np.array(told, TEXT) if told else np.zeros(0, f"{TEXT}1")
+def words(where: str, values: Sequence[Any]) -> np.ndarray:
+    """Return names as text [n]. Raise ValueError for a name longer than `untrusted.NAME`: an array uses the space of the
+    longest name for every name. The message begins with `where`."""
+    names = list(map(str, values))
+    untrusted.short(f"{where} holds", names)
+    return np.array(names, TEXT) if names else np.zeros(0, f"{TEXT}1")
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The distinct names in the order in which people have them: those that are numbers by their value, ward_2 before
-    ward_10."""
+    """Return the distinct names in natural order: numbers by their value, ward_2 before ward_10."""
 
     def parts(name: str) -> list:
         return (
@@ -501,6 +515,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def _is_number(text: str) -> bool:
+    """Return whether a text is a finite number."""
     try:
         return np.isfinite(float(text))
     except ValueError:
@@ -508,7 +523,8 @@ def _is_number(text: str) -> bool:
 
 
 def _classes(train: np.ndarray, test: np.ndarray, names: np.ndarray | None) -> tuple[str, ...]:
-    """The names of the classes, by default their numbers; every one must occur in the training set."""
+    """Return the names of the classes, by default their numbers. Raise ValueError where a class is missing in the training
+    set."""
     present = np.unique(train)
     n_classes = int(present[-1]) + 1
     if n_classes > len(present):

@@ -1,4 +1,4 @@
-"""Image files: the folder of a data set, and decoding many of them at once."""
+"""Find the image files of a data set's folder, and decode many image files at once."""
 
 import hashlib
 import os
@@ -16,17 +16,18 @@ from data.files import reason
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 HIDDEN = ("Thumbs.db", "desktop.ini")  # by Windows
-MANY = 10_000  # files; more of them are decoded with a progress bar, and what comes out is kept
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of SUFFIXES; others of Pillow's start programs (EPS)
-PIXELS = 2**26  # of one image: 8,192 x 8,192; Pillow itself warns at somewhat more
-GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's words for one channel
+MANY = 10_000  # files; decoding more shows a progress bar and caches the result
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of SUFFIXES; other formats of Pillow start programs (EPS)
+PIXELS = 2**26  # of an image: 8,192 x 8,192; Pillow itself warns at a slightly larger size
+GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's names for images of a single channel
 
 
 def tree(root: Path) -> tuple[tuple[list[Path], list[int]], tuple[list[Path], list[int]], tuple[str, ...]]:
-    """root/train/CLASS/*.png and root/test/CLASS/*.png -> (files, labels) of both, and the names of the classes.
+    """Return (files, labels) of root/train/CLASS/*.png and of root/test/CLASS/*.png, and the names of the classes.
 
-    Classes are the folders of train/ by name, files come by class and name. What is hidden, or is no image by its name, is
-    passed over. Raises ValueError where a folder is not there or holds nothing, and for a class of test/ that train/ lacks.
+    The classes are the folders of train/ by name; files come in order of class and name. Hidden files and files without an
+    image suffix are skipped. Raise ValueError where a folder is missing or empty, and for a class of test/ that train/
+    lacks.
     """
     for part in ("train", "test"):
         if not (root / part).is_dir():
@@ -36,12 +37,13 @@ def tree(root: Path) -> tuple[tuple[list[Path], list[int]], tuple[list[Path], li
     for name in test[1]:
         if name not in classes:
             raise ValueError(f"{root / 'test' / name} is a class that train/ lacks; train/ has {', '.join(classes)}")
-    train, test = ((found, [classes.index(name) for name in names]) for found, names in (train, test))
+    train, test = ((files, [classes.index(name) for name in names]) for files, names in (train, test))
     return train, test, classes
 
 
 def labelled(part: Path) -> tuple[list[Path], list[str]]:
-    """part/CLASS/*.png -> the files, by class and name, and the class of each. Raises ValueError where there are none."""
+    """Return the files of part/CLASS/*.png, in order of class and name, and the class of each file. Raise ValueError where
+    there are no files."""
     files, names = [], []
     for folder in _folders(part):
         images = [path for path in visible(folder) if path.suffix.lower() in SUFFIXES]
@@ -53,49 +55,50 @@ def labelled(part: Path) -> tuple[list[Path], list[str]]:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What is in a folder and not hidden, by name."""
+    """Return the files and folders in a folder that are not hidden, by name."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in HIDDEN)
 
 
 def unread(root: Path, read: Iterable[Path]) -> list[str]:
-    """Return what lies in a folder, is not hidden and was not read, as paths from there. A folder of which nothing was read
-    is one path that ends in /."""
-    taken = set(read)
-    above = {parent for path in {path.parent for path in taken} for parent in (path, *path.parents)}
+    """Return the paths in a folder, relative to `root`, that are neither hidden nor in `read`. A folder without any read
+    file is a single path that ends in /."""
+    read_paths = set(read)
+    parents = {parent for path in {path.parent for path in read_paths} for parent in (path, *path.parents)}
 
     def below(folder: Path) -> Iterator[str]:
         for path in visible(folder):
-            if path in above:
+            if path in parents:
                 yield from below(path)
-            elif path not in taken:
+            elif path not in read_paths:
                 yield f"{path.relative_to(root)}{'/' if path.is_dir() else ''}"
 
     return list(below(root))
 
 
 def _folders(folder: Path) -> list[Path]:
-    found = [path for path in visible(folder) if path.is_dir()]
-    if not found:
+    """Return the visible folders in a folder. Raise ValueError where there are none."""
+    folders = [path for path in visible(folder) if path.is_dir()]
+    if not folders:
         raise ValueError(f"{folder} holds no folders; must hold one for each class")
-    return found
+    return folders
 
 
-def decode(files: list[Path], size: int | None, channels: int | None, kept: Path) -> np.ndarray:
-    """Image files -> uint8 [n, channels, height, width].
+def decode(files: list[Path], size: int | None, channels: int | None, folder: Path) -> np.ndarray:
+    """Decode image files to uint8 [n, channels, height, width].
 
-    `size` is the side to which each is resized (bilinear, with antialias); None: they must be of one size. `channels` is 3
-    for RGB, or None: 1 if all of them are grey, else 3. Transparency is dropped. What came of more than 10,000 files is kept
-    in the folder `kept`, under a name that changes with any of the files, and read from there the next time; that folder may
-    be removed at any time. Raises ValueError, naming the file.
+    `size` is the side to which each image is resized (bilinear, with antialias); None: all images must have the same size.
+    `channels` is 3 for RGB, or None: 1 if all images are grey, else 3. Transparency is dropped. The result of more than
+    10,000 files is cached in `folder`, under a name that changes with any of the files; the next call reads the cache. You
+    can remove this folder at any time. Raise ValueError, naming the file.
     """
     if not files:
         raise ValueError("no images")
-    place = _place(files, size, channels, kept) if len(files) > MANY else None
-    if place and (x := _read(place, len(files))) is not None:
+    cache = _cache_path(files, size, channels, folder) if len(files) > MANY else None
+    if cache and (x := _read_cache(cache, len(files))) is not None:
         return x
-    # each is held twice, and those that are not resized as large as they say
-    most = PIXELS if size else min(PIXELS, untrusted.memory() // (2 * 3 * len(files)))
-    pictures = list(_decoded(files, size, channels, most))
+    # memory holds each image twice; an image that is not resized has the size that its header names
+    max_pixels = PIXELS if size else min(PIXELS, untrusted.memory() // (2 * 3 * len(files)))
+    pictures = list(_decoded(files, size, channels, max_pixels))
     shapes = [picture.shape for picture in pictures]
     for path, shape in zip(files, shapes, strict=True):
         if shape[1:] != shapes[0][1:]:
@@ -106,23 +109,23 @@ def decode(files: list[Path], size: int | None, channels: int | None, kept: Path
             )
     x = np.empty((len(files), max(shape[0] for shape in shapes), *shapes[0][1:]), np.uint8)
     for i, picture in enumerate(pictures):
-        x[i] = picture  # one grey channel becomes three equal ones where others have three
-    if place:
-        _keep(place, x)
+        x[i] = picture  # a grey channel is repeated three times where other images have three channels
+    if cache:
+        _write_cache(cache, x)
     return x
 
 
-def _decoded(files: list[Path], size: int | None, channels: int | None, most: int) -> Iterator[np.ndarray]:
-    """Each image uint8 [1 or 3, height, width], in order; several threads decode at once. None may have more pixels than
-    `most`."""
+def _decoded(files: list[Path], size: int | None, channels: int | None, max_pixels: int) -> Iterator[np.ndarray]:
+    """Yield each image as uint8 [1 or 3, height, width], in order; several threads decode at once. Raise ValueError for an
+    image of more than `max_pixels` pixels."""
     from PIL import Image
     from tqdm import tqdm
 
     def some(start: int) -> list[np.ndarray]:
-        return [_picture(path, size, channels, most) for path in files[start : start + 256]]
+        return [_picture(path, size, channels, max_pixels) for path in files[start : start + 256]]
 
     bar = {"desc": "decoding", "unit": " images", "file": sys.stderr, "leave": False}
-    hidden = None if len(files) > MANY else True  # None: hidden where nobody watches
+    hidden = None if len(files) > MANY else True  # None: hidden without a terminal
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor() as pool,
@@ -134,14 +137,14 @@ def _decoded(files: list[Path], size: int | None, channels: int | None, most: in
             yield from pictures
 
 
-def _picture(path: Path, size: int | None, channels: int | None, most: int) -> np.ndarray:
-    """One image, uint8 [1 or 3, height, width]; of several in a file the first."""
+def _picture(path: Path, size: int | None, channels: int | None, max_pixels: int) -> np.ndarray:
+    """Return an image as uint8 [1 or 3, height, width]; the first image of a file that holds several."""
     from PIL import Image
 
     try:
         with untrusted.opened(path) as file, Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > most:
-                raise ValueError(f"{image.width}x{image.height}; at most {most:,} pixels are read here")
+            if image.width * image.height > max_pixels:
+                raise ValueError(f"{image.width}x{image.height}; at most {max_pixels:,} pixels are read here")
             if image.mode in ("I", "F"):
                 raise ValueError("32 bits a pixel; must be 8 or 16")
             grey = image.mode in GREY and channels != 3
@@ -153,45 +156,45 @@ def _picture(path: Path, size: int | None, channels: int | None, most: int) -> n
             if size is not None:
                 image = image.resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(image)
-    except Exception as error:  # Pillow has many words for a broken file
+    except Exception as error:  # Pillow raises many kinds of errors for a broken file
         raise ValueError(f"{path} is not to be read as an image ({reason(error)})") from error
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 
-# --- what is kept of a long decoding -----------------------------------------------------------------------------------
+# --- cache of decoded images -------------------------------------------------------------------------------------------
 
 
-def _place(files: list[Path], size: int | None, channels: int | None, kept: Path) -> Path | None:
-    """Where it is kept; None where a file is not there."""
+def _cache_path(files: list[Path], size: int | None, channels: int | None, folder: Path) -> Path | None:
+    """Return the path of the cache of these files; None where a file is missing."""
     from PIL import __version__
 
     try:
         stats = [(str(path.absolute()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
     except OSError:
-        return None  # the decoding will say which
-    return kept / f"{hashlib.sha256(repr((stats, size, channels, __version__)).encode()).hexdigest()[:32]}.npy"
+        return None  # decoding names the missing file
+    return folder / f"{hashlib.sha256(repr((stats, size, channels, __version__)).encode()).hexdigest()[:32]}.npy"
 
 
-def _read(place: Path, n: int) -> np.ndarray | None:
-    """What was kept, unless it is not there or damaged."""
+def _read_cache(path: Path, n: int) -> np.ndarray | None:
+    """Return the cached images, or None where the cache is missing or damaged."""
     with suppress(Exception):
-        x = untrusted.array(place)
+        x = untrusted.array(path)
         if x.dtype == np.uint8 and x.ndim == 4 and len(x) == n:
             return x
     return None
 
 
-def _keep(place: Path, x: np.ndarray) -> None:
-    """Write beside and rename; without room or permission it is done without, and where the folder is a link, which may
-    lead anywhere."""
-    beside = place.with_suffix(f".{os.getpid()}")
-    if place.parent.is_symlink():
+def _write_cache(path: Path, x: np.ndarray) -> None:
+    """Write the images to a temporary file and rename the file. Skip the cache where the disk is full, where permissions
+    forbid writing, and where the folder is a link, which may lead anywhere."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    if path.parent.is_symlink():
         return
     with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with beside.open("xb") as file:
+            with temporary.open("xb") as file:
                 np.save(file, x)
-            beside.replace(place)
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)

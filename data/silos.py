@@ -1,4 +1,4 @@
-"""What users bring: arrays, tables and images, in one place or by client."""
+"""Read the user's data: arrays, tables and images, with or without clients."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,279 +14,298 @@ from data import files, pictures, tables
 from data.files import Brought, Part, in_order
 
 TABLES = tables.SUFFIXES
-FILES = (".npz", *TABLES)  # of which each may be a client's
-CLIENT, PART, LABEL = "client", "part", "label"  # columns of a table
-VALIDATION = ("val", "valid", "validation")  # names that no client may have
-LEAF = 2 * untrusted.GIB  # bytes of a file; all of FEMNIST is in files of less than a tenth
-TEST_SHARE = 0.2  # of a table that says nothing of a test set
+FILES = (".npz", *TABLES)  # suffixes of files that may hold a client's data
+CLIENT, PART, LABEL = "client", "part", "label"  # names of a table's special columns
+VALIDATION = ("val", "valid", "validation")  # names that a client may not have
+LEAF = 2 * untrusted.GIB  # bytes of a file; FEMNIST's files each have less than a tenth of this size
+TEST_SHARE = 0.2  # of a table's rows, where the table has no test set
 WANTED = (
-    "must be a folder with a folder (CLIENT/train/CLASS/*.png) or a file (CLIENT.npz, CLIENT.csv) a client, a .npz file "
+    "use a folder with a folder (CLIENT/train/CLASS/*.png) or a file (CLIENT.npz, CLIENT.csv) per client, a .npz file "
     "with client_train, a table with a column client, or LEAF's JSON"
 )
 
 
 def brought(path: Path, label: str | None = None) -> Brought:
-    """What is at a path, by client where it is so. `label`: the column of a table that holds the labels. Raises ValueError
-    for what is none of the layouts of docs/data_and_splits.md."""
+    """Load the user's data from a path, by client where the data name clients. `label`: the column of a table that holds the
+    labels. Raise ValueError where the path has none of the layouts of docs/data_and_splits.md."""
     if leaf := _leaf_files(path):
-        found = _leaf(*leaf)
-        found = _with_unread(found, path, chain(*leaf)) if path.is_dir() else found
+        user_data = _leaf(*leaf)
+        user_data = _warn_unread(user_data, path, chain(*leaf)) if path.is_dir() else user_data
     elif path.is_dir():
-        named, common = _clients_of(path)
-        found = _by_client(named, common, label) if named else _pictures(path)
-        of_images = (file for part in found.parts if isinstance(part.x, list) for file in part.x)
-        of_files = (file for file in (*named.values(), common) if file and file.is_file())
-        found = _with_unread(found, path, chain(of_files, of_images))
+        client_paths, common = _clients_of(path)
+        user_data = _by_client(client_paths, common, label) if client_paths else _pictures(path)
+        image_files = (file for part in user_data.parts if isinstance(part.x, list) for file in part.x)
+        client_files = (file for file in (*client_paths.values(), common) if file and file.is_file())
+        user_data = _warn_unread(user_data, path, chain(client_files, image_files))
     elif _suffix(path) in TABLES:
-        found = table(path, label)
-        found = found if found.test or found.train.clients is not None else _held_out(found)
+        user_data = table(path, label)
+        user_data = user_data if user_data.test or user_data.train.clients is not None else _with_test_set(user_data)
     else:
-        found = files.npz(path)
-    if label is not None and not found.features:
-        raise ValueError(f"--label {label}: read only with tables ({', '.join(TABLES)})")
-    return found
+        user_data = files.npz(path)
+    if label is not None and not user_data.features:
+        raise ValueError(f"--label {label}: applies only to tables ({', '.join(TABLES)}); remove the flag")
+    return user_data
 
 
 def clients(path: Path) -> tuple[str, ...]:
-    """The names of those who bring what is at a path, in their order. Raises ValueError where it names none."""
+    """Return the names of the clients in the data at a path, in order. Raise ValueError where the data name no clients."""
     if not untrusted.is_there(path):
-        raise ValueError(f"there is no such file or folder; {WANTED}")
+        raise ValueError(f"no such file or folder; {WANTED}")
     if path.is_dir() and not _leaf_files(path):
         names = list(_clients_of(path)[0])
     elif _suffix(path) in TABLES:
-        held = tables.read(path).columns
-        parts = held.get(PART, ["train"] * len(held.get(CLIENT, ())))
-        names = {name for name, part in zip(held.get(CLIENT, ()), parts, strict=False) if part == "train"} - {""}
+        columns = tables.read(path).columns
+        parts = columns.get(PART, ["train"] * len(columns.get(CLIENT, ())))
+        names = {name for name, part in zip(columns.get(CLIENT, ()), parts, strict=False) if part == "train"} - {""}
     else:
-        of_each = brought(path).train.clients
-        names = [] if of_each is None else np.unique(of_each)
+        client_names = brought(path).train.clients
+        names = [] if client_names is None else np.unique(client_names)
     if not len(names):
         raise ValueError(f"names no clients; {WANTED}")
     return tuple(in_order(names))
 
 
 def _suffix(path: Path) -> str:
+    """Return the suffix of a path in lower case."""
     return path.suffix.lower()
 
 
-def _with_unread(found: Brought, root: Path, read: Iterable[Path]) -> Brought:
-    """The same, with a warning of what lies in the folder and is not read."""
+def _warn_unread(user_data: Brought, root: Path, read: Iterable[Path]) -> Brought:
+    """Return the same data, with a warning that names the files in the folder that are not read."""
     if not (unread := pictures.unread(root, read)):
-        return found
-    words = f"{root}: not read: {files.listed(unread)}" + (f" ({len(unread)} in all)" if len(unread) > 4 else "")
-    return replace(found, warnings=(*found.warnings, words))
+        return user_data
+    warning = f"{root}: not read: {files.listed(unread)}" + (f" ({len(unread)} in all)" if len(unread) > 4 else "")
+    return replace(user_data, warnings=(*user_data.warnings, warning))
 
 
-def owners(found: Brought) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """The names of the clients, and which of them each example is of, the training, then the test examples: int64 [n], -1 of
-    what is nobody's; (), None where no clients are named. Test examples of people of whom none are trained on are nobody's.
-    Raises ValueError where they are of some such people and of others."""
-    if found.train.clients is None:
+def owners(data: Brought) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """Return the names of the clients, and the number of the client of each example, training then test examples: int64 [n],
+    -1 for an example without a client; (), None where the data name no clients. Where all test examples belong to clients
+    without training examples, the test examples count as examples without a client. Raise ValueError where only some of the
+    test examples belong to such clients."""
+    if data.train.clients is None:
         return (), None
-    names = tuple(in_order(np.unique(found.train.clients)))
+    names = tuple(in_order(np.unique(data.train.clients)))
     if "" in names:
-        raise ValueError("training examples are of a client without a name")
-    of_test = [] if found.test is None else [""] * len(found.test.y) if found.test.clients is None else found.test.clients
-    place = {name: k for k, name in enumerate(names)}
-    files.one_spelling("client", {*names, *map(str, of_test)} - {""}, found.first.clients)
-    strangers = set(map(str, of_test)) - {"", *names}
-    if strangers and strangers != set(map(str, of_test)):
-        raise ValueError(f"client {min(strangers)} has test examples and no training examples")
-    return names, np.array([place.get(str(name), -1) for name in (*found.train.clients, *of_test)], np.int64)
+        raise ValueError("training examples belong to a client without a name; name the client")
+    test_clients = [] if data.test is None else [""] * len(data.test.y) if data.test.clients is None else data.test.clients
+    number = {name: k for k, name in enumerate(names)}
+    files.one_spelling("client", {*names, *map(str, test_clients)} - {""}, data.first.clients)
+    untrained = set(map(str, test_clients)) - {"", *names}
+    if untrained and untrained != set(map(str, test_clients)):
+        raise ValueError(
+            f"client {min(untrained)} has test examples but no training examples; add training examples, "
+            "or remove its test examples"
+        )
+    return names, np.array([number.get(str(name), -1) for name in (*data.train.clients, *test_clients)], np.int64)
 
 
-# --- a folder or a file a client ---------------------------------------------------------------------------------------
+# --- a folder or a file per client -------------------------------------------------------------------------------------
 
 
 def _clients_of(root: Path) -> tuple[dict[str, Path], Path | None]:
-    """{client: its folder, with train/ in it, or its file}, and the test set that all share; nothing of another folder."""
+    """Return {client: its folder, which holds train/, or its file}, and the path of the common test set; {} and None for a
+    folder without clients."""
     if (root / "train").is_dir():
         return {}, None
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in pictures.visible(root):
         if path.is_dir() or _suffix(path) in FILES:
             name = path.name if path.is_dir() else path.stem
-            if name in found and (path.is_file() and found[name].is_file() or name == "test"):
-                raise ValueError(f"{found[name]} and {path} have the same name, {name}; keep one of the two")
-            if name not in found or path.is_file():
-                found[name] = path
-    common = found.pop("test", None)
-    of_folders = {name: path for name, path in found.items() if path.is_dir()}
-    of_files = {name: path for name, path in found.items() if name not in of_folders}
-    if not any((path / "train").is_dir() for path in of_folders.values()):
-        of_folders = {}
-    if of_files and of_folders:
-        raise ValueError(f"{root} holds folders and files of clients; must be all of one kind")
-    for path in of_folders.values():
+            if name in paths and (path.is_file() and paths[name].is_file() or name == "test"):
+                raise ValueError(f"{paths[name]} and {path} have the same name, {name}; rename or remove one of the two")
+            if name not in paths or path.is_file():
+                paths[name] = path
+    common = paths.pop("test", None)
+    folders = {name: path for name, path in paths.items() if path.is_dir()}
+    client_files = {name: path for name, path in paths.items() if name not in folders}
+    if not any((path / "train").is_dir() for path in folders.values()):
+        folders = {}
+    if client_files and folders:
+        raise ValueError(f"{root} holds both folders and files of clients; use only folders or only files")
+    for path in folders.values():
         if not (path / "train").is_dir():
-            raise ValueError(f"no folder {path / 'train'}; each client must have train/CLASS/*.png")
-    found = of_files or of_folders
-    if wrong := next((found[name] for name in VALIDATION if name in found), None):
+            raise ValueError(f"no folder {path / 'train'}; add it, each client must have train/CLASS/*.png")
+    paths = client_files or folders
+    if wrong := next((paths[name] for name in VALIDATION if name in paths), None):
         raise ValueError(
-            f"{wrong} has the name of a validation set, not of a client; --validation draws one from the training data"
+            f"{wrong} has the name of a validation set; remove it and use --validation, or rename it if it is a client"
         )
-    return {name: found[name] for name in in_order(found)}, common if found else None
+    return {name: paths[name] for name in in_order(paths)}, common if paths else None
 
 
-def _by_client(of_clients: dict[str, Path], common: Path | None, label: str | None) -> Brought:
-    """Everything that the clients have, client after client; then the test set that all share, where there is one."""
-    named = {name: _of_client(name, path, label) for name, path in of_clients.items()}
+def _by_client(paths: dict[str, Path], common: Path | None, label: str | None) -> Brought:
+    """Return the data of all clients, client after client, followed by the common test set, where there is a common test
+    set."""
+    by_name = {name: _of_client(name, path, label) for name, path in paths.items()}
     shared = [] if common is None else [("", _common(common, label))]
-    first = next(iter(named.values()))
-    for name, one in [*named.items(), *shared]:
-        _alike(name or "test", one, next(iter(named)), first)
-    train = _joined([(name, one.train) for name, one in named.items()])
-    tests = [(name, one.test) for name, one in [*named.items(), *shared] if one.test is not None]
-    places = files.First({}, {name: str(path) for name, path in of_clients.items()})
+    first = next(iter(by_name.values()))
+    for name, client_data in [*by_name.items(), *shared]:
+        _check_compatible(name or "test", client_data, next(iter(by_name)), first)
+    train = _joined([(name, client_data.train) for name, client_data in by_name.items()])
+    tests = [(name, client_data.test) for name, client_data in [*by_name.items(), *shared] if client_data.test is not None]
+    places = files.First({}, {name: str(path) for name, path in paths.items()})
     warnings = []
-    for one in (*named.values(), *(one for _, one in shared)):
-        places |= files.First(one.first.labels, {})
-        warnings += one.warnings
+    for client_data in (*by_name.values(), *(client_data for _, client_data in shared)):
+        places |= files.First(client_data.first.labels, {})
+        warnings += client_data.warnings
     return Brought(
         train, _joined(tests) if tests else None, first.classes, first.features, first=places, warnings=tuple(warnings)
     )
 
 
 def _of_client(name: str, path: Path, label: str | None) -> Brought:
+    """Return the data of a client. Raise ValueError where its file names another client."""
     if path.is_dir():
         train = _labelled(path / "train")
         test = _labelled(path / "test") if (path / "test").is_dir() else Brought(None, None)
         return Brought(train.train, test.train, first=train.first | test.first)
     if _suffix(path) in TABLES:
-        found = table(path, label)
+        client_data = table(path, label)
     else:
         with files.within(path):
-            found = files.npz(path, optional="test")
-    said = {str(one) for part in found.parts if part.clients is not None for one in part.clients} - {name}
-    if said:
-        raise ValueError(f"{path} names a client {min(said)}; a file is of the client that it is called after, {name}")
-    return found
+            client_data = files.npz(path, optional="test")
+    others = {str(client) for part in client_data.parts if part.clients is not None for client in part.clients} - {name}
+    if others:
+        raise ValueError(f"{path} names client {min(others)}, but the file name says client {name}; correct one of them")
+    return client_data
 
 
 def _common(path: Path, label: str | None) -> Brought:
-    """The test set that all share."""
+    """Return the common test set of all clients. Raise ValueError where the path holds training examples."""
     if path.is_dir():
-        found = _labelled(path)
-        return Brought(None, found.train, first=found.first)
+        test_data = _labelled(path)
+        return Brought(None, test_data.train, first=test_data.first)
     if _suffix(path) in TABLES:
-        found = table(path, label)
-        found = found if found.test else replace(found, train=None, test=found.train)
+        test_data = table(path, label)
+        test_data = test_data if test_data.test else replace(test_data, train=None, test=test_data.train)
     else:
         with files.within(path):
-            found = files.npz(path, optional="train")
-    if found.train is not None:
-        raise ValueError(f"{path} holds training examples, and is the test set of all clients; move them to a client")
-    return replace(found, test=replace(found.test, clients=None))
+            test_data = files.npz(path, optional="train")
+    if test_data.train is not None:
+        raise ValueError(
+            f"{path} holds training examples, but is the common test set; move the training examples to a client"
+        )
+    return replace(test_data, test=replace(test_data.test, clients=None))
 
 
 def _labelled(folder: Path) -> Brought:
-    """Images by class, as training examples."""
-    found, names = pictures.labelled(folder)
-    return Brought(Part(found, np.array(names)), None, first=files.First({name: str(folder / name) for name in names}, {}))
+    """Return images by class, as training examples."""
+    paths, labels = pictures.labelled(folder)
+    return Brought(Part(paths, np.array(labels)), None, first=files.First({name: str(folder / name) for name in labels}, {}))
 
 
-def _alike(name: str, one: Brought, first_name: str, first: Brought) -> None:
-    """Raises ValueError where what two clients bring does not go together."""
-    if one.features != first.features:
-        differing = sorted(set(one.features) ^ set(first.features)) or ["their order"]
-        raise ValueError(f"the columns of {name} and {first_name} are not the same ({files.listed(differing)})")
-    xs = [part.x for part in (*one.parts, *first.parts) if isinstance(part.x, np.ndarray)]
+def _check_compatible(name: str, client_data: Brought, first_name: str, first: Brought) -> None:
+    """Raise ValueError where the data of two clients differ in columns, shape, dtype or classes."""
+    if client_data.features != first.features:
+        differing = sorted(set(client_data.features) ^ set(first.features)) or ["their order"]
+        raise ValueError(f"the columns of {name} and {first_name} differ ({files.listed(differing)}); use the same columns")
+    xs = [part.x for part in (*client_data.parts, *first.parts) if isinstance(part.x, np.ndarray)]
     for x in xs:
         if files.kind(x) != files.kind(xs[-1]):
             raise ValueError(
-                f"an example of {name} is {files.kind(x)}, of {first_name} {files.kind(xs[-1])} [channels, height, width]; "
-                "must be alike"
+                f"examples of {name} are {files.kind(x)}, of {first_name} {files.kind(xs[-1])} [channels, height, width]; "
+                "use the same type and shape"
             )
-    if one.train is not None and not np.array_equal(one.classes, first.classes):
-        raise ValueError(f"the classes of {name} and {first_name} are not the same")
+    if client_data.train is not None and not np.array_equal(client_data.classes, first.classes):
+        raise ValueError(f"the classes of {name} and {first_name} differ; use the same classes")
 
 
 def _joined(parts: Sequence[tuple[str, Part]]) -> Part:
-    """The examples of (client, part), one client after another."""
+    """Return the examples of all pairs (client, part), client after client."""
     xs = [part.x for _, part in parts]
-    x = np.concatenate(xs) if isinstance(xs[0], np.ndarray) else [path for of_client in xs for path in of_client]
+    x = np.concatenate(xs) if isinstance(xs[0], np.ndarray) else [path for paths in xs for path in paths]
     y = np.concatenate([part.y for _, part in parts])
     return Part(x, y, np.repeat([name for name, _ in parts], [len(part.y) for _, part in parts]))
 
 
 def _pictures(root: Path) -> Brought:
+    """Return the images of root/train/CLASS and root/test/CLASS."""
     train, test, classes = pictures.tree(root)
     files.one_spelling("class", classes, {name: str(root / "train" / name) for name in classes})
-    return Brought(*(Part(found, np.array(y)) for found, y in (train, test)), np.array(classes))
+    return Brought(*(Part(paths, np.array(y)) for paths, y in (train, test)), np.array(classes))
 
 
 # --- tables ------------------------------------------------------------------------------------------------------------
 
 
 def table(path: Path, label: str | None = None) -> Brought:
-    """A .csv or .parquet file, a row an example: the column `label`, by default "label" or else the last one, holds the
-    classes, `client` the client, `part` "train" or "test", all others are features, which are finite numbers. Without `part`
-    all rows are training examples. Raises ValueError, naming line and column."""
-    held = tables.read(path)
-    columns = list(held.columns)
+    """Load a .csv or .parquet file with an example per row. The column `label`, by default "label" or else the last column,
+    holds the classes; `client` the client; `part` "train" or "test". All other columns are features, which are finite
+    numbers. Without `part` all rows are training examples. Raise ValueError, naming line and column."""
+    cells = tables.read(path)
+    columns = list(cells.columns)
     others = [name for name in columns if name not in (CLIENT, PART)]
-    asked = label
+    requested = label
     label = label or (LABEL if LABEL in columns else others[-1] if others else LABEL)
     if label not in others:
-        raise ValueError(f"{path} has no column {label} for --label; it has {files.listed(columns)}")
+        raise ValueError(
+            f"{path} has no column {label} for --label; the columns are {files.listed(columns)}, "
+            "but client and part hold no labels"
+        )
     for name in others:
-        meant = name.lower()
-        if meant in (CLIENT, PART, LABEL) and name != meant and name != asked:
-            raise ValueError(f"{path} has a column {name}; write {meant} if it is meant, else give it another name")
+        lower = name.lower()
+        if lower in (CLIENT, PART, LABEL) and name != lower and name != requested:
+            raise ValueError(
+                f"{path} has a column {name}; rename the column to {lower} if it holds the {lower}, else to another name"
+            )
     features = tuple(name for name in others if name != label)
     if not features:
-        raise ValueError(f"{path} has no columns but {label}; all others are the features")
-    if label not in (asked, LABEL) and all(map(tables.is_value, features)):
+        raise ValueError(f"{path} has only the column {label}; add columns of features")
+    if label not in (requested, LABEL) and all(map(tables.is_value, features)):
         raise ValueError(
-            f"{path} has no header, or only numbers for names ({files.listed(columns)}); name them, or say which is "
-            "the label with --label"
+            f"{path} has no header, or only numbers as names of columns ({files.listed(columns)}); name the "
+            "columns, or name the column of the labels with --label"
         )
-    if not len(held):
-        raise ValueError(f"{path} has no rows")
-    x = np.stack([held.numbers(name) for name in features], 1)[:, :, None, None]
-    y = held.words(label)
-    if len(wrong := _of_no_class(y)):
-        raise ValueError(f"{held.place(wrong[0], label)} holds {y[wrong[0]]}, which is no class")
-    whose = held.words(CLIENT, empty=True) if CLIENT in columns else None
-    parts = held.words(PART) if PART in columns else np.full(len(y), "train")
-    if len(strange := np.flatnonzero(~np.isin(parts, ("train", "test")))):
-        raise ValueError(f"{held.place(strange[0], PART)} is {parts[strange[0]]}; must be train or test")
+    if not len(cells):
+        raise ValueError(f"{path} has no rows; add a row per example")
+    x = np.stack([cells.numbers(name) for name in features], 1)[:, :, None, None]
+    y = cells.words(label)
+    if len(wrong := _rows_without_class(y)):
+        raise ValueError(
+            f"{cells.place(wrong[0], label)} holds {y[wrong[0]]}, which is not a class; write a class or remove the row"
+        )
+    clients = cells.words(CLIENT, empty=True) if CLIENT in columns else None
+    parts = cells.words(PART) if PART in columns else np.full(len(y), "train")
+    if len(invalid := np.flatnonzero(~np.isin(parts, ("train", "test")))):
+        raise ValueError(f"{cells.place(invalid[0], PART)} is {parts[invalid[0]]}; must be train or test")
     train, test = (
-        Part(x[it], y[it], None if whose is None else whose[it]) if (it := parts == part).any() else None
+        Part(x[rows], y[rows], None if clients is None else clients[rows]) if (rows := parts == part).any() else None
         for part in ("train", "test")
     )
     if train is None:
-        raise ValueError(f"{path} has no training examples")
+        raise ValueError(f"{path} has no training examples; add rows whose part is train")
     warnings = tuple(
-        f"{path}: the column {name} counts the rows and is read as a feature; remove it if it is an index"
+        f"{path}: the column {name} looks like row numbers and is used as a feature; remove the column if it is an index"
         for name, column in zip(features, x.T[0, 0], strict=True)
         if tables.counts_rows(column)
     )
-    first = files.First(held.first(label), held.first(CLIENT) if CLIENT in columns else {})
+    first = files.First(cells.first(label), cells.first(CLIENT) if CLIENT in columns else {})
     return Brought(train, test, None, features, first, warnings)
 
 
-def _of_no_class(y: np.ndarray) -> np.ndarray:
-    """The places of labels, text [n], that are not a number where one was wanted."""
+def _rows_without_class(y: np.ndarray) -> np.ndarray:
+    """Return the indices of labels, text [n], that are NaN, the mark of a missing number."""
     return np.flatnonzero(np.char.lower(y) == "nan")
 
 
-def _held_out(found: Brought) -> Brought:
-    """The same examples, a fifth of them as the test set, drawn by a fixed stream."""
-    train = found.train
-    drawn = streams.generator("data", "table").permutation(len(train.y))
-    n = max(round(TEST_SHARE * len(drawn)), 1)
-    if n == len(drawn):
-        raise ValueError("a single row, which cannot be trained on and tested on")
-    test, kept = (Part(train.x[it], train.y[it]) for it in (np.sort(drawn[:n]), np.sort(drawn[n:])))
-    return replace(found, train=kept, test=test)
+def _with_test_set(user_data: Brought) -> Brought:
+    """Return the same examples, a fifth of them as the test set, drawn by a fixed stream."""
+    train = user_data.train
+    order = streams.generator("data", "table").permutation(len(train.y))
+    n = max(round(TEST_SHARE * len(order)), 1)
+    if n == len(order):
+        raise ValueError("the table has a single row; training and testing need at least two rows")
+    test, rest = (Part(train.x[rows], train.y[rows]) for rows in (np.sort(order[:n]), np.sort(order[n:])))
+    return replace(user_data, train=rest, test=test)
 
 
 # --- LEAF --------------------------------------------------------------------------------------------------------------
 
 
 def _leaf_files(path: Path) -> tuple[list[Path], list[Path]] | None:
-    """The files of the training and of the test part: path/train/*.json and path/test/*.json, or one that is all."""
+    """Return the files of the training and of the test part: path/train/*.json and path/test/*.json, or a single file as the
+    training part; None where the path is not LEAF's JSON."""
     if path.suffix == ".json" and path.is_file():
         return [path], []
     train, test = (sorted((path / part).glob("*.json")) for part in ("train", "test"))
@@ -294,70 +313,78 @@ def _leaf_files(path: Path) -> tuple[list[Path], list[Path]] | None:
 
 
 def _leaf(train: Sequence[Path], test: Sequence[Path]) -> Brought:
-    """LEAF's JSON (Caldas et al., LEAF: A Benchmark for Federated Settings, 2018): {"users": [...], "num_samples": [...],
-    "user_data": {user: {"x": [...], "y": [...]}}}, x lists of numbers. Numbers stay as they are: LEAF's pixels are floats in
-    0 .. 1."""
+    """Load LEAF's JSON (Caldas et al., LEAF: A Benchmark for Federated Settings, 2018): {"users": [...], "num_samples":
+    [...], "user_data": {user: {"x": [...], "y": [...]}}}, with x lists of numbers. Numbers stay unchanged: LEAF's pixels are
+    floats in 0 .. 1."""
     parts, warnings = [], []
     first = files.First({}, {})
-    for of_part in (train, test):
-        found: dict[str, tuple[Path, Part]] = {}
-        for path in of_part:
-            users, without = _users(path)
+    for paths in (train, test):
+        users_read: dict[str, tuple[Path, Part]] = {}
+        for path in paths:
+            users, empty = _users(path)
             for user, part in users:
-                if user in found:
-                    raise ValueError(f"{path}: user {user} is in {found[user][0]} too; must be in one file of a part")
-                found[user] = path, part
+                if user in users_read:
+                    raise ValueError(
+                        f"{path}: user {user} is also in {users_read[user][0]}; put each user into a single file of a part"
+                    )
+                users_read[user] = path, part
                 first.clients.setdefault(user, str(path))
                 for label in set(part.y.tolist()):
                     first.labels.setdefault(label, f"{path}, user {user}")
-            if without:
-                warnings.append(f"{path}: left out {len(without)} without examples: {files.listed(without)}")
-        parts.append(_joined([(user, part) for user, (_, part) in found.items()]) if found else None)
+            if empty:
+                warnings.append(f"{path}: left out users without examples ({len(empty)}): {files.listed(empty)}")
+        parts.append(_joined([(user, part) for user, (_, part) in users_read.items()]) if users_read else None)
     if parts[0] is None:
-        raise ValueError("no users")
+        raise ValueError("the training files name no users; add users")
     return Brought(*parts, first=first, warnings=tuple(warnings))
 
 
 def _users(path: Path) -> tuple[list[tuple[str, Part]], list[str]]:
-    """The users of a file and what they have, and those who have nothing."""
+    """Return the users of a file with their examples, and the names of the users without examples."""
     with files.within(path):
-        held = untrusted.tree(path, LEAF)
-        users, of_users = list(map(str, held["users"])), held["user_data"]
-        counts = held.get("num_samples", [None] * len(users))
-        if len(twice := [user for user, n in Counter(users).items() if n > 1]):
-            raise ValueError(f"user {twice[0]} is listed {Counter(users)[twice[0]]} times in users; must be listed once")
-        if lost := sorted(set(of_users) ^ set(users)):
-            lists = ("users", "user_data") if lost[0] in users else ("user_data", "users")
-            raise ValueError(f"user {lost[0]} is in {lists[0]} and not in {lists[1]}; must be in both")
+        content = untrusted.tree(path, LEAF)
+        users, data_of = list(map(str, content["users"])), content["user_data"]
+        counts = content.get("num_samples", [None] * len(users))
+        if len(repeated := [user for user, n in Counter(users).items() if n > 1]):
+            raise ValueError(
+                f"user {repeated[0]} is listed {Counter(users)[repeated[0]]} times in users; list each user once"
+            )
+        if unmatched := sorted(set(data_of) ^ set(users)):
+            lists = ("users", "user_data") if unmatched[0] in users else ("user_data", "users")
+            raise ValueError(
+                f"user {unmatched[0]} is in {lists[0]} but not in {lists[1]}; add the user to both or remove it"
+            )
         if len(counts) != len(users):
-            raise ValueError(f"num_samples holds {len(counts)} numbers for {len(users)} users; must be one for each")
-        found, without = [], []
+            raise ValueError(f"num_samples holds {len(counts)} numbers for {len(users)} users; write one number per user")
+        users_read, empty = [], []
         for user, n in zip(users, counts, strict=True):
-            of_user = of_users[user]
-            n_labels = len(of_user["y"])
-            if len(of_user["x"]) != n_labels:
-                raise ValueError(f"user {user} has {len(of_user['x'])} examples and {n_labels} labels; must be one of each")
+            user_data = data_of[user]
+            n_labels = len(user_data["y"])
+            if len(user_data["x"]) != n_labels:
+                raise ValueError(
+                    f"user {user} has {len(user_data['x'])} examples and {n_labels} labels; write one label per example"
+                )
             if n not in (None, n_labels):
-                raise ValueError(f"user {user} has {n_labels} labels, and num_samples says {n}; must be the same")
+                raise ValueError(f"user {user} has {n_labels} labels, but num_samples says {n}; correct one of them")
             if not n_labels:
-                without.append(user)
+                empty.append(user)
                 continue
-            x = files.examples(f"x of user {user}", _array(user, of_user["x"]))
-            y = files.words(f"y of user {user}", of_user["y"])
-            if any(isinstance(label, list | dict) for label in of_user["y"]):
-                raise ValueError(f"user {user} has a list or an object for a label; must be a number or text")
-            if None in of_user["y"] or len(_of_no_class(y)):
-                raise ValueError(f"user {user} has a label that is none (null or NaN)")
-            found.append((user, Part(x, y)))
-        return found, without
+            x = files.examples(f"x of user {user}", _array(user, user_data["x"]))
+            y = files.words(f"y of user {user}", user_data["y"])
+            if any(isinstance(label, list | dict) for label in user_data["y"]):
+                raise ValueError(f"user {user} has a list or an object as a label; write a number or text")
+            if None in user_data["y"] or len(_rows_without_class(y)):
+                raise ValueError(f"user {user} has a missing label (null or NaN); write a label or remove the example")
+            users_read.append((user, Part(x, y)))
+        return users_read, empty
 
 
 def _array(user: str, x: list) -> np.ndarray:
-    """Numbers in lists in lists as an array. Raises ValueError for anything else in them: an array holds every text in the
-    room of the longest."""
+    """Return nested lists of numbers as an array. Raise ValueError for any other content, such as text: an array uses the
+    space of the longest text for every text."""
     level = [x]
     while level:
-        if strange := set(map(type, level)) - {list, int, float}:
-            raise ValueError(f"x of user {user} holds a {strange.pop().__name__}; must be numbers")
-        level = list(chain.from_iterable(one for one in level if type(one) is list))
+        if wrong_types := set(map(type, level)) - {list, int, float}:
+            raise ValueError(f"x of user {user} holds a {wrong_types.pop().__name__}; must be numbers")
+        level = list(chain.from_iterable(item for item in level if type(item) is list))
     return np.asarray(x)

@@ -1,4 +1,4 @@
-"""Tables: .csv and .parquet files, read once and strictly. What is doubtful is refused, with file, line and column."""
+"""Read tables, .csv and .parquet files, once and strictly. Doubtful content is refused, with file, line and column."""
 
 import csv
 import io
@@ -15,16 +15,16 @@ from data import files
 
 SUFFIXES = (".csv", ".parquet")
 COLUMNS = 20_000  # of a table
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # which are not read
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # separators that Chorus refuses
 TRUTH = {"true": 1.0, "false": 0.0}
 SHOWN = 60  # characters of a cell in a message
-MANY = 5  # rows from which on a column of consecutive numbers is taken for a count of the rows
+MANY = 5  # rows; a shorter column of consecutive numbers does not count as a row number
 
 
 @dataclass(frozen=True)
 class Table:
-    """The cells of a table as text by column, "" where a cell is empty. `lines` holds the line of the file at which each row
-    begins; of a .parquet file the number of the row, from 1."""
+    """Hold the cells of a table as text by column, "" for an empty cell. `lines` holds the line of the file at which each
+    row begins; for a .parquet file the number of the row, from 1."""
 
     path: Path
     columns: dict[str, list[str]]
@@ -38,63 +38,63 @@ class Table:
         return f"{self.path}, {'line' if _is_csv(self.path) else 'row'} {self.lines[row]}: the column {shown(column)}"
 
     def words(self, name: str, empty: bool = False) -> np.ndarray:
-        """Return a column as text [n]. Raises ValueError for an empty cell unless `empty` allows it."""
+        """Return a column as text [n]. Raise ValueError for an empty cell unless `empty` allows empty cells."""
         cells = files.words(f"{self.path}: the column {shown(name)}", self.columns[name])
         if not empty and len(wrong := np.flatnonzero(np.char.strip(cells) == "")):
-            raise ValueError(f"{self.place(wrong[0], name)} has no value")
+            raise ValueError(f"{self.place(wrong[0], name)} is empty; fill in a value or remove the row")
         return cells
 
     def first(self, name: str) -> dict[str, str]:
         """Return where each value of a column occurs first: {value: file, line and column}."""
-        found: dict[str, int] = {}
+        rows: dict[str, int] = {}
         for row, cell in enumerate(self.columns[name]):
-            found.setdefault(cell, row)
-        return {cell: self.place(row, name) for cell, row in found.items()}
+            rows.setdefault(cell, row)
+        return {cell: self.place(row, name) for cell, row in rows.items()}
 
     def numbers(self, name: str) -> np.ndarray:
-        """Return a column as float64 [n]. A column of true and false is 1 and 0. Raises ValueError for a cell that is no
-        finite number, and for a column whose numbers differ by less than 64 bits keep."""
+        """Return a column as float64 [n]; true and false become 1 and 0. Raise ValueError for a cell that is not a finite
+        number, and for a column whose numbers are too close together for 64-bit floats."""
         cells = self.columns[name]
         numbers = _floats(cells)
         with np.errstate(over="ignore"):
             wrong = np.flatnonzero(~np.isfinite(numbers.astype(np.float32)))
         if len(wrong):
             cell = cells[wrong[0]].strip()
-            words = f"holds {shown(cell)}" if cell else "has no value"
+            problem = f"holds {shown(cell)}" if cell else "is empty"
             hint = "; write decimals with a point" if cell.lstrip("+-").replace(",", "", 1).isdecimal() else ""
-            raise ValueError(f"{self.place(wrong[0], name)} {words}; features must be finite numbers{hint}")
+            raise ValueError(f"{self.place(wrong[0], name)} {problem}; features must be finite numbers{hint}")
         if np.spacing(np.abs(numbers).max()) > files.COLLAPSED * numbers.std():
             exact = {Decimal(cell.strip()) for cell in set(cells) if cell.strip().lower() not in TRUTH}
             if len(exact) > len(np.unique(numbers)):
                 raise ValueError(
-                    f"{self.path}: the column {shown(name)} holds numbers that differ by less than 64 bits keep; subtract "
-                    "an offset"
+                    f"{self.path}: the column {shown(name)} holds numbers that 64-bit floats cannot distinguish; "
+                    "subtract an offset from the column"
                 )
         return numbers
 
 
 def counts_rows(numbers: np.ndarray) -> bool:
-    """Return whether these are consecutive whole numbers, in whatever order, as the numbers of rows are."""
+    """Return whether these numbers are consecutive whole numbers, in any order, as row numbers are."""
     return len(numbers) >= MANY and bool((np.diff(np.sort(numbers)) == 1).all())
 
 
 def read(path: Path) -> Table:
-    """Read a table. Raises ValueError, naming file and line, for a file that is none, for columns without a name or with one
-    name, and for rows that are shorter or longer than the header."""
+    """Read a table. Raise ValueError, naming file and line, where the file is not a table, where a column has no name or
+    shares its name with another column, and where a row is shorter or longer than the header."""
     try:
         with untrusted.opened(path) as file:
             table = _csv(path, file) if _is_csv(path) else _parquet(path, file)
     except _WrongError as error:
         raise ValueError(str(error)) from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not to be read as a table ({error}); save it as UTF-8") from None
-    except Exception as error:  # whatever a reader stumbles over in a file that may be anything
-        raise ValueError(f"{path} is not to be read as a table ({files.reason(error)})") from error
+        raise ValueError(f"{path} cannot be read as a table ({error}); save the file as UTF-8") from None
+    except Exception as error:  # a file of any content can make its reader raise any error
+        raise ValueError(f"{path} cannot be read as a table ({files.reason(error)})") from error
     return table
 
 
 class _WrongError(Exception):
-    """What is wrong with a table: file, line and column, and what to do."""
+    """Say what is wrong with a table: file, line and column, and what to do."""
 
 
 def _is_csv(path: Path) -> bool:
@@ -102,7 +102,7 @@ def _is_csv(path: Path) -> bool:
 
 
 def shown(cell: str) -> str:
-    """A cell as a message has it: in one line, and not longer than `SHOWN`."""
+    """Return a cell as a message shows the cell: in a single line of at most `SHOWN` characters."""
     return untrusted.escape(cell if len(cell) <= SHOWN else f"{cell[:SHOWN]}...")
 
 
@@ -110,20 +110,21 @@ def shown(cell: str) -> str:
 
 
 def _floats(cells: Sequence[str]) -> np.ndarray:
-    """Numbers as float64 [n], correctly rounded; NaN for what is none."""
+    """Return numbers as float64 [n], correctly rounded; NaN for a cell that is not a number."""
     try:
-        if not any("_" in cell for cell in cells):  # which Python takes: 1_000
+        if not any("_" in cell for cell in cells):  # Python reads 1_000 as a number
             return np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
         pass
-    words = [cell.strip().lower() for cell in cells]
-    if all(word in TRUTH for word in words):
-        return np.array([TRUTH[word] for word in words])
-    return np.array([float(word) if _is_number(word) else np.nan for word in words])
+    texts = [cell.strip().lower() for cell in cells]
+    if all(text in TRUTH for text in texts):
+        return np.array([TRUTH[text] for text in texts])
+    return np.array([float(text) if _is_number(text) else np.nan for text in texts])
 
 
 def is_value(text: str) -> bool:
-    """Return whether a text is what a feature may hold, and no name: a number, NaN and infinity included, true or false."""
+    """Return whether a text is a value that a feature may hold and not a name: a number (including NaN and infinity), true
+    or false."""
     return text.strip().lower() in TRUTH or _is_number(text)
 
 
@@ -139,8 +140,8 @@ def _is_number(text: str) -> bool:
 
 
 def _csv(path: Path, file: io.BufferedIOBase) -> Table:
-    """Read a file of commas (RFC 4180), whose first line names the columns. Blank lines are passed over."""
-    reader = csv.reader(_short(path, io.TextIOWrapper(file, "utf-8-sig", newline="")), strict=True)
+    """Read a file of comma-separated values (RFC 4180), whose first line names the columns. Skip blank lines."""
+    reader = csv.reader(_checked_lines(path, io.TextIOWrapper(file, "utf-8-sig", newline="")), strict=True)
     names, rows, lines, line = [], [], [], 1
     try:
         for row in reader:
@@ -148,67 +149,82 @@ def _csv(path: Path, file: io.BufferedIOBase) -> Table:
                 names = _header(path, line, row)
             elif row:
                 if len(row) != len(names):
-                    raise _WrongError(f"{path}, line {line}: {_of_another_length(row, len(names))}")
+                    raise _WrongError(f"{path}, line {line}: {_length_problem(row, len(names))}")
                 rows.append(row)
                 lines.append(line)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise _WrongError(f"{path}, line {line}: is not to be read as a row of a table ({error})") from None
+        raise _WrongError(
+            f"{path}, line {line}: cannot be read as a row of a table ({error}); check quotes and commas"
+        ) from None
     if not names:
-        raise _WrongError(f"{path} has no columns; its first line must name them")
+        raise _WrongError(f"{path} has no columns; name the columns in the first line")
     columns = map(list, zip(*rows, strict=True)) if rows else ([] for _ in names)
     return Table(path, dict(zip(names, columns, strict=True)), lines)
 
 
-def _short(path: Path, text: Iterable[str]) -> Iterator[str]:
-    """The lines of a file, none of which has more than `COLUMNS` columns."""
+def _checked_lines(path: Path, text: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a file. Raise _WrongError for a line of more than `COLUMNS` columns."""
     for n, line in enumerate(text, 1):
         if line.count(",") >= COLUMNS:
-            raise _WrongError(f"{path}, line {n}: has {line.count(',') + 1} columns; at most {COLUMNS} are read")
+            raise _WrongError(
+                f"{path}, line {n}: has {line.count(',') + 1} columns, more than the limit of {COLUMNS}; remove columns"
+            )
         yield line
 
 
-def _of_another_length(row: Sequence[str], n: int) -> str:
+def _length_problem(row: Sequence[str], n: int) -> str:
+    """Return what is wrong with a row that does not have n values."""
     if row[0].lstrip().startswith("#"):
         return f"{shown(','.join(row))} looks like a comment; remove the line"
-    hint = "write decimals with a point, and quote text with a comma" if len(row) > n else "every row needs one for each"
+    hint = (
+        "write decimals with a point, and quote text with a comma"
+        if len(row) > n
+        else "give every row a value for each column"
+    )
     return f"holds {len(row)} values for {n} columns; {hint}"
 
 
 def _header(path: Path, line: int, row: Sequence[str]) -> list[str]:
-    """The names of the columns. Raises _WrongError for a line that does not look like names separated by commas."""
-    place, said = f"{path}, line {line}:", shown(",".join(row))
+    """Return the names of the columns. Raise _WrongError for a line that does not look like names separated by commas."""
+    where, header = f"{path}, line {line}:", shown(",".join(row))
     if row[0].lstrip().startswith("#"):
-        raise _WrongError(f"{place} {said} looks like a comment; the first line must name the columns")
-    for mark, called in SEPARATORS.items():
+        raise _WrongError(f"{where} {header} looks like a comment; remove the line, the first line must name the columns")
+    for mark, separator in SEPARATORS.items():
         if any(mark in cell for cell in row) and (len(row) == 1 or mark in ";\t"):
-            raise _WrongError(f"{place} the columns are separated by {called} ({said}); separate them by commas")
+            raise _WrongError(f"{where} the columns are separated by {separator} ({header}); use commas")
     if len(row) == 1:
-        raise _WrongError(f"{place} has a single column, {said}; separate features and label by commas")
-    names = _proper(place, row)
+        raise _WrongError(f"{where} has a single column, {header}; separate features and label by commas")
+    names = _checked_names(where, row)
     numbers = [name for name in names if is_value(name)]
-    if len(numbers) == len(names) or not _count_up(numbers):  # pandas calls columns 0, 1, 2, ...
-        raise _WrongError(f"{place} there is no header, but {said}; the first line must name the columns")
+    if len(numbers) == len(names) or not _are_consecutive(numbers):  # pandas calls columns 0, 1, 2, ...
+        raise _WrongError(
+            f"{where} the first line is no header, but {header}; add a first line with the names of the columns"
+        )
     return names
 
 
-def _proper(place: str, given: Iterable[Any]) -> list[str]:
-    """Names of columns, without the spaces around them. Raises _WrongError for one that is none or occurs twice."""
+def _checked_names(where: str, columns: Iterable[Any]) -> list[str]:
+    """Return the names of columns, without the spaces around the names. Raise _WrongError for an empty name and for a name
+    that occurs twice."""
     names: list[str] = []
-    for i, name in enumerate((str(name).strip() for name in given), 1):
+    for i, name in enumerate((str(name).strip() for name in columns), 1):
         if not name or name.startswith(("Unnamed: ", "__index_level_")):
             raise _WrongError(
-                f"{place} column {i} has no name, as an index that pandas writes; remove it (index=False), or name it if "
-                "it is a feature"
+                f"{where} column {i} has no name, like an index column of pandas; remove the column (index=False), or "
+                "name the column if it is a feature"
             )
         if name in names:
-            raise _WrongError(f"{place} columns {names.index(name) + 1} and {i} are both called {shown(name)}; keep one")
+            raise _WrongError(
+                f"{where} columns {names.index(name) + 1} and {i} have the same name, {shown(name)}; "
+                "rename or remove one of the columns"
+            )
         names.append(name)
     return names
 
 
-def _count_up(numbers: Sequence[str]) -> bool:
-    """Whether these are whole numbers that follow each other."""
+def _are_consecutive(numbers: Sequence[str]) -> bool:
+    """Return whether these are whole numbers, each larger by 1 than the previous number."""
     whole = all(number.isdecimal() for number in numbers)
     return whole and all(int(b) - int(a) == 1 for a, b in zip(numbers, numbers[1:], strict=False))
 
@@ -217,22 +233,26 @@ def _count_up(numbers: Sequence[str]) -> bool:
 
 
 def _parquet(path: Path, file: io.BufferedIOBase) -> Table:
-    """Read a .parquet file: numbers, truth values and text."""
+    """Read a .parquet file of numbers, booleans and text."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise _WrongError(f"{path}: a .parquet file needs the package pyarrow; python -m pip install pyarrow") from None
-    found = pq.ParquetFile(file)
-    held = found.metadata
-    if found.schema_arrow.names and len(found.schema_arrow.names) > COLUMNS:
-        raise _WrongError(f"{path} has {len(found.schema_arrow.names)} columns; at most {COLUMNS} are read")
-    asked = sum(held.row_group(i).total_byte_size for i in range(held.num_row_groups))
+        raise _WrongError(
+            f"{path}: reading .parquet files needs the package pyarrow; run python -m pip install pyarrow"
+        ) from None
+    parquet = pq.ParquetFile(file)
+    metadata = parquet.metadata
+    if parquet.schema_arrow.names and len(parquet.schema_arrow.names) > COLUMNS:
+        raise _WrongError(
+            f"{path} has {len(parquet.schema_arrow.names)} columns, more than the limit of {COLUMNS}; remove columns"
+        )
+    unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     packed = path.stat().st_size
-    untrusted.affordable(path, max(asked, 8 * held.num_rows * held.num_columns), packed)
-    names = _proper(f"{path}:", found.schema_arrow.names)
+    untrusted.affordable(path, max(unpacked, 8 * metadata.num_rows * metadata.num_columns), packed)
+    names = _checked_names(f"{path}:", parquet.schema_arrow.names)
     columns = {}
-    for name, column in zip(names, found.read().columns, strict=True):
+    for name, column in zip(names, parquet.read().columns, strict=True):
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
@@ -248,4 +268,4 @@ def _parquet(path: Path, file: io.BufferedIOBase) -> Table:
         ):
             raise _WrongError(f"{path}: the column {shown(name)} holds {column.type}; must be numbers or text")
         columns[name] = ["" if value is None else str(value) for value in column.to_pylist()]
-    return Table(path, columns, range(1, held.num_rows + 1))
+    return Table(path, columns, range(1, metadata.num_rows + 1))

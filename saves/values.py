@@ -1,4 +1,4 @@
-"""Values that no run can have: what is wrong with them in words, or None."""
+"""Find values that no run can have; each function returns the problem as text, or None."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 import torch
 
-ALL = -1  # "client" in the row of a round itself
-COUNTS = ("bytes_", "steps", "samples", "flops")  # the beginnings of columns that are 0 where nothing was counted
-# columns that differ when a run is repeated
+ALL = -1  # the value of "client" in the row of a round
+COUNTS = ("bytes_", "steps", "samples", "flops")  # prefixes of columns that are 0 where nothing was counted
+# columns that differ between repetitions of a run
 TIMING = ("seconds", "train_seconds", "exchange_seconds", "evaluation_seconds", "peak_memory")
-FRACTIONS = ("_mean", "_std_clients", "_worst", "_accuracy")  # the ends of columns of accuracies and other measures
+FRACTIONS = ("_mean", "_std_clients", "_worst", "_accuracy")  # suffixes of columns of accuracies and other measures
 CONFIG = {"options": dict, "split": str, "data": dict, "files": dict, "inputs": list, "source": str, "environment": dict}
 OPTIONS = {"algorithm": str, "n_clients": int, "rounds": int, "seed": int, "split_seed": int}
 DATA = {"name": str, "digest": str}
 
 
 def strange_config(config: Any) -> str | None:
-    """Of a `config.json`."""
+    """Return what is wrong with a `config.json`, or None."""
     if not isinstance(config, dict):
         return "it is no configuration"
-    for tree, kinds in ((config, CONFIG), (config.get("options"), OPTIONS), (config.get("data"), DATA)):
-        for name, kind in kinds.items():
-            if not isinstance(tree, dict) or not isinstance(tree.get(name), kind):
-                return f"its {name} is no {kind.__name__}"
+    for tree, types in ((config, CONFIG), (config.get("options"), OPTIONS), (config.get("data"), DATA)):
+        for name, expected in types.items():
+            if not isinstance(tree, dict) or not isinstance(tree.get(name), expected):
+                return f"its {name} is no {expected.__name__}"
     options = config["options"]
     if not (options["n_clients"] > 0 and options["rounds"] > 0):
         return f"{options['n_clients']} clients in {options['rounds']} rounds"
@@ -33,7 +33,8 @@ def strange_config(config: Any) -> str | None:
 
 
 def strange_history(columns: Mapping[str, np.ndarray], n_clients: int, n_rounds: int) -> str | None:
-    """Of the columns of a history of so many clients and rounds, by name, each with a number a row."""
+    """Return what is wrong with the columns of a history of `n_clients` clients and `n_rounds` rounds, or None. `columns`
+    maps names to arrays with a number per row."""
     if not {"round", "client"} <= columns.keys() or any(column.ndim != 1 for column in columns.values()):
         return "it has no rounds and clients"
     if len({len(column) for column in columns.values()}) > 1:
@@ -41,8 +42,8 @@ def strange_history(columns: Mapping[str, np.ndarray], n_clients: int, n_rounds:
     if any(column.dtype not in (np.int64, np.float64) for column in columns.values()):
         return "its columns are not all numbers"
     for name, column in columns.items():
-        least, most = _bounds(name, n_clients, n_rounds)
-        outside = column[(column < least) | (column > most)]  # NaN is neither
+        lowest, highest = _bounds(name, n_clients, n_rounds)
+        outside = column[(column < lowest) | (column > highest)]  # False for NaN, which is allowed
         if len(outside):
             return f"{name} is {outside[0]:g}"
     if not np.array_equal(columns["round"][columns["client"] == ALL], np.arange(n_rounds + 1)):
@@ -51,7 +52,8 @@ def strange_history(columns: Mapping[str, np.ndarray], n_clients: int, n_rounds:
 
 
 def strange_weights(weights: Any, n_clients: int) -> str | None:
-    """Of the weights that so many clients ended with: by answer, of the one model for all or a row a client."""
+    """Return what is wrong with the final weights of `n_clients` clients, or None: by answer, the weights of the common
+    model or a row per client."""
     if not isinstance(weights, dict) or not weights:
         return "it holds no weights"
     for answer, rows in weights.items():
@@ -64,6 +66,7 @@ def strange_weights(weights: Any, n_clients: int) -> str | None:
 
 
 def _bounds(name: str, n_clients: int, n_rounds: int) -> tuple[float, float]:
+    """Return the lowest and the highest value that a column may hold."""
     if name == "round":
         return 0, n_rounds
     if name == "client":

@@ -393,14 +393,14 @@ FILES = {
     "a label of a table that is NaN": (
         lambda tmp: (tmp / "t.csv").write_text("a,y\n1,0\n3,1\n5,nan\n7,1\n"),
         "--dataset {tmp}/t.csv --model MLP",
-        ["t.csv, line 4", "the column y holds nan", "no class"],
+        ["t.csv, line 4", "the column y holds nan", "not a class"],
     ),
     "a label of LEAF that is NaN": (
         leaf([0, 1, math.nan]),
         "--clients {tmp}/all.json --model MLP",
-        ["all.json: user u", "a label that is none"],
+        ["all.json: user u", "a missing label"],
     ),
-    "a label of LEAF that is null": (leaf([0, 1, None]), "--clients {tmp}/all.json --model MLP", ["a label that is none"]),
+    "a label of LEAF that is null": (leaf([0, 1, None]), "--clients {tmp}/all.json --model MLP", ["a missing label"]),
     "a feature of LEAF that is NaN": (
         leaf([0, 1, 1], math.nan),
         "--clients {tmp}/all.json --model MLP",
@@ -529,7 +529,11 @@ FILES = {
     "vectors that are resized": (silos, "--clients {tmp}/own --model MLP --image_size 9", ["--image_size 9", "5 features"]),
     "a label where there is no table": (silos, "--clients {tmp}/own --label y", ["--label y", "tables (.csv"]),
     "a label of a data set": (None, "--label y", ["--label y", "read only with a table"]),
-    "a label that is not there": (table, "--dataset {tmp}/t.csv --label z", ["no column z for --label", "it has a, b, y"]),
+    "a label that is not there": (
+        table,
+        "--dataset {tmp}/t.csv --label z",
+        ["no column z for --label", "the columns are a, b, y"],
+    ),
     "text for a number": (table, "--dataset {tmp}/t.csv --label b", ["line 2", "the column y holds u", "finite numbers"]),
     "no such partition file": (
         None,

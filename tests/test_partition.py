@@ -26,7 +26,7 @@ from data.partition import (
     Pool,
     Shares,
     Split,
-    _give_to_the_empty,
+    _fill_empty_clients,
     _mix,
     _mixes,
     _rounded,
@@ -1193,7 +1193,7 @@ def test_who_has_nothing_is_given_one_by_who_has_most_of_the_class_it_has_the_la
         c = next(c for c in np.argsort(-parts[:, k], kind="stable") if spare[:, c].any())
         expected[spare[:, c].argmax(), c] -= 1
         expected[k, c] += 1
-    _give_to_the_empty(found, parts)
+    _fill_empty_clients(found, parts)
     assert np.array_equal(found, expected)
     assert found.sum(1).all()
 

@@ -313,9 +313,9 @@ WRONG = {
         of_table(age=[61, 30, "old", 4, 5, 6]),
         "line 4: the column age holds old; features must be finite",
     ),
-    "a missing value": (of_table(mass=[1, None, 3, 4, 5, 6]), "t.csv, line 3: the column mass has no value"),
+    "a missing value": (of_table(mass=[1, None, 3, 4, 5, 6]), "t.csv, line 3: the column mass is empty"),
     "infinity": (of_table(mass=[1, 2, np.inf, 4, 5, 6]), "line 4: the column mass holds inf; features must be finite"),
-    "a row without a label": (of_table(label=["a", "b", "", "a", "b", "a"]), "line 4: the column label has no value"),
+    "a row without a label": (of_table(label=["a", "b", "", "a", "b", "a"]), "line 4: the column label is empty"),
     "another part": (
         of_table(part=["train", "dev", *["test"] * 4]),
         "line 3: the column part is dev; must be train or test",
@@ -323,29 +323,29 @@ WRONG = {
     "only test rows": (of_table(part=["test"] * 6), "has no training examples"),
     "no features": (
         of_table(age=None, mass=None, client=list("aabbab")),
-        "has no columns but label; all others are the features",
+        "has only the column label; add columns of features",
     ),
     "no rows": (of_table(age=[], mass=[], label=[]), "t.csv has no rows"),
-    "a training row of nobody": (of_table(client=["a", "", *"abab"]), "training examples are of a client without a name"),
+    "a training row of nobody": (of_table(client=["a", "", *"abab"]), "training examples belong to a client without a name"),
     "a class that is tested only": (
         of_table(label=list("abaabc"), part=["train"] * 5 + ["test"]),
         "test examples are of class c, which the training examples lack",
     ),
     "a client that is tested only": (
         of_table(client=list("aabbac"), label=list("ababab"), part=["train"] * 4 + ["test"] * 2),
-        "client c has test examples and no training examples",
+        "client c has test examples but no training examples",
     ),
-    "a column less": (a_column_less, "the columns of b and a are not the same (mass)"),
+    "a column less": (a_column_less, "the columns of b and a differ (mass)"),
     "another size": (of_files(x_train=np.zeros((6, 9, 8), np.uint8)), "an image of x_train is uint8 [1, 9, 8]"),
     "a client of another size": (
         of_files(x_train=np.zeros((6, 9, 8), np.uint8), x_test=np.zeros((3, 9, 8), np.uint8)),
-        "an example of ward_2 is uint8 [1, 9, 8], of annex uint8 [1, 8, 8] [channels, height, width]; must be alike",
+        "examples of ward_2 are uint8 [1, 9, 8], of annex uint8 [1, 8, 8] [channels, height, width]; use the same type",
     ),
     "a client without labels": (of_files(y_train=np.zeros(0, int)), "ward_2.npz: y_train holds 0 labels for 6 images"),
-    "a client with other classes": (of_files(classes=np.array(list("abc"))), "the classes of ward_2 and annex are not"),
-    "a client without train": (spoiled(no_train), "later/train; each client must have train/CLASS/*.png"),
+    "a client with other classes": (of_files(classes=np.array(list("abc"))), "the classes of ward_2 and annex differ"),
+    "a client without train": (spoiled(no_train), "later/train; add it, each client must have train/CLASS/*.png"),
     "an empty test": (spoiled(empty_test), "ward_2/test holds no folders; must hold one for each class"),
-    "folders and files": (spoiled(lambda own: np.savez(own / "x.npz", a=1)), "holds folders and files of clients"),
+    "folders and files": (spoiled(lambda own: np.savez(own / "x.npz", a=1)), "holds both folders and files of clients"),
     "text of users": (of_text, "x of user a holds a str; must be numbers"),
 }
 
@@ -375,10 +375,10 @@ NOTHING = {"x": [], "y": []}
 SOME = {"x": [[1, 2], [3, 5]], "y": [0, 1]}
 WRONG_LEAF = {
     "a user twice": ({"users": ["a", "b", "a"], "num_samples": [4, 4, 4]}, "user a is listed 2 times in users"),
-    "another count": ({"num_samples": [4, 3]}, "user b has 4 labels, and num_samples says 3"),
+    "another count": ({"num_samples": [4, 3]}, "user b has 4 labels, but num_samples says 3"),
     "too few counts": ({"num_samples": [4]}, "num_samples holds 1 numbers for 2 users"),
-    "a user too many": ({"user_data": {"a": SOME, "b": SOME, "c": SOME}}, "user c is in user_data and not in users"),
-    "a user too few": ({"user_data": {"a": SOME}}, "user b is in users and not in user_data"),
+    "a user too many": ({"user_data": {"a": SOME, "b": SOME, "c": SOME}}, "user c is in user_data but not in users"),
+    "a user too few": ({"user_data": {"a": SOME}}, "user b is in users but not in user_data"),
     "labels without examples": (
         {"user_data": {"a": SOME, "b": {"x": [], "y": [1]}}, "num_samples": None},
         "user b has 0 examples and 1",
@@ -410,7 +410,7 @@ def test_a_leaf_file_that_contradicts_itself_is_refused(what, tmp_path):
 def test_a_leaf_user_in_two_files_is_refused(tmp_path):
     (tmp_path / "train").mkdir()
     one, other = (leaf_of(tmp_path / "train" / f"{name}.json") for name in "ab")
-    assert f"{other}: user a is in {one} too" in line_of(load, str(tmp_path), Source(tmp_path))
+    assert f"{other}: user a is also in {one}" in line_of(load, str(tmp_path), Source(tmp_path))
 
 
 def test_a_key_that_json_has_twice_is_refused(tmp_path):
@@ -423,7 +423,7 @@ def test_leaf_users_without_examples_are_told(tmp_path):
     held = {"a": SOME, "b": NOTHING, "c": SOME, "d": NOTHING}
     path = leaf_of(tmp_path / "all.json", users=list(held), user_data=held, num_samples=[2, 0, 2, 0])
     data = load(str(path), Source(tmp_path))
-    assert (data.clients, data.warnings) == (("a", "c"), (f"{path}: left out 2 without examples: b, d",))
+    assert (data.clients, data.warnings) == (("a", "c"), (f"{path}: left out users without examples (2): b, d",))
 
 
 def tables_of(root, names=("north", "south"), **columns):
@@ -509,7 +509,10 @@ FOLDERS = {
     ),
     "a validation set": (lambda root: tables_of(root, ("north", "val")), "{root}/val.csv has the name of a validation set"),
     "a test set that trains": (a_test_that_trains, "{root}/test.csv holds training examples"),
-    "another client in a file": (lambda root: tables_of(root, client=list("nnssss")), "north.csv names a client n; a file"),
+    "another client in a file": (
+        lambda root: tables_of(root, client=list("nnssss")),
+        "north.csv names client n, but the file name says client north",
+    ),
     "clients in two spellings": (
         lambda root: tables_of(root, ("north", "North")),
         "look like one client spelled in two ways",

@@ -42,17 +42,17 @@ def test_one_table_in_many_forms(text, tmp_path):
 
 
 WRONG = {
-    "an index": (",a,label\n0,1,u\n1,2,v\n", "t.csv, line 1: column 1 has no name, as an index that pandas writes"),
+    "an index": (",a,label\n0,1,u\n1,2,v\n", "t.csv, line 1: column 1 has no name, like an index column of pandas"),
     "an index read and written again": ("Unnamed: 0,a,label\n0,1,u\n", "t.csv, line 1: column 1 has no name"),
     "a column behind the last": ("a,label,\n1,u,\n", "t.csv, line 1: column 3 has no name"),
-    "no header": ("52.21,2.17,0\n64.35,2.25,1\n", "t.csv, line 1: there is no header, but 52.21,2.17,0"),
-    "no header, and labels of text": ("52.21,2.17,ill\n64.35,2.25,well\n", "t.csv, line 1: there is no header"),
+    "no header": ("52.21,2.17,0\n64.35,2.25,1\n", "t.csv, line 1: the first line is no header, but 52.21,2.17,0"),
+    "no header, and labels of text": ("52.21,2.17,ill\n64.35,2.25,well\n", "t.csv, line 1: the first line is no header"),
     "no header, and whole numbers that count up": ("0,1,ill\n7,5,well\n3,2,ill\n", "t.csv has no header, or only numbers"),
-    "no header, and truth": ("True,ill\nFalse,well\n", "t.csv, line 1: there is no header, but True,ill"),
-    "two labels": ("a,label,label\n1,0,1\n", "t.csv, line 1: columns 2 and 3 are both called label"),
-    "two features of one name": ("a,b,a ,label\n1,0,1,u\n", "t.csv, line 1: columns 1 and 3 are both called a"),
-    "a label in capitals": ("Label,a,b\nu,1,2\n", "t.csv has a column Label; write label if it is meant"),
-    "a client in capitals": ("a,CLIENT,label\n1,2,u\n", "t.csv has a column CLIENT; write client if it is meant"),
+    "no header, and truth": ("True,ill\nFalse,well\n", "t.csv, line 1: the first line is no header, but True,ill"),
+    "two labels": ("a,label,label\n1,0,1\n", "t.csv, line 1: columns 2 and 3 have the same name, label"),
+    "two features of one name": ("a,b,a ,label\n1,0,1,u\n", "t.csv, line 1: columns 1 and 3 have the same name, a"),
+    "a label in capitals": ("Label,a,b\nu,1,2\n", "t.csv has a column Label; rename the column to label"),
+    "a client in capitals": ("a,CLIENT,label\n1,2,u\n", "t.csv has a column CLIENT; rename the column to client"),
     "decimal commas": ("a,b,label\n1,5,2,u\n", "t.csv, line 2: holds 4 values for 3 columns; write decimals with a point"),
     "quoted decimal commas": ('a,b,label\n"1,5",2,u\n', "t.csv, line 2: the column a holds 1,5; features must be finite"),
     "a long row": ("a,b,label\n1,2,u\n\n3,4,v,5\n", "t.csv, line 4: holds 4 values for 3 columns"),
@@ -67,18 +67,18 @@ WRONG = {
     "spaces": ("a b label\n1 2 u\n", "t.csv, line 1: has a single column, a b label"),
     "a comment before the header": ("# of 2024\na,label\n1,u\n", "t.csv, line 1: # of 2024 looks like a comment"),
     "a comment between the rows": ("a,label\n1,u\n# 2,v,w\n", "t.csv, line 3: # 2,v,w looks like a comment"),
-    "text in quotes that do not end": ('a,label\n1,"u\n2,v\n', "t.csv, line 2: is not to be read as a row of a table"),
-    "another encoding": ("a,label\n1,é\n".encode("latin1"), "t.csv is not to be read as a table ('utf-8' codec"),
+    "text in quotes that do not end": ('a,label\n1,"u\n2,v\n', "t.csv, line 2: cannot be read as a row of a table"),
+    "another encoding": ("a,label\n1,é\n".encode("latin1"), "t.csv cannot be read as a table ('utf-8' codec"),
     "underscores": ("a,label\n1,u\n1_000,v\n", "t.csv, line 3: the column a holds 1_000; features must be finite"),
     "truth and a number": ("a,label\nTrue,u\n2,v\n", "t.csv, line 2: the column a holds True; features must be finite"),
     "no value below a row of two lines": (
         'a,note,label\n1,2,"u\nw"\n,3,v\n',
-        "t.csv, line 4: the column a has no value",
+        "t.csv, line 4: the column a is empty",
     ),
-    "spaces for a label": ("a,label\n1,u\n2,  \n", "t.csv, line 3: the column label has no value"),
+    "spaces for a label": ("a,label\n1,u\n2,  \n", "t.csv, line 3: the column label is empty"),
     "more digits than there are": (
         "t,label\n1700000000000000001,u\n1700000000000000002,v\n1700000000000000003,u\n",
-        "t.csv: the column t holds numbers that differ by less than 64 bits keep",
+        "t.csv: the column t holds numbers that 64-bit floats cannot distinguish",
     ),
     "nothing": ("\n", "t.csv has no columns"),
 }
@@ -108,7 +108,7 @@ def test_truth_is_one_and_zero(tmp_path):
 def test_a_column_that_counts_the_rows_is_warned_of(numbers, tmp_path):
     rows = "".join(f"{i},{i * i},{'uv'[i % 2]}\n" for i in numbers)
     path = written(tmp_path, "id,x,label\n" + rows)
-    told = f"{path}: the column id counts the rows and is read as a feature; remove it if it is an index"
+    told = f"{path}: the column id looks like row numbers and is used as a feature; remove the column if it is an index"
     assert silos.table(path).warnings == (told,)
 
 
@@ -159,8 +159,8 @@ def test_a_table_is_the_same_as_csv_and_as_parquet(tmp_path):
     ("change", "words"),
     [
         (lambda f: f.set_index("whole"), None),  # pandas keeps an index with a name as a column of this name
-        (lambda f: f.set_axis(list("wxyz")), "column 8 has no name, as an index that pandas writes"),
-        (lambda f: f.assign(small=[1, None, 2, 3]), "t.parquet, row 2: the column small has no value"),
+        (lambda f: f.set_axis(list("wxyz")), "column 8 has no name, like an index column of pandas"),
+        (lambda f: f.assign(small=[1, None, 2, 3]), "t.parquet, row 2: the column small is empty"),
         (lambda f: f.assign(small=pd.to_datetime(["2024-01-01"] * 4)), "the column small holds timestamp"),
         (lambda f: f.assign(small=[[1]] * 4), "the column small holds list"),
     ],
@@ -179,7 +179,7 @@ def test_a_doubtful_parquet_file_is_refused_in_one_line(change, words, tmp_path)
 
 def test_a_file_that_is_no_parquet_is_refused_in_one_line(tmp_path):
     pytest.importorskip("pyarrow")
-    with pytest.raises(ValueError, match=r"t\.parquet is not to be read as a table"):
+    with pytest.raises(ValueError, match=r"t\.parquet cannot be read as a table"):
         tables.read(written(tmp_path, "a,label\n1,u\n", "t.parquet"))
 
 
@@ -188,7 +188,9 @@ def test_without_pyarrow_a_parquet_file_is_one_line(tmp_path, monkeypatch):
     path = written(tmp_path, "", "t.parquet")
     with pytest.raises(ValueError) as raised:
         tables.read(path)
-    assert str(raised.value) == f"{path}: a .parquet file needs the package pyarrow; python -m pip install pyarrow"
+    assert (
+        str(raised.value) == f"{path}: reading .parquet files needs the package pyarrow; run python -m pip install pyarrow"
+    )
 
 
 # --- whatever table ----------------------------------------------------------------------------------------------------

@@ -268,7 +268,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a table of many columns": (
         text("t.csv", ",".join(f"c{i}" for i in range(110_000)) + "\n"),
         "--dataset {tmp}/t.csv",
-        "110000 columns; at most 20000",
+        "110000 columns, more than the limit of 20000",
     ),
     "a table that is no text": (text("t.csv", b"a,b,y\n1,2,\xff\xfe\n"), "--dataset {tmp}/t.csv", "t.csv"),
     "a pipe for a table": (lambda tmp: os.mkfifo(tmp / "t.csv"), "--dataset {tmp}/t.csv", "a pipe or a device"),
