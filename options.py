@@ -593,6 +593,11 @@ class Launch:
             lambda launch_options: not (launch_options.save_study or launch_options.show_split),
         ),
     )
+    list: str | None = flag(
+        None,
+        Choice(("algorithms", "datasets", "models", "partitions")),
+        "print the names of all algorithms, datasets, models or partitions, with a line each; no training",
+    )
     save_study: Path | None = flag(None, Path, "write what this command line asks for as such a file; no training")
     show_split: bool = flag(
         False, None, "draw who gets what into --export_dir (PNG, and npz for --partition_file); no training"

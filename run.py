@@ -59,6 +59,9 @@ def main(argv: Sequence[str]) -> int:
             if not is_leader:
                 torchrun.follow(launch_options)
                 return end.status
+            if launch_options.list:
+                print_escaped(commandline.names_of(launch_options.list, descriptions))
+                return end.status
             if launch_options.save_study:
                 study.save(runs, launch_options)
                 return end.status

@@ -10,25 +10,30 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import models
 import plugins
 from commandline import shorthand
-from commandline.page import page
+from commandline.page import names, page
 from commandline.shorthand import MEANT, SETTINGS, TRANSLATIONS, Shorthand, words_of
-from data.partition import readers
+from data.datasets import LOADERS
+from data.partition import PARTITIONS, readers
 from errors import UserError
 from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of, stood_for
 from untrusted import Parser
 
 RUNS = 10_000  # limit for one command, or one method of a study
 ROLES = {  # titles of the flags that every algorithm has, by role; several values of a flag are several runs
-    "problem": "the problem (several are solved side by side; none is chosen for its accuracy)",
-    "setting": "settings (of several the best on --validation may be chosen)",
-    "seed": "seeds (results are means over them)",
-    "execution": "how a run is computed and watched",
+    "problem": "data and split (several values are several problems; none is chosen for its accuracy)",
+    "setting": "training and evaluation (of several values the best on --validation may be chosen)",
+    "seed": "seeds (tables show means over seeds)",
+    "execution": "execution",
 }
 
 # launch flags that a printed command includes, since they say where files are; all others concern a single call
 PLACES = ("data_dir", "export_dir", "unverified_data", "plugin")
+# flags whose choices are too many for a help text -> what `--list` calls them
+LISTED = {"dataset": "datasets", "public_dataset": "datasets", "partition": "partitions"}
+LISTED |= dict.fromkeys(("model", "server_model", "shared_model"), "models")
 OTHERS = ("--slurm",)  # flags that take the flags of another program
 
 
@@ -177,6 +182,11 @@ def refuse_without_alpha(runs: Sequence[Options], set_flags: Collection[str]) ->
             )
 
 
+def names_of(kind: str, descriptions: Mapping[str, str]) -> str:
+    """Return the names that `--list` prints: of "algorithms", "datasets", "models" or "partitions"."""
+    return names({"algorithms": descriptions, "datasets": LOADERS, "models": models.MODELS, "partitions": PARTITIONS}[kind])
+
+
 def bring(argv: Sequence[str]) -> None:
     """Load the Python files that a command line names, as algorithms or with --plugin, before parsing.
 
@@ -322,7 +332,7 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
     groups = {title: {f: flag for f, flag in shared_flags.items() if role_of(f) == role} for role, title in ROLES.items()}
     for name in names:
         groups[f"settings of {name}"] = flags_of(algorithms[name])
-    groups["where and how to run (these change no number)"] = flags_of(Launch)
+    groups["launch: files, output, parallel runs (these change no result)"] = flags_of(Launch)
     declared: dict[str, dict] = {}
     for title, flags in groups.items():
         group = parser.add_argument_group(title)
@@ -346,6 +356,8 @@ def _add_flag(group, name: str, declared: Mapping[str, Any]) -> None:
         group.add_argument(f"--{name}", action="store_true", help=help)
         return
     allowed_text = f"; {flag_type}" if isinstance(flag_type, Number | Choice | Several | Matching) else ""
+    if name in LISTED:
+        allowed_text = f"; --list {LISTED[name]} prints the choices"
     default = declared["default"]
     default_value = ",".join(map(str, default)) if isinstance(default, tuple) else default
     default_text = "" if default is None else f" (default: {default_value})"

@@ -1,26 +1,29 @@
-"""The one page that `python run.py -h` prints. The help of an algorithm has every flag."""
+"""The short texts of the command line: the page of `python run.py -h`, and the names that `--list` prints."""
 
-from collections.abc import Collection, Mapping
+import re
+import textwrap
+from collections.abc import Callable, Collection, Mapping
+
+WIDTH = 100  # characters of a line
 
 HEAD = """\
-usage: python run.py [ALGORITHM ...] [--flag VALUE ...]
+usage: python run.py [METHOD ...] [--flag VALUE ...]
 
-Collaborative learning, compared on one split. No algorithm named: cfkd. All flags, their defaults,
-and whose method it is: python run.py ALGORITHM -h"""
+Compare methods of federated learning on one data split. Without a method: cfkd.
+All flags of a method, with defaults and sources: python run.py METHOD -h
+All models, datasets, partitions or methods: python run.py --list models"""
 
 FLAGS = """\
-the flags that are used most (several values are several runs)
-  the problem   --dataset MNIST --n_clients 10 --model LeNet5 --participation 0.5
-  who gets what --partition lda --alpha 0.3; --split_seed seed draws a split with each seed
-  training      --rounds 100 --epoch_per_round 1 --batch_size 32 --lr 0.05 --optimizer sgd
-  afterwards    --ft_epochs 5: each client fine-tunes a copy of the last model
-  seeds         --seed 0 1 2: results are means over them
-  choosing      --validation 0.1 holds data out, on which the best of several values is chosen
-  before a run  --plan tells what it costs, --show_split draws who gets what
-  its files     --export_dir saves --data_dir data; --force runs anew what is saved
-  output        --json, --quiet, --log tensorboard
-  many runs     --jobs 4 side by side; --study FILE; on a cluster --slurm OPTIONS or --ray ADDRESS
-  other words   --preset fl, fd, il or cl, as in the CFKD code; --config_file FILE of a saved run"""
+most used flags (several values of a flag are several runs)
+  data        --dataset MNIST --reduced 0.1 --n_clients 10; --clients FOLDER: data by client
+  split       --partition lda --alpha 0.3; --split_seed seed: a split per seed; --show_split draws it
+  training    --model LeNet5 --rounds 100 --epoch_per_round 1 --batch_size 32 --lr 0.05
+  evaluation  --validation 0.1 to choose settings; --ft_epochs 5 to fine-tune the final models
+  cost        --plan estimates bytes, FLOPs, memory and time without training
+  seeds       --seed 0 1 2: tables show means over seeds
+  execution   --jobs 4 runs in parallel; --export_dir saves --data_dir data; --force, --quiet, --json
+  sweeps      --study FILE; on a cluster --slurm OPTIONS or --ray ADDRESS
+  shorthands  --preset fl, fd, il or cl, as in the CFKD code; --config_file FILE of a saved run"""
 
 EXAMPLES = """\
 examples
@@ -31,9 +34,25 @@ examples
 
 
 def page(families: Mapping[str, Collection[str]], describe: Mapping[str, str]) -> str:
-    """Return the page: the algorithms by family, each with the first line of its description, and the common flags."""
-    sections = [
-        "\n".join([family, *(f"  {name:<14}{describe[name].partition(chr(10))[0].rstrip('.')}" for name in members)])
+    """Return the help page: usage, the methods by family with a line each, the most used flags, and examples."""
+    methods = [
+        "\n".join([family, *(f"  {name:<14}{summary(describe[name])}" for name in members)])
         for family, members in families.items()
     ]
-    return "\n\n".join([HEAD, "\n".join(sections), FLAGS, EXAMPLES]) + "\n"
+    return "\n\n".join([HEAD, "\n".join(methods), FLAGS, EXAMPLES]) + "\n"
+
+
+def summary(description: str) -> str:
+    """Return the first line of a description, without its full stop."""
+    return description.partition("\n")[0].rstrip(".")
+
+
+def names(table: Mapping[str, Callable | str]) -> str:
+    """Return the names in a table, a line each, with the first line of each description or docstring."""
+    width = max(map(len, table)) + 2
+    lines = []
+    for name, entry in table.items():
+        text = entry if isinstance(entry, str) else entry.__doc__ or ""
+        sentence = re.split(r"(?<! al)\.(?: |$)", " ".join(text.split()), maxsplit=1)[0]
+        lines.append(f"{name:<{width}}{textwrap.shorten(sentence, WIDTH - width, placeholder=' ...')}".rstrip())
+    return "\n".join(lines)

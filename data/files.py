@@ -197,11 +197,11 @@ def idx(path: Path, axes: int) -> np.ndarray:
 
 @dataclass
 class _Called:
-    """Stand in for a function or a class that a pickle names, and for the result of its call; nothing is called. `given` are
+    """Stand in for a function or a class that a pickle names, and for the result of its call; nothing is called. `args` are
     the arguments, `state` is the state that the pickle assigns."""
 
     name: str
-    given: tuple | None = None
+    args: tuple | None = None
     state: Any = None
 
 
@@ -296,7 +296,7 @@ def _plain_value(value: Any) -> Any:
     if type(value) is not _Called or value.name != "array":
         return _require_type(value, *PLAIN)
     _, shape, dtype, fortran, content = _require_type(value.state, tuple)
-    if (name := _require_type(dtype, _Called).given[0]) not in ("u1", "|u1"):
+    if (name := _require_type(dtype, _Called).args[0]) not in ("u1", "|u1"):
         raise ValueError(f"an array of {name}, not of bytes")
     if isinstance(content, str):  # Python 3 reads the bytes of Python 2 as text
         content = content.encode("latin1")

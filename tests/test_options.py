@@ -15,8 +15,13 @@ from conftest import ROOT, from_plain
 import algorithms
 import commandline
 import options
+import run as command
+from commandline.page import page
 from commandline.shorthand import MEANT, Shorthand
+from data.datasets import LOADERS
+from data.partition import PARTITIONS
 from errors import UserError
+from models import MODELS
 from options import Choice, Launch, Matching, Number, Options, Requires, Several, flag, flags_of, nearest, plain
 
 CLASSES = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
@@ -321,10 +326,29 @@ def test_every_flag_is_in_the_help_of_its_algorithm_with_its_text_and_default(na
             assert re.sub(r"\s+", "", declared["help"]) in text
             if declared["requires"]:
                 assert re.sub(r"\s+", "", f"only with {declared['requires'].words}") in text
-            if isinstance(declared["type"], Number | Choice | Several | Matching):
+            if one_flag in commandline.LISTED:
+                assert f"--list{commandline.LISTED[one_flag]}" in text
+            elif isinstance(declared["type"], Number | Choice | Several | Matching):
                 assert re.sub(r"\s+", "", str(declared["type"])) in text
             if isinstance(declared["default"], int | float | str) and declared["type"] is not None:
                 assert f"(default:{declared['default']})" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "table"),
+    [("algorithms", CLASSES), ("datasets", LOADERS), ("models", MODELS), ("partitions", PARTITIONS)],
+)
+def test_a_list_has_every_name_with_a_line_each(kind, table, capsys):
+    assert command.main(["--list", kind]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(table)
+    assert all(len(line.split()) > 2 and len(line) <= 100 for line in lines)
+
+
+def test_the_first_page_of_the_help_fits_a_terminal():
+    shown = page(algorithms.FAMILIES, {name: algorithms.describe(name) for name in CLASSES})
+    assert max(map(len, shown.splitlines())) <= 100
+    assert len(shown.splitlines()) <= 66
 
 
 @pytest.mark.parametrize("name", CLASSES)
