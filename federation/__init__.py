@@ -119,7 +119,10 @@ class Federation:
     # --- the parts of a round ---
 
     def names(self, part: str) -> set[str]:
-        """Return the names of the weights of a part, "body", "head", "full" or "bn", in the first architecture: see `Net.names`."""
+        """Return the names of the weights in a part, "body", "head", "full" or "bn": see `Net.names`.
+
+        The names are those of the first architecture.
+        """
         return self.skeletons[0].names(part)
 
     def stream(self, purpose: str, client: int = -1) -> np.random.Generator:
@@ -142,7 +145,7 @@ class Federation:
         return [k for k in self.drawn() if k not in self.absent]
 
     def without(self, clients: frozenset[int]) -> "Federation":
-        """Return the federation without these clients: they take no part, and nothing that they send or receive is counted."""
+        """Return the federation without these clients: they take no part, and their messages are not counted."""
         return replace(self, absent=clients, wire=self.wire.without(clients))
 
     def failing(self, chance: float, clients: Sequence[int] | None = None) -> tuple[frozenset[int], frozenset[int]]:
@@ -196,10 +199,11 @@ class Federation:
         return self.meter.work(do, self.party, client, (self.party, client % len(self.skeletons), *kind))
 
     def map_clients(self, work: Callable[..., Any], clients: Sequence[int], *rows: Sequence[Any]) -> list[Any]:
-        """Return [work(self, k, row of the first, row of the second, ...) for every client k], in parallel if there is a pool.
+        """Return [work(self, k, row of the first, row of the second, ...) for every client k].
 
-        `work` must not change its arguments or use the wire. A client computes with one thread, so that the result does not
-        depend on the number of parallel clients; a server computes with all of `threads`.
+        The pool, if any, runs clients in parallel. `work` must not change its arguments or use the wire. A client computes
+        with one thread, so that the result does not depend on the number of parallel clients; a server computes with all of
+        `threads`.
         """
         threads = self.threads if self.party == "server" else 1
         if self.pool and self.pool.ready and threads == 1 and len(clients) > 1:

@@ -53,7 +53,7 @@ class Meter:
     def _done(self, function: Callable[[], Any], kind: Hashable) -> Any:
         if kind in self._flops:
             return function()
-        with _FlopCounter() as counter:
+        with _Counter() as counter:
             result = function()
         self._flops[kind] = counter.total
         return result
@@ -67,7 +67,7 @@ def finite(tensors: Iterable[Tensor]) -> Tensor:
     return torch.stack(extremes).isfinite().all() if extremes else torch.tensor(True)
 
 
-class _FlopCounter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):
     """Count in `total` the floating point operations of torch inside."""
 
     def __init__(self) -> None:
