@@ -73,7 +73,10 @@ def server_loss(model, batch, context, options):
 
 
 def transfer(logits, targets, options):
-    """Return T^2 KL(softmax(targets / T) + 1e-7 || softmax(logits / T)), the mean over the batch, with the code's constant."""
+    """Return T^2 KL(softmax(targets / T) + 1e-7 || softmax(logits / T)), the mean over the batch.
+
+    The constant 1e-7 is the code's.
+    """
     teacher = (targets / options.temperature).softmax(1) + 1e-7
     return options.temperature**2 * (teacher * (teacher.log() - (logits / options.temperature).log_softmax(1))).sum(1).mean()
 

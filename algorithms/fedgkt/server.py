@@ -71,9 +71,8 @@ def check(options, data: Data, n_train: int) -> str:
                 f"--server_model {options.server_model}: does not fit maps of {shape[0]} channels and {size} pixels, which "
                 f"--model {','.join(options.model)} sends"
             ) from None
-    copies = (
-        2 if _keeps_stale_features(options.participation, options) else 1
-    )  # the stored maps, and the maps of the training set
+    # the stored maps, and the maps of the training set
+    copies = 2 if _keeps_stale_features(options.participation, options) else 1
     needed = copies * n_train * (torch.Size(shape).numel() * DTYPES[options.feature_dtype].itemsize)
     on_cuda = options.device.startswith("cuda")
     free = torch.cuda.mem_get_info(options.device)[0] if on_cuda else psutil.virtual_memory().available
@@ -101,7 +100,10 @@ def _keeps_stale_features(participation: float, options) -> bool:
 
 
 def start(federation: Federation, options) -> dict[str, Any]:
-    """Return the server's part of the state: its network, its optimizer's memory, the plateau, and each client's last message."""
+    """Return the server's part of the state.
+
+    It has the server's network, its optimizer's memory, the plateau, and each client's last message.
+    """
     no_maps = torch.zeros(0, *StemNet.map_shape(federation.data.shape), device=federation.device)
     weights = _server_federation(federation, no_maps, no_maps[:, 0, 0, 0].long(), options).initial()
     return {
@@ -129,19 +131,25 @@ def teachers(federation: Federation, state: dict, clients: Sequence[int], option
 
 
 def draw(federation: Federation, k: int, options) -> augment.Draw:
-    """Return the augmentation of client k's images in this round; it is extracted now and used for training in the next round."""
+    """Return the augmentation of client k's images in this round.
+
+    It is extracted in this round and used for training in the next round.
+    """
     name = options.augment if options.augment_extract == "1" else "none"
     stream = federation.stream("extract", k)
     return augment.draw(name, len(federation.shares[k]), federation.data.shape, stream, federation.device)
 
 
 @torch.no_grad()
-def extract(federation: Federation, k: int, weights, indices: Tensor, augmentation: augment.Draw, dtype: torch.dtype):
-    """Return client k's maps [n, ...], logits [n, C] and labels [n] of these examples, in evaluation mode."""
+def extract(federation: Federation, k: int, weights, indices: Tensor, drawn: augment.Draw, dtype: torch.dtype):
+    """Return client k's maps [n, ...], logits [n, C] and labels [n] of these examples, in evaluation mode.
+
+    `drawn` is the augmentation of the examples.
+    """
     model = federation.model(k, weights)
 
     def say(i: Tensor) -> tuple[Tensor, Tensor]:
-        maps_of_batch = model.cut(federation.data.images(indices[i], federation.dtype, augment.part(augmentation, i)))
+        maps_of_batch = model.cut(federation.data.images(indices[i], federation.dtype, augment.part(drawn, i)))
         return maps_of_batch.to(dtype), model.tail(maps_of_batch)[1]
 
     batches = torch.arange(len(indices), device=federation.device).split(EVALUATION_BATCH)
@@ -264,7 +272,10 @@ def _count_correct(server: Federation, k: int, weights, maps: Tensor, y: Tensor)
 
 
 def _plateau(plateau: dict, accuracy: float) -> dict:
-    """Return the plateau after a round; the learning rate falls to a tenth after more than PATIENCE rounds without improvement."""
+    """Return the plateau after a round.
+
+    The learning rate falls to a tenth after more than PATIENCE rounds without improvement.
+    """
     if accuracy > plateau["best"] * (1 + BETTER):
         return {**plateau, "best": accuracy, "bad": 0}
     if plateau["bad"] == PATIENCE:
