@@ -1,4 +1,4 @@
-"""CFKD: clients learn from class mean features and another client's; sends features only.
+"""CFKD: clients learn from others' class mean features; sends features only.
 
 F. Berdoz, A. Singh, M. Jaggi, R. Raskar: Scalable Collaborative Learning via Representation Sharing, 2022 (arXiv
 2211.10943); CFKD, contrastive and feature-based knowledge distillation, in its code. A client sends the mean features of

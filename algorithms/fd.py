@@ -1,4 +1,4 @@
-"""FD: clients learn from the others' mean prediction of each class; sends predictions only.
+"""FD: clients learn from the others' class mean predictions; sends these only.
 
 E. Jeong, S. Oh, H. Kim, J. Park, M. Bennis, S.-L. Kim: Communication-Efficient On-Device Machine Learning: Federated
 Distillation and Augmentation under Non-IID Private Data, 2018 (arXiv 1811.11479), Algorithm 1.

@@ -1,4 +1,4 @@
-"""FedAvg: clients train the global model, the server averages; sends weights both ways.
+"""FedAvg: clients train, the server averages; sends weights both ways.
 
 H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Aguera y Arcas: Communication-Efficient Learning of Deep Networks from
 Decentralized Data, AISTATS 2017, Algorithm 1.

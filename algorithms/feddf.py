@@ -1,4 +1,4 @@
-"""FedDF: the server distils the clients' ensemble on public images; sends weights both ways.
+"""FedDF: the server distils all models on public images; sends weights both ways.
 
 T. Lin, L. Kong, S. U. Stich, M. Jaggi: Ensemble Distillation for Robust Model Fusion in Federated Learning, NeurIPS 2020,
 Algorithms 1 and 3. The server averages the models of each architecture. Then it trains each average towards the mean logits

@@ -1,4 +1,4 @@
-"""FedRep: clients train their own heads, then the shared body; sends the body both ways.
+"""FedRep: clients train their own head, then the shared body; sends the body.
 
 L. Collins, H. Hassani, A. Mokhtari, S. Shakkottai: Exploiting Shared Representations for Personalized Federated Learning,
 ICML 2021, Algorithm 1. A client trains its own head on the received body, for `--head_epochs`; then it trains the body under

@@ -1,4 +1,4 @@
-"""Per-FedAvg: a global model that adapts well in one local step; sends weights both ways.
+"""Per-FedAvg: a model that adapts well in one step; sends weights both ways.
 
 A. Fallah, A. Mokhtari, A. Ozdaglar: Personalized Federated Learning with Theoretical Guarantees: A Model-Agnostic
 Meta-Learning Approach, NeurIPS 2020, Algorithm 1, with the first-order gradient (FO): w~ = w - alpha grad f(w, D) on

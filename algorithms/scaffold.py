@@ -1,4 +1,4 @@
-"""SCAFFOLD: control variates correct client drift; sends weights and variates both ways.
+"""SCAFFOLD: control variates correct client drift; sends weights and variates.
 
 S. P. Karimireddy, S. Kale, M. Mohri, S. J. Reddi, S. U. Stich, A. T. Suresh: SCAFFOLD: Stochastic Controlled Averaging for
 Federated Learning, ICML 2020, Algorithm 1. A client's variate c_i estimates its own gradient, the server's c the mean
@@ -98,16 +98,11 @@ def renewed(federation, options, x, y, K, correction):
 def gradient(federation, k, weights, names):
     """Return the gradient of client k's mean loss over all its examples at these weights: {name: tensor} for `names`."""
     model, share = federation.model(k, weights), federation.shares[k]
-    parameters_by_name = {name: w for name, w in model.named_parameters() if name in names}
+    named = {name: w for name, w in model.named_parameters() if name in names}
 
     def part(i):
         batch = helpers.Batch(federation.data.images(i, federation.dtype), federation.data.y[i], i)
-        return torch.autograd.grad(
-            cross_entropy(model, batch, None, None) * len(i) / len(share), parameters_by_name.values()
-        )
+        return torch.autograd.grad(cross_entropy(model, batch, None, None) * len(i) / len(share), named.values())
 
     parts = [federation.count_flops(partial(part, i), k, "gradient", len(i)) for i in share.split(helpers.EVALUATION_BATCH)]
-    return {
-        name: sum(parts_of_parameter)
-        for name, parts_of_parameter in zip(parameters_by_name, zip(*parts, strict=True), strict=True)
-    }
+    return {name: sum(terms) for name, terms in zip(named, zip(*parts, strict=True), strict=True)}

@@ -1,4 +1,4 @@
-"""FD as in CFKD's comparison: class mean logits with a squared loss; sends logits only.
+"""FD as in CFKD's comparison: mean logits and a squared loss; sends logits only.
 
 The comparison of CFKD's authors (Berdoz et al. 2022, `--preset fd` of their code). `--fd_variant mse_logits`, or
 `--as_published`, which is the same:
