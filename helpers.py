@@ -100,10 +100,10 @@ def train(
     A model may have `bounds`, {name: (least, most)} of some parameters. Each step ends with the projection of these
     parameters onto their intervals, and they have no weight decay.
     """
-    start_time, nothing = federation.meter.now(), [None] * len(clients)
+    start_time, no_rows = federation.meter.now(), [None] * len(clients)
     local_epochs = partial(_local_epochs, loss=loss, options=options, only=only, remembers=memory is not None)
     results = federation.map_clients(
-        local_epochs, clients, weights, context or nothing, memory or nothing, augmentation or nothing
+        local_epochs, clients, weights, context or no_rows, memory or no_rows, augmentation or no_rows
     )
     for k, (_, _, _, steps, samples, _) in zip(clients, results, strict=True):
         federation.meter.spent["steps", federation.party, k] += steps
@@ -271,9 +271,9 @@ def _batches(positions: Tensor, batch_size: int) -> list[Tensor]:
 
 # factor of the learning rate in a round, by the fraction of rounds that are finished: 0 in the first round
 SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "step": lambda done: 0.1 ** ((done >= 0.5) + (done >= 0.75)),
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "constant": lambda progress: 1.0,
+    "step": lambda progress: 0.1 ** ((progress >= 0.5) + (progress >= 0.75)),
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
 }
 
 

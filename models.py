@@ -236,7 +236,7 @@ class Dropout(nn.Module):
         if self.stream is None:
             return (F.dropout2d if self.channels else F.dropout)(x, self.p)
         shape = (*x.shape[:2], 1, 1) if self.channels else x.shape
-        draws = self.stream.random(shape, dtype=np.float32)  # the same whatever the precision of x
+        draws = self.stream.random(shape, dtype=np.float32)  # the same draws for any precision of x
         return x * torch.from_numpy((draws >= self.p) / (1 - self.p)).to(x)
 
 

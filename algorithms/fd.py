@@ -48,11 +48,11 @@ def loss(model, batch, context, options):
 
 def start(federation, options):
     n_classes = len(federation.data.classes)
-    nothing = {
+    no_outputs = {
         "means": torch.zeros(n_classes, n_classes, dtype=federation.dtype, device=federation.device),
         "held": torch.zeros(n_classes, dtype=torch.bool, device=federation.device),
     }
-    return {**own_models(federation), "sent": [nothing for _ in federation.clients]}
+    return {**own_models(federation), "sent": [no_outputs for _ in federation.clients]}
 
 
 def communicate(federation, state, options):

@@ -73,6 +73,6 @@ def counted(steps, momentum):
     return sum((1 - momentum**n) / (1 - momentum) for n in range(1, steps + 1))
 
 
-def normalised(begun, row, names, a):
-    """Return a client's message: (begun - row) / a for the parameters in `names`, and the rest of the row unchanged."""
-    return {**row, **{name: (begun[name] - row[name]) / a for name in names}}
+def normalised(received, row, names, a):
+    """Return a client's message: (received - row) / a for the parameters in `names`, and the rest of the row unchanged."""
+    return {**row, **{name: (received[name] - row[name]) / a for name in names}}

@@ -75,10 +75,10 @@ def transfer(teacher, student, y, options):
 
     It is the mean over the images that the teacher gets right, and over C.
     """
-    right = teacher.argmax(1) == y if options.correct_only == "1" else torch.ones_like(y, dtype=torch.bool)
+    correct = teacher.argmax(1) == y if options.correct_only == "1" else torch.ones_like(y, dtype=torch.bool)
     p = ((teacher.detach() if options.detach_teacher else teacher) / options.temperature).log_softmax(1)
     q = (student / options.temperature).log_softmax(1)
-    divergence = (right.unsqueeze(1) * p.exp() * (p - q)).sum() / right.sum().clamp(min=1)
+    divergence = (correct.unsqueeze(1) * p.exp() * (p - q)).sum() / correct.sum().clamp(min=1)
     return options.temperature**2 * divergence / (p.shape[1] if options.kd_reduction == "mean" else 1)
 
 

@@ -82,9 +82,9 @@ def communicate(federation, state, options):
     trained = train(federation, clients, received, loss, options)
     solve = partial(adapted, lr=options.inner_lr, steps=options.inner_steps, pull=options.lam)
     state["personal"] = replace_rows(state["personal"], clients, federation.map_clients(solve, clients, trained.weights))
-    average, before = mean(federation.wire.up("weights", trained.weights, clients)), parameters(federation, state["server"])
+    average, w_t = mean(federation.wire.up("weights", trained.weights, clients)), parameters(federation, state["server"])
     state["server"] = {
         **average,
-        **{name: (1 - options.beta) * w + options.beta * average[name] for name, w in before.items()},
+        **{name: (1 - options.beta) * w + options.beta * average[name] for name, w in w_t.items()},
     }
     return Round(clients, trained.loss, personal_model(federation, state))

@@ -103,8 +103,8 @@ lg_fedavg: the body is averaged too | algorithms/lg_fedavg.py | algorithms/test_
 - "full", "head"
 + "full", "full"
 mhmd: images are chosen by whether the student is right | algorithms/mhmd.py | algorithms/test_mhmd.py
-- right = teacher.argmax(1) == y
-+ right = student.argmax(1) == y
+- correct = teacher.argmax(1) == y
++ correct = student.argmax(1) == y
 * mhmd: a round names as trained what was sent | algorithms/mhmd.py | test_algorithms.py -k "that_local and mhmd"
 - local_weights=trained.weights)
 + local_weights=weights)
@@ -427,7 +427,7 @@ an epidemic's client does not send to those that will fail | algorithms/epidemic
 - for j in clients for k in sends[j]]
 + for j in clients for k in sends[j] if k in clients]
 pFedMe extrapolates BatchNorm's statistics | algorithms/pfedme.py | test_algorithms.py -k extrapolated
-- for name, w in before.items()}
+- for name, w in w_t.items()}
 + for name, w in state["server"].items()}
 single numbers are compressed | federation/wire.py | test_wire.py
 - and leaf.ndim > 0

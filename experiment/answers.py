@@ -12,18 +12,18 @@ from federation import Federation
 from helpers import Round
 
 
-def write_answers(experiment: Experiment, federation: Federation, done: Round, confusion: dict) -> dict[str, str]:
+def write_answers(experiment: Experiment, federation: Federation, result: Round, confusion: dict) -> dict[str, str]:
     """Write the weights after the last round and the confusion matrices; return {file: digest}."""
     folder = experiment.folder
     matrices = {name: matrix.cpu().numpy() for name, matrix in confusion.items()}
     matrices["classes"] = np.array(experiment.data.classes)
     return {
-        "weights.pt": saves.write_tensors(folder / "weights.pt", _final_weights(federation, done)),
+        "weights.pt": saves.write_tensors(folder / "weights.pt", _final_weights(federation, result)),
         "confusion.npz": saves.write_arrays(folder / "confusion.npz", matrices),
     }
 
 
-def _final_weights(federation: Federation, done: Round) -> dict[str, Any]:
+def _final_weights(federation: Federation, result: Round) -> dict[str, Any]:
     """Return {model name: weights}, or rows of weights if every client has a model."""
 
     def weights(model_of: Callable, k: int) -> dict[str, Tensor]:
@@ -31,7 +31,7 @@ def _final_weights(federation: Federation, done: Round) -> dict[str, Any]:
 
     return {
         name: weights(model_of, 0) if name == "global" else [weights(model_of, k) for k in federation.clients]
-        for name, model_of in done.models.items()
+        for name, model_of in result.models.items()
     }
 
 

@@ -140,7 +140,7 @@ def _finished_runs_beside(folder: Path) -> Iterator[saves.Run]:
             yield saves.load(other)
         except saves.DamagedError as error:
             log.warning("%s; it is passed over", error)
-        except UserError:  # removed since
+        except UserError:  # another process has removed the run
             continue
 
 

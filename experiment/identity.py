@@ -199,5 +199,5 @@ def _environment(device: str) -> dict[str, Any]:
 def earlier(folder: Path) -> Path | None:
     """Return the finished run of the same request that other code, libraries or CPU made; None if there is none."""
     request = folder.name.rpartition("-")[0]
-    others = [done.parent for done in folder.parent.glob(f"{request}-*/done")]
+    others = [path.parent for path in folder.parent.glob(f"{request}-*/done")]
     return next((other for other in sorted(others) if other != folder), None)

@@ -19,7 +19,7 @@ from federation import Federation
 from helpers import Round, cross_entropy
 from options import Options
 
-Entry = dict[str, dict]  # of the history: see `saves.frame_of`
+Entry = dict[str, dict]  # an entry of the history: see `saves.frame_of`
 COUNTED = ("steps", "samples", "flops")  # of the clients; the server has separate columns, "steps:server"
 TUNED = ("sent_", "local_", "tuned_")  # prefixes of the columns of `personalise`
 PARTIES = ("client", "server")  # parties of the rounds; evaluation and fine-tuning count for neither

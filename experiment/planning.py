@@ -29,7 +29,7 @@ from options import flags_of, plain
 if TYPE_CHECKING:  # a command's help and its error messages need not wait for the import
     import pandas as pd
 
-NO_LEARNING = 1e-9  # a learning rate
+NO_LEARNING = 1e-9  # a learning rate that changes almost nothing
 # options that change what is learned and not its cost: the same clients take the same steps on the same batches
 NO_COST = ("seed", "lr", "lr_schedule", "ft_lr", "weight_decay", "on_divergence")
 PATIENCE, PART = 3.0, 0.1  # seconds for all timing, but at most a fraction of the run's estimated time
@@ -200,9 +200,9 @@ def _rehearse(
     federation = replace(federation, meter=meter)
     with computing_with(1):
         state, entry = start(experiment, federation)
-        entries, done = {0: entry}, None
+        entries, result = {0: entry}, None
         for r in rounds:
-            done, entries[r], _ = play(experiment, federation, state, r, before=done)
+            result, entries[r], _ = play(experiment, federation, state, r, before=result)
             watch(r)
     return entries, state
 
