@@ -12,7 +12,7 @@ Differences from the paper and the authors' code:
 1. The average is weighted by n_k, which travels too; the code's average is unweighted, which is the same for shares of one
    size.
 2. `--lr_schedule step`: the first round of the second half has a tenth of the rate, that of the last quarter a hundredth.
-   Momentum starts anew in every round.
+   Momentum is reset in every round.
 3. BatchNorm averages its running statistics and evaluates with them (`--bn local`: its layers stay with the clients); the
    code keeps none and evaluates with the statistics of a client's test batch. A part that is not trained computes as in
    evaluation, in the rounds and in fine-tuning.

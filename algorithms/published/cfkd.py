@@ -4,7 +4,7 @@ Berdoz et al. 2022. `--as_published`:
 1. The client whose observation teaches is drawn from *all* clients, the receiver included.
 2. Nothing is masked. A class that the observed client does not have has an observation that the code never writes, so that
    its loss depends on previous memory contents; here it is 0.
-As here: one observation is sent per client and round. The code draws the examples of an observation anew for every receiver.
+As here: one observation is sent per client and round. The code draws new examples of an observation for every receiver.
 """
 
 from dataclasses import dataclass
