@@ -1,7 +1,7 @@
-"""The verbs of a communication round, in the words of the papers' pseudo-code.
+"""The steps of a communication round, named as in the papers' pseudo-code.
 
-Every verb takes and returns rows, lists with one entry a client, aligned with `clients`. No tensor that comes in is
-changed in place. A function stands here only if two algorithms call it.
+Functions take and return rows: lists with one entry per client, aligned with `clients`. No function changes an input tensor
+in place. A function belongs here only if two algorithms call it.
 """
 
 import math
@@ -23,12 +23,16 @@ from federation.meter import finite
 from federation.optimizers import OPTIMIZERS, recalled
 from models import Net
 
-EVALUATION_BATCH = 250  # images at a time without gradients: what fits a processor's cache
+EVALUATION_BATCH = 250  # images in a batch without gradients: the activations fit a CPU's cache
 
 
 class Batch(NamedTuple):
-    """x [B, channels, height, width], normalised and changed by `--augment`; y int64 [B]; index int64 [B], positions in the
-    client's own share, by which a teacher of single examples is indexed so that it cannot meet another image."""
+    """One training batch.
+
+    `x`: images [B, channels, height, width], normalised and changed by `--augment`. `y`: labels int64 [B]. `index`: int64
+    [B], positions in the client's own share. A teacher of single examples is indexed by these positions, so that its values
+    cannot meet another image.
+    """
 
     x: Tensor
     y: Tensor
@@ -38,10 +42,11 @@ class Batch(NamedTuple):
 class Round(NamedTuple):
     """The result of a round.
 
-    `clients`: the clients that trained. `loss`: float [S], the training loss of each (of the server, where it alone
-    trained). `models`: {name: k -> the current model of client k}; "global" is one model for all clients, any other name is
-    one model per client; the first is the headline. `metrics`: further columns of the history, a value for the round or
-    {client: value}. `local_weights`: the clients' rows of weights after their local epochs, where the models have others.
+    `clients`: the clients that trained. `loss`: float [S], the training loss of each client (of the server, if only the
+    server trained). `models`: {name: k -> the current model of client k}; "global" is one model for all clients, any other
+    name is one model per client; the first is the headline. `metrics`: further columns of the history, a value for the round
+    or {client: value}. `local_weights`: the clients' rows of weights after their local epochs, if the models have other
+    weights.
     """
 
     clients: Sequence[int]
@@ -55,8 +60,11 @@ Loss = Callable[[Net, Batch, Any, Any], Tensor]
 
 
 class Trained(NamedTuple):
-    """What local epochs leave, a row a client: its weights, its optimizer's memory (None where that is not kept), its
-    training loss, [S] in all, and how many steps it took."""
+    """The result of local epochs, with one row per client.
+
+    `weights`: the weights. `memory`: the optimizer's state (None if it is not kept). `loss`: the training losses [S].
+    `steps`: the number of local steps.
+    """
 
     weights: list[Weights]
     memory: list[Any]
@@ -75,33 +83,41 @@ def train(
     only: Collection[str] | None = None,
     augmentation: Sequence[augment.Draw | None] | None = None,
 ) -> Trained:
-    """Local epochs: every client trains its row of weights on its own share.
+    """Train every client's row of weights on the client's own share for the local epochs.
 
     `loss(model, batch, context, options)` is the loss of one client on one batch. `context`: rows of teachers and other
-    constants. `memory`: rows of optimizer state, as returned by an earlier call (None of a client that has none yet; without
-    rows every optimizer is fresh, and none is returned, which would have to travel from other processes). `only`: names
-    of the parameters that are trained (None: all); a body or head without any computes as in evaluation, so that its
-    BatchNorm statistics stay as they are. `augmentation`: rows of changes of the images that all epochs train on (None:
-    new ones every epoch, as `--augment` says). A loss is the mean over the examples of all local epochs.
+    constants. `memory`: rows of optimizer state, as an earlier call returned them; the row of a client without state is
+    None. Without `memory`, every optimizer is fresh and no state is returned, since the state would have to travel from
+    other processes. `only`: names of the parameters to train (None: all). A body or head without a trained parameter
+    computes as in evaluation, so that its BatchNorm statistics do not change. `augmentation`: rows of image changes that all
+    epochs share (None: new changes every epoch, as `--augment` says). A loss is the mean over the examples of all local
+    epochs.
 
-    Batches are `options.batch_size` long, of a new order every epoch; a left-over batch of one joins the batch before
-    it. A share without examples takes no step, and its loss is 0. A client that straggles (`--straggler`) breaks off.
+    Batches have `options.batch_size` examples, in a new order every epoch. A left-over batch of one example joins the batch
+    before it. A share without examples takes no step, and its loss is 0. A client that straggles (`--straggler`) stops
+    early.
 
-    A model may have `bounds`, {name: (least, most)} of some parameters. Each step ends with their projection onto these
-    intervals, and they have no weight decay.
+    A model may have `bounds`, {name: (least, most)} of some parameters. Each step ends with the projection of these
+    parameters onto their intervals, and they have no weight decay.
     """
-    began, none = federation.meter.now(), [None] * len(clients)
-    work = partial(_local_epochs, loss=loss, options=options, only=only, remembers=memory is not None)
-    done = federation.map_clients(work, clients, weights, context or none, memory or none, augmentation or none)
-    for k, (_, _, _, steps, samples, _) in zip(clients, done, strict=True):
+    start_time, no_rows = federation.meter.now(), [None] * len(clients)
+    local_epochs = partial(_local_epochs, loss=loss, options=options, only=only, remembers=memory is not None)
+    results = federation.map_clients(
+        local_epochs, clients, weights, context or no_rows, memory or no_rows, augmentation or no_rows
+    )
+    for k, (_, _, _, steps, samples, _) in zip(clients, results, strict=True):
         federation.meter.spent["steps", federation.party, k] += steps
         federation.meter.spent["samples", federation.party, k] += samples
-    trained, remembered, losses, steps, _, sound = (list(part) for part in zip(*done, strict=True)) if done else ([],) * 6
+    trained, remembered, losses, steps, _, are_finite = (
+        (list(part) for part in zip(*results, strict=True)) if results else ([],) * 6
+    )
     if federation.device.type == "cuda":
         torch.cuda.synchronize(federation.device)
-    flags = torch.stack(sound).tolist() if done else []
-    federation.meter.diverged |= {(federation.party, k) for k, is_sound in zip(clients, flags, strict=True) if not is_sound}
-    federation.meter.seconds["train", federation.party] += federation.meter.now() - began
+    flags = torch.stack(are_finite).tolist() if results else []
+    federation.meter.diverged |= {
+        (federation.party, k) for k, is_finite in zip(clients, flags, strict=True) if not is_finite
+    }
+    federation.meter.seconds["train", federation.party] += federation.meter.now() - start_time
     return Trained(trained, remembered, torch.stack(losses), steps)
 
 
@@ -118,99 +134,114 @@ def _local_epochs(
     only,
     remembers: bool,
 ):
-    """One client's part of `train` -> (weights, memory, loss, steps, samples, whether weights and loss are
-    finite)."""
+    """Train one client for `train`.
+
+    Return (weights, memory, loss, steps, samples, whether weights and loss are finite).
+    """
     model = federation.model(k, weights).train()
-    model.drop_from(federation.stream("dropout", k))  # anew: clients share their skeletons
+    model.drop_from(federation.stream("dropout", k))  # set for each client: clients share their skeletons
     trained = {name: p for name, p in model.named_parameters() if only is None or name in only}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
-    for part in model.children():
-        part.train(any(parameter.requires_grad for parameter in part.parameters()))
+    for module in model.children():
+        module.train(any(parameter.requires_grad for parameter in module.parameters()))
     lr = learning_rate(options, federation.round)
-    own, bounds = recalled(memory, trained), getattr(model, "bounds", {})
+    optimizer_state, bounds = recalled(memory, trained), getattr(model, "bounds", {})
     free, bounded = ({name: p for name, p in trained.items() if (name in bounds) == inside} for inside in (False, True))
-    move, undecayed = OPTIMIZERS[options.optimizer], replace(options, weight_decay=0.0) if bounded else options
-    share, order, changes = federation.shares[k], federation.stream("batches", k), federation.stream("augment", k)
+    update, undecayed = OPTIMIZERS[options.optimizer], replace(options, weight_decay=0.0) if bounded else options
+    share, order_stream, augment_stream = (
+        federation.shares[k],
+        federation.stream("batches", k),
+        federation.stream("augment", k),
+    )
 
-    def step(i: Tensor, changed: augment.Draw) -> Tensor:
+    def step(i: Tensor, draw: augment.Draw) -> Tensor:
         indices = share[i]
-        images = federation.data.images(indices, federation.dtype, augment.part(changed, i))
+        images = federation.data.images(indices, federation.dtype, augment.part(draw, i))
         for parameter in trained.values():
             parameter.grad = None
-        value = loss(model, Batch(images, federation.data.y[indices], i), context, options)
-        value.backward()
+        batch_loss = loss(model, Batch(images, federation.data.y[indices], i), context, options)
+        batch_loss.backward()
         if options.clip_grad:
             torch.nn.utils.clip_grad_norm_(trained.values(), options.clip_grad)
-        move(free, own, lr, options)
+        update(free, optimizer_state, lr, options)
         if bounded:
-            move(bounded, own, lr, undecayed)
+            update(bounded, optimizer_state, lr, undecayed)
             for name, parameter in bounded.items():
                 parameter.data.clamp_(*bounds[name])
-        return value.detach()
+        return batch_loss.detach()
 
     def batches() -> Iterator[tuple[Tensor, augment.Draw]]:
         for _ in range(options.epoch_per_round):
-            positions = torch.from_numpy(order.permutation(len(share))).to(federation.device)
-            changed = augmentation
-            if changed is None:
-                changed = augment.draw(options.augment, len(share), federation.data.shape, changes, federation.device)
-            yield from ((i, changed) for i in _batches(positions, options.batch_size))
+            positions = torch.from_numpy(order_stream.permutation(len(share))).to(federation.device)
+            draw = augmentation
+            if draw is None:
+                draw = augment.draw(options.augment, len(share), federation.data.shape, augment_stream, federation.device)
+            yield from ((i, draw) for i in _batches(positions, options.batch_size))
 
     kind = "train", loss, frozenset(trained), federation.data.shape
     total, steps, samples = torch.zeros((), device=federation.device, dtype=torch.float64), 0, 0
-    for i, changed in islice(batches(), _last_step(federation, k, options)):
-        value = federation.count_flops(partial(step, i, changed), k, *kind, len(i))
-        total += value * len(i)  # stays on the device: no waiting for it within an epoch
+    for i, draw in islice(batches(), _last_step(federation, k, options)):
+        batch_loss = federation.count_flops(partial(step, i, draw), k, *kind, len(i))
+        total += batch_loss * len(i)  # stays on the device, so that an epoch never waits for the value
         steps, samples = steps + 1, samples + len(i)
     if steps:
-        own = federation.meter.remembered(own, (federation.party, k % len(federation.skeletons), *kind))
+        optimizer_state = federation.meter.remembered(
+            optimizer_state, (federation.party, k % len(federation.skeletons), *kind)
+        )
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    kept, sound = {**(memory or {}), **own} if remembers else None, finite([total, *weights.values()])
-    return weights, kept, total / max(samples, 1), steps, samples, sound
+    new_memory, is_finite = {**(memory or {}), **optimizer_state} if remembers else None, finite([total, *weights.values()])
+    return weights, new_memory, total / max(samples, 1), steps, samples, is_finite
 
 
 def _last_step(federation: Federation, k: int, options) -> int | None:
-    """After how many local steps client k breaks off in this round, where it straggles: with a probability of `--straggler`,
-    after a part of all its steps that is drawn evenly from (0, 1]. None: it does all its local epochs."""
+    """Return the number of local steps after which client k stops in this round; None if the client does all local epochs.
+
+    A client straggles with the probability `--straggler`. A straggler stops after a fraction of its steps, which is drawn
+    uniformly from (0, 1].
+    """
     if federation.party != "client" or not options.straggler:
         return None
-    straggles, part = federation.stream("straggler", k).random(2)
-    in_an_epoch = len(_batches(torch.empty(len(federation.shares[k])), options.batch_size))
-    return math.ceil((1 - part) * options.epoch_per_round * in_an_epoch) if straggles < options.straggler else None
+    straggles, fraction = federation.stream("straggler", k).random(2)
+    steps_per_epoch = len(_batches(torch.empty(len(federation.shares[k])), options.batch_size))
+    return math.ceil((1 - fraction) * options.epoch_per_round * steps_per_epoch) if straggles < options.straggler else None
 
 
 def cross_entropy(model: Net, batch: Batch, context, options) -> Tensor:
-    """The loss of supervised learning, mean over the batch, in nats."""
+    """Return the cross-entropy of supervised learning: the mean over the batch, in nats."""
     _, logits = model(batch.x)
     return F.cross_entropy(logits, batch.y)
 
 
 def squared_distance(model: Net, weights: Weights) -> Tensor:
-    """||w - weights||^2 over the parameters w of a model that are trained: a term of a loss that draws it there."""
+    """Return ||w - weights||^2 over the trained parameters w of a model: a loss term that pulls the model to `weights`."""
     return sum((w - weights[name]).square().sum() for name, w in trained_of(model).items())
 
 
 def trained_of(model: Net) -> Weights:
-    """The parameters of a model that are trained, by name."""
+    """Return the trained parameters of a model, by name."""
     return {name: w for name, w in model.named_parameters() if w.requires_grad}
 
 
 def gradient(model: Net, batch: Batch, weights: Weights) -> Weights:
-    """The gradient of the cross-entropy of a batch at `weights`, which stand in the place of parameters of the model. No
-    gradient goes through it."""
-    at = {name: w.detach().requires_grad_() for name, w in weights.items()}
+    """Return the gradient of a batch's cross-entropy at `weights`, which replace parameters of the model.
+
+    No gradient flows through the result.
+    """
+    point = {name: w.detach().requires_grad_() for name, w in weights.items()}
     with torch.enable_grad():
-        _, logits = functional_call(model, at, (batch.x,))
-        slopes = torch.autograd.grad(F.cross_entropy(logits, batch.y), list(at.values()))
-    return dict(zip(at, slopes, strict=True))
+        _, logits = functional_call(model, point, (batch.x,))
+        gradients = torch.autograd.grad(F.cross_entropy(logits, batch.y), list(point.values()))
+    return dict(zip(point, gradients, strict=True))
 
 
 def gradient_descent(
     slope: Callable[[Weights], Weights], weights: Weights, lr: float, steps: int = 1, pull: float = 0.0
 ) -> Weights:
-    """theta after so many steps of gradient descent from theta = weights on f(theta) + pull / 2 ||theta - weights||^2, where
-    slope(theta) is the gradient of f."""
+    """Return theta after `steps` steps of gradient descent on f(theta) + pull / 2 ||theta - weights||^2.
+
+    Descent starts at theta = weights. slope(theta) is the gradient of f.
+    """
     theta = weights
     for _ in range(steps):
         g = slope(theta)
@@ -219,39 +250,46 @@ def gradient_descent(
 
 
 def linear_term(model: Net, direction: Weights) -> Tensor:
-    """A term of a loss that is 0, and whose gradient is `direction`, of the parameters that it names: what is added to every
-    local step."""
-    slope = sum((direction[name] * w).sum() for name, w in model.named_parameters() if name in direction)
-    return slope - slope.detach()
+    """Return a loss term with the value 0 whose gradient is `direction`, for the parameters that `direction` names.
+
+    The term adds `direction` to every local step.
+    """
+    inner_product = sum((direction[name] * w).sum() for name, w in model.named_parameters() if name in direction)
+    return inner_product - inner_product.detach()
 
 
 def _batches(positions: Tensor, batch_size: int) -> list[Tensor]:
-    """Cut int64 [n] into batches; a left-over batch of one joins the one before, for BatchNorm has no use for it."""
-    cut = list(positions.split(batch_size))
-    if len(cut) > 1 and len(cut[-1]) == 1 < batch_size:
-        cut[-2:] = [torch.cat(cut[-2:])]
-    return cut if len(positions) else []
+    """Cut int64 [n] into batches.
+
+    A left-over batch of one joins the batch before it, since BatchNorm cannot normalise one example.
+    """
+    batches = list(positions.split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1 < batch_size:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches if len(positions) else []
 
 
-# the factor of the learning rate in a round, by the part of the rounds that is done before it: 0 in the first round
+# factor of the learning rate in a round, by the fraction of rounds that are finished: 0 in the first round
 SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "step": lambda done: 0.1 ** ((done >= 0.5) + (done >= 0.75)),
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "constant": lambda progress: 1.0,
+    "step": lambda progress: 0.1 ** ((progress >= 0.5) + (progress >= 0.75)),
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
 }
 
 
 def learning_rate(options, round: int) -> float:
-    """`--lr` in a round, as `--lr_schedule` has it."""
+    """Return `--lr` in a round, following `--lr_schedule`."""
     return options.lr * SCHEDULES[options.lr_schedule]((round - 1) / options.rounds)
 
 
-# --- models of their own: the state of algorithms whose clients keep what they trained ----------------------------------
+# --- personal models: the state of algorithms whose clients keep the models that they train ------------------------------
 
 
 def own_models(federation: Federation) -> dict[str, list]:
-    """The part of a state that holds models which stay with their clients: rows "weights", each client's own initial
-    ones, and "memory", of its optimizer."""
+    """Return the part of a state that holds models which stay with their clients.
+
+    Rows "weights": each client's own initial weights. Rows "memory": the state of each client's optimizer.
+    """
     everyone = federation.clients
     return {"weights": [federation.initial(k) for k in everyone], "memory": [None for _ in everyone]}
 
@@ -259,7 +297,7 @@ def own_models(federation: Federation) -> dict[str, list]:
 def train_own(
     federation: Federation, clients: Sequence[int], state: dict, loss: Loss, options, context=None, augmentation=None
 ) -> Tensor:
-    """`train` for the models of `own_models`, whose rows it replaces in the state -> losses [S]."""
+    """Call `train` on the models of `own_models` and replace their rows in the state; return the losses [S]."""
     weights, memory = select_rows(state["weights"], clients), select_rows(state["memory"], clients)
     trained = train(federation, clients, weights, loss, options, context, memory, augmentation=augmentation)
     state["weights"] = replace_rows(state["weights"], clients, trained.weights)
@@ -267,11 +305,11 @@ def train_own(
     return trained.loss
 
 
-# --- what a client says ----------------------------------------------------------------------------------------------------
+# --- outputs of a client's model -------------------------------------------------------------------------------------------
 
 
 class Outputs(NamedTuple):
-    """What a model says of n examples: features [n, D], logits [n, C], and their labels y int64 [n]."""
+    """A model's outputs on n examples: features [n, D], logits [n, C], and the labels y int64 [n]."""
 
     features: Tensor
     logits: Tensor
@@ -280,9 +318,9 @@ class Outputs(NamedTuple):
 
 @torch.no_grad()
 def outputs(federation: Federation, k: int, weights: Weights) -> Outputs:
-    """What client k's model says of its own training share, in evaluation mode, in the order of the share.
+    """Return the outputs of client k's model on the client's training share, in evaluation mode, in the order of the share.
 
-    Part of the work of one client, to be called within `federation.map_clients`.
+    Call it within `federation.map_clients`, as part of one client's work.
     """
     model, share, parts = federation.model(k, weights), federation.shares[k], []
     for i in share.split(EVALUATION_BATCH):
@@ -294,8 +332,11 @@ def outputs(federation: Federation, k: int, weights: Weights) -> Outputs:
 
 
 def adapted(federation: Federation, k: int, weights: Weights, *, lr: float, steps: int = 1, pull: float = 0.0) -> Weights:
-    """Return client k's weights after `gradient_descent` on f_k, the mean cross-entropy over its whole training share,
-    without `--augment` and in evaluation mode. Call it within `federation.map_clients`, as part of one client's work."""
+    """Return client k's weights after `gradient_descent` on f_k, the mean cross-entropy over its whole training share.
+
+    The images are without `--augment` and the model is in evaluation mode. Call it within `federation.map_clients`, as part
+    of one client's work.
+    """
     model, share = federation.model(k, weights), federation.shares[k]
 
     def part(theta: Weights, i: Tensor) -> Weights:
@@ -304,26 +345,29 @@ def adapted(federation: Federation, k: int, weights: Weights, *, lr: float, step
     def slope(theta: Weights) -> Weights:
         total = {name: torch.zeros_like(t) for name, t in theta.items()}
         for i in share.split(EVALUATION_BATCH) if len(share) else ():
-            found = federation.count_flops(partial(part, theta, i), k, "gradient", federation.data.shape, len(i))
-            total = {name: t + len(i) / len(share) * found[name] for name, t in total.items()}
+            batch_gradient = federation.count_flops(partial(part, theta, i), k, "gradient", federation.data.shape, len(i))
+            total = {name: t + len(i) / len(share) * batch_gradient[name] for name, t in total.items()}
         return total
 
-    begin = {name: weights[name] for name in trained_of(model)}
-    return {**weights, **gradient_descent(slope, begin, lr, steps, pull)}
+    initial = {name: weights[name] for name in trained_of(model)}
+    return {**weights, **gradient_descent(slope, initial, lr, steps, pull)}
 
 
 def class_means(values: Tensor, y: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Mean of values [n, D] by class -> (means [C, D], counts int64 [C]). An absent class has mean 0 and count 0."""
+    """Return the mean of values [n, D] by class: (means [C, D], counts int64 [C]).
+
+    An absent class has mean 0 and count 0.
+    """
     counts = torch.bincount(y, minlength=n_classes)
-    one_hot = F.one_hot(y, n_classes).to(values.dtype)  # a product: index_add is not repeatable on CUDA
+    one_hot = F.one_hot(y, n_classes).to(values.dtype)  # a matrix product, since index_add is not repeatable on CUDA
     return one_hot.T @ values / counts.clamp(min=1).unsqueeze(1), counts
 
 
 def average(rows: Sequence[Any], n: Sequence[Tensor]) -> Any:
-    """sum_k n_k row_k / sum_k n_k over rows of tensors, or of dicts of tensors; n_k broadcasts against the row.
+    """Return sum_k n_k row_k / sum_k n_k over rows of tensors, or of dicts of tensors; n_k broadcasts against the row.
 
-    Where all n_k are 0 the average is 0. Integer tensors (BatchNorm's counter of batches) are not averaged: the first
-    row's are kept.
+    If all n_k are 0, the average is 0. Integer tensors (BatchNorm's counter of batches) are not averaged: the result has the
+    first row's.
     """
     if isinstance(rows[0], dict):
         return {name: average([row[name] for row in rows], n) for name in rows[0]}
@@ -335,48 +379,56 @@ def average(rows: Sequence[Any], n: Sequence[Tensor]) -> Any:
 
 
 def mean(rows: Sequence[Any]) -> Any:
-    """sum_k row_k / S over S rows: `average`, where all count alike."""
+    """Return sum_k row_k / S over S rows: `average` with equal weights."""
     return average(rows, [torch.tensor(1)] * len(rows))
 
 
 def parameters(federation: Federation, row: Weights) -> Weights:
-    """The part of a row that is learnt by gradients: no buffer. Of the first architecture."""
-    learnt = {name for name, _ in federation.skeletons[0].named_parameters()}
-    return {name: w for name, w in row.items() if name in learnt}
+    """Return the parameters in a row, without its buffers. The names are from the first architecture."""
+    names = {name for name, _ in federation.skeletons[0].named_parameters()}
+    return {name: w for name, w in row.items() if name in names}
 
 
-def subtract(one: Weights, other: Weights) -> Weights:
-    """one - other, of the weights that `other` names."""
-    return {name: one[name] - w for name, w in other.items()}
+def subtract(weights: Weights, other: Weights) -> Weights:
+    """Return weights - other, for the weights that `other` names."""
+    return {name: weights[name] - w for name, w in other.items()}
 
 
 def add_scaled(row: Weights, step: Weights, rate: float | Tensor) -> Weights:
-    """row + rate step, of the weights that `step` names; the others as they are."""
+    """Return row + rate * step for the weights that `step` names; the other weights do not change."""
     return {**row, **{name: row[name] + rate * change for name, change in step.items()}}
 
 
-# --- one model for all: the state of algorithms that average weights ------------------------------------------------------
+# --- one global model: the state of algorithms that average weights -------------------------------------------------------
 
 
 def one_model(federation: Federation, kept: Collection[str] = (), frozen: Collection[str] = ()) -> dict[str, Any]:
-    """The part of a state that holds one model for all, from the common start: "server", the weights that travel; "kept",
-    those named in `kept`, which stay with a client, and "own", {client: its row of them} of each that has taken part;
-    "frozen", those that nobody changes, nor sends, since everyone draws the common start from the run's seed."""
-    (frozen,), (moving,) = _parted([federation.initial()], frozen)
-    (kept,), (server,) = _parted([moving], kept)
+    """Return the part of a state that holds one global model, from the common start.
+
+    "server": the weights that travel. "kept": the weights named in `kept`, which stay with a client. "own": {client: its row
+    of the kept weights} for each client that has taken part. "frozen": weights that nobody changes or sends, since every
+    party draws the common start from the run's seed.
+    """
+    (frozen,), (trained_part,) = _parted([federation.initial()], frozen)
+    (kept,), (server,) = _parted([trained_part], kept)
     return {"server": server, "kept": kept, "own": {}, "frozen": frozen}
 
 
 def download(federation: Federation, state: dict, clients: Sequence[int]) -> list[Weights]:
-    """What the clients of a round start from: the server's weights, which it sends to each, and beside them their own."""
+    """Return the rows from which a round's clients start.
+
+    The server sends its weights to each client; the client adds its own weights and the frozen ones.
+    """
     sent = federation.wire.broadcast("weights", state["server"], clients)
     own, kept, frozen = state["own"], state["kept"], state["frozen"]
     return [{**row, **own.get(k, kept), **frozen} for k, row in zip(clients, sent, strict=True)]
 
 
 def aggregate(federation: Federation, state: dict, clients: Sequence[int], weights: Sequence[Weights]) -> None:
-    """The clients keep what is their own and send the rest, and n_k; the server's weights become sum_k n_k w_k / sum_k n_k
-    (McMahan et al. 2017, Algorithm 1)."""
+    """Average the clients' weights: each client keeps its own part and sends the rest with n_k.
+
+    The server's weights become sum_k n_k w_k / sum_k n_k (McMahan et al. 2017, Algorithm 1).
+    """
     weights = keep_own(state, clients, weights)
     weights = federation.wire.up("weights", weights, clients)
     n = federation.wire.up("n_k", federation.sizes(clients), clients)
@@ -384,7 +436,7 @@ def aggregate(federation: Federation, state: dict, clients: Sequence[int], weigh
 
 
 def keep_own(state: dict, clients: Sequence[int], weights: Sequence[Weights]) -> list[Weights]:
-    """The clients' own rows in the state are replaced -> the rows of what is to be sent."""
+    """Replace the clients' own rows in the state; return the rows to send."""
     own, rest = _parted(weights, state["kept"])
     if state["kept"]:
         state["own"] = replace_rows(state["own"], clients, own)
@@ -392,7 +444,7 @@ def keep_own(state: dict, clients: Sequence[int], weights: Sequence[Weights]) ->
 
 
 def shared_model(federation: Federation, state: dict) -> dict[str, Callable[[int], Net]]:
-    """The answer: one model for all where the clients keep nothing of their own, and else a model a client."""
+    """Return the models of a round: one global model if the clients keep no weights, else one model per client."""
     common, own, kept = {**state["server"], **state["frozen"]}, state["own"], state["kept"]
     if not kept:
         return {"global": model_of(federation, common)}
@@ -400,20 +452,22 @@ def shared_model(federation: Federation, state: dict) -> dict[str, Callable[[int
 
 
 def personal_models(federation: Federation) -> dict[str, Any]:
-    """The part of a state that holds one model for all, as `one_model`, and a personal one beside it: "personal", {client:
-    its weights} of each that has taken part, and "start", those of all others."""
+    """Return the part of a state that holds one global model, as `one_model`, and a personal model per client.
+
+    "personal": {client: its weights} for each client that has taken part. "start": the weights of all other clients.
+    """
     state = one_model(federation)
     return {**state, "personal": {}, "start": state["server"]}
 
 
 def personal_model(federation: Federation, state: dict) -> dict[str, Callable[[int], Net]]:
-    """The answers of `personal_models`: a model a client, and the one for all."""
+    """Return the models of `personal_models`: one model per client, and the global one."""
     personal, start = state["personal"], state["start"]
     return {"personal": lambda k: federation.model(k, personal.get(k, start)), **shared_model(federation, state)}
 
 
 def _parted(rows: Sequence[Weights], names: Collection[str]) -> tuple[list[Weights], list[Weights]]:
-    """Rows of weights cut in two: what is named, and the rest."""
+    """Split rows of weights in two: the named weights, and the rest."""
     named = [{name: tensor for name, tensor in row.items() if name in names} for row in rows]
     return named, [{name: tensor for name, tensor in row.items() if name not in names} for row in rows]
 
@@ -422,12 +476,12 @@ def _parted(rows: Sequence[Weights], names: Collection[str]) -> tuple[list[Weigh
 
 
 def select_rows(rows: Sequence[Any] | dict[int, Any], clients: Sequence[int], other: Any = None) -> list[Any]:
-    """The rows of these clients; of a dict `other` where it has none."""
+    """Return the rows of these clients; from a dict, `other` for a client without a row."""
     return [rows.get(k, other) if isinstance(rows, dict) else rows[k] for k in clients]
 
 
 def replace_rows(rows: Any, clients: Sequence[int], new: Sequence[Any]) -> Any:
-    """A new list, or dict by client, of all rows, those of `clients` replaced."""
+    """Return a new list, or dict by client, of all rows, with the rows of `clients` replaced."""
     replaced = dict(rows) if isinstance(rows, dict) else list(rows)
     for k, row in zip(clients, new, strict=True):
         replaced[k] = row
@@ -435,11 +489,11 @@ def replace_rows(rows: Any, clients: Sequence[int], new: Sequence[Any]) -> Any:
 
 
 def model_of(federation: Federation, weights: Weights | Sequence[Weights]) -> Callable[[int], Net]:
-    """k -> model of client k: all with the same weights (a dict), or each with its own row."""
+    """Return k -> the model of client k: all with the same weights (a dict), or each client with its own row."""
     return lambda k: federation.model(k, weights if isinstance(weights, dict) else weights[k])
 
 
-# --- names of earlier versions, for methods that people have written -----------------------------------------------------
+# --- names of earlier versions, for users' own algorithms ------------------------------------------------------------------
 
 RENAMED = {
     "pick": "select_rows",

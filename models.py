@@ -1,12 +1,13 @@
-"""The zoo. A model is a function `(shape, n_classes) -> Net` and a line in `MODELS`; it names `feature_dim` as well where it
-reads `--feature_dim`, and `heads` where it can be had with auxiliary heads.
+"""The models. A model is a function `(shape, n_classes) -> Net` and a line in `MODELS`.
 
-`shape` is (channels, height, width) of an image. Every model is a body, images [B, channels, height, width] -> features
-[B, D], and a classifier, features -> logits [B, C]; `forward` returns both. Parameters are named accordingly, `body.*` and
-`classifier.*`. Parameter counts below are for one channel, 28x28 images and C = 10.
+The function has a parameter `feature_dim` if it uses `--feature_dim`, and `heads` if it can have auxiliary heads.
 
-With `heads` a model is a `HeadsNet`, which has classifiers on the way too, `heads.*`. Models with a stem that can be cut off
-are `StemNet`s; the server models of FedGKT read the maps of such a stem, whose shape is then `shape`.
+`shape` is (channels, height, width) of an image. Every model is a body, images [B, channels, height, width] -> features [B,
+D], and a classifier, features -> logits [B, C]; `forward` returns both. Parameters are named `body.*` and `classifier.*`.
+Parameter counts below are for one channel, 28x28 images and C = 10.
+
+With `heads` a model is a `HeadsNet`, which has classifiers at intermediate layers too, `heads.*`. Models with a separable
+stem are `StemNet`s; the server models of FedGKT read the maps of such a stem, and `shape` is then the shape of a map.
 """
 
 import inspect
@@ -26,19 +27,21 @@ from errors import UserError
 
 
 def computed(module: nn.Module, x: Tensor, precision: str) -> Tensor:
-    """module(x), of the type of x; where `precision` is "bf16", computed by torch's autocast to bfloat16."""
+    """Return module(x), with the type of x; with `precision` "bf16", computed by torch's autocast to bfloat16."""
     if precision == "float32":
         return module(x)
     with torch.autocast(x.device.type, torch.bfloat16):
         return module(x).to(x.dtype)
 
 
-PARTS = ("body", "head", "full")  # of a network: head is the classifier, and every auxiliary one
+PARTS = ("body", "head", "full")  # of a network: the head is the classifier and all auxiliary heads
 
 
 class Net(nn.Module):
-    """A body and a linear classifier on its features: forward(x) -> (features [B, D], logits [B, C]). With `precision`
-    "bf16" the body is computed in bfloat16; the classifier, and so any loss, in what its weights are."""
+    """A body and a linear classifier on its features: forward(x) -> (features [B, D], logits [B, C]).
+
+    With `precision` "bf16" the body is computed in bfloat16; the classifier, and so any loss, in the type of its weights.
+    """
 
     precision = "float32"
 
@@ -52,11 +55,11 @@ class Net(nn.Module):
         return features, self.classifier(features)
 
     def every_head(self, x: Tensor) -> list[Tensor]:
-        """Logits [B, C] of every head from the shallowest to the classifier, which here is the only one."""
+        """Return the logits [B, C] of every head from the shallowest to the classifier, here the only head."""
         return [self(x)[1]]
 
     def names(self, part: str) -> set[str]:
-        """The parameters and buffers of a part: one of `PARTS`, or "bn", the BatchNorm layers."""
+        """Return the names of the parameters and buffers of a part: one of `PARTS`, or "bn", the BatchNorm layers."""
         if part == "bn":
             layers = [(name, module) for name, module in self.named_modules() if isinstance(module, nn.BatchNorm2d)]
             return {f"{name}.{tensor}" for name, module in layers for tensor in module.state_dict()}
@@ -64,43 +67,47 @@ class Net(nn.Module):
         return {"body": of_body, "head": self.state_dict().keys() - of_body, "full": set(self.state_dict())}[part]
 
     def drop_from(self, stream: np.random.Generator) -> None:
-        """From now on every `Dropout` draws from `stream`, one after another."""
+        """Let every `Dropout` draw from `stream` from now on, one after another."""
         for module in self.modules():
             if isinstance(module, Dropout):
                 module.stream = stream
 
 
 class StemNet(Net):
-    """A `Net` in two parts, of which another network may take the second's place: its body is nn.Sequential(stem, rest), and
-    forward(x) is tail(stem(x))."""
+    """A `Net` in two parts, of which another network can replace the second.
+
+    Its body is nn.Sequential(stem, rest), and forward(x) is tail(stem(x)).
+    """
 
     @staticmethod
     def map_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-        """Of the map behind any stem, for images of `shape`: every pair that reads such maps fits."""
+        """Return the shape of the map after any stem, for images of `shape`: all pairs of stem and tail fit."""
         return (STEM_WIDTH, *shape[1:])
 
     @property
     def stem(self) -> nn.Module:
-        """Images [B, channels, height, width] -> map [B, STEM_WIDTH, height, width]."""
+        """Return the stem: images [B, channels, height, width] -> map [B, STEM_WIDTH, height, width]."""
         return self.body[0]
 
     def cut(self, x: Tensor) -> Tensor:
-        """The map of the stem."""
+        """Return the map of the stem."""
         return computed(self.stem, x, self.precision)
 
     def tail(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The map of the stem, which stays as it is -> (features [B, D], logits [B, C])."""
+        """Return (features [B, D], logits [B, C]) of the stem's map, which does not change."""
         features = computed(self.body[1], x, self.precision)
         return features, self.classifier(features)
 
 
 class HeadsNet(Net):
-    """A `Net` with auxiliary heads on the maps of its body, an nn.Sequential. `taps`: for each head how many modules stand
-    before it, and the channels of the map there; the shallowest first.
+    """A `Net` with auxiliary heads on the maps of its body, an nn.Sequential.
+
+    `taps`: for each head, the number of modules before it and the channels of the map there; the shallowest head first.
 
     An auxiliary head is the mean over the map and a linear layer without bias, of C + 1 outputs u. In training its logits
-    are u[:C] / (sigmoid(u[C]) + SCALE_EPSILON): the last output is a temperature for each image, which only sharpens; in
-    evaluation they are u[:C], of the same order (Multi-Head Model Distillation, 2024, and its code, which has no epsilon).
+    are u[:C] / (sigmoid(u[C]) + SCALE_EPSILON): the last output is a temperature for each image, which only sharpens. In
+    evaluation the logits are u[:C], with the same order (Multi-Head Model Distillation, 2024, and its code, which has no
+    epsilon).
     """
 
     SCALE_EPSILON = 1e-3
@@ -115,23 +122,26 @@ class HeadsNet(Net):
         )
 
     def every_head(self, x: Tensor) -> list[Tensor]:
-        """Logits [B, C] of every head, the shallowest first, the classifier last."""
-        said, begin = [], 0
+        """Return the logits [B, C] of every head, the shallowest first, the classifier last."""
+        logits_by_head, begin = [], 0
         for head, end in zip(self.heads, self.ends, strict=True):
             x = computed(self.body[begin:end], x, self.precision)
-            said.append(self.scaled(head(x)))
+            logits_by_head.append(self.scaled(head(x)))
             begin = end
-        return [*said, self.classifier(computed(self.body[begin:], x, self.precision))]
+        return [*logits_by_head, self.classifier(computed(self.body[begin:], x, self.precision))]
 
     def scaled(self, u: Tensor) -> Tensor:
-        """u [B, C + 1] -> logits [B, C]."""
+        """Return the logits [B, C] of u [B, C + 1]."""
         logits, temperature = u[:, :-1], u[:, -1:]
         return logits / (temperature.sigmoid() + self.SCALE_EPSILON) if self.training else logits
 
 
 class NearestPrototype(nn.Module):
-    """A network that is asked by class prototypes [C, D], of which those `held`, bool [C], are there: forward(x) -> features
-    [B, D] and minus squared distances [B, C]. A class without one is further away than all others."""
+    """A network that classifies by class prototypes [C, D].
+
+    forward(x) -> (features [B, D], negative squared distances [B, C]). `held`, bool [C], marks the classes with a prototype.
+    A class without a prototype is further away than all others.
+    """
 
     def __init__(self, net: Net, prototypes: Tensor, held: Tensor) -> None:
         super().__init__()
@@ -141,14 +151,16 @@ class NearestPrototype(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features, _ = self.net(x)
-        away = (features.unsqueeze(1) - self.prototypes).square().sum(2)
-        furthest = away.masked_fill(~self.held, 0).amax(1, keepdim=True)
-        return features, -torch.where(self.held, away, 2 * furthest + 1)
+        distances = (features.unsqueeze(1) - self.prototypes).square().sum(2)
+        largest = distances.masked_fill(~self.held, 0).amax(1, keepdim=True)
+        return features, -torch.where(self.held, distances, 2 * largest + 1)
 
 
 class Pair(nn.Module):
-    """Two networks of a client that learn in the same steps: `own`, which stays, and `shared`, which travels. One row
-    has the weights of both, under names that begin with theirs."""
+    """Two networks of a client that train in the same steps: `own`, which stays, and `shared`, which travels.
+
+    One row has the weights of both, under names with the prefix of the network.
+    """
 
     def __init__(self, own: Net, shared: Net) -> None:
         super().__init__()
@@ -156,37 +168,41 @@ class Pair(nn.Module):
 
     @staticmethod
     def row(**parts: Mapping[str, Any]) -> dict[str, Any]:
-        """One row of the rows of its parts, of weights or of an optimizer's memory."""
+        """Return one row from the rows of its parts, of weights or of an optimizer's memory."""
         return {f"{part}.{name}": tensor for part, row in parts.items() for name, tensor in row.items()}
 
     @staticmethod
     def part(row: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """The row of a part."""
-        return {full.removeprefix(f"{name}."): tensor for full, tensor in row.items() if full.startswith(f"{name}.")}
+        """Return the row of a part."""
+        return {
+            full_name.removeprefix(f"{name}."): tensor
+            for full_name, tensor in row.items()
+            if full_name.startswith(f"{name}.")
+        }
 
     def drop_from(self, stream: np.random.Generator) -> None:
-        """As `Net.drop_from`, one network after the other."""
+        """Call `Net.drop_from` on both networks."""
         for net in (self.own, self.shared):
             net.drop_from(stream)
 
 
-STEM_WIDTH = 16  # channels of the map between the two sides of a StemNet
-ReLU = partial(nn.ReLU, inplace=True)  # the same numbers from less memory
+STEM_WIDTH = 16  # channels of the map between the two parts of a StemNet
+ReLU = partial(nn.ReLU, inplace=True)  # in place: the same numbers with less memory
 
 
 class GlobalMean(nn.Module):
-    """[B, D, height, width] -> [B, D]. Unlike adaptive pooling its gradient is deterministic on CUDA."""
+    """[B, D, height, width] -> [B, D]. Unlike adaptive pooling, its gradient is deterministic on CUDA."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # along a view: the gradient comes back in the memory layout of x, which is channels-last
+        # on a view, so that the gradient has the memory layout of x, which is channels-last
         return x.permute(0, 2, 3, 1).mean(dim=(1, 2))
 
 
 class MaxPool(nn.MaxPool2d):
     """2x2 max-pooling, [B, D, height, width] -> [B, D, height // 2, width // 2].
 
-    Where no gradient asks which number was the largest, on a processor, it is two maxima of slices: the same numbers sooner
-    (`python checks/costs.py pooling`). Only which zero is the larger, 0 or -0, may be answered otherwise.
+    Without gradients on a CPU it is two maxima of slices: the same numbers in less time (`python checks/costs.py pooling`).
+    Only the choice between 0 and -0 may differ.
     """
 
     def __init__(self) -> None:
@@ -195,17 +211,18 @@ class MaxPool(nn.MaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
         height, width = (side // 2 * 2 for side in x.shape[2:])
         if torch.is_grad_enabled() or x.device.type != "cpu" or not height * width:
-            return super().forward(x)  # an image that is too small is refused there
+            return super().forward(x)  # torch raises an error for an image that is too small
         rows = torch.maximum(x[:, :, 0:height:2, :width], x[:, :, 1:height:2, :width])
         return torch.maximum(rows[..., 0::2], rows[..., 1::2])
 
 
 class Dropout(nn.Module):
-    """In training, each number of x [B, ...] is 0 with probability p and 1 / (1 - p) times itself otherwise; with
-    `channels`, whole channels of x [B, D, height, width] share their fate. In evaluation, x.
+    """In training, set each number of x [B, ...] to 0 with probability p and multiply it by 1 / (1 - p) otherwise.
 
-    The draws come from the `stream` of `Net.drop_from`, so that they depend on what is trained and not on what was drawn
-    before; without one, as in a notebook, from torch's own generator.
+    With `channels`, the choice is per channel of x [B, D, height, width]. In evaluation, return x.
+
+    The draws come from the `stream` of `Net.drop_from`, so that they depend on the training and not on earlier draws;
+    without a stream, as in a notebook, from torch's own generator.
     """
 
     def __init__(self, p: float, channels: bool = False) -> None:
@@ -219,14 +236,14 @@ class Dropout(nn.Module):
         if self.stream is None:
             return (F.dropout2d if self.channels else F.dropout)(x, self.p)
         shape = (*x.shape[:2], 1, 1) if self.channels else x.shape
-        draws = self.stream.random(shape, dtype=np.float32)  # the same whatever the precision of x
+        draws = self.stream.random(shape, dtype=np.float32)  # the same draws for any precision of x
         return x * torch.from_numpy((draws >= self.p) / (1 - self.p)).to(x)
 
 
 def LeNet5(shape, n_classes: int, feature_dim: int) -> Net:
-    """The CFKD paper's LeNet5 (Berdoz et al. 2022), not the classical one: 30,986 parameters with feature_dim 84.
+    """Return the CFKD paper's LeNet5 (Berdoz et al. 2022), not the classical one: 30,986 parameters with feature_dim 84.
 
-    Pooling stands before the ReLU: the same values from fewer of them.
+    Pooling comes before the ReLU: the same values with less work.
     """
     body = nn.Sequential(
         *(nn.Conv2d(shape[0], 6, 5, padding=2), MaxPool(), ReLU()),
@@ -238,7 +255,7 @@ def LeNet5(shape, n_classes: int, feature_dim: int) -> Net:
 
 
 def LeNet5_classic(shape, n_classes: int) -> Net:
-    """LeNet-5 (LeCun et al., 1998) as it is built today, with max-pooling and ReLU: 61,706 parameters, 84 features."""
+    """Return LeNet-5 (LeCun et al., 1998) in today's form, with max-pooling and ReLU: 61,706 parameters, 84 features."""
     channels, height, width = shape
     flat = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
     body = nn.Sequential(
@@ -251,11 +268,11 @@ def LeNet5_classic(shape, n_classes: int) -> Net:
 
 
 class ResBlock(nn.Module):
-    """shortcut(x) + ReLU(BN(conv(ReLU(BN(conv(x)))))), 3x3 convolutions without bias: the ReLU stands before the sum, none
-    after. [B, inputs, height, width] -> [B, outputs, height / stride, width / stride], rounded up.
+    """shortcut(x) + ReLU(BN(conv(ReLU(BN(conv(x)))))), 3x3 convolutions without bias.
 
-    The stride is the first convolution's. The shortcut is x itself, or BN(conv(x)), 1x1 without bias, where the stride is
-    not 1.
+    The last ReLU comes before the sum, none after. [B, inputs, height, width] -> [B, outputs, height / stride, width /
+    stride], rounded up. The stride is the first convolution's. The shortcut is x itself, or BN(conv(x)), 1x1 without bias,
+    if the stride is not 1.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -278,7 +295,10 @@ def _conv_bn(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> tuple
 
 
 def ResNet9(shape, n_classes: int, feature_dim: int) -> Net:
-    """The CFKD paper's ResNet9 (Berdoz et al. 2022): 2,470,730 parameters with feature_dim 128; images from 16x16 on."""
+    """Return the CFKD paper's ResNet9 (Berdoz et al. 2022): 2,470,730 parameters with feature_dim 128.
+
+    Images must be 16x16 or larger.
+    """
     body = nn.Sequential(
         *_conv_bn_relu(shape[0], 64),
         *(*_conv_bn_relu(64, 128), MaxPool(), ResBlock(128, 128)),
@@ -291,8 +311,10 @@ def ResNet9(shape, n_classes: int, feature_dim: int) -> Net:
 
 
 def ResNet18(shape, n_classes: int, feature_dim: int) -> Net:
-    """The CFKD paper's ResNet18 (Berdoz et al. 2022): 11,302,730 parameters with three channels and feature_dim 256; images
-    from 9x9 on."""
+    """Return the CFKD paper's ResNet18 (Berdoz et al. 2022): 11,302,730 parameters with three channels and feature_dim 256.
+
+    Images must be 9x9 or larger.
+    """
     channels, height, width = shape
     if max(height, width) <= 8:
         raise ValueError("the last maps would be single pixels, and a batch of one example nothing to normalise over")
@@ -311,10 +333,10 @@ def ResNet18(shape, n_classes: int, feature_dim: int) -> Net:
 
 
 class SumBlock(nn.Module):
-    """ReLU(shortcut(x) + residual(x)), the block of He et al. (2016): [B, inputs, height, width] -> [B, outputs, height /
-    stride, width / stride], rounded up.
+    """ReLU(shortcut(x) + residual(x)), the block of He et al. (2016).
 
-    The shortcut is x itself, or BN(conv(x)), 1x1 without bias, where the channels or the size change. x stays as it is.
+    [B, inputs, height, width] -> [B, outputs, height / stride, width / stride], rounded up. The shortcut is x itself, or
+    BN(conv(x)), 1x1 without bias, if the channels or the size change. x does not change.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, *residual: nn.Module) -> None:
@@ -339,8 +361,11 @@ class BasicBlock(SumBlock):
 
 
 class Bottleneck(SumBlock):
-    """A `SumBlock` of 4 * planes outputs, whose residual is 1x1 to `planes` channels, 3x3 with the stride, and 1x1 to the
-    outputs: convolutions without bias, each with its BN, and a ReLU after the first two."""
+    """A `SumBlock` of 4 * planes outputs.
+
+    Its residual is 1x1 to `planes` channels, 3x3 with the stride, and 1x1 to the outputs: convolutions without bias, each
+    with its BN, and a ReLU after the first two.
+    """
 
     def __init__(self, inputs: int, planes: int, stride: int = 1) -> None:
         narrow = (*_conv_bn_relu(inputs, planes, size=1), *_conv_bn_relu(planes, planes, stride))
@@ -348,17 +373,20 @@ class Bottleneck(SumBlock):
 
 
 def _bottlenecks(inputs: int, *depths: int) -> list[SumBlock]:
-    """So many blocks a stage, of planes 16, 32, 64; each stage but the first halves the map."""
+    """Return `depths` blocks per stage, of planes 16, 32, 64; each stage but the first halves the map."""
     blocks: list[SumBlock] = []
     for stage, depth in enumerate(depths):
-        for place in range(depth):
-            stride = 2 if stage > 0 and place == 0 else 1
+        for i in range(depth):
+            stride = 2 if stage > 0 and i == 0 else 1
             blocks.append(Bottleneck(blocks[-1].outputs if blocks else inputs, 16 * 2**stage, stride))
     return blocks
 
 
 def _of_blocks(shape, n_classes: int, blocks: Sequence[SumBlock], stem: bool) -> Net:
-    """[stem, ]blocks, mean, classifier; the features are the means. Convolutions start normal with variance 2 / fan_out."""
+    """Return [stem, ]blocks, mean, classifier; the features are the means.
+
+    Convolutions are initialised from a normal distribution with variance 2 / fan_out.
+    """
     channels, height, width = shape
     if max(height, width) <= math.prod(block.stride for block in blocks):
         raise ValueError("the last maps would be single pixels, and a batch of one example nothing to normalise over")
@@ -372,64 +400,81 @@ def _of_blocks(shape, n_classes: int, blocks: Sequence[SumBlock], stem: bool) ->
 
 
 def ResNet8(shape, n_classes: int) -> Net:
-    """FedGKT's client: stem and two bottlenecks, 64 features; 10,298 parameters, and 10,586 with three channels."""
+    """Return FedGKT's client: stem and two bottlenecks, 64 features; 10,298 parameters, and 10,586 with three channels."""
     return _of_blocks(shape, n_classes, _bottlenecks(STEM_WIDTH, 2), stem=True)
 
 
 def ResNet5(shape, n_classes: int) -> Net:
-    """A smaller client: stem and one bottleneck, 64 features; 5,754 parameters, and 6,042 with three channels."""
+    """Return a smaller client: stem and one bottleneck, 64 features; 5,754 parameters, and 6,042 with three channels."""
     return _of_blocks(shape, n_classes, _bottlenecks(STEM_WIDTH, 1), stem=True)
 
 
 def ResNet4(shape, n_classes: int) -> Net:
-    """A smaller client, `resnet5_56` in the authors' code: stem and one basic block, 16 features; 5,018 parameters, and
-    5,306 with three channels."""
+    """Return a smaller client, `resnet5_56` in the authors' code: stem and one basic block, 16 features.
+
+    5,018 parameters, and 5,306 with three channels.
+    """
     return _of_blocks(shape, n_classes, [BasicBlock(STEM_WIDTH, STEM_WIDTH)], stem=True)
 
 
 def ResNet56(shape, n_classes: int) -> Net:
-    """Stem and stages of 6, 6, 6 bottlenecks, 256 features; 591,034 parameters, and 591,322 with three channels; images from
-    5x5 on."""
+    """Return stem and stages of 6, 6, 6 bottlenecks, 256 features.
+
+    591,034 parameters, and 591,322 with three channels. Images must be 5x5 or larger.
+    """
     return _of_blocks(shape, n_classes, _bottlenecks(STEM_WIDTH, 6, 6, 6), stem=True)
 
 
 def ResNet110(shape, n_classes: int) -> Net:
-    """Stem and stages of 12, 12, 12 bottlenecks, 256 features; 1,147,450 parameters, and 1,147,738 with three channels;
-    images from 5x5 on."""
+    """Return stem and stages of 12, 12, 12 bottlenecks, 256 features.
+
+    1,147,450 parameters, and 1,147,738 with three channels. Images must be 5x5 or larger.
+    """
     return _of_blocks(shape, n_classes, _bottlenecks(STEM_WIDTH, 12, 12, 12), stem=True)
 
 
 def ResNet19(shape, n_classes: int) -> Net:
-    """A small server for FedGKT, 2, 2, 2 bottlenecks and no stem; 219,914 parameters on maps of 16 channels; from 5x5 on."""
+    """Return a small server for FedGKT, 2, 2, 2 bottlenecks and no stem; 219,914 parameters on maps of 16 channels.
+
+    Maps must be 5x5 or larger.
+    """
     return _of_blocks(shape, n_classes, _bottlenecks(shape[0], 2, 2, 2), stem=False)
 
 
 def ResNet55(shape, n_classes: int) -> Net:
-    """FedGKT's server, `ResNet56` without its stem: 590,858 parameters on maps of 16 channels; from 5x5 on."""
+    """Return FedGKT's server, `ResNet56` without its stem: 590,858 parameters on maps of 16 channels, of 5x5 or larger."""
     return _of_blocks(shape, n_classes, _bottlenecks(shape[0], 6, 6, 6), stem=False)
 
 
 def ResNet109(shape, n_classes: int) -> Net:
-    """FedGKT's larger server, `ResNet110` without its stem: 1,147,274 parameters on maps of 16 channels; from 5x5 on."""
+    """Return FedGKT's larger server, `ResNet110` without its stem: 1,147,274 parameters on maps of 16 channels.
+
+    Maps must be 5x5 or larger.
+    """
     return _of_blocks(shape, n_classes, _bottlenecks(shape[0], 12, 12, 12), stem=False)
 
 
 def MLP(shape, n_classes: int) -> Net:
-    """One hidden layer of 200 ReLU units, which are the features: 159,010 parameters."""
+    """Return one hidden layer of 200 ReLU units, which are the features: 159,010 parameters."""
     channels, height, width = shape
     return Net(nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, 200), ReLU()), 200, n_classes)
 
 
 def MLP_dropout(shape, n_classes: int) -> Net:
-    """`MLP` with dropout before its ReLU, as in "Decentralized learning with data exchanging" (Lan, Guo and Yao, 2022)."""
+    """Return `MLP` with dropout before its ReLU.
+
+    As in "Decentralized learning with data exchanging" (Lan, Guo and Yao, 2022).
+    """
     channels, height, width = shape
     body = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, 200), Dropout(0.5), ReLU())
     return Net(body, 200, n_classes)
 
 
 def TwoNN(shape, n_classes: int) -> Net:
-    """The "2NN" of the FedAvg paper (McMahan et al. 2017), two hidden layers of 200 ReLU units, of which the second are the
-    features: 199,210 parameters."""
+    """Return the "2NN" of the FedAvg paper (McMahan et al. 2017): 199,210 parameters.
+
+    It has two hidden layers of 200 ReLU units, and the second layer is the features.
+    """
     channels, height, width = shape
     body = nn.Sequential(
         *(nn.Flatten(), nn.Linear(channels * height * width, 200), ReLU()),
@@ -439,9 +484,9 @@ def TwoNN(shape, n_classes: int) -> Net:
 
 
 def CNN_McMahan(shape, n_classes: int) -> Net:
-    """The CNN of the FedAvg paper (McMahan et al. 2017): 1,663,370 parameters, 512 features.
+    """Return the CNN of the FedAvg paper (McMahan et al. 2017): 1,663,370 parameters, 512 features.
 
-    The paper names no activation after the convolutions; ReLU is what TensorFlow Federated's version has.
+    The paper names no activation after the convolutions; TensorFlow Federated's version has ReLU.
     """
     channels, height, width = shape
     body = nn.Sequential(
@@ -453,10 +498,10 @@ def CNN_McMahan(shape, n_classes: int) -> Net:
 
 
 def CNNMnist(shape, n_classes: int) -> Net:
-    """The CNN of "Decentralized learning with data exchanging" (Lan, Guo and Yao, 2022): 21,840 parameters, 50 features;
-    images from 16x16 on.
+    """Return the CNN of "Decentralized learning with data exchanging" (Lan, Guo and Yao, 2022).
 
-    Pooling stands before the dropout of channels and the ReLU: the same values from fewer of them.
+    21,840 parameters, 50 features. Images must be 16x16 or larger. Pooling comes before the dropout of channels and the
+    ReLU: the same values with less work.
     """
     channels, height, width = shape
     flat = 20 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
@@ -469,7 +514,10 @@ def CNNMnist(shape, n_classes: int) -> Net:
 
 
 def CNN_scratch(shape, n_classes: int) -> Net:
-    """The network of "Federated Learning - Your Data Stays With You!" (Agarwal, 2021): 28,938 parameters, 1,568 features."""
+    """Return the network of "Federated Learning - Your Data Stays With You!" (Agarwal, 2021).
+
+    28,938 parameters, 1,568 features.
+    """
     channels, height, width = shape
     body = nn.Sequential(
         *(nn.Conv2d(channels, 16, 5, padding=2), MaxPool(), ReLU()),
@@ -478,20 +526,24 @@ def CNN_scratch(shape, n_classes: int) -> Net:
     return Net(body, 32 * (height // 4) * (width // 4), n_classes)
 
 
-# --- networks that can be had with auxiliary heads ---------------------------------------------------------------------
+# --- networks with optional auxiliary heads -----------------------------------------------------------------------------
 
 
 def _with_heads(body: nn.Sequential, feature_dim: int, n_classes: int, heads: bool, taps, bias: bool = True) -> Net:
-    """Alone or with heads, whose classifier has a `bias` or none; the initial weights of what both have are the same."""
+    """Return the network with or without auxiliary heads, with the same initial weights for the common parts.
+
+    With heads, the classifier has a bias if `bias` is True.
+    """
     return HeadsNet(body, feature_dim, n_classes, bias, taps) if heads else Net(body, feature_dim, n_classes)
 
 
 def CNN4(shape, n_classes: int, heads: bool = False) -> Net:
-    """Four 3x3 convolutions of 64 channels, each with its BN, pooling and ReLU (FedBABU, Oh et al. 2022): 115,658 parameters
-    with three channels and 32x32, and 117,770 with heads on the maps of the first three, pooled.
+    """Return four 3x3 convolutions of 64 channels, each with its BN, pooling and ReLU (FedBABU, Oh et al. 2022).
 
-    A block pools where at least 2x2 is left of the map: all four at 32x32, as published. Pooling stands before the ReLU: the
-    same values from fewer of them.
+    115,658 parameters with three channels and 32x32, and 117,770 with heads on the maps of the first three, pooled.
+
+    A block pools if at least 2x2 of the map remain: all four at 32x32, as published. Pooling comes before the ReLU: the same
+    values with less work.
     """
     channels, height, width = shape
     if max(height, width) <= 1:
@@ -507,18 +559,20 @@ def CNN4(shape, n_classes: int, heads: bool = False) -> Net:
 
 
 def MobileNet(shape, n_classes: int, heads: bool = False) -> Net:
-    """MobileNet for CIFAR (Howard et al. 2017, as FedBABU and MHMD have it): 3x3 convolution and 13 depthwise separable
-    blocks, 1,024 features; 3,309,476 parameters with three channels and C = 100; images from 17x17 on.
+    """Return MobileNet for CIFAR (Howard et al. 2017, as in FedBABU and MHMD).
 
-    With heads, on the maps after blocks 3, 6 and 9, 3,438,656: the classifier then has no bias.
+    It has a 3x3 convolution and 13 depthwise separable blocks, and 1,024 features; 3,309,476 parameters with three channels
+    and C = 100. Images must be 17x17 or larger.
+
+    With heads, on the maps after blocks 3, 6 and 9, 3,438,656 parameters: the classifier then has no bias.
     """
     channels, height, width = shape
     if max(height, width) <= 16:
         raise ValueError("the last maps would be single pixels, and a batch of one example nothing to normalise over")
     widths = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
     blocks = [nn.Sequential(*_conv_bn_relu(channels, 32))]
-    for place, (inputs, outputs) in enumerate(zip((32, *widths), widths, strict=False)):
-        stride = 2 if place in (1, 3, 5, 11) else 1
+    for i, (inputs, outputs) in enumerate(zip((32, *widths), widths, strict=False)):
+        stride = 2 if i in (1, 3, 5, 11) else 1
         depthwise = nn.Conv2d(inputs, inputs, 3, stride, padding=1, groups=inputs, bias=False)
         pointwise = _conv_bn_relu(inputs, outputs, size=1)
         blocks.append(nn.Sequential(depthwise, nn.BatchNorm2d(inputs), ReLU(), *pointwise))
@@ -526,7 +580,7 @@ def MobileNet(shape, n_classes: int, heads: bool = False) -> Net:
     return _with_heads(body, 1024, n_classes, heads, taps=[(5, 256), (8, 512), (11, 512)], bias=False)
 
 
-MUST_BE = (  # what a line says to those who write one
+MUST_BE = (  # the end of an error message for authors of a model
     "a model is a function of (shape, n_classes) that returns models.Net(body, feature_dim, n_classes), or a subclass: "
     "forward(x) -> (features [B, feature_dim], logits [B, n_classes]), and classifier, an nn.Linear between the two"
 )
@@ -555,29 +609,33 @@ MODELS: dict[str, Callable[..., Net]] = {
 
 
 def readers(parameter: str) -> tuple[str, ...]:
-    """The models that name it, "feature_dim" or "heads"."""
+    """Return the models that have a parameter, "feature_dim" or "heads"."""
     return tuple(name for name, model in MODELS.items() if parameter in inspect.signature(model).parameters)
 
 
 def make(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool = False) -> Net:
-    """A new `name`, initialised from torch's generator; with auxiliary heads where it has any and `heads` asks for them."""
+    """Return a new model `name`, initialised from torch's generator; with auxiliary heads if requested and available."""
     optional = {"feature_dim": feature_dim, "heads": heads}
-    read = inspect.signature(MODELS[name]).parameters
-    return MODELS[name](shape, n_classes, **{what: value for what, value in optional.items() if what in read})
+    accepted = inspect.signature(MODELS[name]).parameters
+    return MODELS[name](
+        shape, n_classes, **{parameter: value for parameter, value in optional.items() if parameter in accepted}
+    )
 
 
 def with_batch_norm() -> list[str]:
-    """The models that have BatchNorm layers."""
-    found = []
+    """Return the models that have BatchNorm layers."""
+    names = []
     for name in MODELS:
-        with torch.device("meta"), suppress(Exception):  # of a plugin
-            found += [name] if make(name, (1, 28, 28), 10, 100).names("bn") else []
-    return found
+        with torch.device("meta"), suppress(Exception):  # raised by a plugin's model
+            names += [name] if make(name, (1, 28, 28), 10, 100).names("bn") else []
+    return names
 
 
 def of_client(options: Mapping[str, Any], inputs: Sequence[Any], client: int, heads: bool = False) -> Net:
-    """A new network of a client's architecture, of which they are dealt in turn: `options` and `inputs` as in a run's
-    `config.json`. Raises UserError for a model of a plugin that is not loaded."""
+    """Return a new network of a client's architecture; architectures are assigned to the clients in turn.
+
+    `options` and `inputs` are as in a run's `config.json`. Raise UserError for a model of a plugin that is not loaded.
+    """
     (shape, n_classes), names = inputs, options["model"]
     name = names[client % len(names)]
     if name not in MODELS:
@@ -586,12 +644,14 @@ def of_client(options: Mapping[str, Any], inputs: Sequence[Any], client: int, he
 
 
 def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool = False) -> Net:
-    """A new `name`, tried out. Raises UserError where it does not fit such images, for vectors has convolutions, or is not
-    what a model must be."""
-    asked = (shape, n_classes, feature_dim, heads)
-    model = _tried(name, *asked)
+    """Return a new model `name` after a test run.
+
+    Raise UserError if the model does not fit these images, has convolutions for vectors, or is not a valid model.
+    """
+    arguments = (shape, n_classes, feature_dim, heads)
+    model = _build_and_test(name, *arguments)
     if shape[1:] == (1, 1) and (model is None or _convolves(model)):
-        others = [other for other in MODELS if _takes_vectors(other, *asked)]
+        others = [other for other in MODELS if _takes_vectors(other, *arguments)]
         raise UserError(
             f"--model {name}: is for images, not for vectors of {shape[0]} features; must be {' or '.join(others)}"
         )
@@ -601,26 +661,31 @@ def build(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: i
     return model
 
 
-def _tried(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool) -> Net | None:
-    """A new `name`; None where it does not fit such images. Raises UserError where it is not what a model must be."""
+def _build_and_test(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool) -> Net | None:
+    """Return a new model `name`; None if it does not fit these images. Raise UserError if it is not a valid model."""
     try:
-        with warnings.catch_warnings(action="ignore"), torch.no_grad():  # a layer of size 0 warns, and is refused here
+        # torch warns about a layer of size 0, which fails here
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
             model = make(name, shape, n_classes, feature_dim, heads)
             if not isinstance(model, Net):
                 raise UserError(f"--model {name}: is a {type(model).__name__} and no Net; {MUST_BE}")
-            said = model.eval()(torch.zeros(1, *shape))
+            output = model.eval()(torch.zeros(1, *shape))
     except (RuntimeError, ValueError, ZeroDivisionError):
         return None
-    sizes = [list(part.shape) if isinstance(part, Tensor) else part for part in said] if isinstance(said, tuple) else [said]
+    sizes = (
+        [list(part.shape) if isinstance(part, Tensor) else part for part in output]
+        if isinstance(output, tuple)
+        else [output]
+    )
     if sizes != [[1, getattr(model.classifier, "in_features", None)], [1, n_classes]]:
-        what = " and ".join(map(str, sizes)) if isinstance(said, tuple) else type(said).__name__
-        raise UserError(f"--model {name}: gives {what} for one example, {n_classes} classes; {MUST_BE}")
+        description = " and ".join(map(str, sizes)) if isinstance(output, tuple) else type(output).__name__
+        raise UserError(f"--model {name}: gives {description} for one example, {n_classes} classes; {MUST_BE}")
     return model.train()
 
 
-def _takes_vectors(name: str, *asked: Any) -> bool:
-    with suppress(Exception):  # of a plugin
-        return (model := _tried(name, *asked)) is not None and not _convolves(model)
+def _takes_vectors(name: str, *arguments: Any) -> bool:
+    with suppress(Exception):  # raised by a plugin's model
+        return (model := _build_and_test(name, *arguments)) is not None and not _convolves(model)
     return False
 
 

@@ -1,25 +1,25 @@
-"""The algorithms, by family. To add one: its module, and its name in `FAMILIES`.
+"""The algorithms, by family. To add one, write its module and add its name to `FAMILIES`.
 
 A module has a docstring, whose first line says what is sent, and whose paragraph "Defaults: ..." names the source of its
 default values; and in this order
-- `Options`: its flags and its defaults for shared ones, a frozen dataclass;
-- `loss(model, batch, given, options) -> scalar`: of one client on one batch (`helpers.Batch`), model(x) -> features [B, D],
-  logits [B, C]; `given` is the client's row of what `train` was given;
-- `start(federation, options) -> state`: a dict of plain containers and tensors; what it sends is round 0;
-- `communicate(federation, state, options) -> helpers.Round`: one round; it replaces what it changes in the state.
+- `Options`: its flags and its defaults for shared flags, a frozen dataclass;
+- `loss(model, batch, given, options) -> scalar`: the loss of one client on one batch (`helpers.Batch`), model(x) -> features
+  [B, D], logits [B, C]; `given` is the client's row of the `context` of `train`;
+- `start(federation, options) -> state`: a dict of plain containers and tensors; messages sent here belong to round 0;
+- `communicate(federation, state, options) -> helpers.Round`: one round; it replaces the parts of the state that change.
 
-What takes long goes through `train`, `outputs` or `federation.count_flops`, so that its floating point operations are
-counted and `--plan` can pass over it; how much that is must not depend on what was learned.
+Work that takes long must use `train`, `outputs` or `federation.count_flops`, so that its floating point operations are
+counted and `--plan` can skip it. The amount of work must not depend on what was learned.
 
-It may also have
-- `mixed = True`: clients may have different architectures; `same_features = True`: but features of one dimension;
-- `public = True`: it learns from `federation.public`, examples that everybody may look at;
+A module may also have
+- `mixed = True`: clients may have different architectures; `same_features = True`: with features of the same dimension;
+- `public = True`: it learns from `federation.public`, examples that every party may use;
 - `idle = True`: its clients do nothing in a round, and cannot fail;
-- `sample(federation, options) -> clients` of a round, where that is not `federation.sample()`;
+- `sample(federation, options) -> clients` of a round, if other than `federation.sample()`;
 - `heads = True`: its models have auxiliary heads (`models.HeadsNet`);
-- `check(options, data, n_train) -> words`, told before the first round; it raises UserError for what cannot work;
-- `tuning_loss`: what `--ft_epochs` trains with, where that is not the cross-entropy;
-- `rebuild(options, inputs, client, answer) -> network` of a saved answer, where that is not the client's architecture.
+- `check(options, data, n_train) -> message`, logged before the first round; it raises UserError for what cannot work;
+- `tuning_loss`: the loss of `--ft_epochs`, if other than the cross-entropy;
+- `rebuild(options, inputs, client, answer) -> network` of a saved model, if other than the client's architecture.
 """
 
 import inspect
@@ -76,12 +76,12 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 ALGORITHMS: dict[str, ModuleType] = {
     name: import_module(f"algorithms.{name}") for family in FAMILIES.values() for name in family
 }
-# the same with the quirks of a reference system, where it has any that change numbers
+# variants with the quirks of a reference system that change numbers
 PUBLISHED: dict[str, ModuleType] = {
     name: import_module(f"algorithms.published.{name}") for name in ("cfkd", "fd", "fedavg", "fedgkt")
 }
-DEFAULTS = "Defaults: "  # how the paragraph of a docstring begins that names the source of the default values
-PARTS = {  # functions that every algorithm has, and what they are given
+DEFAULTS = "Defaults: "  # first word of the docstring's paragraph with the source of the default values
+PARTS = {  # functions that every algorithm has, and their parameters
     "loss": ["model", "batch", "given", "options"],
     "start": ["federation", "options"],
     "communicate": ["federation", "state", "options"],
@@ -89,22 +89,22 @@ PARTS = {  # functions that every algorithm has, and what they are given
 
 
 def lacking(module: ModuleType) -> list[str]:
-    """In words, what a module has not that an algorithm has."""
-    found = [] if str(module.__doc__ or "").strip() else ["docstring, whose first line says what is sent"]
+    """Return messages with the parts that a module lacks to be an algorithm."""
+    missing = [] if str(module.__doc__ or "").strip() else ["docstring, whose first line says what is sent"]
     cls = getattr(module, "Options", None)
     if not (isinstance(cls, type) and issubclass(cls, Options) and cls.__dict__.get("__dataclass_params__")):
-        found.append("Options, a frozen dataclass that inherits options.Options")
-    elif taken := flags_of(cls).keys() & flags_of(Launch).keys():
-        found.append(f"name of its own for its flag {min(taken)}, which says how to run")
+        missing.append("Options, a frozen dataclass that inherits options.Options")
+    elif duplicates := flags_of(cls).keys() & flags_of(Launch).keys():
+        missing.append(f"name of its own for its flag {min(duplicates)}, which says how to run")
     for name, parameters in PARTS.items():
         function = getattr(module, name, None)
         if _parameters(function) != parameters:
-            found.append(f"{name}({', '.join(parameters)})")
-    return found
+            missing.append(f"{name}({', '.join(parameters)})")
+    return missing
 
 
 def _parameters(function: object) -> list[str] | None:
-    """The names of what a function is given; None of what is no function, or does not tell them."""
+    """Return the names of a function's parameters; None for an object that is no function or has no signature."""
     try:
         return list(inspect.signature(function).parameters)
     except (TypeError, ValueError):
@@ -112,31 +112,31 @@ def _parameters(function: object) -> list[str] | None:
 
 
 def options_of(name: str) -> type:
-    """The Options class of an algorithm, its quirks included."""
+    """Return the Options class of an algorithm, with its published quirks."""
     return PUBLISHED.get(name, ALGORITHMS[name]).Options
 
 
 def all_options() -> dict[str, type]:
-    """{algorithm: its Options class}, what the parser of a command line is given."""
+    """Return {algorithm: its Options class} for the command-line parser."""
     return {name: options_of(name) for name in ALGORITHMS}
 
 
 def module_of(options) -> ModuleType:
-    """The module that carries these options out: the published one where any of its quirks is asked for."""
-    plain = ALGORITHMS[options.algorithm]
-    inherited = {f.name for f in fields(plain.Options)}
+    """Return the module for these options: the published variant if the options set any of its quirks."""
+    standard = ALGORITHMS[options.algorithm]
+    inherited = {f.name for f in fields(standard.Options)}
     quirks = [f for f in fields(options) if f.name not in inherited and getattr(options, f.name) != f.default]
-    asked = any(f.metadata["requires"] is None or f.metadata["requires"].holds(options) for f in quirks)
-    return PUBLISHED[options.algorithm] if asked else plain
+    has_quirk = any(f.metadata["requires"] is None or f.metadata["requires"].holds(options) for f in quirks)
+    return PUBLISHED[options.algorithm] if has_quirk else standard
 
 
 def says(name: str, what: str) -> bool:
-    """Whether an algorithm's module says of itself that it is `mixed`, has the `same_features`, needs `heads`, `public`."""
+    """Return whether an algorithm's module sets a flag: `mixed`, `same_features`, `heads`, `public`."""
     return getattr(ALGORITHMS.get(name), what, False)
 
 
 def describe(name: str) -> str:
-    """What is sent, in a line; whose method it is; and the source of its defaults: these paragraphs of its docstring."""
+    """Return the paragraphs of an algorithm's docstring for the help: summary, paper, and source of the defaults."""
     first, *others = ALGORITHMS[name].__doc__.strip().split("\n\n")
     return "\n\n".join([first, *others[:1], *(part for part in others[1:] if part.startswith(DEFAULTS))])
 

@@ -1,20 +1,23 @@
-"""The model, both ways: a client answers with a mixture of it and a model of its own.
+"""APFL: each client mixes its own model with the shared one; sends weights both ways.
 
-Y. Deng, M. M. Kamani, M. Mahdavi: Adaptive Personalized Federated Learning, 2020 (arXiv 2003.13461), Algorithm 1. In every
-step w, which travels, goes down the gradient of its own loss, and v, which stays, that of the loss of the mixture alpha v +
-(1 - alpha) w, and so does alpha. The headline answer is "personal", the mixture with the server's w; "global" is w.
+Y. Deng, M. M. Kamani, M. Mahdavi: Adaptive Personalized Federated Learning, 2020 (arXiv 2003.13461), Algorithm 1. The shared
+model w travels, the own model v stays. In every step w descends the gradient of its own loss; v and alpha descend the
+gradient of the loss of the mixture alpha v + (1 - alpha) w. The headline answer is "personal", the mixture with the server's
+w; "global" is w.
 
 Differences from the paper:
-1. w is averaged by n_k, as in `fedavg`; the paper averages evenly.
-2. alpha moves in every step, with the rate of the weights, and has no weight decay; a step ends with its projection onto
-   [0, 1], as in the authors' code. There alpha stays where it is until a flag says otherwise, as with `--fixed_mixture`
-   here; then it moves in the first step of a round, down its gradient and 0.02 alpha.
-3. BatchNorm's statistics are mixed like weights: v's, of what the mixture has seen, and the server's. Counters are v's.
+1. The server weighs w by n_k, as in `fedavg`; the paper averages with equal weights.
+2. alpha changes in every step, with the learning rate of the weights and without weight decay. A step ends with the
+   projection of alpha onto [0, 1], as in the authors' code. In that code alpha is constant unless a flag is set, as with
+   `--fixed_mixture` here; with the flag it changes in the first step of a round, down its gradient and 0.02 alpha.
+3. BatchNorm's statistics are mixed like weights: the statistics of v, computed on the mixture's inputs, and the server's.
+   The counters are those of v.
 
-`--clip_grad` is of the gradient of both networks and alpha together.
+`--clip_grad` limits the gradient of both networks and alpha together.
 
-Defaults: the rate of 0.1 and the alpha of 0.5 of the authors' MNIST example, 20 rounds of an MLP. A round there is 10 steps
-in batches of 50; batches of 32, epochs and 100 rounds are Chorus's. The rounds of the paper are unknown here.
+Defaults: the rate of 0.1 and the alpha of 0.5 of the authors' MNIST example, 20 rounds of an MLP. A round of the example is
+10 steps in batches of 50; batches of 32, epochs and 100 rounds are Chorus's. The number of rounds in the paper is unknown
+here.
 """
 
 import copy
@@ -39,7 +42,7 @@ class Options(options.Options):
 
 
 class Mixture(Pair):
-    """A client's own network and the shared one, and how much of the first is in their mixture."""
+    """A client's own network, the shared network, and the weight alpha of the own network in their mixture."""
 
     bounds = {"alpha": (0, 1)}  # noqa: RUF012
 
@@ -51,8 +54,8 @@ class Mixture(Pair):
 def loss(model, batch, context, options):
     w, v, alpha = dict(model.shared.named_parameters()), dict(model.own.named_parameters()), model.alpha
     mixed = {name: alpha * v[name] + (1 - alpha) * w[name].detach() for name in w}
-    of_mixture = cross_entropy(lambda x: functional_call(model.own, mixed, (x,)), batch, context, options)
-    return of_mixture + cross_entropy(model.shared, batch, context, options)
+    mixture_loss = cross_entropy(lambda x: functional_call(model.own, mixed, (x,)), batch, context, options)
+    return mixture_loss + cross_entropy(model.shared, batch, context, options)
 
 
 def start(federation, options):
@@ -64,21 +67,23 @@ def start(federation, options):
 def communicate(federation, state, options):
     clients = federation.sample()
     received = download(federation, state, clients)
-    held = select_rows(state["mine"], clients, state["begin"])
-    rows = [{**Pair.row(own=row["v"], shared=w), "alpha": row["alpha"]} for row, w in zip(held, received, strict=True)]
+    own_rows = select_rows(state["mine"], clients, state["begin"])
+    rows = [{**Pair.row(own=row["v"], shared=w), "alpha": row["alpha"]} for row, w in zip(own_rows, received, strict=True)]
     pairs = federation.paired(copy.deepcopy(federation.skeletons[0]), Mixture)
-    moving = {name for name, _ in pairs.skeletons[0].named_parameters()} - ({"alpha"} if options.fixed_mixture else set())
-    trained = train(pairs, clients, rows, loss, options, only=moving)
+    trained_names = {name for name, _ in pairs.skeletons[0].named_parameters()} - (
+        {"alpha"} if options.fixed_mixture else set()
+    )
+    trained = train(pairs, clients, rows, loss, options, only=trained_names)
     mine = [{"v": Pair.part(row, "own"), "alpha": row["alpha"]} for row in trained.weights]
     state["mine"] = replace_rows(state["mine"], clients, mine)
     aggregate(federation, state, clients, [Pair.part(row, "shared") for row in trained.weights])
     personal = partial(mixture_of, federation, state["server"], state["mine"], state["begin"])
-    told = {"alpha": {k: row["alpha"].item() for k, row in zip(clients, mine, strict=True)}}
-    return Round(clients, trained.loss, {"personal": personal, **shared_model(federation, state)}, told)
+    metrics = {"alpha": {k: row["alpha"].item() for k, row in zip(clients, mine, strict=True)}}
+    return Round(clients, trained.loss, {"personal": personal, **shared_model(federation, state)}, metrics)
 
 
 def mixture_of(federation, server, mine, begin, k):
-    """What client k answers with: weights and BatchNorm's statistics mixed, counters its own."""
+    """Return client k's personal model: weights and BatchNorm's statistics are mixed, counters are the client's own."""
     row = mine.get(k, begin)
     v, alpha = row["v"], row["alpha"]
     mixed = {name: alpha * own + (1 - alpha) * server[name] for name, own in v.items() if own.is_floating_point()}

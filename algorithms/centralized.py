@@ -1,8 +1,8 @@
-"""The raw data, once: one model learns from all of them. The upper reference line.
+"""Centralized: clients send their raw data once, and one model learns from all data.
 
-Before round 1 every client sends all its training examples to the server, which is counted on the wire; then nothing is
-sent any more. A round is `--epoch_per_round` epochs over the pooled data. The model is evaluated where it is; sending it
-back to the clients is not counted.
+The upper reference line. Before round 1 every client sends all its training examples to the server, and the wire counts
+them; after that nothing is sent. A round is `--epoch_per_round` epochs over the pooled data. The server evaluates the
+model; sending the model back to the clients is not counted.
 
 Defaults: Chorus's, the shared training: Adam with a rate of 0.001, batches of 32, one epoch a round.
 """

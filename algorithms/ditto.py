@@ -1,17 +1,18 @@
-"""The model, both ways: beside it a client keeps a personal one, which is drawn to it.
+"""Ditto: a personal model stays near the global one; sends weights both ways.
 
 T. Li, S. Hu, A. Beirami, V. Smith: Ditto: Fair and Robust Federated Learning Through Personalization, ICML 2021, Algorithm
-1. The model for all is FedAvg's. Beside it a client goes on with v_k, on F_k(v_k) + lambda / 2 ||v_k - w^t||^2, where w^t is
-what it received. With lambda 0 that is independent learning from the common start; with a large one v_k follows w^t. The
-headline answer is "personal", v_k; "global" is the model for all.
+1. The global model is FedAvg's. Each client also trains a personal model v_k on F_k(v_k) + lambda / 2 ||v_k - w^t||^2, where
+w^t is the received model. With lambda 0, v_k learns independently from the common start; with a large lambda, v_k follows
+w^t. The headline answer is "personal", v_k; "global" is the global model.
 
 Differences from the paper:
-1. Both trainings have `--epoch_per_round`, and see the same batches in the same order; a straggler breaks off either at the
-   same part. Both count as the client's steps.
-2. The average is weighted by n_k, as in `fedavg`; Algorithm 1 writes an even one.
-3. The term is of the parameters; BatchNorm's statistics are v_k's own.
-4. The memory of v_k's optimizer stays with the client from round to round, that of the other is fresh; plain SGD has none.
-5. The paper chooses lambda by data set, on validation data, also client by client; one for all here.
+1. Both trainings take `--epoch_per_round` and see the same batches in the same order; a straggler stops both at the same
+   fraction. Both count as the client's steps.
+2. The average is weighted by n_k, as in `fedavg`; Algorithm 1 uses equal weights.
+3. The proximal term covers the parameters; BatchNorm's statistics are v_k's own.
+4. The memory of v_k's optimizer stays with the client from round to round; the other optimizer is new in every round. Plain
+   SGD has no memory.
+5. The paper chooses lambda per data set, on validation data, and also per client; here all clients share one lambda.
 6. No attacks, and none of the robust averages.
 
 Defaults: the training of `fedavg`, and a lambda of 0.1, the smallest of the 0.1, 1 and 2 among which the authors' code
@@ -50,7 +51,7 @@ class Options(options.Options):
 
 
 def loss(model, batch, context, options):
-    """Of the personal model; `given` is the global one."""
+    """Return the loss of the personal model; `context` is the received global model."""
     return cross_entropy(model, batch, context, options) + options.lam / 2 * squared_distance(model, context)
 
 
@@ -63,8 +64,8 @@ def communicate(federation, state, options):
     received = download(federation, state, clients)
     trained = train(federation, clients, received, cross_entropy, options)
     v, memory = select_rows(state["personal"], clients, state["start"]), select_rows(state["memory"], clients)
-    drawn = train(federation, clients, v, loss, options, context=received, memory=memory)
+    personal = train(federation, clients, v, loss, options, context=received, memory=memory)
     aggregate(federation, state, clients, trained.weights)
-    state["personal"] = replace_rows(state["personal"], clients, drawn.weights)
-    state["memory"] = replace_rows(state["memory"], clients, drawn.memory)
-    return Round(clients, drawn.loss, personal_model(federation, state))
+    state["personal"] = replace_rows(state["personal"], clients, personal.weights)
+    state["memory"] = replace_rows(state["memory"], clients, personal.memory)
+    return Round(clients, personal.loss, personal_model(federation, state))

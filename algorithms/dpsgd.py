@@ -1,13 +1,13 @@
-"""The model, in every round, to the neighbours on a graph; there is no server.
+"""D-PSGD: neighbours on a graph average their weights each round, without a server.
 
 X. Lian, C. Zhang, H. Zhang, C.-J. Hsieh, W. Zhang, J. Liu: Can Decentralized Algorithms Outperform Centralized Algorithms? A
-Case Study for Decentralized Parallel Stochastic Gradient Descent, NeurIPS 2017, Algorithm 1. The setting of `data_exchange`
-without an exchange, with Metropolis weights.
+Case Study for Decentralized Parallel Stochastic Gradient Descent, NeurIPS 2017, Algorithm 1. `data_exchange` without an
+exchange and with Metropolis weights.
 
 Differences from the paper:
-1. Models are mixed after the local epochs of a round; the paper mixes after every step, with the gradient at the model
-   before (`--epoch_per_round 1` with batches as large as the shares is one step a round).
-2. Adapt-then-combine: a client steps and then mixes; in Algorithm 1 the two are one sum.
+1. Clients mix models after the local epochs of a round; the paper mixes after every step, with the gradient at the model
+   before mixing (`--epoch_per_round 1` with batches as large as the shares is one step per round).
+2. Adapt-then-combine: a client steps and then mixes; in Algorithm 1 both are one sum.
 
 Defaults: those of `data_exchange`, of its authors' code, 5 rounds on MNIST; the paper's are for ResNet-20 on CIFAR-10.
 """

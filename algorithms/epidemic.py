@@ -1,15 +1,16 @@
-"""The model, in every round, to a few others that are drawn anew; there is no server.
+"""Epidemic Learning: clients send weights to a few random peers, without a server.
 
 M. de Vos, S. Farhadkhani, R. Guerraoui, A.-M. Kermarrec, R. Pires, R. Sharma: Epidemic Learning: Boosting Decentralized
-Learning with Randomized Communication, NeurIPS 2023, Algorithm 1. `--peers local` is its EL-Local: each client sends to
-`--fanout` others that it draws itself, so that some receive more and some nothing. `oracle` is its EL-Oracle: all are on a
-random graph on which each has as many neighbours, and send to these. With a fanout of K - 1 both are dpsgd on a full graph.
+Learning with Randomized Communication, NeurIPS 2023, Algorithm 1. `--peers local` is its EL-Local: each client draws
+`--fanout` receivers, so that some clients receive more messages than others and some none. `oracle` is its EL-Oracle: all
+clients are on a random regular graph of degree `--fanout` and send to their neighbours. With a fanout of K - 1 both are
+dpsgd on a full graph.
 
 Differences from the paper:
-1. A client makes local epochs in a round; the paper has one step. All make them before anybody sends.
-2. Where no graph has so many neighbours for everyone (K clients with an odd fanout, and K odd), the oracle's has one more.
-3. With `--participation` below 1 a round is among its clients. One that fails (`--client_failure`) sends and is sent to; it
-   does not receive, and nobody receives what it sent.
+1. A client trains for local epochs in a round; the paper has one step. All clients train before any client sends.
+2. If no regular graph of this degree exists (an odd fanout and an odd number of clients), the oracle's degree is one larger.
+3. With `--participation` below 1 a round takes place among its clients. A client that fails (`--client_failure`) sends, and
+   others send to it; but it receives nothing, and nobody receives what it sent.
 
 Defaults: Chorus's, the rate of `fedavg` and one epoch a round; the fanout of log2(K) is of the paper. The rates of its
 experiments are unknown here.
@@ -48,34 +49,34 @@ def communicate(federation, state, options):
     trained = train(federation, clients, select_rows(state["weights"], clients), loss, options)
     rows = dict(zip(clients, trained.weights, strict=True))
     sends = recipients(federation, federation.drawn(), options)
-    ways = [(j, k) for j in clients for k in sends[j]]
-    received = federation.wire.between("weights", [rows[j] for j, _ in ways], ways)
-    held = {k: [row] for k, row in rows.items()}  # what a client has to average: its own, and what it received
-    for (_, k), row in zip(ways, received, strict=True):
-        if k in held:
-            held[k].append(row)
-    state["weights"] = replace_rows(state["weights"], clients, [mean(held[k]) for k in clients])
+    edges = [(j, k) for j in clients for k in sends[j]]
+    received = federation.wire.between("weights", [rows[j] for j, _ in edges], edges)
+    rows_to_average = {k: [row] for k, row in rows.items()}  # a client's own weights, and those that it received
+    for (_, k), row in zip(edges, received, strict=True):
+        if k in rows_to_average:
+            rows_to_average[k].append(row)
+    state["weights"] = replace_rows(state["weights"], clients, [mean(rows_to_average[k]) for k in clients])
     return Round(clients, trained.loss, {"personal": model_of(federation, state["weights"])}, local_weights=trained.weights)
 
 
 def recipients(federation, clients, options):
-    """{client: the others to whom it sends in this round}, in order."""
+    """Return {client: the clients to which it sends in this round}, in order."""
     n = len(clients)
-    wanted = ceil(log2(n)) if options.fanout == "auto" else options.fanout
-    fanout = min(wanted, n - 1)
+    requested = ceil(log2(n)) if options.fanout == "auto" else options.fanout
+    fanout = min(requested, n - 1)
     if options.peers == "oracle":
         return of_oracle(federation, clients, fanout)
-    found = {}
+    recipients_of = {}
     for k in clients:
         others = [other for other in clients if other != k]
-        found[k] = sorted(federation.stream("peers", k).choice(others, fanout, replace=False).tolist())
-    return found
+        recipients_of[k] = sorted(federation.stream("peers", k).choice(others, fanout, replace=False).tolist())
+    return recipients_of
 
 
 def of_oracle(federation, clients, fanout):
-    """The neighbours of each client on a random regular graph."""
+    """Return the neighbours of each client on a random regular graph."""
     import networkx as nx
 
     n, seed = len(clients), int(federation.stream("peers").integers(2**32))
     graph = nx.random_regular_graph(fanout + (fanout * n) % 2, n, seed=seed)
-    return {k: sorted(clients[i] for i in graph[place]) for place, k in enumerate(clients)}
+    return {k: sorted(clients[j] for j in graph[i]) for i, k in enumerate(clients)}

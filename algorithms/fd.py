@@ -1,17 +1,19 @@
-"""Mean predictions by class: a client learns from the others' mean for its label.
+"""FD: clients learn from the others' class mean predictions; sends these only.
 
 E. Jeong, S. Oh, H. Kim, J. Park, M. Bennis, S.-L. Kim: Communication-Efficient On-Device Machine Learning: Federated
 Distillation and Augmentation under Non-IID Private Data, 2018 (arXiv 1811.11479), Algorithm 1.
 
 Differences from the paper:
-1. A client's mean output for a class is that of its model after the local epochs, over its own training share; the paper
-   keeps a running mean during the epochs. Same payload, one more pass forward, and no outputs of weights that are gone.
-2. The leave-one-out mean is over the other clients that hold the class; the paper divides by all of them, M - 1, since
-   there everyone holds every class. A class that nobody else holds has no target: for it the client learns alone.
-   Therefore a client also sends which classes it holds, and receives which have a target.
+1. A client's mean output for a class is that of its model after the local epochs, over its training share; the paper keeps
+   a running mean during the epochs. The message has the same size; this takes one more forward pass and includes no outputs
+   of earlier weights.
+2. The leave-one-out mean is over the other clients that have the class; the paper divides by all of them, M - 1, since there
+   every client has every class. A class that no other client has gets no target: for this class the client learns alone. So
+   a client also sends which classes it has, and receives which classes have a target.
 3. Federated augmentation (FAug, a conditional GAN at the server) is not part of it.
-4. Models stay with their clients: each starts from weights of its own and keeps its optimizer's memory.
-5. With `--participation` below 1 the outputs of absent clients are those that they sent last; the paper has everyone.
+4. Models stay with their clients: each client starts from its own weights and keeps its optimizer's memory.
+5. With `--participation` below 1 the outputs of absent clients are the last ones that they sent; in the paper every client
+   participates.
 
 The variant with which CFKD was compared is in `algorithms/published/fd.py`.
 
@@ -39,32 +41,33 @@ class Options(options.Options):
 
 def loss(model, batch, context, options):
     _, logits = model(batch.x)
-    target, held = context["targets"][batch.y], context["held"][batch.y]  # [B, C], [B]
+    target, is_held = context["targets"][batch.y], context["held"][batch.y]  # [B, C], [B]
     distillation = F.cross_entropy(logits, target, reduction="none")
-    return F.cross_entropy(logits, batch.y) + options.fd_gamma * (held * distillation).mean()
+    return F.cross_entropy(logits, batch.y) + options.fd_gamma * (is_held * distillation).mean()
 
 
 def start(federation, options):
     n_classes = len(federation.data.classes)
-    nothing = {
+    no_outputs = {
         "means": torch.zeros(n_classes, n_classes, dtype=federation.dtype, device=federation.device),
         "held": torch.zeros(n_classes, dtype=torch.bool, device=federation.device),
     }
-    return {**own_models(federation), "sent": [nothing for _ in federation.clients]}
+    return {**own_models(federation), "sent": [no_outputs for _ in federation.clients]}
 
 
 def communicate(federation, state, options):
     clients = federation.sample()
-    given = federation.wire.down("mean outputs", leave_one_out(state["sent"], clients), clients)
-    losses = train_own(federation, clients, state, loss, options, given)
+    context = federation.wire.down("mean outputs", leave_one_out(state["sent"], clients), clients)
+    losses = train_own(federation, clients, state, loss, options, context)
     state["sent"] = replace_rows(state["sent"], clients, upload(federation, clients, select_rows(state["weights"], clients)))
     return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
 
 
 def leave_one_out(sent, clients):
-    """For each client the mean over all *others* that hold a class: targets [C, C], held [C] (whether any of them does).
+    """Return for each client the mean over all *other* clients that have a class: targets [C, C], held [C].
 
-    The mean of a class that a client does not hold is 0 in what it sent.
+    `held` says whether any other client has the class. In a client's message, the mean of a class that it does not have is
+    0.
     """
     total = sum(row["means"] for row in sent)
     holders = sum(row["held"].long() for row in sent)
@@ -76,12 +79,12 @@ def leave_one_out(sent, clients):
 
 
 def upload(federation, clients, weights):
-    """What the server receives of these clients: rows of `represent`."""
+    """Return what the server receives from these clients: rows of `represent`."""
     return federation.wire.up("mean outputs", federation.map_clients(represent, clients, weights), clients)
 
 
 def represent(federation, k, weights):
-    """What client k sends: its mean softmax output for each class [C, C], and which classes it holds, bool [C]."""
+    """Return client k's message: its mean softmax output for each class [C, C], and which classes it has, bool [C]."""
     _, logits, y = outputs(federation, k, weights)
     means, counts = class_means(logits.softmax(1), y, len(federation.data.classes))
     return {"means": means, "held": counts > 0}

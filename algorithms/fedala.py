@@ -1,24 +1,25 @@
-"""The model, both ways: a client begins between its own and the one it received.
+"""FedALA: clients blend the global model into their own; sends weights both ways.
 
 J. Zhang, Y. Hua, H. Wang, T. Song, Z. Xue, R. Ma, H. Guan: FedALA: Adaptive Local Aggregation for Personalized Federated
-Learning, AAAI 2023, Algorithm 1. Local training starts from own + (received - own) * W in the last `--ala_layers` layers,
-with a weight in [0, 1] for every number, and from what was received below them. W is learned: it descends the client's loss
-at that start, on a part of its examples that is drawn, and is clipped after every step. W fixed at 1 is `fedavg`. The
-headline answer is "personal", what a client's local training ended with; "global" is the average.
+Learning, AAAI 2023, Algorithm 1. In the last `--ala_layers` layers, local training starts from own + (received - own) * W,
+with a weight in [0, 1] for every number; in the other layers it starts from the received weights. W is learned: it descends
+the client's loss at this starting point, on a random part of the client's examples, and is clipped after every step. With W
+fixed at 1 this is `fedavg`. The headline answer is "personal", a client's model after local training; "global" is the
+average.
 
 Differences from the paper:
-1. The first time W is learned for `--ala_first` epochs; the paper goes on until the loss has settled, which would let a
-   round's cost depend on what was learned. Later it is one epoch, as there.
-2. A client that comes for the first time has no model of its own and starts from what it received; so W is first learned
-   when it comes again.
-3. W is learned with the network in evaluation mode, on images without `--augment`; buffers are those received. Its
-   operations count as the client's, its steps as none.
-4. A layer is what has parameters of its own, so that BatchNorm counts as one: `--ala_layers 2` may be the classifier and a
-   normalisation. The authors' code counts tensors, of which the classifier has two.
+1. The first time, W is learned for `--ala_first` epochs; the paper continues until the loss has settled, so that a round's
+   cost would depend on what was learned. Later it is one epoch, as in the paper.
+2. A client in its first round has no model of its own and starts from the received weights; it learns W first in its second
+   round.
+3. W is learned with the network in evaluation mode, on images without `--augment`; buffers are the received ones. Its
+   operations count as the client's, its steps do not count.
+4. Every module with parameters is a layer, so BatchNorm is one: `--ala_layers 2` may be the classifier and a normalisation.
+   The authors' code counts tensors, of which the classifier has two.
 5. The personal model is the one after local training; the authors also test the one before it.
 
 Defaults: the paper's 2,000 rounds of a CNN of four layers: a rate of 0.005, batches of 10, one epoch, W of the classifier
-alone on 80 % of the examples. The authors' code has 1,000 rounds until its flag is given.
+alone on 80 % of the examples. The authors' code has 1,000 rounds by default.
 """
 
 from dataclasses import dataclass
@@ -65,8 +66,8 @@ def communicate(federation, state, options):
     clients = federation.sample()
     received = download(federation, state, clients)
     own, W = select_rows(state["personal"], clients), select_rows(state["W"], clients)
-    begun = federation.map_clients(partial(between, options=options), clients, received, own, W)
-    weights, learned = zip(*begun, strict=True)
+    results = federation.map_clients(partial(between, options=options), clients, received, own, W)
+    weights, learned = zip(*results, strict=True)
     trained = train(federation, clients, weights, loss, options)
     aggregate(federation, state, clients, trained.weights)
     state["personal"] = replace_rows(state["personal"], clients, trained.weights)
@@ -75,7 +76,7 @@ def communicate(federation, state, options):
 
 
 def between(federation, k, received, own, W, *, options):
-    """Where client k's local training starts, and its W, {name: weights like the parameter}, after learning."""
+    """Return the starting point of client k's local training, and its learned W, {name: weights like the parameter}."""
     if own is None:
         return received, {}
     model, draw = federation.model(k, received).requires_grad_(False), federation.stream("ala", k)
@@ -84,24 +85,24 @@ def between(federation, k, received, own, W, *, options):
     W = W or {name: torch.ones_like(own[name]) for name in names}
     part = draw.permutation(len(share))[: round(options.ala_share * len(share))]
 
-    def slope(begun, i):
-        return gradient(model, Batch(federation.data.images(i, federation.dtype), federation.data.y[i], i), begun)
+    def slope(weights, i):
+        return gradient(model, Batch(federation.data.images(i, federation.dtype), federation.data.y[i], i), weights)
 
     for _ in range(epochs if names and len(part) and options.ala_lr else 0):
         for i in share[torch.from_numpy(draw.permutation(part)).to(share.device)].split(options.batch_size):
             g = federation.count_flops(partial(slope, blended(own, received, W), i), k, "ala", federation.data.shape, len(i))
-            # the slope of own + (received - own) * W, along W
+            # the gradient of the loss at own + (received - own) * W with respect to W
             W = {n: (w - options.ala_lr * g[n] * (received[n] - own[n])).clamp(0, 1) for n, w in W.items()}
     return {**received, **blended(own, received, W)}, W
 
 
 def blended(own, received, W):
-    """own + (received - own) * W, which is `received` to the bit where W is 1."""
+    """Return own + (received - own) * W, which equals `received` bit for bit where W is 1."""
     return {name: torch.lerp(own[name], received[name], w) for name, w in W.items()}
 
 
 def last_layers(model, n):
-    """The names of the parameters of the last n layers that have any."""
+    """Return the names of the parameters of the last n layers that have any."""
     layers = [name for name, layer in model.named_modules() if list(layer.parameters(recurse=False))]
     chosen = set(layers[len(layers) - min(n, len(layers)) :])
     return [name for name, _ in model.named_parameters() if name.rpartition(".")[0] in chosen]

@@ -1,14 +1,14 @@
-"""The model, both ways: clients train the server's weights, the server averages theirs.
+"""FedAvg: clients train, the server averages; sends weights both ways.
 
 H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Aguera y Arcas: Communication-Efficient Learning of Deep Networks from
 Decentralized Data, AISTATS 2017, Algorithm 1.
 
 Differences from the paper:
-1. The average is over the sampled clients, sum_{k in S_t} n_k w_k / sum_{k in S_t} n_k (their text writes n_k / n over all
+1. The average is over the sampled clients, sum_{k in S_t} n_k w_k / sum_{k in S_t} n_k (the paper writes n_k / n over all
    clients), and n_k travels with the weights.
-2. BatchNorm's running statistics are averaged like weights; its integer counters are kept. The paper has no BatchNorm.
-   `--bn local` leaves the layers with the clients, which then have a model each (FedBN, Li et al., ICLR 2021).
-3. `--optimizer adam` is allowed; the paper has plain SGD, the default here. Its memory is fresh in every round.
+2. BatchNorm's running statistics are averaged like weights; its integer counters are kept. The paper has no BatchNorm. With
+   `--bn local` the BatchNorm layers stay with the clients, and each client has its own model (FedBN, Li et al., ICLR 2021).
+3. `--optimizer adam` is allowed; the paper has plain SGD, the default here. The optimizer's memory is new in every round.
 
 Two reference systems differ further; see `algorithms/published/fedavg.py`.
 

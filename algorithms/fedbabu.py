@@ -1,25 +1,27 @@
-"""The body, both ways: it is trained under a random head that nobody ever changes.
+"""FedBABU: clients train and share the body under a fixed random head.
 
 J. Oh, S. Kim, S.-Y. Yun: FedBABU: Towards Enhanced Representation for Federated Image Classification, ICLR 2022,
-Algorithm 1. The head is what `--ft_epochs` is for: after the rounds each client fine-tunes a copy.
+Algorithm 1. `--ft_epochs` trains the head: after the rounds each client fine-tunes a copy of the model.
 
-`--local_upt_part` is trained, `--aggr_part` is averaged; what is both travels. What is trained and not averaged stays with
-its client, what is not trained stays as it began: everyone draws the common start from the run's seed, so it is never sent.
-With both full this is FedAvg; `fedper` and `lg_fedavg` are other settings.
+Clients train `--local_upt_part`, the server averages `--aggr_part`; the intersection travels. A part that is trained and not
+averaged stays with its client. A part that is not trained keeps its initial values; it is never sent, since every party
+draws the common start from the run's seed. With both set to full this is FedAvg; `fedper` and `lg_fedavg` are other
+settings.
 
 Differences from the paper and the authors' code:
-1. The average is weighted by n_k, which travels too; the code's is unweighted, the same where all shares are of one size.
+1. The average is weighted by n_k, which travels too; the code's average is unweighted, which is the same for shares of one
+   size.
 2. `--lr_schedule step`: the first round of the second half has a tenth of the rate, that of the last quarter a hundredth.
-   Momentum starts anew in every round.
+   Momentum is reset in every round.
 3. BatchNorm averages its running statistics and evaluates with them (`--bn local`: its layers stay with the clients); the
-   code keeps none and evaluates with those of a client's own test batch. A part that is not trained computes as in
+   code keeps none and evaluates with the statistics of a client's test batch. A part that is not trained computes as in
    evaluation, in the rounds and in fine-tuning.
-4. The last model is fine-tuned; the code's is the one of the round that was best on the test set.
+4. Fine-tuning starts from the last model; in the code, from that of the round with the best test accuracy.
 5. The server has no data (`server_data_ratio` of the code, FedBABU+).
 
 Defaults: of the authors' runs, 320 local epochs of CNN4 with 100 clients: SGD with a rate of 0.1, batches of
-50 and momentum 0.9. They have 320 rounds of one epoch, 80 of four or 32 of ten; here a run has 320 until --rounds says
-otherwise. The code's flags default to other values (a rate of 0.01, batches of 10, an MLP).
+50 and momentum 0.9. They have 320 rounds of one epoch, 80 of four or 32 of ten; here the default is 320 rounds. The code's
+flags default to other values (a rate of 0.01, batches of 10, an MLP).
 """
 
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ from options import Choice, Several, flag, redeclare
 
 @dataclass(frozen=True)
 class Training(options.Averaging):
-    """How the paper trains, for all that are settings of this code."""
+    """The paper's training, for all algorithms that are settings of this code."""
 
     model: tuple[str, ...] = redeclare(("CNN4",), type=Several(Choice(MODELS, also={"mobile": "MobileNet", "cnn": "CNN4"})))
     rounds: int = redeclare(320, aliases=(*options.ROUNDS, "epochs"))
@@ -51,7 +53,7 @@ class Options(Training):
 
 
 def check(options, data, n_train):
-    """No words. Raises UserError where nothing that is trained is averaged."""
+    """Return "". Raise UserError if no part is both trained and averaged."""
     if {options.local_upt_part, options.aggr_part} == {"body", "head"}:
         raise UserError(
             f"--aggr_part {options.aggr_part}: nothing of it is trained with --local_upt_part {options.local_upt_part}; "

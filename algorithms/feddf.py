@@ -1,18 +1,18 @@
-"""The model, both ways; the server learns what all models say of public images.
+"""FedDF: the server distils all models on public images; sends weights both ways.
 
 T. Lin, L. Kong, S. U. Stich, M. Jaggi: Ensemble Distillation for Robust Model Fusion in Federated Learning, NeurIPS 2020,
-Algorithms 1 and 3. The server averages the models of each architecture and then teaches each average the mean logits of all
-models that it received, on images without labels (`--public_share`, `--public_dataset`).
+Algorithms 1 and 3. The server averages the models of each architecture. Then it trains each average towards the mean logits
+of all received models, on images without labels (`--public_share`, `--public_dataset`).
 
 Differences from the paper:
-1. The server learns for `--distill_steps`, rounded up to whole passes over the public images, at a constant rate. The paper
-   takes up to 10,000 steps, at a rate that falls along a cosine, and stops where 1,000 steps have brought nothing on a
-   validation set; so it never takes fewer than the 1,000 that are the default here.
-2. A client belongs to one architecture for good, and an average that nobody of a round is of goes on from where it was.
-3. BatchNorm's running statistics are averaged, and go on with the public images while the server learns.
+1. The server trains for `--distill_steps`, rounded up to whole passes over the public images, at a constant rate. The paper
+   takes up to 10,000 steps, with a cosine schedule, and stops after 1,000 steps without improvement on a validation set; so
+   it never takes fewer than the 1,000 that are the default here.
+2. A client's architecture is fixed. If no client of a round has an architecture, its average stays and is trained further.
+3. BatchNorm's running statistics are averaged, and updated on the public images while the server trains.
 
-Without a step of the server it is fedavg. The public images are the server's and are not sent to clients. The answer is one
-model for all, or with several architectures a client's own.
+Without server steps this is fedavg. The public images stay at the server and are not sent to clients. The result is one
+global model, or with several architectures one model per client.
 
 Defaults: of the authors' code on CIFAR-10, 100 rounds of ResNet-8 with 20 clients: 40 epochs, batches of 64, a rate of 0.1.
 The public images there are another data set (CIFAR-100); here a tenth of the training set.
@@ -54,7 +54,7 @@ loss = cross_entropy
 
 
 def distillation(model, batch, context, options):
-    """KL(teacher || student) on public images; `given`: the teacher's logits of all of them [n, C]."""
+    """Return KL(teacher || student) on public images; `context`: the teacher's logits of all public images [n, C]."""
     _, logits = model(batch.x)
     return F.kl_div(logits.log_softmax(1), context[batch.index].log_softmax(1), reduction="batchmean", log_target=True)
 
@@ -65,30 +65,30 @@ def start(federation, options):
 
 def communicate(federation, state, options):
     clients, n_models = federation.sample(), len(state["server"])
-    own = [k % n_models for k in clients]  # the architecture of each
-    weights = federation.wire.down("weights", select_rows(state["server"], own), clients)
+    architectures = [k % n_models for k in clients]  # of each client
+    weights = federation.wire.down("weights", select_rows(state["server"], architectures), clients)
     trained = train(federation, clients, weights, loss, options)
     sent = federation.wire.up("weights", trained.weights, clients)
     n = federation.wire.up("n_k", federation.sizes(clients), clients)
     averages = [
-        average(*zip(*((row, n_k) for row, n_k, b in zip(sent, n, own, strict=True) if b == a), strict=True))
-        if a in own
+        average(*zip(*((row, n_k) for row, n_k, b in zip(sent, n, architectures, strict=True) if b == a), strict=True))
+        if a in architectures
         else state["server"][a]
         for a in range(n_models)
     ]
     state["server"] = fused(federation, averages, clients, sent, options) if options.distill_epochs else averages
-    answer = "global" if n_models == 1 else "personal"
-    models = {answer: lambda k: federation.model(k, state["server"][k % n_models])}
+    model_name = "global" if n_models == 1 else "personal"
+    models = {model_name: lambda k: federation.model(k, state["server"][k % n_models])}
     return Round(clients, trained.loss, models, local_weights=trained.weights)
 
 
 def fused(federation, averages, clients, sent, options):
-    """The averages, one of each architecture, after they have learnt from the models that the clients sent."""
+    """Return the averages, one per architecture, after training on the logits of the clients' models."""
     server = federation.on(federation.public).with_party("server")
-    said = server.map_clients(outputs, clients, sent)
-    teacher, students = mean([rows.logits for rows in said]), range(len(averages))
-    full, left = divmod(len(federation.public), options.distill_batch_size)
-    steps = max(1, full + (left > 1))  # of a pass: a left-over batch of one joins the one before it
+    results = server.map_clients(outputs, clients, sent)
+    teacher, students = mean([rows.logits for rows in results]), range(len(averages))
+    full_batches, remainder = divmod(len(federation.public), options.distill_batch_size)
+    steps = max(1, full_batches + (remainder > 1))  # per pass: a left-over batch of one joins the batch before it
     passes = max(options.distill_epochs, ceil(options.distill_steps / steps))
     learning = {"lr": options.distill_lr, "epoch_per_round": passes, "lr_schedule": "constant"}
     as_server = replace(options, optimizer="adam", batch_size=options.distill_batch_size, **learning)

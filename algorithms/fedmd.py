@@ -1,22 +1,23 @@
-"""Class scores of public images, both ways: a client learns what all say of them.
+"""FedMD: clients learn from mean logits of public images; sends logits both ways.
 
 D. Li, J. Wang: FedMD: Heterogenous Federated Learning via Model Distillation, 2019 (arXiv 1910.03581), Algorithm 1. Every
-client first learns from the public images and their labels and then from its own (transfer learning). In a round it sends
-its logits of some public images (communicate), receives their mean (aggregate, distribute), draws nearer to it (digest) and
-learns from its own images again (revisit). Models may be of any architecture.
+client first trains on the labelled public images and then on its own (transfer learning). In a round a client sends its
+logits of some public images (communicate), receives the mean logits (aggregate, distribute), trains towards them (digest)
+and trains on its own images again (revisit). Clients may have different architectures.
 
 Differences from the paper:
-1. Both parts of the transfer learning take `--pretrain_epochs`; the authors stop by a validation set, 20 and 25 at most.
-2. With `--participation` below 1 the mean is over the clients of the round; the paper has everyone.
-3. The public images are sent to every client once, before round 1, and counted. Which of them a round is about everyone
-   draws from the run's seed.
+1. Both parts of the transfer learning take `--pretrain_epochs`; the authors stop by a validation set, after at most 20 and
+   25 epochs.
+2. With `--participation` below 1 the mean is over the clients of the round; in the paper every client participates.
+3. The public images are sent to every client once, before round 1, and counted. Every party draws the public images of a
+   round from the run's seed.
 4. Both parts of the transfer learning have batches of `--batch_size`; the authors' code has 128 on the public images and 32
    on a client's own, and 5 only after that.
-5. Digesting begins with a fresh optimizer in each round; that of the own images goes on.
+5. The digest starts with a new optimizer in each round; the optimizer of a client's own images keeps its memory.
 
 Defaults: of the authors' code on CIFAR, 20 rounds with 10 clients of 3 images a class: 4 epochs in batches of 5, 5,000
-public images in batches of 256; Adam with a rate of 0.001. So are the digest's mean absolute difference of logits, and 20
-epochs of pretraining.
+public images in batches of 256; Adam with a rate of 0.001. The digest's mean absolute difference of logits and the 20 epochs
+of pretraining are also the code's.
 """
 
 from dataclasses import dataclass, replace
@@ -48,7 +49,7 @@ class Options(options.Options):
 
 
 def check(options, data, n_train):
-    """No words. Raises UserError where there are no labels to begin with."""
+    """Return "". Raise UserError if pretraining needs labels that the public images do not have."""
     if options.pretrain_epochs and data.n_public and data.y[data.public].min() < 0:
         raise UserError(
             f"--public_dataset {options.public_dataset}: has other classes than {data.name}, and so no labels to learn from "
@@ -61,7 +62,7 @@ loss = cross_entropy
 
 
 def digestion(model, batch, context, options):
-    """The mean absolute difference from the logits `given` [n, C] of the public images."""
+    """Return the mean absolute difference from `context`, the mean logits [n, C] of the public images."""
     _, logits = model(batch.x)
     return F.l1_loss(logits, context[batch.index])
 
@@ -69,26 +70,26 @@ def digestion(model, batch, context, options):
 def start(federation, options):
     everyone, state = federation.clients, own_models(federation)
     federation.wire.broadcast("public images", federation.examples(federation.public), everyone)
-    first = replace(options, epoch_per_round=options.pretrain_epochs)
-    state["weights"] = train(federation.on(federation.public), everyone, state["weights"], loss, first).weights
-    train_own(federation, everyone, state, loss, first)
+    pretraining = replace(options, epoch_per_round=options.pretrain_epochs)
+    state["weights"] = train(federation.on(federation.public), everyone, state["weights"], loss, pretraining).weights
+    train_own(federation, everyone, state, loss, pretraining)
     return state
 
 
 def communicate(federation, state, options):
     clients = federation.sample()
-    some = from_numpy(federation.stream("alignment").permutation(len(federation.public))[: options.alignment])
-    about = federation.on(federation.public[some.to(federation.device)])
+    selected = from_numpy(federation.stream("alignment").permutation(len(federation.public))[: options.alignment])
+    public = federation.on(federation.public[selected.to(federation.device)])
     weights = select_rows(state["weights"], clients)
-    scores = federation.wire.up("logits", logits_of(about, clients, weights), clients)
-    given = federation.wire.broadcast("mean logits", mean(scores), clients)
-    digesting = replace(options, epoch_per_round=options.digest_epochs, batch_size=options.digest_batch_size)
-    digested = train(about, clients, weights, digestion, digesting, given)
+    logits = federation.wire.up("logits", logits_of(public, clients, weights), clients)
+    mean_logits = federation.wire.broadcast("mean logits", mean(logits), clients)
+    digest_options = replace(options, epoch_per_round=options.digest_epochs, batch_size=options.digest_batch_size)
+    digested = train(public, clients, weights, digestion, digest_options, mean_logits)
     state["weights"] = replace_rows(state["weights"], clients, digested.weights)
     losses = train_own(federation, clients, state, loss, options)
     return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
 
 
-def logits_of(about, clients, weights):
-    """What each of these clients says of the public images: logits [n, C]."""
-    return [said.logits for said in about.map_clients(outputs, clients, weights)]
+def logits_of(public, clients, weights):
+    """Return the logits [n, C] of each of these clients on the public images."""
+    return [result.logits for result in public.map_clients(outputs, clients, weights)]

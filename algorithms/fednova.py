@@ -1,21 +1,21 @@
-"""The model down, its change per step up: who takes more steps does not weigh more.
+"""FedNova: changes are normalized by steps; sends weights down, changes per step up.
 
 J. Wang, Q. Liu, H. Liang, G. Joshi, H. V. Poor: Tackling the Objective Inconsistency Problem in Heterogeneous Federated
-Optimization, NeurIPS 2020, FedNova (section 4, equation 7). A client's change is lr G_k a_k, its gradients times how much
-each of them counts; it sends d_k = lr G_k a_k / |a_k|_1. Of SGD |a_k|_1 is the number of steps, of SGD with momentum more.
-The server goes tau sum_k p_k d_k, with tau = sum_k p_k |a_k|_1 and p_k = n_k / n. Where all take as many steps this is
-`fedavg`.
+Optimization, NeurIPS 2020, FedNova (section 4, equation 7). A client's change is lr G_k a_k, its gradients times their
+weights; it sends d_k = lr G_k a_k / |a_k|_1. For SGD |a_k|_1 is the number of steps, for SGD with momentum it is larger.
+The server moves by tau sum_k p_k d_k, with tau = sum_k p_k |a_k|_1 and p_k = n_k / n. If all clients take the same number of
+steps, this is `fedavg`.
 
 Differences from the paper:
-1. |a_k|_1 is of the steps that a client has really taken, which the server is told. The paper's proximal steps, and its
-   momentum at the server, are left out.
-2. p_k is of the sampled clients, n_k / sum_{S} n_k, as in `fedavg`; the paper's proof asks of a sample that it has the
-   mean of all.
-3. BatchNorm's statistics are averaged, as in `fedavg`: they are no sum of gradients.
+1. |a_k|_1 counts the steps that a client has really taken; the client sends it to the server. The paper's proximal steps and
+   its server momentum are left out.
+2. p_k is over the sampled clients, n_k / sum_{S} n_k, as in `fedavg`; the paper's proof requires that a sample has the mean
+   of all clients.
+3. BatchNorm's statistics are averaged, as in `fedavg`: they are not a sum of gradients.
 
 Defaults: of the paper's CIFAR-10, VGG-11 with 16 clients: a rate of 0.02 that falls by 10 at half and at three quarters of
-the rounds, momentum 0.9, batches of 32, 2 epochs, weight decay 1e-4. The authors' code has other values until its flags are
-given (a rate of 0.1, batches of 512, 200 rounds, no momentum).
+the rounds, momentum 0.9, batches of 32, 2 epochs, weight decay 1e-4. The authors' code has other default values (a rate of
+0.1, batches of 512, 200 rounds, no momentum).
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Options(fedavg.Options):
 
 
 def check(options, data, n_train):
-    """No words. Raises UserError where a client's change is not a sum of gradients, each of a known weight."""
+    """Return "". Raise UserError if a client's change is not a sum of gradients with known weights."""
     if options.optimizer != "sgd":
         raise UserError(f"--optimizer {options.optimizer}: fednova knows how SGD adds up its gradients alone; must be sgd")
     return ""
@@ -65,11 +65,14 @@ def communicate(federation, state, options):
 
 
 def counted(steps, momentum):
-    """|a|_1 of SGD: a gradient is in every step from its own to the last, each time `momentum` times as heavy, and counts
-    1 + momentum + ... + momentum^(n - 1) = (1 - momentum^n) / (1 - momentum), if n steps are left with its own."""
+    """Return |a|_1 of SGD.
+
+    A gradient contributes to every step from its own to the last, each time multiplied by `momentum`. With n steps left,
+    including its own, its weight is 1 + momentum + ... + momentum^(n - 1) = (1 - momentum^n) / (1 - momentum).
+    """
     return sum((1 - momentum**n) / (1 - momentum) for n in range(1, steps + 1))
 
 
-def normalised(begun, row, names, a):
-    """What a client sends: (begun - row) / a of the parameters named, and the rest of its row as it is."""
-    return {**row, **{name: (begun[name] - row[name]) / a for name in names}}
+def normalised(received, row, names, a):
+    """Return a client's message: (received - row) / a for the parameters in `names`, and the rest of the row unchanged."""
+    return {**row, **{name: (received[name] - row[name]) / a for name in names}}

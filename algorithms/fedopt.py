@@ -1,20 +1,20 @@
-"""The model, both ways: the server takes a step of SGD, Adagrad, Adam or Yogi.
+"""FedOpt: the server steps with SGD, Adagrad, Adam or Yogi; sends weights both ways.
 
 S. J. Reddi, Z. Charles, M. Zaheer, Z. Garrett, K. Rush, J. Konecny, S. Kumar, H. B. McMahan: Adaptive Federated
-Optimization, ICLR 2021, Algorithm 2 (FedAdagrad, FedAdam, FedYogi; no moment is corrected for its bias) and, with
-`--server_optimizer sgd`, Algorithm 1. SGD with momentum is FedAvgM (Hsu, Qi, Brown, 2019); without, and with a server's rate
-of 1, it is `fedavg`.
+Optimization, ICLR 2021, Algorithm 2 (FedAdagrad, FedAdam, FedYogi; moments have no bias correction) and, with
+`--server_optimizer sgd`, Algorithm 1. SGD with momentum is FedAvgM (Hsu, Qi, Brown, 2019); without momentum, and with a
+server's rate of 1, it is `fedavg`.
 
 Differences from the paper:
-1. The change is weighted by n_k, as in `fedavg`; Algorithm 2 has an even mean.
-2. v begins at tau^2, the least that the algorithm allows; m begins at 0.
+1. The change is weighted by n_k, as in `fedavg`; Algorithm 2 has an unweighted mean.
+2. v starts at tau^2, the smallest value that the algorithm allows; m starts at 0.
 3. The server steps in the parameters. BatchNorm's statistics are averaged, as in `fedavg`.
 4. FedAdagrad has no momentum unless `--beta1` is given: its default is 0, that of Adam and Yogi 0.9, as in Flower.
 5. The paper's code starts Adagrad's and Yogi's v at 0, and Adam's v decays with 0.999; the paper writes 0.99.
 
 Defaults: for 1,500 rounds of EMNIST, the best pair of rates in the authors' code for each --server_optimizer: 0.03 for the
-clients, and 0.003 (adam, yogi), 0.1 (adagrad) or 0.3 (sgd) for the server. There 10 of 3,400 clients make one epoch a round
-in batches of 20. tau is the paper's 1e-3; the same table of the code has 1e-4 for adam and yogi and 1e-2 for adagrad.
+clients, and 0.003 (adam, yogi), 0.1 (adagrad) or 0.3 (sgd) for the server. There 10 of 3,400 clients train for one epoch per
+round in batches of 20. tau is the paper's 1e-3; the same table of the code has 1e-4 for adam and yogi and 1e-2 for adagrad.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def _adaptive(second: Callable):
     return step
 
 
-# (change, m, v, options) -> (m, v, step), tensor by tensor; the server goes --server_lr times the step
+# (change, m, v, options) -> (m, v, step), tensor by tensor; the server moves by --server_lr times the step
 SERVER_STEPS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
     "sgd": _sgd,
     "adagrad": _adaptive(lambda v, square, beta2: v + square),
@@ -54,7 +54,7 @@ ADAPTIVE = Requires("--server_optimizer adagrad, adam or yogi", lambda o: o.serv
 SECOND = Requires("--server_optimizer adam or yogi", lambda o: o.server_optimizer in ("adam", "yogi"))
 
 
-SERVER_LR = {"sgd": 0.3, "adagrad": 0.1, "adam": 0.003, "yogi": 0.003}  # of the authors' code, on EMNIST
+SERVER_LR = {"sgd": 0.3, "adagrad": 0.1, "adam": 0.003, "yogi": 0.003}  # from the authors' code, on EMNIST
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ loss = cross_entropy
 
 def start(federation, options):
     state = fedavg.start(federation, options)
-    learnt = parameters(federation, state["server"])
-    m, v = ({name: torch.full_like(w, value) for name, w in learnt.items()} for value in (0.0, options.tau**2))
+    trainable = parameters(federation, state["server"])
+    m, v = ({name: torch.full_like(w, value) for name, w in trainable.items()} for value in (0.0, options.tau**2))
     return {**state, "m": m, "v": v}
 
 
@@ -98,9 +98,9 @@ def communicate(federation, state, options):
     clients, x = federation.sample(), parameters(federation, state["server"])
     weights = download(federation, state, clients)
     trained = train(federation, clients, weights, loss, options)
-    aggregate(federation, state, clients, trained.weights)  # state["server"] is the clients' average now
+    aggregate(federation, state, clients, trained.weights)  # now state["server"] is the clients' average
     step, m, v = SERVER_STEPS[options.server_optimizer], state["m"], state["v"]
-    done = {name: step(change, m[name], v[name], options) for name, change in subtract(state["server"], x).items()}
-    state["m"], state["v"], steps = ({name: part[i] for name, part in done.items()} for i in range(3))
+    results = {name: step(change, m[name], v[name], options) for name, change in subtract(state["server"], x).items()}
+    state["m"], state["v"], steps = ({name: part[i] for name, part in results.items()} for i in range(3))
     state["server"] = add_scaled({**state["server"], **x}, steps, options.server_lr)
     return Round(clients, trained.loss, shared_model(federation, state), local_weights=trained.weights)

@@ -1,17 +1,18 @@
-"""Mean features by class (prototypes), both ways: the nearest prototype is the answer.
+"""FedProto: the nearest class prototype decides; sends mean features both ways.
 
 Y. Tan, G. Long, L. Liu, T. Zhou, Q. Lu, J. Jiang, C. Zhang: FedProto: Federated Prototype Learning across Heterogeneous
-Clients, AAAI 2022, Algorithm 1. The headline answer is "prototypes", the class of the nearest one; "personal" is
-what the client's network says itself.
+Clients, AAAI 2022, Algorithm 1. A prototype is the mean feature of a class. The headline answer is "prototypes", the class
+of the nearest prototype; "personal" is the prediction of the client's network.
 
 Differences from the paper:
-1. A global prototype is the mean over all examples of its class, so that counts travel too. Equation (6) has a further
-   1 / |N_j|, which would draw it to 0 as more clients hold the class; the authors' code takes the plain mean of means.
+1. A global prototype is the mean over all examples of its class, so counts travel too. Equation (6) has a further factor 1 /
+   |N_j|, which would shrink it towards 0 as more clients have the class; the authors' code takes the plain mean of means.
 2. The distance is the mean of squares over the D features and the batch, as in the code; the text sums distances.
-3. What a client sends are the means of its features after the local epochs, in evaluation mode.
-4. A class that nobody has sent draws nobody, and is further from every image than all others.
-5. An optimizer's momentum stays with its client from round to round; the authors' code has a new optimizer in each.
-6. With `--participation` below 1 the server keeps what the others sent last; prototypes go to the clients of the round.
+3. A client sends the means of its features after the local epochs, in evaluation mode.
+4. A class that no client has sent has no loss term, and is further from every image than all other classes.
+5. An optimizer's momentum stays with its client from round to round; the authors' code has a new optimizer in each round.
+6. With `--participation` below 1 the server keeps the last prototypes of absent clients; it sends prototypes to the clients
+   of the round.
 
 Defaults: of the authors' code on MNIST, 100 rounds with 20 clients of about 3 classes: a rate of 0.01, momentum 0.5,
 batches of 4, weight 1.
@@ -42,19 +43,19 @@ class Options(options.Options):
 
 def loss(model, batch, context, options):
     features, logits = model(batch.x)  # [B, D], [B, C]
-    prototypes, held = context["prototypes"][batch.y], context["held"][batch.y]  # [B, D], [B]
-    distance = (held.unsqueeze(1) * (features - prototypes).square()).mean()
+    prototypes, is_held = context["prototypes"][batch.y], context["held"][batch.y]  # [B, D], [B]
+    distance = (is_held.unsqueeze(1) * (features - prototypes).square()).mean()
     return F.cross_entropy(logits, batch.y) + options.lambda_proto * distance
 
 
 def start(federation, options):
     own, n_classes = own_models(federation), len(federation.data.classes)
     features = torch.zeros(n_classes, federation.skeletons[0].classifier.in_features)
-    nothing = {
+    no_prototypes = {
         "prototypes": features.to(federation.device, federation.dtype),
         "held": torch.zeros(n_classes, dtype=torch.bool, device=federation.device),
     }
-    return {**own, "sent": [None for _ in federation.clients], "known": [nothing for _ in federation.clients]}
+    return {**own, "sent": [None for _ in federation.clients], "known": [no_prototypes for _ in federation.clients]}
 
 
 def communicate(federation, state, options):
@@ -70,20 +71,20 @@ def communicate(federation, state, options):
 
 
 def represent(federation, k, weights):
-    """Client k's mean feature of each class [C, D], and class counts [C]."""
+    """Return client k's mean feature of each class [C, D], and class counts [C]."""
     features, _, y = outputs(federation, k, weights)
     means, counts = class_means(features, y, len(federation.data.classes))
     return {"means": means, "counts": counts}
 
 
 def aggregated(sent):
-    """The global prototypes, and which classes anybody has."""
+    """Return the global prototypes, and which classes any client has."""
     means = average([row["means"] for row in sent], [row["counts"].unsqueeze(1) for row in sent])
     return {"prototypes": means, "held": sum(row["counts"] for row in sent) > 0}
 
 
 def rebuild(options, inputs, client, answer):
-    """The network of a saved answer: `options` and `inputs` as in a run's `config.json`."""
-    net, (_, n_classes) = models.of_client(options, inputs, client), inputs
+    """Return the network of a saved model: `options` and `inputs` as in a run's `config.json`."""
+    network, (_, n_classes) = models.of_client(options, inputs, client), inputs
     held = torch.zeros(n_classes, dtype=torch.bool)
-    return net if answer == "personal" else NearestPrototype(net, net.classifier.weight * 0, held)
+    return network if answer == "personal" else NearestPrototype(network, network.classifier.weight * 0, held)

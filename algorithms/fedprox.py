@@ -1,12 +1,15 @@
-"""The model, both ways: FedAvg with a proximal term, back to what a client received.
+"""FedProx: FedAvg with a proximal term in the local loss; sends weights both ways.
 
 T. Li, A. K. Sahu, M. Zaheer, M. Sanjabi, A. Talwalkar, V. Smith: Federated Optimization in Heterogeneous Networks, MLSys
-2020, Algorithm 2. A client minimises F_k(w) + mu / 2 ||w - w^t||^2, where w^t is what the server sent; mu 0 is `fedavg`.
+2020, Algorithm 2. A client minimises F_k(w) + mu / 2 ||w - w^t||^2, where w^t is the received model; with mu 0 this is
+`fedavg`.
 
 Differences from the paper:
-1. Clients are sampled evenly and averaged by n_k, as in `fedavg`; the paper samples them by n_k and averages evenly.
-2. All make the same number of local epochs (but for `--straggler`); the paper also lets slow ones make fewer.
-3. The term is of the parameters; BatchNorm's statistics have none.
+1. Clients are sampled uniformly and averaged by n_k, as in `fedavg`; the paper samples clients by n_k and averages with
+   equal weights.
+2. All clients train for the same number of local epochs (except with `--straggler`); in the paper slow clients train for
+   fewer.
+3. The proximal term covers the parameters, not BatchNorm's statistics.
 
 Defaults: the training of `fedavg`, and a mu of 0.1 that is Chorus's choice. The authors' code says that no mu fits all
 tasks, and tries 0.001, 0.01, 0.1, 0.5 and 1; its scripts have 200 rounds of 20 epochs, batches of 10 and a rate of 0.01.

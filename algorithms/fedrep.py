@@ -1,18 +1,18 @@
-"""The body, both ways, while every client's head stays with it and is trained first.
+"""FedRep: clients train their own head, then the shared body; sends the body.
 
 L. Collins, H. Hassani, A. Mokhtari, S. Shakkottai: Exploiting Shared Representations for Personalized Federated Learning,
-ICML 2021, Algorithm 1. A client goes on with its own head under the body that it received, for `--head_epochs`; then it
-trains the body under that head, for `--epoch_per_round`, and sends it.
+ICML 2021, Algorithm 1. A client trains its own head on the received body, for `--head_epochs`; then it trains the body under
+this head, for `--epoch_per_round`, and sends the body.
 
 Differences from the paper:
-1. The average is weighted by n_k, which travels too; the paper's is even.
-2. The head is the classifier; all heads begin alike, from the common start.
-3. Head and body are trained in epochs; Algorithm 1 has tau steps of the head and one of the body. Either begins with fresh
-   momentum, and with the same order of batches.
-4. BatchNorm's running statistics are the body's: averaged, and left as they are while the head is trained (`--bn local`: its
-   layers stay with the client).
-5. The authors' code decays weights and not biases; here weight decay is of all parameters that are trained.
-6. A client that was never sampled answers with the head of the common start; the authors' code trains heads before it tests.
+1. The average is weighted by n_k, which travels too; the paper's is unweighted.
+2. The head is the classifier; all heads start equal, from the common start.
+3. Head and body are trained in epochs; Algorithm 1 has tau steps of the head and one of the body. Both trainings start with
+   new momentum, and have the same order of batches.
+4. BatchNorm's running statistics belong to the body: they are averaged, and do not change while the head is trained (`--bn
+   local`: its layers stay with the client).
+5. The authors' code decays weights and not biases; here weight decay applies to all trained parameters.
+6. A client that was never sampled uses the head of the common start; the authors' code trains heads before it tests.
 
 Defaults: of the authors' code on CIFAR-10, 100 rounds with 10 of 100 clients of two classes: ten epochs of the head and one
 of the body, a rate of 0.01, momentum 0.5, batches of 10, weight decay 1e-4.
@@ -48,8 +48,8 @@ def start(federation, options):
 def communicate(federation, state, options):
     clients = federation.sample()
     weights = download(federation, state, clients)
-    of_head = replace(options, epoch_per_round=options.head_epochs)
-    heads = train(federation, clients, weights, loss, of_head, only=federation.names("head"))
+    head_options = replace(options, epoch_per_round=options.head_epochs)
+    heads = train(federation, clients, weights, loss, head_options, only=federation.names("head"))
     bodies = train(federation, clients, heads.weights, loss, options, only=federation.names("body"))
     aggregate(federation, state, clients, bodies.weights)
     return Round(clients, bodies.loss, shared_model(federation, state), local_weights=bodies.weights)

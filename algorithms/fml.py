@@ -1,16 +1,17 @@
-"""A model that all share, both ways, while each client's own learns with it and stays.
+"""FML: each client's own model and a shared one teach each other; sends the latter.
 
 T. Shen, J. Zhang, X. Jia, F. Zhang, G. Huang, P. Zhou, K. Kuang, F. Wu, C. Wu: Federated Mutual Learning, 2020 (arXiv
-2006.16765), Algorithm 1. In every step the own model learns from the labels and from the shared one, and the shared one
-from the labels and from it. Own models may be of any architecture; the shared one is `--shared_model`, by default the first
-of theirs. The headline answer is "personal", the own model; "global" is the shared one.
+2006.16765), Algorithm 1. The shared model travels both ways. In every step the own model learns from the labels and from the
+shared model, and the shared model from the labels and from the own model. Own models may have any architecture; the shared
+model has `--shared_model`, by default the first architecture of `--model`. The headline answer is "personal", the own model;
+"global" is the shared model.
 
 Differences from the paper:
-1. A teacher's outputs are constants to who learns from them, as in mutual learning; the paper does not say.
-2. The shared models are averaged by n_k, which travels too; the paper averages evenly.
-3. With `--participation` below 1 an absent client's own model waits.
+1. No gradient flows into a teacher's outputs, as in mutual learning; the paper leaves this open.
+2. The shared models are averaged by n_k, which travels too; the paper averages with equal weights.
+3. With `--participation` below 1 an absent client's own model does not change.
 
-`--clip_grad` is of the gradient of both networks together.
+`--clip_grad` limits the gradient of both networks together.
 
 Defaults: of the authors' code, 90 rounds of one epoch: a rate of 0.1, momentum 0.9, weight decay 5e-4, batches of 128.
 There the rate falls by 10 after 30 and 60 rounds; here it is constant (`--lr_schedule step`: after 45 and 67). The weights
@@ -51,7 +52,7 @@ class Options(options.Options):
 
 
 def check(options, data, n_train):
-    """No words. Raises UserError where the model that all share cannot be."""
+    """Return "". Raise UserError if the shared model cannot be built."""
     with streams.torch_seeded("tried out"):
         models.build(options.shared_model, data.shape, len(data.classes), options.feature_dim)
     return ""
@@ -63,7 +64,10 @@ def loss(model, batch, context, options):
 
 
 def student(logits, teacher, y, labels):
-    """The part `labels` of the cross-entropy, and the rest of KL(teacher || logits), means over the batch."""
+    """Return the student's loss, a mean over the batch.
+
+    The loss is labels * cross-entropy + (1 - labels) * KL(teacher || logits).
+    """
     divergence = F.kl_div(logits.log_softmax(1), teacher.detach().log_softmax(1), reduction="batchmean", log_target=True)
     return labels * F.cross_entropy(logits, y) + (1 - labels) * divergence
 
@@ -77,7 +81,7 @@ def communicate(federation, state, options):
     received = federation.wire.broadcast("weights", state["server"], clients)
     own = select_rows(state["weights"], clients)
     pairs = [Pair.row(own=row, shared=shared) for row, shared in zip(own, received, strict=True)]
-    # the optimizer of the shared model is fresh in every round
+    # the optimizer of the shared model is new in every round
     memory = [Pair.row(own=row or {}) for row in select_rows(state["memory"], clients)]
     trained = train(federation.paired(shared_of(federation, options)), clients, pairs, loss, options, memory=memory)
     state["weights"] = replace_rows(state["weights"], clients, [Pair.part(row, "own") for row in trained.weights])
@@ -89,17 +93,17 @@ def communicate(federation, state, options):
 
 
 def shared_of(federation, options, weights=None):
-    """The network that all share, with these weights, or those of the common start."""
+    """Return the shared network, with these weights or those of the common start."""
     with streams.torch_seeded(federation.seed, "server", "initial"):
-        net = models.make(options.shared_model, federation.data.shape, len(federation.data.classes), options.feature_dim)
-    net = net.to(federation.device, federation.dtype, memory_format=torch.channels_last).eval()
-    net.precision = federation.precision
+        network = models.make(options.shared_model, federation.data.shape, len(federation.data.classes), options.feature_dim)
+    network = network.to(federation.device, federation.dtype, memory_format=torch.channels_last).eval()
+    network.precision = federation.precision
     if weights:
-        net.load_state_dict(weights)
-    return net
+        network.load_state_dict(weights)
+    return network
 
 
 def rebuild(options, inputs, client, answer):
-    """The network of a saved answer: `options` and `inputs` as in a run's `config.json`."""
-    named = {**options, "model": [options["shared_model"]]} if answer == "global" else options
-    return models.of_client(named, inputs, client)
+    """Return the network of a saved model: `options` and `inputs` as in a run's `config.json`."""
+    shared_options = {**options, "model": [options["shared_model"]]} if answer == "global" else options
+    return models.of_client(shared_options, inputs, client)

@@ -1,7 +1,7 @@
-"""Nothing: every client learns from its own data alone. The lower reference line.
+"""Independent: every client learns alone from its own data; sends nothing.
 
-Known as local-only training. Each client starts from weights of its own and keeps its optimizer's memory from round to
-round, so that `--rounds 100` is one training of 100 epochs.
+The lower reference line, also known as local-only training. Each client starts from its own weights and keeps its
+optimizer's memory from round to round, so that `--rounds 100` is one training of 100 epochs.
 
 Defaults: Chorus's, the shared training: Adam with a rate of 0.001, batches of 32, one epoch a round.
 """

@@ -1,15 +1,16 @@
-"""The head, both ways, while every client's body stays with it.
+"""LG-FedAvg: clients share the head and keep their bodies; sends the head both ways.
 
 P. P. Liang, T. Liu, L. Ziyin, N. B. Allen, R. P. Auerbach, D. Brent, R. Salakhutdinov, L.-P. Morency: Think Locally, Act
 Globally: Federated Learning with Local and Global Representations, 2020 (arXiv 2001.01523), Algorithm 1. A setting of
-FedBABU's code: everything is trained, the head is averaged.
+FedBABU's code: clients train the whole model, the server averages the head.
 
 Differences from the paper:
-1. The global part is the classifier; the paper tries more layers, and local losses beside the one of the whole.
-2. All bodies begin alike and untrained, and `--lr` is as for the others. The authors' code, and FedBABU's, start from
-   FedAvg's best model on the test set and train at 1e-3; the published LG column (`papers/mhmd`) starts from FedAvg's last
-   model (`--init_from`), since nothing is chosen on the test set here, at their rate.
-3. Those of `fedbabu` in how it trains and averages.
+1. The global part is the classifier; the paper tries more layers, and local losses in addition to the loss of the whole
+   model.
+2. All bodies start equal and untrained, and `--lr` is the same as for other algorithms. The authors' code, and FedBABU's,
+   start from FedAvg's best model on the test set and train at 1e-3. The published LG column (`papers/mhmd`) starts from
+   FedAvg's last model (`--init_from`), since Chorus chooses nothing on the test set, and trains at their rate.
+3. The differences of `fedbabu` in training and averaging.
 
 Defaults: those of `fedbabu`, in whose authors' code LG-FedAvg is a setting, 320 local epochs of CNN4. Both codes train at
 1e-3 from a model that FedAvg has trained (difference 2).

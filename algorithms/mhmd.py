@@ -1,21 +1,22 @@
-"""The body, both ways, under random heads that stay as they are and teach each other.
+"""MHMD: fixed random heads teach each other; sends the body both ways.
 
-Multi-Head Model Distillation, in the code of CAIVIAC/FL_SD (2024), on top of FedBABU: heads on the way, each with a
-temperature for every image, learn from the labels, from the classifier where it is right (self-distillation) and teach it
-where they are right (mutual feedback). Its mode 1005 is the default here, 1 is `fedbabu`, 1002 is `--distill
-deep_to_shallow --correct_only 0`, 1004 `--distill deep_to_shallow`.
+Multi-Head Model Distillation, in the code of CAIVIAC/FL_SD (2024), an extension of FedBABU. The body has auxiliary heads,
+each with a temperature for every image. They learn from the labels and, where the classifier is right, from the classifier
+(self-distillation); where they are right, they teach the classifier (mutual feedback). The code's mode 1005 is the default
+here, 1 is `fedbabu`, 1002 is `--distill deep_to_shallow --correct_only 0`, 1004 `--distill deep_to_shallow`.
 
-What the code leaves open, or does otherwise than it means to:
-1. A head taps a block after its pooling, each another block (three of the code's CNN heads read the first one).
+What the code leaves open, or does differently from its intention:
+1. A head reads the output of a block after pooling, each head of another block (three of the code's CNN heads read the first
+   one).
 2. The last of a head's C + 1 outputs is its temperature for any C; the denominator has a constant of 1e-3.
-3. A distillation term is the mean over the images for which its teacher is right, and 0 where there are none.
-4. `--w_aux` is 10 for MobileNet and 0.01 for CNN4, as its first upload says; its last has 10 for both.
-5. Heads are frozen with all they have, temperatures too: until fine-tuning these are fixed random projections of the
-   features, and adapt through the body alone.
-6. CNN4's classifier has a bias, MobileNet's none (their counts of parameters tell); auxiliary heads have none.
-7. Fine-tuning has this loss as well. Split and seed are those of the run (the code draws another split). Its modes 2 to 4
-   (one auxiliary head) and 1003 (all images if any is right) are left out.
-The rest: as in `fedbabu`, with its differences; the published table compares the two over different BatchNorms.
+3. A distillation term is the mean over the images for which its teacher is right, and 0 if there are none.
+4. `--w_aux` is 10 for MobileNet and 0.01 for CNN4, as in the code's first upload; its last upload has 10 for both.
+5. Heads are frozen with all their parameters, including temperatures: until fine-tuning they are fixed random projections of
+   the features, and change only through the body.
+6. CNN4's classifier has a bias, MobileNet's none (as their numbers of parameters show); auxiliary heads have none.
+7. Fine-tuning uses this loss too. Split and seed are those of the run (the code draws another split). The code's modes 2 to
+   4 (one auxiliary head) and 1003 (all images if any is right) are left out.
+Everything else is as in `fedbabu`, with its differences; the published table compares the two with different BatchNorms.
 
 Defaults: of the authors' code, its mode 1005 and w_aux by architecture, 320 local epochs; the training is that of `fedbabu`.
 """
@@ -70,11 +71,14 @@ def loss(model, batch, context, options):
 
 
 def transfer(teacher, student, y, options):
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)): mean over the images that the teacher gets right, and over C."""
-    right = teacher.argmax(1) == y if options.correct_only == "1" else torch.ones_like(y, dtype=torch.bool)
+    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)).
+
+    It is the mean over the images that the teacher gets right, and over C.
+    """
+    correct = teacher.argmax(1) == y if options.correct_only == "1" else torch.ones_like(y, dtype=torch.bool)
     p = ((teacher.detach() if options.detach_teacher else teacher) / options.temperature).log_softmax(1)
     q = (student / options.temperature).log_softmax(1)
-    divergence = (right.unsqueeze(1) * p.exp() * (p - q)).sum() / right.sum().clamp(min=1)
+    divergence = (correct.unsqueeze(1) * p.exp() * (p - q)).sum() / correct.sum().clamp(min=1)
     return options.temperature**2 * divergence / (p.shape[1] if options.kd_reduction == "mean" else 1)
 
 

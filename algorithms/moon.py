@@ -1,16 +1,15 @@
-"""The model, both ways: features are drawn to the received model's, off the last own.
+"""MOON: a contrastive loss on features reduces client drift; sends weights both ways.
 
 Q. Li, B. He, D. Song: Model-Contrastive Federated Learning, CVPR 2021, Algorithm 1. To the cross-entropy a client adds mu
-times -log(exp(s_glob / tau) / (exp(s_glob / tau) + exp(s_prev / tau))), where s_glob and s_prev are the cosines between the
-features of an image and those that the model it received, and its model of last time, have of the same image. mu 0 is
-`fedavg`.
+times -log(exp(s_glob / tau) / (exp(s_glob / tau) + exp(s_prev / tau))). s_glob is the cosine similarity of an image's
+features to those of the received model, s_prev to those of the client's previous model. With mu 0 this is `fedavg`.
 
 Differences from the paper:
-1. No projection head is added: features are what the classifier reads, of the architecture asked for (`--feature_dim`). The
-   paper puts two layers of 256 behind the body, and its classifier reads their output.
-2. The model of last time is that of the last round in which the client took part. Before its first there is the model it
-   receives, with which the term is log 2 and has no gradient.
-3. Both compute as in evaluation, with their running statistics and without dropout.
+1. There is no projection head: features are the inputs of the classifier, of the chosen architecture (`--feature_dim`). The
+   paper adds two layers of 256 after the body, and its classifier reads their output.
+2. The previous model is that of the last round in which the client took part. Before the client's first round it is the
+   received model; then the term is log 2 and has no gradient.
+3. Both models compute as in evaluation, with their running statistics and without dropout.
 
 Defaults: of the paper's CIFAR-10, 100 rounds with 10 clients: a rate of 0.01, momentum 0.9, weight decay 1e-5, batches of
 64, 10 epochs, a temperature of 0.5. mu is 1 as for CIFAR-100 and Tiny-ImageNet; the example of the authors' code for
@@ -41,14 +40,17 @@ class Options(fedavg.Options):
 
 def loss(model, batch, context, options):
     features, logits = model(batch.x)  # [B, D], [B, C]
-    towards, away = (F.cosine_similarity(features, features_of(model, row, batch.x)) for row in context)  # [B]
-    contrast = F.softplus((away - towards) / options.temperature).mean()  # -log(e^t / (e^t + e^a)) = log(1 + e^(a - t))
+    s_glob, s_prev = (F.cosine_similarity(features, features_of(model, row, batch.x)) for row in context)  # [B]
+    contrast = F.softplus((s_prev - s_glob) / options.temperature).mean()  # -log(e^g / (e^g + e^p)) = log(1 + e^(p - g))
     return F.cross_entropy(logits, batch.y) + options.mu * contrast
 
 
 @torch.no_grad()
 def features_of(model, weights, x):
-    """Features [B, D] of the same architecture with other weights, as in evaluation; the model stays as it is."""
+    """Return the features [B, D] of the same architecture with other weights, as in evaluation.
+
+    The model does not change.
+    """
     model.eval()
     features, _ = functional_call(model, weights, (x,))
     model.train()

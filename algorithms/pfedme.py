@@ -1,20 +1,21 @@
-"""The model, both ways, moved towards personal models that stay with their clients.
+"""pFedMe: personal models from Moreau envelopes; sends weights both ways.
 
 C. T. Dinh, N. H. Tran, T. D. Nguyen: Personalized Federated Learning with Moreau Envelopes, NeurIPS 2020, Algorithm 1. On
-each batch a client finds theta = argmin f(theta) + lambda / 2 ||theta - w||^2, by `--inner_steps` of gradient descent with
-`--inner_lr` from w, and moves w <- w - eta lambda (w - theta), where eta is `--lr`: a step on the Moreau envelope of f. The
-server goes a part beta of the way to the clients' average. With one inner step it is a `fedavg` of rate eta lambda alpha.
-The headline answer is "personal", theta; "global" is the server's w.
+each batch a client computes theta = argmin f(theta) + lambda / 2 ||theta - w||^2, by `--inner_steps` of gradient descent
+with `--inner_lr` from w. Then it moves w <- w - eta lambda (w - theta), where eta is `--lr`: a step on the Moreau envelope
+of f. The server moves by a fraction beta towards the clients' average. With one inner step this is a `fedavg` with the rate
+eta lambda alpha. The headline answer is "personal", theta; "global" is the server's w.
 
 Differences from the paper:
-1. Local epochs go through the share; the paper draws R batches of it.
-2. The inner problem begins at w; the paper leaves that open, and the authors' code goes on from the theta before.
-3. The personal model is theta of the w with which a client ends its round and its whole share, by as many inner steps, in
-   evaluation mode; the authors' is theta of the last batch. Its operations count as the client's, its steps as none.
-4. Clients that are not sampled do nothing; in Algorithm 1 all train, and the server averages a sample of them.
-5. The server's average is even, as in Algorithm 1; the authors' code weighs it by n_k.
+1. Local epochs pass over the share; the paper draws R batches of it.
+2. The inner problem starts at w; the paper leaves this open, and the authors' code starts at the previous theta.
+3. The personal model is the theta of the client's final w in a round and its whole share, by the same number of inner steps,
+   in evaluation mode; the authors' is the theta of the last batch. Its operations count as the client's, its steps do not
+   count.
+4. Clients that are not sampled do nothing; in Algorithm 1 all clients train, and the server averages a sample of them.
+5. The server's average is unweighted, as in Algorithm 1; the authors' code weighs it by n_k.
 6. The authors' code adds mu = 0.001 times theta to each inner gradient, a weight decay that the paper does not have.
-7. The server steps in the parameters. BatchNorm's statistics, which run with every inner step, are averaged; its counters
+7. The server steps in the parameters. BatchNorm's statistics, which change with every inner step, are averaged; its counters
    are one client's.
 
 Defaults: of the authors' MNIST script for a convex model, 800 rounds of softmax regression: lambda 15, 5 inner steps of
@@ -62,7 +63,7 @@ class Options(options.Options):
 
 
 def loss(model, batch, context, options):
-    """The Moreau envelope at the weights w, whose gradient is lambda (w - theta)."""
+    """Return the Moreau envelope at the weights w, whose gradient is lambda (w - theta)."""
     w = {name: tensor.detach() for name, tensor in trained_of(model).items()}
     theta = gradient_descent(partial(gradient, model, batch), w, options.inner_lr, options.inner_steps, options.lam)
     with torch.no_grad():
@@ -79,11 +80,11 @@ def communicate(federation, state, options):
     clients = federation.sample()
     received = download(federation, state, clients)
     trained = train(federation, clients, received, loss, options)
-    solved = partial(adapted, lr=options.inner_lr, steps=options.inner_steps, pull=options.lam)
-    state["personal"] = replace_rows(state["personal"], clients, federation.map_clients(solved, clients, trained.weights))
-    average, before = mean(federation.wire.up("weights", trained.weights, clients)), parameters(federation, state["server"])
+    solve = partial(adapted, lr=options.inner_lr, steps=options.inner_steps, pull=options.lam)
+    state["personal"] = replace_rows(state["personal"], clients, federation.map_clients(solve, clients, trained.weights))
+    average, w_t = mean(federation.wire.up("weights", trained.weights, clients)), parameters(federation, state["server"])
     state["server"] = {
         **average,
-        **{name: (1 - options.beta) * w + options.beta * average[name] for name, w in before.items()},
+        **{name: (1 - options.beta) * w + options.beta * average[name] for name, w in w_t.items()},
     }
     return Round(clients, trained.loss, personal_model(federation, state))

@@ -1,18 +1,18 @@
-"""The model and a control variate, both ways: every step is steered against the drift.
+"""SCAFFOLD: control variates correct client drift; sends weights and variates.
 
 S. P. Karimireddy, S. Kale, M. Mohri, S. J. Reddi, S. U. Stich, A. T. Suresh: SCAFFOLD: Stochastic Controlled Averaging for
-Federated Learning, ICML 2020, Algorithm 1. A client's variate c_i guesses its own gradient, the server's c the mean of all;
-a local step goes along g_i(y_i) - c_i + c. All variates begin at 0. Averages are even, as the paper's.
+Federated Learning, ICML 2020, Algorithm 1. A client's variate c_i estimates its own gradient, the server's c the mean
+gradient; a local step follows g_i(y_i) - c_i + c. All variates start at 0. Averages are unweighted, as the paper's.
 
 Differences from the paper:
-1. A client sends y_i, as many bytes as the paper's y_i - x; K is the number of steps that it has really taken.
-2. Variates are of the parameters that travel. BatchNorm's statistics are averaged; the gradient of `--variate 1` is taken in
-   evaluation mode, which leaves them as they are.
+1. A client sends y_i, with as many bytes as the paper's y_i - x; K is the number of steps that it has really taken.
+2. Variates cover the parameters that travel. BatchNorm's statistics are averaged; the gradient of `--variate 1` is computed
+   in evaluation mode, which does not change them.
 
 Defaults: option II and a server's rate of 1, as in the paper's experiments; the training is that of `fedavg`. The paper
 tunes the clients' rate, and its batches are a fifth of a client's examples.
 
-`--compress` rounds y_i and the change of c_i and has no error feedback: what is lost in a round stays lost, so that the
+`--compress` rounds y_i and the change of c_i without error feedback: the rounding error of a round stays, so that the
 server's c drifts from the mean of the c_i.
 """
 
@@ -54,10 +54,10 @@ class Options(fedavg.Options):
 
 
 def check(options, data, n_train):
-    """No words. Raises UserError where x - y_i would not be the learning rate times the sum of K steered gradients."""
-    for name, plain in {"optimizer": "sgd", "momentum": 0.0, "clip_grad": 0.0}.items():
-        if options.variate == 2 and (given := getattr(options, name)) != plain:
-            raise UserError(f"--{name} {given}: --variate 2 of scaffold needs plain SGD; must be {plain}, or --variate 1")
+    """Return "". Raise UserError if x - y_i is not the learning rate times the sum of K corrected gradients."""
+    for name, required in {"optimizer": "sgd", "momentum": 0.0, "clip_grad": 0.0}.items():
+        if options.variate == 2 and (value := getattr(options, name)) != required:
+            raise UserError(f"--{name} {value}: --variate 2 of scaffold needs plain SGD; must be {required}, or --variate 1")
     return ""
 
 
@@ -71,38 +71,38 @@ def start(federation, options):
 
 
 def communicate(federation, state, options):
-    clients, none_yet = federation.sample(), {name: torch.zeros_like(v) for name, v in state["c"].items()}
+    clients, zeros = federation.sample(), {name: torch.zeros_like(v) for name, v in state["c"].items()}
     x, c = download(federation, state, clients), federation.wire.broadcast("variates", state["c"], clients)
-    c_i = helpers.select_rows(state["c_i"], clients, none_yet)
+    c_i = helpers.select_rows(state["c_i"], clients, zeros)
     corrections = list(map(subtract, c, c_i))
     trained = train(federation, clients, x, loss, options, context=corrections)
     if options.variate == 1:
-        new = federation.map_clients(gradient, clients, x, corrections)
+        new_c_i = federation.map_clients(gradient, clients, x, corrections)
     else:
-        new = list(map(partial(renewed, federation, options), x, trained.weights, trained.steps, corrections))
+        new_c_i = list(map(partial(renewed, federation, options), x, trained.weights, trained.steps, corrections))
     y = mean(federation.wire.up("weights", keep_own(state, clients, trained.weights), clients))
-    change = mean(federation.wire.up("variates", list(map(subtract, new, c_i)), clients))
+    change = mean(federation.wire.up("variates", list(map(subtract, new_c_i, c_i)), clients))
     before = parameters(federation, state["server"])
     state["server"] = add_scaled({**y, **before}, subtract(y, before), options.server_lr)
     state["c"] = add_scaled(state["c"], change, len(clients) / len(federation.clients))  # |S| / N
-    state["c_i"] = helpers.replace_rows(state["c_i"], clients, new)
+    state["c_i"] = helpers.replace_rows(state["c_i"], clients, new_c_i)
     return Round(clients, trained.loss, shared_model(federation, state), local_weights=trained.weights)
 
 
 def renewed(federation, options, x, y, K, correction):
-    """c_i - c + (x - y_i) / (K lr)."""
+    """Return the new variate, c_i - c + (x - y_i) / (K lr)."""
     lr = helpers.learning_rate(options, federation.round)
     return {name: (x[name] - y[name]) / (K * lr) - v for name, v in correction.items()}
 
 
 def gradient(federation, k, weights, names):
-    """Of client k's mean loss over all its examples at these weights: {name: tensor} of the parameters named."""
+    """Return the gradient of client k's mean loss over all its examples at these weights: {name: tensor} for `names`."""
     model, share = federation.model(k, weights), federation.shares[k]
-    wanted = {name: w for name, w in model.named_parameters() if name in names}
+    named = {name: w for name, w in model.named_parameters() if name in names}
 
     def part(i):
         batch = helpers.Batch(federation.data.images(i, federation.dtype), federation.data.y[i], i)
-        return torch.autograd.grad(cross_entropy(model, batch, None, None) * len(i) / len(share), wanted.values())
+        return torch.autograd.grad(cross_entropy(model, batch, None, None) * len(i) / len(share), named.values())
 
     parts = [federation.count_flops(partial(part, i), k, "gradient", len(i)) for i in share.split(helpers.EVALUATION_BATCH)]
-    return {name: sum(of_one) for name, of_one in zip(wanted, zip(*parts, strict=True), strict=True)}
+    return {name: sum(terms) for name, terms in zip(named, zip(*parts, strict=True), strict=True)}

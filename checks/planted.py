@@ -22,7 +22,7 @@ RECORD, BEGIN, END = ROOT / "checks" / "planted.md", "<!-- planted: begin -->", 
 
 PLANTS = r"""
 every epoch of a round has the order of its first | helpers.py | test_helpers.py
-- torch.from_numpy(order.permutation(len(share)))
+- torch.from_numpy(order_stream.permutation(len(share)))
 + torch.from_numpy(federation.stream("batches", k).permutation(len(share)))
 the optimizer works in the memory that the state holds | federation/optimizers.py | test_helpers.py
 - key: value.clone() if isinstance(value, Tensor) else value for key
@@ -34,11 +34,11 @@ the learning rate is a round ahead of its schedule | helpers.py | test_helpers.p
 - if only is None or name in only}
 + if True}
 a body that is not trained goes on running its BatchNorm statistics | helpers.py | test_helpers.py
-- part.train(any(parameter.requires_grad for parameter in part.parameters()))
-+ part.train()
+- module.train(any(parameter.requires_grad for parameter in module.parameters()))
++ module.train()
 a change of an image is drawn by its place in the batch | helpers.py | test_augment.py
-- augment.part(changed, i))
-+ augment.part(changed, i.sort().values))
+- augment.part(draw, i))
++ augment.part(draw, i.sort().values))
 the weights n_k are dropped from the average | helpers.py | test_helpers.py
 -     total = sum(n)
 +     total = sum(n := [torch.ones_like(n_k) for n_k in n])
@@ -88,8 +88,8 @@ fedgkt: a client's targets meet other images of its batch | algorithms/fedgkt/__
 - context["weight"] * transfer(logits, context["targets"][batch.index]
 + context["weight"] * transfer(logits, context["targets"][batch.index.sort().values]
 fedgkt: the server forgets its optimizer's memory between rounds | algorithms/fedgkt/server.py | algorithms/test_fedgkt.py
-- [given], [state["server_memory"]])
-+ [given], [None])
+- [context], [state["server_memory"]])
++ [context], [None])
 fedgkt: the plateau is told the accuracy on training examples | algorithms/fedgkt/server.py | algorithms/test_fedgkt.py
 - state["weights"][k], federation.validation[k], {}
 + state["weights"][k], federation.shares[k], {}
@@ -103,8 +103,8 @@ lg_fedavg: the body is averaged too | algorithms/lg_fedavg.py | algorithms/test_
 - "full", "head"
 + "full", "full"
 mhmd: images are chosen by whether the student is right | algorithms/mhmd.py | algorithms/test_mhmd.py
-- right = teacher.argmax(1) == y
-+ right = student.argmax(1) == y
+- correct = teacher.argmax(1) == y
++ correct = student.argmax(1) == y
 * mhmd: a round names as trained what was sent | algorithms/mhmd.py | test_algorithms.py -k "that_local and mhmd"
 - local_weights=trained.weights)
 + local_weights=weights)
@@ -112,8 +112,8 @@ data_exchange: Metropolis by the smaller degree | algorithms/data_exchange/graph
 - np.maximum.outer
 + np.minimum.outer
 data_exchange: mixing by the column of the matrix | algorithms/data_exchange/graph.py | algorithms/test_data_exchange.py
-- matrix[place[k], place[j]]
-+ matrix[place[j], place[k]]
+- matrix[index[k], index[j]]
++ matrix[index[j], index[k]]
 data_exchange: all neighbours get the same draw | algorithms/data_exchange/exchange.py | algorithms/test_data_exchange.py
 - f"exchange with {j}"
 + "exchange"
@@ -166,8 +166,8 @@ augment: the hole is mirrored with its image | data/augment.py | test_augment.py
 - column - centre[:, 1:]
 + column.flip(1) - centre[:, 1:]
 * the loss on the test set is that on a client's own test examples | experiment/evaluation.py | test_evaluation.py
-- loss[test].mean().item(), right
-+ loss[personal.values].mean().item(), right
+- loss[test].mean().item(),
++ loss[personal.values].mean().item(),
 fine-tuning forgets its momentum after every epoch | experiment/evaluation.py | test_evaluation.py
 - memory=[memory], only=only)
 + only=only)
@@ -187,7 +187,7 @@ work that a plan passes over takes no time | experiment/planning.py | test_plan.
 - self.passed_over[kind] += seconds
 + self.passed_over[kind] += 0 * seconds
 * where clients are sampled, a plan takes rounds for alike | experiment/planning.py | test_plan.py
-- if drawn or any
+- if is_random or any
 + if any
 known work is not counted again | federation/meter.py | test_helpers.py -k "flops"
 - self.spent["flops", party, client] += self._flops[kind]
@@ -217,8 +217,8 @@ the report sorts what is missing first | figures/report/page.js | figures/test_r
 - ("torch", "numpy", "processor", "device")]
 + ("torch", "processor", "device")]
 * an unfinished run of other code passes for finished | experiment/identity.py | test_experiment.py -k "changed_code"
-- f"{wanted}-*/done"
-+ f"{wanted}-*/config.json"
+- f"{request}-*/done"
++ f"{request}-*/config.json"
 * bytes that a client did not send are those of the row before | saves/__init__.py | test_saves.py
 - np.nan_to_num(client_columns[name])
 + pd.Series(client_columns[name]).ffill().fillna(0)
@@ -232,8 +232,8 @@ the weights of a grouped convolution are counted as dense ones | federation/mete
 - torch.ops.aten.convolution_backward: _convolution_backward
 + torch.ops.aten.addmm: flop_registry[torch.ops.aten.addmm]
 what the server does is counted as the clients' | experiment/measuring.py | test_run.py -k "server"
-- count(of_the_server[what], None, amount)
-+ count(what, None, amount)
+- count(server_columns[quantity], None, amount)
++ count(quantity, None, amount)
 a cell takes the run of another setting | papers/results.py | papers/test_papers.py -k "other_settings"
 - runs = self._runs.get(name, [])
 + runs = [run for runs in self._runs.values() for run in runs if run.options["algorithm"] == table_run.options.algorithm]
@@ -247,7 +247,7 @@ a split is not drawn anew with each seed | options.py | test_options.py -k "spli
 - object.__setattr__(self, "split_seed", self.seed)
 + object.__setattr__(self, "split_seed", 0)
 a flag that is newer changes the identity of older runs | experiment/identity.py | test_experiment.py -k "newer"
-- and not (name in as_before and value == as_before[name])
+- and not (name in legacy_values and value == legacy_values[name])
 + and True
 a study's settings are chosen by the worst validation accuracy | commandline/tuning.py | test_study.py
 - best = max(scored, key=scored.get)
@@ -280,8 +280,8 @@ a worker counts what it did before once more | federation/pool.py | test_pool.py
 -     _federation.meter.clear()
 +     pass
 tensors arrive contiguous | federation/pool.py | test_pool.py -k "arrives"
-- made = torch.empty_strided(shape, strides, dtype=dtype)
-+ made = torch.empty(shape, dtype=dtype)
+- tensor = torch.empty_strided(shape, strides, dtype=dtype)
++ tensor = torch.empty(shape, dtype=dtype)
 results stand in the order in which the longest are begun | federation/pool.py | test_pool.py -k "order"
 - for i in range(len(tasks)):
 + for i in order:
@@ -295,8 +295,8 @@ a signal to all processes ends the workers before the round is saved | federatio
 - signal.signal(getattr(signal, name), signal.SIG_IGN)
 + signal.signal(getattr(signal, name), signal.SIG_DFL)
 a rank does the clients in the order in which they come | federation/ranks.py | test_ranks.py -k dealt
-- key=lambda place: (-costs[place], place)
-+ key=lambda place: place
+- key=lambda position: (-costs[position], position)
++ key=lambda position: position
 seconds that are known are not asked for | federation/ranks.py | test_ranks.py -k times
 - costs = [known.get(k, rate * n)
 + costs = [rate * n
@@ -307,8 +307,8 @@ whoever fine-tunes may straggle too | helpers.py | test_helpers.py -k straggle
 - if federation.party != "client" or not options.straggler:
 + if not options.straggler:
 a memory that nobody asked for is returned | helpers.py | test_helpers.py -k memory
-- {**(memory or {}), **own} if remembers else None
-+ {**(memory or {}), **own}
+- {**(memory or {}), **optimizer_state} if remembers else None
++ {**(memory or {}), **optimizer_state}
 Yogi adds like Adam | algorithms/fedopt.py | algorithms/test_fedopt.py -k yogi
 - * square * (v - square).sign()
 + * (square - v)
@@ -322,14 +322,14 @@ FedDyn's h is as if all had taken part | algorithms/feddyn.py | algorithms/test_
 - -alpha * len(clients) / len(federation.clients)
 + -alpha
 MOON is drawn to its own last model | algorithms/moon.py | algorithms/test_moon.py -k slow_loop
-- (away - towards)
-+ (towards - away)
+- (s_prev - s_glob)
++ (s_glob - s_prev)
 MOON's teachers compute as in training | algorithms/moon.py | algorithms/test_moon.py
 -     model.eval()
 +     pass
 SCAFFOLD's variates of absent clients are forgotten | algorithms/scaffold.py | algorithms/test_scaffold.py -k "not drift"
-- helpers.replace_rows(state["c_i"], clients, new)
-+ helpers.replace_rows({}, clients, new)
+- helpers.replace_rows(state["c_i"], clients, new_c_i)
++ helpers.replace_rows({}, clients, new_c_i)
 FedRep's body learns under the old head | algorithms/fedrep.py | algorithms/test_fedrep.py
 - train(federation, clients, heads.weights, loss, options, only=
 + train(federation, clients, weights, loss, options, only=
@@ -343,7 +343,7 @@ Per-FedAvg adapts on the half on which it is judged | algorithms/perfedavg.py | 
 - gradient, model, first
 + gradient, model, second
 Per-FedAvg takes the gradient where it began | algorithms/perfedavg.py | algorithms/test_perfedavg.py
-- functional_call(model, moved, (second.x,))
+- functional_call(model, adapted_weights, (second.x,))
 + functional_call(model, dict(w), (second.x,))
 FedALA's weights are not clipped | algorithms/fedala.py | algorithms/test_fedala.py
 - .clamp(0, 1)
@@ -397,14 +397,14 @@ FedProto takes the mean of means | algorithms/fedproto.py | algorithms/test_fedp
 - [row["counts"].unsqueeze(1) for row in sent]
 + [(row["counts"] > 0).unsqueeze(1) for row in sent]
 FedProto draws to classes that nobody has | algorithms/fedproto.py | algorithms/test_fedproto.py
-- (held.unsqueeze(1) * (features - prototypes).square())
+- (is_held.unsqueeze(1) * (features - prototypes).square())
 + ((features - prototypes).square())
 an epidemic's client may send to itself | algorithms/epidemic.py | algorithms/test_epidemic.py
 - if other != k]
 + if True]
 an epidemic's client averages only what it received | algorithms/epidemic.py | algorithms/test_epidemic.py
-- held = {k: [row] for k, row in rows.items()}
-+ held = {k: [] for k, row in rows.items()}
+- rows_to_average = {k: [row] for k, row in rows.items()}
++ rows_to_average = {k: [] for k, row in rows.items()}
 FedDF's server takes a pass too few | algorithms/feddf.py | algorithms/test_feddf.py -k at_least
 - ceil(options.distill_steps / steps)
 + options.distill_steps // steps
@@ -412,11 +412,11 @@ a run at chance is told so only where it is worse than the largest class | figur
 - return _lead(run, metric, run.summary()[f"{metric}_mean"]) <= EQUAL
 + return _lead(run, metric, run.summary()[f"{metric}_mean"]) < -EQUAL
 FedDF's teacher is the first client's model | algorithms/feddf.py | algorithms/test_feddf.py -k slow
-- mean([rows.logits for rows in said])
-+ said[0].logits
+- mean([rows.logits for rows in results])
++ results[0].logits
 FedMD's mean is what the first client says | algorithms/fedmd.py | algorithms/test_fedmd.py -k slow
-- mean(scores), clients
-+ scores[0], clients
+- mean(logits), clients
++ logits[0], clients
 public examples are dealt too | data/partition.py | test_partition.py -k "public"
 - kept[~np.isin(kept, public)] if len(public) else kept,
 + kept,
@@ -427,7 +427,7 @@ an epidemic's client does not send to those that will fail | algorithms/epidemic
 - for j in clients for k in sends[j]]
 + for j in clients for k in sends[j] if k in clients]
 pFedMe extrapolates BatchNorm's statistics | algorithms/pfedme.py | test_algorithms.py -k extrapolated
-- for name, w in before.items()}
+- for name, w in w_t.items()}
 + for name, w in state["server"].items()}
 single numbers are compressed | federation/wire.py | test_wire.py
 - and leaf.ndim > 0
@@ -442,20 +442,20 @@ F1 is over classes that a client has no example of | measures.py | test_measures
 - labels=np.unique(y), average
 + labels=np.arange(p.shape[1]), average
 a client's measures are those of the whole test set | experiment/evaluation.py | test_measures.py
-- dict(zip(clients, personal, strict=True)))
-+ dict.fromkeys(clients, test))
+- dict(zip(clients, personal, strict=True))
++ dict.fromkeys(clients, test)
 the weights after the last step are not looked at | helpers.py | test_divergence.py -k "last_step"
-- sound = {**(memory or {}), **own} if remembers else None, finite([total, *weights.values()])
-+ sound = {**(memory or {}), **own} if remembers else None, finite([total])
+- is_finite = {**(memory or {}), **optimizer_state} if remembers else None, finite([total, *weights.values()])
++ is_finite = {**(memory or {}), **optimizer_state} if remembers else None, finite([total])
 what the server makes of weights is not looked at | experiment/divergence.py | test_divergence.py -k "new_in_a_state"
-- return found or dict.fromkeys(
-+ return found and dict.fromkeys(
+- return diverged or dict.fromkeys(
++ return diverged and dict.fromkeys(
 minus infinity counts as a number | federation/meter.py | test_divergence.py -k "one_number"
-- for end in tensor.aminmax()]
-+ for end in tensor.aminmax()[1:]]
+- for extreme in tensor.aminmax()]
++ for extreme in tensor.aminmax()[1:]]
 fine-tuning that diverges goes on | experiment/evaluation.py | test_evaluation.py -k "tuning_that_diverges"
-- if wrong and options.on_divergence == "stop":
-+ if wrong and options.on_divergence == "":
+- if bad_epoch and options.on_divergence == "stop":
++ if bad_epoch and options.on_divergence == "":
 clients that failed are named | experiment/measuring.py | test_divergence.py -k "clients_that_fail"
 -     meter.diverged.clear()
 +     meter.diverged.copy()
@@ -484,8 +484,8 @@ what a killed command leaves of temporary files is nobody's | federation/scratch
 - for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*{LOCK}"):
 + for lock in ():
 a kill leaves the file with which a folder is tried | experiment/preparation.py | test_mistakes.py -k "kill_could"
-- tempfile.TemporaryFile(dir=there).close()
-+ tempfile.NamedTemporaryFile(dir=there).close()
+- tempfile.TemporaryFile(dir=existing).close()
++ tempfile.NamedTemporaryFile(dir=existing).close()
 --flag=-- is an empty list | untrusted.py | test_mistakes.py -k "one_line or dashes"
 - word.partition("=")[2] == "--":
 + False:
@@ -499,8 +499,8 @@ a run that may not be read passes for a damaged one | saves/files.py | test_save
 - if isinstance(cause, PermissionError):
 + if isinstance(cause, KeyError):
 that a file system has no locks is not told | federation/locks.py | test_saved_files.py -k "without_locks"
-- number = errno.ENOLCK if without else number
-+ number = errno.EINVAL if without else number
+- number = errno.ENOLCK if has_no_locks else number
++ number = errno.EINVAL if has_no_locks else number
 a column of the clients stays a tensor until the run ends | experiment/measuring.py | test_experiment.py -k no_tensor
 -         clients[name] = saves.kept(values)
 +         clients[name] = torch.from_numpy(values)

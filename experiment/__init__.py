@@ -1,7 +1,7 @@
 """One experiment: data -> federation -> rounds -> saved run.
 
-`prepare` checks everything and names the run, before anything is written; `plan` says what it will cost; `run` carries it
-out, or goes on with it.
+`prepare` checks everything and names the run, before Chorus writes anything; `plan` estimates what the run costs; `run`
+starts the run or resumes it.
 """
 
 from experiment.identity import earlier

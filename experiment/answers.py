@@ -1,4 +1,4 @@
-"""What a run leaves beside its history: the weights after the last round, the confusion of classes, and features."""
+"""The files that a run saves besides its history: the weights after the last round, the confusion matrices, and features."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,39 +12,42 @@ from federation import Federation
 from helpers import Round
 
 
-def write_answers(experiment: Experiment, federation: Federation, done: Round, confusion: dict) -> dict[str, str]:
-    """The weights after the last round, and which class was taken for which -> {file: digest}."""
+def write_answers(experiment: Experiment, federation: Federation, result: Round, confusion: dict) -> dict[str, str]:
+    """Write the weights after the last round and the confusion matrices; return {file: digest}."""
     folder = experiment.folder
-    tables = {name: table.cpu().numpy() for name, table in confusion.items()}
-    tables["classes"] = np.array(experiment.data.classes)
+    matrices = {name: matrix.cpu().numpy() for name, matrix in confusion.items()}
+    matrices["classes"] = np.array(experiment.data.classes)
     return {
-        "weights.pt": saves.write_tensors(folder / "weights.pt", _final_weights(federation, done)),
-        "confusion.npz": saves.write_arrays(folder / "confusion.npz", tables),
+        "weights.pt": saves.write_tensors(folder / "weights.pt", _final_weights(federation, result)),
+        "confusion.npz": saves.write_arrays(folder / "confusion.npz", matrices),
     }
 
 
-def _final_weights(federation: Federation, done: Round) -> dict[str, Any]:
-    """{answer: weights}, or rows of weights where every client has its own."""
+def _final_weights(federation: Federation, result: Round) -> dict[str, Any]:
+    """Return {model name: weights}, or rows of weights if every client has a model."""
 
-    def weights(answer: Callable, k: int) -> dict[str, Tensor]:
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in answer(k).state_dict().items()}
+    def weights(model_of: Callable, k: int) -> dict[str, Tensor]:
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model_of(k).state_dict().items()}
 
     return {
-        name: weights(answer, 0) if name == "global" else [weights(answer, k) for k in federation.clients]
-        for name, answer in done.models.items()
+        name: weights(model_of, 0) if name == "global" else [weights(model_of, k) for k in federation.clients]
+        for name, model_of in result.models.items()
     }
 
 
 def write_features(experiment: Experiment, entries: Sequence[dict]) -> dict[str, str]:
-    """`features.npz`: "rounds" int64 [T]; of each client k "features_k" float32 [T, n, D] and "labels_k" int64 [n];
-    "classes" -> {file: digest}, {} where no features were kept."""
+    """Write `features.npz`; return {file: digest}, {} if the run kept no features.
+
+    "rounds": int64 [T]. For each client k, "features_k": float32 [T, n, D], and "labels_k": int64 [n]. "classes": the names
+    of the classes.
+    """
     if not entries:
         return {}
     arrays = {
         "rounds": np.array([entry["round"]["round"] for entry in entries]),
         "classes": np.array(experiment.data.classes),
     }
-    for name, of_last in entries[-1]["features"].items():
+    for name, last_value in entries[-1]["features"].items():
         rows = [entry["features"][name].numpy() for entry in entries]
-        arrays[name] = np.stack(rows) if name.startswith("features") else of_last.numpy()
+        arrays[name] = np.stack(rows) if name.startswith("features") else last_value.numpy()
     return {"features.npz": saves.write_arrays(experiment.folder / "features.npz", arrays)}

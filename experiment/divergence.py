@@ -1,4 +1,4 @@
-"""Numbers that are not finite: whose they are, in which round, and whether the run goes on with them."""
+"""Values that are not finite: which party has them, in which round, and whether the run continues."""
 
 import logging
 import math
@@ -15,105 +15,120 @@ from federation.meter import finite
 from helpers import Round
 from options import Options, flags_of
 
-Party = int | str  # a client by its number, or in words
-Found = dict[Party, str]  # of each that diverged, in words with a place for its name, what is not finite
+Party = int | str  # a client's number, or a name such as "the server"
+Found = dict[Party, str]  # for each diverged party, a message with a place for the party's name
 SERVER = "the server"
 log = logging.getLogger("chorus")
-ROUND, TUNED = "diverged", "tuned_diverged"  # columns of the history: how many clients, and of each whether it did
+ROUND, TUNED = "diverged", "tuned_diverged"  # columns of the history: number of diverged clients, and a flag per client
 
 
-def in_round(federation: Federation, done: Round | None, state: Mapping[str, Any], before: Mapping[str, Any]) -> Found:
-    """Who has diverged since the state was `before`: by a training loss, by what local epochs ended with, or by what was
-    made of that and is in the state now."""
-    found = {} if done is None else _losses(done)
+def in_round(
+    federation: Federation, round_result: Round | None, state: Mapping[str, Any], before: Mapping[str, Any]
+) -> Found:
+    """Return the parties that have diverged since the state was `before`.
+
+    A party has diverged if its training loss, the weights after its local epochs or its new tensors in the state are not
+    finite.
+    """
+    diverged = {} if round_result is None else _losses(round_result)
     for party, client in sorted(federation.meter.diverged):
-        found.setdefault(client if party == "client" else SERVER, "the loss or the weights of {} are not finite")
-    # what is made of such weights is not finite either, and says nothing more
-    return found or dict.fromkeys(_unsound(federation, state, before), "what {} keeps is not finite")
+        diverged.setdefault(client if party == "client" else SERVER, "the loss or the weights of {} are not finite")
+    # values computed from such weights are not finite either, so the state adds no information
+    return diverged or dict.fromkeys(
+        _parties_with_nonfinite_tensors(federation, state, before), "what {} keeps is not finite"
+    )
 
 
-def _losses(done: Round) -> Found:
-    alone = [SERVER] if len(done.loss) else []  # there is no loss where all clients failed
-    losses: dict[Party, float] = dict(zip(list(done.clients) or alone, done.loss.tolist(), strict=True))
-    if "server_loss" in done.metrics:
-        losses[SERVER] = done.metrics["server_loss"]
-    return {who: f"the training loss of {{}} is {value}" for who, value in losses.items() if not math.isfinite(value)}
+def _losses(round_result: Round) -> Found:
+    parties = [SERVER] if len(round_result.loss) else []  # no loss if all clients failed
+    losses: dict[Party, float] = dict(zip(list(round_result.clients) or parties, round_result.loss.tolist(), strict=True))
+    if "server_loss" in round_result.metrics:
+        losses[SERVER] = round_result.metrics["server_loss"]
+    return {party: f"the training loss of {{}} is {value}" for party, value in losses.items() if not math.isfinite(value)}
 
 
-def _unsound(federation: Federation, state: Mapping[str, Any], before: Mapping[str, Any]) -> list[Party]:
-    """Whose tensors that are new in the state are not finite."""
-    new = list(_new(dict(state), before, len(federation.clients)))
-    sound = torch.stack([finite([tensor]).to(federation.device) for _, tensor in new]).tolist() if new else []
-    return list(dict.fromkeys(who for (who, _), is_sound in zip(new, sound, strict=True) if not is_sound))
+def _parties_with_nonfinite_tensors(
+    federation: Federation, state: Mapping[str, Any], before: Mapping[str, Any]
+) -> list[Party]:
+    """Return the parties whose new tensors in the state are not finite."""
+    new = list(_new_tensors(dict(state), before, len(federation.clients)))
+    are_finite = torch.stack([finite([tensor]).to(federation.device) for _, tensor in new]).tolist() if new else []
+    return list(dict.fromkeys(party for (party, _), is_finite in zip(new, are_finite, strict=True) if not is_finite))
 
 
-def _new(tree: Any, before: Any, n_clients: int, whose: Party = SERVER) -> Iterator[tuple[Party, Tensor]]:
-    """(whose it is, tensor) of a tree, without what is `before` at its place: no tensor of a state is changed in place. A
-    row of a client is the client's, everything else the server's."""
+def _new_tensors(tree: Any, before: Any, n_clients: int, party: Party = SERVER) -> Iterator[tuple[Party, Tensor]]:
+    """Yield (party, tensor) for the tensors of a tree that are not at the same place in `before`.
+
+    No tensor of a state is changed in place, so identity is enough. A client's row belongs to the client, everything else to
+    the server.
+    """
     if tree is before:
         return
     if isinstance(tree, Tensor):
-        yield whose, tree
+        yield party, tree
     elif isinstance(tree, dict):
         for key, branch in tree.items():
-            owner = key if isinstance(key, int) else whose
-            n = 0 if key == "server" else n_clients  # its models may be as many as there are clients
-            yield from _new(branch, before.get(key) if isinstance(before, dict) else None, n, owner)
+            owner = key if isinstance(key, int) else party
+            n = 0 if key == "server" else n_clients  # the server may have as many models as there are clients
+            yield from _new_tensors(branch, before.get(key) if isinstance(before, dict) else None, n, owner)
     elif isinstance(tree, list | tuple):
         same = isinstance(before, list | tuple) and len(before) == len(tree)
         for k, branch in enumerate(tree):
-            owner = k if whose == SERVER and len(tree) == n_clients else whose
-            yield from _new(branch, before[k] if same else None, n_clients, owner)
+            owner = k if party == SERVER and len(tree) == n_clients else party
+            yield from _new_tensors(branch, before[k] if same else None, n_clients, owner)
 
 
-def columns(found: Iterable[Party], name: str = ROUND) -> tuple[dict[str, float], dict[str, dict[int, float]]]:
-    """Of the round, how many clients diverged and whether the server did; of the clients, that they did. Empty where nobody
-    did: a run that does not diverge has no such columns."""
-    clients = {who: 1.0 for who in found if who != SERVER}
-    of_round = {name: float(len(clients))} if found else {}
-    return of_round | ({f"{name}:server": 1.0} if SERVER in found else {}), {name: clients} if clients else {}
+def columns(diverged: Iterable[Party], name: str = ROUND) -> tuple[dict[str, float], dict[str, dict[int, float]]]:
+    """Return the history columns of a divergence: (columns of the round, columns of the clients).
+
+    The round has the number of diverged clients and a flag of the server; each diverged client has a flag. Both are empty if
+    nobody diverged: a run without divergence has no such columns.
+    """
+    clients = {party: 1.0 for party in diverged if party != SERVER}
+    of_round = {name: float(len(clients))} if diverged else {}
+    return of_round | ({f"{name}:server": 1.0} if SERVER in diverged else {}), {name: clients} if clients else {}
 
 
-def stop(options: Options, found: Found, r: int) -> None:
-    """Raises DivergedError where somebody diverged in round r (0: before the first) and the run is not to go on."""
-    if found and options.on_divergence == "stop":
-        who, what = next(iter(found.items()))
+def stop(options: Options, diverged: Found, r: int) -> None:
+    """Raise DivergedError if a party diverged in round r (0: before the first round) and the run must not continue."""
+    if diverged and options.on_divergence == "stop":
+        party, message = next(iter(diverged.items()))
         rates = [name for name, flag in flags_of(type(options)).items() if flag["rate"] and name != "ft_lr"]
         raise DivergedError(
-            f"{options.algorithm}: {what.format(_called(who))} {_when(r)}; nothing after it would mean anything; "
+            f"{options.algorithm}: {message.format(_name_of(party))} {_when(r)}; nothing after it would mean anything; "
             f"{smaller(options, rates)}"
         )
 
 
 def smaller(options: Options, rates: Sequence[str]) -> str:
-    """What may help, in words."""
-    told = " or ".join(f"--{name} (it is {getattr(options, name):g})" for name in rates)
-    return f"a smaller {told} may help"
+    """Return a message with the learning rates that the user may reduce."""
+    flags = " or ".join(f"--{name} (it is {getattr(options, name):g})" for name in rates)
+    return f"a smaller {flags} may help"
 
 
 def warn(options: Options, history: Sequence[Mapping[str, Any]]) -> None:
-    """Once in a run, that it has diverged and goes on."""
-    if words := first(options, history):
-        log.warning(words)
+    """Log a warning the first time that a run has diverged and continues."""
+    if message := first(options, history):
+        log.warning(message)
 
 
 def first(options: Options, history: Sequence[Mapping[str, Any]]) -> str:
-    """In words, that somebody has diverged in the last entry of a history, where nobody has in those before it; or ""."""
+    """Return a message if a party diverged in the last entry of a history and none in the earlier entries; else ""."""
     *earlier, last = history
     names = [name for name in (ROUND, TUNED) if _parties(last, name)]
     if not names or any(_parties(entry, name) for entry in earlier for name in (ROUND, TUNED)):
         return ""
     (name, *_), r = names, last["round"]["round"]
-    who, *others = _parties(last, name)
-    told = f"{'fine-tuning of ' if name == TUNED else ''}{_called(who)}{f' and {len(others)} more' if others else ''}"
+    party, *others = _parties(last, name)
+    subject = f"{'fine-tuning of ' if name == TUNED else ''}{_name_of(party)}{f' and {len(others)} more' if others else ''}"
     return (
-        f"{options.algorithm}: {told} diverged {_when(r)}, and the run goes on (--on_divergence continue); what it says "
+        f"{options.algorithm}: {subject} diverged {_when(r)}, and the run goes on (--on_divergence continue); what it says "
         "from then on means nothing"
     )
 
 
 def _parties(entry: Mapping[str, Any], name: str) -> list[Party]:
-    """Who diverged, by an entry of a history."""
+    """Return the diverged parties in an entry of a history."""
     clients = {column: saves.numbers(entry["clients"][column]) for column in ("client", name) if column in entry["clients"]}
     of_clients = clients["client"][clients[name] == 1].astype(int).tolist() if name in clients else []
     return [*of_clients, *([SERVER] if f"{name}:server" in entry["round"] else [])]
@@ -123,5 +138,5 @@ def _when(r: int) -> str:
     return f"in round {r}" if r else "before round 1"
 
 
-def _called(who: Party) -> str:
-    return who if isinstance(who, str) else f"client {who}"
+def _name_of(party: Party) -> str:
+    return party if isinstance(party, str) else f"client {party}"

@@ -1,4 +1,4 @@
-"""What a run is: everything that its result depends on, and the name of its folder."""
+"""The identity of a run: everything on which its result depends, and the name of its folder."""
 
 import hashlib
 import json
@@ -23,18 +23,21 @@ from data import datasets, partition
 from options import Options, flags_of, plain, plain_value
 
 HERE = Path(__file__).resolve().parent.parent
-# what the loop over rounds imports and yet can change no number: it saves, parses, names or waits, or is asked below
+# modules that the loop over rounds imports and that change no number: they save, parse, name, wait; or see `_sources`
 OF_NO_NUMBER = ("data", "experiment", "plugins", "saves", "options", "errors", "algorithms")
 OF_NO_NUMBER += ("federation.allocator", "federation.locks", "federation.scratch")
 IMPORTS = re.compile(r"^ *(?:from ([\w.]+) import (\([^)]*\)|.+)|import ([\w.]+))", re.M)
 
-LONGEST = 160  # bytes of a data set's name in that of a folder, of the 255 that file systems take
-NO_PART = ("device", "unverified_data")  # of what a run asks for: who carries it out; what older runs said of their data
+LONGEST = 160  # bytes of a data set's name in a folder's name, which file systems limit to 255 bytes
+NO_PART = ("device", "unverified_data")  # not part of a request: the device, and a note on the data in older runs
 
 
 def config_of(options: Options, data: datasets.Data, split: partition.Split, start: saves.Rows | None) -> dict[str, Any]:
-    """`config.json`: the options, and what they do not say themselves: digests of the split, of the data and of what is in
-    every file that an option names, the plugins that are loaded, the code, the libraries and the processor."""
+    """Return `config.json`: the options and what the options do not contain.
+
+    This is: digests of the split, of the data and of every file that an option names, the loaded plugins, the code, the
+    libraries and the CPU.
+    """
     return {
         "options": plain(options),
         "split": split.digest,
@@ -42,24 +45,24 @@ def config_of(options: Options, data: datasets.Data, split: partition.Split, sta
         "files": _files(options, data, split, start),
         "unverified_data": data.unverified,
         "inputs": [list(data.shape), len(data.classes)],
-        **({"plugins": brought} if (brought := plugins.digests()) else {}),
+        **({"plugins": plugin_digests} if (plugin_digests := plugins.digests()) else {}),
         **carrier(options),
     }
 
 
 def carrier(options: Options) -> dict[str, Any]:
-    """The part of `config.json` that says what carries a run out: the code, the libraries and the processor."""
+    """Return the part of `config.json` that names the code, the libraries and the CPU of a run."""
     environment = _environment(options.device)
-    carried = [environment[name] for name in ("torch", "numpy", "processor", "device")]
+    versions = [environment[name] for name in ("torch", "numpy", "processor", "device")]
     return {
-        "source": _digest([*carried, *_sources(options)]),
+        "source": _digest([*versions, *_sources(options)]),
         "revision": revision(),
         "environment": environment,
     }
 
 
 def _files(options: Options, data: datasets.Data, split: partition.Split, start: saves.Rows | None) -> dict[str, str]:
-    """{option: digest of what is in the file or folder that it names}; where it lies is no part of a run."""
+    """Return {option: digest of the file or folder that it names}; the path is not part of a run."""
     contents: dict[str, Any] = {
         "dataset": data.digest if options.dataset not in datasets.LOADERS else None,
         "public_dataset": data.digest if options.public_dataset not in (None, *datasets.LOADERS) else None,
@@ -74,46 +77,52 @@ def _files(options: Options, data: datasets.Data, split: partition.Split, start:
 
 
 def asked(config: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits that name what a `config.json` asks for: every option, the split, the data, the files.
+    """Return sixteen hexadecimal digits that identify the request of a `config.json`: options, split, data and files.
 
-    The device, like code, libraries and processor, is what carries a run out and no part of it. Nor is a flag that is newer
-    than the run, while it is at the value that says what was done before it was there (`options.flag`, `before`).
+    The device, code, libraries and CPU are not part of the request. Nor is a flag that is newer than the run, as long as the
+    flag has the value that describes earlier versions (`options.flag`, `legacy_value`).
     """
     options, files = config["options"], config.get("files", {})
-    known = options["algorithm"] in algorithms.ALGORITHMS  # of a plugin that is not here the flags that all have are
-    declared = flags_of(algorithms.options_of(options["algorithm"]) if known else Options)
-    as_before = {name: plain_value(flag["legacy_value"]) for name, flag in declared.items() if "legacy_value" in flag}
-    told = {
+    is_known = options["algorithm"] in algorithms.ALGORITHMS  # of an unloaded plugin only the shared flags are known
+    declared = flags_of(algorithms.options_of(options["algorithm"]) if is_known else Options)
+    legacy_values = {name: plain_value(flag["legacy_value"]) for name, flag in declared.items() if "legacy_value" in flag}
+    requested = {
         name: value
         for name, value in options.items()
-        if name not in files and name not in NO_PART and not (name in as_before and value == as_before[name])
+        if name not in files and name not in NO_PART and not (name in legacy_values and value == legacy_values[name])
     }
-    parts = {"options": told, "split": config["split"], "data": config["data"]["digest"], "files": files}
+    parts = {"options": requested, "split": config["split"], "data": config["data"]["digest"], "files": files}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def name_of(config: dict[str, Any]) -> str:
-    """The name of a run's folder: algorithm, data, a digest of all that was asked for, and one of what carries it out."""
+    """Return the name of a run's folder: algorithm, data, a digest of the request, and a digest of code, libraries, CPU."""
     return f"{config['options']['algorithm']}-{stem(config['data']['name'])}-{asked(config)[:8]}-{config['source'][:6]}"
 
 
 def carried_out(config: Mapping[str, Any], today: Mapping[str, Any]) -> str:
-    """In words, what of the code, the libraries and the processor that carried a run out is not as `today` has it, a
-    `config.json` that asks for the same; empty where a run of today would be this very one."""
+    """Return a message with the differences of code, libraries and CPU between a run and `today`.
+
+    `today` is a `config.json` of the same request. The message is empty if the run would be the same today.
+    """
     if config["source"] == today["source"]:
         return ""
-    there, here = config.get("environment", {}), today["environment"]
-    others = [f"{name} {there[name]}" for name in ("torch", "numpy", "processor", "device") if there[name] != here[name]]
-    return ", ".join(others) or f"code of {config.get('revision') or 'another revision'}"
+    run_environment, current_environment = config.get("environment", {}), today["environment"]
+    differences = [
+        f"{name} {run_environment[name]}"
+        for name in ("torch", "numpy", "processor", "device")
+        if run_environment[name] != current_environment[name]
+    ]
+    return ", ".join(differences) or f"code of {config.get('revision') or 'another revision'}"
 
 
 def stem(name: str) -> str:
-    """A name, of a data set, as part of a file's name; one too long for that is cut, and told apart by a digest."""
-    told = re.sub(r"[^\w.]+", "_", name)
-    if len(told.encode()) <= LONGEST:
-        return told
+    """Return a name, such as a data set's, as part of a file name; a name that is too long is cut and gets a digest."""
+    text = re.sub(r"[^\w.]+", "_", name)
+    if len(text.encode()) <= LONGEST:
+        return text
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
-    return f"{told.encode()[:100].decode(errors='ignore')}-{digest}"
+    return f"{text.encode()[:100].decode(errors='ignore')}-{digest}"
 
 
 def _digest(parts: list) -> str:
@@ -121,45 +130,53 @@ def _digest(parts: list) -> str:
 
 
 def _sources(options: Options) -> list[str]:
-    """The text of every module that can change a number of these options: the house's, the algorithm's own, those of the
-    algorithms whose parts it takes, and those of the plugins that it takes something of."""
+    """Return the text of every module that can change a number of a run with these options.
+
+    These are Chorus's modules, the algorithm's module, the modules of algorithms whose parts it uses, and the modules of
+    plugins that it uses.
+    """
     algorithm = options.algorithm
-    brought = [path for name in plugins.used_by(options) for path in plugins.sources(name)]
-    todo = [algorithms.ALGORITHMS[algorithm], *filter(None, [algorithms.PUBLISHED.get(algorithm)])]
-    if brought:  # to look for their modules is to look at all that there are
-        todo += [module for name, module in list(sys.modules.items()) if plugins.file_of(name) in brought]
-    own: set[str] = set()
-    while todo:
-        module = todo.pop()
-        own.add(module.__name__)
-        taken = {getattr(thing, "__module__", None) or getattr(thing, "__name__", "") for thing in vars(module).values()}
-        todo += [sys.modules[name] for name in taken if name.startswith("algorithms.") and name not in own]
-    ours = sorted(name for name in own if name.startswith("algorithms."))
-    return [plugins.text_of(path) for path in (*sources(), *(Path(sys.modules[name].__file__) for name in ours), *brought)]
+    plugin_paths = [path for name in plugins.used_by(options) for path in plugins.sources(name)]
+    queue = [algorithms.ALGORITHMS[algorithm], *filter(None, [algorithms.PUBLISHED.get(algorithm)])]
+    if plugin_paths:  # plugin modules can only be found by searching all loaded modules
+        queue += [module for name, module in list(sys.modules.items()) if plugins.file_of(name) in plugin_paths]
+    names: set[str] = set()
+    while queue:
+        module = queue.pop()
+        names.add(module.__name__)
+        used = {getattr(value, "__module__", None) or getattr(value, "__name__", "") for value in vars(module).values()}
+        queue += [sys.modules[name] for name in used if name.startswith("algorithms.") and name not in names]
+    algorithm_modules = sorted(name for name in names if name.startswith("algorithms."))
+    return [
+        plugins.text_of(path)
+        for path in (*sources(), *(Path(sys.modules[name].__file__) for name in algorithm_modules), *plugin_paths)
+    ]
 
 
 @cache
 def sources(first: str = "experiment.rounds") -> tuple[Path, ...]:
-    """The files of the modules of Chorus that a module imports, itself and what those import included, which can change a
-    number of every run."""
-    found: dict[Path, None] = {}
-    todo = [first]
-    while todo:
-        name = todo.pop()
+    """Return the files of Chorus's modules that can change a number of a run.
+
+    These are the module `first` and the modules that it imports, directly or indirectly.
+    """
+    files: dict[Path, None] = {}
+    queue = [first]
+    while queue:
+        name = queue.pop()
         path = HERE / f"{name.replace('.', '/')}.py"
         path = path if path.exists() else path.with_suffix("") / "__init__.py"
-        if path in found or not path.exists() or name in OF_NO_NUMBER:
+        if path in files or not path.exists() or name in OF_NO_NUMBER:
             continue
-        found[path] = None
+        files[path] = None
         for package, names, module in IMPORTS.findall(plugins.text_of(path)):
-            todo += [module or package, *(f"{package}.{part}" for part in re.findall(r"\w+", names) if package)]
-    return tuple(sorted(found))
+            queue += [module or package, *(f"{package}.{part}" for part in re.findall(r"\w+", names) if package)]
+    return tuple(sorted(files))
 
 
 @cache
 def revision() -> str | None:
-    """The commit of this checkout, "-dirty" where files differ from it; None where it is none, or without git."""
-    if not (HERE / ".git").exists():  # installed, perhaps into a folder of somebody else's checkout
+    """Return the commit of this checkout, with "-dirty" if files differ from it; None without a checkout or without git."""
+    if not (HERE / ".git").exists():  # an installed package may lie in the folder of another checkout
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
@@ -180,7 +197,7 @@ def _environment(device: str) -> dict[str, Any]:
 
 
 def earlier(folder: Path) -> Path | None:
-    """The finished run of the same options, split and data that other code, libraries or processor made, if there is one."""
-    wanted = folder.name.rpartition("-")[0]
-    others = [done.parent for done in folder.parent.glob(f"{wanted}-*/done")]
+    """Return the finished run of the same request that other code, libraries or CPU made; None if there is none."""
+    request = folder.name.rpartition("-")[0]
+    others = [path.parent for path in folder.parent.glob(f"{request}-*/done")]
     return next((other for other in sorted(others) if other != folder), None)

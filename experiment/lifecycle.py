@@ -1,4 +1,4 @@
-"""The life of a run's folder: it is locked, its log is opened, the run begins or goes on, and what is left is completed."""
+"""The life of a run's folder: lock the folder, open its log, start or resume the run, and complete the saved files."""
 
 import logging
 import sys
@@ -21,7 +21,7 @@ from federation import computing_with, ranks
 from untrusted import EscapingFormatter, appended, escape
 
 log = logging.getLogger("chorus")
-log.setLevel(logging.DEBUG)  # a run's log gets all of it; what is shown is decided by who has the terminal
+log.setLevel(logging.DEBUG)  # a run's log gets every message; the command decides what the terminal shows
 
 
 def run(
@@ -30,68 +30,72 @@ def run(
     watch: Callable[[Row | str], None] = lambda row: None,
     loggers: Sequence[Logger] = (),
 ) -> saves.Run:
-    """Carry the experiment out, or go on with it, and save it; a finished run is returned as it is.
+    """Run an experiment, or resume it, and save it; return a finished run at once.
 
-    `watch` is called after each round with its row of the history, and with words while clients fine-tune; `loggers` get
-    the rows too, those of a run that goes on from its beginning. Raises DivergedError when a training loss is not finite,
-    saves.BusyError where another process is at work on this run, LostError where a rank of torchrun has failed. A
-    KeyboardInterrupt saves the last finished round, and so does a LostError. Raises UserError where a
-    plugin has changed Chorus.
+    `watch` is called after each round with the round's row of the history, and with messages while clients fine-tune.
+    `loggers` get the rows too; a resumed run passes them the rows since its beginning. A KeyboardInterrupt saves the last
+    finished round, and so does a LostError.
+
+    Raise DivergedError if a training loss is not finite, saves.BusyError if another process has locked this run, LostError
+    if a rank of torchrun has failed, and UserError if a plugin has changed Chorus.
     """
     plugins.check()
     folder = experiment.folder
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
-            held.enter_context(saves.locked(folder))
-        except OSError:  # of somebody else's, or on a disk that is only read: what is finished needs no lock
+            stack.enter_context(saves.locked(folder))
+        except OSError:  # another user's folder, or a read-only disk: a finished run needs no lock
             if force or not saves.finished(folder):
                 raise
-            saves.verify(there := saves.load(folder))
-            return there
+            saves.verify(existing := saves.load(folder))
+            return existing
         if force:
             saves.clear(folder)
-        if (there := saves.whole(folder, "the run is made anew, from its checkpoint where that is good")) is not None:
-            return there
-        (folder / saves.DONE).unlink(missing_ok=True)  # of a damaged one: it is unfinished from now on
+        if (existing := saves.whole(folder, "the run is made anew, from its checkpoint where that is good")) is not None:
+            return existing
+        (folder / saves.DONE).unlink(missing_ok=True)  # a damaged run counts as unfinished from now on
         with _logged(folder / "run.log", experiment.data.unverified):
             saves.remove_half_written(folder)
-            experiment = experiment if force else _going_on(experiment)
+            experiment = experiment if force else _with_earlier_environments(experiment)
             digests = _begin(experiment)
             saved = checkpoint_of(experiment, force)
-            # one thread for what is not a server's phase or an evaluation, whatever the process has
-            with computing_with(1), ranks.leading(_handed_over(experiment, saved)), at_work(experiment) as federation:
-                last = play_rounds(experiment, federation, saved, watch, loggers)
-            _finish(experiment, last, digests)
+            # one thread, except in a server's phase or an evaluation, whatever the process has
+            with computing_with(1), ranks.leading(_for_other_ranks(experiment, saved)), at_work(experiment) as federation:
+                checkpoint = play_rounds(experiment, federation, saved, watch, loggers)
+            _finish(experiment, checkpoint, digests)
     return saves.load(folder)
 
 
-def _going_on(one: Experiment) -> Experiment:
-    """The experiment, whose `config.json` keeps what that of the unfinished run says, where any node was allowed: that it
-    was, and, as "earlier_environments", the nodes of other kinds that made rounds of it."""
-    if not saves.checkpoints(one.folder):
-        return one
+def _with_earlier_environments(experiment: Experiment) -> Experiment:
+    """Return the experiment with the environments of the unfinished run in its `config.json`.
+
+    If the user allowed any node, `config.json` keeps this fact and, as "earlier_environments", the other kinds of nodes that
+    computed rounds of the run.
+    """
+    if not saves.checkpoints(experiment.folder):
+        return experiment
     try:
-        before, now = saves.read_config(one.folder), one.config
+        saved_config, config = saves.read_config(experiment.folder), experiment.config
     except saves.UnreadableError:
         raise
     except saves.DamagedError as error:
         log.warning("%s; it is written anew", error)
-        return one
-    if not (before.get("any_node") or now.get("any_node")):
-        return one
-    known = [*before.get("earlier_environments", []), before["environment"]]
-    earlier = [environment for environment in known if environment != now["environment"]]
-    unique = [environment for place, environment in enumerate(earlier) if environment not in earlier[:place]]
-    return replace(one, config={**now, "any_node": True, "earlier_environments": unique})
+        return experiment
+    if not (saved_config.get("any_node") or config.get("any_node")):
+        return experiment
+    known = [*saved_config.get("earlier_environments", []), saved_config["environment"]]
+    earlier = [environment for environment in known if environment != config["environment"]]
+    unique = [environment for i, environment in enumerate(earlier) if environment not in earlier[:i]]
+    return replace(experiment, config={**config, "any_node": True, "earlier_environments": unique})
 
 
-def _handed_over(experiment: Experiment, saved: dict[str, Any] | None) -> tuple[Experiment, dict[str, Any] | None]:
-    """What other ranks are to follow: the data set is there already, and the history is of no use."""
+def _for_other_ranks(experiment: Experiment, saved: dict[str, Any] | None) -> tuple[Experiment, dict[str, Any] | None]:
+    """Return what the other ranks need to follow: they have the data set already and do not need the history."""
     return replace(experiment, data=None), saved and {**saved, "history": None}
 
 
 class _RunLog(logging.FileHandler):
-    """Writes to a regular file alone: to open a pipe would wait for its reader."""
+    """Write to a regular file only: opening a pipe would block until it has a reader."""
 
     def _open(self):
         return appended(Path(self.baseFilename))
@@ -99,11 +103,11 @@ class _RunLog(logging.FileHandler):
 
 @contextmanager
 def _logged(path: Path, unverified: str) -> Iterator[None]:
-    """Inside, the command, warnings and tracebacks go to the run's log as well; why it failed is left beside it."""
+    """Write the command, warnings and tracebacks to the run's log inside; if the run fails, save the reason in a file."""
     failed = path.with_name("failed")
     failed.unlink(missing_ok=True)
     handler = _RunLog(path, encoding="utf-8")
-    # of a full disk the log says nothing: the run ends, and tells it, with the first file that it cannot write
+    # the log ignores a full disk: the run stops with an error at the first file that it cannot write
     handler.handleError = lambda record: None
     handler.setFormatter(EscapingFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
@@ -115,7 +119,7 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
     except BaseException as error:
         log.debug("stopped", exc_info=True)
         if isinstance(error, Exception):
-            with suppress(OSError):  # of a full disk, say, which may be why
+            with suppress(OSError):  # for example a full disk, which may be the reason
                 saves.write_text(failed, f"{escape(reason_of(error))}\n")
         raise
     finally:
@@ -125,7 +129,7 @@ def _logged(path: Path, unverified: str) -> Iterator[None]:
 
 
 def _begin(experiment: Experiment) -> dict[str, str]:
-    """What is asked for, and who gets what -> {file: digest}."""
+    """Write the configuration and the split; return {file: digest}."""
     folder = experiment.folder
     return {
         "config.json": saves.write_json(folder / "config.json", experiment.config),
@@ -134,18 +138,21 @@ def _begin(experiment: Experiment) -> dict[str, str]:
 
 
 def save_split(experiment: Experiment) -> Path:
-    """Save the split as `.npz` beside the runs, named by data set, partition and the split's digest -> where it is."""
+    """Save the split as `.npz` next to the runs; return its path.
+
+    The file is named by data set, partition and the split's digest.
+    """
     options, split = experiment.options, experiment.split
-    named = f"split-{identity.stem(experiment.data.name)}-{options.partition}-{split.digest}.npz"
-    path = experiment.folder.parent / named
+    file_name = f"split-{identity.stem(experiment.data.name)}-{options.partition}-{split.digest}.npz"
+    path = experiment.folder.parent / file_name
     path.parent.mkdir(parents=True, exist_ok=True)
     saves.write_arrays(path, partition.arrays(experiment.data, split))
     return path
 
 
-def _finish(experiment: Experiment, last: dict[str, Any], digests: dict[str, str]) -> None:
-    """Derive from the last checkpoint what people open, and say that the run is done, and what is in its files."""
-    from saves import workbook  # openpyxl and pandas, not before they are needed
+def _finish(experiment: Experiment, last_checkpoint: dict[str, Any], digests: dict[str, str]) -> None:
+    """Derive the files for users from the last checkpoint, and mark the run as done with the digests of its files."""
+    from saves import workbook  # imports openpyxl and pandas, which are slow to load
 
     folder = experiment.folder
     checkpoint, *older = saves.checkpoints(folder)
@@ -153,9 +160,9 @@ def _finish(experiment: Experiment, last: dict[str, Any], digests: dict[str, str
         path.unlink()
     digests = {
         **digests,
-        **last["files"],
-        **write_features(experiment, [entry for entry in last["history"] if "features" in entry]),
-        "history.npz": saves.write_history(folder, saves.frame_of(last["history"])),
+        **last_checkpoint["files"],
+        **write_features(experiment, [entry for entry in last_checkpoint["history"] if "features" in entry]),
+        "history.npz": saves.write_history(folder, saves.frame_of(last_checkpoint["history"])),
         checkpoint.name: saves.digest_of(checkpoint),
     }
     finished = saves.Run(folder, experiment.config, digests)

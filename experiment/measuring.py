@@ -1,4 +1,4 @@
-"""One round of an experiment: it is played and evaluated, and measured for the history."""
+"""One round of an experiment: run the round, evaluate its models, and measure its history entry."""
 
 import math
 import sys
@@ -19,20 +19,20 @@ from federation import Federation
 from helpers import Round, cross_entropy
 from options import Options
 
-Entry = dict[str, dict]  # of the history: see `saves.frame_of`
-COUNTED = ("steps", "samples", "flops")  # of the clients; those of the server are columns of their own, "steps:server"
-TUNED = ("sent_", "local_", "tuned_")  # columns of what `personalise` finds
-PARTIES = ("client", "server")  # of the rounds; what is spent to evaluate or to fine-tune is none of theirs
+Entry = dict[str, dict]  # an entry of the history: see `saves.frame_of`
+COUNTED = ("steps", "samples", "flops")  # of the clients; the server has separate columns, "steps:server"
+TUNED = ("sent_", "local_", "tuned_")  # prefixes of the columns of `personalise`
+PARTIES = ("client", "server")  # parties of the rounds; evaluation and fine-tuning count for neither
 
 
 def start(experiment: Experiment, federation: Federation) -> tuple[dict[str, Any], Entry]:
-    """What comes before the first round -> (state, entry of round 0). Raises DivergedError."""
-    began = federation.meter.now()
+    """Return what exists before the first round: (state, entry of round 0). Raise DivergedError if a party has diverged."""
+    start_time = federation.meter.now()
     state = experiment.module.start(federation, experiment.options)
-    found = divergence.in_round(federation, None, state, {})
-    divergence.stop(experiment.options, found, 0)
-    of_round, of_clients = divergence.columns(found)
-    seconds = federation.meter.now() - began
+    diverged = divergence.in_round(federation, None, state, {})
+    divergence.stop(experiment.options, diverged, 0)
+    of_round, of_clients = divergence.columns(diverged)
+    seconds = federation.meter.now() - start_time
     return state, _entry(federation, 0, Round([], torch.zeros(0), {}), Evaluated(of_round, of_clients, {}), seconds, 0.0)
 
 
@@ -44,100 +44,102 @@ def play(
     watch: Callable[[str], None] = lambda words: None,
     before: Round | None = None,
 ) -> tuple[Round, Entry, dict[str, Tensor]]:
-    """Round r, in which the state changes -> (what it leaves, its entry, its confusion where it is evaluated). `before`:
-    what the round before it left, which is what a round leaves in which all clients fail.
+    """Run round r, which changes the state; return (its result, its entry, its confusion if it is evaluated).
 
-    After the last round the clients fine-tune, where they do. Raises DivergedError, and UserError where all clients failed
-    in all rounds up to the last.
+    `before` is the result of the previous round, which is also the result of a round in which all clients fail. After the
+    last round the clients fine-tune, if `--ft_epochs` is set. Raise DivergedError, and UserError if all clients failed in
+    all rounds up to the last.
     """
-    options, module, here, now = experiment.options, experiment.module, federation.at(r), federation.meter.now
-    began, state_before = now(), dict(state)
-    failed, others = _failing(experiment, here)
+    options, module, round_federation, now = experiment.options, experiment.module, federation.at(r), federation.meter.now
+    start_time, state_before = now(), dict(state)
+    failed, active = _failing(experiment, round_federation)
     if failed:
-        _work_in_vain(experiment, here.without(frozenset(here.clients) - failed), state)
-    if others or not failed:
-        done = module.communicate(here.without(failed) if failed else here, state, options)
+        _count_lost_work(experiment, round_federation.without(frozenset(round_federation.clients) - failed), state)
+    if active or not failed:
+        result = module.communicate(round_federation.without(failed) if failed else round_federation, state, options)
     else:
-        done = (before or Round([], torch.zeros(0), {}))._replace(clients=[], loss=torch.zeros(0), local_weights=None)
-    if _chance(experiment):
-        done = done._replace(metrics={**done.metrics, "failed": len(failed)})
-    if not done.models and r == options.rounds:
+        result = (before or Round([], torch.zeros(0), {}))._replace(clients=[], loss=torch.zeros(0), local_weights=None)
+    if _failure_probability(experiment):
+        result = result._replace(metrics={**result.metrics, "failed": len(failed)})
+    if not result.models and r == options.rounds:
         raise UserError(f"--client_failure {options.client_failure:g}: all clients failed in all {r} rounds")
-    found = divergence.in_round(federation, done, state, state_before)
-    divergence.stop(options, found, r)
-    trained = now()
-    evaluated, seen = Evaluated({}, {}, {}), {}
-    if done.models and is_evaluated(options, r):
-        evaluated = evaluate(federation, experiment.split, done, options.measure or ())
+    diverged = divergence.in_round(federation, result, state, state_before)
+    divergence.stop(options, diverged, r)
+    training_end = now()
+    evaluated, feature_arrays = Evaluated({}, {}, {}), {}
+    if result.models and is_evaluated(options, r):
+        evaluated = evaluate(federation, experiment.split, result, options.measure or ())
         if len(federation.clients) > saves.MANY and r < options.rounds:
-            evaluated = evaluated._replace(of_clients=_only(done.clients, evaluated.of_clients))
-        seen = {"features": features(federation, done, options.track_features)} if options.track_features else {}
+            evaluated = evaluated._replace(of_clients=_select_clients(result.clients, evaluated.of_clients))
+        feature_arrays = {"features": features(federation, result, options.track_features)} if options.track_features else {}
     if r == options.rounds and options.ft_epochs:
         loss = getattr(experiment.module, "tuning_loss", cross_entropy)
-        of_round, of_clients = personalise(federation, experiment.split, done, options, loss, watch)
+        of_round, of_clients = personalise(federation, experiment.split, result, options, loss, watch)
         evaluated.of_round.update(of_round)
         evaluated.of_clients.update(of_clients)
-    of_round, of_clients = divergence.columns(found)
+    of_round, of_clients = divergence.columns(diverged)
     evaluated.of_round.update(of_round)
     evaluated.of_clients.update(of_clients)
-    entry = _entry(federation, r, done, evaluated, trained - began, now() - trained)
-    return done, {**entry, **seen}, evaluated.confusion
+    entry = _entry(federation, r, result, evaluated, training_end - start_time, now() - training_end)
+    return result, {**entry, **feature_arrays}, evaluated.confusion
 
 
 def passed_over(experiment: Experiment, federation: Federation, r: int) -> bool:
-    """Whether all clients of round r fail."""
-    failed, others = _failing(experiment, federation.at(r))
-    return bool(failed) and not others
+    """Return whether all clients of round r fail."""
+    failed, active = _failing(experiment, federation.at(r))
+    return bool(failed) and not active
 
 
-def _failing(experiment: Experiment, here: Federation) -> tuple[frozenset[int], frozenset[int]]:
-    """The clients of a round in two: those that fail, and the others. Nothing is drawn where none can fail."""
-    if not (chance := _chance(experiment)):
+def _failing(experiment: Experiment, federation: Federation) -> tuple[frozenset[int], frozenset[int]]:
+    """Split the clients of a round into those that fail and the others. Without a chance of failure, draw nothing."""
+    if not (probability := _failure_probability(experiment)):
         return frozenset(), frozenset()
     sample = getattr(experiment.module, "sample", lambda federation, options: federation.sample())
-    return here.failing(chance, sample(here, experiment.options))
+    return federation.failing(probability, sample(federation, experiment.options))
 
 
-def _chance(experiment: Experiment) -> float:
-    """That a client of a round fails."""
+def _failure_probability(experiment: Experiment) -> float:
+    """Return the probability that a client of a round fails."""
     return 0.0 if getattr(experiment.module, "idle", False) else experiment.options.client_failure
 
 
-def _work_in_vain(experiment: Experiment, failing: Federation, state: dict) -> None:
-    """Those who fail do their work on a state that is thrown away, so that it is counted. Each party counts what it sends
-    itself: a message between two clients, of which one fails, too."""
+def _count_lost_work(experiment: Experiment, failing: Federation, state: dict) -> None:
+    """Let the failing clients work on a copy of the state that is thrown away, so that the meter counts their work.
+
+    Each party counts what it sends: a message between two clients counts too if one of them fails.
+    """
     meter = failing.meter
-    servers = {key: n for key, n in meter.spent.items() if key[1] == "server"}
+    server_counts = {key: n for key, n in meter.spent.items() if key[1] == "server"}
     experiment.module.communicate(failing, dict(state), experiment.options)
-    for key in [key for key in meter.spent if key[1] == "server"]:  # it never hears of them
-        meter.spent[key] = servers.get(key, 0)
+    for key in [key for key in meter.spent if key[1] == "server"]:  # the server receives nothing from failed clients
+        meter.spent[key] = server_counts.get(key, 0)
     meter.diverged.clear()
 
 
-def _only(clients: Sequence[int], of_clients: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
+def _select_clients(clients: Sequence[int], of_clients: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
     return {name: {k: column[k] for k in clients if k in column} for name, column in of_clients.items()}
 
 
 def is_evaluated(options: Options, r: int) -> bool:
-    """Whether round r is one that `--track_history` names, or the last."""
+    """Return whether `--track_history` selects round r, or r is the last round."""
     return r == options.rounds or bool(options.track_history and r % options.track_history == 0)
 
 
 def untuned(entry: Entry) -> Entry:
-    """The entry of a last round, without what clients fine-tuned after it."""
+    """Return the entry of a last round without the columns of fine-tuning."""
 
     def without(columns: dict[str, Any]) -> dict[str, Any]:
-        return {name: told for name, told in columns.items() if not name.startswith(TUNED)}
+        return {name: values for name, values in columns.items() if not name.startswith(TUNED)}
 
     return {**entry, "round": without(entry["round"]), "clients": without(entry["clients"])}
 
 
-def _entry(federation: Federation, r: int, done: Round, evaluated: Evaluated, seconds: float, evaluation: float) -> Entry:
-    """A round's part of the history; the counts of wire and meter begin anew."""
-    crossed, meter = federation.wire.collect(), federation.meter
+def _entry(federation: Federation, r: int, result: Round, evaluated: Evaluated, seconds: float, evaluation: float) -> Entry:
+    """Return a round's entry of the history, and reset the counts of wire and meter."""
+    sent, meter = federation.wire.collect(), federation.meter
     columns: dict[str, dict[int, float]] = {}
-    of_the_server = {name: f"{name}:server" for name in COUNTED}
-    counted = ("bytes_up", "bytes_down", "bytes_between", *COUNTED, *of_the_server.values())
+    server_columns = {name: f"{name}:server" for name in COUNTED}
+    counted = ("bytes_up", "bytes_down", "bytes_between", *COUNTED, *server_columns.values())
     totals: dict[str, float] = dict.fromkeys(counted, 0)
 
     def count(name: str, client: int | None, amount: int) -> None:
@@ -146,35 +148,38 @@ def _entry(federation: Federation, r: int, done: Round, evaluated: Evaluated, se
             columns.setdefault(name, {}).setdefault(client, 0)
             columns[name][client] += amount
 
-    for (direction, kind), by_client in crossed.items():
+    for (direction, kind), by_client in sent.items():
         for client, nbytes in by_client.items():
             count(f"bytes_{direction}", client, nbytes)
             count(f"bytes_{direction}:{kind}", client, nbytes)
-    for (what, party, client), amount in meter.spent.items():
+    for (quantity, party, client), amount in meter.spent.items():
         if party == "client":
-            count(what, client, amount)
+            count(quantity, client, amount)
         elif party == "server":
-            count(of_the_server[what], None, amount)
+            count(server_columns[quantity], None, amount)
     training = sum(meter.seconds["train", party] for party in PARTIES)
     meter.clear()
-    columns["loss"] = dict(zip(done.clients, done.loss.tolist(), strict=False))
+    columns["loss"] = dict(zip(result.clients, result.loss.tolist(), strict=False))
     columns.update(evaluated.of_clients)
-    columns.update({name: told for name, told in done.metrics.items() if isinstance(told, dict)})
-    of_all = {name: told for name, told in done.metrics.items() if not isinstance(told, dict)}
-    whose = {name: np.fromiter(column, np.int64, len(column)) for name, column in columns.items()}
-    present = np.unique(np.concatenate(list(whose.values())))
+    columns.update({name: metric for name, metric in result.metrics.items() if isinstance(metric, dict)})
+    round_metrics = {name: metric for name, metric in result.metrics.items() if not isinstance(metric, dict)}
+    clients_by_column = {name: np.fromiter(column, np.int64, len(column)) for name, column in columns.items()}
+    present = np.unique(np.concatenate(list(clients_by_column.values())))
     clients = {"client": saves.kept(present)}
     for name, column in columns.items():
         values = np.full(len(present), math.nan)
-        values[np.searchsorted(present, whose[name])] = np.fromiter(column.values(), np.float64, len(column))
+        values[np.searchsorted(present, clients_by_column[name])] = np.fromiter(column.values(), np.float64, len(column))
         clients[name] = saves.kept(values)
-    loss = done.loss.mean().item() if len(done.loss) else math.nan
+    loss = result.loss.mean().item() if len(result.loss) else math.nan
     timing = dict(zip(saves.TIMING, (seconds, training, seconds - training, evaluation, _peak(federation)), strict=True))
-    return {"round": {"round": r, "loss": loss, **totals, **evaluated.of_round, **of_all, **timing}, "clients": clients}
+    return {
+        "round": {"round": r, "loss": loss, **totals, **evaluated.of_round, **round_metrics, **timing},
+        "clients": clients,
+    }
 
 
 def _peak(federation: Federation) -> float:
-    """Bytes of memory at most: of the CUDA device since the last call, or of this process since it began."""
+    """Return the peak memory in bytes: of the CUDA device since the last call, or of this process since its start."""
     if federation.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(federation.device)
         torch.cuda.reset_peak_memory_stats(federation.device)

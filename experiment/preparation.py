@@ -1,4 +1,7 @@
-"""Before the first round: the options resolved, the data loaded, the split drawn, everything checked; nothing is written."""
+"""Preparation before the first round: resolve the options, load the data, draw the split and check everything.
+
+This module writes no file of the run.
+"""
 
 import logging
 import pickle
@@ -34,8 +37,10 @@ log = logging.getLogger("chorus")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run that is ready: everything is checked and named, nothing is written yet. `workers`: how many processes train its
-    clients, which changes no number; 1 is this one alone."""
+    """A checked and named run, of which no file exists yet.
+
+    `workers`: the number of processes that train the clients, which changes no number; 1 is this process alone.
+    """
 
     options: Options
     data: datasets.Data
@@ -47,54 +52,55 @@ class Experiment:
 
     @property
     def cores(self) -> int:
-        """How many it keeps at work."""
+        """Return the number of cores that the run keeps busy."""
         return max(self.workers, self.options.threads)
 
     @property
     def module(self) -> ModuleType:
-        """What carries the options out."""
+        """Return the algorithm's module."""
         return algorithms.module_of(self.options)
 
 
-def prepare(options: Options, launch: Launch) -> Experiment:
-    """Resolve `auto`, load the data, draw the split, name the folder. Raises UserError for whatever cannot work."""
+def prepare(options: Options, launch_options: Launch) -> Experiment:
+    """Resolve `auto`, load the data, draw the split and name the folder. Raise UserError for anything that cannot work."""
     with plugins.blamed(options):
-        prepared = _prepared(resolve(options), launch)
+        prepared = _prepared(resolve(options), launch_options)
     plugins.check()
     return prepared
 
 
-def _prepared(options: Options, launch: Launch) -> Experiment:
-    _writable(launch.export_dir)
-    source = _source(options, launch)
+def _prepared(options: Options, launch_options: Launch) -> Experiment:
+    _check_writable(launch_options.export_dir)
+    source = _source(options, launch_options)
     data = _data(options.dataset, options.public_dataset, source)
     inputs = (data.shape, len(data.classes))
     with streams.torch_seeded("tried out"):
-        built = [
-            _built(options, name, build) for name, build in zip(options.model, _architectures(options, inputs), strict=True)
+        networks = [
+            _build_network(options, name, build)
+            for name, build in zip(options.model, _architectures(options, inputs), strict=True)
         ]
-    _fits(options, data, built)
+    _check_models(options, data, networks)
     shared = {f.name: getattr(options, f.name) for f in fields(Options)}
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
     if algorithms.says(options.algorithm, "public") and not len(split.public):
         raise UserError(f"{options.algorithm}: learns from public examples, and there are none; add --public_share 0.1")
     shift.check(split, options)
-    _trains_on_one(options, split, built, data.shape)
-    start = _start(options, built, inputs)
+    _check_single_examples(options, split, networks, data.shape)
+    start = _start(options, networks, inputs)
     check = getattr(algorithms.ALGORITHMS[options.algorithm], "check", None)
-    if check and (words := check(options, data, len(split.train.values))):
-        log.info(words)
+    if check and (message := check(options, data, len(split.train.values))):
+        log.info(message)
     config = identity.config_of(options, data, split, start)
-    return Experiment(options, data, split, start, launch.export_dir / identity.name_of(config), config)
+    return Experiment(options, data, split, start, launch_options.export_dir / identity.name_of(config), config)
 
 
-def data_of(options: Options, launch: Launch) -> datasets.Data:
-    """The data set that a run asks for, as it is on this machine. Raises UserError where it is not there."""
-    return _data(options.dataset, options.public_dataset, _source(options, launch))
+def data_of(options: Options, launch_options: Launch) -> datasets.Data:
+    """Return the data set that a run requests, from this machine. Raise UserError if it is missing."""
+    return _data(options.dataset, options.public_dataset, _source(options, launch_options))
 
 
 def resolve(options: Options) -> Options:
-    """The same options with every `auto` replaced by what it means on this machine."""
+    """Return the options with every `auto` replaced by its value on this machine."""
     device, threads = options.device, options.threads
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -109,75 +115,79 @@ def resolve(options: Options) -> Options:
     return replace(options, device=device, threads=1 if threads == "auto" else threads)
 
 
-def _writable(folder: Path) -> None:
+def _check_writable(folder: Path) -> None:
     try:
-        there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-        # rights alone do not tell: nobody makes a file in /proc; one without a name, which `kill -9` cannot leave
-        tempfile.TemporaryFile(dir=there).close()
-    except OSError:  # a name that is too long, say
+        existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+        # permissions are not enough: nobody can create a file in /proc; a file without a name leaves nothing after `kill -9`
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError:  # for example a name that is too long
         raise UserError(f"--export_dir {folder}: cannot be written; must be a folder, there or to be made") from None
 
 
-def _source(options: Options, launch: Launch) -> datasets.Source:
-    return datasets.Source(launch.data_dir, options.image_size, options.attribute, launch.unverified_data, options.label)
+def _source(options: Options, launch_options: Launch) -> datasets.Source:
+    return datasets.Source(
+        launch_options.data_dir, options.image_size, options.attribute, launch_options.unverified_data, options.label
+    )
 
 
 @cache
 def _data(name: str, public: str | None, source: datasets.Source) -> datasets.Data:
-    """The data set, and behind it the public one where there is such."""
+    """Return the data set, followed by the public data set if there is one."""
     data = datasets.load(name, source)
     if data.unverified:
         log.warning("--dataset %s: %s", name, data.unverified)
-    for words in data.warnings:
-        log.warning(words)
+    for warning in data.warnings:
+        log.warning(warning)
     if public is None:
         return data
     try:
         return datasets.with_public(data, _data(public, None, source))
     except ValueError as error:
         raise UserError(f"--public_dataset {public}: {error}") from None
-    except UserError as error:  # which names the flag that others have
+    except UserError as error:  # the message names the flag --dataset
         raise UserError(f"--public_dataset {str(error).removeprefix('--dataset ')}") from None
 
 
 @cache
 def _split(options: Options, source: datasets.Source) -> partition.Split:
-    """The split, drawn once for all that share it: it reads neither the algorithm nor the seed."""
+    """Return the split, drawn once for all runs that share it: it depends neither on the algorithm nor on the seed."""
     return partition.split(_data(options.dataset, options.public_dataset, source), options)
 
 
-def _start(options: Options, built: Sequence[models.Net], inputs: tuple) -> saves.Rows | None:
-    """The weights after the last round of `--init_from`: of the one model for all where it has one, or a row a client."""
+def _start(options: Options, networks: Sequence[models.Net], inputs: tuple) -> saves.Rows | None:
+    """Return the weights after the last round of `--init_from`: one row of the global model, or one row per client."""
     if options.init_from is None:
         return None
-    given = f"--init_from {options.init_from}:"
+    prefix = f"--init_from {options.init_from}:"
     try:
         weights = saves.load(options.init_from).weights()
     except UserError as error:
         raise UserError(f"--init_from {error}") from None
-    found = weights.get("global", weights.get("personal"))
-    if found is None:
-        raise UserError(f"{given} has neither a model for all nor one a client; it has {', '.join(map(str, weights))}")
-    if isinstance(found, list):
+    rows = weights.get("global", weights.get("personal"))
+    if rows is None:
+        raise UserError(f"{prefix} has neither a model for all nor one a client; it has {', '.join(map(str, weights))}")
+    if isinstance(rows, list):
         if not algorithms.says(options.algorithm, "mixed"):
             raise UserError(
-                f"{given} has a model a client, and {options.algorithm} starts from one for all; must be a run that ends "
+                f"{prefix} has a model a client, and {options.algorithm} starts from one for all; must be a run that ends "
                 f"with one, of fedavg or centralized"
             )
-        if len(found) != options.n_clients:
-            raise UserError(f"{given} has models of {len(found)} clients, and --n_clients is {options.n_clients}")
-    for k, row in enumerate(found if isinstance(found, list) else [found] * len(built)):
-        if {n: t.shape for n, t in row.items()} != {n: t.shape for n, t in built[k % len(built)].state_dict().items()}:
+        if len(rows) != options.n_clients:
+            raise UserError(f"{prefix} has models of {len(rows)} clients, and --n_clients is {options.n_clients}")
+    for k, row in enumerate(rows if isinstance(rows, list) else [rows] * len(networks)):
+        if {name: tensor.shape for name, tensor in row.items()} != {
+            name: tensor.shape for name, tensor in networks[k % len(networks)].state_dict().items()
+        }:
             raise UserError(
-                f"{given} is of another architecture than --model {options.model[k % len(built)]} for {inputs[1]} classes "
-                f"and images of {'x'.join(map(str, inputs[0]))}; must be the same"
+                f"{prefix} is of another architecture than --model {options.model[k % len(networks)]} for {inputs[1]} "
+                f"classes and images of {'x'.join(map(str, inputs[0]))}; must be the same"
             )
-    return found
+    return rows
 
 
-def _fits(options: Options, data: datasets.Data, built: Sequence[models.Net]) -> None:
-    """Whether the algorithm can do with these models, one of each architecture, and they with these images."""
-    algorithm, named = options.algorithm, ",".join(options.model)
+def _check_models(options: Options, data: datasets.Data, networks: Sequence[models.Net]) -> None:
+    """Check that the algorithm works with these models, one of each architecture, and the models with these images."""
+    algorithm, model_list = options.algorithm, ",".join(options.model)
     if len(data.classes) < 2:
         raise UserError(
             f"--dataset {options.dataset}: all examples are of one class, {data.classes[0]}, and any model is right; must "
@@ -185,56 +195,60 @@ def _fits(options: Options, data: datasets.Data, built: Sequence[models.Net]) ->
         )
     if options.augment != "none" and data.vectors:
         raise UserError(f"--augment {options.augment}: read only with images, and {options.dataset} holds vectors")
-    have_heads = models.readers("heads")
-    strange = [name for name in options.model if name not in have_heads]
-    if strange and algorithms.says(algorithm, "heads"):
+    models_with_heads = models.readers("heads")
+    without_heads = [name for name in options.model if name not in models_with_heads]
+    if without_heads and algorithms.says(algorithm, "heads"):
         raise UserError(
-            f"--model {strange[0]}: has no auxiliary heads, which {options.algorithm} learns with; must be one of "
-            f"{', '.join(have_heads)}"
+            f"--model {without_heads[0]}: has no auxiliary heads, which {options.algorithm} learns with; must be one of "
+            f"{', '.join(models_with_heads)}"
         )
     if len(set(options.model)) > 1 and not algorithms.says(algorithm, "mixed"):
         raise UserError(
-            f"--model {named}: {options.algorithm} averages or pools weights, which takes one architecture for all clients"
+            f"--model {model_list}: {options.algorithm} averages or pools weights, which takes one architecture for all "
+            "clients"
         )
-    if getattr(options, "bn", "average") == "local" and not any(model.names("bn") for model in built):
+    if getattr(options, "bn", "average") == "local" and not any(model.names("bn") for model in networks):
         raise UserError(
-            f"--bn local: --model {named} has no BatchNorm layers, which would stay with the clients; must be one of "
+            f"--bn local: --model {model_list} has no BatchNorm layers, which would stay with the clients; must be one of "
             f"{', '.join(models.with_batch_norm())}"
         )
-    widths = {model.classifier.in_features for model in built}
+    widths = {model.classifier.in_features for model in networks}
     if len(widths) > 1 and algorithms.says(algorithm, "same_features"):
-        found = ", ".join(f"{name} {model.classifier.in_features}" for name, model in zip(options.model, built, strict=True))
-        raise UserError(f"--model {named}: {options.algorithm} shares features, which must be of one dimension, got {found}")
+        dimensions = ", ".join(
+            f"{name} {model.classifier.in_features}" for name, model in zip(options.model, networks, strict=True)
+        )
+        raise UserError(
+            f"--model {model_list}: {options.algorithm} shares features, which must be of one dimension, got {dimensions}"
+        )
 
 
-def _trains_on_one(options: Options, split: partition.Split, built: Sequence[models.Net], shape: tuple) -> None:
-    """Whether the models can train on one example, where a batch may be of one: BatchNorm takes two numbers a channel."""
+def _check_single_examples(options: Options, split: partition.Split, networks: Sequence[models.Net], shape: tuple) -> None:
+    """Check that the models can train on one example if a batch may have one: BatchNorm needs two values per channel."""
     single = np.flatnonzero(split.train.sizes == 1)
     if options.batch_size > 1 and not len(single):
         return
-    for name, model in zip(options.model, built, strict=True):
+    for name, model in zip(options.model, networks, strict=True):
         try:
-            with streams.torch_seeded("tried out"):  # of dropout
+            with streams.torch_seeded("tried out"):  # for dropout
                 model.train()(torch.zeros(1, *shape))
         except ValueError as error:
-            which = f"client {single[0]} has a single training example" if len(single) else "--batch_size is 1"
-            raise UserError(f"--model {name}: cannot train on one example, and {which} ({reason(error)})") from None
+            cause = f"client {single[0]} has a single training example" if len(single) else "--batch_size is 1"
+            raise UserError(f"--model {name}: cannot train on one example, and {cause} ({reason(error)})") from None
 
 
 def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.Net]]:
-    """What builds the models that are dealt to the clients."""
+    """Return the functions that build the clients' models."""
     heads = algorithms.says(options.algorithm, "heads")
     return [partial(models.build, name, *inputs, options.feature_dim, heads) for name in options.model]
 
 
-def _built(options: Options, name: str, build: Callable[[], models.Net]) -> models.Net:
+def _build_network(options: Options, name: str, build: Callable[[], models.Net]) -> models.Net:
     with plugins.blamed(options, f"--model {name}: ", f"; {models.MUST_BE}"):
         return build()
 
 
 def federation_of(experiment: Experiment) -> Federation:
-    """The clients of an experiment and the data as they see them, on its device, where what they compute repeats from now
-    on."""
+    """Return the clients of an experiment with their data, on its device; make computations repeatable from now on."""
     return _federation(experiment, shift.shifted(experiment.data, experiment.split, experiment.options))
 
 
@@ -259,23 +273,22 @@ def _federation(experiment: Experiment, data: datasets.Data) -> Federation:
 
 @contextmanager
 def at_work(experiment: Experiment) -> Iterator[Federation]:
-    """Inside, the clients of an experiment, side by side in its workers where it has several, and shared with other ranks
-    where there are any."""
-    federation, shared = federation_of(experiment), world() > 1
+    """Yield the federation of an experiment, with its worker processes and other ranks of torchrun, if any."""
+    federation, is_distributed = federation_of(experiment), world() > 1
     if experiment.workers == 1:
-        yield replace(federation, pool=Ranks() if shared else None)
+        yield replace(federation, pool=Ranks() if is_distributed else None)
         return
     with scratch.shared_folder() as folder:
         file = federation.data.to("cpu").write(folder / "data.pt")
         build = partial(_replica, plugins.files(), packed(replace(experiment, data=None)), file)
         pool = Pool(federation, build, experiment.workers)
         try:
-            yield replace(federation, pool=Ranks(pool, experiment.workers) if shared else pool)
+            yield replace(federation, pool=Ranks(pool, experiment.workers) if is_distributed else pool)
         finally:
             pool.close()
 
 
-def _replica(brought: Sequence[Path], sent: bytes, file: Path) -> Federation:
-    for path in brought:  # before what is sent is unpacked, which may be of their making
+def _replica(plugin_files: Sequence[Path], packed_experiment: bytes, data_file: Path) -> Federation:
+    for path in plugin_files:  # before unpacking the experiment, which may contain the plugins' classes
         plugins.load(path)
-    return _federation(pickle.loads(sent), datasets.mapped(file))
+    return _federation(pickle.loads(packed_experiment), datasets.mapped(data_file))

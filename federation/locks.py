@@ -1,5 +1,7 @@
-"""Locks between processes. A lock is a file that one process holds at a time; the system frees it when that process ends,
-however it ends."""
+"""Locks between processes.
+
+A lock is a file that one process holds at a time. The system frees the lock when the process ends, however it ends.
+"""
 
 import errno
 import os
@@ -12,16 +14,16 @@ from filelock import FileLock, Timeout
 
 from untrusted import RefusedError
 
-WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # what file systems without locks answer
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # error numbers of file systems without locks
 FOREVER = -1.0
 
 
 def acquire(path: Path, seconds: float = 0.0) -> FileLock:
     """Return a lock that this process now holds; `release()` frees it.
 
-    Waits at most so many `seconds` for another process, then raises Timeout. Raises OSError with the path in it where the
-    system refuses: ENOLCK, with the folder, where the file system has no locks. Raises RefusedError where something else
-    than a regular file has the name of the lock.
+    Wait at most `seconds` for another process, then raise Timeout. Raise OSError with the path if the system refuses:
+    ENOLCK, with the folder, if the file system has no locks. Raise RefusedError if the lock's name belongs to something
+    other than a regular file.
     """
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
@@ -33,15 +35,15 @@ def acquire(path: Path, seconds: float = 0.0) -> FileLock:
         raise
     except (OSError, NotImplementedError) as error:
         number = getattr(error, "errno", None) or errno.ENOLCK
-        without = number in WITHOUT_LOCKS
-        number = errno.ENOLCK if without else number
-        raise OSError(number, os.strerror(number), str(path.parent if without else path)) from error
+        has_no_locks = number in WITHOUT_LOCKS
+        number = errno.ENOLCK if has_no_locks else number
+        raise OSError(number, os.strerror(number), str(path.parent if has_no_locks else path)) from error
     return lock
 
 
 @contextmanager
 def held(path: Path, seconds: float = FOREVER) -> Iterator[None]:
-    """Hold a lock inside. Raises what `acquire` raises."""
+    """Hold a lock inside. Raise the errors of `acquire`."""
     lock = acquire(path, seconds)
     try:
         yield

@@ -1,9 +1,9 @@
-"""The clients of one round on many machines: on the ranks of one `torchrun`.
+"""Run the clients of one round on many machines: on the ranks of one `torchrun`.
 
-Every rank has the whole federation and computes all that a server does, so that nothing has to be handed out: of a round's
-clients each rank does its part, and all gather what came of it. One rank leads: it decides which run is made and keeps its
-files, and the others follow. They speak in turns, in which each says one thing and hears those of all; so whoever fails says
-that in its next turn, and nobody waits for what does not come.
+Every rank has the whole federation and does all work of a server, so that nothing has to be distributed. Each rank runs its
+part of a round's clients, and all ranks gather the results. One rank leads: it decides which run is made and writes the
+run's files; the others follow. The ranks communicate in turns: in a turn, each rank sends one message and receives the
+messages of all ranks. A rank that fails says so in its next turn, so no rank waits for a message that never comes.
 """
 
 import os
@@ -29,23 +29,26 @@ if TYPE_CHECKING:
 
     from federation import Federation
 
-PATIENCE = timedelta(hours=2)  # that a rank waits for the others, one of which may have a long client
-POLL = 0.05  # seconds from one look for another rank to the next
+PATIENCE = timedelta(hours=2)  # for which a rank waits for the others; a client of another rank may take long
+POLL = 0.05  # seconds between two checks for another rank
 
-# --- what a rank says in its turn ----------------------------------------------------------------------------------------
+# --- the message of a rank in its turn -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Begin:
-    """Of the leader: this is to be done now, by all."""
+    """Sent by the leader: all ranks start this task now."""
 
     what: Any
 
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a rank's part: `results` by the place of the client in the round, `seconds` by client, what was counted.
-    `of` says of which work all this is. `workers`: how many clients the rank trains side by side."""
+    """The result of a rank's part.
+
+    `results` by the client's position in the round, `seconds` by client, and the counts `spent`. `of` identifies the work.
+    `workers`: the number of clients that the rank trains in parallel.
+    """
 
     of: tuple
     results: dict[int, Any]
@@ -56,7 +59,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Idle:
-    """Nothing: the rank is at no run, since one is over or has failed there; `why` in words, and `at` which rank."""
+    """No result: the rank works on no run, since the run is over or has failed there.
+
+    `why`: the reason. `at`: the rank's machine.
+    """
 
     why: str = ""
     at: str = ""
@@ -64,14 +70,14 @@ class Idle:
 
 @dataclass(frozen=True)
 class Over:
-    """Of the leader: there is no more to do."""
+    """Sent by the leader: there are no more tasks."""
 
 
 # --- the ranks -----------------------------------------------------------------------------------------------------------
 
 
 class Ranks:
-    """This process among the ranks, which share the clients of each round. `local`: worker processes of this rank."""
+    """This process as one of the ranks, which share the clients of each round. `local`: worker processes of this rank."""
 
     ready = True
 
@@ -84,86 +90,93 @@ class Ranks:
     def map_clients(
         self, federation: "Federation", work: Callable[..., Any], clients: Sequence[int], rows: Sequence
     ) -> list[Any]:
-        """[work(federation, k, row of the first, ...) for every client k], on every rank. Raises LostError where any rank
-        has failed."""
+        """Return [work(federation, k, row of the first, ...) for every client k], on every rank.
+
+        Raise LostError if any rank has failed.
+        """
         name = getattr(work, "func", work).__qualname__
-        places = self.dealt(name, clients, [len(federation.shares[k]) for k in clients])[rank()]
-        here = replace(federation, pool=self._local, meter=self._meter)
-        some = [[row[place] for place in places] for row in (clients, *rows)]
+        positions = self.dealt(name, clients, [len(federation.shares[k]) for k in clients])[rank()]
+        local_federation = replace(federation, pool=self._local, meter=self._meter)
+        local_rows = [[row[position] for position in positions] for row in (clients, *rows)]
         try:
-            done = here.map_clients(partial(_timed, work), *some)
+            local_results = local_federation.map_clients(partial(_timed, work), *local_rows)
         except Exception as error:
-            share(Idle(reason_of(error), _here()))
+            share(Idle(reason_of(error), _hostname_suffix()))
             raise
-        results = {place: result for place, (result, _) in zip(places, done, strict=True)}
-        seconds = {clients[place]: taken for place, (_, taken) in zip(places, done, strict=True)}
-        of = (name, federation.party, federation.round, tuple(clients))
-        said = share(Done(of, results, seconds, dict(self._meter.spent), self._mine))
+        results = {position: result for position, (result, _) in zip(positions, local_results, strict=True)}
+        seconds = {clients[position]: elapsed for position, (_, elapsed) in zip(positions, local_results, strict=True)}
+        key = (name, federation.party, federation.round, tuple(clients))
+        messages = share(Done(key, results, seconds, dict(self._meter.spent), self._mine))
         self._meter.clear()
-        for number, one in enumerate(said):
-            if not isinstance(one, Done):
-                raise LostError(f"rank {number} of {len(said)}{one.at} has failed: {one.why or 'it is at no run'}")
-            if one.of != of:
-                raise LostError(f"rank {number} of {len(said)} is at {one.of[:3]}, this one at {of[:3]}")
-        for one in said:
-            federation.meter.spent.update(one.spent)
-            self._seconds |= {(name, k): taken for k, taken in one.seconds.items()}
-        self._workers = [one.workers for one in said]
-        found = {place: result for one in said for place, result in one.results.items()}
-        return [found[place] for place in range(len(clients))]
+        for r, message in enumerate(messages):
+            if not isinstance(message, Done):
+                raise LostError(f"rank {r} of {len(messages)}{message.at} has failed: {message.why or 'it is at no run'}")
+            if message.of != key:
+                raise LostError(f"rank {r} of {len(messages)} is at {message.of[:3]}, this one at {key[:3]}")
+        for message in messages:
+            federation.meter.spent.update(message.spent)
+            self._seconds |= {(name, k): elapsed for k, elapsed in message.seconds.items()}
+        self._workers = [message.workers for message in messages]
+        all_results = {position: result for message in messages for position, result in message.results.items()}
+        return [all_results[position] for position in range(len(clients))]
 
     def dealt(self, name: str, clients: Sequence[int], examples: Sequence[int]) -> list[list[int]]:
-        """The places of the clients, for each rank those that it is to do: the longest first, each to the rank that would
-        be done with it first. How long a client takes is known from the last time that this work was done for it; where it
-        is not, it is thought to take as long for an example as the others."""
+        """Return, for each rank, the positions of its clients.
+
+        The longest clients come first, each on the rank that would finish it first. The seconds of a client are those of the
+        last time that it did this work; without such a time, the client takes as long per example as the others.
+        """
         known = {k: self._seconds[name, k] for k in clients if (name, k) in self._seconds}
         measured = [(known[k], n) for k, n in zip(clients, examples, strict=True) if k in known and n]
-        rate = sum(taken for taken, _ in measured) / sum(n for _, n in measured) if measured else 1.0
+        rate = sum(seconds for seconds, _ in measured) / sum(n for _, n in measured) if measured else 1.0
         costs = [known.get(k, rate * n) for k, n in zip(clients, examples, strict=True)]
         shares: list[list[int]] = [[] for _ in self._workers]
         load = [0.0] * len(shares)
-        for place in sorted(range(len(clients)), key=lambda place: (-costs[place], place)):
-            first = min(range(len(shares)), key=lambda r: ((load[r] + costs[place]) / self._workers[r], r))
-            load[first] += costs[place]
-            shares[first].append(place)
+        for position in sorted(range(len(clients)), key=lambda position: (-costs[position], position)):
+            first = min(range(len(shares)), key=lambda r: ((load[r] + costs[position]) / self._workers[r], r))
+            load[first] += costs[position]
+            shares[first].append(position)
         return shares
 
 
 def _timed(work: Callable[..., Any], federation: "Federation", k: int, *row: Any) -> tuple[Any, float]:
-    began = time.perf_counter()
-    return work(federation, k, *row), time.perf_counter() - began
+    start_time = time.perf_counter()
+    return work(federation, k, *row), time.perf_counter() - start_time
 
 
 # --- the group -----------------------------------------------------------------------------------------------------------
 
 
 def world() -> int:
-    """How many ranks there are; 1 without torchrun."""
+    """Return the number of ranks; 1 without torchrun."""
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def rank() -> int:
-    """Which of them this process is; the first leads."""
+    """Return the number of this process among the ranks; rank 0 leads."""
     return int(os.environ["RANK"]) if world() > 1 else 0
 
 
 def on_this_machine() -> int:
-    """How many ranks there are on this machine."""
+    """Return the number of ranks on this machine."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if world() > 1 else 1
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Inside, the ranks hear each other. Where the leader comes to an end, so do the others; a mistake in the command, which
-    all or the leader alone have found, is one."""
+    """Connect the ranks inside.
+
+    If the leader ends, the others end too. An error in the command, which all ranks or only the leader have found, counts as
+    an end.
+    """
     if world() == 1:
         yield
         return
-    from torch import distributed  # not before it is needed
+    from torch import distributed  # imported here, since it is slow and rarely needed
 
     store, _, _ = next(distributed.rendezvous("env://"))
-    found = _apart(store)
-    distributed.init_process_group("gloo", store=found, rank=rank(), world_size=world(), timeout=PATIENCE)
+    fresh_store = _fresh_store(store)
+    distributed.init_process_group("gloo", store=fresh_store, rank=rank(), world_size=world(), timeout=PATIENCE)
     try:
         yield
     except UserError:
@@ -174,47 +187,51 @@ def joined() -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-def _apart(store: "Store") -> "Store":
-    """A part of torchrun's store in which nothing is left of an earlier start. torch keeps one store for all restarts, and
-    would look there for processes that are gone."""
+def _fresh_store(store: "Store") -> "Store":
+    """Return a part of torchrun's store without entries of an earlier start.
+
+    torch keeps one store for all restarts, and would find entries of processes that have ended.
+    """
     from torch.distributed import PrefixStore
 
     mine = uuid4().hex
     store.set(f"hello {rank()}", mine)
     if rank() > 0:
-        name = store.get(f"welcome {mine}").decode()  # of the leader of this start: no other has heard of it
+        # the key of this start's leader: an earlier leader does not know `mine`
+        name = store.get(f"welcome {mine}").decode()
         store.set(f"here {name} {rank()}", "")
         return PrefixStore(name, store)
     for other in range(1, world()):
         while not store.check([f"here {mine} {other}"]):
-            store.set(f"welcome {store.get(f'hello {other}').decode()}", mine)  # it may be of an earlier start
+            store.set(f"welcome {store.get(f'hello {other}').decode()}", mine)  # the entry may be from an earlier start
             time.sleep(POLL)
     return PrefixStore(mine, store)
 
 
 def share(thing: Any) -> list[Any]:
-    """Say one thing, and hear what each of the ranks says. Raises LostError where one is gone."""
+    """Send one object to all ranks, and return the objects of all ranks. Raise LostError if a rank has ended."""
     from torch import distributed
 
-    mine = torch.frombuffer(bytearray(packed(thing)), dtype=torch.uint8)
+    data = torch.frombuffer(bytearray(packed(thing)), dtype=torch.uint8)
     lengths = [torch.empty(1, dtype=torch.int64) for _ in range(world())]
     try:
-        distributed.all_gather(lengths, torch.tensor([len(mine)]))
+        distributed.all_gather(lengths, torch.tensor([len(data)]))
         longest = max(lengths).item()
-        said = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
-        distributed.all_gather(said, torch.cat([mine, torch.empty(longest - len(mine), dtype=torch.uint8)]))
+        buffers = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
+        distributed.all_gather(buffers, torch.cat([data, torch.empty(longest - len(data), dtype=torch.uint8)]))
     except RuntimeError as error:
-        words = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0]  # without the place in its source
-        raise LostError(f"a rank is gone: {words}") from None
+        # without the position in the source file
+        message = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0]
+        raise LostError(f"a rank is gone: {message}") from None
     return [
-        thing if number == rank() else pickle.loads(one[:length].numpy())
-        for number, (one, length) in enumerate(zip(said, lengths, strict=True))
+        thing if r == rank() else pickle.loads(buffer[:length].numpy())
+        for r, (buffer, length) in enumerate(zip(buffers, lengths, strict=True))
     ]
 
 
 @contextmanager
 def leading(what: Any) -> Iterator[None]:
-    """Inside, the others do what is told them; where this rank fails they hear of it. Of the leader alone."""
+    """Let the other ranks do a task inside; if the leader fails, tell them. Only the leader calls this."""
     if world() == 1:
         yield
         return
@@ -224,27 +241,27 @@ def leading(what: Any) -> Iterator[None]:
     except LostError:
         raise
     except Exception as error:
-        share(Idle(reason_of(error), _here()))
+        share(Idle(reason_of(error), _hostname_suffix()))
         raise
 
 
 def follow(do: Callable[[Any], None]) -> None:
-    """do(what the leader tells), again and again until there is no more. What fails is told to the others."""
-    why = ""
-    while not isinstance(told := share(Idle(why, _here()))[0], Over):
-        why = ""
-        if isinstance(told, Begin):
+    """Call do(task) for every task of the leader, until there are no more. Report a failure to the other ranks."""
+    reason = ""
+    while not isinstance(message := share(Idle(reason, _hostname_suffix()))[0], Over):
+        reason = ""
+        if isinstance(message, Begin):
             try:
-                do(told.what)
+                do(message.what)
             except Exception as error:
-                why = reason_of(error)
+                reason = reason_of(error)
 
 
-def _here() -> str:
+def _hostname_suffix() -> str:
     return f" ({socket.gethostname()})"
 
 
 def refuse(flag: str) -> None:
-    """Raises UserError where a flag asks for what several ranks cannot do together."""
+    """Raise UserError if a flag requires what several ranks cannot do together."""
     if world() > 1:
         raise UserError(f"{flag}: not with torchrun, whose {world()} ranks make one run after another, on processors")

@@ -1,6 +1,9 @@
-"""Files for a while. A process has one folder for its temporary files and for those of the libraries that it uses. It is
-gone with the process; where that is killed its workers remove it, or the next command does. Its lock is a file beside it,
-which is there before it and gone after it: so one whose lock is free is nobody's, at whatever moment its process was killed.
+"""Temporary files.
+
+A process has one folder for its temporary files and for those of its libraries. The folder is removed when the process
+ends; if the process is killed, its workers or the next command remove the folder. The folder's lock is a file next to it
+that exists before the folder and after it. So a folder with a free lock belongs to no process, at whatever moment its
+process was killed.
 """
 
 import secrets
@@ -17,50 +20,52 @@ from federation import locks
 from untrusted import RefusedError
 
 PREFIX, OF_WORKERS = "chorus-", "worker-"
-LOCK = ".lock"  # behind the name of a folder: held as long as the process is there whose folder it is
-LAST = -200  # of what is done as a process ends: at -100 multiprocessing removes a folder of its own, which is in this one
-PATIENCE = 1.0  # seconds: the lock of a process that was killed is free a moment after its pipes are closed
+LOCK = ".lock"  # suffix of a folder's name: the process that owns the folder holds this lock
+LAST = -200  # exit priority: at -100 multiprocessing removes its own folder, which lies in this folder
+PATIENCE = 1.0  # seconds: the lock of a killed process becomes free shortly after its pipes close
 
 _own: tuple[Path, FileLock] | None = None  # the folder of this process, and its lock
 
 
 @contextmanager
 def used() -> Iterator[None]:
-    """Inside, temporary files are in the folder of this process. Where it cannot be made they are where they always are."""
-    before = tempfile.tempdir
+    """Put temporary files into this process's folder inside; if the folder cannot be created, into the usual one."""
+    previous = tempfile.tempdir
     if of_process() is None:
         for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*{LOCK}"):
             remove_abandoned(lock.with_suffix(""))
         _make(PREFIX, Path(tempfile.gettempdir()))
-    _go_in()
+    _use_folder()
     try:
         yield
     finally:
-        tempfile.tempdir = before
+        tempfile.tempdir = previous
 
 
 @contextmanager
 def shared_folder() -> Iterator[Path]:
-    """A folder in it for files that this process shares with workers, which is gone afterwards."""
+    """Yield a subfolder for files that this process shares with its workers; remove the subfolder afterwards."""
     with used(), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 def of_process() -> Path | None:
-    """The folder of this process, where it has one."""
+    """Return the folder of this process; None if there is none."""
     return _own[0] if _own is not None and _own[0].exists() else None
 
 
 def be_in(parent: Path | None) -> None:
-    """Of a worker: from now on temporary files are in a folder of its own, which is in that of the process that began it."""
+    """In a worker, put temporary files into the worker's own folder from now on, inside the parent process's folder."""
     if parent is not None:
         _make(OF_WORKERS, parent)
-        _go_in()
+        _use_folder()
 
 
 def leave(parent: Path | None) -> None:
-    """Of a worker, where the process that began it was killed: remove its own folder, and that of the other if no worker of
-    it is left."""
+    """In a worker whose parent process was killed, remove the worker's folder.
+
+    Also remove the parent's folder if no other worker of the parent is left.
+    """
     if (folder := of_process()) is not None:
         _remove(folder)
     if parent is not None:
@@ -68,17 +73,17 @@ def leave(parent: Path | None) -> None:
 
 
 def remove_abandoned(folder: Path, patience: float = 0.0) -> None:
-    """Remove the folder of a process that was killed, unless a worker of it is at work there for so many seconds more."""
-    with suppress(OSError, RefusedError), ExitStack() as held:  # somebody else's, or of one that is at work
+    """Remove the folder of a killed process, unless a worker still uses it after `patience` seconds."""
+    with suppress(OSError, RefusedError), ExitStack() as stack:  # another user's folder, or a folder in use
         for lock in (_lock_of(folder), *folder.glob(f"{OF_WORKERS}*{LOCK}")):
-            held.callback(_locked(lock, patience).release)
+            stack.callback(_locked(lock, patience).release)
         _remove(folder)
 
 
-def _make(prefix: str, there: Path) -> None:
+def _make(prefix: str, parent: Path) -> None:
     global _own
-    folder = there / f"{prefix}{secrets.token_hex(4)}"
-    util.Finalize(None, _remove, (folder,), exitpriority=LAST)  # first: what follows may be refused, or interrupted
+    folder = parent / f"{prefix}{secrets.token_hex(4)}"
+    util.Finalize(None, _remove, (folder,), exitpriority=LAST)  # before the next lines, which may fail or be interrupted
     with suppress(OSError, RefusedError):
         lock = _locked(_lock_of(folder), 0.0)
         folder.mkdir(mode=0o700)
@@ -86,8 +91,11 @@ def _make(prefix: str, there: Path) -> None:
 
 
 def _locked(path: Path, patience: float) -> FileLock:
-    """A lock, held. Raises OSError or RefusedError where it is not to be had in so many seconds, or has no folder."""
-    path.parent.stat()  # the library would make it
+    """Return a lock that this process holds.
+
+    Raise OSError or RefusedError if the lock is not free within `patience` seconds, or its folder does not exist.
+    """
+    path.parent.stat()  # fails if the folder is missing, which the library would create
     return locks.acquire(path, patience)
 
 
@@ -95,7 +103,7 @@ def _lock_of(folder: Path) -> Path:
     return folder.with_name(folder.name + LOCK)
 
 
-def _go_in() -> None:
+def _use_folder() -> None:
     if (folder := of_process()) is not None:
         tempfile.tempdir = str(folder)
 
@@ -103,6 +111,6 @@ def _go_in() -> None:
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if _own is not None and _own[0] == folder:
-        _own[1].release()  # some systems remove no file that is open
+        _own[1].release()  # some systems cannot remove an open file
     with suppress(OSError):
         _lock_of(folder).unlink(missing_ok=True)

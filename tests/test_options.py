@@ -388,7 +388,7 @@ def test_the_help_without_an_algorithm_is_one_page_of_what_works(capsys):
 
 def test_the_help_of_an_algorithm_says_whose_it_is(capsys):
     told = " ".join(helped("fedbabu -h", capsys).split())
-    assert "fedbabu: The body, both ways" in told
+    assert "fedbabu: FedBABU: clients train and share the body" in told
     assert "S. Kim, S.-Y. Yun: FedBABU" in told
     assert "Differences" not in told
 

@@ -1,17 +1,18 @@
-"""Raw images once, then weights in every round, to the neighbours on a graph only.
+"""Data exchange: neighbours on a graph exchange images once, then weights each round.
 
 M. Lan, M. Guo, Z. Yao: Decentralized learning with data exchanging, 2022 (a course report of USTC, with code). Weights are
 mixed as in decentralised SGD, w_i(t + 1) = sum_j P_ij (w_j - lr grad f_j(w_j)); see `dpsgd`.
 
 Differences from the report and the authors' code:
-1. Mixing is synchronous, `--mixing uniform` the mean over a client and its neighbours, as the report writes it; the code
-   halves in place, client after client (`--mixing reference`). Only metropolis converges to the plain average.
-2. Each neighbour is sent a draw of its own, of int(share_ratio n_i) images; the code sends all the same one, of a size that
-   is client 0's.
-3. `--aggr_model ps` answers with the last average, unweighted as in the code, which answers with the one before.
-4. With `--participation` below 1 the graph of a round is that between the clients that take part; the code has all.
-5. `--ft_epochs` fine-tunes on a client's own images alone, not on those that it received: it is to fit the client's own
-   distribution. Neither report nor code fine-tunes.
+1. Mixing is synchronous; `--mixing uniform` is the mean over a client and its neighbours, as in the report. The code halves
+   in place, client after client (`--mixing reference`). Only metropolis converges to the unweighted average.
+2. Each neighbour receives a separate random draw of int(share_ratio n_i) images; the code sends every neighbour the same
+   draw, of a size that is client 0's.
+3. `--aggr_model ps` returns the last average, unweighted as in the code, which returns the average before it.
+4. With `--participation` below 1 the graph of a round connects the participating clients; in the code every client
+   participates.
+5. `--ft_epochs` fine-tunes on a client's own images alone, without the received images: the model should fit the client's
+   own distribution. Neither report nor code fine-tunes.
 
 Defaults: of the authors' code, 5 rounds of an MLP on MNIST with 5 clients of 3 classes: 3 epochs, batches of 64, a rate of
 0.01, momentum 0.5, a tenth of the images. The report has 10 rounds.
@@ -30,7 +31,7 @@ MODELS_ALSO = Several(Choice(MODELS, also={"mlp": "MLP_dropout", "cnn": "CNNMnis
 
 @dataclass(frozen=True)
 class Training(graph.Options):
-    """How the authors train."""
+    """The authors' training."""
 
     dataset: str = "MNIST"
     n_clients: int = 5
@@ -57,27 +58,27 @@ loss = cross_entropy
 
 
 def start(federation, options):
-    """Everyone has the same model, and a part of its neighbours' images."""
-    weights, net = federation.initial(), graph.of(len(federation.clients), options)
-    edges, sent, shares = exchange.send(federation, net, options.share_ratio)
-    maps, told = exchange.leakage(federation, edges, sent, shares, options.share_ratio)
+    """Give every client the same model, and a part of its neighbours' images."""
+    weights, network = federation.initial(), graph.of(len(federation.clients), options)
+    edges, sent, shares = exchange.send(federation, network, options.share_ratio)
+    maps, leakage_metrics = exchange.leakage(federation, edges, sent, shares, options.share_ratio)
     return {
         "server": weights,
         "weights": [weights for _ in federation.clients],
         "shares": shares,
-        "edges": [list(edge) for edge in net.edges],
+        "edges": [list(edge) for edge in network.edges],
         "maps": maps,
-        "metrics": {**graph.told(net, options), **told},
+        "metrics": {**graph.told(network, options), **leakage_metrics},
     }
 
 
 def communicate(federation, state, options):
-    clients, holding = federation.sample(), replace(federation, shares=tuple(state["shares"]))
-    weights, central = select_rows(state["weights"], clients), not graph.decentralised(options)
-    if central:
+    clients, with_received_images = federation.sample(), replace(federation, shares=tuple(state["shares"]))
+    weights, is_central = select_rows(state["weights"], clients), not graph.decentralised(options)
+    if is_central:
         weights = federation.wire.broadcast("weights", state["server"], clients)
-    weights, _, losses, _ = train(holding, clients, weights, loss, options)
-    if central:
+    weights, _, losses, _ = train(with_received_images, clients, weights, loss, options)
+    if is_central:
         state["server"] = mean(federation.wire.up("weights", weights, clients))
         return Round(clients, losses, {"global": model_of(federation, state["server"])}, state["metrics"], weights)
     mixed = graph.mix(federation, clients, weights, state["edges"], options)

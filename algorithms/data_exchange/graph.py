@@ -1,4 +1,4 @@
-"""The graph that clients are on, and how neighbours mix their models."""
+"""The graph of the clients, and how neighbours mix their models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from federation import Federation, Weights
 from helpers import average
 from options import Choice, Number, Requires, flag
 
-if TYPE_CHECKING:  # runs without a graph need not wait for it
+if TYPE_CHECKING:  # runs without a graph need not wait for the import
     import networkx as nx
 
 Edges = Iterable[tuple[int, int]]
@@ -32,7 +32,7 @@ MIXING = (
 
 
 def decentralised(options) -> bool:
-    """Whether neighbours mix their models, and no server averages them."""
+    """Return whether neighbours mix their models, so that no server averages them."""
     return options.aggr_model == "de"
 
 
@@ -40,34 +40,37 @@ def decentralised(options) -> bool:
 
 
 def tree(n: int, options) -> Edges:
-    """The authors' tree of five, 0-1, 0-2, 0-3, 2-4; from there on two arms that grow in turn."""
+    """Return the authors' tree of five, 0-1, 0-2, 0-3, 2-4, extended by two arms that grow in turn."""
     return [(k, max(k - 2, 0) if k > 3 else 0) for k in range(1, n)]
 
 
 def ring(n: int, options) -> Edges:
-    """Each client between two; with two clients one edge."""
+    """Return a ring; one edge for two clients."""
     return [(k, (k + 1) % n) for k in range(n if n > 2 else n - 1)]
 
 
 def star(n: int, options) -> Edges:
-    """Client 0 in the middle."""
+    """Return a star with client 0 in the middle."""
     return [(0, k) for k in range(1, n)]
 
 
 def full(n: int, options) -> Edges:
-    """Everyone with everyone."""
+    """Return all edges."""
     return combinations(range(n), 2)
 
 
 def grid(n: int, options) -> Edges:
-    """Row by row, rows of ceil(sqrt(n)), the last one as long as there are clients."""
+    """Return a grid with rows of ceil(sqrt(n)) clients; the last row may be shorter."""
     width = math.ceil(math.sqrt(n))
-    beside = [(k, k + 1) for k in range(n - 1) if (k + 1) % width]
-    return [*beside, *((k, k + width) for k in range(n - width))]
+    horizontal = [(k, k + 1) for k in range(n - 1) if (k + 1) % width]
+    return [*horizontal, *((k, k + width) for k in range(n - width))]
 
 
 def random(n: int, options) -> Edges:
-    """A random tree, so that it is connected, and each other edge with `--edge_probability`; of `--split_seed`."""
+    """Return a random tree, so that the graph is connected, and each other edge with `--edge_probability`.
+
+    `--split_seed` determines the graph.
+    """
     draw = streams.generator("topology", options.split_seed)
     order = draw.permutation(n)
     edges = [(order[k], order[draw.integers(k)]) for k in range(1, n)]
@@ -76,26 +79,28 @@ def random(n: int, options) -> Edges:
 
 
 def from_file(n: int, options) -> Edges:
-    """Two clients a line, separated by blanks; # begins a comment."""
-    name = f"--topology_file {options.topology_file}:"
+    """Read an edge list: two clients per line, separated by blanks; # starts a comment."""
+    prefix = f"--topology_file {options.topology_file}:"
     if options.topology_file is None:
         raise UserError("--topology file: --topology_file is missing")
     try:
         lines = untrusted.text(options.topology_file).splitlines()
     except untrusted.RefusedError as error:
-        raise UserError(f"{name} {error.reason}; must be an edge list, two clients a line") from None
+        raise UserError(f"{prefix} {error.reason}; must be an edge list, two clients a line") from None
     edges = []
-    for number, line in enumerate(lines, start=1):
+    for line_number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()
         if not words:
             continue
         if len(words) != 2 or not all(word.isascii() and word.isdecimal() for word in words):
-            raise UserError(f"{name} line {number} must be two clients, as whole numbers with a blank between them")
+            raise UserError(f"{prefix} line {line_number} must be two clients, as whole numbers with a blank between them")
         i, j = map(int, words)
         if max(i, j) >= n:
-            raise UserError(f"{name} line {number} names client {max(i, j)}; with --n_clients {n} they are 0 to {n - 1}")
+            raise UserError(
+                f"{prefix} line {line_number} names client {max(i, j)}; with --n_clients {n} they are 0 to {n - 1}"
+            )
         if i == j:
-            raise UserError(f"{name} line {number} is an edge from client {i} to itself")
+            raise UserError(f"{prefix} line {line_number} is an edge from client {i} to itself")
         edges.append((i, j))
     return edges
 
@@ -113,7 +118,7 @@ TOPOLOGIES: dict[str, Callable[[int, object], Edges]] = {
 
 @dataclass(frozen=True)
 class Options(options.Options):
-    """Flags of the algorithms whose clients are on a graph."""
+    """Flags of the algorithms with clients on a graph."""
 
     topology: str = flag("tree", Choice(tuple(TOPOLOGIES)), "who is whose neighbour; file is an edge list")
     edge_probability: float = flag(
@@ -129,12 +134,12 @@ class Options(options.Options):
 
 
 def of(n: int, options) -> nx.Graph:
-    """The graph of a run, with all clients as nodes, in order. Raises UserError for an edge list that is none."""
+    """Return the graph of a run, with all clients as nodes, in order. Raise UserError for an invalid edge list."""
     return between(range(n), TOPOLOGIES[options.topology](n, options))
 
 
 def between(clients: Iterable[int], edges: Iterable[Sequence[int]]) -> nx.Graph:
-    """The graph of these clients, its nodes in their order, with those of the edges that are between two of them."""
+    """Return the graph of these clients, with nodes in their order and the edges between them."""
     import networkx as nx
 
     graph = nx.Graph()
@@ -144,58 +149,64 @@ def between(clients: Iterable[int], edges: Iterable[Sequence[int]]) -> nx.Graph:
 
 
 def parts_of(graph: nx.Graph) -> list[list[int]]:
-    """The clients of each part that is connected, in order."""
+    """Return the clients of each connected component, in order."""
     import networkx as nx
 
     return [sorted(part) for part in nx.connected_components(graph)]
 
 
 def check(options, data: Data, n_train: int) -> str:
-    """The graph and how fast models mix on it, in words. Raises UserError where its parts never hear of one another."""
+    """Return a message with the graph and its spectral gap. Raise UserError if the graph is not connected."""
     graph = of(options.n_clients, options)
     parts = parts_of(graph)
-    shown = f"{options.topology} of {len(graph)} clients with {graph.number_of_edges()} edges"
+    summary = f"{options.topology} of {len(graph)} clients with {graph.number_of_edges()} edges"
     if len(parts) > 1 and not options.allow_disconnected:
         raise UserError(
             f"--topology {options.topology}: the graph has {len(parts)} parts which never hear of one another (client "
             f"{parts[1][0]} is not reached from client 0); connect them, or add --allow_disconnected"
         )
-    words = [f"{options.algorithm}: {shown}"]
+    messages = [f"{options.algorithm}: {summary}"]
     if decentralised(options):
         for part in parts:
             gap = spectral_gap(MIXINGS[options.mixing](between(part, graph.edges)))
-            of_part = "" if len(parts) == 1 else f" of the part with client {part[0]} ({len(part)} clients)"
-            words.append(f"{options.mixing} mixing, spectral gap{of_part} {gap:.3g}")
-    return "; ".join(words)
+            component_text = "" if len(parts) == 1 else f" of the part with client {part[0]} ({len(part)} clients)"
+            messages.append(f"{options.mixing} mixing, spectral gap{component_text} {gap:.3g}")
+    return "; ".join(messages)
 
 
-# --- mixing matrices [n, n]: row i is what client i's new model is made of ---------------------------------------------
+# --- mixing matrices [n, n]: row i has the weights of client i's new model ---------------------------------------------
 
 
 def uniform(graph: nx.Graph) -> np.ndarray:
-    """The mean over a client and its neighbours."""
-    near = _adjacency(graph) + np.eye(len(graph))
-    return near / near.sum(1, keepdims=True)
+    """Return the mean over a client and its neighbours."""
+    neighbours = _adjacency(graph) + np.eye(len(graph))
+    return neighbours / neighbours.sum(1, keepdims=True)
 
 
 def metropolis(graph: nx.Graph) -> np.ndarray:
-    """1 / (1 + the larger of the two degrees), the rest oneself: symmetric and doubly stochastic (Xiao and Boyd 2004)."""
+    """Return 1 / (1 + the larger of the two degrees), with the rest on the diagonal.
+
+    The matrix is symmetric and doubly stochastic (Xiao and Boyd 2004).
+    """
     degree = np.array([graph.degree(k) for k in graph])
     weights = _adjacency(graph) / (1 + np.maximum.outer(degree, degree))
     return weights + np.diag(1 - weights.sum(1))
 
 
 def reference(graph: nx.Graph) -> np.ndarray:
-    """What the authors' code comes to: client after client, and for each neighbour in order, half of oneself as one is by
-    then and half of the neighbour as it is by then."""
-    weights, place = np.eye(len(graph)), {k: i for i, k in enumerate(graph)}
+    """Return the matrix of the authors' code.
+
+    One client after another, and for each neighbour in order, takes half of its current model and half of the neighbour's
+    current model.
+    """
+    weights, index = np.eye(len(graph)), {k: i for i, k in enumerate(graph)}
     for k, j in in_turn(graph):
-        weights[place[k]] = (weights[place[k]] + weights[place[j]]) / 2
+        weights[index[k]] = (weights[index[k]] + weights[index[j]]) / 2
     return weights
 
 
 def in_turn(graph: nx.Graph) -> list[tuple[int, int]]:
-    """(client, neighbour) in the order in which the authors' code mixes."""
+    """Return (client, neighbour) pairs in the order in which the authors' code mixes."""
     return [(k, j) for k in graph for j in sorted(graph[k])]
 
 
@@ -209,8 +220,10 @@ MIXINGS = {"uniform": uniform, "metropolis": metropolis, "reference": reference}
 
 
 def spectral_gap(matrix: np.ndarray) -> float:
-    """1 - the second largest modulus of an eigenvalue: by which part a round brings the models nearer to one another; 0 is
-    never, 1 at once."""
+    """Return 1 - the second largest modulus of an eigenvalue: the fraction by which a round brings the models together.
+
+    0 means never, 1 means at once.
+    """
     moduli = np.sort(np.abs(np.linalg.eigvals(matrix)))
     return float(1 - moduli[-2]) if len(moduli) > 1 else 1.0
 
@@ -219,36 +232,44 @@ def spectral_gap(matrix: np.ndarray) -> float:
 
 
 def told(graph: nx.Graph, options) -> dict[str, float | dict[int, float]]:
-    """Columns of the history: the spectral gap of the mixing, and which part of the graph a client is in, by its first."""
-    found: dict[str, float | dict[int, float]] = {}
+    """Return columns of the history: the spectral gap of the mixing, and each client's component.
+
+    A component is named by its first client.
+    """
+    metrics: dict[str, float | dict[int, float]] = {}
     if decentralised(options):
-        found["spectral_gap"] = spectral_gap(MIXINGS[options.mixing](graph))
+        metrics["spectral_gap"] = spectral_gap(MIXINGS[options.mixing](graph))
     parts = parts_of(graph)
     if len(parts) > 1:
-        found["component"] = {k: float(part[0]) for part in parts for k in part}
-    return found
+        metrics["component"] = {k: float(part[0]) for part in parts for k in part}
+    return metrics
 
 
 def mix(
     federation: Federation, clients: Sequence[int], weights: Sequence[Weights], edges: Sequence[Sequence[int]], options
 ) -> list[Weights]:
-    """Every client sends its weights to its neighbours among those of the round, and averages its own and what it received
-    by its row of the mixing matrix of the graph between `clients` -> new rows. Only a client that is absent, because it
-    fails, receives nothing and is not received from."""
-    everyone, rows = between(federation.drawn(), edges), dict(zip(clients, weights, strict=True))
+    """Send every client's weights to its neighbours in the round, and average with the mixing matrix; return the new rows.
+
+    A client averages its own weights and the received ones by its row of the matrix, which is that of the graph between
+    `clients`. Only an absent client, one that fails, receives nothing and contributes nothing.
+    """
+    full_graph, rows = between(federation.drawn(), edges), dict(zip(clients, weights, strict=True))
     if options.mixing == "reference":
-        for k, j in (way for way in in_turn(everyone) if way[1] in rows):
+        for k, j in (edge for edge in in_turn(full_graph) if edge[1] in rows):
             (received,) = federation.wire.between("weights", [rows[j]], [(j, k)])
             if k in rows:
                 rows[k] = average([rows[k], received], [torch.tensor(1), torch.tensor(1)])
         return list(rows.values())
     graph = between(clients, edges)
     matrix = torch.from_numpy(MIXINGS[options.mixing](graph))
-    ways = [(j, k) for k in everyone for j in sorted(everyone[k]) if j in rows]  # from, to
-    received = federation.wire.between("weights", [rows[j] for j, _ in ways], ways)
-    held = {k: {k: row} for k, row in rows.items()}  # what a client averages, by whose it is
-    for (j, k), row in zip(ways, received, strict=True):
-        if k in held:
-            held[k][j] = row
-    place = {k: i for i, k in enumerate(graph)}
-    return [average(list(of.values()), [matrix[place[k], place[j]] for j in of]) for k, of in held.items()]
+    edges_used = [(j, k) for k in full_graph for j in sorted(full_graph[k]) if j in rows]  # from, to
+    received = federation.wire.between("weights", [rows[j] for j, _ in edges_used], edges_used)
+    rows_by_sender = {k: {k: row} for k, row in rows.items()}  # the weights that a client averages, by sender
+    for (j, k), row in zip(edges_used, received, strict=True):
+        if k in rows_by_sender:
+            rows_by_sender[k][j] = row
+    index = {k: i for i, k in enumerate(graph)}
+    return [
+        average(list(row_by_sender.values()), [matrix[index[k], index[j]] for j in row_by_sender])
+        for k, row_by_sender in rows_by_sender.items()
+    ]

@@ -1,19 +1,21 @@
-"""Feature maps, predictions, labels go up, predictions come down; no model is sent.
+"""FedGKT: feature maps, logits and labels go up, logits come down; sends no model.
 
 C. He, M. Annavaram, S. Avestimehr: Group Knowledge Transfer: Federated Learning of Large CNNs at the Edge, NeurIPS 2020,
-Algorithm 1. The headline answer is "server", the stem of a client's small network and the server's large one behind it;
+Algorithm 1. The headline answer is "server", the stem of a client's small network followed by the server's large network;
 "personal" is the small network.
 
 Differences from the paper and the authors' code:
-1. The server's predictions are kept by example, so that a target always belongs to its image (the code keeps them by place
-   in batches of another order). They are the last epoch's, in training mode, before the step, as in the code.
-2. One augmented draw a client and round is extracted, answered by the server, and trained on in the next round; the code
-   extracts and trains on different draws. `--augment_extract 0` extracts plain images and trains on fresh draws.
-3. Clients start from new networks, not from ones trained on everybody's data; the server shuffles over all clients.
-4. Its learning rate falls on a plateau of *validation* accuracy, of examples that clients hold out and send (counted); the
-   code's is of the test set, whose features clients send in every round. `--validation 0` keeps it constant.
-5. With `--participation` below 1 the server learns from what has arrived and, with `--stale keep`, from what the absent sent
-   last: the paper's asynchronous training, which is not in the code.
+1. The server's predictions are kept per example, so that a target always belongs to its image (the code keeps them by
+   position in batches of another order). They are the last epoch's, in training mode, before the step, as in the code.
+2. One augmentation per client and round is extracted, predicted by the server, and used for training in the next round; the
+   code draws different augmentations for extraction and training. `--augment_extract 0` extracts plain images and trains on
+   new augmentations.
+3. Clients start from new networks, not from networks trained on all clients' data; the server shuffles over all clients.
+4. The server's learning rate falls on a plateau of *validation* accuracy, on held-out examples that clients send (counted);
+   the code's plateau is of the test set, whose features clients send in every round. `--validation 0` keeps the rate
+   constant.
+5. With `--participation` below 1 the server learns from the received data and, with `--stale keep`, from the last data of
+   absent clients: the paper's asynchronous training, which is not in the code.
 6. `--optimizer sgd` is plain SGD with `--momentum`; the code's has momentum 0.9 and Nesterov's step.
 7. `--distill_server` is 1, as in the paper's equations; in the code it defaults to 0 (labels alone), as in its README.
 
@@ -61,33 +63,36 @@ def loss(model, batch, context, options):
 
 
 def server_loss(model, batch, context, options):
-    """What the server learns with on a batch of maps, a plain scalar; it notes what it says of each in `given["said"]`."""
+    """Return the server's loss on a batch of maps, a plain scalar; save the server's logits in `context["said"]`."""
     _, logits = model(batch.x)
-    context["said"][batch.index] = logits.detach().to(context["said"].dtype)  # the last epoch's stay
-    learned = F.cross_entropy(logits, batch.y)
+    context["said"][batch.index] = logits.detach().to(context["said"].dtype)  # the last epoch's logits stay
+    label_loss = F.cross_entropy(logits, batch.y)
     if options.distill_server == "0":
-        return learned
-    return transfer(logits, context["targets"][batch.index], options) + options.kd_alpha * learned
+        return label_loss
+    return transfer(logits, context["targets"][batch.index], options) + options.kd_alpha * label_loss
 
 
 def transfer(logits, targets, options):
-    """T^2 KL(softmax(targets / T) + 1e-7 || softmax(logits / T)), mean over the batch, with the constant of the code."""
+    """Return T^2 KL(softmax(targets / T) + 1e-7 || softmax(logits / T)), the mean over the batch.
+
+    The constant 1e-7 is the code's.
+    """
     teacher = (targets / options.temperature).softmax(1) + 1e-7
     return options.temperature**2 * (teacher * (teacher.log() - (logits / options.temperature).log_softmax(1))).sum(1).mean()
 
 
 def start(federation, options):
-    nothing = [None for _ in federation.clients]
-    return {**own_models(federation), "targets": nothing, "draws": nothing, **server.start(federation, options)}
+    no_rows = [None for _ in federation.clients]
+    return {**own_models(federation), "targets": no_rows, "draws": no_rows, **server.start(federation, options)}
 
 
 def communicate(federation, state, options):
     clients = federation.sample()
-    given, drawn = server.teachers(federation, state, clients, options)
-    losses = train_own(federation, clients, state, loss, options, given, drawn)
+    context, augmentation = server.teachers(federation, state, clients, options)
+    losses = train_own(federation, clients, state, loss, options, context, augmentation)
     draws = [server.draw(federation, k, options) for k in clients]
     learned = server.learn(federation, state, clients, draws, server_loss, options)
     state["targets"] = replace_rows(state["targets"], clients, federation.wire.down("logits", learned.logits, clients))
     state["draws"] = replace_rows(state["draws"], clients, draws)
-    answers = {"server": server.behind(federation, state, options), "personal": model_of(federation, state["weights"])}
-    return Round(clients, losses, answers, learned.metrics)
+    models = {"server": server.behind(federation, state, options), "personal": model_of(federation, state["weights"])}
+    return Round(clients, losses, models, learned.metrics)

@@ -1,4 +1,4 @@
-"""The server of FedGKT: what it is sent, how it learns from it, and what it answers."""
+"""The server of FedGKT: the messages that it receives, its training, and its predictions."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,12 +23,14 @@ from options import Choice
 
 NETWORK = Choice(models.MODELS)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PATIENCE, FACTOR, BETTER = 10, 0.1, 1e-4  # of torch's ReduceLROnPlateau, as the authors use it
+PATIENCE, FACTOR, BETTER = 10, 0.1, 1e-4  # the authors' settings of torch's ReduceLROnPlateau
 
 
 class Relay(nn.Module):
-    """A client's stem and the server's network behind it: forward(x) -> (features, logits). The map between them is rounded
-    to `dtype`, as it is on the wire."""
+    """A client's stem followed by the server's network: forward(x) -> (features, logits).
+
+    The map between them is rounded to `dtype`, as on the wire.
+    """
 
     def __init__(self, stem: nn.Module, server: models.Net, dtype: torch.dtype) -> None:
         super().__init__()
@@ -36,7 +38,7 @@ class Relay(nn.Module):
 
     @property
     def precision(self) -> str:
-        """The server's network's; the stem is computed alike."""
+        """Return the precision of the server's network, which is also the stem's."""
         return self.server.precision
 
     @precision.setter
@@ -51,8 +53,10 @@ class Relay(nn.Module):
 
 
 def check(options, data: Data, n_train: int) -> str:
-    """How much memory the server needs, in words. Raises UserError where the networks do not fit at the split, or the maps
-    of n_train examples not into memory."""
+    """Return a message with the memory that the server needs.
+
+    Raise UserError if the networks do not fit together at the split, or the maps of n_train examples do not fit into memory.
+    """
     for name in options.model:
         with streams.torch_seeded("tried out"):
             if not isinstance(models.make(name, data.shape, len(data.classes), options.feature_dim), StemNet):
@@ -67,25 +71,28 @@ def check(options, data: Data, n_train: int) -> str:
                 f"--server_model {options.server_model}: does not fit maps of {shape[0]} channels and {size} pixels, which "
                 f"--model {','.join(options.model)} sends"
             ) from None
-    copies = 2 if _keeps(options.participation, options) else 1  # what is kept, and what is learned from
+    # the stored maps, and the maps of the training set
+    copies = 2 if _keeps_stale_features(options.participation, options) else 1
     needed = copies * n_train * (torch.Size(shape).numel() * DTYPES[options.feature_dtype].itemsize)
-    cuda = options.device.startswith("cuda")
-    free = torch.cuda.mem_get_info(options.device)[0] if cuda else psutil.virtual_memory().available
+    on_cuda = options.device.startswith("cuda")
+    free = torch.cuda.mem_get_info(options.device)[0] if on_cuda else psutil.virtual_memory().available
     if needed > free:
         raise UserError(
             f"--model {','.join(options.model)}: the server would keep {needed / 2**30:.1f} GiB of maps on "
             f"{options.device}, where {free / 2**30:.1f} GiB are free; --feature_dtype float16 halves it, --reduced too"
         )
-    words = [f"fedgkt: the server keeps {needed / 2**30:.2f} GiB of maps on {options.device}"]
+    messages = [f"fedgkt: the server keeps {needed / 2**30:.2f} GiB of maps on {options.device}"]
     if options.validation:
-        words.append(f"{options.validation:.0%} of each client's examples are held out to tell when its learning rate falls")
+        messages.append(
+            f"{options.validation:.0%} of each client's examples are held out to tell when its learning rate falls"
+        )
     if math.isfinite(options.alpha):
-        words.append("--alpha is the Dirichlet concentration, the weight of the authors' --alpha is --kd_alpha")
-    return "; ".join(words)
+        messages.append("--alpha is the Dirichlet concentration, the weight of the authors' --alpha is --kd_alpha")
+    return "; ".join(messages)
 
 
-def _keeps(participation: float, options) -> bool:
-    """Whether the server goes on learning from what absent clients sent last."""
+def _keeps_stale_features(participation: float, options) -> bool:
+    """Return whether the server also learns from the last features of absent clients."""
     return participation < 1 and options.stale == "keep"
 
 
@@ -93,9 +100,12 @@ def _keeps(participation: float, options) -> bool:
 
 
 def start(federation: Federation, options) -> dict[str, Any]:
-    """The server's part of the state: its network, its optimizer's memory, the plateau, and what each client sent last."""
-    nothing = torch.zeros(0, *StemNet.map_shape(federation.data.shape), device=federation.device)
-    weights = _of(federation, nothing, nothing[:, 0, 0, 0].long(), options).initial()
+    """Return the server's part of the state.
+
+    It has the server's network, its optimizer's memory, the plateau, and each client's last message.
+    """
+    no_maps = torch.zeros(0, *StemNet.map_shape(federation.data.shape), device=federation.device)
+    weights = _server_federation(federation, no_maps, no_maps[:, 0, 0, 0].long(), options).initial()
     return {
         "server": weights,
         "server_memory": None,
@@ -105,21 +115,26 @@ def start(federation: Federation, options) -> dict[str, Any]:
 
 
 def teachers(federation: Federation, state: dict, clients: Sequence[int], options) -> tuple[list[dict], list]:
-    """What each client trains with: {"targets" [n_k, C], "weight"} and the draw of its images that the targets belong to. A
-    client without targets yet, or without distillation, has weight 0 and draws anew."""
-    given, drawn, n_classes = [], [], len(federation.data.classes)
+    """Return each client's context {"targets" [n_k, C], "weight"}, and the augmentation to which the targets belong.
+
+    A client without targets yet, or without distillation, has weight 0 and a new augmentation.
+    """
+    contexts, augmentations, n_classes = [], [], len(federation.data.classes)
     for k in clients:
         n, targets = len(federation.shares[k]), state["targets"][k]
-        taught = options.distill_client == "1" and targets is not None and len(targets) == n
-        if not taught:
+        has_teacher = options.distill_client == "1" and targets is not None and len(targets) == n
+        if not has_teacher:
             targets = torch.zeros(n, n_classes, dtype=federation.dtype, device=federation.device)
-        given.append({"targets": targets, "weight": options.kd_alpha if taught else 0.0})
-        drawn.append(state["draws"][k] if taught and options.augment_extract == "1" else None)
-    return given, drawn
+        contexts.append({"targets": targets, "weight": options.kd_alpha if has_teacher else 0.0})
+        augmentations.append(state["draws"][k] if has_teacher and options.augment_extract == "1" else None)
+    return contexts, augmentations
 
 
 def draw(federation: Federation, k: int, options) -> augment.Draw:
-    """The one draw of client k's images in this round that is extracted, and trained on in the next."""
+    """Return the augmentation of client k's images in this round.
+
+    It is extracted in this round and used for training in the next round.
+    """
     name = options.augment if options.augment_extract == "1" else "none"
     stream = federation.stream("extract", k)
     return augment.draw(name, len(federation.shares[k]), federation.data.shape, stream, federation.device)
@@ -127,15 +142,18 @@ def draw(federation: Federation, k: int, options) -> augment.Draw:
 
 @torch.no_grad()
 def extract(federation: Federation, k: int, weights, indices: Tensor, drawn: augment.Draw, dtype: torch.dtype):
-    """What client k's network says of these examples in evaluation mode: maps [n, ...], logits [n, C]; and labels [n]."""
+    """Return client k's maps [n, ...], logits [n, C] and labels [n] of these examples, in evaluation mode.
+
+    `drawn` is the augmentation of the examples.
+    """
     model = federation.model(k, weights)
 
     def say(i: Tensor) -> tuple[Tensor, Tensor]:
-        middle = model.cut(federation.data.images(indices[i], federation.dtype, augment.part(drawn, i)))
-        return middle.to(dtype), model.tail(middle)[1]
+        maps_of_batch = model.cut(federation.data.images(indices[i], federation.dtype, augment.part(drawn, i)))
+        return maps_of_batch.to(dtype), model.tail(maps_of_batch)[1]
 
-    cut = torch.arange(len(indices), device=federation.device).split(EVALUATION_BATCH)
-    maps, logits = zip(*(federation.count_flops(partial(say, i), k, "extract", len(i)) for i in cut), strict=True)
+    batches = torch.arange(len(indices), device=federation.device).split(EVALUATION_BATCH)
+    maps, logits = zip(*(federation.count_flops(partial(say, i), k, "extract", len(i)) for i in batches), strict=True)
     return {"maps": Rows(torch.cat(maps)), "logits": Rows(torch.cat(logits)), "labels": Rows(federation.data.y[indices])}
 
 
@@ -143,28 +161,34 @@ def extract(federation: Federation, k: int, weights, indices: Tensor, drawn: aug
 
 
 class Learned(NamedTuple):
-    """`logits`: the server's logits [n_k, C] for each client of the round. `metrics`: columns of the history."""
+    """The result of the server's phase.
+
+    `logits`: the server's logits [n_k, C] for each client of the round. `metrics`: columns of the history.
+    """
 
     logits: list[Tensor]
     metrics: dict[str, float]
 
 
 def learn(federation: Federation, state: dict, clients: Sequence[int], draws, loss: Callable, options) -> Learned:
-    """The server's phase: it receives what the clients extract, learns from all of it in random order, and says what it
-    thinks of every example. Its part of the state is replaced."""
-    maps, held = gather(federation, state, clients, draws, options)
-    server = _of(federation, maps, torch.cat([row["labels"] for row in held.values()]), options)
-    targets = torch.cat([row["logits"] for row in held.values()])
-    given = {"targets": targets, "said": torch.zeros_like(targets)}
-    asked = replace(
+    """Run the server's phase and replace the server's part of the state.
+
+    The server receives the clients' features, trains on all of them in random order, and returns its logits of every
+    example.
+    """
+    maps, rows_by_client = gather(federation, state, clients, draws, options)
+    server = _server_federation(federation, maps, torch.cat([row["labels"] for row in rows_by_client.values()]), options)
+    targets = torch.cat([row["logits"] for row in rows_by_client.values()])
+    context = {"targets": targets, "said": torch.zeros_like(targets)}
+    server_options = replace(
         options, epoch_per_round=options.epochs_server, augment="none", lr=options.lr * state["plateau"]["factor"]
     )
-    trained = train(server, [0], [state["server"]], loss, asked, [given], [state["server_memory"]])
+    trained = train(server, [0], [state["server"]], loss, server_options, [context], [state["server_memory"]])
     (state["server"],), (state["server_memory"],) = trained.weights, trained.memory
-    ages = [(len(row["labels"]), federation.round - row["round"]) for row in held.values()]
+    ages = [(len(row["labels"]), federation.round - row["round"]) for row in rows_by_client.values()]
     metrics = {
         "server_loss": trained.loss.item(),
-        "server_lr": learning_rate(asked, federation.round),
+        "server_lr": learning_rate(server_options, federation.round),
         "feature_age_mean": sum(n * age for n, age in ages) / max(len(targets), 1),
         "feature_age_max": float(max(age for _, age in ages)),
     }
@@ -172,73 +196,86 @@ def learn(federation: Federation, state: dict, clients: Sequence[int], draws, lo
     if validated is not None:
         state["plateau"] = _plateau(state["plateau"], validated)
         metrics["server_validation"] = validated
-    logits = dict(zip(held, given["said"].split([len(row["labels"]) for row in held.values()]), strict=True))
+    logits = dict(
+        zip(rows_by_client, context["said"].split([len(row["labels"]) for row in rows_by_client.values()]), strict=True)
+    )
     return Learned([logits[k].clone() for k in clients], metrics)
 
 
 def gather(federation: Federation, state: dict, clients: Sequence[int], draws, options) -> tuple[Tensor, dict[int, dict]]:
-    """What the server learns from: one tensor of all maps, and the other rows of each client in their order there. The
-    clients of the round send anew; what the others sent last stays where the server keeps it."""
-    keeps = _keeps(federation.participation, options)
-    held = {k: row for k, row in enumerate(state["arrived"]) if row is not None and k not in clients}
-    n = sum(len(federation.shares[k]) for k in (*clients, *held))
-    maps, place, ordered = torch.empty(0), 0, {}
-    for k, drawn in [*zip(clients, draws, strict=True), *((k, None) for k in held)]:
+    """Return the server's training data: one tensor of all maps, and each client's other rows in the order of the maps.
+
+    The clients of the round send new features; the last features of absent clients stay if the server keeps them.
+    """
+    keeps_stale = _keeps_stale_features(federation.participation, options)
+    rows_by_client = {k: row for k, row in enumerate(state["arrived"]) if row is not None and k not in clients}
+    n = sum(len(federation.shares[k]) for k in (*clients, *rows_by_client))
+    maps, begin, ordered = torch.empty(0), 0, {}
+    for k, augmentation in [*zip(clients, draws, strict=True), *((k, None) for k in rows_by_client)]:
         if k in clients:
-            row = _sent(federation, k, state["weights"][k], federation.shares[k], drawn, "features", options)
-            held[k] = {**row, "round": federation.round}
-        row, end = held[k], place + len(held[k]["labels"])
-        if not len(maps):  # one tensor for all maps; a client's own are let go as soon as they stand in it
+            row = _receive(federation, k, state["weights"][k], federation.shares[k], augmentation, "features", options)
+            rows_by_client[k] = {**row, "round": federation.round}
+        row, end = rows_by_client[k], begin + len(rows_by_client[k]["labels"])
+        if not len(maps):  # one tensor for all maps; each client's maps are freed once they are copied
             maps = torch.empty(n, *row["maps"].shape[1:], dtype=row["maps"].dtype, device=federation.device)
-        maps[place:end] = row["maps"] if keeps else row.pop("maps")
-        ordered[k], place = row, end
-    if keeps:
-        state["arrived"] = [held.get(k) for k in federation.clients]
-    return maps[:place], ordered
+        maps[begin:end] = row["maps"] if keeps_stale else row.pop("maps")
+        ordered[k], begin = row, end
+    if keeps_stale:
+        state["arrived"] = [rows_by_client.get(k) for k in federation.clients]
+    return maps[:begin], ordered
 
 
-def _sent(federation: Federation, k: int, weights, indices: Tensor, drawn, kind: str, options) -> dict[str, Tensor]:
-    """What the server receives of these examples of client k."""
-    work = partial(extract, indices=indices, drawn=drawn, dtype=DTYPES[options.feature_dtype])
+def _receive(
+    federation: Federation, k: int, weights, indices: Tensor, augmentation, kind: str, options
+) -> dict[str, Tensor]:
+    """Return what the server receives for these examples of client k."""
+    work = partial(extract, indices=indices, drawn=augmentation, dtype=DTYPES[options.feature_dtype])
     (row,) = federation.wire.up(kind, federation.map_clients(work, [k], [weights]), [k])
     return {name: rows.tensor for name, rows in row.items()}
 
 
-def _of(federation: Federation, maps: Tensor, y: Tensor, options) -> Federation:
-    """The server as a federation of one, whose examples are maps."""
+def _server_federation(federation: Federation, maps: Tensor, y: Tensor, options) -> Federation:
+    """Return the server as a federation of one, whose examples are maps."""
     n, channels = maps.shape[:2]
     zeros = torch.zeros(channels, dtype=torch.float64)
     data = Data("maps", maps, y, n, federation.data.classes, zeros, torch.ones_like(zeros))
     inputs = (tuple(maps.shape[1:]), len(federation.data.classes), options.feature_dim)
     build = partial(models.make, options.server_model, *inputs)
-    same = ("dtype", "precision", "seed", "threads", "round", "wire", "meter")
-    same = {name: getattr(federation, name) for name in same}
-    return Federation.of(data, [range(n)], [build], federation.device, party="server", **same)
+    shared = ("dtype", "precision", "seed", "threads", "round", "wire", "meter")
+    shared = {name: getattr(federation, name) for name in shared}
+    return Federation.of(data, [range(n)], [build], federation.device, party="server", **shared)
 
 
 def _validate(federation: Federation, state: dict, clients: Sequence[int], server: Federation, options) -> float | None:
-    """The accuracy of stems and server on what the clients of the round hold out, which they send without augmentation; None
-    where they hold nothing out."""
-    right = total = 0
+    """Return the accuracy of stems and server on the held-out examples of the round's clients; None if there are none.
+
+    The clients send these examples without augmentation.
+    """
+    n_correct = n_total = 0
     for k in clients:
         if len(federation.validation) and len(federation.validation[k]):
-            row = _sent(federation, k, state["weights"][k], federation.validation[k], {}, "validation features", options)
-            right += server.map_clients(partial(_right, maps=row["maps"], y=row["labels"]), [0], [state["server"]])[0]
-            total += len(row["labels"])
-    return right / total if total else None
+            row = _receive(federation, k, state["weights"][k], federation.validation[k], {}, "validation features", options)
+            n_correct += server.map_clients(
+                partial(_count_correct, maps=row["maps"], y=row["labels"]), [0], [state["server"]]
+            )[0]
+            n_total += len(row["labels"])
+    return n_correct / n_total if n_total else None
 
 
 @torch.no_grad()
-def _right(server: Federation, k: int, weights, maps: Tensor, y: Tensor) -> int:
-    model, right = server.model(k, weights), 0
+def _count_correct(server: Federation, k: int, weights, maps: Tensor, y: Tensor) -> int:
+    model, n_correct = server.model(k, weights), 0
     for x, labels in zip(maps.split(EVALUATION_BATCH), y.split(EVALUATION_BATCH), strict=True):
         logits = server.count_flops(lambda x=x: model(x.to(server.dtype))[1], k, "validate", len(x))
-        right += (logits.argmax(1) == labels).sum().item()
-    return right
+        n_correct += (logits.argmax(1) == labels).sum().item()
+    return n_correct
 
 
 def _plateau(plateau: dict, accuracy: float) -> dict:
-    """After more than PATIENCE rounds without a better accuracy the learning rate is a tenth."""
+    """Return the plateau after a round.
+
+    The learning rate falls to a tenth after more than PATIENCE rounds without improvement.
+    """
     if accuracy > plateau["best"] * (1 + BETTER):
         return {**plateau, "best": accuracy, "bad": 0}
     if plateau["bad"] == PATIENCE:
@@ -246,11 +283,11 @@ def _plateau(plateau: dict, accuracy: float) -> dict:
     return {**plateau, "bad": plateau["bad"] + 1}
 
 
-# --- answers -----------------------------------------------------------------------------------------------------------
+# --- models ------------------------------------------------------------------------------------------------------------
 
 
 def behind(federation: Federation, state: dict, options) -> Callable[[int], Relay]:
-    """k -> client k's stem with the server's network behind it."""
+    """Return k -> client k's stem followed by the server's network."""
     rows, weights = state["weights"], state["server"]
 
     def answer(k: int) -> Relay:
@@ -266,7 +303,7 @@ def behind(federation: Federation, state: dict, options) -> Callable[[int], Rela
 
 
 def rebuild(options: dict[str, Any], inputs: Sequence, client: int, answer: str) -> nn.Module:
-    """The network of a saved answer: `options` and `inputs` as in a run's `config.json`."""
+    """Return the network of a saved model: `options` and `inputs` as in a run's `config.json`."""
     (shape, n_classes), model = inputs, models.of_client(options, inputs, client)
     if answer == "personal":
         return model

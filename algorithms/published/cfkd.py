@@ -1,10 +1,10 @@
-"""Mean features by class, as the CFKD authors' code draws them (Berdoz et al. 2022).
+"""CFKD as in the authors' code: any client may be the teacher, no class is masked.
 
-`--as_published`:
+Berdoz et al. 2022. `--as_published`:
 1. The client whose observation teaches is drawn from *all* clients, the receiver included.
-2. Nothing is masked. A class that the observed client does not hold has an observation that the code never writes, so
-   that its loss depends on what the memory held before; here it is 0.
-Kept: one observation is sent a client and round. The code draws the examples of an observation anew for every receiver.
+2. Nothing is masked. A class that the observed client does not have has an observation that the code never writes, so that
+   its loss depends on previous memory contents; here it is 0.
+As here: one observation is sent per client and round. The code draws new examples of an observation for every receiver.
 """
 
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ class Options(cfkd.Options):
 
 def communicate(federation, state, options):
     clients = federation.sample()
-    given = federation.wire.down("mean features", teachers(federation, state["sent"], clients), clients)
-    losses = train_own(federation, clients, state, loss, options, given)
+    context = federation.wire.down("mean features", teachers(federation, state["sent"], clients), clients)
+    losses = train_own(federation, clients, state, loss, options, context)
     sent = upload(federation, clients, select_rows(state["weights"], clients), options)
     state["sent"] = replace_rows(state["sent"], clients, sent)
     return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
 
 
 def teachers(federation, sent, clients):
-    """What the server sends to each: the global class means, and the observation of any client drawn at random."""
-    every = torch.ones_like(sent[0]["counts"], dtype=torch.bool)
-    drawn = [sent[federation.stream("teacher", k).integers(len(sent))] for k in clients]
-    correct = cfkd.teachers(federation, sent, clients)
+    """Return the message to each client: the global class means, and the observation of any client drawn at random."""
+    all_classes = torch.ones_like(sent[0]["counts"], dtype=torch.bool)
+    random_teachers = [sent[federation.stream("teacher", k).integers(len(sent))] for k in clients]
+    rows = cfkd.teachers(federation, sent, clients)
     return [
-        {**row, "held": every, "observation": anyone["observation"], "observed": every}
-        for row, anyone in zip(correct, drawn, strict=True)
+        {**row, "held": all_classes, "observation": teacher["observation"], "observed": all_classes}
+        for row, teacher in zip(rows, random_teachers, strict=True)
     ]

@@ -1,7 +1,8 @@
-"""Mean predictions by class, as CFKD's authors compared themselves with (Berdoz et al. 2022, `--preset fd` of their code).
+"""FD as in CFKD's comparison: mean logits and a squared loss; sends logits only.
 
-`--fd_variant mse_logits`, or `--as_published`, which is the same:
-1. What is shared are mean raw logits, not softmax outputs.
+The comparison of CFKD's authors (Berdoz et al. 2022, `--preset fd` of their code). `--fd_variant mse_logits`, or
+`--as_published`, which is the same:
+1. Clients share mean raw logits, not softmax outputs.
 2. The mean is over all examples of a class of all clients, the receiver's own included: weighted by class counts, which
    travel too.
 3. The loss is CE + lambda_kd * the mean over batch and classes of (logits - mean)^2.
@@ -39,8 +40,8 @@ class Options(fd.Options):
 
 def loss(model, batch, context, options):
     _, logits = model(batch.x)
-    means, held = context["means"][batch.y], context["held"][batch.y]  # [B, C], [B]
-    distance = (held.unsqueeze(1) * (logits - means).square()).mean()
+    means, is_held = context["means"][batch.y], context["held"][batch.y]  # [B, C], [B]
+    distance = (is_held.unsqueeze(1) * (logits - means).square()).mean()
     return F.cross_entropy(logits, batch.y) + options.lambda_kd * distance
 
 
@@ -51,26 +52,26 @@ def start(federation, options):
 
 def communicate(federation, state, options):
     clients = federation.sample()
-    given = federation.wire.broadcast("mean outputs", pooled(state["sent"]), clients)
-    losses = train_own(federation, clients, state, loss, options, given)
+    context = federation.wire.broadcast("mean outputs", pooled(state["sent"]), clients)
+    losses = train_own(federation, clients, state, loss, options, context)
     state["sent"] = replace_rows(state["sent"], clients, upload(federation, clients, select_rows(state["weights"], clients)))
     return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
 
 
 def pooled(sent):
-    """The mean logits of each class over all examples of all clients: means [C, C], held [C]."""
+    """Return the mean logits of each class over all examples of all clients: means [C, C], held [C]."""
     counts = [row["counts"] for row in sent]
     means = average([row["means"] for row in sent], [n.unsqueeze(1) for n in counts])
     return {"means": means, "held": sum(counts) > 0}
 
 
 def upload(federation, clients, weights):
-    """What the server receives of these clients: rows of `represent`."""
+    """Return what the server receives from these clients: rows of `represent`."""
     return federation.wire.up("mean outputs", federation.map_clients(represent, clients, weights), clients)
 
 
 def represent(federation, k, weights):
-    """What client k sends: its mean logits for each class [C, C], and class counts int64 [C]."""
+    """Return client k's message: its mean logits for each class [C, C], and class counts int64 [C]."""
     _, logits, y = outputs(federation, k, weights)
     means, counts = class_means(logits, y, len(federation.data.classes))
     return {"means": means, "counts": counts}

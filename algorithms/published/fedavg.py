@@ -1,16 +1,16 @@
-"""The model, both ways, with the quirks of two reference systems.
+"""FedAvg with the quirks of two reference systems; sends weights both ways.
 
 `--as_published` is "Federated Learning - Your Data Stays With You!" (S. Agarwal, 2021):
 1. `--select fixed`: the clients are sampled once, before round 1, and the others' data are never used.
-2. `--aggregate all`: the average is over all K models, of which those that were not selected still are the server's, so
-   that a fraction 1 - C of every step is taken back. The server knows these: no weights are sent for them.
+2. `--aggregate all`: the average is over all K models. The models of clients that were not selected are the server's, so
+   that a fraction 1 - C of every step is undone. The server knows these models: no weights are sent for them.
 3. `--keep_optimizer`: a client's Adam keeps its moments although its weights are replaced.
-4. The average is unweighted. (No flag of its own.)
+4. The average is unweighted. (No separate flag.)
 Left out: its accuracy, correct answers over the number of *batches*, a percentage only for batches of 100.
 
 The FL baseline of CFKD's Table 1 (Berdoz et al. 2022, `--preset fl` of its code) is `--init independent
---keep_optimizer --optimizer adam`: in round 1 every client trains from weights of its own, and what is averaged are
-networks that have nothing in common yet.
+--keep_optimizer --optimizer adam`: in round 1 every client trains from its own weights, and the server averages networks
+that have nothing in common yet.
 """
 
 from dataclasses import dataclass
@@ -42,19 +42,19 @@ def start(federation, options):
     return {
         **common,
         "server": common["server"] if options.init == "shared" else None,
-        "memory": {},  # {client: of its optimizer}, of those that have taken part
+        "memory": {},  # {client: its optimizer's memory} for clients that have taken part
     }
 
 
 def sample(federation, options):
-    """The clients of a round."""
+    """Return the clients of a round."""
     return (federation.at(0) if options.select == "fixed" else federation).sample()
 
 
 def communicate(federation, state, options):
-    takers = clients = sample(federation, options)
-    alone = state["server"] is None  # round 1 of --init independent
-    weights = [federation.initial(k) for k in clients] if alone else download(federation, state, clients)
+    participants = clients = sample(federation, options)
+    is_independent = state["server"] is None  # round 1 of --init independent
+    weights = [federation.initial(k) for k in clients] if is_independent else download(federation, state, clients)
     memory = [state["memory"].get(k) for k in clients] if options.keep_optimizer else None
     trained = train(federation, clients, weights, loss, options, memory=memory)
     if options.keep_optimizer:
@@ -62,7 +62,7 @@ def communicate(federation, state, options):
     weights = federation.wire.up("weights", keep_own(state, clients, trained.weights), clients)
     if options.aggregate == "all":
         absent = [k for k in federation.clients if k not in clients]
-        if alone:  # the server has no model yet that could stand for one that failed
+        if is_independent:  # the server has no model yet that could replace a failed client's
             absent = [k for k in absent if k not in federation.absent]
             initial = keep_own(state, absent, [federation.initial(k) for k in absent])
             weights += federation.wire.up("weights", initial, absent)
@@ -74,4 +74,4 @@ def communicate(federation, state, options):
     else:
         n = federation.wire.up("n_k", federation.sizes(clients), clients)
     state["server"] = average(weights, n)
-    return Round(takers, trained.loss, shared_model(federation, state), local_weights=trained.weights)
+    return Round(participants, trained.loss, shared_model(federation, state), local_weights=trained.weights)

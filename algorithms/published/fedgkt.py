@@ -1,10 +1,10 @@
-"""Feature maps, predictions and labels go up, the server's predictions come down, and meet other images.
+"""FedGKT as in the authors' code: the server's predictions meet other images.
 
 `--as_published`, as the authors' code does it (He et al. 2020):
-1. The server's predictions are kept by place in a batch. The batches of the extraction and of the next training come in
-   different random orders, so that every image is pulled towards what the server said of another one.
-2. Training changes the images anew, where `--augment` does, and not as they were extracted.
-Kept: new networks at the clients (the code starts them from a ResNet-56 trained on everybody's data), the server's order
+1. The server's predictions are kept by position in a batch. The batches of the extraction and of the next training have
+   different random orders, so that every image is trained towards the server's prediction of another image.
+2. Training draws a new augmentation, with `--augment`, and does not reuse the extraction's.
+As here: new networks at the clients (the code starts them from a ResNet-56 trained on all clients' data), the server's order
 over all clients, the plateau on validation data, and no batch is left out.
 """
 
@@ -25,10 +25,12 @@ class Options(fedgkt.Options):
 
 
 def communicate(federation, state, options):
-    kept = state["targets"]
+    targets = state["targets"]
     orders = [
         torch.from_numpy(federation.stream("places", k).permutation(len(federation.shares[k]))) for k in federation.clients
     ]
-    state["targets"] = [rows if rows is None else rows[order[: len(rows)]] for rows, order in zip(kept, orders, strict=True)]
+    state["targets"] = [
+        rows if rows is None else rows[order[: len(rows)]] for rows, order in zip(targets, orders, strict=True)
+    ]
     state["draws"] = [None for _ in federation.clients]
     return fedgkt.communicate(federation, state, options)
