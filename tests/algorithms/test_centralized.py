@@ -1,4 +1,4 @@
-"""Centralized learning is one plain training on what all clients have sent."""
+"""Centralized learning: whose data are used, and whose the work is."""
 
 import torch
 from conftest import options_for, play, tiny_federation, weights_of

@@ -1,4 +1,4 @@
-"""Epidemic learning: to whom a client sends, what becomes of its model, and what it is where all send to all."""
+"""Epidemic learning: to whom a client sends, and what becomes of its model."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""FedALA: FedAvg where its weights stay at 1, and its weights against a loop that differentiates them directly."""
+"""FedALA: its weights against a loop that differentiates them directly, and where local training starts."""
 
 import pytest
 import torch

@@ -1,5 +1,4 @@
-"""FedProto: the loss by hand, prototypes against loops, who is asked by what, and that without its term it is independent
-learning."""
+"""FedProto: its answers, classes that nobody has, and clients that are absent."""
 
 import pytest
 import torch

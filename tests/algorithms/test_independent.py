@@ -1,4 +1,4 @@
-"""Independent learning is K separate trainings, and nothing else."""
+"""Independent learning: each client starts from weights of its own and learns the same alone and in company."""
 
 import torch
 from conftest import options_for, play, tiny_federation, weights_of

@@ -1,4 +1,4 @@
-"""MHMD: its loss against one image after another in plain floats; a round by hand; and FedBABU, of which it is a case."""
+"""MHMD: its loss against one image after another in plain floats; a round by hand; and FedBABU."""
 
 import math
 from dataclasses import replace
