@@ -194,11 +194,11 @@ def same_run(one: tuple[str, dict], other: tuple[str, dict], model: str, rounds:
     here, there = (tiny_federation(model=model, participation=0.7, dtype=torch.float32) for _ in range(2))
     _, done = play(here, options_for(one[0], **one[1]), rounds)
     _, expected = play(there, options_for(other[0], **other[1]), rounds)
-    assert list(done.answers) == list(expected.answers)
+    assert list(done.models) == list(expected.models)
     assert torch.equal(done.loss, expected.loss)
-    for name, answer in done.answers.items():
+    for name, answer in done.models.items():
         for k in here.clients:
-            ours, theirs = weights_of(answer, k), weights_of(expected.answers[name], k)
+            ours, theirs = weights_of(answer, k), weights_of(expected.models[name], k)
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[n], theirs[n]) for n in ours)
     assert here.wire.collect() == there.wire.collect()
@@ -208,9 +208,9 @@ def spied(monkeypatch, module):
     """What is given to the clients, in the order of the calls of the loss."""
     seen, inner = [], module.loss
 
-    def watchful(model, batch, given, options):
-        seen.append(given)
-        return inner(model, batch, given, options)
+    def watchful(model, batch, context, options):
+        seen.append(context)
+        return inner(model, batch, context, options)
 
     monkeypatch.setattr(module, "loss", watchful)
     return seen

@@ -95,7 +95,7 @@ def equal(one, other):
 
 def answers_of(federation, done):
     """The weights of every answer for every client."""
-    return {name: [weights_of(answer, k) for k in federation.clients] for name, answer in done.answers.items()}
+    return {name: [weights_of(answer, k) for k in federation.clients] for name, answer in done.models.items()}
 
 
 def headline(federation, done):
@@ -170,7 +170,7 @@ def test_the_order_in_which_clients_are_visited_changes_no_bit(case, monkeypatch
     federation = federation_for(case)
     state, done = play(federation, options_of(case), rounds=2)
     expected = answers_of(federation, done)
-    visited, forwards = [], Federation.each
+    visited, forwards = [], Federation.map_clients
 
     def backwards(self, work, clients, *rows):
         visited.extend(list(clients)[::-1])
@@ -375,7 +375,7 @@ def test_no_tensor_of_a_state_is_changed_in_place(case):
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(before, kept, strict=True))
     after = tensors(state)
     kept = [tensor.clone() for tensor in after]
-    for answer in done.answers.values():
+    for answer in done.models.values():
         for k in federation.clients:
             with torch.no_grad():
                 for tensor in answer(k).state_dict().values():
@@ -431,7 +431,7 @@ def test_a_round_names_its_clients_their_losses_and_the_answers(case):
             assert list(done.clients) in ([], federation.at(r).sample())
         assert done.loss.shape == (len(done.clients) or 1,), "of the server, where it alone trained"
         assert torch.isfinite(done.loss).all()
-        assert done.answers
+        assert done.models
         for name, rows in answers_of(federation, done).items():
             assert all(equal(row, rows[0]) for row in rows) == (name == "global"), "one model for all, or one a client"
 
@@ -480,11 +480,11 @@ def test_the_weights_that_a_round_names_as_trained_are_those_that_local_training
         if hasattr(kin, "train"):
             monkeypatch.setattr(kin, "train", noted)
     _, done = play(federation_for(case, participation=0.7), options_of(case), rounds=2)
-    if done.trained is None:
+    if done.local_weights is None:
         pytest.skip("its clients answer with what they trained, or do not train")
     if several := trainings(case, options_of(case)):
         assert len(left) == 2 * len(several)
-    assert equal(list(done.trained), left[-1][0])
+    assert equal(list(done.local_weights), left[-1][0])
 
 
 @pytest.mark.parametrize("case", [c for c in MODULES if getattr(algorithms.ALGORITHMS[c.split()[0]], "mixed", False)])
@@ -508,8 +508,8 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter_that_is
     module, seen = MODULES[case], []
     inner = module.loss
 
-    def checked(model, batch, given, options):
-        value = inner(model, batch, given, options)
+    def checked(model, batch, context, options):
+        value = inner(model, batch, context, options)
         assert value.shape == ()
         assert value.dtype == dtype, "nothing is computed in another precision by the way"
         assert torch.isfinite(value)
@@ -723,7 +723,7 @@ def test_the_first_line_of_the_docstring_says_what_is_sent_in_a_sentence_of_its_
 @every_case
 def test_an_algorithm_with_several_answers_says_which_is_the_headline_and_what_the_others_are(case):
     _, done = play(federation_for(case), options_of(case), rounds=1)
-    first, *others = done.answers
+    first, *others = done.models
     told = " ".join(algorithms.ALGORITHMS[case.split()[0]].__doc__.split())
     if others:
         assert f'The headline answer is "{first}"' in told

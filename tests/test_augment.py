@@ -235,16 +235,16 @@ def watched(federation, clients, epochs=1, batch_size=8, name="crop_flip_cutout"
     """What training shows to the loss: {client: [{position: image} an epoch]}."""
     seen = {k: [] for k in clients}
 
-    def noted(model, batch, given, options):
-        for i, image in zip(batch.i.tolist(), batch.x, strict=True):
-            if not seen[given] or len(seen[given][-1]) == len(federation.shares[given]):
-                seen[given].append({})
-            seen[given][-1][i] = image.clone()
-        assert torch.equal(batch.y, federation.data.y[federation.shares[given][batch.i]])
+    def noted(model, batch, context, options):
+        for i, image in zip(batch.index.tolist(), batch.x, strict=True):
+            if not seen[context] or len(seen[context][-1]) == len(federation.shares[context]):
+                seen[context].append({})
+            seen[context][-1][i] = image.clone()
+        assert torch.equal(batch.y, federation.data.y[federation.shares[context][batch.index]])
         return loss(model, batch, None, options)
 
     flags = options_for("independent", augment=name, epoch_per_round=epochs, batch_size=batch_size)
-    train(federation, clients, [federation.initial(k) for k in clients], noted, flags, given=list(clients))
+    train(federation, clients, [federation.initial(k) for k in clients], noted, flags, context=list(clients))
     assert all(len(images) == len(federation.shares[k]) for k in clients for images in seen[k])
     return seen
 
@@ -282,7 +282,7 @@ def test_epochs_rounds_clients_seeds_and_parties_have_draws_of_their_own():
         tiny_federation(model="MLP", shares=alike).at(1),
         tiny_federation(model="MLP", shares=alike).at(2),
         tiny_federation(model="MLP", shares=alike, seed=1).at(1),
-        tiny_federation(model="MLP", shares=alike).at(1).aside("fine-tuning"),
+        tiny_federation(model="MLP", shares=alike).at(1).with_party("fine-tuning"),
     ):
         draws += [images for epochs in watched(federation, [0, 1], epochs=2).values() for images in epochs]
     assert len(draws) == 4 * 2 * 2

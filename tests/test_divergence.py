@@ -105,7 +105,7 @@ def test_a_client_with_one_example_trains_layers_of_batch_norm(case, batch_size)
     assert not divergence.in_round(federation, None, state, {})
     done = module.communicate(federation.at(1), state, options)
     assert not divergence.in_round(federation, done, state, {})
-    answer = next(iter(done.answers.values()))
+    answer = next(iter(done.models.values()))
     assert answer(0)(federation.data.images(torch.arange(3)))[1].isfinite().all()
 
 

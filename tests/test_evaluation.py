@@ -98,7 +98,7 @@ def test_confusion_counts_true_classes_in_rows_on_the_whole_test_set_and_on_a_cl
     federation, data = federation_of(one), one.data
     _, done = play(federation, one.options)
     of_round, of_clients, confusion = evaluate(federation, one.split, done)
-    answer = next(iter(done.answers.values()))
+    answer = next(iter(done.models.values()))
 
     def said(k, indices):
         with torch.no_grad():
@@ -165,7 +165,7 @@ def test_features_are_those_of_the_headline_on_the_same_training_examples_in_eve
     _, second = play(federation, flags, rounds=2)
     again = features(federation.at(2), second, 12)
     assert [len(seen[f"labels_{k}"]) for k in range(3)] == [10, 12, 12], "client 0 has no more"
-    answer, found = second.answers["personal"], []
+    answer, found = second.models["personal"], []
     for k, share in enumerate(SHARES):
         assert torch.equal(seen[f"labels_{k}"], again[f"labels_{k}"])
         assert again[f"features_{k}"].dtype == torch.float32
@@ -217,7 +217,7 @@ def digest(*trees):
 
 
 def answered(federation, done):
-    return {name: [weights_of(answer, k) for k in federation.clients] for name, answer in done.answers.items()}
+    return {name: [weights_of(answer, k) for k in federation.clients] for name, answer in done.models.items()}
 
 
 def spied(monkeypatch):
@@ -256,10 +256,10 @@ def untuned(names):
 def test_fine_tuning_changes_no_bit_of_the_state_the_answers_and_the_counts(name):
     federation, flags = federation_for(name, dtype=torch.float32, participation=0.7), asked(name)
     state, done = play(federation, flags)
-    before = digest(state, answered(federation, done), done.trained, federation.data.x, federation.data.y)
+    before = digest(state, answered(federation, done), done.local_weights, federation.data.x, federation.data.y)
     counted, crossed = of_the_round(federation), federation.wire._bytes.copy()
     of_round, of_clients = tuned_by(name, federation, flags, done)
-    assert digest(state, answered(federation, done), done.trained, federation.data.x, federation.data.y) == before
+    assert digest(state, answered(federation, done), done.local_weights, federation.data.x, federation.data.y) == before
     assert (of_the_round(federation), federation.wire._bytes) == (counted, crossed)
     assert all(math.isfinite(value) for value in of_round.values())
     assert of_clients["tuned_accuracy"].keys() == {0, 1, 2}, "everyone, whoever took part in the last round"
@@ -366,7 +366,7 @@ def test_fine_tuning_does_not_depend_on_the_order_of_the_clients_nor_on_who_else
 def test_only_the_part_that_is_asked_for_is_fine_tuned(part, fixed, monkeypatch):
     federation, flags, seen = federation_for(model="CNN4"), asked(ft_part=part, momentum=0.9), spied(monkeypatch)
     _, done = play(federation, flags)
-    sent = weights_of(done.answers["global"])
+    sent = weights_of(done.models["global"])
     tuned_by("fedavg", federation, flags, done)
     assert len(seen) == 3 * 2
     for _, epoch, before, after in seen:
@@ -403,7 +403,7 @@ def test_local_is_what_the_clients_of_the_round_had_after_their_local_epochs():
     federation, flags = federation_for(participation=0.7, shares=ONE_CLASS_EACH), asked(epoch_per_round=3)
     _, done = play(federation, flags, 2)
     of_round, of_clients = tuned_by("fedavg", federation, flags, done)
-    by_hand = {k: accuracy(federation, row, TESTS[k]) for k, row in zip(done.clients, done.trained, strict=True)}
+    by_hand = {k: accuracy(federation, row, TESTS[k]) for k, row in zip(done.clients, done.local_weights, strict=True)}
     assert len(by_hand) == 2
     assert not by_hand.items() <= of_clients["sent_accuracy"].items()
     assert of_clients["local_accuracy"] == by_hand

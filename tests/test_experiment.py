@@ -399,7 +399,7 @@ def test_a_flag_that_is_newer_leaves_the_identity_of_older_runs_as_it_is_while_i
 
     @dataclass(frozen=True)
     class Newer(plain):
-        straggling: float = flag(0.0, Number(float, least=0), "a flag of tomorrow", before=0.0)
+        straggling: float = flag(0.0, Number(float, least=0), "a flag of tomorrow", legacy_value=0.0)
 
     older = experiment.prepare(plain(**QUICK, algorithm="fedavg"), Launch(export_dir=tmp_path)).config
     monkeypatch.setattr(algorithms, "options_of", lambda name: Newer)
@@ -469,7 +469,7 @@ def test_a_server_whose_loss_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     """Also in the last round, and where no client would notice."""
     from algorithms import fedgkt
 
-    monkeypatch.setattr(fedgkt, "server_loss", lambda model, batch, given, options: model(batch.x)[1].sum() * math.nan)
+    monkeypatch.setattr(fedgkt, "server_loss", lambda model, batch, context, options: model(batch.x)[1].sum() * math.nan)
     with pytest.raises(DivergedError, match="fedgkt: the training loss of the server is nan in round 1"):
         experiment.run(prepared("fedgkt", tmp_path, rounds=1, distill_client="0"))
 

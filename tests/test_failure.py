@@ -92,7 +92,7 @@ def test_a_client_that_failed_leaves_what_a_client_leaves_that_was_not_there(cas
     assert list(done.clients) == list(wanted.clients)
     assert torch.equal(done.loss, wanted.loss)
     assert equal(answers_of(here, done), answers_of(there, wanted))
-    assert done.told["failed"] == len(absent[-1])
+    assert done.metrics["failed"] == len(absent[-1])
     others = {key: n for key, n in spent.items() if n and not (key[1] == "client" and key[2] in absent[-1])}
     assert others == {key: n for key, n in alone.items() if n}
     for k in absent[-1]:
@@ -149,7 +149,7 @@ def test_without_a_server_all_send_and_what_is_from_or_to_a_failed_client_is_dro
     done, _, sent = play_one(options, federation, state, r)
     size = sum(tensor.nbytes for tensor in trained[0].values())
     assert sent == {("between", "weights"): {k: len(sends[k]) * size for k in range(n)}}
-    assert done.told["failed"] == len(failed)
+    assert done.metrics["failed"] == len(failed)
     arrived = {k: [j for j in range(n) if k in sends[j] and j not in failed] for k in range(n)}
     for k in range(n):
         if k in failed:
@@ -183,7 +183,7 @@ def test_who_fails_is_one_of_those_that_a_published_variant_takes(flags):
                 continue
             done, spent, sent = play_one(options, federation, state, r)
             assert set(done.clients) == set(takers) - failed
-            assert done.told.get("failed", 0) == len(failed)
+            assert done.metrics.get("failed", 0) == len(failed)
             assert {key[2] for key in spent} == set(takers)
             counts[-1].append((r, sent, spent))
     assert len(counts[0]) > 3
@@ -195,7 +195,7 @@ def test_centralized_has_no_client_that_could_fail():
     state, left, federation = played("centralized", 1.0, 2)
     expected, without, there = played("centralized", 0.0, 2, [frozenset()] * 2)
     assert equal(state, expected)
-    assert "failed" not in left[-1][0].told
+    assert "failed" not in left[-1][0].metrics
     assert equal(answers_of(federation, left[-1][0]), answers_of(there, without[-1][0]))
 
 

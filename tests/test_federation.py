@@ -98,7 +98,7 @@ def test_a_stream_is_found_by_seed_party_purpose_round_and_client():
         draws(federation, client=1),
         draws(federation, client=-1),
         draws(federation.at(1)),
-        draws(federation.aside("fine-tuning")),
+        draws(federation.with_party("fine-tuning")),
         draws(federation.server(federation.shares[0])),
         draws(replace(federation, seed=1)),
     ]
@@ -128,7 +128,7 @@ def test_nothing_touches_the_random_numbers_of_the_caller():
     federation.initial()
     federation.model(0, weights[0])
     trained, _, _, _ = train(federation, federation.clients, weights, loss, options_for("independent"))
-    federation.each(outputs, clients, [trained[k] for k in clients])
+    federation.map_clients(outputs, clients, [trained[k] for k in clients])
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert all(np.array_equal(now, then) for now, then in zip(np.random.get_state(), before[2], strict=True))
@@ -140,7 +140,7 @@ def test_nothing_touches_the_random_numbers_of_the_caller():
 def test_views_share_the_wire_and_the_meter_and_leave_the_original_as_it_is():
     federation = tiny_federation()
     share = torch.tensor([4, 5, 40])
-    later, aside, server = federation.at(3), federation.aside("fine-tuning"), federation.server(share)
+    later, aside, server = federation.at(3), federation.with_party("fine-tuning"), federation.server(share)
     for view in (later, aside, server):
         assert view.wire is federation.wire
         assert view.meter is federation.meter
@@ -166,7 +166,7 @@ def test_initial_weights_are_repeatable_and_each_client_has_its_own():
     for i, row in enumerate(rows):
         assert not any(same(row, other) for other in rows[:i]), "clients differ from each other and from the common start"
     assert all(same(federation.initial(k), rows[k]) for k in federation.clients)
-    assert all(same(federation.at(7).aside("fine-tuning").initial(k), rows[k]) for k in federation.clients)
+    assert all(same(federation.at(7).with_party("fine-tuning").initial(k), rows[k]) for k in federation.clients)
     assert not same(replace(federation, seed=1).initial(0), rows[0])
 
 
@@ -252,10 +252,10 @@ def test_each_does_the_work_of_every_client_with_its_rows_in_order():
         seen.append(view)
         return k, letter, number
 
-    assert federation.each(work, [2, 0, 1], "cab", [7, 8, 9]) == [(2, "c", 7), (0, "a", 8), (1, "b", 9)]
+    assert federation.map_clients(work, [2, 0, 1], "cab", [7, 8, 9]) == [(2, "c", 7), (0, "a", 8), (1, "b", 9)]
     assert all(view is federation for view in seen)
     with pytest.raises(ValueError, match="zip"):
-        federation.each(work, [0, 1], "ab", [1])
+        federation.map_clients(work, [0, 1], "ab", [1])
 
 
 def test_a_client_computes_with_one_thread_and_a_server_with_all(three_threads):
@@ -264,10 +264,10 @@ def test_a_client_computes_with_one_thread_and_a_server_with_all(three_threads):
     def count(view, k):
         return torch.get_num_threads()
 
-    assert federation.each(count, [0, 1]) == [1, 1]
+    assert federation.map_clients(count, [0, 1]) == [1, 1]
     assert torch.get_num_threads() == 3
-    assert federation.aside("fine-tuning").each(count, [0]) == [1]
-    assert federation.server(torch.arange(5)).each(count, [0]) == [2]
+    assert federation.with_party("fine-tuning").map_clients(count, [0]) == [1]
+    assert federation.server(torch.arange(5)).map_clients(count, [0]) == [2]
     assert torch.get_num_threads() == 3
 
 
@@ -276,7 +276,7 @@ def test_the_number_of_threads_is_restored_after_an_error(three_threads):
         raise KeyError(k)
 
     with pytest.raises(KeyError):
-        tiny_federation().each(fail, [0])
+        tiny_federation().map_clients(fail, [0])
     assert torch.get_num_threads() == 3
 
 

@@ -18,22 +18,22 @@ from helpers import (
     _last_step,
     _parted,
     adapted,
+    add_scaled,
     aggregate,
     average,
     class_means,
     download,
+    linear_term,
     mean,
-    minus,
-    moved,
     one_model,
     outputs,
     own_models,
     parameters,
-    pick,
-    put,
+    replace_rows,
+    select_rows,
     shared_model,
     squared_distance,
-    steered,
+    subtract,
     train,
     train_own,
 )
@@ -77,8 +77,8 @@ def recorder():
     """(loss, seen): cross-entropy that notes the positions of each batch under the name that `given` has."""
     seen = {}
 
-    def noted(model, batch, given, options):
-        seen.setdefault(given, []).append(batch.i.clone())
+    def noted(model, batch, context, options):
+        seen.setdefault(context, []).append(batch.index.clone())
         return loss(model, batch, None, options)
 
     return noted, seen
@@ -137,7 +137,7 @@ def test_training_is_a_plain_loop_of_the_optimizer_over_the_same_batches(name):
     federation = tiny_federation(model="MLP")
     rows, (noted, seen) = initial(federation), recorder()
     trained, _, _, _ = train(
-        federation, [0, 1, 2], rows, noted, options_for("independent", epoch_per_round=2, **flags), given=["a", "b", "c"]
+        federation, [0, 1, 2], rows, noted, options_for("independent", epoch_per_round=2, **flags), context=["a", "b", "c"]
     )
     for k in federation.clients:
         close(trained[k], plain_training(federation, k, rows[k], seen["abc"[k]], make))
@@ -224,9 +224,9 @@ def test_only_the_named_parameters_are_trained():
 def test_the_model_is_in_training_mode_and_its_gradient_is_that_of_one_batch():
     federation, seen = federation_of(normed), []
 
-    def watchful(model, batch, given, options):
+    def watchful(model, batch, context, options):
         seen.append((model.training, [p.grad is None for p in model.parameters()]))
-        return loss(model, batch, given, options)
+        return loss(model, batch, context, options)
 
     train(federation, [0], initial(federation)[:1], watchful, options_for("independent"))
     assert len(seen) == 2  # 10 examples: 8 and 2
@@ -241,16 +241,16 @@ def test_a_batch_is_the_clients_own_examples_and_given_is_its_own_row():
     shares = [torch.tensor([9, 2, 30, 41]), torch.tensor([59, 3]), torch.arange(10, 25)]
     federation, counted = replace(federation, shares=tuple(shares)), [0, 0, 0]
 
-    def watchful(model, batch, given, options):
-        own = shares[given][batch.i]
+    def watchful(model, batch, context, options):
+        own = shares[context][batch.index]
         assert torch.equal(batch.x, federation.data.images(own, torch.float64))
         assert torch.equal(batch.y, federation.data.y[own])
         assert batch.x.dtype == torch.float64
-        assert batch.i.dtype == batch.y.dtype == torch.int64
-        counted[given] += len(batch.i)
+        assert batch.index.dtype == batch.y.dtype == torch.int64
+        counted[context] += len(batch.index)
         return loss(model, batch, None, options)
 
-    train(federation, [2, 0, 1], pick(initial(federation), [2, 0, 1]), watchful, options, given=[2, 0, 1])
+    train(federation, [2, 0, 1], select_rows(initial(federation), [2, 0, 1]), watchful, options, context=[2, 0, 1])
     assert counted == [2 * 4, 2 * 2, 2 * 15]
 
 
@@ -259,7 +259,7 @@ def test_every_example_is_seen_once_an_epoch_in_an_order_that_is_new_for_each_ep
     options, orders = options_for("independent", epoch_per_round=3), []
     for r in (1, 2):
         noted, seen = recorder()
-        train(federation.at(r), [0, 1], initial(federation), noted, options, given=[0, 1])
+        train(federation.at(r), [0, 1], initial(federation), noted, options, context=[0, 1])
         for k in (0, 1):
             positions = torch.cat(seen[k]).tolist()
             assert [len(i) for i in seen[k]] == 3 * [8, 8, 4]
@@ -268,7 +268,7 @@ def test_every_example_is_seen_once_an_epoch_in_an_order_that_is_new_for_each_ep
             orders += [tuple(epoch) for epoch in epochs]
     assert len(set(orders)) == len(orders) == 2 * 2 * 3
     noted, seen = recorder()
-    train(federation.at(1).aside("fine-tuning"), [0], initial(federation)[:1], noted, options, given=[0])
+    train(federation.at(1).with_party("fine-tuning"), [0], initial(federation)[:1], noted, options, context=[0])
     assert tuple(torch.cat(seen[0])[:20].tolist()) not in orders, "another party's draws are its own"
 
 
@@ -306,12 +306,12 @@ def masks_of(federation, rows, options):
     """By client, the masks of its features in each step of its training: bool [B, 20]."""
     seen = {}
 
-    def noted(model, batch, given, options):
+    def noted(model, batch, context, options):
         features, logits = model(batch.x)
-        seen.setdefault(given, []).append(features.detach() != 0)
+        seen.setdefault(context, []).append(features.detach() != 0)
         return F.cross_entropy(logits, batch.y)
 
-    train(federation, federation.clients, rows, noted, options, given=federation.clients)
+    train(federation, federation.clients, rows, noted, options, context=federation.clients)
     return seen
 
 
@@ -330,7 +330,7 @@ def test_masks_are_new_for_each_step_epoch_round_client_party_and_seed():
     federation = federation_of(dropping, [range(8), range(8, 16)])
     rows, options, masks = initial(federation), options_for("independent", batch_size=4, epoch_per_round=3), []
     first = federation.at(1)
-    for other in (first, federation.at(2), first.aside("fine-tuning"), replace(first, seed=1)):
+    for other in (first, federation.at(2), first.with_party("fine-tuning"), replace(first, seed=1)):
         seen = masks_of(other, rows, options)
         masks += [tuple(kept.flatten().tolist()) for k in federation.clients for kept in seen[k]]
     assert len(set(masks)) == len(masks) == 4 * 2 * 6
@@ -340,7 +340,7 @@ def test_dropout_leaves_the_order_of_the_batches_as_it_is():
     options, orders = options_for("independent", epoch_per_round=2), []
     for build in (dropping, linear):
         (noted, seen), federation = recorder(), federation_of(build)
-        train(federation, [0, 1, 2], initial(federation), noted, options, given=[0, 1, 2])
+        train(federation, [0, 1, 2], initial(federation), noted, options, context=[0, 1, 2])
         orders.append({k: torch.cat(seen[k]).tolist() for k in seen})
     assert orders[0] == orders[1]
 
@@ -353,7 +353,7 @@ def test_with_dropout_a_client_gets_the_same_bits_in_any_order_and_company_and_a
     before = torch.get_rng_state()
     for clients in ([2, 0, 1], [1], [2, 1]):
         train(federation.at(4), [0], rows[:1], loss, options)  # one round more for the skeleton that all share
-        trained, _, found, _ = train(federation, clients, pick(rows, clients), loss, options)
+        trained, _, found, _ = train(federation, clients, select_rows(rows, clients), loss, options)
         for s, k in enumerate(clients):
             assert same(trained[s], expected[k])
             assert torch.equal(found[s], losses[k])
@@ -388,13 +388,13 @@ def test_outputs_after_a_training_with_dropout_are_without_it():
 def test_the_loss_is_the_mean_over_the_examples_of_all_local_epochs():
     federation, values = tiny_federation(model="MLP"), {}
 
-    def noted(model, batch, given, options):
+    def noted(model, batch, context, options):
         value = loss(model, batch, None, options)
-        values.setdefault(given, []).extend([value.item()] * len(batch.y))  # a batch's mean, once for each of its examples
+        values.setdefault(context, []).extend([value.item()] * len(batch.y))  # a batch's mean, once for each of its examples
         return value
 
     options = options_for("independent", epoch_per_round=2, batch_size=7)
-    _, _, losses, _ = train(federation, [2, 0], pick(initial(federation), [2, 0]), noted, options, given=[2, 0])
+    _, _, losses, _ = train(federation, [2, 0], select_rows(initial(federation), [2, 0]), noted, options, context=[2, 0])
     assert losses.shape == (2,)
     assert [len(values[k]) for k in (2, 0)] == [2 * 30, 2 * 10]
     for found, k in zip(losses, (2, 0), strict=True):
@@ -413,7 +413,7 @@ def test_flops_of_training_are_those_counted_by_hand_the_short_last_batch_includ
     federation = tiny_federation()
     rows, options = initial(federation), options_for("independent", epoch_per_round=2)
     for times in (1, 2):  # counted, then known
-        train(federation, [0, 2], pick(rows, [0, 2]), loss, options)
+        train(federation, [0, 2], select_rows(rows, [0, 2]), loss, options)
         found = {k: federation.meter.spent["flops", "client", k] for k in (0, 2)}
         # batches of 8: 10 examples are 8 + 2, 30 are 8 + 8 + 8 + 6
         assert found[0] == times * 2 * (lenet5_step(8) + lenet5_step(2))
@@ -424,8 +424,8 @@ def test_flops_of_a_part_are_less_and_those_of_another_loss_its_own():
     federation = tiny_federation()
     rows, options = initial(federation), options_for("independent", batch_size=60)
 
-    def twice(model, batch, given, options):
-        return loss(model, batch, given, options) + loss(model, batch, given, options)
+    def twice(model, batch, context, options):
+        return loss(model, batch, context, options) + loss(model, batch, context, options)
 
     def counted(*args, **others):
         federation.meter.spent.clear()
@@ -443,7 +443,7 @@ def test_flops_of_a_part_are_less_and_those_of_another_loss_its_own():
 
 def test_flops_of_outputs_are_those_of_the_way_forward():
     federation = tiny_federation()
-    federation.each(outputs, [2], [federation.initial(2)])
+    federation.map_clients(outputs, [2], [federation.initial(2)])
     assert federation.meter.spent == {("flops", "client", 2): (lenet5_step(30) + 2 * 30 * 12**2 * 6 * 25) // 3}
 
 
@@ -455,7 +455,7 @@ def counts_of(federation):
 def test_effort_counts_steps_and_samples_by_party_and_client():
     federation = tiny_federation(model="MLP")
     rows, options = initial(federation), options_for("independent", epoch_per_round=2)
-    train(federation, [0, 2], pick(rows, [0, 2]), loss, options)
+    train(federation, [0, 2], select_rows(rows, [0, 2]), loss, options)
     # batches of 8: 10 examples are 8 + 2, 30 are 8 + 8 + 8 + 6
     expected = {("steps", "client", 0): 4, ("samples", "client", 0): 20}
     expected |= {("steps", "client", 2): 8, ("samples", "client", 2): 60}
@@ -472,8 +472,8 @@ def test_training_changes_nothing_that_it_was_given():
     rows, common = initial(federation), federation.initial()
     given = [{"teacher": torch.ones(3, dtype=torch.float64)} for _ in federation.clients]
 
-    def taught(model, batch, given, options):
-        return loss(model, batch, None, options) + (model(batch.x)[1].mean(0) * given["teacher"]).sum()
+    def taught(model, batch, context, options):
+        return loss(model, batch, None, options) + (model(batch.x)[1].mean(0) * context["teacher"]).sum()
 
     trained, memory, _, _ = train(federation.at(1), [0, 1, 2], rows, taught, options, given, memory=[None] * 3)
     remembered = [{name: {**entry} for name, entry in row.items()} for row in memory]
@@ -504,10 +504,10 @@ def test_a_client_gets_the_same_bits_in_any_order_and_company():
     federation, options = tiny_federation(), options_for("independent", optimizer="adam")
     rows = initial(federation)
     expected, _, losses, _ = train(federation, [0, 1, 2], rows, loss, options)
-    said = federation.each(outputs, [0, 1, 2], expected)
+    said = federation.map_clients(outputs, [0, 1, 2], expected)
     for clients in ([2, 0, 1], [1], [2, 1]):
-        trained, _, found, _ = train(federation, clients, pick(rows, clients), loss, options)
-        again = federation.each(outputs, clients, trained)
+        trained, _, found, _ = train(federation, clients, select_rows(rows, clients), loss, options)
+        again = federation.map_clients(outputs, clients, trained)
         for s, k in enumerate(clients):
             assert same(trained[s], expected[k])
             assert torch.equal(found[s], losses[k])
@@ -564,7 +564,7 @@ def test_a_client_straggles_as_often_as_is_said_for_a_part_of_its_steps_that_is_
 def test_whoever_is_no_client_does_not_straggle_and_nobody_does_by_default():
     federation, options = tiny_federation(), options_for("independent", straggler=1.0)
     assert _last_step(federation, 0, options) is not None
-    assert _last_step(federation.aside("tuning"), 0, options) is None
+    assert _last_step(federation.with_party("tuning"), 0, options) is None
     assert _last_step(federation.server(federation.shares[0]), 0, options) is None
     assert _last_step(federation, 0, options_for("independent")) is None
 
@@ -583,7 +583,7 @@ def test_the_squared_distance_is_over_the_parameters_that_are_trained():
 def test_what_steers_is_0_and_adds_its_direction_to_the_gradient():
     model = linear().double()
     direction = {"classifier.bias": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)}
-    term = steered(model, direction)
+    term = linear_term(model, direction)
     assert term.item() == 0
     term.backward()
     assert torch.equal(model.classifier.bias.grad, direction["classifier.bias"])
@@ -606,8 +606,8 @@ def test_parameters_are_what_is_no_buffer_of_what_a_row_has():
 def test_a_difference_and_a_step_are_of_what_their_second_row_names_and_change_nothing_in_place():
     one = {"a": torch.tensor([3.0, 5.0]), "b": torch.tensor(1.0), "n": torch.tensor(7)}
     other = {"b": torch.tensor(4.0), "a": torch.tensor([1.0, 1.0])}
-    assert {name: w.tolist() for name, w in minus(one, other).items()} == {"b": -3.0, "a": [2.0, 4.0]}
-    there = moved(one, other, -0.5)
+    assert {name: w.tolist() for name, w in subtract(one, other).items()} == {"b": -3.0, "a": [2.0, 4.0]}
+    there = add_scaled(one, other, -0.5)
     assert list(there) == list(one)
     assert {name: w.tolist() for name, w in there.items()} == {"a": [2.5, 4.5], "b": -1.0, "n": 7}
     assert there["n"] is one["n"]
@@ -629,7 +629,7 @@ def test_train_own_replaces_the_rows_of_its_clients_and_keeps_the_others():
     state, clients = own_models(federation), [0, 2]
     for r in (1, 2):
         before = dict(state)
-        rows, memory = pick(before["weights"], clients), pick(before["memory"], clients)
+        rows, memory = select_rows(before["weights"], clients), select_rows(before["memory"], clients)
         trained, remembered, losses, _ = train(federation.at(r), clients, rows, loss, options, memory=memory)
         assert torch.equal(train_own(federation.at(r), clients, state, loss, options), losses)
         for s, k in enumerate(clients):
@@ -777,16 +777,16 @@ def test_a_mean_is_the_average_of_rows_that_count_alike():
 
 def test_pick_takes_rows_and_put_replaces_them_in_a_new_list():
     rows = ["a", "b", "c", "d"]
-    assert pick(rows, [3, 1]) == ["d", "b"]
-    assert put(rows, [3, 1], ["D", "B"]) == ["a", "B", "c", "D"]
-    assert put(rows, [], []) == rows
+    assert select_rows(rows, [3, 1]) == ["d", "b"]
+    assert replace_rows(rows, [3, 1], ["D", "B"]) == ["a", "B", "c", "D"]
+    assert replace_rows(rows, [], []) == rows
     assert rows == ["a", "b", "c", "d"]
     by_client = {7: "a"}
-    assert pick(by_client, [3, 7], "none yet") == ["none yet", "a"]
-    assert put(by_client, [3, 7], ["b", "A"]) == {7: "A", 3: "b"}
+    assert select_rows(by_client, [3, 7], "none yet") == ["none yet", "a"]
+    assert replace_rows(by_client, [3, 7], ["b", "A"]) == {7: "A", 3: "b"}
     assert by_client == {7: "a"}
     with pytest.raises(ValueError, match="zip"):
-        put(rows, [0, 1], ["A"])
+        replace_rows(rows, [0, 1], ["A"])
 
 
 # --- train: the learning rate over the rounds, and long gradients ---
@@ -849,9 +849,9 @@ def watched(build, part, **flags):
     the parameters with a gradient before the step)."""
     federation, seen = federation_of(build), []
 
-    def watchful(model, batch, given, options):
+    def watchful(model, batch, context, options):
         seen.append((modes(model), {name for name, p in model.named_parameters() if p.requires_grad}))
-        return loss(model, batch, given, options)
+        return loss(model, batch, context, options)
 
     rows, only = initial(federation), part and federation.names(part)
     asked = options_for("independent", batch_size=60, epoch_per_round=2, momentum=0.9, weight_decay=0.1, **flags)
@@ -918,7 +918,7 @@ def test_auxiliary_heads_belong_to_the_head(part, trained):
     federation = tiny_federation(model="CNN4", heads=True, shares=[range(6)])
     row, seen = federation.initial(), []
 
-    def watchful(model, batch, given, options):
+    def watchful(model, batch, context, options):
         seen.append({name for name, child in model.named_children() if child.training})
         return sum(F.cross_entropy(logits, batch.y) for logits in model.every_head(batch.x))
 

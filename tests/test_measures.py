@@ -102,7 +102,7 @@ def test_global_and_personal_are_of_the_whole_test_set_and_of_ones_own():
     y = federation.data.y
     for k in federation.clients:
         with torch.no_grad():
-            model = federation.model(k, weights_of(done.answers["personal"], k))
+            model = federation.model(k, weights_of(done.models["personal"], k))
             p = model(federation.data.images(torch.arange(len(y)), torch.float64))[1].softmax(1).numpy()
         own, whole = split.test[k], np.array(federation.data.test)
         for where, i in (("global", whole), ("personal", own)):

@@ -17,7 +17,7 @@ import commandline
 import options
 from commandline.shorthand import MEANT, Shorthand
 from errors import UserError
-from options import Choice, Launch, Matching, Needs, Number, Options, Several, flag, flags_of, nearest, plain
+from options import Choice, Launch, Matching, Number, Options, Requires, Several, flag, flags_of, nearest, plain
 
 CLASSES = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
 DESCRIBED = {name: algorithms.describe(name) for name in CLASSES}
@@ -48,7 +48,7 @@ class Left(options.Options):
     mu: float = flag(0.25, Number(float, least=0), "weight of the left")
     both: int = flag(3, Number(int, least=1), "what both have")
     fast: bool = flag(False, None, "a switch of the left")
-    depth: int = flag(1, Number(int, least=0), "how deep", Needs("--fast", lambda o: o.fast))
+    depth: int = flag(1, Number(int, least=0), "how deep", Requires("--fast", lambda o: o.fast))
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ def test_the_seconds_of_a_planned_round_are_those_of_its_work(clock):
     """Each step of a client takes a second and each batch of outputs ten, by the test's clock; nothing else takes any."""
     federation, options = tiny_federation(meter=Rehearsal()), options_for("independent", epoch_per_round=2)
 
-    def loss(model, batch, given, options):
+    def loss(model, batch, context, options):
         clock[0] += 1
         return model(batch.x)[1].sum()
 

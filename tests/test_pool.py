@@ -105,18 +105,18 @@ def whoever(federation, k, *row):
 
 def test_several_clients_go_to_the_workers_in_their_order_and_one_or_a_server_stays(crowd):
     here = os.getpid()
-    done = crowd.at(3).aside("somebody").each(whoever, [0, 2], ["none", "two"])  # the second has more examples
+    done = crowd.at(3).with_party("somebody").map_clients(whoever, [0, 2], ["none", "two"])  # the second has more examples
     assert [rest for _, *rest in done] == [[0, 3, "somebody", ("none",)], [2, 3, "somebody", ("two",)]]
     assert here not in [pid for pid, *_ in done]
-    assert crowd.each(whoever, [1]) == [(here, 1, 0, "client", ())]
-    assert [pid for pid, *_ in replace(crowd, threads=2).aside("server").each(whoever, [0, 1])] == [here, here]
+    assert crowd.map_clients(whoever, [1]) == [(here, 1, 0, "client", ())]
+    assert [pid for pid, *_ in replace(crowd, threads=2).with_party("server").map_clients(whoever, [0, 1])] == [here, here]
 
 
 def test_what_is_seen_otherwise_is_seen_so_by_the_workers(crowd):
     shares = (torch.tensor([5]), torch.tensor([6, 7]), torch.tensor([], dtype=torch.int64))
-    found = replace(crowd, shares=shares).each(lambda federation, k: federation.shares[k], [0, 1, 2])
+    found = replace(crowd, shares=shares).map_clients(lambda federation, k: federation.shares[k], [0, 1, 2])
     assert [one.tolist() for one in found] == [[5], [6, 7], []]
-    assert len(crowd.each(lambda federation, k: federation.shares[k], [0, 1])[1]) == 20, "for that call alone"
+    assert len(crowd.map_clients(lambda federation, k: federation.shares[k], [0, 1])[1]) == 20, "for that call alone"
 
 
 def test_streams_are_those_of_the_round_and_the_client(crowd):
@@ -124,7 +124,7 @@ def test_streams_are_those_of_the_round_and_the_client(crowd):
         return federation.stream("batches", k).random()
 
     alone = replace(crowd, pool=None)
-    assert crowd.at(2).each(draw, [0, 1, 2]) == alone.at(2).each(draw, [0, 1, 2])
+    assert crowd.at(2).map_clients(draw, [0, 1, 2]) == alone.at(2).map_clients(draw, [0, 1, 2])
 
 
 def test_the_workers_counts_are_added_once(crowd):
@@ -132,7 +132,7 @@ def test_the_workers_counts_are_added_once(crowd):
         federation.meter.spent["steps", federation.party, k] += k + 1
 
     for _ in range(2):
-        crowd.each(spend, [0, 1, 2])
+        crowd.map_clients(spend, [0, 1, 2])
     assert {k: crowd.meter.spent["steps", "client", k] for k in range(3)} == {0: 2, 1: 4, 2: 6}
 
 
@@ -141,8 +141,8 @@ def test_an_error_of_a_clients_work_is_an_error_of_the_round(crowd):
         raise DivergedError(f"client {k} is lost")
 
     with pytest.raises(DivergedError, match="client 1 is lost"):
-        crowd.each(diverge, [1, 2])
-    assert len(crowd.each(whoever, [0, 1])) == 2, "and the workers go on"
+        crowd.map_clients(diverge, [1, 2])
+    assert len(crowd.map_clients(whoever, [0, 1])) == 2, "and the workers go on"
 
 
 def test_until_they_are_there_the_work_is_done_here():
@@ -150,7 +150,7 @@ def test_until_they_are_there_the_work_is_done_here():
     pool = Pool(federation, partial(time.sleep, 60), n=2)
     try:
         assert not pool.ready
-        assert replace(federation, pool=pool).each(whoever, [0, 1])[0][0] == os.getpid()
+        assert replace(federation, pool=pool).map_clients(whoever, [0, 1])[0][0] == os.getpid()
     finally:
         pool.close()
 
@@ -161,7 +161,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_an_error():
     try:
         pool.wait()
         with pytest.raises(LostError, match="a worker process was killed"):
-            replace(federation, pool=pool).each(lambda federation, k: os.kill(os.getpid(), signal.SIGKILL), [0, 1])
+            replace(federation, pool=pool).map_clients(lambda federation, k: os.kill(os.getpid(), signal.SIGKILL), [0, 1])
     finally:
         pool.close()
 
@@ -180,7 +180,7 @@ def test_workers_that_end_in_the_middle_of_an_answer_hold_nobody_up(tmp_path):
     federation = tiny_federation()
     pool = Pool(federation, tiny_federation, n=2)
     pool.wait()
-    asked = partial(replace(federation, pool=pool).each, partial(half_an_answer, tmp_path), [0, 1])
+    asked = partial(replace(federation, pool=pool).map_clients, partial(half_an_answer, tmp_path), [0, 1])
     with ThreadPoolExecutor(1) as aside:
         answers = aside.submit(asked)
         while len(list(tmp_path.iterdir())) < 2:
@@ -212,7 +212,7 @@ def test_closed_workers_are_gone_and_so_is_the_file_of_the_data(tmp_path):
     one = replace(prepared(tmp_path / "runs", f"fedavg {QUICK}"), workers=2)
     with experiment.preparation.at_work(one) as federation:
         federation.pool.wait()
-        pids = {pid for pid, *_ in federation.each(whoever, [0, 1, 2, 3])}
+        pids = {pid for pid, *_ in federation.map_clients(whoever, [0, 1, 2, 3])}
         assert list(scratch.of_process().glob("*/data.pt"))
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert not list(scratch.of_process().glob("*/data.pt"))

@@ -212,7 +212,7 @@ def test_workers_see_what_one_process_sees(tmp_path):
     expected = federation_of(one)
     with preparation.at_work(replace(one, workers=2)) as federation:
         federation.pool.wait()
-        seen = federation.each(lambda federation, k: (os.getpid(), federation.data.x), federation.clients)
+        seen = federation.map_clients(lambda federation, k: (os.getpid(), federation.data.x), federation.clients)
     assert os.getpid() not in {process for process, _ in seen}
     assert all(torch.equal(x, expected.data.x) for _, x in seen)
 

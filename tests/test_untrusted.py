@@ -159,8 +159,8 @@ def test_a_refusal_is_the_same_in_another_process():
 
 
 def test_names_are_inert():
-    assert untrusted.inert("Zürich, 東京, $x$ <b> =1+1 'a\"") == "Zürich, 東京, $x$ <b> =1+1 'a\""
-    assert untrusted.inert("a\x1b[31m\n\tb\x00\x7f\x9b") == r"a\x1b[31m\n\tb\x00\x7f\x9b"
-    assert untrusted.inert("gnp\u202egpj.exe\u2066\u200b\ufeff\u2028") == r"gnp\u202egpj.exe\u2066\u200b\ufeff\u2028"
-    assert untrusted.inert(os.fsdecode(b"caf\xe9")) == r"caf\udce9"
-    assert untrusted.inert("a\nb\r\x1b", lines=True) == "a\nb\\r\\x1b"
+    assert untrusted.escape("Zürich, 東京, $x$ <b> =1+1 'a\"") == "Zürich, 東京, $x$ <b> =1+1 'a\""
+    assert untrusted.escape("a\x1b[31m\n\tb\x00\x7f\x9b") == r"a\x1b[31m\n\tb\x00\x7f\x9b"
+    assert untrusted.escape("gnp\u202egpj.exe\u2066\u200b\ufeff\u2028") == r"gnp\u202egpj.exe\u2066\u200b\ufeff\u2028"
+    assert untrusted.escape(os.fsdecode(b"caf\xe9")) == r"caf\udce9"
+    assert untrusted.escape("a\nb\r\x1b", lines=True) == "a\nb\\r\\x1b"

@@ -569,16 +569,16 @@ def moon_loss(federation, model, batch, extra, options):
 def pfedme_loss(federation, model, batch, extra, options):
     """Compute the envelope f(theta) + lambda / 2 ||w - theta||^2, whose gradient is lambda (w - theta)."""
     row = row_of(model)
-    theta = pfedme_theta(federation, row, batch.i, options, train=True)
-    at_theta, _ = slope(federation, theta, error_on(federation, batch.i))
+    theta = pfedme_theta(federation, row, batch.index, options, train=True)
+    at_theta, _ = slope(federation, theta, error_on(federation, batch.index))
     distance = sum(((row[name] - theta[name]) ** 2).sum() for name in row)
     return at_theta + options.lam / 2 * distance, {name: options.lam * (row[name] - theta[name]) for name in row}
 
 
 def perfedavg_loss(federation, model, batch, extra, options):
     """Compute the loss of the second half after a step on the first, and its gradient there; of fewer than four, of all."""
-    row, n = row_of(model), len(batch.i)
-    first, second = (batch.i[: n // 2], batch.i[n // 2 :]) if n >= 4 else (batch.i, batch.i)
+    row, n = row_of(model), len(batch.index)
+    first, second = (batch.index[: n // 2], batch.index[n // 2 :]) if n >= 4 else (batch.index, batch.index)
     _, g = slope(federation, row, error_on(federation, first))
     return slope(federation, moved(row, g, options.adapt_lr), error_on(federation, second))
 

@@ -21,9 +21,9 @@ def test_the_answer_is_the_mixture_with_the_servers_model():
     state, done = play(federation, options(mixture=0.4), rounds=2)
     for k in federation.clients:
         alpha, v = state["mine"][k]["alpha"], state["mine"][k]["v"]
-        for name, tensor in weights_of(done.answers["personal"], k).items():
+        for name, tensor in weights_of(done.models["personal"], k).items():
             torch.testing.assert_close(tensor, alpha * v[name] + (1 - alpha) * state["server"][name])
-    assert done.told["alpha"] == {k: state["mine"][k]["alpha"].item() for k in range(3)}
+    assert done.metrics["alpha"] == {k: state["mine"][k]["alpha"].item() for k in range(3)}
 
 
 def test_who_has_not_taken_part_yet_has_the_common_start_and_takes_no_room():
@@ -32,7 +32,7 @@ def test_who_has_not_taken_part_yet_has_the_common_start_and_takes_no_room():
     assert list(state["mine"]) == done.clients
     absent = next(k for k in federation.clients if k not in done.clients)
     begin = federation.initial()
-    for name, tensor in weights_of(done.answers["personal"], absent).items():
+    for name, tensor in weights_of(done.models["personal"], absent).items():
         torch.testing.assert_close(tensor, 0.25 * begin[name] + 0.75 * state["server"][name])
 
 

@@ -8,7 +8,7 @@ from helpers import outputs
 
 def test_all_data_are_used_whatever_the_participation():
     full, partial = tiny_federation(), tiny_federation(participation=0.4)
-    expected, found = (weights_of(play(f, options_for("centralized"))[1].answers["global"]) for f in (full, partial))
+    expected, found = (weights_of(play(f, options_for("centralized"))[1].models["global"]) for f in (full, partial))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
@@ -18,10 +18,10 @@ def test_the_work_is_the_servers_and_its_model_is_the_only_one():
     assert {party for _, party, _ in federation.meter.spent} == {"server"}
     assert federation.meter.spent["steps", "server", 0] == 3 * 8  # 60 = 7 * 8 + 4
     assert federation.meter.spent["samples", "server", 0] == 3 * 60
-    assert list(done.answers) == ["global"]
+    assert list(done.models) == ["global"]
     assert list(done.clients) == []
     said = outputs(federation, 0, state["weights"])
-    model = done.answers["global"](2)
+    model = done.models["global"](2)
     with torch.no_grad():
         _, logits = model(federation.data.images(federation.shares[0], torch.float64))
     assert torch.equal(logits, said.logits), "evaluated where it is"

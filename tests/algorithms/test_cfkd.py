@@ -54,17 +54,17 @@ def scene(scale=1.0, dtype=torch.float64):
     return model, batch, given
 
 
-def slow_loss(model, batch, given, lambda_kd, lambda_disc, through_observation=True):
+def slow_loss(model, batch, context, lambda_kd, lambda_disc, through_observation=True):
     """As the paper has it, with the code's scaling: everything in probabilities, pair after pair."""
     features, logits = model(batch.x)
-    said = model.classifier(given["observation"]).softmax(1)
+    said = model.classifier(context["observation"]).softmax(1)
     said = said if through_observation else said.detach()
     distillation = discrimination = 0.0
     for b in range(len(batch.y)):
-        if given["held"][batch.y[b]]:
-            distillation = distillation + F.mse_loss(features[b], given["means"][batch.y[b]], reduction="sum")
+        if context["held"][batch.y[b]]:
+            distillation = distillation + F.mse_loss(features[b], context["means"][batch.y[b]], reduction="sum")
         for c in range(len(said)):
-            if given["observed"][c]:
+            if context["observed"][c]:
                 h = (logits[b].softmax(0) * said[c]).sum()  # the probability that both say the same
                 label = torch.tensor(float(batch.y[b] == c), dtype=h.dtype)
                 discrimination = discrimination + F.binary_cross_entropy(h, label)
@@ -340,8 +340,8 @@ def test_models_stay_with_their_clients_and_each_answers_with_its_own():
     state = cfkd.start(federation, flags)
     assert all(same(state["weights"][k], federation.initial(k)) for k in federation.clients)
     state, done = play(federation, flags, rounds=2)
-    assert list(done.answers) == ["personal"]
-    assert all(same(weights_of(done.answers["personal"], k), state["weights"][k]) for k in federation.clients)
+    assert list(done.models) == ["personal"]
+    assert all(same(weights_of(done.models["personal"], k), state["weights"][k]) for k in federation.clients)
 
 
 # --- what is sent ---

@@ -72,7 +72,7 @@ def five(shares=SHARES, **others):
 
 
 def rows_of(done, n=5):
-    (answer,) = done.answers.values()
+    (answer,) = done.models.values()
     return [weights_of(answer, k) for k in range(n)]
 
 
@@ -251,7 +251,7 @@ def test_parts_mix_among_themselves_alone(edge_list):
     _, as_done = play(five(shares=other), flags, 8)
     for k, (one, two) in enumerate(zip(rows_of(done), rows_of(as_done), strict=True)):
         assert same(one, two) == (k < 2), "clients 0 and 1 never hear of client 2"
-    assert done.told["component"] == {0: 0.0, 1: 0.0, 2: 2.0, 3: 2.0, 4: 2.0}
+    assert done.metrics["component"] == {0: 0.0, 1: 0.0, 2: 2.0, 3: 2.0, 4: 2.0}
 
 
 # --- mixing matrices ---
@@ -392,12 +392,12 @@ def test_the_clients_of_a_round_mix_among_themselves_and_the_absent_keep_their_m
     federation, flags = five(participation=0.6, wire=wire), asked(topology="full", share_ratio=0.0)
     previous, seen = [federation.initial()] * 5, set()
     for state, done in rounds_of(federation, flags, 4):
-        assert len(done.clients) == len(done.trained) == 3
+        assert len(done.clients) == len(done.local_weights) == 3
         found, ways = rows_of(done), sides(itertools.combinations(done.clients, 2))
         assert {(j, k) for _, j, k, _ in wire.messages} == ways
         assert len(wire.messages) == 6
         wire.messages.clear()
-        mean = {name: sum(row[name] for row in done.trained) / 3 for name in previous[0]}
+        mean = {name: sum(row[name] for row in done.local_weights) / 3 for name in previous[0]}
         for k in range(5):
             assert same(found[k], state["weights"][k])
             if k in done.clients:
@@ -419,20 +419,20 @@ def test_neighbours_on_the_tree_and_nobody_else_send_weights_in_every_round(mixi
         assert crossed == {("between", "weights"): {k: n * n_parameters * 8 for k, n in enumerate([3, 1, 2, 1, 1])}}
         wire.messages.clear()
         matrix = graph.MIXINGS[mixing](net_of())
-        for name in done.trained[0]:
-            stacked = torch.stack([row[name] for row in done.trained])
+        for name in done.local_weights[0]:
+            stacked = torch.stack([row[name] for row in done.local_weights])
             expected = torch.einsum("kj,j...->k...", torch.from_numpy(matrix), stacked)
             found = torch.stack([row[name] for row in rows_of(done)])
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-        assert list(done.answers) == ["personal"]
+        assert list(done.models) == ["personal"]
 
 
 def test_a_round_begins_where_mixing_ended(monkeypatch):
     federation, flags, seen, inner = five(), asked(batch_size=60, share_ratio=0.0), [], data_exchange.loss
 
-    def watchful(model, batch, given, options):
+    def watchful(model, batch, context, options):
         seen.append(weights_of(lambda _: model))
-        return inner(model, batch, given, options)
+        return inner(model, batch, context, options)
 
     monkeypatch.setattr(data_exchange, "loss", watchful)
     expected = [federation.initial()] * 5
@@ -451,7 +451,7 @@ def test_on_a_full_graph_it_is_fedavg_of_equal_shares(mixing):
     found = rounds_of(five(shares=equal), asked(topology="full", mixing=mixing, share_ratio=0.0, **flags), 3)
     expected = rounds_of(five(shares=equal), asked(name="fedavg", **flags), 3)
     for (_, done), (_, as_fedavg) in zip(found, expected, strict=True):
-        server = weights_of(as_fedavg.answers["global"])
+        server = weights_of(as_fedavg.models["global"])
         for row in rows_of(done):
             close(row, server)
         torch.testing.assert_close(done.loss, as_fedavg.loss, rtol=1e-9, atol=0)
@@ -462,15 +462,15 @@ def test_a_parameter_server_averages_without_weights_and_is_asked_after_the_last
     n_bytes = 8 * sum(tensor.numel() for tensor in federation.initial().values())
     answers = []
     for state, done in rounds_of(federation, flags, 3):
-        mean = {name: sum(row[name] for row in done.trained) / 5 for name in done.trained[0]}
-        assert list(done.answers) == ["global"]
-        answers.append(weights_of(done.answers["global"]))
+        mean = {name: sum(row[name] for row in done.local_weights) / 5 for name in done.local_weights[0]}
+        assert list(done.models) == ["global"]
+        answers.append(weights_of(done.models["global"]))
         close(answers[-1], mean)
         assert same(answers[-1], state["server"])
         everyone = dict.fromkeys(range(5), n_bytes)
         assert federation.wire.collect() == {("down", "weights"): everyone, ("up", "weights"): everyone}
     sizes = [len(share) for share in SHARES]
-    weighted = sum(n * row["classifier.bias"] for n, row in zip(sizes, done.trained, strict=True)) / sum(sizes)
+    weighted = sum(n * row["classifier.bias"] for n, row in zip(sizes, done.local_weights, strict=True)) / sum(sizes)
     assert not torch.allclose(answers[-1]["classifier.bias"], weighted, rtol=0, atol=1e-9)
     assert federation.wire.messages == [], "nothing passes between clients"
 
@@ -482,7 +482,7 @@ def test_with_equal_shares_a_parameter_server_is_fedavg():
     expected = rounds_of(other, asked(name="fedavg", momentum=0.5), 3)
     for (_, done), (_, as_fedavg) in zip(found, expected, strict=True):
         assert list(done.clients) == list(as_fedavg.clients)
-        close(weights_of(done.answers["global"]), weights_of(as_fedavg.answers["global"]))
+        close(weights_of(done.models["global"]), weights_of(as_fedavg.models["global"]))
 
 
 @pytest.mark.parametrize("topology", ["tree", "random"])
@@ -494,8 +494,8 @@ def test_dpsgd_is_data_exchange_without_an_exchange_and_with_metropolis_to_the_l
     for (state, done), (as_state, as_done) in zip(found, expected, strict=True):
         assert all(same(*rows) for rows in zip(state["weights"], as_state["weights"], strict=True))
         assert torch.equal(done.loss, as_done.loss)
-        assert list(done.answers) == list(as_done.answers) == ["personal"]
-        assert done.told == as_done.told
+        assert list(done.models) == list(as_done.models) == ["personal"]
+        assert done.metrics == as_done.metrics
         crossed = one.wire.collect()
         assert crossed == other.wire.collect()
         assert list(crossed) == [("between", "weights")], "no image moves"
@@ -505,10 +505,10 @@ def test_dpsgd_is_data_exchange_without_an_exchange_and_with_metropolis_to_the_l
 def test_one_client_alone_exchanges_and_mixes_with_nobody():
     for flags in (asked(1), asked(1, mixing="reference"), asked(1, name="dpsgd"), asked(1, aggr_model="ps")):
         _, done = play(five(shares=[range(20)]), flags, 2)
-        assert same(weights_of(next(iter(done.answers.values()))), done.trained[0])
-        assert done.told["exchange_kl"] == done.told["images_left"] == {0: 0.0}
-        assert done.told["holders"] == {0: 1.0}
-        assert done.told.get("spectral_gap", 1.0) == 1.0
+        assert same(weights_of(next(iter(done.models.values()))), done.local_weights[0])
+        assert done.metrics["exchange_kl"] == done.metrics["images_left"] == {0: 0.0}
+        assert done.metrics["holders"] == {0: 1.0}
+        assert done.metrics.get("spectral_gap", 1.0) == 1.0
 
 
 # --- the exchange ---

@@ -80,7 +80,7 @@ def test_a_model_becomes_the_mean_of_its_own_and_of_those_that_it_received():
         held = [trained[k], *(trained[j] for j in range(6) if k in sends[j])]
         for name, tensor in state["weights"][k].items():
             torch.testing.assert_close(tensor, sum(row[name] for row in held) / len(held), rtol=0, atol=1e-12)
-    assert list(done.answers) == ["personal"]
+    assert list(done.models) == ["personal"]
 
 
 def test_all_begin_with_the_same_weights():

@@ -235,8 +235,8 @@ def test_models_stay_with_their_clients_and_each_answers_with_its_own(flags):
     state = module.start(federation, options_for("fd", **flags))
     assert all(same(state["weights"][k], federation.initial(k)) for k in federation.clients)
     state, done = play(federation, options_for("fd", **flags), rounds=2)
-    assert list(done.answers) == ["personal"]
-    assert all(same(weights_of(done.answers["personal"], k), state["weights"][k]) for k in federation.clients)
+    assert list(done.models) == ["personal"]
+    assert all(same(weights_of(done.models["personal"], k), state["weights"][k]) for k in federation.clients)
 
 
 def test_the_default_weighs_distillation_as_much_as_the_labels():

@@ -65,7 +65,7 @@ def test_weights_are_learned_on_a_part_of_the_share_that_is_drawn_anew_each_roun
     federation, seen, inner = tiny_federation(), [], fedala.gradient
 
     def watchful(model, batch, at):
-        seen.append(batch.i.tolist())
+        seen.append(batch.index.tolist())
         return inner(model, batch, at)
 
     monkeypatch.setattr(fedala, "gradient", watchful)
@@ -105,7 +105,7 @@ def test_a_client_that_comes_for_the_first_time_starts_from_what_it_received_and
                 between = fedala.blended(own[k], sent, state["W"][k])
                 assert same({n: starts[-1][k][n] for n in between}, between), "by its own weights"
         seen |= set(done.clients)
-    assert list(done.answers) == ["personal", "global"]
+    assert list(done.models) == ["personal", "global"]
     assert seen == {0, 1, 2}
 
 

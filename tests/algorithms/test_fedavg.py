@@ -53,9 +53,9 @@ def first_weights(monkeypatch, module):
     """What each model holds when its training begins, in the order of training, as rounds of full batches go on."""
     seen, inner = [], module.loss
 
-    def watchful(model, batch, given, options):
+    def watchful(model, batch, context, options):
         seen.append({name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
-        return inner(model, batch, given, options)
+        return inner(model, batch, context, options)
 
     monkeypatch.setattr(module, "loss", watchful)
     return seen
@@ -81,14 +81,14 @@ def test_one_full_batch_step_each_is_gradient_descent_on_the_pooled_data_of_the_
         assert list(done.clients) == sampled[rounds]
         pooled = torch.from_numpy(np.concatenate([shares[k] for k in sampled[rounds]]))
         row, _ = descended(federation, row, pooled, sgd)
-        close(weights_of(done.answers["global"]), row)
+        close(weights_of(done.models["global"]), row)
 
 
 def test_several_local_steps_are_averaged_with_n_k():
     federation = tiny_federation(model="MLP")
     _, done = play(federation, options_for("fedavg", batch_size=WHOLE, epoch_per_round=3))
     rows = [descended(federation, federation.initial(), share, sgd, steps=3)[0] for share in federation.shares]
-    close(weights_of(done.answers["global"]), mean_of(rows, [10, 20, 30]))
+    close(weights_of(done.models["global"]), mean_of(rows, [10, 20, 30]))
     assert not torch.allclose(mean_of(rows, [10, 20, 30])["classifier.bias"], mean_of(rows, [1, 1, 1])["classifier.bias"])
 
 
@@ -118,7 +118,7 @@ def test_with_one_client_it_is_plain_training():
                 optimizer.zero_grad()
                 loss_on(federation, model, share[i]).backward()
                 optimizer.step()
-    close(weights_of(done.answers["global"]), dict(model.state_dict()))
+    close(weights_of(done.models["global"]), dict(model.state_dict()))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_the_optimizer_is_fresh_in_every_round(flags, make):
     for _ in (1, 2):
         rows = [descended(federation, row, share, make, steps=2)[0] for share in federation.shares]
         row = mean_of(rows, [10, 20, 30])
-    close(weights_of(done.answers["global"]), row, tolerance=1e-9)
+    close(weights_of(done.models["global"]), row, tolerance=1e-9)
     assert state["kept"] == state["own"] == {}, "clients keep nothing"
 
 
@@ -146,7 +146,7 @@ def test_running_statistics_are_averaged_like_weights_and_counters_are_kept():
         descended(federation, federation.initial(), share, partial(torch.optim.SGD, lr=0.01))[0]
         for share in federation.shares
     ]
-    found, averaged = weights_of(done.answers["global"]), mean_of(rows, [4, 8])
+    found, averaged = weights_of(done.models["global"]), mean_of(rows, [4, 8])
     buffers = [name for name, _ in federation.skeletons[0].named_buffers()]
     running = [name for name in buffers if "running" in name]
     assert len(running) == 2 * 8, "of eight normalisations"
@@ -165,7 +165,7 @@ def test_the_counter_of_batches_is_the_first_clients():
     data, shares = tiny_data(n_train=12, n_test=3, size=16), [range(4), range(4, 12)]
     federation = Federation.of(data, shares, [partial(models.build, "ResNet9", data.shape, 3, 6)])
     _, done = play(federation, options_for("fedavg", batch_size=2))  # two batches and four
-    counters = {v.item() for n, v in weights_of(done.answers["global"]).items() if n.endswith("tracked")}
+    counters = {v.item() for n, v in weights_of(done.models["global"]).items() if n.endswith("tracked")}
     assert counters == {2}, "not their mean"
 
 
@@ -184,8 +184,8 @@ def test_buffers_and_counters_travel_too():
 def test_there_is_one_answer_the_servers_model():
     federation = tiny_federation()
     state, done = play(federation, options_for("fedavg"), rounds=2)
-    assert list(done.answers) == ["global"]
-    assert all(same(weights_of(done.answers["global"], k), state["server"]) for k in federation.clients)
+    assert list(done.models) == ["global"]
+    assert all(same(weights_of(done.models["global"], k), state["server"]) for k in federation.clients)
 
 
 # --- the published variants ---
@@ -223,8 +223,8 @@ def test_aggregate_all_takes_back_the_part_of_a_step_that_belongs_to_the_absent(
     federation = four()
     plain, all_of_them = options_for("fedavg"), options_for("fedavg", aggregate="all")
     old = federation.initial()
-    selected = weights_of(play(federation, plain)[1].answers["global"])  # the mean of the two: sizes are equal
-    damped = weights_of(play(federation, all_of_them)[1].answers["global"])
+    selected = weights_of(play(federation, plain)[1].models["global"])  # the mean of the two: sizes are equal
+    damped = weights_of(play(federation, all_of_them)[1].models["global"])
     close(damped, {name: 0.5 * old[name] + 0.5 * selected[name] for name in old}, tolerance=1e-14)
 
 
@@ -232,7 +232,7 @@ def test_aggregate_all_weighs_the_absent_by_their_size():
     federation = tiny_federation(participation=0.7)  # two of three, of sizes 10, 20 and 30
     old = federation.initial()
     selected, damped = (
-        weights_of(play(federation, options_for("fedavg", **flags))[1].answers["global"])
+        weights_of(play(federation, options_for("fedavg", **flags))[1].models["global"])
         for flags in ({}, {"aggregate": "all"})
     )
     present = sum(len(federation.shares[k]) for k in federation.at(1).sample())
@@ -266,14 +266,14 @@ def test_as_published_is_the_damped_unweighted_average_over_a_fixed_half():
             trained, moments[k] = descended(federation, row, federation.shares[k], adam, 2, moments.get(k))
             rows.append(trained)
         row = mean_of([*rows, row, row], [1, 1, 1, 1])  # 0.5 w_old + 0.5 mean
-    close(weights_of(done.answers["global"]), row, tolerance=1e-9)
+    close(weights_of(done.models["global"]), row, tolerance=1e-9)
 
 
 def test_as_published_is_unweighted():
     federation = tiny_federation(model="MLP")
     _, done = play(federation, options_for("fedavg", as_published=True, batch_size=WHOLE))
     rows = [descended(federation, federation.initial(), share, sgd)[0] for share in federation.shares]
-    close(weights_of(done.answers["global"]), mean_of(rows, [1, 1, 1]))
+    close(weights_of(done.models["global"]), mean_of(rows, [1, 1, 1]))
 
 
 def test_keep_optimizer_keeps_each_clients_moments_although_its_weights_are_replaced():
@@ -287,9 +287,9 @@ def test_keep_optimizer_keeps_each_clients_moments_although_its_weights_are_repl
             trained, moments[k] = descended(federation, row, federation.shares[k], adam, 1, moments.get(k))
             rows.append(trained)
         row = mean_of(rows, [15, 15])
-        close(weights_of(done.answers["global"]), row, tolerance=1e-9)
+        close(weights_of(done.models["global"]), row, tolerance=1e-9)
     fresh = weights_of(
-        play(federation, options_for("fedavg", optimizer="adam", lr=0.01, batch_size=WHOLE), 4)[1].answers["global"]
+        play(federation, options_for("fedavg", optimizer="adam", lr=0.01, batch_size=WHOLE), 4)[1].models["global"]
     )
     assert not torch.allclose(fresh["classifier.weight"], row["classifier.weight"])
 
@@ -300,12 +300,12 @@ def test_init_independent_starts_each_client_from_weights_of_its_own_in_round_1_
     rows = [descended(federation, federation.initial(k), federation.shares[k], sgd)[0] for k in federation.clients]
     row = mean_of(rows, [10, 20, 30])
     _, done = play(federation, flags)
-    close(weights_of(done.answers["global"]), row)
+    close(weights_of(done.models["global"]), row)
     crossed = federation.wire.collect()
     assert {direction for direction, _ in crossed} == {"up"}, "there is nothing to hand out yet"
     rows = [descended(federation, row, share, sgd)[0] for share in federation.shares]
     _, done = play(federation, flags, rounds=2)
-    close(weights_of(done.answers["global"]), mean_of(rows, [10, 20, 30]))
+    close(weights_of(done.models["global"]), mean_of(rows, [10, 20, 30]))
     assert ("down", "weights") in federation.wire.collect()
 
 
@@ -314,7 +314,7 @@ def test_as_published_is_its_three_flags_and_an_average_without_weights():
     flags = {"optimizer": "adam", "lr": 0.01}
     one = options_for("fedavg", as_published=True, **flags)
     three = options_for("fedavg", select="fixed", aggregate="all", keep_optimizer=True, **flags)
-    found, expected = (weights_of(play(federation, o, rounds=3)[1].answers["global"]) for o in (one, three))
+    found, expected = (weights_of(play(federation, o, rounds=3)[1].models["global"]) for o in (one, three))
     close(found, expected, tolerance=1e-9)
 
 
@@ -337,7 +337,7 @@ def test_train_is_what_fedavg_runs_at_a_client():
     trained, _, losses, _ = train(federation.at(1), [0, 1, 2], [federation.initial()] * 3, fedavg.loss, flags)
     _, done = play(federation, flags)
     assert torch.equal(done.loss, losses)
-    close(weights_of(done.answers["global"]), mean_of(trained, [10, 20, 30]))
+    close(weights_of(done.models["global"]), mean_of(trained, [10, 20, 30]))
 
 
 # --- --bn local ---
@@ -378,10 +378,10 @@ def test_normalisation_that_is_local_never_travels_and_stays_with_its_client(fla
         assert len(federation.wire.weights) == (2 if r == 1 and "init" in flags else 4)
         assert all(row.keys() == averaged for row in federation.wire.weights)
         federation.wire.weights.clear()
-        assert list(done.answers) == ["personal"], "everyone has a model of its own"
-        rows = [weights_of(done.answers["personal"], k) for k in federation.clients]
-        trained = dict(zip(done.clients, done.trained, strict=True))
-        parts = [{name: row[name] for name in averaged} for row in done.trained]
+        assert list(done.models) == ["personal"], "everyone has a model of its own"
+        rows = [weights_of(done.models["personal"], k) for k in federation.clients]
+        trained = dict(zip(done.clients, done.local_weights, strict=True))
+        parts = [{name: row[name] for name in averaged} for row in done.local_weights]
         close(state["server"], mean_of(parts, [10 * (k + 1) for k in done.clients]))
         for k in federation.clients:
             assert all(torch.equal(rows[k][name], state["server"][name]) for name in averaged)
@@ -403,7 +403,7 @@ def test_a_client_goes_on_training_with_its_own_normalisation_in_the_common_mode
         for k in federation.clients:
             # the running statistics move in the forward pass, after which the loss is worked out; all else is as it was
             assert all(torch.equal(seen[k][n], expected[k][n]) for n in expected[k] if "running" not in n)
-        expected = [weights_of(done.answers["personal"], k) for k in federation.clients]
+        expected = [weights_of(done.models["personal"], k) for k in federation.clients]
         seen.clear()
 
 
@@ -414,7 +414,7 @@ def test_the_absent_are_averaged_too_without_their_normalisation_where_all_model
         state, done = play(federation, options_for("fedavg", bn="local", aggregate="all", init=init))
         assert not any(bn & row.keys() for row in federation.wire.weights)
         (absent,) = set(federation.clients) - set(done.clients)
-        rows = dict(zip(done.clients, done.trained, strict=True))
+        rows = dict(zip(done.clients, done.local_weights, strict=True))
         rows[absent] = federation.initial(absent if init == "independent" else None)
         parts = [{name: rows[k][name] for name in rows[k].keys() - bn} for k in federation.clients]
         close(state["server"], mean_of(parts, [10, 20, 30]))
@@ -444,10 +444,10 @@ def test_with_local_normalisation_clients_of_other_contrast_answer_as_if_all_had
         for seen in (data, shifted):
             federation = Federation.of(seen, parts, [normalised_first], dtype=torch.float64)
             _, done = play(federation, options_for("fedavg", bn=bn), rounds=3)
-            (answer,) = done.answers.values()
+            (answer,) = done.models.values()
             images = [seen.images(torch.from_numpy(own), torch.float64) for own in tests]
             logits.append(torch.cat([answer(k).eval()(images[k])[1].detach() for k in range(3)]))
-            learnt = [{name: row[name] for name, _ in answer(0).named_parameters()} for row in done.trained]
+            learnt = [{name: row[name] for name, _ in answer(0).named_parameters()} for row in done.local_weights]
             away.setdefault(f"{bn}, weights", []).append(learnt)
         away[bn] = (logits[0] - logits[1]).abs().max().item()
         for one, other in zip(*away[f"{bn}, weights"], strict=True):

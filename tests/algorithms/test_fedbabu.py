@@ -49,7 +49,7 @@ def body_of(row):
 
 
 def rows_of(federation, done):
-    (answer,) = done.answers.values()
+    (answer,) = done.models.values()
     return [weights_of(answer, k) for k in federation.clients]
 
 
@@ -93,10 +93,10 @@ def test_the_head_is_the_initial_one_to_the_last_bit_and_the_body_moves():
     federation = two_of_three()
     initial, seen = federation.initial(), set()
     for _, state, done in rounds_of(federation, options_for("fedbabu", momentum=0.9, weight_decay=0.1), 4):
-        assert list(done.answers) == ["global"], "nothing stays with a client"
-        row = weights_of(done.answers["global"])
+        assert list(done.models) == ["global"], "nothing stays with a client"
+        row = weights_of(done.models["global"])
         assert same(head_of(row), head_of(initial))
-        assert all(same(head_of(trained), head_of(initial)) for trained in done.trained)
+        assert all(same(head_of(trained), head_of(initial)) for trained in done.local_weights)
         assert not any(torch.equal(row[name], initial[name]) for name in body_of(row))
         assert same(body_of(row), state["server"])
         seen |= set(done.clients)
@@ -109,7 +109,7 @@ def test_the_body_is_the_mean_weighted_by_n_k_of_what_the_clients_trained():
     flags = options_for("fedbabu", batch_size=WHOLE, epoch_per_round=3, momentum=0.9)
     state, done = play(federation, flags)
     rows = [descended(federation, initial, share, 3, momentum=0.9) for share in federation.shares]
-    for found, expected in zip(done.trained, rows, strict=True):
+    for found, expected in zip(done.local_weights, rows, strict=True):
         close(found, expected)
     close(state["server"], body_of(mean_of(rows, [10, 20, 30])))
     assert not torch.allclose(state["server"]["body.1.weight"], mean_of(rows, [1, 1, 1])["body.1.weight"], rtol=0, atol=1e-9)
@@ -118,9 +118,9 @@ def test_the_body_is_the_mean_weighted_by_n_k_of_what_the_clients_trained():
 def test_the_clients_of_a_round_start_from_the_servers_body_under_the_head_of_the_beginning(monkeypatch):
     federation, seen, inner = two_of_three(), [], fedbabu.loss
 
-    def watchful(model, batch, given, options):
+    def watchful(model, batch, context, options):
         seen.append(weights_of(lambda _: model))
-        return inner(model, batch, given, options)
+        return inner(model, batch, context, options)
 
     monkeypatch.setattr(fedbabu, "loss", watchful)
     expected = federation.initial()
@@ -158,9 +158,9 @@ def test_where_the_head_alone_is_trained_and_averaged_the_body_keeps_its_bits_an
                 _, logits = reference(federation.data.images(federation.shares[k], torch.float64))
                 expected = F.cross_entropy(logits, federation.data.y[federation.shares[k]])
                 torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)  # the body computes as in evaluation
-        row = weights_of(done.answers["global"])
+        row = weights_of(done.models["global"])
         assert same(body_of(row), body_of(initial))
-        assert all(same(body_of(trained), body_of(initial)) for trained in done.trained)
+        assert all(same(body_of(trained), body_of(initial)) for trained in done.local_weights)
         assert not any(torch.equal(row[name], initial[name]) for name in HEAD)
 
 
@@ -168,7 +168,7 @@ def test_running_statistics_are_of_the_body_and_averaged_with_it():
     federation = tiny_federation(model="CNN4")
     initial = federation.initial()
     state, done = play(federation, options_for("fedbabu", batch_size=WHOLE))
-    close(state["server"], average([body_of(row) for row in done.trained], federation.sizes([0, 1, 2])))
+    close(state["server"], average([body_of(row) for row in done.local_weights], federation.sizes([0, 1, 2])))
     moved = [name for name in state["server"] if "running" in name]
     assert len(moved) == 2 * 4
     assert not any(torch.equal(state["server"][name], initial[name]) for name in moved)
@@ -186,7 +186,7 @@ def test_the_rate_falls_to_a_tenth_in_the_first_round_of_the_second_half_and_to_
     federation = tiny_federation(shares=[range(20)], model="MLP")
     before = federation.initial()
     for r, _, done in rounds_of(federation, asked, 8):
-        after = weights_of(done.answers["global"])
+        after = weights_of(done.models["global"])
         moved = body_of(descended(federation, before, federation.shares[0], lr=1.0))
         for name in moved:  # the one step of plain SGD is lr times the gradient
             torch.testing.assert_close(
@@ -202,7 +202,7 @@ def test_momentum_is_fresh_in_every_round():
     for _ in (1, 2):
         row = descended(federation, row, federation.shares[0], steps=2, momentum=0.9)
     _, done = play(federation, options_for("fedbabu", batch_size=WHOLE, epoch_per_round=2, momentum=0.9), rounds=2)
-    found = weights_of(done.answers["global"])
+    found = weights_of(done.models["global"])
     close(found, row)
     assert not torch.allclose(found["body.1.weight"], kept["body.1.weight"], rtol=0, atol=1e-6), "one memory is another run"
 
@@ -216,9 +216,11 @@ def test_one_part_is_common_and_the_other_stays_with_its_client(name, common, ow
     federation = two_of_three(model=model)
     previous, absences = [federation.initial()] * 3, 0
     for _, state, done in rounds_of(federation, options_for(name), 4):
-        rows, trained = rows_of(federation, done), dict(zip(done.clients, done.trained, strict=True))
+        rows, trained = rows_of(federation, done), dict(zip(done.clients, done.local_weights, strict=True))
         sizes = [len(federation.shares[k]) for k in done.clients]
-        expected = mean_of([{n: t for n, t in common(row).items() if t.is_floating_point()} for row in done.trained], sizes)
+        expected = mean_of(
+            [{n: t for n, t in common(row).items() if t.is_floating_point()} for row in done.local_weights], sizes
+        )
         for k in federation.clients:
             close(only(common(rows[k]), expected), expected)
             assert same(common(rows[k]), state["server"]), "the same for all, absent or not"
@@ -283,13 +285,13 @@ def test_normalisation_that_is_local_never_travels_and_stays_with_its_client(nam
     assert bn < part
     previous = [initial] * 3
     for _, state, done in rounds_of(federation, options_for(name, bn="local"), 3):
-        assert list(done.answers) == ["personal"]
+        assert list(done.models) == ["personal"]
         sent = [row for _, kind, _, row in federation.wire.messages if kind == "weights"]
         assert len(sent) == 2 * len(done.clients)
         assert all(row.keys() == part - bn for row in sent)
         federation.wire.messages.clear()
-        rows, trained = rows_of(federation, done), dict(zip(done.clients, done.trained, strict=True))
-        expected = mean_of([only(row, part - bn) for row in done.trained], [len(SHARES[k]) for k in done.clients])
+        rows, trained = rows_of(federation, done), dict(zip(done.clients, done.local_weights, strict=True))
+        expected = mean_of([only(row, part - bn) for row in done.local_weights], [len(SHARES[k]) for k in done.clients])
         close(state["server"], expected)
         for k in federation.clients:
             assert same(only(rows[k], part - bn), state["server"])
@@ -303,8 +305,8 @@ def test_normalisation_that_is_local_never_travels_and_stays_with_its_client(nam
 def test_where_the_head_alone_is_trained_local_normalisation_is_nobodys_own():
     federation = two_of_three(model="CNN4")
     state, done = play(federation, options_for("fedbabu", bn="local", local_upt_part="head", aggr_part="head"), 2)
-    assert list(done.answers) == ["global"]
-    assert same(body_of(weights_of(done.answers["global"])), body_of(federation.initial()))
+    assert list(done.models) == ["global"]
+    assert same(body_of(weights_of(done.models["global"])), body_of(federation.initial()))
 
 
 # --- flags ---
@@ -383,4 +385,4 @@ def test_train_is_what_fedbabu_runs_at_a_client():
     work = partial(train, federation.at(1), done.clients, [federation.initial()] * 2, fedbabu.loss, flags)
     trained, _, losses, _ = work(only=federation.names("body"))
     assert torch.equal(done.loss, losses)
-    assert all(same(*rows) for rows in zip(done.trained, trained, strict=True))
+    assert all(same(*rows) for rows in zip(done.local_weights, trained, strict=True))

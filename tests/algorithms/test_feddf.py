@@ -12,9 +12,9 @@ ONE_BATCH = {"distill_batch_size": 12}  # all public images of the tiny data in 
 def test_several_architectures_are_answered_by_each_clients_own_and_one_by_one_for_all():
     mixed, alike = public_federation(model=("MLP", "LeNet5")), public_federation()
     state, done = play(mixed, options_for("feddf"))
-    assert list(done.answers) == ["personal"]
-    assert all(away(weights_of(done.answers["personal"], k), state["server"][k % 2]) == 0 for k in mixed.clients)
-    assert list(play(alike, options_for("feddf"))[1].answers) == ["global"]
+    assert list(done.models) == ["personal"]
+    assert all(away(weights_of(done.models["personal"], k), state["server"][k % 2]) == 0 for k in mixed.clients)
+    assert list(play(alike, options_for("feddf"))[1].models) == ["global"]
 
 
 def test_a_client_of_an_architecture_starts_from_its_average():

@@ -117,10 +117,10 @@ def watched(monkeypatch, name, module=fedgkt):
     """The calls of a loss, in their order."""
     seen, inner = [], getattr(module, name)
 
-    def watchful(model, batch, given, options):
-        kept = given and {key: v.clone() if isinstance(v, torch.Tensor) else v for key, v in given.items()}
+    def watchful(model, batch, context, options):
+        kept = context and {key: v.clone() if isinstance(v, torch.Tensor) else v for key, v in context.items()}
         seen.append(Step(Batch(*(part.clone() for part in batch)), kept, deepcopy(model), options))
-        return inner(model, batch, given, options)
+        return inner(model, batch, context, options)
 
     monkeypatch.setattr(module, name, watchful)
     return seen
@@ -171,7 +171,7 @@ CASES = pytest.mark.parametrize(("T", "alpha"), [(3.0, 1.0), (1.0, 0.3), (0.5, 2
 def test_a_clients_loss_and_its_gradient_are_cross_entropy_and_alpha_times_the_transfer_of_its_own_targets(T, alpha):
     model, batch, targets = scene()
     found = fedgkt.loss(model, batch, {"targets": targets, "weight": alpha}, flags_for(temperature=T, kd_alpha=9.0))
-    expected = F.cross_entropy(model.logits, batch.y) + alpha * transferred(model.logits, targets[batch.i], T)
+    expected = F.cross_entropy(model.logits, batch.y) + alpha * transferred(model.logits, targets[batch.index], T)
     assert_same_loss(model, found, expected)
 
 
@@ -180,7 +180,7 @@ def test_the_servers_loss_and_its_gradient_are_the_transfer_and_alpha_times_cros
     model, batch, targets = scene()
     given = {"targets": targets, "said": torch.zeros(9, C).double()}
     found = fedgkt.server_loss(model, batch, given, flags_for(temperature=T, kd_alpha=alpha, distill_server="1"))
-    expected = transferred(model.logits, targets[batch.i], T) + alpha * F.cross_entropy(model.logits, batch.y)
+    expected = transferred(model.logits, targets[batch.index], T) + alpha * F.cross_entropy(model.logits, batch.y)
     assert_same_loss(model, found, expected)
 
 
@@ -197,7 +197,7 @@ def test_the_server_notes_its_logits_at_the_places_of_the_batch_and_nowhere_else
     model, batch, targets = scene()
     given = {"targets": targets, "said": torch.full((9, C), 7.0).double()}
     fedgkt.server_loss(model, batch, given, flags_for(distill_server=distill))
-    assert torch.equal(given["said"][batch.i], model.logits)
+    assert torch.equal(given["said"][batch.index], model.logits)
     assert torch.equal(given["said"][[4, 6]], torch.full((2, C), 7.0).double())
     assert not given["said"].requires_grad
 
@@ -207,7 +207,7 @@ def test_the_constant_beside_the_targets_counts():
     model, batch, _ = scene()
     sure = torch.zeros(9, C).double()
     sure[:, 0] = 1e4
-    found = fedgkt.transfer(model.logits, sure[batch.i], flags_for(temperature=1.0))
+    found = fedgkt.transfer(model.logits, sure[batch.index], flags_for(temperature=1.0))
     z = model.logits.detach().log_softmax(1)
     by_hand = (1 + 1e-7) * (math.log1p(1e-7) - z[:, 0]) + 1e-7 * (math.log(1e-7) - z[:, 1:]).sum(1)
     torch.testing.assert_close(found.item(), by_hand.mean().item(), rtol=1e-13, atol=0)
@@ -234,7 +234,7 @@ def test_weights_are_kd_alpha_and_in_the_first_round_0(monkeypatch):
             _, logits = step.model(step.batch.x)
             taught = F.cross_entropy(logits, step.batch.y)
             if r > 1:
-                taught = taught + 0.7 * transferred(logits, step.given["targets"][step.batch.i], 3.0)
+                taught = taught + 0.7 * transferred(logits, step.given["targets"][step.batch.index], 3.0)
             torch.testing.assert_close(done.loss[k].item(), taught.item(), rtol=1e-12, atol=0)
         seen.clear()
 
@@ -309,7 +309,7 @@ def test_the_servers_phase_is_a_plain_loop_over_the_maps_of_a_frozen_stem(how, m
                 losses.append(loss.item() * len(i))
         for name, tensor in net.state_dict().items():
             torch.testing.assert_close(state["server"][name], tensor, rtol=0, atol=1e-9)
-        assert done.told["server_loss"] == pytest.approx(sum(losses) / (n * epochs), rel=1e-9)
+        assert done.metrics["server_loss"] == pytest.approx(sum(losses) / (n * epochs), rel=1e-9)
     assert federation.meter.spent["steps", "server", 0] == 3 * epochs * 3
     assert federation.meter.spent["samples", "server", 0] == 3 * epochs * n
 
@@ -317,11 +317,11 @@ def test_the_servers_phase_is_a_plain_loop_over_the_maps_of_a_frozen_stem(how, m
 def test_the_server_learns_from_all_clients_in_one_random_order(monkeypatch):
     federation, seen = federation_of(), watched(monkeypatch, "server_loss")
     play(federation, flags_for(epochs_server=2, augment="crop_flip"))
-    epochs = [torch.cat([step.batch.i for step in steps]) for steps in (seen[:3], seen[3:])]
+    epochs = [torch.cat([step.batch.index for step in steps]) for steps in (seen[:3], seen[3:])]
     assert [sorted(i.tolist()) for i in epochs] == [list(range(N))] * 2, "every example once an epoch, 19 in 8, 8 and 3"
     assert not torch.equal(*epochs)
     of_client = torch.tensor([0] * 4 + [1] * 6 + [2] * 9)
-    assert any(len(of_client[step.batch.i].unique()) > 1 for step in seen), "a batch is of several clients"
+    assert any(len(of_client[step.batch.index].unique()) > 1 for step in seen), "a batch is of several clients"
     assert all(step.options.augment == "none" for step in seen)
 
 
@@ -372,8 +372,8 @@ def test_the_server_trains_on_the_maps_as_they_were_rounded(feature_dtype, monke
     sent = federation.wire.take("features")
     pooled = {name: torch.cat([sent[k][name].tensor for k in range(3)]) for name in ("maps", "logits", "labels")}
     (step,) = seen
-    assert torch.equal(step.batch.x, pooled["maps"].double()[step.batch.i])
-    assert torch.equal(step.batch.y, pooled["labels"][step.batch.i])
+    assert torch.equal(step.batch.x, pooled["maps"].double()[step.batch.index])
+    assert torch.equal(step.batch.y, pooled["labels"][step.batch.index])
     assert torch.equal(step.given["targets"], pooled["logits"])
 
 
@@ -422,7 +422,7 @@ def test_what_a_client_receives_is_what_it_learns_from_in_the_next_round(monkeyp
         for k, step in enumerate(seen):
             if r > 1:
                 assert torch.equal(step.given["targets"], before[k])
-                x = federation.data.images(torch.tensor(SHARES[k])[step.batch.i], torch.float64)
+                x = federation.data.images(torch.tensor(SHARES[k])[step.batch.index], torch.float64)
                 assert torch.equal(step.batch.x, x), "positions in the share, as those of the targets"
         before = federation.wire.take("logits")
         assert all(torch.equal(state["targets"][k], before[k]) for k in range(3))
@@ -468,7 +468,7 @@ def test_permuting_the_clients_changes_nothing(monkeypatch):
             torch.testing.assert_close(found["weights"][j][name], expected["weights"][k][name], rtol=0, atol=1e-9)
     for name in expected["server"]:
         torch.testing.assert_close(found["server"][name], expected["server"][name], rtol=0, atol=1e-9)
-    assert redone.told == pytest.approx(done.told)
+    assert redone.metrics == pytest.approx(done.metrics)
 
 
 # --- the draw ---
@@ -500,8 +500,8 @@ def test_what_is_extracted_in_a_round_is_what_every_epoch_of_the_next_trains_on(
         for k, batches in batches_of(seen).items():
             assert sum(len(batch.y) for batch in batches) == 2 * len(SHARES[k])
             for batch in batches if r > 1 else []:
-                drawn = data.augment.part(before[k], batch.i)
-                x = federation.data.images(torch.tensor(SHARES[k])[batch.i], torch.float64, drawn)
+                drawn = data.augment.part(before[k], batch.index)
+                x = federation.data.images(torch.tensor(SHARES[k])[batch.index], torch.float64, drawn)
                 assert torch.equal(batch.x, x)
         if r == 1:  # as drawn anew
             assert len(seen) == len(fresh[0])
@@ -529,7 +529,7 @@ def test_without_an_augmented_extraction_maps_are_of_plain_images_and_training_o
         assert [step.given["weight"] for step in seen] == [float(r > 1)] * len(seen)
         for step, batch in zip(seen, fresh[r - 1], strict=True):
             assert torch.equal(step.batch.x, batch.x)
-            assert torch.equal(step.batch.i, batch.i)
+            assert torch.equal(step.batch.index, batch.index)
         sent = federation.wire.take("features")
         for k, share in enumerate(SHARES):
             maps, _ = said_of(federation, k, state["weights"][k], share)
@@ -549,7 +549,7 @@ def assert_same_examples(step, rows):
     assert (equal.sum(1) == 1).all()
     which = equal.int().argmax(1)
     assert torch.equal(step.batch.y, labels[which])
-    assert torch.equal(step.given["targets"][step.batch.i], logits[which])
+    assert torch.equal(step.given["targets"][step.batch.index], logits[which])
 
 
 @pytest.mark.parametrize("stale", ["keep", "drop"])
@@ -567,7 +567,10 @@ def test_the_server_learns_from_those_present_and_with_keep_from_what_the_absent
         old = {k: r - last[k][0] for k in held}
         sizes = {k: len(SHARES[k]) for k in held}
         mean = sum(sizes[k] * old[k] for k in held) / sum(sizes.values())
-        assert (done.told["feature_age_mean"], done.told["feature_age_max"]) == (pytest.approx(mean), max(old.values()))
+        assert (done.metrics["feature_age_mean"], done.metrics["feature_age_max"]) == (
+            pytest.approx(mean),
+            max(old.values()),
+        )
         ages.append(max(old.values()))
         for k, row in enumerate(state["arrived"]):
             assert (row is not None) == (stale == "keep" and k in last)
@@ -599,7 +602,7 @@ def test_a_client_that_comes_back_learns_from_the_targets_and_the_draw_of_when_i
             _, targets, drawn = last[k]
             assert torch.equal(step.given["targets"], targets)
             x = federation.data.images(
-                torch.tensor(SHARES[k])[step.batch.i], torch.float64, data.augment.part(drawn, step.batch.i)
+                torch.tensor(SHARES[k])[step.batch.index], torch.float64, data.augment.part(drawn, step.batch.index)
             )
             assert torch.equal(step.batch.x, x)
         last[k] = r, state["targets"][k], state["draws"][k]
@@ -610,7 +613,7 @@ def test_a_client_that_comes_back_learns_from_the_targets_and_the_draw_of_when_i
 def test_the_server_keeps_no_maps_between_rounds_in_which_all_take_part():
     for _, state, done in rounds_of(federation_of(), flags_for(stale="keep"), 2):
         assert state["arrived"] == [None] * 3
-        assert (done.told["feature_age_mean"], done.told["feature_age_max"]) == (0, 0)
+        assert (done.metrics["feature_age_mean"], done.metrics["feature_age_max"]) == (0, 0)
         assert not any(t.ndim == 4 and t.shape[2] == SIZE for t in state.values() if isinstance(t, torch.Tensor))
 
 
@@ -620,7 +623,7 @@ def test_a_client_without_examples_is_no_obstacle():
         assert done.loss[0] == 0
         assert torch.isfinite(done.loss).all()
         assert state["targets"][0].shape == (0, 3)
-        assert math.isfinite(done.told["server_loss"])
+        assert math.isfinite(done.metrics["server_loss"])
 
 
 # --- the plateau ---
@@ -677,7 +680,7 @@ def test_the_servers_learning_rate_is_lr_times_the_factor_and_the_clients_is_not
     state = fedgkt.start(federation, flags)
     for r in range(1, 26):
         before = state["server"]
-        told = fedgkt.communicate(federation.at(r), state, flags).told
+        told = fedgkt.communicate(federation.at(r), state, flags).metrics
         assert told["server_validation"] == 0.5
         (step,) = of_server
         assert step.options.lr == told["server_lr"] == pytest.approx(0.02 * factors[r - 1], rel=1e-12)
@@ -709,8 +712,8 @@ def test_validation_is_of_held_out_examples_through_stem_and_server_after_the_ro
     flags = flags_for(augment="crop_flip_cutout", optimizer="amsgrad", lr=0.005, epochs_server=3)
     for _, state, done in rounds_of(federation, flags, 6):
         clients = done.clients
-        assert done.told["server_validation"] == accuracy_of(federation, state, clients)
-        found.add(done.told["server_validation"])
+        assert done.metrics["server_validation"] == accuracy_of(federation, state, clients)
+        found.add(done.metrics["server_validation"])
         sent = federation.wire.take("validation features")
         assert sorted(sent) == clients
         counted = federation.wire.collect()
@@ -733,11 +736,11 @@ def test_only_held_out_examples_move_the_plateau():
     expected, done = play(federation_of(validation=HELD_OUT), flags, rounds=2)
     found, redone = play(federation_of(data=replace(tiny, x=x, y=y), validation=HELD_OUT), flags, rounds=2)
     assert found["plateau"] == expected["plateau"]
-    assert redone.told == done.told
+    assert redone.metrics == done.metrics
     y = tiny.y.clone()
     y[[i for share in HELD_OUT for i in share]] = 0
     found, redone = play(federation_of(data=replace(tiny, y=y), validation=HELD_OUT), flags, rounds=2)
-    assert redone.told["server_validation"] != done.told["server_validation"]
+    assert redone.metrics["server_validation"] != done.metrics["server_validation"]
     assert found["plateau"] != expected["plateau"]
     assert same(found["server"], expected["server"]), "nobody is trained on them"
     assert all_same(found["weights"], expected["weights"])
@@ -747,8 +750,8 @@ def test_without_validation_the_learning_rate_stays():
     federation = federation_of([range(2)])
     for _, state, done in rounds_of(federation, flags_for(lr=1e-9), 13):
         assert state["plateau"] == {"best": -1.0, "bad": 0, "factor": 1.0}
-        assert done.told["server_lr"] == 1e-9
-        assert "server_validation" not in done.told
+        assert done.metrics["server_lr"] == 1e-9
+        assert "server_validation" not in done.metrics
         assert federation.wire.collect().keys() == {("up", "features"), ("down", "logits")}
 
 
@@ -816,15 +819,15 @@ def test_an_experiment_is_checked_before_it_starts(tmp_path, monkeypatch):
 def test_the_answers_are_stem_and_server_and_the_clients_own_network(feature_dtype):
     federation, flags = federation_of(), flags_for(feature_dtype=feature_dtype)
     state, done = play(federation, flags, rounds=2)
-    assert list(done.answers) == ["server", "personal"]
+    assert list(done.models) == ["server", "personal"]
     test = torch.arange(federation.data.n_train, len(federation.data.y))
     x, net = federation.data.images(test, torch.float64), filled("ResNet19", state["server"], (16, SIZE, SIZE)).eval()
     for k in federation.clients:
         maps, logits = said_of(federation, k, state["weights"][k], test)
         rounded = maps.to(getattr(torch, feature_dtype)).double()
         with torch.no_grad():
-            found = done.answers["server"](k)(x)
-            personal = done.answers["personal"](k)(x)[1]
+            found = done.models["server"](k)(x)
+            personal = done.models["personal"](k)(x)[1]
             for one, expected in zip(found, net(rounded), strict=True):
                 torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5)
             assert feature_dtype == "float32" or not torch.allclose(found[1], net(maps)[1], rtol=1e-7, atol=1e-7)
@@ -911,9 +914,9 @@ def test_clients_may_have_different_networks_behind_and_in_front_of_their_stems(
             maps, logits = said_of(federation, k, state["weights"][k], range(60, 70), name=names[k % 2])
             with torch.no_grad():
                 torch.testing.assert_close(
-                    done.answers["server"](k)(x)[1], net(maps.float().double())[1], rtol=1e-5, atol=1e-5
+                    done.models["server"](k)(x)[1], net(maps.float().double())[1], rtol=1e-5, atol=1e-5
                 )
-                torch.testing.assert_close(done.answers["personal"](k)(x)[1], logits, rtol=0, atol=1e-12)
+                torch.testing.assert_close(done.models["personal"](k)(x)[1], logits, rtol=0, atol=1e-12)
 
 
 def dtypes_in(tree):
@@ -931,8 +934,8 @@ def test_with_bf16_networks_are_computed_in_it_and_states_and_losses_are_not(mon
         assert {step.batch.x.dtype for step in (*of_server, *of_clients)} == {torch.float32}
         assert dtypes_in(state) == {torch.float32}
         assert torch.isfinite(done.loss).all()
-        assert all(math.isfinite(value) for value in done.told.values())
-        assert all(done.answers[name](0).precision == precision for name in done.answers)
+        assert all(math.isfinite(value) for value in done.metrics.values())
+        assert all(done.models[name](0).precision == precision for name in done.models)
         for rows in federation.wire.take("features").values():
             maps = rows["maps"].tensor
             assert maps.dtype == torch.float32

@@ -36,7 +36,7 @@ def test_a_servers_optimizer_is_one_line_in_the_table(monkeypatch):
     monkeypatch.setitem(fedopt.SERVER_STEPS, "sign", lambda change, m, v, o: (m, v, change.sign()))
     federation = tiny_federation(model="MLP")
     _, done = play(federation, options_for("fedopt", server_optimizer="sign", server_lr=0.01))
-    before, after = federation.initial(), weights_of(done.answers["global"])
+    before, after = federation.initial(), weights_of(done.models["global"])
     steps = torch.cat([(after[name] - before[name]).flatten() for name in before])
     moved = steps[steps.abs() > 1e-12]
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.01))
@@ -48,7 +48,7 @@ def test_adagrad_has_no_momentum_unless_it_is_given():
         federation = tiny_federation(model="MLP")
         flags = options_for("fedopt", server_optimizer="adagrad", batch_size=WHOLE, **given)
         expected = oracles.fedopt(federation, replace(flags, beta1=0.0), 3)["answers"]["global"]
-        found[flags.beta1] = away(weights_of(play(federation, flags, rounds=3)[1].answers["global"]), expected)
+        found[flags.beta1] = away(weights_of(play(federation, flags, rounds=3)[1].models["global"]), expected)
     assert found[0.0] < 1e-10
     assert found[0.9] > 1e-3
 

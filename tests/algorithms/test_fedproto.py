@@ -26,17 +26,17 @@ def test_in_the_first_round_there_are_no_prototypes_and_in_the_second_those_of_t
 def test_the_headline_is_the_class_of_the_nearest_prototype_and_the_other_answer_the_network_itself():
     federation = tiny_federation()
     state, done = play(federation, options(), rounds=2)
-    assert list(done.answers) == ["prototypes", "personal"]
+    assert list(done.models) == ["prototypes", "personal"]
     x = federation.data.images(torch.arange(60, 90), federation.dtype)
     for k in federation.clients:
-        answer, net = done.answers["prototypes"](k), federation.model(k, state["weights"][k])
+        answer, net = done.models["prototypes"](k), federation.model(k, state["weights"][k])
         features, logits = net(x)
         away = torch.cdist(features, state["known"][k]["prototypes"])
         found, scores = answer(x)
         assert torch.equal(found, features)
         assert torch.equal(scores.argmax(1), away.argmin(1))
         torch.testing.assert_close(scores, -away.square())
-        assert torch.equal(done.answers["personal"](k)(x)[1], logits)
+        assert torch.equal(done.models["personal"](k)(x)[1], logits)
 
 
 def test_a_class_without_a_prototype_is_further_away_than_all_others_and_costs_a_finite_loss():
@@ -83,6 +83,6 @@ def test_a_saved_answer_can_be_made_anew(answer):
     _, done = play(federation, options())
     asked = {"model": ["LeNet5"], "feature_dim": 6}
     again = algorithms.ALGORITHMS["fedproto"].rebuild(asked, [list(federation.data.shape), 3], 1, answer).double()
-    again.load_state_dict(weights_of(done.answers[answer], 1))
+    again.load_state_dict(weights_of(done.models[answer], 1))
     x = federation.data.images(torch.arange(9), federation.dtype)
-    torch.testing.assert_close(again.eval()(x)[1], done.answers[answer](1)(x)[1])
+    torch.testing.assert_close(again.eval()(x)[1], done.models[answer](1)(x)[1])

@@ -24,15 +24,15 @@ def test_own_models_may_be_of_other_kinds_than_the_shared_one():
     state, done = play(federation, asked, rounds=2)
     assert [row.keys() for row in state["weights"]] == [federation.initial(k).keys() for k in range(3)]
     assert state["server"].keys() == fml.shared_of(federation, asked).state_dict().keys()
-    assert list(done.answers) == ["personal", "global"]
+    assert list(done.models) == ["personal", "global"]
     for answer, client in (("personal", 1), ("global", 0)):
         config = {"model": ["LeNet5", "MLP"], "shared_model": "ResNet4", "feature_dim": asked.feature_dim}
         config["feature_dim"] = 6 if answer == "personal" else asked.feature_dim
         inputs = [list(federation.data.shape), 3]
         again = algorithms.ALGORITHMS["fml"].rebuild(config, inputs, client, answer).double().eval()
-        again.load_state_dict(weights_of(done.answers[answer], client))
+        again.load_state_dict(weights_of(done.models[answer], client))
         x = federation.data.images(torch.arange(9), federation.dtype)
-        torch.testing.assert_close(again(x)[1], done.answers[answer](client)(x)[1])
+        torch.testing.assert_close(again(x)[1], done.models[answer](client)(x)[1])
 
 
 @pytest.mark.parametrize(("model", "follows"), [(("LeNet5_classic",), "LeNet5_classic"), (("MLP", "LeNet5"), "MLP")])

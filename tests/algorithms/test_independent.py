@@ -16,8 +16,8 @@ def test_each_client_starts_from_weights_of_its_own():
 def test_a_client_learns_the_same_alone_and_in_company():
     company, done = tiny_federation(), {}
     _, done["company"] = play(company, options_for("independent"), rounds=2)
-    expected = weights_of(done["company"].answers["personal"], 0)
+    expected = weights_of(done["company"].models["personal"], 0)
     alone = tiny_federation(shares=[range(10)])
     _, done["alone"] = play(alone, options_for("independent"), rounds=2)
-    found = weights_of(done["alone"].answers["personal"], 0)
+    found = weights_of(done["alone"].models["personal"], 0)
     assert all(torch.equal(found[name], expected[name]) for name in expected)

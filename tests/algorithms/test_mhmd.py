@@ -255,7 +255,7 @@ def test_a_round_of_full_batches_is_a_step_of_each_body_on_the_loss_of_its_share
         rows.append({name: after[name] - flags.lr * gradients.get(name, 0) for name in after})
         values.append(value.item())
     assert done.loss.tolist() == pytest.approx(values, rel=1e-9)
-    found = weights_of(done.answers["global"])
+    found = weights_of(done.models["global"])
     for name, tensor in federation.architectures[0]().body.state_dict().items():
         if tensor.is_floating_point():
             expected = sum(n * row[name] for n, row in zip((10, 20, 30), rows, strict=True)) / 60
@@ -267,7 +267,7 @@ def test_no_head_ever_changes_while_all_of_the_body_does(flags):
     federation = federation_of(participation=flags.get("participation", 1.0))
     initial = federation.initial()
     state, done = play(federation, flags_for(**flags), rounds=3)
-    for row in [*done.trained, *(weights_of(next(iter(done.answers.values())), k) for k in federation.clients)]:
+    for row in [*done.local_weights, *(weights_of(next(iter(done.models.values())), k) for k in federation.clients)]:
         for name, tensor in row.items():
             assert torch.equal(tensor, initial[name]) == (not name.startswith("body.")), name
     assert all(name.startswith("body.") for part in (state["server"], *state["own"].values()) for name in part)
@@ -289,7 +289,7 @@ def test_rounds_are_trained_with_temperatures_and_evaluated_without(monkeypatch)
     federation = federation_of()
     _, done = play(federation, flags_for(batch_size=WHOLE))
     assert modes == [True] * 9
-    done.answers["global"](0).every_head(federation.data.images(torch.arange(3), torch.float64))
+    done.models["global"](0).every_head(federation.data.images(torch.arange(3), torch.float64))
     assert modes[9:] == [False] * 3
 
 
@@ -339,9 +339,9 @@ def heads_by_hand(model, x):
 def test_the_history_has_the_accuracies_of_every_head(flags, answer, tmp_path, monkeypatch):
     tuned, inner = [], mhmd.loss
 
-    def watched(model, batch, given, options):
+    def watched(model, batch, context, options):
         tuned.append(type(model))
-        return inner(model, batch, given, options)
+        return inner(model, batch, context, options)
 
     monkeypatch.setattr(mhmd, "tuning_loss", watched)
     ready = prepared(tmp_path, ft_epochs=1, ft_lr=0.01, **flags)

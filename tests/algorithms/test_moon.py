@@ -45,7 +45,7 @@ def test_teachers_are_what_was_received_and_what_the_client_trained_last_wheneve
             assert same(received, sent)
             assert same(previous, last.get(k, sent))
             again += k in last
-        last |= dict(zip(done.clients, done.trained, strict=True))
+        last |= dict(zip(done.clients, done.local_weights, strict=True))
         assert state["previous"].keys() == last.keys()
         seen.clear()
     assert again > 4
@@ -59,8 +59,10 @@ def test_the_clients_are_averaged_by_n_k_and_drawn_together_the_more_the_larger_
         state = moon.start(federation, flags)
         for r in (1, 2, 3):
             done = moon.communicate(federation.at(r), state, flags)
-        mean = {n: sum(s * row[n] for s, row in zip((10, 20, 30), done.trained, strict=True)) / 60 for n in state["server"]}
+        mean = {
+            n: sum(s * row[n] for s, row in zip((10, 20, 30), done.local_weights, strict=True)) / 60 for n in state["server"]
+        }
         assert away(state["server"], mean) < 1e-12
-        moved.append(done.trained[0])
+        moved.append(done.local_weights[0])
     assert away(moved[0], moved[1]) > 1e-6
     assert away(moved[0], moved[2]) > away(moved[0], moved[1])

@@ -154,7 +154,7 @@ def test_each_method_is_its_oracle(case):
     state, done = play(federation, options, case.rounds)
     for name, rows in expected["answers"].items():
         for k in federation.clients:
-            compare(weights_of(done.answers[name], k), rows[k] if isinstance(rows, list) else rows, case.within)
+            compare(weights_of(done.models[name], k), rows[k] if isinstance(rows, list) else rows, case.within)
     for key, tree in expected.get("state", {}).items():
         compare(state[key], tree, case.within)
     if expected.get("loss") is not None:
@@ -422,13 +422,13 @@ def test_limits(case, monkeypatch):
     for r in range(1, case.rounds + 1):
         done = module.communicate(ours.at(r), state, options)
         as_expected = limit.communicate(theirs.at(r), expected, other)
-        answers = {name: name for name in as_expected.answers} if case.answers is None else case.answers
+        answers = {name: name for name in as_expected.models} if case.models is None else case.models
         assert list(done.clients) == list(as_expected.clients)
-        if case.answers is None or "names" in case.equal:
-            assert list(done.answers) == list(as_expected.answers) == list(answers)
+        if case.models is None or "names" in case.equal:
+            assert list(done.models) == list(as_expected.models) == list(answers)
         for name, its in answers.items():
             for k in ours.clients:
-                rows = weights_of(done.answers[name], k), weights_of(as_expected.answers[its], k)
+                rows = weights_of(done.models[name], k), weights_of(as_expected.models[its], k)
                 if case.without:
                     rows = [{n: w for n, w in row.items() if not n.endswith(case.without)} for row in rows]
                     assert sum("running" in n for n in rows[1]) == 8
@@ -442,10 +442,10 @@ def test_limits(case, monkeypatch):
         if "bytes" in case.equal:
             assert ours.wire.collect() == theirs.wire.collect()
         if "trained" in case.equal:
-            compare(done.trained, as_expected.trained, case.within)
-        if case.trained:
-            for k, row in zip(as_expected.clients, as_expected.trained, strict=True):
-                assert same(weights_of(done.answers[case.trained], k), row), "the model after local training"
+            compare(done.local_weights, as_expected.local_weights, case.within)
+        if case.local_weights:
+            for k, row in zip(as_expected.clients, as_expected.local_weights, strict=True):
+                assert same(weights_of(done.models[case.local_weights], k), row), "the model after local training"
 
 
 # --- what is sent ---
@@ -553,10 +553,10 @@ def test_clients_are_drawn_back_to_what_the_server_sent_in_that_round(name, monk
 def test_what_is_personal_is_the_headline_and_is_kept_of_those_alone_that_took_part(name, flags, answers, kept, part):
     federation = tiny_federation(**TWO_OF_THREE)
     state, done = play(federation, options_for(name, **flags))
-    assert list(done.answers) == answers
+    assert list(done.models) == answers
     assert all(set(state[key]) == set(done.clients) for key in kept)
     (absent,) = set(federation.clients) - set(done.clients)
-    row, initial = weights_of(done.answers["personal"], absent), federation.initial()
+    row, initial = weights_of(done.models["personal"], absent), federation.initial()
     assert same(only(row, part or row), only(initial, part or initial))
     if part:
         assert all(row.keys() == part for row in state[kept[0]].values())
@@ -584,7 +584,7 @@ def test_the_server_steps_in_parameters_that_travel_and_averages_statistics(name
         assert all(row.keys() == names - (federation.names("bn") if local else set()) for row in rows)
     running = [name for name in state["server"] if "running" in name]
     assert len(running) == (0 if local else 8)
-    close(only(state["server"], running), mean_of([only(row, running) for row in done.trained], n), 1e-12)
+    close(only(state["server"], running), mean_of([only(row, running) for row in done.local_weights], n), 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -622,7 +622,7 @@ DRIFT = {"batch_size": WHOLE, "epoch_per_round": 5, "lr": 0.2, "weight_decay": 0
 def test_clients_that_drift_apart_reach_the_optimum(name, flags, participation):
     federation = drifting(participation=participation)
     _, done = play(federation, options_for(name, **flags, **DRIFT), rounds=200)
-    assert away(weights_of(done.answers["global"]), optimum(federation, 0.1)) < 1e-6
+    assert away(weights_of(done.models["global"]), optimum(federation, 0.1)) < 1e-6
 
 
 @pytest.mark.parametrize("rounds", [100, 200])
@@ -630,7 +630,7 @@ def test_clients_that_drift_apart_do_not_reach_it_with_fedavg(rounds):
     federation = drifting()
     _, done = play(federation, options_for("fedavg", **DRIFT), rounds)
     n = [len(share) / 27 for share in federation.shares]
-    assert away(weights_of(done.answers["global"]), optimum(federation, 0.1, n)) > 1e-2, "nor that of its own weights"
+    assert away(weights_of(done.models["global"]), optimum(federation, 0.1, n)) > 1e-2, "nor that of its own weights"
 
 
 # --- flags ---
@@ -729,12 +729,12 @@ def test_an_optimizer_that_the_method_can_use_is_not_refused(name, flags):
 def from_the_start(federation, done):
     """Return how far each client's trained model is from the initial one, squared."""
     initial = federation.initial()
-    return [sum((row[name] - initial[name]).square().sum() for name in row) for row in done.trained]
+    return [sum((row[name] - initial[name]).square().sum() for name in row) for row in done.local_weights]
 
 
 def between_two(federation, done):
     """Return how far the personal models of the first and the last client are from each other, squared."""
-    first, last = (weights_of(done.answers["personal"], k) for k in (0, 2))
+    first, last = (weights_of(done.models["personal"], k) for k in (0, 2))
     return [sum((first[name] - last[name]).square().sum() for name in first)]
 
 

@@ -6,7 +6,7 @@ import torch
 from conftest import WHOLE, close, options_for, play, tiny_federation, weights_of
 
 from algorithms import pfedme
-from helpers import descended, train
+from helpers import gradient_descent, train
 
 INNER = {"lam": 2.0, "inner_lr": 0.1, "inner_steps": 3}
 
@@ -14,7 +14,7 @@ INNER = {"lam": 2.0, "inner_lr": 0.1, "inner_steps": 3}
 def test_the_inner_problem_of_a_quadratic_ends_in_its_fixed_point():
     # f(theta) = a/2 (theta - b)^2: where a (theta - b) + lambda (theta - w) = 0
     a, b, w = (torch.tensor(values, dtype=torch.float64) for values in ([1.0, 4.0], [3.0, -1.0], [0.5, 2.0]))
-    found = descended(lambda theta: {"w": a * (theta["w"] - b)}, {"w": w}, lr=0.1, steps=300, pull=5.0)
+    found = gradient_descent(lambda theta: {"w": a * (theta["w"] - b)}, {"w": w}, lr=0.1, steps=300, pull=5.0)
     torch.testing.assert_close(found["w"], (a * b + 5 * w) / (a + 5), rtol=0, atol=1e-12)
 
 
@@ -26,7 +26,7 @@ def test_the_server_goes_a_part_beta_of_the_way_in_parameters_and_averages_buffe
     initial = federation.initial()
     trained = train(federation.at(1), [0, 1, 2], [initial] * 3, pfedme.loss, flags).weights
     learnt = {name for name, _ in federation.skeletons[0].named_parameters()}
-    for name, found in weights_of(done.answers["global"]).items():
+    for name, found in weights_of(done.models["global"]).items():
         mean = sum(row[name] for row in trained) / 3
         if name in learnt:
             torch.testing.assert_close(found, initial[name] + beta * (mean - initial[name]), rtol=0, atol=1e-10)
@@ -42,8 +42,8 @@ def test_the_personal_model_is_theta_of_the_clients_own_w_and_whole_share_in_eva
     _, done = play(federation, flags)
     w = train(federation.at(1), [0, 1, 2], [federation.initial()] * 3, pfedme.loss, flags).weights
     for k, share in enumerate(federation.shares):
-        close(weights_of(done.answers["personal"], k), oracles.pfedme_theta(federation, w[k], share, flags))
-    assert not torch.allclose(w[0]["classifier.bias"], weights_of(done.answers["personal"], 0)["classifier.bias"], atol=1e-6)
+        close(weights_of(done.models["personal"], k), oracles.pfedme_theta(federation, w[k], share, flags))
+    assert not torch.allclose(w[0]["classifier.bias"], weights_of(done.models["personal"], 0)["classifier.bias"], atol=1e-6)
 
 
 def test_an_inner_step_costs_what_a_step_of_fedavg_does():

@@ -20,7 +20,7 @@ def test_with_one_full_batch_a_round_the_options_are_one_and_the_server_descends
             slopes = [gradient_of(federation, x, share) for share in federation.shares]
             assert all(away(state["c_i"][k], slopes[k]) < 1e-10 for k in federation.clients)
             after = {name: w - 2.0 * flags.lr * oracles.even(slopes)[name] for name, w in x.items()}
-            assert away(weights_of(done.answers["global"]), after) < 1e-10
+            assert away(weights_of(done.models["global"]), after) < 1e-10
         x = after
 
 
@@ -49,12 +49,12 @@ def test_the_gradient_over_all_examples_is_in_evaluation_mode_and_of_portions_on
     federation = tiny_federation(model="CNN4")
     row = {name: w + 0.1 if "running" in name else w for name, w in federation.initial().items()}
     learnt = [name for name, _ in federation.skeletons[0].named_parameters()]
-    (whole,) = federation.each(scaffold.gradient, [2], [row], [dict.fromkeys(learnt)])
+    (whole,) = federation.map_clients(scaffold.gradient, [2], [row], [dict.fromkeys(learnt)])
     model = federation.architectures[0]().double().eval()
     model.load_state_dict(row)
     logits = model(federation.data.images(federation.shares[2], torch.float64))[1]
     torch.nn.functional.cross_entropy(logits, federation.data.y[federation.shares[2]]).backward()
     assert away(whole, {name: w.grad for name, w in model.named_parameters()}) < 1e-12
     monkeypatch.setattr(helpers, "EVALUATION_BATCH", 7)
-    (parts,) = federation.each(scaffold.gradient, [2], [row], [dict.fromkeys(learnt[:2])])
+    (parts,) = federation.map_clients(scaffold.gradient, [2], [row], [dict.fromkeys(learnt[:2])])
     assert away(parts, {name: whole[name] for name in learnt[:2]}) < 1e-12, "30 examples are 7, 7, 7, 7 and 2"
