@@ -26,6 +26,7 @@ from data.datasets import Data, from_arrays
 from errors import UserError
 from federation import Federation
 from federation.wire import Examples, Rows, Wire, mapped
+from helpers import Batch
 from launch import scheduling, single
 from options import Options
 
@@ -254,6 +255,50 @@ def optimum(federation: Federation, decay: float, p=(1 / 3, 1 / 3, 1 / 3)) -> di
         slope = torch.autograd.functional.jacobian(objective, w)
         w = w - torch.linalg.solve(torch.autograd.functional.hessian(objective, w), slope)
     return {"classifier.weight": w[:12].view(3, 4), "classifier.bias": w[12:]}
+
+
+WHOLE = 60  # a batch size that no share of the tiny data exceeds: one full batch an epoch
+
+
+def two_of_three(**others) -> Federation:
+    """Build the tiny federation of which two clients take part in a round."""
+    return tiny_federation(participation=0.7, **{"model": "MLP", **others})
+
+
+def only(row: dict[str, torch.Tensor], names) -> dict[str, torch.Tensor]:
+    """Pick some tensors of a row."""
+    return {name: tensor for name, tensor in row.items() if name in names}
+
+
+def mean_of(rows, n) -> dict[str, torch.Tensor]:
+    """Compute sum_k n_k w_k / sum_k n_k, tensor by tensor."""
+    return {name: sum(n_k * row[name] for row, n_k in zip(rows, n, strict=True)) / sum(n) for name in rows[0]}
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    """Say whether two rows of weights are equal to the bit."""
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float = 1e-10) -> None:
+    """Assert that two rows of weights differ by no more than the tolerance."""
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=tolerance)
+
+
+def batch_of(federation: Federation, indices) -> Batch:
+    """Make one batch of these examples."""
+    return Batch(federation.data.images(indices, torch.float64), federation.data.y[indices], indices)
+
+
+def elsewhere(federation: Federation, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Draw a row of weights that is not the initial one in any number, running statistics included."""
+    draw, row = torch.Generator().manual_seed(seed), federation.initial()
+    return {
+        name: w + torch.rand(w.shape, generator=draw, dtype=w.dtype) if w.is_floating_point() else w
+        for name, w in row.items()
+    }
 
 
 def away(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CutWire, options_for, play, spied, tiny_data, tiny_federation, uneven_shares, weights_of
+from conftest import WHOLE, options_for, play, same, spied, tiny_data, tiny_federation, uneven_shares, weights_of
 from torch import nn
 
 import streams
@@ -17,13 +17,8 @@ from federation import Federation
 from helpers import Batch
 from models import Net
 
-WHOLE = 60  # one full batch an epoch, so that the loss is called once a client
 EVERY = 60  # n_avg so large that an observation is the mean of all examples of a class
 B, C, D = 7, 4, 5
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def draw(*shape, seed=0):
@@ -195,36 +190,12 @@ def test_certain_agreement_costs_nothing_where_the_class_is_the_same_and_all_the
 # --- limits ---
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("quirks", [{}, {"as_published": True}], ids=["paper", "as published"])
-def test_without_its_two_losses_it_is_independent_learning_bit_for_bit(optimizer, quirks):
-    flags = options_for("cfkd", lambda_kd=0.0, lambda_disc=0.0, optimizer=optimizer, **quirks)
-    found, done = play(tiny_federation(), flags, rounds=3)
-    expected, alone = play(tiny_federation(), options_for("independent", optimizer=optimizer), rounds=3)
-    assert all(same(a, b) for a, b in zip(found["weights"], expected["weights"], strict=True))
-    for a, b in zip(found["memory"], expected["memory"], strict=True):
-        assert all(same(a[name], b[name]) for name in b)
-    assert torch.equal(done.loss, alone.loss)
-
-
-def test_with_the_wire_cut_it_is_independent_learning_bit_for_bit():
-    found, done = play(tiny_federation(wire=CutWire()), options_for("cfkd", optimizer="adam"), rounds=2)
-    expected, alone = play(tiny_federation(), options_for("independent", optimizer="adam"), rounds=2)
-    assert all(same(a, b) for a, b in zip(found["weights"], expected["weights"], strict=True)), "nothing has arrived"
-    assert torch.equal(done.loss, alone.loss)
-
-
 @pytest.mark.parametrize("name", ["lambda_kd", "lambda_disc"])
 def test_each_of_its_two_losses_moves_the_models_from_round_1_on(name):
     nothing = {"lambda_kd": 0.0, "lambda_disc": 0.0}
     expected, _ = play(tiny_federation(), options_for("cfkd", **nothing))
     found, _ = play(tiny_federation(), options_for("cfkd", **{**nothing, name: 1.0}))
     assert not any(same(a, b) for a, b in zip(found["weights"], expected["weights"], strict=True))
-
-
-def test_the_defaults_are_those_of_the_experiments():
-    flags = cfkd.Options(algorithm="cfkd")
-    assert (flags.lambda_kd, flags.lambda_disc, flags.n_avg) == (10.0, 1.0, 10)
 
 
 # --- the rounds ---

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CutWire, options_for, play, spied, tiny_data, tiny_federation, uneven_shares, weights_of
+from conftest import WHOLE, options_for, play, same, spied, tiny_data, tiny_federation, uneven_shares, weights_of
 from torch import nn
 
 from algorithms import fd
@@ -15,12 +15,7 @@ from federation import Federation
 from helpers import Batch
 from models import Net
 
-WHOLE = 60  # one full batch an epoch, so that the loss is called once a client
 VARIANT = {"fd_variant": "mse_logits"}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def same_runs(one, other):
@@ -227,32 +222,10 @@ def test_the_server_keeps_what_it_last_received_of_those_that_sit_out(monkeypatc
     assert len(latest) == 3
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_with_gamma_0_it_is_independent_learning_bit_for_bit(optimizer):
-    found, done = play(tiny_federation(), options_for("fd", fd_gamma=0.0, optimizer=optimizer), rounds=3)
-    expected, alone = play(tiny_federation(), options_for("independent", optimizer=optimizer), rounds=3)
-    assert same_runs(found, expected)
-    assert torch.equal(done.loss, alone.loss)
-
-
-def test_with_the_wire_cut_it_is_independent_learning_bit_for_bit():
-    found, done = play(tiny_federation(wire=CutWire()), options_for("fd", optimizer="adam"), rounds=3)
-    expected, alone = play(tiny_federation(), options_for("independent", optimizer="adam"), rounds=3)
-    assert same_runs(found, expected)
-    assert torch.equal(done.loss, alone.loss)
-
-
 def test_distillation_moves_the_models_from_round_2_on():
     for rounds, equal in ((1, True), (2, False)):
         states = [play(tiny_federation(), options_for("fd", fd_gamma=gamma), rounds)[0] for gamma in (0.0, 1.0)]
         assert same_runs(*states) is equal
-
-
-def test_a_client_alone_learns_alone():
-    shares = [range(20)]
-    found, _ = play(tiny_federation(shares=shares), options_for("fd"), rounds=3)
-    expected, _ = play(tiny_federation(shares=shares), options_for("independent"), rounds=3)
-    assert same_runs(found, expected)
 
 
 @pytest.mark.parametrize("flags", [{}, VARIANT], ids=["leave one out", "mse logits"])
@@ -323,27 +296,12 @@ def test_the_loss_of_mse_logits_is_that_of_a_loop_over_examples_and_classes():
     assert found.item() == pytest.approx(expected, rel=1e-14)
 
 
-def test_untrained_models_upload_before_round_1():
-    federation = tiny_federation()
-    play(federation, options_for("fd", **VARIANT), rounds=0)
-    assert federation.wire.collect() == {("up", "mean outputs"): dict.fromkeys(range(3), 3 * 3 * 8 + 3 * 8)}
-    play(federation, options_for("fd"), rounds=0)
-    assert federation.wire.collect() == {}, "in the paper's, nobody does"
-
-
 def test_as_published_is_the_variant_mse_logits():
     one, done = play(tiny_federation(), options_for("fd", as_published=True), rounds=2)
     other, redone = play(tiny_federation(), options_for("fd", **VARIANT), rounds=2)
     assert same_runs(one, other)
     assert torch.equal(done.loss, redone.loss)
     assert options_for("fd", **VARIANT).lambda_kd == 10.0
-
-
-def test_mse_logits_with_lambda_0_is_independent_learning_bit_for_bit():
-    found, done = play(tiny_federation(), options_for("fd", **VARIANT, lambda_kd=0.0, optimizer="adam"), rounds=3)
-    expected, alone = play(tiny_federation(), options_for("independent", optimizer="adam"), rounds=3)
-    assert same_runs(found, expected)
-    assert torch.equal(done.loss, alone.loss)
 
 
 def test_the_server_keeps_the_mean_logits_of_those_that_sit_out():

@@ -1,37 +1,11 @@
-"""FedALA: FedAvg where its weights stay at 1, and its weights against a loop that differentiates them directly."""
+"""FedALA: its weights against a loop that differentiates them directly, and where local training starts."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import options_for, play, tiny_federation, weights_of
+from conftest import WHOLE, close, options_for, play, same, tiny_federation
 
 from algorithms import fedala
-
-WHOLE = 60  # a batch size that no share of the tiny data exceeds: one full batch an epoch
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def close(one, other, tolerance=1e-10):
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=0, atol=tolerance)
-
-
-@pytest.mark.parametrize("model", ["MLP_dropout", "CNN4"])
-@pytest.mark.parametrize("fixed", [{"ala_lr": 0.0}, {"ala_layers": 0}])
-def test_where_the_weights_stay_at_1_it_is_fedavg_to_the_last_bit(model, fixed):
-    one, other = (tiny_federation(model=model, participation=0.7, dtype=torch.float32) for _ in range(2))
-    flags = {"momentum": 0.9, "weight_decay": 0.1, "epoch_per_round": 2}
-    _, done = play(one, options_for("fedala", **fixed, **flags), 4)
-    _, expected = play(other, options_for("fedavg", **flags), 4)
-    assert same(weights_of(done.models["global"]), weights_of(expected.models["global"]))
-    assert torch.equal(done.loss, expected.loss)
-    for k, row in zip(expected.clients, expected.local_weights, strict=True):
-        assert same(weights_of(done.models["personal"], k), row), "the one after local training"
-    assert one.wire.collect() == other.wire.collect()
 
 
 def begun(federation, own, received, names, W, batches, lr):
@@ -160,10 +134,3 @@ def test_learning_weights_costs_operations_and_no_steps():
         spent[lr] = federation.meter.spent
     assert all(spent[1.0]["steps", "client", k] == spent[0.0]["steps", "client", k] for k in range(3))
     assert all(spent[1.0]["flops", "client", k] > spent[0.0]["flops", "client", k] for k in range(3))
-
-
-def test_the_defaults_are_those_of_the_paper():
-    flags = fedala.Options(algorithm="fedala")
-    assert (flags.ala_layers, flags.ala_share, flags.ala_lr) == (1, 0.8, 1.0)
-    assert (flags.lr, flags.batch_size, flags.epoch_per_round, flags.optimizer) == (0.005, 10, 1, "sgd")
-    assert flags.rounds == 2000

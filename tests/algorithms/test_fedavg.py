@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import line_of, options_for, play, tiny_data, tiny_federation, weights_of
+from conftest import WHOLE, close, line_of, mean_of, options_for, play, same, tiny_data, tiny_federation, weights_of
 
 import algorithms
 import commandline
@@ -21,18 +21,6 @@ from federation import Federation
 from federation.wire import Wire
 from helpers import train
 from options import Options, flags_of
-
-WHOLE = 60  # a batch size that no share of the tiny data exceeds: one full batch an epoch
-
-
-def close(one, other, tolerance=1e-10):
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=0, atol=tolerance)
-
-
-def same(one, other):
-    return all(torch.equal(one[name], other[name]) for name in one)
 
 
 def loss_on(federation, model, indices):
@@ -51,11 +39,6 @@ def descended(federation, row, indices, make: Callable, steps=1, optimizer_state
         loss_on(federation, model, indices).backward()
         optimizer.step()
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}, optimizer.state_dict()
-
-
-def mean_of(rows, n):
-    """sum_k n_k w_k / sum_k n_k, tensor by tensor."""
-    return {name: sum(n_k * row[name] for row, n_k in zip(rows, n, strict=True)) / sum(n) for name in rows[0]}
 
 
 def sgd(parameters):
@@ -203,11 +186,6 @@ def test_there_is_one_answer_the_servers_model():
     state, done = play(federation, options_for("fedavg"), rounds=2)
     assert list(done.models) == ["global"]
     assert all(same(weights_of(done.models["global"], k), state["server"]) for k in federation.clients)
-
-
-def test_the_default_is_plain_sgd():
-    flags = fedavg.Options(algorithm="fedavg")
-    assert (flags.optimizer, flags.momentum, flags.weight_decay, flags.participation) == ("sgd", 0, 0, 1)
 
 
 # --- the published variants ---
@@ -427,18 +405,6 @@ def test_a_client_goes_on_training_with_its_own_normalisation_in_the_common_mode
             assert all(torch.equal(seen[k][n], expected[k][n]) for n in expected[k] if "running" not in n)
         expected = [weights_of(done.models["personal"], k) for k in federation.clients]
         seen.clear()
-
-
-@WAYS
-def test_with_a_model_without_normalisation_local_is_average_to_the_last_bit(flags):
-    one, other = (tiny_federation(participation=0.7) for _ in range(2))
-    state, done = play(one, options_for("fedavg", bn="local", **flags), rounds=3)
-    expected, as_expected = play(other, options_for("fedavg", **flags), rounds=3)
-    assert same(state["server"], expected["server"])
-    assert torch.equal(done.loss, as_expected.loss)
-    assert list(done.models) == list(as_expected.models) == ["global"]
-    assert same(weights_of(done.models["global"]), weights_of(as_expected.models["global"]))
-    assert one.wire.collect() == other.wire.collect()
 
 
 def test_the_absent_are_averaged_too_without_their_normalisation_where_all_models_are():

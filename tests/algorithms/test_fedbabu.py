@@ -6,7 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import line_of, options_for, play, tiny_data, tiny_federation, weights_of
+from conftest import (
+    WHOLE,
+    close,
+    line_of,
+    mean_of,
+    only,
+    options_for,
+    play,
+    same,
+    tiny_data,
+    tiny_federation,
+    two_of_three,
+    weights_of,
+)
 
 import algorithms
 import commandline
@@ -17,7 +30,6 @@ from federation.wire import Wire
 from helpers import average, train
 from options import Launch, flags_of
 
-WHOLE = 60  # a batch size that no share of the tiny data exceeds: one full batch an epoch
 SHARES = [range(10), range(10, 30), range(30, 60)]
 HEAD = {"classifier.weight", "classifier.bias"}
 CLASSES = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
@@ -28,35 +40,12 @@ def parse(line):
     return commandline.parse(line.split(), CLASSES, DESCRIBED)[0]
 
 
-def two_of_three(**others):
-    return tiny_federation(participation=0.7, **{"model": "MLP", **others})
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def close(one, other, tolerance=1e-10):
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=0, atol=tolerance)
-
-
-def only(row, names):
-    return {name: tensor for name, tensor in row.items() if name in names}
-
-
 def head_of(row):
     return only(row, HEAD)
 
 
 def body_of(row):
     return only(row, row.keys() - HEAD)
-
-
-def mean_of(rows, n):
-    """sum_k n_k w_k / sum_k n_k, tensor by tensor."""
-    return {name: sum(n_k * row[name] for row, n_k in zip(rows, n, strict=True)) / sum(n) for name in rows[0]}
 
 
 def rows_of(federation, done):
@@ -142,22 +131,6 @@ def test_the_clients_of_a_round_start_from_the_servers_body_under_the_head_of_th
         seen.clear()
 
 
-def test_with_both_parts_full_it_is_fedavg_to_the_last_bit():
-    flags = {"momentum": 0.9, "lr_schedule": "step", "rounds": 3, "weight_decay": 1e-3, "epoch_per_round": 2}
-    full = options_for("fedbabu", local_upt_part="full", aggr_part="full", **flags)
-    for model in ("LeNet5", "CNN4"):
-        one, other = (two_of_three(model=model, dtype=torch.float32) for _ in range(2))
-        found, expected = rounds_of(one, full, 3), rounds_of(other, options_for("fedavg", **flags), 3)
-        for (_, state, done), (_, of_fedavg, as_fedavg) in zip(found, expected, strict=True):
-            assert same(state["server"], of_fedavg["server"])
-            assert list(done.clients) == list(as_fedavg.clients)
-            assert torch.equal(done.loss, as_fedavg.loss)
-            assert list(done.models) == list(as_fedavg.models) == ["global"]
-            assert same(weights_of(done.models["global"]), weights_of(as_fedavg.models["global"]))
-            assert all(same(row, row2) for row, row2 in zip(done.local_weights, as_fedavg.local_weights, strict=True))
-        assert one.wire.collect() == other.wire.collect()
-
-
 @pytest.mark.parametrize("trained", ["body", "head"])
 def test_what_is_not_trained_does_not_travel_even_where_full_is_averaged(trained):
     one, other = two_of_three(), two_of_three()
@@ -235,25 +208,6 @@ def test_momentum_is_fresh_in_every_round():
 
 
 # --- its settings: FedPer and LG-FedAvg ---
-
-
-@pytest.mark.parametrize(("name", "part"), [("fedper", "body"), ("lg_fedavg", "head")])
-@pytest.mark.parametrize("model", ["MLP", "CNN4"])
-def test_fedper_and_lg_fedavg_are_settings_of_fedbabu_to_the_last_bit(name, part, model):
-    flags = {"momentum": 0.9, "lr_schedule": "step", "rounds": 4}
-    one, other = (two_of_three(model=model, dtype=torch.float32) for _ in range(2))
-    found = rounds_of(one, options_for(name, **flags), 3)
-    setting = rounds_of(other, options_for("fedbabu", local_upt_part="full", aggr_part=part, **flags), 3)
-    for (_, state, done), (_, expected, as_expected) in zip(found, setting, strict=True):
-        assert state.keys() == expected.keys()
-        assert same(state["server"], expected["server"])
-        assert same(state["frozen"], expected["frozen"])
-        assert state["own"].keys() == expected["own"].keys()
-        assert all(same(row, expected["own"][k]) for k, row in state["own"].items())
-        assert torch.equal(done.loss, as_expected.loss)
-        assert list(done.models) == list(as_expected.models) == ["personal"]
-        assert all(same(*rows) for rows in zip(rows_of(one, done), rows_of(other, as_expected), strict=True))
-    assert one.wire.collect() == other.wire.collect()
 
 
 @pytest.mark.parametrize(("name", "common", "own"), [("fedper", body_of, head_of), ("lg_fedavg", head_of, body_of)])
@@ -346,18 +300,6 @@ def test_normalisation_that_is_local_never_travels_and_stays_with_its_client(nam
                 assert same(head_of(rows[k]), head_of(initial))
         previous = rows
     assert not same(only(previous[0], bn), only(previous[1], bn))
-
-
-def test_with_a_model_without_normalisation_local_is_average_to_the_last_bit():
-    for name, answer in (("fedbabu", "global"), ("fedper", "personal"), ("lg_fedavg", "personal")):
-        one, other = two_of_three(), two_of_three()
-        state, done = play(one, options_for(name, bn="local"), 3)
-        expected, as_expected = play(other, options_for(name), 3)
-        assert same(state["server"], expected["server"])
-        assert torch.equal(done.loss, as_expected.loss)
-        assert list(done.models) == list(as_expected.models) == [answer]
-        assert all(same(*rows) for rows in zip(rows_of(one, done), rows_of(other, as_expected), strict=True))
-        assert one.wire.collect() == other.wire.collect()
 
 
 def test_where_the_head_alone_is_trained_local_normalisation_is_nobodys_own():

@@ -239,12 +239,6 @@ def test_weights_are_kd_alpha_and_in_the_first_round_0(monkeypatch):
         seen.clear()
 
 
-def test_the_defaults_are_those_of_the_authors():
-    flags = fedgkt.Options(algorithm="fedgkt")
-    assert (flags.temperature, flags.kd_alpha, flags.optimizer, flags.weight_decay) == (3.0, 1.0, "amsgrad", 1e-4)
-    assert (flags.model, flags.server_model) == (("ResNet8",), "ResNet55")
-
-
 # --- limits ---
 
 

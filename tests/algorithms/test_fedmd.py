@@ -4,41 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import away, line_of, options_for, play, public_federation, tiny_data, weights_of, with_public
+from conftest import away, line_of, options_for, play, public_federation, tiny_data, with_public
 
 from algorithms import fedmd
 from data import datasets
 from helpers import train
 
 LONE = {"pretrain_epochs": 0}
-WHOLE = {"batch_size": 60, "digest_batch_size": 12}
-
-
-def test_a_round_is_that_of_a_slow_loop():
-    """Two full-batch steps of each client: along the mean absolute difference from the mean logits, and along the
-    cross-entropy of its own images; also with another architecture, and another network."""
-    federation = public_federation(model=("MLP", "LeNet5"))
-    state, _ = play(federation, options_for("fedmd", **LONE, **WHOLE))
-    x = federation.data.images(federation.public, torch.float64)
-    nets = [federation.architectures[k % 2]().double() for k in federation.clients]
-    for k, net in enumerate(nets):
-        net.load_state_dict(federation.initial(k))
-    consensus = sum(net.eval()(x)[1].detach() for net in nets) / 3
-    for k, net in enumerate(nets):
-        own = federation.shares[k]
-        for images, loss in (
-            (x, lambda logits: (logits - consensus).abs().mean()),
-            (
-                federation.data.images(own, torch.float64),
-                lambda logits, own=own: torch.nn.functional.cross_entropy(logits, federation.data.y[own]),
-            ),
-        ):
-            net.train().zero_grad()
-            loss(net(images)[1]).backward()
-            with torch.no_grad():
-                for w in net.parameters():
-                    w -= 0.05 * w.grad
-        assert away(state["weights"][k], dict(net.state_dict())) < 1e-10
+ONE_BATCH = {"batch_size": 60, "digest_batch_size": 12}
 
 
 def test_the_mean_is_over_the_clients_of_the_round_alone():
@@ -48,7 +21,7 @@ def test_the_mean_is_over_the_clients_of_the_round_alone():
     seen = []
     carry = federation.wire.broadcast
     federation.wire.broadcast = lambda kind, tree, clients: seen.append((kind, tree)) or carry(kind, tree, clients)
-    state = fedmd.start(federation, options := options_for("fedmd", **LONE, **WHOLE))
+    state = fedmd.start(federation, options := options_for("fedmd", **LONE, **ONE_BATCH))
     done = fedmd.communicate(federation.at(1), state, options)
     x = federation.data.images(federation.public, torch.float64)
     said = [federation.model(k, federation.initial(k))(x)[1].detach() for k in done.clients]
@@ -70,16 +43,6 @@ def test_before_round_1_everyone_learns_from_the_public_labels_and_then_from_its
     labels.y[list(labels.public)] = 0
     other = fedmd.start(public_federation(labels), options)
     assert away(other["weights"][0], state["weights"][0]) > 1e-3
-
-
-def test_without_digesting_and_transfer_learning_it_is_independent_learning():
-    options = {"batch_size": 8, "optimizer": "adam", "lr": 0.003}
-    ours, theirs = (public_federation(dtype=torch.float32, participation=0.7) for _ in range(2))
-    _, done = play(ours, options_for("fedmd", digest_epochs=0, **LONE, **options), rounds=3)
-    _, expected = play(theirs, options_for("independent", **options), rounds=3)
-    assert torch.equal(done.loss, expected.loss)
-    for k in ours.clients:
-        assert away(weights_of(done.models["personal"], k), weights_of(expected.models["personal"], k)) == 0
 
 
 def test_a_round_is_about_some_public_images_the_same_for_all_and_others_in_every_round():
