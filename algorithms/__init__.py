@@ -3,8 +3,8 @@
 A module has a docstring, whose first line says what is sent, and whose paragraph "Defaults: ..." names the source of its
 default values; and in this order
 - `Options`: its flags and its defaults for shared flags, a frozen dataclass;
-- `loss(model, batch, given, options) -> scalar`: the loss of one client on one batch (`helpers.Batch`), model(x) -> features
-  [B, D], logits [B, C]; `given` is the client's row of the `context` of `train`;
+- `loss(model, batch, context, options) -> scalar`: the loss of one client on one batch (`helpers.Batch`), model(x) ->
+  features [B, D], logits [B, C]; `context` is the client's row of the argument `context` of `train`;
 - `start(federation, options) -> state`: a dict of plain containers and tensors; messages sent here belong to round 0;
 - `communicate(federation, state, options) -> helpers.Round`: one round; it replaces the parts of the state that change.
 
@@ -82,7 +82,7 @@ PUBLISHED: dict[str, ModuleType] = {
 }
 DEFAULTS = "Defaults: "  # first word of the docstring's paragraph with the source of the default values
 PARTS = {  # functions that every algorithm has, and their parameters
-    "loss": ["model", "batch", "given", "options"],
+    "loss": ["model", "batch", "context", "options"],
     "start": ["federation", "options"],
     "communicate": ["federation", "state", "options"],
 }
@@ -105,8 +105,8 @@ def lacking(module: ModuleType) -> list[str]:
 
 def _parameters(function: object) -> list[str] | None:
     """Return the names of a function's parameters; None for an object that is no function or has no signature."""
-    try:
-        return list(inspect.signature(function).parameters)
+    try:  # `given` is the earlier name of `context`
+        return ["context" if name == "given" else name for name in inspect.signature(function).parameters]
     except (TypeError, ValueError):
         return None
 

@@ -16,12 +16,12 @@ All models, datasets, partitions or methods: python run.py --list models"""
 FLAGS = """\
 most used flags (several values of a flag are several runs)
   data        --dataset MNIST --reduced 0.1 --n_clients 10; --clients FOLDER: data by client
-  split       --partition lda --alpha 0.3; --split_seed seed: a split per seed; --show_split draws it
+  split       --partition lda --alpha 0.3; --split_seed seed; --show_split draws the split
   training    --model LeNet5 --rounds 100 --epoch_per_round 1 --batch_size 32 --lr 0.05
   evaluation  --validation 0.1 to choose settings; --ft_epochs 5 to fine-tune the final models
   cost        --plan estimates bytes, FLOPs, memory and time without training
   seeds       --seed 0 1 2: tables show means over seeds
-  execution   --jobs 4 runs in parallel; --export_dir saves --data_dir data; --force, --quiet, --json
+  execution   --jobs 4: runs in parallel; --export_dir saves --data_dir data --force --quiet
   sweeps      --study FILE; on a cluster --slurm OPTIONS or --ray ADDRESS
   shorthands  --preset fl, fd, il or cl, as in the CFKD code; --config_file FILE of a saved run"""
 

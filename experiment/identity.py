@@ -76,7 +76,7 @@ def _files(options: Options, data: datasets.Data, split: partition.Split, start:
     return {name: digest for name, digest in contents.items() if digest}
 
 
-def asked(config: Mapping[str, Any]) -> str:
+def request_digest(config: Mapping[str, Any]) -> str:
     """Return sixteen hexadecimal digits that identify the request of a `config.json`: options, split, data and files.
 
     The device, code, libraries and CPU are not part of the request. Nor is a flag that is newer than the run, as long as the
@@ -97,7 +97,8 @@ def asked(config: Mapping[str, Any]) -> str:
 
 def name_of(config: dict[str, Any]) -> str:
     """Return the name of a run's folder: algorithm, data, a digest of the request, and a digest of code, libraries, CPU."""
-    return f"{config['options']['algorithm']}-{stem(config['data']['name'])}-{asked(config)[:8]}-{config['source'][:6]}"
+    algorithm, data = config["options"]["algorithm"], stem(config["data"]["name"])
+    return f"{algorithm}-{data}-{request_digest(config)[:8]}-{config['source'][:6]}"
 
 
 def carried_out(config: Mapping[str, Any], today: Mapping[str, Any]) -> str:

@@ -206,7 +206,7 @@ class Federation:
         `threads`.
         """
         threads = self.threads if self.party == "server" else 1
-        if self.pool and self.pool.ready and threads == 1 and len(clients) > 1:
+        if self.pool and self.pool.is_ready and threads == 1 and len(clients) > 1:
             return self.pool.map_clients(self, work, clients, rows)
         with computing_with(threads):
             return [work(self, k, *row) for k, *row in zip(clients, *rows, strict=True)]

@@ -72,7 +72,7 @@ class Pool:
         self._begun.set()
 
     @property
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Return whether the workers have started. Raise LostError if a worker has died."""
         return (
             self._begun.is_set()

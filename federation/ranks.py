@@ -79,7 +79,7 @@ class Over:
 class Ranks:
     """This process as one of the ranks, which share the clients of each round. `local`: worker processes of this rank."""
 
-    ready = True
+    is_ready = True
 
     def __init__(self, local: Pool | None = None, workers: int = 1) -> None:
         self._local, self._meter = local, Meter()

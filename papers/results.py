@@ -28,14 +28,14 @@ class Saved:
         self._recorded = recorded()
         self._runs: dict[str, list[saves.Run]] = {}
         for run in sorted(saves.find(launch.export_dir), key=lambda run: (run.folder / saves.DONE).stat().st_mtime):
-            self._runs.setdefault(identity.asked(run.config), []).append(run)
+            self._runs.setdefault(identity.request_digest(run.config), []).append(run)
 
     def find(self, table_run: Made) -> saves.Run | None:
         """Return the saved run of a cell, or None. Raises UserError where its data are needed and missing."""
         if table_run.key in self._recorded:
             name = self._recorded[table_run.key]["run"]
         elif (experiment := self.prepare(table_run)) is not None:
-            name = identity.asked(experiment.config)
+            name = identity.request_digest(experiment.config)
         else:
             return None
         runs = self._runs.get(name, [])
@@ -84,7 +84,7 @@ def _carried(run: saves.Run) -> dict[str, str]:
     software = {name: environment[name] for name in ("torch", "processor")}
     if environment["device"] != "cpu":
         software["processor"] = environment["device"]
-    return {"run": identity.asked(run.config), "revision": run.config["revision"] or "", **software}
+    return {"run": identity.request_digest(run.config), "revision": run.config["revision"] or "", **software}
 
 
 def file_of(paper: ModuleType, name: str = "results.csv") -> Path:

@@ -700,7 +700,7 @@ def test_no_closed_form_is_left_of_an_algorithm_that_is_gone():
 @every_case
 def test_a_module_has_the_parts_of_an_algorithm_in_the_agreed_form(case):
     module = MODULES[case]
-    assert list(inspect.signature(module.loss).parameters) == ["model", "batch", "given", "options"]
+    assert list(inspect.signature(module.loss).parameters) == ["model", "batch", "context", "options"]
     assert list(inspect.signature(module.start).parameters) == ["federation", "options"]
     assert list(inspect.signature(module.communicate).parameters) == ["federation", "state", "options"]
     assert issubclass(module.Options, shared.Options)

@@ -408,14 +408,16 @@ def test_a_flag_that_is_newer_leaves_the_identity_of_older_runs_as_it_is_while_i
         for value in (0.0, 0.5)
     )
     assert "straggling" in off["options"]
-    assert identity.asked(off) == identity.asked(older) != identity.asked(on)
+    assert identity.request_digest(off) == identity.request_digest(older) != identity.request_digest(on)
 
 
 def test_the_order_of_the_options_and_the_device_are_no_part_of_what_is_asked_for(tmp_path):
     config = prepared("fedavg", tmp_path).config
     turned = {**config, "options": dict(reversed({**config["options"], "device": "cuda:0"}.items()))}
-    assert identity.asked(turned) == identity.asked(config)
-    assert identity.asked({**config, "options": {**config["options"], "lr": 0.5}}) != identity.asked(config)
+    assert identity.request_digest(turned) == identity.request_digest(config)
+    assert identity.request_digest({**config, "options": {**config["options"], "lr": 0.5}}) != identity.request_digest(
+        config
+    )
 
 
 def test_a_file_is_what_is_in_it_and_not_where_it_lies(tmp_path):

@@ -423,7 +423,7 @@ MISTAKES = {
     "number.py": (TABLES + "MODELS[3] = MODELS['MLP']\n", "the name 3 in MODELS; must be text of letters, digits"),
     "comma.py": (TABLES + "MODELS['A,B'] = MODELS['MLP']\n", "the name 'A,B' in MODELS; must be text"),
     "no_method.py": (TABLES + "ALGORITHMS['X'] = None\n", "ALGORITHMS['X'] is no whole algorithm"),
-    "loss_3.py": (FEDAVGM.replace("loss = cross_entropy", "loss = 3"), "has no loss(model, batch, given, options)"),
+    "loss_3.py": (FEDAVGM.replace("loss = cross_entropy", "loss = 3"), "has no loss(model, batch, context, options)"),
     "steps.py": (TABLES + "AUGMENTATIONS['X'] = 'flip'\n", "AUGMENTATIONS['X'] is 'flip'; must be a tuple of steps"),
     "rate.py": (TABLES + "SCHEDULES['X'] = lambda done: None\n", "SCHEDULES['X'] fails: TypeError"),
     "ratio.py": (
@@ -449,7 +449,7 @@ MISTAKES = {
     ),
     "two_less.py": (
         FEDAVGM.replace('"""', "'''", 1).replace('"""', "'''", 1).replace("'''The", "x = '''The").replace("loss =", "lo ="),
-        "has no docstring, whose first line says what is sent, no loss(model, batch, given, options)",
+        "has no docstring, whose first line says what is sent, no loss(model, batch, context, options)",
     ),
     "thawed.py": (FEDAVGM.replace("@dataclass(frozen=True)\n", ""), "no Options, a frozen dataclass that inherits"),
     "of_launch.py": (FEDAVGM.replace("server_momentum: float", "jobs: float"), "its flag jobs, which says how to run"),

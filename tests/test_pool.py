@@ -149,7 +149,7 @@ def test_until_they_are_there_the_work_is_done_here():
     federation = tiny_federation()
     pool = Pool(federation, partial(time.sleep, 60), n=2)
     try:
-        assert not pool.ready
+        assert not pool.is_ready
         assert replace(federation, pool=pool).map_clients(whoever, [0, 1])[0][0] == os.getpid()
     finally:
         pool.close()

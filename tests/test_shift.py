@@ -221,10 +221,11 @@ def test_a_run_is_named_by_its_shift_and_without_one_as_before_there_was_any(tmp
     plain = prepared("fedavg", tmp_path).config
     older = {**plain, "options": {n: v for n, v in plain["options"].items() if n not in ("feature_shift", "shift_strength")}}
     names = [
-        identity.asked(prepared("fedavg", tmp_path, feature_shift="noise", shift_strength=s).config) for s in (0.1, 0.5)
+        identity.request_digest(prepared("fedavg", tmp_path, feature_shift="noise", shift_strength=s).config)
+        for s in (0.1, 0.5)
     ]
-    assert identity.asked(older) == identity.asked(plain)
-    assert len({identity.asked(plain), *names}) == 3
+    assert identity.request_digest(older) == identity.request_digest(plain)
+    assert len({identity.request_digest(plain), *names}) == 3
 
 
 def test_the_split_of_a_shifted_run_is_taken_with_a_shift_and_without(tmp_path):

@@ -68,7 +68,7 @@ def start(federation, options):
         "shares": shares,
         "edges": [list(edge) for edge in network.edges],
         "maps": maps,
-        "metrics": {**graph.told(network, options), **leakage_metrics},
+        "metrics": {**graph.metrics(network, options), **leakage_metrics},
     }
 
 

@@ -231,7 +231,7 @@ def spectral_gap(matrix: np.ndarray) -> float:
 # --- a round -----------------------------------------------------------------------------------------------------------
 
 
-def told(graph: nx.Graph, options) -> dict[str, float | dict[int, float]]:
+def metrics(graph: nx.Graph, options) -> dict[str, float | dict[int, float]]:
     """Return columns of the history: the spectral gap of the mixing, and each client's component.
 
     A component is named by its first client.

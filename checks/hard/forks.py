@@ -149,7 +149,7 @@ def _be(plan: Plan, said: Path, moment: Path) -> None:
 
         if plan.eager:
             checkpoints.SECONDS = 0
-            Pool.ready = property(lambda pool: pool.wait() or True)
+            Pool.is_ready = property(lambda pool: pool.wait() or True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status = command.main(plan.argv) or 0
         ignore_signals()

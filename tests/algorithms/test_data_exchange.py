@@ -218,7 +218,7 @@ def test_a_graph_of_several_parts_is_refused_unless_allowed_and_told_part_by_par
     assert said.startswith("data_exchange: file of 6 clients with 3 edges; ")
     for words in ("client 0 (2 clients) 1", "client 1 (3 clients) 0.5", "client 5 (1 clients) 1"):
         assert f"spectral gap of the part with {words}" in said  # the path of three: 1 - 1/2
-    told = graph.told(graph.of(6, allowed), allowed)
+    told = graph.metrics(graph.of(6, allowed), allowed)
     assert told["component"] == {0: 0.0, 3: 0.0, 1: 1.0, 2: 1.0, 4: 1.0, 5: 5.0}
     assert told["spectral_gap"] == pytest.approx(0, abs=1e-12)
 
@@ -229,8 +229,8 @@ def test_a_connected_graph_is_told_with_its_gap_where_models_are_mixed_and_witho
     )
     assert "metropolis mixing, spectral gap 0.138" in graph.check(asked(name="dpsgd"), None, 0)
     assert graph.check(asked(aggr_model="ps"), None, 0) == "data_exchange: tree of 5 clients with 4 edges"
-    assert graph.told(net_of(), asked(aggr_model="ps")) == {}
-    assert list(graph.told(net_of(), asked())) == ["spectral_gap"]
+    assert graph.metrics(net_of(), asked(aggr_model="ps")) == {}
+    assert list(graph.metrics(net_of(), asked())) == ["spectral_gap"]
 
 
 def test_the_gap_of_a_part_is_that_of_its_clients_in_order(edge_list):

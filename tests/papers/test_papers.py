@@ -127,7 +127,7 @@ def test_a_recorded_row_has_the_identity_of_the_run_that_its_command_makes(name,
     for made in runs_in(PAPERS[name].TABLES):
         if made.key in recorded and made.options.dataset in HERE and made.start is None:
             one = experiment.prepare(made.options, Launch(export_dir=tmp_path))
-            assert recorded[made.key]["run"] == experiment.identity.asked(one.config), made.key
+            assert recorded[made.key]["run"] == experiment.identity.request_digest(one.config), made.key
             checked += 1
     if not checked:
         pytest.skip(f"no recorded row of {name} is of data that are here")
