@@ -41,53 +41,49 @@ from untrusted import print_escaped
 SPLITS_SHOWN, FOLDERS_SHOWN = 2, 6
 
 
+@ending.with_status(ending.program)
 def main(argv: Sequence[str]) -> int:
-    """Run a command line and return the exit status.
-
-    The status is 0 on success, 1 where a run failed, and otherwise the status that `launch.ending` sets.
-    """
+    """Run a command line and return the exit status: 0 on success, 1 where a run failed."""
     allocator.keep_blocks()
     is_leader = ranks.rank() == 0
     log_to_stderr() if is_leader else logging.getLogger().addHandler(logging.NullHandler())
     if "_ARGCOMPLETE" in os.environ:
         commandline.complete(os.environ["COMP_LINE"], *_load_options())
-    with ending.exit_status(ending.program(), is_leader) as end:
-        commandline.bring(argv)
-        classes, descriptions = _load_options()
-        with ranks.joined():
-            runs, launch_options, notes = commandline.parse(argv, classes, descriptions, algorithms.FAMILIES)
-            if not is_leader:
-                torchrun.follow(launch_options)
-                return end.status
-            if launch_options.list:
-                print_escaped(commandline.names_of(launch_options.list, descriptions))
-                return end.status
-            if launch_options.save_study:
-                study.save(runs, launch_options)
-                return end.status
-            requested = (
-                tuning.of_study(launch_options)
-                if launch_options.study
-                else RequestedRuns([_prepared(run, launch_options, argv) for run in runs], launch_options, notes)
-            )
-            if launch_options.show_split:
-                split.show(requested.runs)
-            elif launch_options.plan:
-                end.status = plan.tell_all(requested.runs, launch_options)
-            elif slurm.is_asked(requested.runs, launch_options):
-                slurm.hand_over(requested.runs, requested.launch_options, argv, requested.then)
-            else:
-                print_lines = _announce(requested)
-                results: list[tuple[Experiment, saves.Run | Failed]] = []
-                for experiment, result in launch(
-                    requested.runs, requested.launch_options, math.inf if launch_options.named_by is None else slurm.PATIENCE
-                ):
-                    results.append((experiment, result))
-                    if launch_options.json and not isinstance(result, Failed):
-                        print_escaped(json.dumps(result.summary(), allow_nan=False), flush=True)
-                _print_report(requested, results, print_lines)
-                end.status = tell_failed(result for _, result in results)
-    return end.status
+    commandline.bring(argv)
+    classes, descriptions = _load_options()
+    with ranks.joined():
+        runs, launch_options, notes = commandline.parse(argv, classes, descriptions, algorithms.FAMILIES)
+        if not is_leader:
+            torchrun.follow(launch_options)
+            return 0
+        if launch_options.list:
+            print_escaped(commandline.names_of(launch_options.list, descriptions))
+            return 0
+        if launch_options.save_study:
+            study.save(runs, launch_options)
+            return 0
+        if launch_options.study:
+            requested = tuning.of_study(launch_options)
+        else:
+            experiments = [_prepared(run, launch_options, argv) for run in runs]
+            requested = RequestedRuns(experiments, launch_options, notes)
+        if launch_options.show_split:
+            split.show(requested.runs)
+            return 0
+        if launch_options.plan:
+            return plan.tell_all(requested.runs, launch_options)
+        if slurm.is_asked(requested.runs, launch_options):
+            slurm.hand_over(requested.runs, requested.launch_options, argv, requested.then)
+            return 0
+        print_lines = _announce(requested)
+        patience = math.inf if launch_options.named_by is None else slurm.PATIENCE
+        results: list[tuple[Experiment, saves.Run | Failed]] = []
+        for experiment, result in launch(requested.runs, requested.launch_options, patience):
+            results.append((experiment, result))
+            if launch_options.json and not isinstance(result, Failed):
+                print_escaped(json.dumps(result.summary(), allow_nan=False), flush=True)
+        _print_report(requested, results, print_lines)
+        return tell_failed(result for _, result in results)
 
 
 def _prepared(run: Options, launch_options: Launch, argv: Sequence[str]) -> Experiment:

@@ -1,14 +1,14 @@
 """The end of a command: an exit status, and after an error one line on standard error."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from errors import LostError, NoRoomError, UserError, print_no_more, refused, unmasked
-from federation import scratch
+from federation import ranks, scratch
 from federation.pool import ignore_signals
 from launch import nodes, signals
 from untrusted import escape, print_escaped
@@ -19,42 +19,45 @@ def program() -> str:
     return "chorus" if Path(sys.argv[0]).stem == "chorus" else "run.py"
 
 
-@dataclass
-class Ending:
-    """The exit status of a command; 0 until the command or an error sets another."""
-
-    status: int = 0
-
-
-@contextmanager
-def exit_status(program: str, prints: bool = True) -> Iterator[Ending]:
-    """Run a command inside this context; the command sets its exit status.
+def with_status(program: Callable[[], str]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Return a decorator for a command, a function that returns an exit status; `program()` names it in messages.
 
     After an early end the status is 1 where the system refused something, 2 for a mistake in the command, 128 plus the
     number of the signal that stopped the command, or 3 on a node of another kind than the runs are named for. The reason is
-    printed in one line, where this process `prints`. Unexpected errors are raised.
+    printed in one line, by the first of the ranks of a torchrun. Unexpected errors are raised. (A decorator and no context:
+    a signal may arrive before a context is entered, and nothing would turn it into a status.)
     """
-    ending, message = Ending(), ""
-    try:
-        with unmasked(), signals.interrupting(), scratch.used():
-            yield ending
-        sys.stdout.flush()  # here, where a full disk still becomes a message
-    except BrokenPipeError:  # the reader of the output has gone: | head
-        print_no_more()
-        ending.status = 1
-    except KeyboardInterrupt as interrupt:
-        message = "\nstopped; the same command goes on from the last finished round"
-        ending.status = signals.status_of(interrupt)
-    except (UserError, LostError, NoRoomError) as error:
-        message, ending.status = f"{program}: {escape(error)}", _status_of(error)
-    except Exception as error:
-        if (reason := refused(error)) is None:
-            raise
-        message, ending.status = f"{program}: {escape(reason)}", 1
-        print_no_more()
-    if message and prints:
-        with suppress(OSError):  # the terminal may be closed, or the disk full
-            print_escaped(message, file=sys.stderr, flush=True)
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        @wraps(command)
+        def main(*args: Any) -> int:
+            message = ""
+            try:
+                with unmasked(), signals.interrupting(), scratch.used():
+                    status = command(*args)
+                sys.stdout.flush()  # here, where a full disk still becomes a message
+                return status
+            except BrokenPipeError:  # the reader of the output has gone: | head
+                print_no_more()
+                return 1
+            except KeyboardInterrupt as interrupt:
+                message = "\nstopped; the same command goes on from the last finished round"
+                status = signals.status_of(interrupt)
+            except (UserError, LostError, NoRoomError) as error:
+                message, status = f"{program()}: {escape(error)}", _status_of(error)
+            except Exception as error:
+                if (reason := refused(error)) is None:
+                    raise
+                message, status = f"{program()}: {escape(reason)}", 1
+                print_no_more()
+            if ranks.rank() == 0:
+                with suppress(OSError):  # the terminal may be closed, or the disk full
+                    print_escaped(message, file=sys.stderr, flush=True)
+            return status
+
+        return main
+
+    return decorate
 
 
 def leave(status: int) -> NoReturn:

@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ending.with_status(lambda: "papers")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
@@ -48,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_stderr()
     args = parser().parse_args(argv)
     allocator.keep_blocks()
-    with ending.exit_status("papers") as end:
-        end.status = _run_command(args)
-    return end.status
+    return _run_command(args)
 
 
 def _run_command(args: argparse.Namespace) -> int:

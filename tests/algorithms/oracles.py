@@ -1,6 +1,6 @@
 """Hold a slow and obvious version of each algorithm, written from its paper, and of its loss, where it has one of its own.
 
-The version of a method is a function (federation, options, rounds) -> {"answers": ..., "state": ..., "loss": ...}: the
+The version of a method is a function (federation, options, rounds) -> {"models": ..., "state": ..., "loss": ...}: the
 weights of its answers, the entries of the state that a test compares, the losses of the last round. All are in float64.
 Where a docstring does not say otherwise, a local epoch is one step of plain gradient descent on the whole share of a client.
 
@@ -80,7 +80,7 @@ def fedavg(federation, options, rounds):
     for r in range(1, rounds + 1):
         clients = federation.at(r).sample()
         w = mean_of([pulled(federation, w, w, k, options, 0.0) for k in clients], sizes(federation, clients))
-    return {"answers": {"global": w}}
+    return {"models": {"global": w}}
 
 
 def pulled(federation, row, anchor, k, options, weight):
@@ -97,7 +97,7 @@ def fedprox(federation, options, rounds):
     for r in range(1, rounds + 1):
         clients = federation.at(r).sample()
         w = mean_of([pulled(federation, w, w, k, options, options.mu) for k in clients], sizes(federation, clients))
-    return {"answers": {"global": w}}
+    return {"models": {"global": w}}
 
 
 def ditto(federation, options, rounds):
@@ -108,7 +108,7 @@ def ditto(federation, options, rounds):
         for k in clients:
             v[k] = pulled(federation, v[k], w, k, options, options.lam)
         w = mean_of([pulled(federation, w, w, k, options, 0.0) for k in clients], sizes(federation, clients))
-    return {"answers": {"global": w, "personal": v}}
+    return {"models": {"global": w, "personal": v}}
 
 
 def fednova(federation, options, rounds):
@@ -137,7 +137,7 @@ def fednova(federation, options, rounds):
             taken.append(K)
         x = moved(x, direction, options.lr * tau)
     assert len(set(taken)) > 1, "clients take unequal numbers of steps"
-    return {"answers": {"global": x}}
+    return {"models": {"global": x}}
 
 
 def fedopt(federation, options, rounds):
@@ -155,7 +155,7 @@ def fedopt(federation, options, rounds):
             for i, delta in enumerate((-options.lr * mean).flatten().tolist()):
                 values[i], m[name][i], v[name][i] = fedopt_number(delta, m[name][i], v[name][i], values[i], options)
         row = {name: torch.tensor(flat[name], dtype=torch.float64).view_as(w) for name, w in row.items()}
-    return {"answers": {"global": row}}
+    return {"models": {"global": row}}
 
 
 def fedopt_number(delta, m, v, x, o):
@@ -189,7 +189,7 @@ def feddyn(federation, options, rounds):
         h = {n: h[n] - alpha / m * sum(row[n] - w[n] for row in rows) for n in w}
         w = {n: sum(row[n] for row in rows) / len(rows) - h[n] / alpha for n in w}
     assert max(tensor.abs().max() for tensor in h.values()) > 1e-4, "h is not nothing"
-    return {"answers": {"global": w}, "state": {"h": h, "g": g}}
+    return {"models": {"global": w}, "state": {"h": h, "g": g}}
 
 
 def scaffold(federation, options, rounds):
@@ -214,7 +214,7 @@ def scaffold(federation, options, rounds):
         x = {n: w + options.server_lr * even(rows)[n] for n, w in x.items()}
         c = {n: v + len(clients) / N * even(changes)[n] for n, v in c.items()}
     assert max(tensor.abs().max() for tensor in c.values()) > 1e-3, "c is not nothing"
-    return {"answers": {"global": x}, "state": {"c": c, "c_i": variates}}
+    return {"models": {"global": x}, "state": {"c": c, "c_i": variates}}
 
 
 def pfedme(federation, options, rounds):
@@ -230,7 +230,7 @@ def pfedme(federation, options, rounds):
             rows.append(row)
             personal[k] = pfedme_theta(federation, row, federation.shares[k], options)
         server = {name: w + options.beta * (even(rows)[name] - w) for name, w in server.items()}
-    return {"answers": {"global": server, "personal": personal}}
+    return {"models": {"global": server, "personal": personal}}
 
 
 def pfedme_theta(federation, row, indices, options, train=False):
@@ -258,7 +258,7 @@ def perfedavg(federation, options, rounds):
             rows.append(row)
         w = mean_of(rows, sizes(federation, clients))
     personal = [moved(w, gradient_of(federation, w, share), options.adapt_lr) for share in federation.shares]
-    return {"answers": {"global": w, "personal": personal}}
+    return {"models": {"global": w, "personal": personal}}
 
 
 def fedrep(federation, options, rounds):
@@ -283,7 +283,7 @@ def fedrep(federation, options, rounds):
         body = mean_of([heads[k] for k in clients], sizes(federation, clients))
     personal = [{**body, **only(head, HEAD)} for head in heads]
     loss = torch.stack(losses) if options.epoch_per_round == 1 else None
-    return {"answers": {"personal": personal}, "state": {"server": only(body, body.keys() - HEAD)}, "loss": loss}
+    return {"models": {"personal": personal}, "state": {"server": only(body, body.keys() - HEAD)}, "loss": loss}
 
 
 def fedala(federation, options, rounds):
@@ -312,7 +312,7 @@ def fedala(federation, options, rounds):
     learnt = torch.cat([part.flatten() for W in weights.values() for part in W.values()])
     assert ((learnt > 0) & (learnt < 1)).any(), "weights are learnt"
     personal = [own.get(k, federation.initial()) for k in federation.clients]
-    return {"answers": {"global": w, "personal": personal}}
+    return {"models": {"global": w, "personal": personal}}
 
 
 def apfl(federation, options, rounds):
@@ -336,7 +336,7 @@ def apfl(federation, options, rounds):
     for k in federation.clients:
         v, alpha = mine.get(k, begin).values()
         personal.append({name: alpha * v[name] + (1 - alpha) * server[name] for name in server})
-    return {"answers": {"global": server, "personal": personal}, "state": {"mine": mine}}
+    return {"models": {"global": server, "personal": personal}, "state": {"mine": mine}}
 
 
 def fml(federation, options, rounds):
@@ -368,7 +368,7 @@ def fml(federation, options, rounds):
                 row, fresh = stepped(row, g_shared, fresh)
             rows.append(row)
         shared = mean_of(rows, sizes(federation, clients))
-    return {"answers": {"personal": own, "global": shared}}
+    return {"models": {"personal": own, "global": shared}}
 
 
 def fedproto(federation, options, rounds):
@@ -418,7 +418,7 @@ def fedproto(federation, options, rounds):
         else None
         for k in federation.clients
     ]
-    return {"answers": {"personal": weights}, "state": {"weights": weights, "known": as_rows, "sent": of_client}}
+    return {"models": {"personal": weights}, "state": {"weights": weights, "known": as_rows, "sent": of_client}}
 
 
 def fedmd(federation, options, rounds):
@@ -437,7 +437,7 @@ def fedmd(federation, options, rounds):
                 error_on(federation, federation.shares[k]),
             ):
                 weights[k] = moved(weights[k], slope(federation, weights[k], objective, k)[1], options.lr)
-    return {"answers": {"personal": weights}, "state": {"weights": weights}}
+    return {"models": {"personal": weights}, "state": {"weights": weights}}
 
 
 def feddf(federation, options, rounds):
@@ -467,7 +467,7 @@ def feddf(federation, options, rounds):
             prototypes[a] = {name: w.detach() for name, w in student.state_dict().items()}
             assert max((w - before[name]).abs().max() for name, w in prototypes[a].items()) > 1e-3, "and it has moved"
     rows = [prototypes[k % n_models] for k in federation.clients]
-    return {"answers": {"personal": rows} if n_models > 1 else {"global": prototypes[0]}, "state": {"server": prototypes}}
+    return {"models": {"personal": rows} if n_models > 1 else {"global": prototypes[0]}, "state": {"server": prototypes}}
 
 
 def plain_training(federation, row, indices, batches, options):
@@ -497,7 +497,7 @@ def independent(federation, options, rounds):
         assert all(len(i) > 1 for of_round in batches for i in of_round), "never one left over"
         row, loss = plain_training(federation, federation.initial(k), share, batches, options)
         rows, losses = [*rows, row], [*losses, loss]
-    return {"answers": {"personal": rows}, "state": {"weights": rows}, "loss": torch.tensor(losses, dtype=torch.float64)}
+    return {"models": {"personal": rows}, "state": {"weights": rows}, "loss": torch.tensor(losses, dtype=torch.float64)}
 
 
 def centralized(federation, options, rounds):
@@ -512,7 +512,7 @@ def centralized(federation, options, rounds):
         orders = [torch.from_numpy(order.permutation(len(pooled))) for _ in range(options.epoch_per_round)]
         batches.append([i for epoch in orders for i in epoch.split_with_sizes(lengths)])
     row, loss = plain_training(federation, federation.initial(), pooled, batches, options)
-    return {"answers": {"global": row}, "state": {"pooled": pooled}, "loss": torch.tensor([loss], dtype=torch.float64)}
+    return {"models": {"global": row}, "state": {"pooled": pooled}, "loss": torch.tensor([loss], dtype=torch.float64)}
 
 
 # --- losses ---

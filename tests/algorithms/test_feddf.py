@@ -60,7 +60,7 @@ def test_the_server_takes_at_least_so_many_steps_in_whole_passes(batch_size, ste
 
 def test_the_default_is_the_fewest_steps_of_the_authors_code_and_none_is_what_older_runs_did():
     flags = feddf.Options(algorithm="feddf")
-    assert (flags.distill_steps, flags_of(feddf.Options)["distill_steps"]["before"]) == (1000, 0)
+    assert (flags.distill_steps, flags_of(feddf.Options)["distill_steps"]["legacy_value"]) == (1000, 0)
 
 
 def test_the_steps_of_the_server_are_the_servers():

@@ -47,7 +47,7 @@ def test_adagrad_has_no_momentum_unless_it_is_given():
     for given in ({}, {"beta1": 0.9}):
         federation = tiny_federation(model="MLP")
         flags = options_for("fedopt", server_optimizer="adagrad", batch_size=WHOLE, **given)
-        expected = oracles.fedopt(federation, replace(flags, beta1=0.0), 3)["answers"]["global"]
+        expected = oracles.fedopt(federation, replace(flags, beta1=0.0), 3)["models"]["global"]
         found[flags.beta1] = away(weights_of(play(federation, flags, rounds=3)[1].models["global"]), expected)
     assert found[0.0] < 1e-10
     assert found[0.9] > 1e-3

@@ -152,7 +152,7 @@ def test_each_method_is_its_oracle(case):
     options, federation = options_for(case.name, **case.flags), case.build(**case.world)
     expected = getattr(oracles, case.name)(case.build(**case.world), options, case.rounds)
     state, done = play(federation, options, case.rounds)
-    for name, rows in expected["answers"].items():
+    for name, rows in expected["models"].items():
         for k in federation.clients:
             compare(weights_of(done.models[name], k), rows[k] if isinstance(rows, list) else rows, case.within)
     for key, tree in expected.get("state", {}).items():
@@ -254,7 +254,7 @@ class Limit:
     other: str
     setting: dict = field(default_factory=dict)  # flags of the other alone
     flags: dict = field(default_factory=dict)  # of both
-    answers: dict | None = None  # of ours, and which of theirs it is; None: all, of the same names
+    models: dict | None = None  # of ours, and which of theirs it is; None: all, of the same names
     equal: tuple = ()  # of "loss", "bytes", "trained", "names" (the answers are these alone), "keys" (of the states)
     state: tuple = ()  # entries of the states
     world: dict = field(default_factory=dict)  # of both federations
@@ -279,7 +279,7 @@ def no_variates(federation, options, x, y, K, correction):
 LONGER, SGD, HALF = {"epoch_per_round": 2}, {"momentum": 0.9}, {"momentum": 0.5}
 ADAM, LOCAL, DECAY = {"optimizer": "adam", "lr": 0.01}, {"bn": "local"}, {"weight_decay": 0.1}
 STEP = {**SGD, "lr_schedule": "step", "rounds": 4}
-GLOBAL, PERSONAL = ({"answers": {name: name}} for name in ("global", "personal"))
+GLOBAL, PERSONAL = ({"models": {name: name}} for name in ("global", "personal"))
 LOSS, BYTES, LOSS_AND_BYTES = ({"equal": parts} for parts in (("loss",), ("bytes",), ("loss", "bytes")))
 ALONE = {**PERSONAL, **LOSS, "state": ("weights", "memory")}
 PARTS = {"equal": ("loss", "bytes", "names", "keys"), "state": ("server", "frozen", "own")}
@@ -313,7 +313,7 @@ def limits_of_averages():
         even = {"model": model, "shares": [range(k, 60, 4) for k in range(4)], "participation": 0.5}
         held = {"patch": {"renewed": no_variates}, "world": even, "within": 1e-10}
         yield Limit("scaffold", f"no_variates-{model}", {}, "fedavg", {}, {**LONGER, **DECAY}, **GLOBAL, **LOSS, **held)
-        as_global = {"answers": {"personal": "global"}, "state": ("server",), **LOSS_AND_BYTES}
+        as_global = {"models": {"personal": "global"}, "state": ("server",), **LOSS_AND_BYTES}
         adam = {"optimizer": "adam", "momentum": 0.0, "weight_decay": 0.0}
         for label, flags in {"momentum": {**SGD, **DECAY}, "adam": adam}.items():
             flags, case = {**LONGER, **flags}, f"no_head_epochs-{model}-{label}"
@@ -345,7 +345,7 @@ def limits_of_parts():
         yield Limit("fedbabu", f"both_parts_full-{model}", full, "fedavg", {}, flags, **also, **sampled(model))
     for bn in ("average", "local"):
         for distill in ("none", "mutual"):
-            flags, also = {"bn": bn, "model": ("CNN4",)}, {"answers": {}, **LOSS, "state": PARTS["state"]}
+            flags, also = {"bn": bn, "model": ("CNN4",)}, {"models": {}, **LOSS, "state": PARTS["state"]}
             world = {"model": "CNN4"}
             yield Limit("mhmd", f"one_head-{bn}-{distill}", {"distill": distill}, "fedbabu", {}, flags, **also, world=world)
     for name, answer in (("fedbabu", GLOBAL), ("fedper", PERSONAL), ("lg_fedavg", PERSONAL)):
@@ -366,7 +366,7 @@ def limits_of_mixtures():
         yield Limit("apfl", f"mixture={mixture}", {"mixture": mixture}, "fedavg", **GLOBAL, state=("server",), **part)
     none, alone = ({"mixture": mixture, "fixed_mixture": True} for mixture in (0.0, 1.0))
     normalised = {"world": {"model": "CNN4"}, "without": "num_batches_tracked", "within": 1e-12}
-    as_global = {"answers": {"personal": "global"}}
+    as_global = {"models": {"personal": "global"}}
     yield Limit("apfl", "fixed_mixture=0-LeNet5", none, "fedavg", **as_global)
     yield Limit("apfl", "fixed_mixture=0-CNN4", none, "fedavg", **as_global, **normalised)
     yield Limit("apfl", "fixed_mixture=1-LeNet5", alone, "independent", **PERSONAL, common_start=True, within=1e-12)
