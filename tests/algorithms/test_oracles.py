@@ -263,7 +263,7 @@ class Limit:
     rounds: int = 3
     within: float = 0  # 0 is to the bit
     common_start: bool = False  # the clients of the other method begin with the same weights
-    trained: str = ""  # an answer of ours that is what the clients of the other method trained
+    local_weights: str = ""  # an answer of ours that is what the clients of the other method trained
     without: str = ""  # the end of the names of tensors that differ
     patch: dict = field(default_factory=dict)  # functions of the module of ours that are replaced
 
@@ -333,7 +333,7 @@ def limits_with_dropout():
             yield Limit("ditto", f"lambda=0-{case}", {"lam": 0.0}, "independent", {}, flags, **alone)
             yield Limit("ditto", f"lambda=0.7-{case}", {"lam": 0.7}, "fedavg", {}, flags, **GLOBAL, **BYTES, **bits)
         for flag, value in {"ala_lr": 0.0, "ala_layers": 0}.items():
-            flags, also = {**SGD, **DECAY, **LONGER}, {**GLOBAL, **LOSS_AND_BYTES, "trained": "personal"}
+            flags, also = {**SGD, **DECAY, **LONGER}, {**GLOBAL, **LOSS_AND_BYTES, "local_weights": "personal"}
             yield Limit("fedala", f"{flag}=0-{model}", {flag: value}, "fedavg", {}, flags, **also, **bits)
 
 
