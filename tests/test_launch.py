@@ -75,7 +75,7 @@ def killing(monkeypatch):
 
     def watched(self, timeout):
         for worker in self._busy:
-            folder = worker.one.folder
+            folder = worker.experiment.folder
             rows = status.rows_of(folder)
             if rows == before.setdefault((folder, worker.process.pid), rows) or victims.get(folder, 0) == 0:
                 continue
@@ -139,7 +139,7 @@ def test_a_run_takes_as_many_cores_as_it_has_threads(tmp_path):
     assert place.fitting(ready) == ready[:2]
     place._workers.append(processes._Worker(None, None, ready[1]))
     assert place.fitting(ready) == []
-    place._workers[1].one = None
+    place._workers[1].experiment = None
     assert place.fitting(ready) == ready[:2]
 
 

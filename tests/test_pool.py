@@ -200,7 +200,7 @@ def test_workers_that_end_in_the_middle_of_an_answer_hold_nobody_up(tmp_path):
 )
 def test_a_run_with_workers_leaves_the_same_files(line, tmp_path, monkeypatch):
     alone = experiment.run(prepared(tmp_path / "a", f"{line} {QUICK}"))
-    monkeypatch.setattr(Pool, "ready", property(lambda pool: pool.wait() or True))
+    monkeypatch.setattr(Pool, "is_ready", property(lambda pool: pool.wait() or True))
     monkeypatch.setattr(evaluation, "PART", EVALUATION_BATCH)  # of 360 test images: two parts
     crowd = experiment.run(replace(prepared(tmp_path / "b", f"{line} {QUICK}"), workers=2))
     assert crowd.folder.name == alone.folder.name
