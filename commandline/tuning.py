@@ -46,8 +46,8 @@ class Setting(NamedTuple):
 class RequestedRuns:
     """The prepared runs that a command requests, and what to print about them.
 
-    `how`: the launch options; `notes`: lines below the table; `chosen_among`: flags whose values were chosen
-    before, among the `settings` that were tried; `then`: runs that may follow these.
+    `notes`: lines below the table; `chosen_among`: flags whose values were chosen before, among the `settings` that were
+    tried; `then`: runs that may follow these.
     """
 
     runs: Sequence[Experiment]

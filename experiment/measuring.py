@@ -86,8 +86,7 @@ def play(
 
 def passed_over(experiment: Experiment, federation: Federation, r: int) -> bool:
     """Return whether all clients of round r fail."""
-    failed, active = _failing(experiment, federation.at(r))
-    return bool(failed) and not active
+    return _failure_probability(experiment) > 0 and not _failing(experiment, federation.at(r))[1]
 
 
 def _failing(experiment: Experiment, federation: Federation) -> tuple[frozenset[int], frozenset[int]]:
