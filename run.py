@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
             split.show(requested.runs)
             return 0
         if launch_options.plan:
-            return plan.tell_all(requested.runs, launch_options)
+            return plan.tell_all(requested.runs, launch_options, ending.program())
         if slurm.is_asked(requested.runs, launch_options):
             slurm.hand_over(requested.runs, requested.launch_options, argv, requested.then)
             return 0
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
             if launch_options.json and not isinstance(result, Failed):
                 print_escaped(json.dumps(result.summary(), allow_nan=False), flush=True)
         _print_report(requested, results, print_lines)
-        return tell_failed(result for _, result in results)
+        return tell_failed((result for _, result in results), ending.program())
 
 
 def _prepared(run: Options, launch_options: Launch, argv: Sequence[str]) -> Experiment:

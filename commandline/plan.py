@@ -18,7 +18,6 @@ from experiment import Experiment, Plan
 from experiment.planning import NO_COST
 from figures.groups import distinguishing
 from figures.units import duration, operations, shown, size
-from launch import ending
 from launch.scheduling import cores_of, side_by_side
 from options import Launch, plain
 from untrusted import escape, print_escaped
@@ -26,12 +25,14 @@ from untrusted import escape, print_escaped
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
 
 
-def tell_all(experiments: Sequence[Experiment], launch_options: Launch) -> int:
-    """Print the estimated cost of runs, and nothing else; return the exit status."""
+def tell_all(experiments: Sequence[Experiment], launch_options: Launch, program: str) -> int:
+    """Print the estimated cost of runs, and nothing else; return the exit status.
+
+    `program`: the name of this command in messages."""
     plans: list[Plan] = []
     for result in each(experiments, launch_options.quiet):
         if isinstance(result, DivergedError):
-            print_escaped(f"{ending.program()}: {escape(result)}", file=sys.stderr)
+            print_escaped(f"{program}: {escape(result)}", file=sys.stderr)
             continue
         plans.append(result)
         if launch_options.json:

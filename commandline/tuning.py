@@ -18,7 +18,7 @@ import algorithms
 from commandline.study import Study, read
 from errors import UserError
 from experiment import Experiment
-from launch import Failed, launch, nodes, slurm, tell_failed
+from launch import Failed, ending, launch, nodes, slurm, tell_failed
 from options import Launch, Options, Problem, plain_value
 from saves import Run
 from untrusted import escape, no_formula, print_escaped
@@ -92,7 +92,7 @@ def of_study(launch_options: Launch) -> RequestedRuns:
             f"tuning: {len(candidates)} runs on held-out data, in {tuning_options.export_dir}", file=out, flush=True
         )
         results = [result for _, result in launch(experiments, tuning_options)]
-        tell_failed(results)
+        tell_failed(results, ending.program())
         runs_by_method: dict[str, list] = {method: [] for method in tuning_runs}
         for (method, entry), result in zip(candidates, results, strict=True):
             runs_by_method[method].append((entry.options, None if isinstance(result, Failed) else result))

@@ -15,7 +15,7 @@ import saves
 from errors import UserError
 from experiment import Experiment
 from federation import ranks
-from launch import ending, loggers, loop, scheduling
+from launch import loggers, loop, scheduling
 from launch.display import display_of
 from launch.processes import Processes
 from launch.single import Failed
@@ -70,11 +70,13 @@ def launch(
         yield from ((experiment, results[experiment.folder]) for experiment in waiting if experiment.folder in results)
 
 
-def tell_failed(results: Iterable[saves.Run | Failed]) -> int:
-    """Print why runs failed; return the exit status: 1 where any run failed, else 0."""
+def tell_failed(results: Iterable[saves.Run | Failed], program: str) -> int:
+    """Print why runs failed; return the exit status: 1 where any run failed, else 0.
+
+    `program`: the name of this command in messages."""
     failed = [result for result in results if isinstance(result, Failed)]
     for failure in failed:
-        print_escaped(f"{ending.program()}: {escape(failure)}", file=sys.stderr)
+        print_escaped(f"{program}: {escape(failure)}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -92,7 +92,7 @@ class Here(AbstractContextManager):
 
     def begin(self, run_experiment: Experiment, force: bool) -> None:
         """Start a run; with `force` from the first round, whatever its folder holds."""
-        with single.ending(run_experiment) as ending:
+        with single.end_of(run_experiment) as ending:
             watch = partial(single.words_to, partial(self._display.show_message, run_experiment))
             loggers = (*self._loggers, self._display.logger)
             ending.end = experiment.run(run_experiment, force, watch, loggers)

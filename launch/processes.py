@@ -175,7 +175,7 @@ def _serve(pipe: Connection, folder: Path | None, plugin_files: Sequence[Path]) 
 def _execute_run(
     run_experiment: Experiment, data: Path, force: bool, loggers: Sequence[Logger], send: Callable[[str], None]
 ) -> End:
-    with single.ending(run_experiment) as ending:
+    with single.end_of(run_experiment) as ending:
         ending.end = experiment.run(replace(run_experiment, data=datasets.mapped(data)), force, send, loggers)
     return ending.end
 

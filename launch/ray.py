@@ -193,7 +193,7 @@ def _make_run(cwd: str, argv: Sequence[str], plugin_files: Sequence[str], pickle
     for path in plugin_files:
         plugins.load(path)
     run_experiment, launch_options, force, loggers = pickle.loads(pickled_run)
-    with single.ending(run_experiment) as ending:
+    with single.end_of(run_experiment) as ending:
         try:
             local_experiment = _as_it_is_here(run_experiment, launch_options)
         except UserError as error:

@@ -68,7 +68,7 @@ class Ending:
 
 
 @contextmanager
-def ending(experiment: Experiment) -> Iterator[Ending]:
+def end_of(experiment: Experiment) -> Iterator[Ending]:
     """Run one experiment inside this context; its saved run becomes `end`, and then its pictures are drawn.
 
     Any error becomes `end` too, and stops no other run; only a KeyboardInterrupt is raised. An `end` is small enough to send

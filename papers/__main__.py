@@ -11,14 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from commandline import plan, value_of
-from errors import DivergedError, UserError
+from errors import UserError
 from federation import allocator
-from launch import Failed, ending, launch, scheduling
+from launch import ending, launch, tell_failed
 from launch.display import log_to_stderr
 from options import Launch, flags_of
 from papers import PAPERS, page, results
 from papers.tables import Results, Table, failures, render, runs_in
 from untrusted import Parser
+
+PROGRAM = "papers"  # the name of this command in messages
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-@ending.with_status(lambda: "papers")
+@ending.with_status(lambda: PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
@@ -57,22 +59,22 @@ def _run_command(args: argparse.Namespace) -> int:
     launch_options = Launch(
         args.data_dir, args.export_dir, unverified_data=args.unverified_data, jobs=jobs, quiet=args.quiet
     )
-    tables, n_failed = _tables(args.names, args.rows), 0
+    tables, status = _tables(args.names, args.rows), 0
     if args.plan and tables:
         return _plan(tables, launch_options)
     if not (tables or args.record):
         _list()
     if tables and not args.show:
-        n_failed = _run(tables, launch_options)
+        status = _run(tables, launch_options)
     by_paper = _by_paper(tables)
     results_by_paper = {name: results.collect(paper_tables, launch_options) for name, paper_tables in by_paper.items()}
     for name, paper_tables in by_paper.items():
-        n_failed += _print(name, paper_tables, results_by_paper[name])
+        status |= _print(name, paper_tables, results_by_paper[name]) > 0
         if args.record:
             results.record(PAPERS[name], results_by_paper[name])
     if args.record:
         _record()
-    return 1 if n_failed else 0
+    return int(status)
 
 
 def _tables(names: Sequence[str], rows: str | None) -> list[tuple[str, Table]]:
@@ -117,16 +119,8 @@ def _list() -> None:
 
 def _plan(tables: Sequence[tuple[str, Table]], launch_options: Launch) -> int:
     experiments, waiting = results.missing([table for _, table in tables], launch_options)
-    plans, status = [], 0
-    for result in plan.each(experiments, launch_options.quiet):
-        if isinstance(result, DivergedError):
-            print(f"papers: {result}", file=sys.stderr)
-            status = 1
-        else:
-            plans.append(result)
-    if plans:
-        print(plan.report(plans, scheduling.cores_of(experiments, launch_options.jobs)))
-    elif not (status or waiting):
+    status = plan.tell_all(experiments, launch_options, PROGRAM)
+    if not (experiments or waiting):
         print("nothing is missing")
     if waiting:
         print(f"not planned, since they start from runs that are missing: {len(waiting)}")
@@ -134,16 +128,12 @@ def _plan(tables: Sequence[tuple[str, Table]], launch_options: Launch) -> int:
 
 
 def _run(tables: Sequence[tuple[str, Table]], launch_options: Launch) -> int:
-    """Run the missing runs, then the runs that start from them; return the number of failed runs."""
+    """Run the missing runs, then the runs that start from them; return 1 where a run failed, else 0."""
     while True:
         experiments, waiting = results.missing([table for _, table in tables], launch_options)
-        n_failed = 0
-        for _, result in launch(experiments, launch_options):
-            if isinstance(result, Failed):
-                print(f"papers: {result}", file=sys.stderr)
-                n_failed += 1
-        if n_failed or not waiting:
-            return n_failed
+        status = tell_failed((result for _, result in launch(experiments, launch_options)), PROGRAM)
+        if status or not waiting:
+            return status
 
 
 def _print(name: str, tables: Sequence[Table], paper_results: Results) -> int:

@@ -183,7 +183,7 @@ def from_plain(cls, values):
 
 def carried_out(one, force, loggers, watch):
     """How a run ends that is carried out here, as any place does it."""
-    with single.ending(one) as ending:
+    with single.end_of(one) as ending:
         ending.end = experiment.run(one, force, watch, loggers)
     return ending.end
 
