@@ -14,6 +14,8 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -29,8 +31,12 @@ SHARED = (
     "--augment flip --participation 0.8 --ft_epochs 1 --seed 3 --threads 1 --device cpu --quiet --json"
 )
 DATA = (
-    "--dataset digits --reduced 0.3",
+    "--dataset digits --reduced 0.3 --image_size 14",
     "--dataset MNIST --reduced 0.01 --image_size 14 --track_history 0 --lr_schedule cosine",
+)
+NEWER = (
+    *("fedprox", "scaffold", "fedopt", "fednova", "feddyn", "moon", "fedrep", "ditto", "pfedme", "perfedavg", "apfl"),
+    *("fedala", "fedproto", "fml", "epidemic"),
 )
 COMMANDS = (
     "cfkd",
@@ -59,6 +65,11 @@ COMMANDS = (
     "independent",
     "independent --optimizer amsgrad --clip_grad 1 --weight_decay 0.01",
     "centralized",
+    *(f"{name} --model MLP" for name in NEWER),
+    "feddf --model MLP --epoch_per_round 1 --distill_steps 20",
+    "fedmd --model MLP --pretrain_epochs 1",
+    "fednova --model LeNet5 --straggler 0.5 --compress fp16",
+    "scaffold --model MLP_dropout --client_failure 0.4",
 )
 
 
@@ -105,6 +116,18 @@ def differences(before: Read, after: Read) -> list[str]:
     return found
 
 
+def compare(case: str, data: str, checkouts: Sequence[tuple[Path, Path]], revision: str) -> tuple[str, bool]:
+    """Run a case in two checkouts, given as (checkout, folder of its runs), side by side; return a line and if it differs."""
+    with ThreadPoolExecutor(2) as pair:
+        before, after = pair.map(lambda place: played(place[0], case, data, place[1]), checkouts)
+    if isinstance(before, str):
+        return f"left out, refused by {revision}: {before}", False
+    if isinstance(after, str):
+        return f"DIFFERS: refused here: {after}", True
+    columns = differences(before, after)
+    return (f"DIFFERS: {', '.join(columns)}", True) if columns else ("the same bits", False)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("revision", help="what git calls it")
@@ -119,16 +142,10 @@ def main() -> int:
         try:
             for data in DATA:
                 for case in COMMANDS:
-                    before = played(checkout, case, data, kept / commit.stdout.strip())
-                    after = played(ROOT, case, data, kept / "here")
-                    if isinstance(before, str):
-                        told = f"left out, refused by {given.revision}: {before}"
-                    elif isinstance(after, str):
-                        told, wrong = f"DIFFERS: refused here: {after}", wrong + 1
-                    else:
-                        found = differences(before, after)
-                        told, wrong = (f"DIFFERS: {', '.join(found)}", wrong + 1) if found else ("the same bits", wrong)
-                    print(f"{case:<70} {data.split()[1]:<8} {told}", flush=True)
+                    places = [(checkout, kept / commit.stdout.strip()), (ROOT, kept / "here")]
+                    line, differs = compare(case, data, places, given.revision)
+                    wrong += differs
+                    print(f"{case:<70} {data.split()[1]:<8} {line}", flush=True)
         finally:
             subprocess.run([*git, "worktree", "remove", "--force", str(checkout)], check=True)
     print(f"torch {torch.__version__}: {wrong} of {len(COMMANDS) * len(DATA)} commands differ")

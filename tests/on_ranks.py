@@ -1,9 +1,9 @@
 """Every algorithm alone and on several ranks, which `tests/test_ranks.py` starts:
 
-torchrun --nproc_per_node 2 tests/on_ranks.py ALONE FILE
+torchrun --nproc_per_node 2 tests/on_ranks.py ALONE FILE [CASE ...]
 
 ALONE has what `played` made of each case without ranks. Each rank writes what is not the same to FILE and its number, as
-JSON: {case: what differs}.
+JSON: {case: what differs}; without a CASE, of all.
 """
 
 import json
@@ -42,7 +42,7 @@ def differing(alone: dict, shared: dict) -> list[str]:
 if __name__ == "__main__":
     expected = pickle.loads(Path(sys.argv[1]).read_bytes())
     with ranks.joined():
-        found = {case: differing(expected[case], played(case, ranks.Ranks())) for case in MODULES}
+        found = {case: differing(expected[case], played(case, ranks.Ranks())) for case in sys.argv[3:] or MODULES}
         Path(f"{sys.argv[2]}{ranks.rank()}").write_text(json.dumps(found))
         if ranks.rank() > 0:
             ranks.follow(print)  # until the leader is there, too
