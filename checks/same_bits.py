@@ -117,7 +117,7 @@ def differences(before: Read, after: Read) -> list[str]:
 
 
 def compare(case: str, data: str, checkouts: Sequence[tuple[Path, Path]], revision: str) -> tuple[str, bool]:
-    """Run a case in two checkouts, given as (checkout, folder of its runs), side by side; return a line and if it differs."""
+    """Run a case in two checkouts, each with a folder for its runs, side by side; return a line, and whether they differ."""
     with ThreadPoolExecutor(2) as pair:
         before, after = pair.map(lambda place: played(place[0], case, data, place[1]), checkouts)
     if isinstance(before, str):
