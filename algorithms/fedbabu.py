@@ -56,8 +56,8 @@ def check(options, data, n_train):
     """Return "". Raise UserError if no part is both trained and averaged."""
     if {options.local_upt_part, options.aggr_part} == {"body", "head"}:
         raise UserError(
-            f"--aggr_part {options.aggr_part}: nothing of it is trained with --local_upt_part {options.local_upt_part}; "
-            f"must be full or {options.local_upt_part}"
+            f"--aggr_part {options.aggr_part}: clients do not train this part with --local_upt_part "
+            f"{options.local_upt_part}; must be full or {options.local_upt_part}"
         )
     return ""
 

@@ -52,8 +52,8 @@ def check(options, data, n_train):
     """Return "". Raise UserError if pretraining needs labels that the public images do not have."""
     if options.pretrain_epochs and data.n_public and data.y[data.public].min() < 0:
         raise UserError(
-            f"--public_dataset {options.public_dataset}: has other classes than {data.name}, and so no labels to learn from "
-            "before round 1; add --pretrain_epochs 0"
+            f"--public_dataset {options.public_dataset}: its classes differ from those of {data.name}, so clients cannot "
+            "pretrain on its labels; add --pretrain_epochs 0"
         )
     return ""
 

@@ -80,7 +80,7 @@ def test_a_result_file_that_is_no_workbook_is_left_as_it_is_and_the_run_is_kept(
         finished = run("dpsgd", tmp_path, n_clients=3)
     assert finished.done
     assert (tmp_path / "result.xlsx").read_text() == "mine"
-    assert "result.xlsx: is not to be read as a workbook" in caplog.text
+    assert "result.xlsx: cannot be read as a workbook" in caplog.text
 
 
 def test_pictures_of_the_graph_and_the_intensities_are_drawn_and_cleared_with_the_run(exchanged):

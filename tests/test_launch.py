@@ -104,7 +104,7 @@ def test_a_run_whose_worker_is_killed_twice_has_failed_and_the_others_go_on(kill
     ready = of(0, 1, 2, export=tmp_path, rounds=30)
     killing[ready[0].folder] = 2
     failed, *finished = results(ready, jobs=2)
-    assert failed.reason == "fedavg --seed 0: its process ended by SIGKILL, as where memory is short, 2 times"
+    assert failed.reason == "fedavg --seed 0: its process exited by SIGKILL, perhaps for lack of memory, 2 times"
     assert failed.log == ready[0].folder / "run.log"
     assert [run.done for run in finished] == [True, True]
 
@@ -271,7 +271,7 @@ def test_a_signal_saves_the_last_finished_round_of_every_run(name, code, jobs, t
     process.send_signal(getattr(signal, name))
     _, err = process.communicate()
     assert process.returncode == code
-    assert err.splitlines()[-1] == "stopped; the same command goes on from the last finished round"
+    assert err.splitlines()[-1] == "stopped; rerun the same command to resume after the last finished round"
     assert "Traceback" not in err
     assert_saved(folders)
 
@@ -433,7 +433,7 @@ def test_tensorboard_that_is_not_there_is_one_line(tmp_path, capsys, monkeypatch
     said = capsys.readouterr()
     assert (said.out, said.err) == (
         "",
-        "run.py: --log tensorboard: it is not installed; python -m pip install tensorboard\n",
+        "run.py: --log tensorboard: TensorBoard is not installed; run python -m pip install tensorboard\n",
     )
     with pytest.raises(UserError, match="pip install"):
         loggers.chosen("tensorboard")
@@ -585,7 +585,7 @@ def test_a_damaged_run_is_told_among_the_others(tmp_path):
     (stopped.folder / "config.json").write_text("{")
     told = status.table(tmp_path)
     assert "2 runs: 1 damaged, 1 done" in told
-    assert f"{stopped.folder / 'config.json'}: is damaged: is not to be read as JSON" in told
+    assert f"{stopped.folder / 'config.json'}: is damaged: cannot be read as JSON" in told
 
 
 def test_status_of_a_folder_that_is_not_there_is_one_line(tmp_path, capsys):

@@ -95,7 +95,7 @@ def test_a_second_call_returns_the_finished_runs_and_says_so(tmp_path, capsys):
     stamp = done.stat().st_mtime_ns
     main(f"fedavg {QUICK}", tmp_path)
     after = capsys.readouterr().out
-    assert f"already finished, read from {done.parent}" in after
+    assert f"already finished, reading {done.parent}" in after
     assert "training examples by client" not in after
     assert before[before.index("accuracy %") :] == after[after.index("accuracy %") :]
     assert done.stat().st_mtime_ns == stamp
@@ -113,7 +113,7 @@ def test_changed_code_is_said_and_run_anew(tmp_path, capsys, monkeypatch):
 def test_the_gain_is_over_the_independent_run_on_the_same_split(tmp_path, capsys):
     main(f"cfkd {QUICK} --alpha 0.5", tmp_path)
     out = capsys.readouterr().out
-    (hint,) = [line for line in out.splitlines() if line.startswith("no independent learning on this split yet")]
+    (hint,) = [line for line in out.splitlines() if line.startswith("gain over learning alone not shown")]
     words = hint.split("python run.py ")[1]
     assert command.main(shlex.split(words)) == 0  # the line is a command that works
     capsys.readouterr()
@@ -135,7 +135,7 @@ def test_quiet_prints_the_table_only_and_no_terminal_means_no_bar(tmp_path, caps
 
 def test_shared_defaults_hold_for_all_and_the_output_says_so(tmp_path, capsys):
     main(f"fedavg independent {QUICK}", tmp_path)
-    assert "fedavg took the shared defaults --epoch_per_round 1 --batch_size 32" in capsys.readouterr().out
+    assert "fedavg uses the shared defaults --epoch_per_round 1 --batch_size 32" in capsys.readouterr().out
     assert {run.options["optimizer"] for run in saves.find(tmp_path)} == {"adam"}
 
 
@@ -206,7 +206,7 @@ def test_a_saved_configuration_gives_the_identical_run(tmp_path, capsys):
     capsys.readouterr()
     config = shlex.quote(str(run.folder / "config.json"))
     assert main(f"--config_file {config}", tmp_path) == 0
-    assert f"already finished, read from {run.folder}" in capsys.readouterr().out
+    assert f"already finished, reading {run.folder}" in capsys.readouterr().out
     assert main(f"--config_file {config}", tmp_path / "other") == 0
     (again,) = saves.find(tmp_path / "other")
     assert again.folder.name == run.folder.name
@@ -284,7 +284,7 @@ def test_runs_that_may_not_be_read_are_listed_and_end_no_grid(open_folder, capsy
         _, out, _ = of_words(table.main, folder, "--columns", "n", "accuracy")
         for path in (whole, history, done):
             run = path if path == whole else path.parent
-            assert f"{run.name} is passed over: {path}: may not be read or written" in out
+            assert f"{run.name} skipped: {path}: cannot be read or written" in out
         assert counts(out) == {"fedavg": "1", "cfkd": "1", "fd": "1"}
         _, out, err = of_words(table.main, folder, "--csv")
         assert ("passed over" in out, err.count("passed over")) == (False, 3)
@@ -299,7 +299,7 @@ def test_runs_that_may_not_be_read_are_listed_and_end_no_grid(open_folder, capsy
         assert "over seeds" not in out, "one run of each is left"
         longer = words.replace("--rounds 2", "--rounds 3")
         _, _, err = of_words(lambda argv: main(longer, open_folder))
-        assert err.count("its first 2 rounds are those of") == 3, "of those that may be read"
+        assert err.count("takes its first 2 rounds from") == 3, "of those that may be read"
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_warning_and_the_run_is_made(tmp_path, capsys, monkeypatch):
@@ -309,7 +309,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning_and_the_run_is_made(tmp_pat
     monkeypatch.setattr(split, "draw_one", broken)
     assert main(f"fedavg {QUICK} --quiet", tmp_path) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("is finished and saved; a picture of it cannot be drawn: ValueError: no canvas")
+    assert line.endswith("finished and saved, but a picture cannot be drawn: ValueError: no canvas")
     (run,) = saves.find(tmp_path)
     assert not (run.folder / "split.png").exists()
 

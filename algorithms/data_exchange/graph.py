@@ -82,25 +82,25 @@ def from_file(n: int, options) -> Edges:
     """Read an edge list: two clients per line, separated by blanks; # starts a comment."""
     prefix = f"--topology_file {options.topology_file}:"
     if options.topology_file is None:
-        raise UserError("--topology file: --topology_file is missing")
+        raise UserError("--topology file: the edge list is missing; add --topology_file PATH")
     try:
         lines = untrusted.text(options.topology_file).splitlines()
     except untrusted.RefusedError as error:
-        raise UserError(f"{prefix} {error.reason}; must be an edge list, two clients a line") from None
+        raise UserError(f"{prefix} {error.reason}; must be an edge list with two clients per line") from None
     edges = []
     for line_number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()
         if not words:
             continue
         if len(words) != 2 or not all(word.isascii() and word.isdecimal() for word in words):
-            raise UserError(f"{prefix} line {line_number} must be two clients, as whole numbers with a blank between them")
+            raise UserError(f"{prefix} line {line_number} must be two whole numbers (clients) separated by a blank")
         i, j = map(int, words)
         if max(i, j) >= n:
             raise UserError(
-                f"{prefix} line {line_number} names client {max(i, j)}; with --n_clients {n} they are 0 to {n - 1}"
+                f"{prefix} line {line_number} names client {max(i, j)}; must be 0 to {n - 1} with --n_clients {n}"
             )
         if i == j:
-            raise UserError(f"{prefix} line {line_number} is an edge from client {i} to itself")
+            raise UserError(f"{prefix} line {line_number} is an edge from client {i} to itself; remove the line")
         edges.append((i, j))
     return edges
 
@@ -162,14 +162,14 @@ def check(options, data: Data, n_train: int) -> str:
     summary = f"{options.topology} of {len(graph)} clients with {graph.number_of_edges()} edges"
     if len(parts) > 1 and not options.allow_disconnected:
         raise UserError(
-            f"--topology {options.topology}: the graph has {len(parts)} parts which never hear of one another (client "
-            f"{parts[1][0]} is not reached from client 0); connect them, or add --allow_disconnected"
+            f"--topology {options.topology}: the graph has {len(parts)} separate components (no path from client 0 to "
+            f"client {parts[1][0]}); connect them, or add --allow_disconnected"
         )
     messages = [f"{options.algorithm}: {summary}"]
     if decentralised(options):
         for part in parts:
             gap = spectral_gap(MIXINGS[options.mixing](between(part, graph.edges)))
-            component_text = "" if len(parts) == 1 else f" of the part with client {part[0]} ({len(part)} clients)"
+            component_text = "" if len(parts) == 1 else f" of the component with client {part[0]} ({len(part)} clients)"
             messages.append(f"{options.mixing} mixing, spectral gap{component_text} {gap:.3g}")
     return "; ".join(messages)
 
