@@ -20,7 +20,7 @@ def names(text: str) -> tuple[str, ...]:
 def _condition(text: str) -> tuple[str, list[str]]:
     name, equals, values = text.partition("=")
     if not equals or not values:
-        raise argparse.ArgumentTypeError(f"{text} is no OPTION=VALUE[,VALUE], such as alpha=0.1,1")
+        raise argparse.ArgumentTypeError(f"{text} must be OPTION=VALUE[,VALUE], such as alpha=0.1,1")
     return name.removeprefix("--"), values.split(",")
 
 

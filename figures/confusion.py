@@ -33,10 +33,10 @@ def counts(run: Run, own: bool = False, client: int | None = None) -> np.ndarray
     client's. Raises UserError for a run without confusion matrices and for an unknown client."""
     saved = run.arrays("confusion")
     if saved is None:
-        raise UserError(f"{run.folder}: has no confusion.npz, which every run writes")
+        raise UserError(f"{run.folder}: confusion.npz, which every run writes, is missing")
     n_clients = len(saved["own_offsets"]) - 1
     if client is not None and not 0 <= client < n_clients:
-        raise UserError(f"--client {client}: the clients of {run.folder} are 0 to {n_clients - 1}")
+        raise UserError(f"--client {client}: must be 0 to {n_clients - 1} for {run.folder}")
     if own:
         n = len(saved["classes"])
         pairs = Shares(n * saved["own_true"] + saved["own_predicted"], saved["own_offsets"])

@@ -110,11 +110,11 @@ def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
         if flat(group, quantity):
             marks.append(level(group, metric, x, style, label))
         elif curve is None:
-            lacking[label] = f"the history of {group.runs[0].folder}, or of another seed of it, does not count them"
+            lacking[label] = f"the history of {group.runs[0].folder}, or of another seed, does not count this quantity"
         elif not len(curve.x):
             lacking[label] = (
-                f"the runs of {group.algorithm} have no point in common, the evaluated rounds of one seed end before those "
-                "of another begin; --against rounds"
+                f"the seeds of {group.algorithm} have no common range (one seed ends before another begins); use --against "
+                "rounds"
             )
         else:
             mark = Line if len(curve.x) > 1 else Points  # a line with a single point is invisible

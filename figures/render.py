@@ -78,7 +78,7 @@ def _plain(table: Table) -> str:
             columns, left_out, short = table.columns, [], False
     lines = ["\n\n".join(_block(table, block, names, short) for block in _blocks(table, columns, names, short))]
     if left_out:
-        lines.append(f"not shown for want of room: {', '.join(column.name for column in reversed(left_out))}")
+        lines.append(f"left out for lack of width: {', '.join(column.name for column in reversed(left_out))}")
     lines += [f"{cut}: {escape(name)}" for cut, name in zip(names, table.names, strict=True) if cut != name]
     return "\n".join(lines)
 

@@ -49,9 +49,13 @@ def _distributions(table: np.ndarray, classes: Sequence[str], title: str) -> Pan
     n_bins = int(sizes.max()).bit_length() + 1
     parts = [np.bincount(np.frexp(counts)[1], minlength=n_bins) / len(table) for counts in (*table.T, sizes)]
     bins = ["0", "1", *(f"{2**i:,} to {2 ** (i + 1) - 1:,}" for i in range(1, n_bins - 1))]
-    summary = [f"{len(table):,} clients", f"classes a client: {_range(classes_held)}", f"examples a client: {_range(sizes)}"]
+    summary = [
+        f"{len(table):,} clients",
+        f"classes per client: {_range(classes_held)}",
+        f"examples per client: {_range(sizes)}",
+    ]
     x = Axis("class", ticks=dict(enumerate([*classes, "all"])))
-    y = Axis("examples of a client", ticks=dict(enumerate(bins[::-1])))
+    y = Axis("examples per client", ticks=dict(enumerate(bins[::-1])))
     heat = Heat(100 * np.stack(parts, axis=1)[::-1], 100, "% of the clients")
     return Panel([heat], x, y, "\n".join(filter(None, [title, "; ".join(summary)])), rows=max(n_bins, 8))
 
@@ -106,14 +110,17 @@ def text(experiment: Experiment) -> str:
     for k, name in enumerate(names):
         lines.append(f"{name:<{first}}" + "".join(f"{column[k]:>{width}}" for _, column in columns))
     if n_clients > CLIENTS_SHOWN:
-        lines.append(f"   ... {n_clients - CLIENTS_SHOWN} more clients, all of them in split.npz")
+        lines.append(f"   ... and {n_clients - CLIENTS_SHOWN} more clients (split.npz has all clients)")
     if experiment.data.clients and not experiment.split.names:
         lines.append(
-            f"the data come by {len(experiment.data.clients)} clients and are dealt anew; --clients keeps them as they come"
+            f"the data have {len(experiment.data.clients)} clients, but this split is new; use --clients to keep the "
+            "clients of the data"
         )
     if not partition.has_common_test(experiment.data):
         n = len(partition.global_test(experiment.data, experiment.split))
-        lines.append(f"no test set is common to all clients: the global one is the union of their own, {n:,} examples")
+        lines.append(
+            f"the data have no common test set: the global test set is the union of the clients' test sets ({n:,} examples)"
+        )
     return "\n".join(lines)
 
 
@@ -134,7 +141,7 @@ def show(experiments: Sequence[Experiment]) -> None:
         print_escaped(text(run_experiment))
         split_file = experiment.save_split(run_experiment)
         draw_one(partition.arrays(run_experiment.data, run_experiment.split), split_file.with_suffix(".png"))
-        print_escaped(f"drawn in {split_file.with_suffix('.png')}, saved beside it for --partition_file")
+        print_escaped(f"wrote {split_file.with_suffix('.png')}, and {split_file.name} for --partition_file")
 
 
 def _figure(shown: Sequence[Panel], path: Path | None):

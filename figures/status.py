@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("export_dir", nargs="?", type=Path, default=Path("saves"), help="folder of runs (default: saves)")
     export_dir = parser.parse_args(argv).export_dir
     if not is_there(export_dir) or not export_dir.is_dir():
-        parser.error(f"{export_dir}: no such folder; must be one that holds runs")
+        parser.error(f"{export_dir}: no such folder; must be a folder of runs")
     try:
         print_escaped(table(export_dir))
     except UserError as error:  # the folder itself may be unreadable

@@ -34,7 +34,7 @@ def fraction(text: str) -> float:
     """Parse a flag's accuracy, in (0, 1]. Raises argparse.ArgumentTypeError."""
     value = float(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no fraction of 1, such as 0.9")
+        raise argparse.ArgumentTypeError(f"{text} must be above 0 and at most 1, such as 0.9")
     return value
 
 
@@ -45,13 +45,13 @@ def _budget(text: str) -> float | str:
     match = re.fullmatch(r"([\d.]+) *([kMGT]?)B?", text)
     value = float(match[1]) * 1000 ** " kMGT".index(match[2] or " ") if match and match[1].count(".") < 2 else 0.0
     if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is neither bytes nor a budget, such as 20MB")
+        raise argparse.ArgumentTypeError(f"{text} must be bytes or a number of bytes, such as 20MB")
     return value
 
 
 def _workbook(text: str) -> Path:
     if not text.endswith(".xlsx"):
-        raise argparse.ArgumentTypeError(f"{text} does not end in .xlsx")
+        raise argparse.ArgumentTypeError(f"{text} must end in .xlsx")
     return Path(text)
 
 

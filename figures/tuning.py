@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         groups = ordered(command.chosen(args))
         not_tuned = [group.algorithm for group in groups if not group.tuned]
         if not_tuned:
-            parser.error(f"{not_tuned[0]}: nothing was fine-tuned in a run of it; give runs with --ft_epochs")
+            parser.error(f"{not_tuned[0]}: a run has no fine-tuning; use runs with --ft_epochs")
         print_escaped(report(groups))
         if args.output:
             draw(groups, args.output)

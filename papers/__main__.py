@@ -84,7 +84,7 @@ def _tables(names: Sequence[str], rows: str | None) -> list[tuple[str, Table]]:
             raise UserError(f"{paper}: must be one of {', '.join(PAPERS)}")
         tables = PAPERS[paper].TABLES
         if table_name and table_name not in [table.name for table in tables]:
-            raise UserError(f"{name}: the tables of {paper} are {', '.join(table.name for table in tables)}")
+            raise UserError(f"{name}: must be a table of {paper}: {', '.join(table.name for table in tables)}")
         selected += [(paper, table) for table in tables if table.name == table_name or not (table_name or table.heavy)]
     if rows and selected:
         rows_by_table = {
@@ -92,7 +92,7 @@ def _tables(names: Sequence[str], rows: str | None) -> list[tuple[str, Table]]:
         }
         if not any(rows_by_table.values()):
             raise UserError(
-                f"--rows {rows}: no row of these tables; {'; '.join(name for _, t in selected for name in t.rows)}"
+                f"--rows {rows}: matches no row; the rows are {'; '.join(name for _, t in selected for name in t.rows)}"
             )
         selected = [
             (paper, replace(table, rows=rows_by_table[table.name])) for paper, table in selected if rows_by_table[table.name]
@@ -127,9 +127,9 @@ def _plan(tables: Sequence[tuple[str, Table]], launch_options: Launch) -> int:
     if plans:
         print(plan.report(plans, scheduling.cores_of(experiments, launch_options.jobs)))
     elif not (status or waiting):
-        print("nothing is missing")
+        print("no run is missing")
     if waiting:
-        print(f"not planned, since they start from runs that are missing: {len(waiting)}")
+        print(f"{len(waiting)} runs are not planned, because they start from the models of missing runs")
     return status
 
 
@@ -155,15 +155,15 @@ def _print(name: str, tables: Sequence[Table], paper_results: Results) -> int:
         for key in missing[:3]:
             print(f"missing: python run.py {key}")
         if len(missing) > 3:
-            print(f"and {len(missing) - 3} runs more; python -m papers {name}/{table.name} makes them")
+            print(f"and {len(missing) - 3} more runs; run them with: python -m papers {name}/{table.name}")
         other_sources = dict.fromkeys(row["other"] for row in paper_results.rows.values() if row["other"])
         if other_sources:
-            print(f"* made by {'; '.join(other_sources)}, and not by what is at hand now")
+            print(f"* results of other code, libraries or CPU: {'; '.join(other_sources)}")
         problems += failures(table, paper_results)
     paper = PAPERS[name]
     if hasattr(paper, "check") and len(tables) == len(paper.TABLES):
         problems += paper.check(paper_results)
-    print(*(f"does not hold: {line}" for line in problems), sep="\n", end="\n" if problems else "")
+    print(*(f"check failed: {line}" for line in problems), sep="\n", end="\n" if problems else "")
     return len(problems)
 
 

@@ -9,8 +9,8 @@ from papers.results import CARRIED, read
 from papers.tables import Results, Table, render, runs_in
 
 EARLIER = (
-    "In brackets: as printed at revision 564cfaf (torch 2.13.0+cpu, x86_64 AVX512), from runs of the same commands that are "
-    "no longer at hand."
+    "In brackets: as printed at revision 564cfaf (torch 2.13.0+cpu, x86_64 AVX512), from runs of the same commands that no "
+    "longer exist."
 )
 PATH = Path(__file__).resolve().parent.parent / "RESULTS.md"
 
@@ -37,7 +37,7 @@ def block(name: str, paper: ModuleType) -> str:
     for table in paper.TABLES:
         command = f"`python -m papers {name}/{table.name}`"
         if table not in recorded:
-            parts.append(f"**{table.title}.** {table.source} Not recorded here; {command} makes it.")
+            parts.append(f"**{table.title}.** {table.source} Not recorded here; run {command}.")
             continue
         parts += [f"**{table.title}.** {table.source} {command}", render(table, results), carried(table, results)]
     return "\n\n".join(parts)

@@ -31,9 +31,9 @@ from saves import Run
 from untrusted import escape
 
 TABLES = {  # {title of a table: its groups of columns}; each table fits a screen
-    "What was reached": ("runs", "accuracy", "gain", "difference"),
-    "What the target cost": ("target",),
-    "What it took": ("sent", "cost"),
+    "Accuracy": ("runs", "accuracy", "gain", "difference"),
+    "Cost of the target": ("target",),
+    "Cost": ("sent", "cost"),
 }
 
 

@@ -21,7 +21,7 @@ def rows(names: tuple[str, ...], shared: str) -> dict[str, dict[str, Cell]]:
 
 FIVE = Table(
     "five_seeds",
-    "The comparison of `make run` over five seeds, each with a split of its own",
+    "The comparison of `make run` over five seeds, each with its own split",
     "Embedded digits, 5 clients, lda 0.5.",
     rows(
         ("cfkd", "fd", "fedavg", "independent", "centralized"),

@@ -180,7 +180,7 @@ def words(results: Results) -> str:
         MHMD and FedBABU are ahead of FedAvg, LG-FedAvg, FedRep and Per-FedAvg. What does not: MHMD is not ahead of FedBABU;
         FedPer and Ditto are far better here. One reason is the rate of 0.1 with momentum 0.9 for all, as published: with two
         clients a round FedAvg's one head hardly learns (as sent {sent:.0f} %, chance is 10), and LG-FedAvg begins with
-        its model. Three seeds, each with its own split: methods a few points apart are not told apart.""",
+        its model. Three seeds, each with its own split: methods a few points apart are not significantly different.""",
     )
 
 

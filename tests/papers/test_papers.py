@@ -270,8 +270,8 @@ def test_results_md_is_made_again_from_what_is_recorded_without_any_run(paper, t
     ("words", "told"),
     [
         (["nothing"], "nothing: must be one of tiny"),
-        (["tiny/other"], "tiny/other: the tables of tiny are tiny"),
-        (["tiny", "--rows", "xyz"], "--rows xyz: no row of these tables; a"),
+        (["tiny/other"], "tiny/other: must be a table of tiny: tiny"),
+        (["tiny", "--rows", "xyz"], "--rows xyz: matches no row; the rows are a"),
         (["tiny", "--jobs", "0"], "--jobs 0: must be a whole number at least 1 and at most 1024 or auto"),
         (["tiny", "--data_dir", "/nowhere"], ""),
     ],
