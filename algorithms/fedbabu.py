@@ -48,8 +48,10 @@ class Training(options.Averaging):
 
 @dataclass(frozen=True)
 class Options(Training):
-    local_upt_part: str = flag("body", Choice(PARTS), "which part clients train; full with --aggr_part full is FedAvg")
-    aggr_part: str = flag("body", Choice(PARTS), "which part is averaged, of what is trained")
+    local_upt_part: str = flag(
+        "body", Choice(PARTS), "part of the model that clients train; full with --aggr_part full is FedAvg"
+    )
+    aggr_part: str = flag("body", Choice(PARTS), "part of the model that the server averages, within the trained part")
 
 
 def check(options, data, n_train):

@@ -45,11 +45,11 @@ class Options(fedavg.Options):
     variate: int = flag(
         2,
         Number(int, least=1, most=2),
-        "a client's new variate: 1 is its gradient at the server's model, over all its examples once more; 2 is the mean of "
-        "the gradients of its local steps",
+        "update of the client's control variate: 1 is the gradient of the global model over all its examples (an extra "
+        "pass), 2 is the mean gradient of its local steps",
     )
     server_lr: float = flag(
-        1.0, Number(float, above=0), "the server's learning rate; 1 takes the mean of the models", rate=True
+        1.0, Number(float, above=0), "learning rate of the server; 1 is the mean of the models", rate=True
     )
 
 

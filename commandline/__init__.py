@@ -23,10 +23,10 @@ from untrusted import Parser
 
 RUNS = 10_000  # limit for one command, or one method of a study
 ROLES = {  # titles of the flags that every algorithm has, by role; several values of a flag are several runs
-    "problem": "data and split (several values are several problems; none is chosen for its accuracy)",
-    "setting": "training and evaluation (of several values the best on --validation may be chosen)",
+    "problem": "data, split, clients, model (several values are several problems)",
+    "setting": "training (of several values, validation accuracy may select the best)",
     "seed": "seeds (tables show means over seeds)",
-    "execution": "execution",
+    "execution": "evaluation and computation",
 }
 
 # launch flags that a printed command includes, since they say where files are; all others concern a single call
@@ -336,7 +336,7 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
     groups = {title: {f: flag for f, flag in shared_flags.items() if role_of(f) == role} for role, title in ROLES.items()}
     for name in names:
         groups[f"settings of {name}"] = flags_of(algorithms[name])
-    groups["launch: files, output, parallel runs (these change no result)"] = flags_of(Launch)
+    groups["execution: files, output, parallel runs (these do not change results)"] = flags_of(Launch)
     declared: dict[str, dict] = {}
     for title, flags in groups.items():
         group = parser.add_argument_group(title)
@@ -344,12 +344,12 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
             if name not in declared:
                 declared[name] = flag
                 _add_flag(group, name, flag)
-    group = parser.add_argument_group("flags that stand for others (one given beside them has the last word)")
+    group = parser.add_argument_group("shorthands for several flags (an explicit flag takes precedence)")
     for name, flag in flags_of(Shorthand).items():
         _add_flag(group, name, flag)
     for name, other in TRANSLATIONS.items():
         arguments = {"nargs": "+", "metavar": "N"} if other.takes else {"action": "store_true"}
-        group.add_argument(f"--{name}", help=f"another system's --{other.says}: {other.help}", **arguments)
+        group.add_argument(f"--{name}", help=f"alias of other systems for --{other.says}: {other.help}", **arguments)
     return parser, declared
 
 

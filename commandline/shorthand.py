@@ -41,11 +41,11 @@ class Shorthand:
     """Flags that expand to other flags before a run is created, and that are no part of a run."""
 
     preset: str | None = flag(
-        None, Choice(tuple(PRESETS)), "the CFKD code's word for an algorithm and its flags, where no algorithm is named"
+        None,
+        Choice(tuple(PRESETS)),
+        "name of a baseline in the CFKD code, for its algorithm and flags; requires a command without an algorithm",
     )
-    config_file: Path | None = flag(
-        None, Path, "config.json of a saved run: the very same run again; or any JSON object of flags"
-    )
+    config_file: Path | None = flag(None, Path, "JSON file with flags: config.json of a saved run repeats that run")
 
 
 def preset(name: str, algorithm_names: Sequence[str]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ MEANT = {
 }
 
 TRANSLATIONS = {
-    "num_select_clients": Translation("participation", "a number of clients", Number(int, least=1), _fraction),
-    "gpu": Translation("device", "a number, -1 is the CPU", Number(int, least=-1), _device, _no_cuda),
+    "num_select_clients": Translation("participation", "number of clients", Number(int, least=1), _fraction),
+    "gpu": Translation("device", "device number; -1 is the CPU", Number(int, least=-1), _device, _no_cuda),
     "iid": Translation("partition", "iid", None, lambda _, n_clients: "iid"),
 }

@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # runs without a graph need not wait for the import
 
 Edges = Iterable[tuple[int, int]]
 MIXING = (
-    "uniform is the mean over a client and its neighbours; only by metropolis do all models converge to the plain average; "
-    "reference is the authors' code"
+    "mixing weights: uniform is the mean over a client and its neighbours, metropolis converges to the plain average of all "
+    "models, reference is the authors' code"
 )
 
 
@@ -120,17 +120,20 @@ TOPOLOGIES: dict[str, Callable[[int, object], Edges]] = {
 class Options(options.Options):
     """Flags of the algorithms with clients on a graph."""
 
-    topology: str = flag("tree", Choice(tuple(TOPOLOGIES)), "who is whose neighbour; file is an edge list")
+    topology: str = flag("tree", Choice(tuple(TOPOLOGIES)), "communication graph of the clients; file reads an edge list")
     edge_probability: float = flag(
         0.2,
         Number(float, least=0, most=1),
-        "of each edge beside those of a random tree; 0 is the tree, 1 all edges",
+        "probability of each edge outside a random spanning tree; 0 is the tree, 1 is the complete graph",
         Requires("--topology random", lambda o: o.topology == "random"),
     )
     topology_file: Path | None = flag(
-        None, Path, "edge list: two clients a line, from 0", Requires("--topology file", lambda o: o.topology == "file")
+        None,
+        Path,
+        "file with an edge list: two client numbers per line, from 0",
+        Requires("--topology file", lambda o: o.topology == "file"),
     )
-    allow_disconnected: bool = flag(False, None, "take a graph of several parts, which never hear of one another")
+    allow_disconnected: bool = flag(False, None, "allow a disconnected graph")
 
 
 def of(n: int, options) -> nx.Graph:
