@@ -9,6 +9,8 @@ import json
 import logging
 import math
 import os
+import re
+import shutil
 import stat
 import sys
 import tomllib
@@ -34,6 +36,7 @@ TOML = 256 * KIB  # bytes of a TOML file
 DEPTH = 64  # brackets within brackets
 DOTS = 1_000  # in a line of a TOML file: the time to read a dotted key grows with the square of its number of parts
 NAME = 256  # characters of the name of a class or a client
+WIDTH = 100  # characters of a line on the screen
 KINDS = "biufUS"  # numpy's letters: booleans, signed and unsigned integers, floats, text, bytes
 # Unicode's categories of invisible characters: control, format (bidi, zero width), surrogate, unassigned, line ends
 INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
@@ -50,8 +53,19 @@ class RefusedError(UserError, ValueError):
         return RefusedError, (self.path, self.reason)
 
 
+def help_formatter(prog: str) -> argparse.HelpFormatter:
+    """Return argparse's formatter of help texts, for the width of the terminal and at most WIDTH."""
+    return argparse.HelpFormatter(prog, width=min(shutil.get_terminal_size().columns - 2, WIDTH))
+
+
 class Parser(argparse.ArgumentParser):
-    """Parse arguments as argparse does, but refuse --flag=--: argparse of Python 3.11 reads this value as an empty list."""
+    """Parse arguments as argparse does, but refuse --flag=--: argparse of Python 3.11 reads this value as an empty list.
+
+    A help text has at most WIDTH characters per line.
+    """
+
+    def __init__(self, *args, formatter_class=help_formatter, **options) -> None:
+        super().__init__(*args, formatter_class=formatter_class, **options)
 
     def parse_known_args(self, args=None, namespace=None):
         """Parse as argparse does; argparse's `parse_args` calls this method."""
@@ -303,6 +317,27 @@ def short(prefix: str, names: Iterable[str]) -> None:
 def no_formula(cell: str) -> str:
     """Return text for a CSV file, with an apostrophe before text that a spreadsheet would read as a formula."""
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def wrap(text: str, end: str = "") -> str:
+    """Return a text in lines of at most WIDTH characters, broken between words, with a hanging indent of two blanks.
+
+    A longer word stays whole. `end`: the end of each line but the last, such as " \\" for a command of a shell; words in
+    single quotes then stay whole too.
+    """
+    return "\n".join(_wrap_line(line, end) if len(line) > WIDTH else line for line in text.split("\n"))
+
+
+def _wrap_line(line: str, end: str) -> str:
+    words = re.findall(r"(?:'[^']*'|\S)+" if end else r"\S+", line)
+    indent = re.match(" *", line)[0]
+    lines = [indent + words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + 1 + len(word) + len(end) <= WIDTH:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"{indent}  {word}")
+    return f"{end}\n".join(lines)
 
 
 def print_escaped(*words: object, **options: Any) -> None:

@@ -19,7 +19,7 @@ from data.datasets import LOADERS
 from data.partition import PARTITIONS, readers
 from errors import UserError
 from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of, stood_for
-from untrusted import Parser
+from untrusted import WIDTH, Parser, wrap
 
 RUNS = 10_000  # limit for one command, or one method of a study
 ROLES = {  # titles of the flags that every algorithm has, by role; several values of a flag are several runs
@@ -39,7 +39,7 @@ OTHERS = ("--slurm",)  # flags that take the flags of another program
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=26, width=118)
+        super().__init__(prog, max_help_position=26, width=WIDTH)
 
     def _format_action_invocation(self, action) -> str:
         """Return the flag by its main name only: its help lists the other names."""
@@ -321,7 +321,7 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
     parser = _Parser(
         prog="run.py",
         usage=f"python run.py {' '.join(names)} [--flag VALUE ...]",
-        description="\n\n".join(f"{name}: {describe[name]}" for name in names),
+        description="\n\n".join(_describe(name, describe[name]) for name in names),
         epilog="python run.py -h lists all algorithms.",
         formatter_class=_Help,
         allow_abbrev=False,
@@ -351,6 +351,10 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
         arguments = {"nargs": "+", "metavar": "N"} if other.takes else {"action": "store_true"}
         group.add_argument(f"--{name}", help=f"alias of other systems for --{other.says}: {other.help}", **arguments)
     return parser, declared
+
+
+def _describe(name: str, text: str) -> str:
+    return "\n\n".join(wrap(" ".join(paragraph.split())) for paragraph in f"{name}: {text}".split("\n\n"))
 
 
 def _add_flag(group, name: str, declared: Mapping[str, Any]) -> None:

@@ -17,11 +17,11 @@ from errors import DivergedError
 from experiment import Experiment, Plan
 from experiment.planning import NO_COST
 from figures.groups import distinguishing
-from figures.units import duration, operations, shown, size
+from figures.units import duration, in_blocks, operations, shown, size
 from launch import ending
 from launch.scheduling import cores_of, side_by_side
 from options import Launch, plain
-from untrusted import escape, print_escaped
+from untrusted import escape, print_escaped, wrap
 
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
 
@@ -86,10 +86,11 @@ def report(plans: Sequence[Plan], cores: int = 1) -> str:
         order += f", or {duration(parallel)} in parallel with --jobs {cores}"
     n_planned = len({id(plan.history) for plan in plans})
     planned_note = f"; {n_planned} planned: {', '.join(NO_COST)} do not change the cost" if n_planned < len(plans) else ""
-    parts.append(
+    summary_line = (
         f"{subject}: {size(total)}, about {duration(seconds)} on this machine at its current load, {order}{planned_note}; "
         "nothing was trained or saved"
     )
+    parts.append(wrap(summary_line))
     return "\n\n".join(parts)
 
 
@@ -132,9 +133,9 @@ def _run_row(plan: Plan, neighbours: bool, server: bool) -> dict[str, str]:
     row = {"parameters": ", ".join(f"{n:,}" for n in dict.fromkeys(totals["parameters"]))}
     for name, label in DIRECTIONS.items():
         if name != "between" or neighbours:
-            row[f"{label}, per client\nand round"] = size(rounds[f"bytes_{name}"].sum() / client_rounds)
+            row[f"{label} per\nclient, round"] = size(rounds[f"bytes_{name}"].sum() / client_rounds)
     row["client\nsteps"] = f"{totals['steps']:,}"
-    row["FLOPs per client\nand round"] = operations(totals["flops"] / client_rounds)
+    row["FLOPs per\nclient, round"] = operations(totals["flops"] / client_rounds)
     if server:
         row["server\nsteps"] = f"{totals['steps_server']:,}"
         row["server FLOPs\nper round"] = operations(totals["flops_server"] / options.rounds)
@@ -180,5 +181,9 @@ def _label_plans(plans: Sequence[Plan]) -> list[dict[str, str]]:
 
 
 def _format_table(rows: Sequence[dict[str, str]], text_columns: Sequence[str]) -> str:
-    aligned = ["left" if name in text_columns else "right" for name in rows[0]]
-    return tabulate(rows, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)
+    def table(columns: Sequence[str]) -> str:
+        cells = [{name: row[name] for name in columns} for row in rows]
+        aligned = ["left" if name in text_columns else "right" for name in columns]
+        return tabulate(cells, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)
+
+    return in_blocks(rows[0], [name for name in rows[0] if name in text_columns], table)

@@ -37,7 +37,7 @@ import untrusted
 from commandline import combined, lacks_alpha, refuse_without_alpha, values_of
 from errors import UserError
 from options import Launch, Options, flags_of, nearest, role_of
-from untrusted import print_escaped
+from untrusted import print_escaped, wrap
 
 SECTIONS = {
     "problem": "problem",
@@ -225,9 +225,8 @@ def save(runs: Sequence[Options], launch_options: Launch) -> None:
     except OSError as error:
         raise UserError(f"--save_study {launch_options.save_study}: cannot be written ({error.strerror})") from None
     plugin_words = f" --plugin {','.join(launch_options.plugin)}" if launch_options.plugin else ""
-    print_escaped(
-        f"wrote {launch_options.save_study}; run it with: python run.py --study {launch_options.save_study}{plugin_words}"
-    )
+    command = f"python run.py --study {launch_options.save_study}{plugin_words}"
+    print_escaped(wrap(f"wrote {launch_options.save_study}; run it with: {command}"))
 
 
 def text_of(runs: Sequence[Options]) -> str:

@@ -76,8 +76,8 @@ def draw(runs: Sequence[Run], path: Path | None = None, own: bool = False, clien
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.parser("confusion", __doc__)
-    parser.add_argument("--own", action="store_true", help="each client's own test examples, not the whole test set")
-    parser.add_argument("--client", type=int, metavar="K", help="of the model of a single client, counted from 0")
+    parser.add_argument("--own", action="store_true", help="use each client's own test examples, not the global test set")
+    parser.add_argument("--client", type=int, metavar="K", help="client whose model is drawn, from 0; default: all clients")
     command.run(parser, draw, argv)
 
 

@@ -160,14 +160,19 @@ def seeds(groups: Sequence[Group], spread: str) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.parser("curves", __doc__)
     parser.add_argument(
-        "--against", nargs="+", choices=QUANTITIES, default=["rounds"], help="a row of panels each (default: rounds)"
+        "--against",
+        nargs="+",
+        choices=QUANTITIES,
+        default=["rounds"],
+        metavar="QUANTITY",
+        help=f"quantities of the x axis, one row of panels each: {', '.join(QUANTITIES)} (default: rounds)",
     )
     parser.add_argument(
         "--metric",
         nargs="+",
         metavar="NAME",
         default=["global", "personal"],
-        help=f"a column each: {METRICS} (default: global personal)",
+        help=f"metrics of the y axis, one column of panels each: {METRICS} (default: global personal)",
     )
     command.run(parser, draw, argv)
 

@@ -20,7 +20,7 @@ import saves
 from errors import UserError
 from figures import command
 from figures.units import shown
-from untrusted import escape, print_escaped
+from untrusted import WIDTH, escape, print_escaped, wrap
 
 MEASURED = ("global_mean", "personal_mean", "personal_worst", "tuned_mean", "validation_mean")  # after the last round
 SPENT = ("bytes_up", "bytes_down", "bytes_between", "steps", "flops", "seconds")  # over all rounds
@@ -38,7 +38,7 @@ def report(run_a: saves.Run, run_b: saves.Run) -> str:
         rows = differing(first, second)
         parts.append(f"the same {title}" if not rows else _table([f"{title} that differ", "A", "B"], rows))
     parts.append(_table(["accuracy (%) after the last round; totals", "A", "B", "B - A"], results(run_a, run_b)))
-    parts.append("\n".join(histories(run_a, run_b)))
+    parts.append("\n".join(map(wrap, histories(run_a, run_b))))
     return "\n\n".join(parts)
 
 
@@ -106,7 +106,9 @@ def _number(value: float, form: str) -> str:
 
 def _table(headers: list[str], rows: list[list[str]]) -> str:
     aligned = ["left", *["right"] * 3] if len(headers) == 4 else None
-    return tabulate(rows, headers=headers, tablefmt="simple", colalign=aligned, disable_numparse=True)
+    room = (WIDTH - max(len(name) for name in (headers[0], *(row[0] for row in rows)))) // (len(headers) - 1) - 2
+    options = {"tablefmt": "simple", "colalign": aligned, "disable_numparse": True}
+    return tabulate(rows, headers=headers, maxcolwidths=[None, *[room] * (len(headers) - 1)], **options)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -163,9 +163,15 @@ def _clients(runs: Sequence[Run], requested: Sequence[int] | None) -> list[int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.parser("representations", __doc__)
-    parser.add_argument("--method", choices=("pca", "tsne"), default="pca", help="to two dimensions (default: pca)")
-    parser.add_argument("--rounds", type=int, nargs="+", metavar="R", help=f"which (default: up to {COLUMNS} of those kept)")
-    parser.add_argument("--clients", type=int, nargs="+", metavar="K", help=f"shown (default: the first {len(MARKERS)})")
+    parser.add_argument(
+        "--method", choices=("pca", "tsne"), default="pca", help="projection to two dimensions (default: pca)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, nargs="+", metavar="R", help=f"rounds to draw (default: up to {COLUMNS} saved rounds)"
+    )
+    parser.add_argument(
+        "--clients", type=int, nargs="+", metavar="K", help=f"clients to draw (default: the first {len(MARKERS)})"
+    )
     command.run(parser, draw, argv)
 
 

@@ -19,7 +19,7 @@ from errors import UserError
 from experiment import Experiment
 from launch import nodes
 from options import Launch
-from untrusted import print_escaped
+from untrusted import print_escaped, wrap
 
 COMMAND = Path(__file__).resolve().parent.parent / "run.py"
 PATIENCE = 5.0  # seconds that an element without work waits for runs of other elements, before it frees its node
@@ -64,19 +64,15 @@ def hand_over(
     later_runs = " (tuning on held-out data), then the runs with the selected settings" if then else ""
     environment = experiments[0].config["environment"]
     node_kind = ", ".join(f"{name} {environment[name]}" for name in ("processor", "device", "torch"))
-    print_escaped(f"job {job}: {n_unfinished} of {len(experiments)} runs are left{later_runs}", file=out)
-    print_escaped(
-        f"  on nodes with {node_kind}"
-        + (" and all others (--any_node)" if launch_options.any_node else "; other nodes decline"),
-        file=out,
-    )
-    print_escaped(f"  script and logs: {folder}", file=out)
-    print_escaped(
-        f"  python -m figures.status {shlex.quote(str(experiments[0].folder.parent))} shows their status", file=out
-    )
-    print_escaped(
-        "  the last element to finish prints the table; so does this command, once all runs are finished", file=out
-    )
+    others = " and all others (--any_node)" if launch_options.any_node else "; other nodes decline"
+    lines = [
+        f"job {job}: {n_unfinished} of {len(experiments)} runs are left{later_runs}",
+        f"  on nodes with {node_kind}{others}",
+        f"  script and logs: {folder}",
+        f"  python -m figures.status {shlex.quote(str(experiments[0].folder.parent))} shows their status",
+        "  the last element to finish prints the table; so does this command, once all runs are finished",
+    ]
+    print_escaped(*map(wrap, lines), sep="\n", file=out)
 
 
 def submit(argv: Sequence[str], runs: Iterable[Experiment], launch_options: Launch) -> tuple[str, Path]:

@@ -117,8 +117,8 @@ def test_what_fails_stops_no_other_and_is_told_in_the_end_with_its_log(jobs, tmp
     assert line.startswith("run.py: independent: the training loss of client ")
     (log,) = re.findall(r"\((\S+run\.log)\)$", line)
     assert "DivergedError" in Path(log).read_text()
-    (row,) = [row for row in map(status.status, tmp_path.iterdir()) if row["stands"] == "failed"]
-    assert line.removeprefix("run.py: ").startswith(row["why"])
+    (row,) = [row for row in map(status.status, tmp_path.iterdir()) if row["status"] == "failed"]
+    assert line.removeprefix("run.py: ").startswith(row["reason"])
     assert len(list(tmp_path.glob("*/done"))) == 1
 
 
@@ -261,7 +261,7 @@ def assert_saved(folders) -> None:
         assert rounds == list(range(len(rounds)))
         assert saves.saved_round(folder) - rounds[-1] in (0, 1), "stopped before or after it was told"
         assert not saves.at_work(folder)
-        assert status.status(folder)["stands"] == "stopped"
+        assert status.status(folder)["status"] == "stopped"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -562,10 +562,10 @@ def test_status_tells_of_each_run_where_it_stands(tmp_path, capsys, monkeypatch)
     with saves.locked(running.folder):
         rows = {row["run"]: row for row in map(status.status, (done.folder, running.folder, stopped.folder))}
         assert status.main([str(tmp_path)]) == 0
-    assert [rows[one.folder.name]["stands"] for one in (done, running, stopped)] == ["done", "running", "stopped"]
+    assert [rows[one.folder.name]["status"] for one in (done, running, stopped)] == ["done", "running", "stopped"]
     assert [rows[one.folder.name]["round"] for one in (done, running, stopped)] == ["3 of 3", "1 of 3", "2 of 3"]
     assert rows[done.folder.name]["global %"] == f"{100 * finished.rounds['global_mean'].iloc[-1]:.2f}"
-    assert rows[running.folder.name]["left"]
+    assert rows[running.folder.name]["time left"]
     out = capsys.readouterr().out
     assert all(one.folder.name in out for one in (done, running, stopped))
     assert out.endswith("3 runs: 1 done, 1 running, 1 stopped\n")

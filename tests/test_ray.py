@@ -265,7 +265,7 @@ def test_a_signal_saves_the_last_finished_round_of_every_run(name, code, place, 
             continue
         assert saves.saved_round(folder) >= r
         assert "stopped" in (folder / "run.log").read_text(), "by itself: it left what it had"
-        assert status.status(folder)["stands"] == "stopped"
+        assert status.status(folder)["status"] == "stopped"
 
 
 @needs_ray

@@ -353,13 +353,13 @@ def test_status_of_a_finished_run_is_of_what_is_checked(damage, run):
     damaged(run.folder / "history.csv", damage)
     assert status.status(run.folder) == before
     damaged(run.folder / "history.npz")
-    assert status.status(run.folder)["stands"] == "damaged"
+    assert status.status(run.folder)["status"] == "damaged"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_status_of_an_unfinished_run_shows_whole_rows_alone(damage, cut):
     damaged(cut.folder / "history.csv", damage)
-    assert status.status(cut.folder)["stands"] == "stopped"
+    assert status.status(cut.folder)["status"] == "stopped"
 
 
 def test_a_report_does_without_nothing_that_is_damaged(run, tmp_path, capsys):

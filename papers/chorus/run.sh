@@ -18,7 +18,7 @@ five_seeds)  # The comparison of `make run` over five seeds, each with its own s
     python run.py independent "$@"
     python run.py centralized "$@"
     ) ;;
-writers)  # MNIST by the hand that wrote it
+writers)  # MNIST by writer
     (
     set -- --dataset MNIST --model CNN_scratch --partition writers --n_clients 50 --lr 1e-3 --rounds 20 --track_history 5 --threads 1 "$@"
     python run.py fedavg --epoch_per_round 1 --batch_size 32 --optimizer adam "$@"
