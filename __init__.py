@@ -58,7 +58,8 @@ def _refuse_name_clash() -> None:
         imported = getattr(sys.modules.get(path.stem), "__file__", None)
         if imported and path.stem != "__init__" and HERE not in Path(imported).resolve().parents:
             raise ImportError(
-                f"chorus has a module {path.stem}, and {imported} is imported already; import chorus before it"
+                f"the module {path.stem} of chorus cannot be imported, because {imported} is already imported; import "
+                "chorus first"
             )
 
 

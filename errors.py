@@ -9,7 +9,7 @@ from pathlib import Path
 
 for _package in ("data", "saves"):  # these folders hold downloads and runs beside code, so a user may remove the code too
     if not Path(__file__).with_name(_package).joinpath("__init__.py").exists():
-        print(f"{_package}/ is gone, and with it code of Chorus; git checkout {_package} brings that back", file=sys.stderr)
+        print(f"{_package}/ with code of Chorus is missing; restore it: git checkout {_package}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -17,7 +17,7 @@ _here, _main = Path(__file__).resolve().parent, sys.modules["__main__"]
 _path = Path(getattr(_main, "__file__", None) or "/").resolve()
 if not _main.__package__ and _here in _path.parent.parents and _path.with_name("__init__.py").exists():
     _name = ".".join(_path.relative_to(_here).with_suffix("").parts).removesuffix(".__main__")
-    print(f"{sys.argv[0]}: is a part of a package; in {_here} type: python -m {_name}", file=sys.stderr)
+    print(f"{sys.argv[0]}: is part of a package; in {_here} run: python -m {_name}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -46,32 +46,32 @@ class NoRoomError(Exception):
 
 # --- what the system refuses -------------------------------------------------------------------------------------------
 
-AGAIN = "and the same command goes on"
-MEMORY = f"memory is short; free some, allow more (ulimit -v) or ask for fewer --jobs and --workers, {AGAIN}"
-_TASKS = f"no more processes or threads may begin; allow more (ulimit -u) or ask for fewer --jobs and --workers, {AGAIN}"
-_GONE = "is not there; where it or its folder was removed, the same command makes it again"
+AGAIN = "then rerun the same command"
+MEMORY = f"not enough memory; free some, allow more (ulimit -v) or use fewer --jobs and --workers, {AGAIN}"
+_TASKS = f"the limit of processes or threads is reached; allow more (ulimit -u) or use fewer --jobs and --workers, {AGAIN}"
+_GONE = "does not exist; if it or its folder was removed, rerun the same command to create it"
 REFUSED = {
     errno.ENOSPC: f"the disk is full; free some space, {AGAIN}",
-    errno.EDQUOT: f"the quota of this disk is used up; free some space, {AGAIN}",
+    errno.EDQUOT: f"the disk quota is exhausted; free some space, {AGAIN}",
     errno.EROFS: f"the disk is read-only; make it writable, {AGAIN}",
-    errno.EFBIG: f"a file may not be as large as this; allow larger ones (ulimit -f), {AGAIN}",
-    errno.EIO: "the disk failed to read or write; once it is in order, the same command goes on",
-    errno.EACCES: f"may not be read or written; change its permissions or those of its folder, {AGAIN}",
-    errno.EPERM: f"may not be read or written; change its permissions or those of its folder, {AGAIN}",
+    errno.EFBIG: f"the file exceeds the size limit; allow larger files (ulimit -f), {AGAIN}",
+    errno.EIO: f"the disk failed to read or write; repair it, {AGAIN}",
+    errno.EACCES: f"cannot be read or written; change the permissions of the file or of its folder, {AGAIN}",
+    errno.EPERM: f"cannot be read or written; change the permissions of the file or of its folder, {AGAIN}",
     errno.ENOENT: _GONE,
     errno.ESTALE: _GONE,
-    errno.EMFILE: f"too many files are open; allow more (ulimit -n) or ask for fewer --jobs and --workers, {AGAIN}",
+    errno.EMFILE: f"too many files are open; allow more (ulimit -n) or use fewer --jobs and --workers, {AGAIN}",
     errno.ENFILE: f"too many files are open on this machine; close some, {AGAIN}",
     errno.ENOMEM: MEMORY,
     errno.EAGAIN: _TASKS,
-    errno.ENOLCK: "its file system has no locks; name a folder on another disk, for runs with --export_dir",
+    errno.ENOLCK: "its file system has no locks; use a folder on another disk (for runs: --export_dir)",
 }
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOLCK)
 SAID = {  # {phrase in an error of a library, in lower case: message}
     "can't allocate memory": MEMORY,  # torch
     "cannot allocate memory": MEMORY,  # the loader of shared objects
     "failed to map segment from shared object": MEMORY,
-    "cuda out of memory": f"the memory of the CUDA device is short; free some there, {AGAIN}",
+    "cuda out of memory": f"not enough memory on the CUDA device; free some, {AGAIN}",
     "can't start new thread": _TASKS,
 }
 
@@ -87,7 +87,7 @@ def refused(error: BaseException) -> str | None:
         message = REFUSED[error.errno]
         if error.filename is not None:
             return f"{_decode(error.filename)}: {message}"
-        return f"a file {message}" if message.startswith(("is", "may")) else message
+        return f"a file {message}" if message.startswith(("does not", "cannot")) else message
     if isinstance(error, RuntimeError | ImportError | OSError):
         message = next((message for phrase, message in SAID.items() if phrase in str(error).lower()), None)
         if message is None and isinstance(error, ImportError) and error.__context__ is not None:

@@ -317,7 +317,7 @@ def ResNet18(shape, n_classes: int, feature_dim: int) -> Net:
     """
     channels, height, width = shape
     if max(height, width) <= 8:
-        raise ValueError("the last maps would be single pixels, and a batch of one example nothing to normalise over")
+        raise ValueError("the last feature maps have one pixel, so BatchNorm needs more than one example")
     body = nn.Sequential(
         *_conv_bn_relu(channels, 64),
         *(ResBlock(64, 64), ResBlock(64, 64)),
@@ -389,7 +389,7 @@ def _of_blocks(shape, n_classes: int, blocks: Sequence[SumBlock], stem: bool) ->
     """
     channels, height, width = shape
     if max(height, width) <= math.prod(block.stride for block in blocks):
-        raise ValueError("the last maps would be single pixels, and a batch of one example nothing to normalise over")
+        raise ValueError("the last feature maps have one pixel, so BatchNorm needs more than one example")
     body = nn.Sequential(*blocks, GlobalMean())
     if stem:
         body = nn.Sequential(nn.Sequential(*_conv_bn_relu(channels, STEM_WIDTH)), body)
@@ -547,7 +547,7 @@ def CNN4(shape, n_classes: int, heads: bool = False) -> Net:
     """
     channels, height, width = shape
     if max(height, width) <= 1:
-        raise ValueError("a batch of one example would be nothing to normalise over")
+        raise ValueError("BatchNorm needs more than one example")
     blocks = []
     for inputs in (channels, 64, 64, 64):
         pools = min(height, width) >= 4
@@ -568,7 +568,7 @@ def MobileNet(shape, n_classes: int, heads: bool = False) -> Net:
     """
     channels, height, width = shape
     if max(height, width) <= 16:
-        raise ValueError("the last maps would be single pixels, and a batch of one example nothing to normalise over")
+        raise ValueError("the last feature maps have one pixel, so BatchNorm needs more than one example")
     widths = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
     blocks = [nn.Sequential(*_conv_bn_relu(channels, 32))]
     for i, (inputs, outputs) in enumerate(zip((32, *widths), widths, strict=False)):
@@ -639,7 +639,7 @@ def of_client(options: Mapping[str, Any], inputs: Sequence[Any], client: int, he
     (shape, n_classes), names = inputs, options["model"]
     name = names[client % len(names)]
     if name not in MODELS:
-        raise UserError(f"--model {name}: is of a plugin, which must be loaded first: plugins.load(FILE)")
+        raise UserError(f"--model {name}: belongs to a plugin; load it first: plugins.load(FILE)")
     return make(name, tuple(shape), n_classes, options["feature_dim"], heads)
 
 
@@ -668,7 +668,7 @@ def _build_and_test(name: str, shape: tuple[int, int, int], n_classes: int, feat
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             model = make(name, shape, n_classes, feature_dim, heads)
             if not isinstance(model, Net):
-                raise UserError(f"--model {name}: is a {type(model).__name__} and no Net; {MUST_BE}")
+                raise UserError(f"--model {name}: is a {type(model).__name__}, not a Net; {MUST_BE}")
             output = model.eval()(torch.zeros(1, *shape))
     except (RuntimeError, ValueError, ZeroDivisionError):
         return None
@@ -679,7 +679,7 @@ def _build_and_test(name: str, shape: tuple[int, int, int], n_classes: int, feat
     )
     if sizes != [[1, getattr(model.classifier, "in_features", None)], [1, n_classes]]:
         description = " and ".join(map(str, sizes)) if isinstance(output, tuple) else type(output).__name__
-        raise UserError(f"--model {name}: gives {description} for one example, {n_classes} classes; {MUST_BE}")
+        raise UserError(f"--model {name}: returns {description} for one example and {n_classes} classes; {MUST_BE}")
     return model.train()
 
 

@@ -210,7 +210,7 @@ def _implied_by_clients(path: str) -> dict[str, Any]:
 def _requires_model(parameter: str) -> Requires:
     """Return the condition that some model of --model has this parameter."""
     return Requires(
-        lambda: f"--model {' or '.join(models.readers(parameter))} (the others have their own)",
+        lambda: f"--model {' or '.join(models.readers(parameter))} (other models have a fixed number)",
         lambda o: bool(set(o.model) & set(models.readers(parameter))),
     )
 
@@ -226,10 +226,10 @@ def _requires_partition(parameter: str) -> Requires:
 TUNED = Requires("--ft_epochs above 0", lambda o: o.ft_epochs > 0)
 SHIFTED = Requires("--feature_shift other than none", lambda o: o.feature_shift != "none")
 SPLIT = Requires(
-    "a split, a graph or a feature shift that is drawn",
+    "a random split, graph or feature shift",
     lambda o: not o.partition_file or getattr(o, "topology", "") == "random" or SHIFTED.holds(o),
 )
-DRAWN = Requires("a split that is drawn, not --partition_file", lambda o: not o.partition_file)
+DRAWN = Requires("a command without --partition_file", lambda o: not o.partition_file)
 
 
 ROUNDS = ("comm_round", "global_epoch", "global_rounds", "num_rounds")  # other names of --rounds
@@ -245,42 +245,42 @@ class Problem:
     dataset: str = flag(
         "digits",
         Choice(LOADERS, paths="a .npz file, a table (.csv, .parquet), or a folder of images, by path"),
-        "data set; digits is embedded, others are downloaded if absent; a .npz has x_train y_train x_test y_test, a folder "
-        "train/CLASS/*.png and test/CLASS/*.png, a table a row an example",
+        "data set; digits is included, others are downloaded; a .npz has x_train y_train x_test y_test, a folder has "
+        "train/CLASS/*.png and test/CLASS/*.png, a table has one row per example",
     )
     clients: str | None = flag(
         None,
         str,
-        "data that come by client: a folder with a folder or a file a client, or a file that names the clients; it stands "
-        "for --dataset, --partition silos and --n_clients",
+        "data with given clients: a folder with one folder or file per client, or a file that names the clients; sets "
+        "--dataset, --partition silos and --n_clients",
         implies=_implied_by_clients,
         legacy_value=None,
     )
     label: str | None = flag(
         None,
         str,
-        "column of the classes; default: label, or the last one",
+        "column of the class labels; default: the column label, else the last column",
         Requires("a table (.csv, .parquet), or a folder of them", lambda o: o.dataset not in LOADERS),
         legacy_value=None,
     )
     attribute: str = flag(
         "Smiling",
         str,
-        "which of CelebA's 40 attributes is the label",
+        "attribute of CelebA that is the label, one of 40",
         Requires("--dataset CELEBA", lambda o: o.dataset == "CELEBA"),
     )
     image_size: int | None = flag(
         None,
         Number(int, least=1, most=1024),
-        "side in pixels to which all images are resized; default: as they are (CELEBA: 32)",
+        "side in pixels to which images are resized; default: the original size (CELEBA: 32)",
     )
     reduced: float = flag(
-        1.0, Number(float, above=0, most=1), "part of the training set that is kept; 1 is all of it", DRAWN
+        1.0, Number(float, above=0, most=1), "fraction of the training set that is used; 1 is all of it", DRAWN
     )
     reduced_draw: str = flag(
         "first",
         Choice(("first", "random")),
-        "which part --reduced keeps: the first images of the file or a random draw (from --split_seed)",
+        "part of the training set that --reduced keeps: the first images of the file, or a random draw (--split_seed)",
         Requires("--reduced below 1", lambda o: o.reduced < 1 and not o.partition_file),
     )
     n_clients: int = flag(
@@ -289,113 +289,114 @@ class Problem:
     sizes: tuple[float, ...] | None = flag(
         None,
         Several(Number(float, above=0, most=1)),
-        "fraction of the data for each client, one for each, adding up to at most 1 (0.7,0.2,0.1); default: equal parts",
+        "fraction of the data of each client, such as 0.7,0.2,0.1; the sum is at most 1; default: equal parts",
         _requires_partition("counts"),
     )
     partition: str = flag(
         "dirichlet",
         Choice(PARTITIONS, also={"homo": "iid", "hetero": "lda"}),
-        "who gets what: dirichlet draws each client's class mix, lda deals each class over the clients, iid shuffles, "
-        "shards deals pieces of one class each, classes deals whole classes, digit_sets consecutive ones, reference_blocks "
-        "the blocks of the data exchange's authors, writers deals people, silos is as --clients says",
+        "rule that splits the data over the clients",
         DRAWN,
         aliases=("partition_method",),
     )
     alpha: float = flag(
         math.inf,
         Number(float, above=0, infinite=True),
-        "Dirichlet concentration: smaller is more heterogeneous; inf is every client with the class mix of the whole",
+        "Dirichlet concentration; smaller is more heterogeneous, inf is IID (each client has the class mix of the whole "
+        "data)",
         _requires_partition("alpha"),
         aliases=("partition_alpha",),
     )
     shard_per_user: int = flag(
-        2, Number(int, least=1), "shards a client, of one class each", _requires_partition("shard_per_user")
+        2, Number(int, least=1), "number of shards per client, each of one class", _requires_partition("shard_per_user")
     )
-    classes_per_client: int = flag(2, Number(int, least=1), "classes a client", _requires_partition("classes_per_client"))
-    digit_num: int = flag(3, Number(int, least=1), "consecutive classes a client", _requires_partition("digit_num"))
+    classes_per_client: int = flag(
+        2, Number(int, least=1), "number of classes per client", _requires_partition("classes_per_client")
+    )
+    digit_num: int = flag(
+        3, Number(int, least=1), "number of consecutive classes per client", _requires_partition("digit_num")
+    )
     test_share: float = flag(
         0.2,
         Number(float, above=0, below=1),
-        "part of each client's own images that is its personal test data, not trained on",
+        "fraction of each client's images that is held out as its test set",
         _requires_partition("test_share"),
     )
     partition_file: str | None = flag(
-        None, str, "split.npz of an earlier run, whose split is taken as it is; or a .csv with example, client and part"
+        None, str, "file with the split: split.npz of an earlier run, or a .csv with the columns example, client and part"
     )
     validation: float = flag(
         0.0,
         Number(float, least=0, below=1),
-        "part of each client's training data held out for validation; 0 is none",
+        "fraction of each client's training data held out for validation; 0 is none",
         DRAWN,
     )
     public_share: float = flag(
         0.0,
         Number(float, least=0, most=1),
-        "part of the training set that is set aside before it is dealt, as public examples, for methods that share what is "
-        "said of them (fedmd, feddf); of --public_dataset, where one is given; 0 is none",
+        "fraction of the training set (or of --public_dataset) that becomes public examples instead of client data, for "
+        "fedmd and feddf; 0 is none",
         DRAWN,
         legacy_value=0.0,
     )
     public_dataset: str | None = flag(
         None,
         Choice(LOADERS, paths="a .npz file, or a folder of images, by path"),
-        "another data set, whose training examples are the public ones; its labels are used only where its classes are the "
-        "same",
+        "data set with the public examples; its labels are used only if its classes are those of --dataset",
         Requires("--public_share above 0", lambda o: o.public_share > 0 or o.partition_file),
         legacy_value=None,
     )
     feature_shift: str = flag(
         "none",
         Choice(("none", *SHIFTS)),
-        "a change of its own through which each client sees all its images, its test images too: they are turned "
-        "(rotation), get Gaussian noise, or lose contrast; from no change to --shift_strength, in equal steps",
+        "feature shift: each client changes all its images, test images too, by rotation, Gaussian noise or less contrast; "
+        "in equal steps over the clients, from 0 to --shift_strength",
         legacy_value="none",
     )
     shift_strength: float = flag(
         0.5,
         Number(float, least=0, most=1),
-        "the largest change of a client: rotation in half turns, noise in standard deviations of the pixels, contrast in "
-        "parts of it that are taken away; 0 is no change",
+        "largest feature shift of a client: rotation in half turns, noise in standard deviations of the pixels, contrast as "
+        "the fraction removed; 0 is none",
         SHIFTED,
         legacy_value=0.5,
     )
     participation: float = flag(
         1.0,
         Number(float, above=0, most=1),
-        "fraction of the clients that take part in a round, at least one; 1 is all",
+        "fraction of the clients that participate in a round, at least one client; 1 is all",
         aliases=("frac", "join_ratio"),
     )
     straggler: float = flag(
         0.0,
         Number(float, least=0, most=1),
-        "probability that a client stops its local epochs early in a round, after a random fraction of their steps, the "
-        "same for each of its trainings in that round (head and body, digest and revisit); 0 is never",
+        "probability that a client stops early in a round, after a random fraction of its local steps (the same for all its "
+        "phases of that round); 0 is never",
         legacy_value=0.0,
     )
     client_failure: float = flag(
         0.0,
         Number(float, least=0, most=1),
-        "how likely a client of a round fails at its end: its work and messages are counted, and nothing of them is used or "
-        "kept, by itself or by others; a round in which all fail is passed over; 0 is never",
+        "probability that a client fails at the end of a round: its cost counts, its results are lost; a round in which all "
+        "clients fail changes nothing; 0 is never",
         legacy_value=0.0,
     )
     compress: str = flag(
         "none",
         Choice(("none", *COMPRESSIONS)),
-        "how numbers are sent, in all directions: fp16 in half precision, int8 in 8 bits and a scale a tensor; what arrives "
-        "is rounded so, and the bytes are those sent; images, labels, counts and single numbers are sent exactly; there is "
-        "no error feedback, so that what scaffold and feddyn add up over the rounds (c, h) drifts",
+        "compression of all messages: fp16 is half precision, int8 is 8 bits and a scale per tensor; images, labels and "
+        "counts are sent exactly; without error feedback, so the sums of scaffold and feddyn drift",
         legacy_value="none",
     )
     model: tuple[str, ...] = flag(
         ("LeNet5",),
         Several(Choice(MODELS)),
-        "architecture; LeNet5,ResNet9 is a mixed federation, dealt to the clients in turn",
+        "model architecture; several, such as LeNet5,ResNet9, are assigned to the clients in turn",
     )
     feature_dim: int = flag(
         100,
         Number(int, least=1, most=65_536),
-        "dimension of the features",
+        "number of features before the classifier",
         _requires_model("feature_dim"),
     )
 
@@ -404,41 +405,42 @@ class Problem:
 class Execution:
     """How a run is computed and monitored."""
 
-    track_history: int = flag(
-        1, Number(int, least=0), "rounds from one evaluation to the next; 0 evaluates after the last round only"
-    )
+    track_history: int = flag(1, Number(int, least=0), "rounds between evaluations; 0 evaluates after the last round only")
     track_features: int = flag(
-        0, Number(int, least=0), "training examples of each client whose features are kept at every evaluation; 0 keeps none"
+        0,
+        Number(int, least=0),
+        "number of training examples per client whose features are saved at every evaluation; 0 is none",
     )
     measure: tuple[str, ...] | None = flag(
         None,
         Several(Choice(MEASURES)),
-        "what else is measured at every evaluation, on the whole test set and on each client's own examples: means over "
-        "classes of what is right (balanced_accuracy), F1 and AUC; calibration is 1 less its expected error",
+        "measures besides accuracy, on the global test set and on each client's test set: balanced accuracy, F1 and AUC as "
+        "means over classes; calibration is 1 minus the expected calibration error",
         legacy_value=None,
     )
     on_divergence: str = flag(
         "stop",
         Choice(("stop", "continue")),
-        "where a loss or weights become NaN or infinite: stop ends the run and names round and client, continue warns and "
-        "goes on, and the history counts who diverged",
+        "action if a loss or weights become NaN or infinite: stop ends the run, continue warns once and counts the diverged "
+        "clients in the history",
         legacy_value="stop",
     )
     device: str = flag(
         "auto",
         Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
-        "where to compute; auto is cuda if there",
+        "device for all computation; auto is cuda if available",
     )
     precision: str = flag(
         "float32",
         Choice(("float32", "bf16")),
-        "in which networks are computed; bf16 is faster where the processor has it, weights and losses stay float32",
+        "precision of the forward and backward passes; bf16 is faster on hardware with bf16; weights and losses stay "
+        "float32",
     )
     threads: int | str = flag(
         1,
         Number(int, least=1, most=1024, words=("auto",)),
-        "processor threads to evaluate, and to train one model (centralized), which change the last bits of a result; a "
-        "client trains with one; auto is 1, since cores are for runs side by side (--jobs)",
+        "CPU threads for evaluation and centralized training (clients train with 1); changes the last bits of a result; "
+        "auto is 1",
     )
 
 
@@ -453,55 +455,67 @@ class Options(Execution, Problem):
     algorithm: str = ""
 
     init_from: str | None = flag(
-        None, str, "folder of a saved run, whose models after the last round are the initial ones; default: new ones"
+        None, str, "folder of a saved run whose final models are the initial models; default: random initialization"
     )
-    rounds: int = flag(100, Number(int, least=1), "communication rounds", aliases=ROUNDS)
+    rounds: int = flag(100, Number(int, least=1), "number of communication rounds", aliases=ROUNDS)
     epoch_per_round: int = flag(
-        1, Number(int, least=1), "local epochs a round", aliases=("local_ep", "local_epoch", "local_epochs", "epochs_client")
+        1,
+        Number(int, least=1),
+        "number of local epochs per round",
+        aliases=("local_ep", "local_epoch", "local_epochs", "epochs_client"),
     )
-    batch_size: int = flag(32, Number(int, least=1), "examples in a batch", aliases=("local_bs",))
+    batch_size: int = flag(32, Number(int, least=1), "number of examples per batch", aliases=("local_bs",))
     augment: str = flag(
         "none",
         Choice(AUGMENTATIONS),
-        "random changes of each training image: flip mirrors left and right, crop shifts by up to an eighth of the side, "
-        "cutout blanks a square of half the side",
+        "data augmentation of training images: flip mirrors left and right, crop shifts by up to 1/8 of the side, cutout "
+        "blanks a square of half the side",
     )
-    lr: float = flag(1e-3, Number(float, above=0), "learning rate", aliases=("init_lr", "learning_rate"), rate=True)
+    lr: float = flag(
+        1e-3, Number(float, above=0), "learning rate of the clients", aliases=("init_lr", "learning_rate"), rate=True
+    )
     lr_schedule: str = flag(
         "constant",
         Choice(SCHEDULES),
-        "learning rate over the rounds: step divides it by 10 at half and again at three quarters, cosine lets it fall to 0",
+        "learning rate schedule over the rounds: step divides by 10 after 1/2 and 3/4 of the rounds, cosine decays to 0",
     )
-    optimizer: str = flag("adam", Choice(OPTIMIZERS), "local optimizer")
+    optimizer: str = flag("adam", Choice(OPTIMIZERS), "optimizer of the clients")
     momentum: float = flag(
         0.0,
         Number(float, least=0, below=1),
-        "momentum; 0 is plain SGD",
+        "momentum of SGD; 0 is plain SGD",
         Requires("--optimizer sgd", lambda o: o.optimizer == "sgd"),
     )
-    weight_decay: float = flag(0.0, Number(float, least=0), "L2 penalty, added to the gradient; 0 is none", aliases=("wd",))
+    weight_decay: float = flag(
+        0.0, Number(float, least=0), "weight decay (L2 penalty, added to the gradient); 0 is none", aliases=("wd",)
+    )
     clip_grad: float = flag(
         0.0,
         Number(float, least=0),
-        "largest norm of a step's gradient, of all that the step trains together (both networks of apfl and fml); longer "
-        "ones are scaled down to it; 0 is no limit",
+        "maximum gradient norm of a step, over all weights that the step trains; larger gradients are scaled down; 0 is no "
+        "limit",
     )
     ft_epochs: int = flag(
         0,
         Number(int, least=0),
-        "after the last round each client fine-tunes a copy of the last model for so many epochs, which is evaluated on its "
-        "own distribution after each; the run's models stay as they are; 0 is none",
+        "number of epochs in which each client fine-tunes a copy of the final model, evaluated on its own distribution "
+        "after each epoch; 0 is none",
     )
-    ft_part: str = flag("full", Choice(PARTS), "which part is fine-tuned; the rest computes as in evaluation", TUNED)
-    ft_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the fine-tuning, constant", TUNED, rate=True)
+    ft_part: str = flag(
+        "full", Choice(PARTS), "part of the model that is fine-tuned; the rest is frozen, in evaluation mode", TUNED
+    )
+    ft_lr: float = flag(1e-3, Number(float, above=0), "learning rate of fine-tuning (constant)", TUNED, rate=True)
     seed: int = flag(
-        0, Number(int, least=0), "seed of all but the split: initial weights, batches, sampling", aliases=("random_seed",)
+        0,
+        Number(int, least=0),
+        "random seed of everything except the split: initial weights, batches, client sampling",
+        aliases=("random_seed",),
     )
     split_seed: int | str = flag(
         0,
         Number(int, least=0, words=("seed",)),
-        "seed of the split alone: of --reduced_draw, --partition, --validation, --feature_shift, --topology; a number keeps "
-        "one split for all seeds, the word seed draws a new one with each --seed",
+        "random seed of the split (--partition, --reduced_draw, --validation, --feature_shift, --topology); a number keeps "
+        "one split for all seeds, the word seed draws a split per --seed",
         SPLIT,
     )
 
@@ -523,13 +537,13 @@ class Averaging(Options):
     bn: str = flag(
         "average",
         Choice(("average", "local")),
-        "BatchNorm layers, statistics too: averaged like all weights, or local, which stay with the client (FedBN); in a "
-        "part that is not trained, here and in fine-tuning, they normalise with their running statistics and leave them",
+        "BatchNorm layers and their statistics: average them like all weights, or keep them local (FedBN); a frozen part "
+        "uses its running statistics",
     )
 
 
 SUBMITTED = Requires("--slurm", lambda launch_options: launch_options.slurm is not None)
-UNSUBMITTED = Requires("no --slurm beside it", lambda launch_options: launch_options.slurm is None)
+UNSUBMITTED = Requires("a command without --slurm", lambda launch_options: launch_options.slurm is None)
 CLUSTER = Requires(
     "--slurm or --ray", lambda launch_options: launch_options.slurm is not None or launch_options.ray is not None
 )
@@ -542,81 +556,81 @@ class Launch:
     These flags change no number, and are no part of a run's name.
     """
 
-    data_dir: Path = flag(Path("data"), Path, "folder of the data sets")
-    export_dir: Path = flag(Path("saves"), Path, "folder of the runs, one folder each")
+    data_dir: Path = flag(Path("data"), Path, "folder with the data sets")
+    export_dir: Path = flag(Path("saves"), Path, "folder for the saved runs, one subfolder per run")
     unverified_data: bool = flag(
-        False, None, "take files that do not have their published checksum; a warning, recorded in the run, says which"
+        False, None, "use data files without their published checksum; prints and records a warning"
     )
     plugin: tuple[str, ...] | None = flag(
         None,
         Several(Matching(r".+\.py", "a Python file, NAME.py")),
-        "files to import first: an algorithm, or what adds data sets, models, partitioners or optimizers to those there are",
+        "Python files to import first, with your algorithms, data sets, models, partitions or optimizers",
     )
     jobs: int | str = flag(
         "auto",
         Number(int, least=1, most=1024, words=("auto",)),
-        "cores for runs side by side, in a process each, of which a run takes --threads; 1 is one run after another in this "
-        "process; auto is all cores that it may use, and one run at a time on a CUDA device",
+        "number of CPU cores for parallel runs, one process per run; 1 is one run after another in this process; auto is "
+        "all available cores (on a CUDA device one run at a time)",
     )
     workers: int | str = flag(
         "auto",
         Number(int, least=1, most=1024, words=("auto",)),
-        "processes in which the clients of one run train side by side, a core each; auto is all cores that no other run "
-        "takes, where a run is long enough; the results are the same",
+        "number of processes that train the clients of one run in parallel; does not change results; auto is all cores that "
+        "no other run uses, if the run is long enough",
     )
     ray: str | None = flag(
         None,
         str,
-        "run on the nodes of this Ray cluster: its address, auto where this machine is part of it, or local for one of this "
-        "machine alone; --jobs is then how many of its cores, auto all",
+        "address of a Ray cluster to run on; auto if this machine is part of a cluster, local to start one on this machine; "
+        "--jobs then limits the cores of the cluster",
         UNSUBMITTED,
     )
     log: str | None = flag(
         None,
         Choice(("tensorboard",)),
-        "where the numbers of each round go beside history.csv, which always grows; tensorboard has to be installed",
+        "additional logger of each round, besides history.csv; tensorboard must be installed",
     )
-    force: bool = flag(False, None, "run anew even where a finished run is saved")
-    json: bool = flag(False, None, "one line of JSON a finished run on standard output, and nothing else there")
-    quiet: bool = flag(False, None, "no progress bar, no split, only the table")
+    force: bool = flag(False, None, "repeat runs that are already finished and saved")
+    json: bool = flag(False, None, "print one line of JSON per finished run on standard output, and nothing else")
+    quiet: bool = flag(False, None, "print only the table: no progress bars, no split")
     plan: bool = flag(
         False,
         None,
-        "tell what every run will cost, its bytes, FLOPs, state, memory and time, from a few timed steps; no training",
+        "estimate bytes, FLOPs, state, memory and time of every run from a few timed steps; no training",
     )
     study: Path | None = flag(
         None,
         Path,
-        "a study in a TOML file: methods by problems by seeds, each tuned on a grid of its own",
+        "TOML file of a study to run: methods, problems, seeds, and a tuning grid for each method",
         Requires(
-            "no --save_study and no --show_split beside it",
+            "a command without --save_study and --show_split",
             lambda launch_options: not (launch_options.save_study or launch_options.show_split),
         ),
     )
     list: str | None = flag(
         None,
         Choice(("algorithms", "datasets", "models", "partitions")),
-        "print the names of all algorithms, datasets, models or partitions, with a line each; no training",
+        "print all algorithms, datasets, models or partitions with a description; no training",
     )
-    save_study: Path | None = flag(None, Path, "write what this command line asks for as such a file; no training")
+    save_study: Path | None = flag(None, Path, "file to which this command line is written as a study; no training")
     show_split: bool = flag(
-        False, None, "draw who gets what into --export_dir (PNG, and npz for --partition_file); no training"
+        False, None, "print the split and save it in --export_dir (a picture, and .npz for --partition_file); no training"
     )
     slurm: str | None = flag(
         None,
         str,
-        "submit this command as an array job of Slurm, whose elements share the unfinished runs; options of sbatch as one "
-        'text, "--time=2:00:00 --array=1-8"',
+        "options of sbatch, in quotes, to submit this command as a Slurm array job whose elements share the runs, such as "
+        '"--time=2:00:00 --array=1-8"',
     )
     any_node: bool = flag(
         False,
         None,
-        "let nodes of another processor, device or library take part, whose results have "
-        "other last bits; each run records what carried it out",
+        "allow nodes with another CPU, device or library; this changes the last bits of results; each run records its "
+        "environment",
         CLUSTER,
     )
     named_by: Path | None = flag(
-        None, Path, "given to the elements of a job: the file that says for what kind of node the runs are named", SUBMITTED
+        None, Path, "file that --slurm passes to the elements of its job; it names the kind of node for the runs", SUBMITTED
     )
 
 

@@ -36,7 +36,7 @@ from figures.verdict import best_on_validation
 from launch import Failed, ending, launch, loggers, nodes, refuse, slurm, tell_failed, torchrun
 from launch.display import log_to_stderr
 from options import Launch, Options
-from untrusted import print_escaped
+from untrusted import print_escaped, wrap
 
 SPLITS_SHOWN, FOLDERS_SHOWN = 2, 6
 
@@ -116,12 +116,9 @@ def _announce(requested: RequestedRuns) -> Callable[..., None]:
     experiments = list({run_experiment.folder: run_experiment for run_experiment in requested.runs}.values())
     for run_experiment in experiments:
         if not launch_options.force and saves.finished(run_experiment.folder):
-            print_lines(f"already finished, read from {run_experiment.folder} (--force runs it anew)")
+            print_lines(wrap(f"already finished, reading {run_experiment.folder} (--force repeats it)"))
         elif (older_run := experiment.earlier(run_experiment.folder)) is not None:
-            print_lines(
-                f"the code, a library or the processor has changed since {older_run} was made: "
-                "it is kept, and this is run anew"
-            )
+            print_lines(wrap(f"code, libraries or CPU changed since {older_run}; keeping it and starting a new run"))
     distinct_splits = split.distinct(
         [run_experiment for run_experiment in experiments if not saves.finished(run_experiment.folder)]
     )
@@ -137,23 +134,25 @@ def _print_report(
     """Print the table, the verdict, the folders of the runs, and the settings that a study tried."""
     launch_options, n_runs = requested.launch_options, len({experiment.folder for experiment in requested.runs})
     if n_left := n_runs - len(results):
-        print_escaped(
-            f"other processes are at work on {n_left} of {n_runs} runs; the one that ends last prints the table, and "
-            f"python -m figures.status {shlex.quote(str(launch_options.export_dir))} tells how they stand",
-            file=sys.stderr,
+        message = (
+            f"other processes are executing {n_left} of {n_runs} runs; the last process to finish prints the table; python "
+            f"-m figures.status {shlex.quote(str(launch_options.export_dir))} shows their status"
         )
+        print_escaped(wrap(message), file=sys.stderr)
     elif finished := [(experiment, result) for experiment, result in results if not isinstance(result, Failed)]:
         _print_comparison(requested, finished, print_lines)
         if len(finished) > FOLDERS_SHOWN:
-            print_lines(
+            message = (
                 f"{len(finished)} runs are saved in {launch_options.export_dir}/; "
                 f"python -m figures.status {launch_options.export_dir} lists them"
             )
+            print_lines(wrap(message))
         else:
-            print_lines(f"saved in {launch_options.export_dir}/ (history.xlsx, history.pkl, weights.pt, split.png in each):")
+            files = "history.xlsx, history.pkl, weights.pt, split.png in each"
+            print_lines(wrap(f"saved in {launch_options.export_dir}/ ({files}):"))
             print_lines(*(f"  {run.folder.name}" for _, run in finished))
     if requested.settings:
-        print_lines("\nsettings tried, and chosen by validation accuracy (tuning.csv):", tuning.table(requested.settings))
+        print_lines("\nsettings, selected by validation accuracy (tuning.csv):", tuning.table(requested.settings))
 
 
 def _print_comparison(
@@ -162,7 +161,7 @@ def _print_comparison(
     launch_options, runs = requested.launch_options, [run for _, run in finished]
     print_lines("")
     if len(problems(runs)[1]) > 1:
-        print_lines(render(overview(runs, select=requested.chosen_among)), *requested.notes)
+        print_lines(render(overview(runs, select=requested.chosen_among)), *map(wrap, requested.notes))
         return
     baselines = {experiment.folder: nodes.independent(experiment, launch_options) for experiment, _ in finished}
     baseline_folders = dict.fromkeys(baseline.folder for baseline in baselines.values() if baseline.folder not in baselines)
@@ -185,15 +184,15 @@ def _print_comparison(
         if run.folder not in compared_folders
     ]
     for command in list(dict.fromkeys(commands))[:3]:
-        print_lines(f"no independent learning on this split yet, so no gain: {command}")
+        print_lines("gain over learning alone not shown; run the baseline first:", wrap(f"  {command}", " \\"))
 
 
 def _load_baseline(folder: Path) -> saves.Run | None:
     """Return the finished run in a folder; None where the folder has no readable run, after a warning that says why."""
     if (problem := saves.unreadable(folder)) is not None:
-        logging.getLogger("chorus").warning("%s is not compared with: %s", folder.name, problem)
+        logging.getLogger("chorus").warning("skipping the comparison with %s: %s", folder.name, problem)
         return None
-    return saves.whole(folder, "nothing is compared with it")
+    return saves.whole(folder, "skipping the comparison with it")
 
 
 if __name__ == "__main__":

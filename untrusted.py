@@ -9,6 +9,8 @@ import json
 import logging
 import math
 import os
+import re
+import shutil
 import stat
 import sys
 import tomllib
@@ -34,6 +36,7 @@ TOML = 256 * KIB  # bytes of a TOML file
 DEPTH = 64  # brackets within brackets
 DOTS = 1_000  # in a line of a TOML file: the time to read a dotted key grows with the square of its number of parts
 NAME = 256  # characters of the name of a class or a client
+WIDTH = 100  # characters of a line on the screen
 KINDS = "biufUS"  # numpy's letters: booleans, signed and unsigned integers, floats, text, bytes
 # Unicode's categories of invisible characters: control, format (bidi, zero width), surrogate, unassigned, line ends
 INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
@@ -50,14 +53,25 @@ class RefusedError(UserError, ValueError):
         return RefusedError, (self.path, self.reason)
 
 
+def help_formatter(prog: str) -> argparse.HelpFormatter:
+    """Return argparse's formatter of help texts, for the width of the terminal and at most WIDTH."""
+    return argparse.HelpFormatter(prog, width=min(shutil.get_terminal_size().columns - 2, WIDTH))
+
+
 class Parser(argparse.ArgumentParser):
-    """Parse arguments as argparse does, but refuse --flag=--: argparse of Python 3.11 reads this value as an empty list."""
+    """Parse arguments as argparse does, but refuse --flag=--: argparse of Python 3.11 reads this value as an empty list.
+
+    A help text has at most WIDTH characters per line.
+    """
+
+    def __init__(self, *args, formatter_class=help_formatter, **options) -> None:
+        super().__init__(*args, formatter_class=formatter_class, **options)
 
     def parse_known_args(self, args=None, namespace=None):
         """Parse as argparse does; argparse's `parse_args` calls this method."""
         for word in sys.argv[1:] if args is None else args:
             if word.startswith("--") and word.partition("=")[2] == "--":
-                self.error(f"{word}: -- is no value")
+                self.error(f"{word}: -- is not a value")
         return super().parse_known_args(args, namespace)
 
 
@@ -76,13 +90,13 @@ def refusing(path: Path, kind: str) -> Iterator[None]:
     except RefusedError:
         raise
     except RecursionError:
-        raise RefusedError(path, f"is nested too deeply; at most {DEPTH} levels are read") from None
+        raise RefusedError(path, f"is nested too deeply; must have at most {DEPTH} levels") from None
     except MemoryError as error:
-        raise RefusedError(path, "asks for more memory than there is") from error
+        raise RefusedError(path, "needs more memory than available") from error
     except OSError as error:
         raise RefusedError(path, f"cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged file can make its reader raise any error
-        raise RefusedError(path, f"is not to be read as {kind} ({str(error) or type(error).__name__})") from error
+        raise RefusedError(path, f"cannot be read as {kind} ({str(error) or type(error).__name__})") from error
 
 
 def regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
@@ -118,7 +132,7 @@ def opened(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
         file = open(path, "rb", opener=regular)  # noqa: PTH123, SIM115 `refusing` covers the opening alone
     with file:
         if limit is not None and (n_bytes := os.fstat(file.fileno()).st_size) > limit:
-            raise RefusedError(path, f"has {size(n_bytes)}; at most {size(limit)} are read")
+            raise RefusedError(path, f"has {size(n_bytes)}; must be at most {size(limit)}")
         yield file
 
 
@@ -181,7 +195,7 @@ def toml(path: Path) -> dict[str, Any]:
     """Return the content of a TOML file. Raise RefusedError as `tree` does."""
     content = text(path, TOML)
     if any(line.count(".") > DOTS for line in content.splitlines()):
-        raise RefusedError(path, f"has a line with more than {DOTS} dots, which are not read")
+        raise RefusedError(path, f"has a line with more than {DOTS} dots; use fewer")
     with refusing(path, "TOML"):
         value = tomllib.loads(content)
     return shallow(path, value)
@@ -196,7 +210,7 @@ def shallow(path: Path, value: Any) -> Any:
         if not children:
             return value
         level = [node for nodes in children for node in nodes if isinstance(node, dict | list)]
-    raise RefusedError(path, f"is nested too deeply; at most {DEPTH} levels are read")
+    raise RefusedError(path, f"is nested too deeply; must have at most {DEPTH} levels")
 
 
 # --- arrays ------------------------------------------------------------------------------------------------------------
@@ -210,14 +224,14 @@ def arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.nda
     with opened(path) as file, refusing(path, kind), zipfile.ZipFile(file) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if info.filename.endswith(".npy")}
         if len(archive.infolist()) > MEMBERS:
-            raise RefusedError(path, f"holds {len(archive.infolist())} arrays; at most {MEMBERS} are read")
+            raise RefusedError(path, f"holds {len(archive.infolist())} arrays; must hold at most {MEMBERS}")
         if len(members) < sum(info.filename.endswith(".npy") for info in archive.infolist()):
-            raise RefusedError(path, "holds two arrays of one name")
+            raise RefusedError(path, "holds two arrays with the same name")
         selected = {name: info for name, info in members.items() if names is None or name in names}
         for info in selected.values():
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise RefusedError(
-                    path, f"is not to be read as {kind} ({info.filename} is packed otherwise than numpy does)"
+                    path, f"cannot be read as {kind} ({info.filename} is compressed with a method that numpy does not use)"
                 )
         unpacked, packed = (
             sum(getattr(info, field) for info in selected.values()) for field in ("file_size", "compress_size")
@@ -249,10 +263,10 @@ def affordable(path: Path, unpacked: int, packed: int) -> None:
     """Raise RefusedError where `packed` bytes of a file unpack to `unpacked` bytes, more than the limits of this module."""
     if unpacked > UNASKED and unpacked > RATIO * packed:
         raise RefusedError(
-            path, f"would unpack to {size(unpacked)}, more than {RATIO} times its size; save it without packing"
+            path, f"would unpack to {size(unpacked)}, more than {RATIO} times its size; save it without compression"
         )
     if unpacked > (limit := memory()):
-        raise RefusedError(path, f"asks for {size(unpacked)} of memory; at most {size(limit)} are given here")
+        raise RefusedError(path, f"needs {size(unpacked)} of memory, more than the limit of {size(limit)}")
 
 
 def _array(path: Path, name: str, file, n_bytes: int) -> np.ndarray:
@@ -261,13 +275,13 @@ def _array(path: Path, name: str, file, n_bytes: int) -> np.ndarray:
     version = npy.read_magic(file)
     reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if reader is None:
-        raise RefusedError(path, f"{name} is of the npy version {version}; must be 1.0 or 2.0")
+        raise RefusedError(path, f"{name} has the npy version {version}; must be 1.0 or 2.0")
     shape, fortran, dtype = reader(file)  # numpy refuses a header of more than 10,000 bytes
     if dtype.kind not in KINDS:
         raise RefusedError(path, f"{name} holds {'objects' if dtype.hasobject else dtype}; only numbers and text are read")
     length = math.prod(shape) * dtype.itemsize
     if any(n < 0 for n in shape) or file.tell() + length != n_bytes:
-        raise RefusedError(path, f"{name} says that it is {dtype} {list(shape)}, and holds {size(n_bytes)}")
+        raise RefusedError(path, f"{name} declares {dtype} {list(shape)}, but holds {size(n_bytes)}")
     content = bytearray(length)
     unfilled = memoryview(content)
     while unfilled:
@@ -275,7 +289,7 @@ def _array(path: Path, name: str, file, n_bytes: int) -> np.ndarray:
             raise EOFError(f"{name} ends early")
         unfilled = unfilled[n:]
     if dtype.kind == "U" and length and np.frombuffer(content, f"{dtype.byteorder}u4").max() > sys.maxunicode:
-        raise RefusedError(path, f"{name} holds characters that there are not")
+        raise RefusedError(path, f"{name} holds invalid characters")
     return np.frombuffer(content, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
 
 
@@ -297,12 +311,33 @@ def escape(value: object, lines: bool = False) -> str:
 def short(prefix: str, names: Iterable[str]) -> None:
     """Raise ValueError for a name of more than `NAME` characters; the message begins with `prefix`."""
     if (longest := max(map(len, names), default=0)) > NAME:
-        raise ValueError(f"{prefix} a name of {longest} characters; at most {NAME} are read")
+        raise ValueError(f"{prefix} a name of {longest} characters; must be at most {NAME}")
 
 
 def no_formula(cell: str) -> str:
     """Return text for a CSV file, with an apostrophe before text that a spreadsheet would read as a formula."""
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def wrap(text: str, end: str = "") -> str:
+    """Return a text in lines of at most WIDTH characters, broken between words, with a hanging indent of two blanks.
+
+    A longer word stays whole. `end`: the end of each line but the last, such as " \\" for a command of a shell; words in
+    single quotes then stay whole too.
+    """
+    return "\n".join(_wrap_line(line, end) if len(line) > WIDTH else line for line in text.split("\n"))
+
+
+def _wrap_line(line: str, end: str) -> str:
+    words = re.findall(r"(?:'[^']*'|\S)+" if end else r"\S+", line)
+    indent = re.match(" *", line)[0]
+    lines = [indent + words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + 1 + len(word) + len(end) <= WIDTH:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"{indent}  {word}")
+    return f"{end}\n".join(lines)
 
 
 def print_escaped(*words: object, **options: Any) -> None:

@@ -1,6 +1,6 @@
 """The algorithms, by family. To add one, write its module and add its name to `FAMILIES`.
 
-A module has a docstring, whose first line says what is sent, and whose paragraph "Defaults: ..." names the source of its
+A module has a docstring whose first line says what is sent, and whose paragraph "Defaults: ..." names the source of its
 default values; and in this order
 - `Options`: its flags and its defaults for shared flags, a frozen dataclass;
 - `loss(model, batch, context, options) -> scalar`: the loss of one client on one batch (`helpers.Batch`), model(x) ->
@@ -31,7 +31,7 @@ from types import ModuleType
 from options import Launch, Options, flags_of
 
 FAMILIES: dict[str, tuple[str, ...]] = {
-    "one global model, by averaging weights": (
+    "one global model: the server averages weights": (
         "fedavg",
         "fedprox",
         "scaffold",
@@ -40,21 +40,21 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "feddyn",
         "moon",
     ),
-    "personal models, of which a part is averaged": (
+    "personal models: the server averages a part of the weights": (
         "fedbabu",
         "fedper",
         "fedrep",
         "lg_fedavg",
         "mhmd",
     ),
-    "a personal model beside the one for all": (
+    "a global model and a personal model per client": (
         "ditto",
         "pfedme",
         "perfedavg",
         "apfl",
         "fedala",
     ),
-    "models of their own, that share knowledge instead of weights": (
+    "own models: clients share knowledge instead of weights": (
         "cfkd",
         "fedproto",
         "fml",
@@ -63,12 +63,12 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "fd",
         "fedgkt",
     ),
-    "neighbours on a graph, without a server": (
+    "decentralized: neighbours on a graph exchange models, without a server": (
         "data_exchange",
         "dpsgd",
         "epidemic",
     ),
-    "reference lines, that do not collaborate": (
+    "baselines without collaboration": (
         "independent",
         "centralized",
     ),
@@ -90,12 +90,12 @@ PARTS = {  # functions that every algorithm has, and their parameters
 
 def lacking(module: ModuleType) -> list[str]:
     """Return messages with the parts that a module lacks to be an algorithm."""
-    missing = [] if str(module.__doc__ or "").strip() else ["docstring, whose first line says what is sent"]
+    missing = [] if str(module.__doc__ or "").strip() else ["docstring (its first line says what is sent)"]
     cls = getattr(module, "Options", None)
     if not (isinstance(cls, type) and issubclass(cls, Options) and cls.__dict__.get("__dataclass_params__")):
-        missing.append("Options, a frozen dataclass that inherits options.Options")
+        missing.append("Options (a frozen dataclass that inherits options.Options)")
     elif duplicates := flags_of(cls).keys() & flags_of(Launch).keys():
-        missing.append(f"name of its own for its flag {min(duplicates)}, which says how to run")
+        missing.append(f"another name for its flag {min(duplicates)} (this name is a launch flag)")
     for name, parameters in PARTS.items():
         function = getattr(module, name, None)
         if _parameters(function) != parameters:

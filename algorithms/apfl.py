@@ -37,8 +37,10 @@ from options import Number, flag
 class Options(options.Options):
     optimizer: str = "sgd"
     lr: float = 0.1
-    mixture: float = flag(0.5, Number(float, least=0, most=1), "part alpha of the own model in the mixture, to begin with")
-    fixed_mixture: bool = flag(False, None, "alpha stays as it is; with 0 the answer is FedAvg's, with 1 learning alone")
+    mixture: float = flag(0.5, Number(float, least=0, most=1), "initial weight of the own model in the mixture, from 0 to 1")
+    fixed_mixture: bool = flag(
+        False, None, "keep alpha fixed instead of learning it; alpha 0 is FedAvg, 1 is learning alone"
+    )
 
 
 class Mixture(Pair):

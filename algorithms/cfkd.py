@@ -34,9 +34,11 @@ mixed = same_features = True
 
 @dataclass(frozen=True)
 class Options(options.Options):
-    lambda_kd: float = flag(10.0, Number(float, least=0), "weight of the feature distillation; 0 is none")
-    lambda_disc: float = flag(1.0, Number(float, least=0), "weight of the contrastive discriminator; 0 is none")
-    n_avg: int = flag(10, Number(int, least=1), "examples averaged into an observation of a class; more reveal less of each")
+    lambda_kd: float = flag(10.0, Number(float, least=0), "weight of feature distillation; 0 is none")
+    lambda_disc: float = flag(1.0, Number(float, least=0), "weight of the contrastive discriminator loss; 0 is none")
+    n_avg: int = flag(
+        10, Number(int, least=1), "number of examples averaged into one shared class mean; more examples reveal less of each"
+    )
 
 
 def loss(model, batch, context, options):

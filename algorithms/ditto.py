@@ -42,7 +42,7 @@ class Options(options.Options):
     lam: float = flag(
         0.1,
         Number(float, least=0),
-        "lambda, how strongly a personal model is drawn to the global one; 0 is independent learning",
+        "lambda, weight of the distance between personal and global model; larger keeps them closer, 0 is learning alone",
     )
     optimizer: str = "sgd"
     lr: float = 0.05

@@ -28,11 +28,15 @@ from options import Choice, Number, flag
 class Options(options.Options):
     optimizer: str = "sgd"
     lr: float = 0.05
-    peers: str = flag("local", Choice(("local", "oracle")), "each client draws its receivers, or a graph is drawn for all")
+    peers: str = flag(
+        "local",
+        Choice(("local", "oracle")),
+        "random communication: each client draws its receivers, or all clients use one random graph",
+    )
     fanout: int | str = flag(
         "auto",
         Number(int, least=1, words=("auto",)),
-        "to how many others a client sends in a round, at most all; auto is log2 of the clients of the round, rounded up",
+        "number of receivers per client and round, at most all; auto is log2 of the participating clients, rounded up",
     )
 
 

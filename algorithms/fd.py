@@ -35,7 +35,7 @@ mixed = True
 @dataclass(frozen=True)
 class Options(options.Options):
     fd_gamma: float = flag(
-        1.0, Number(float, least=0), "weight of the distillation beside the cross-entropy; 0 is independent learning"
+        1.0, Number(float, least=0), "weight of distillation relative to cross-entropy; 0 is learning alone"
     )
 
 

@@ -48,10 +48,17 @@ __all__ = ["loss"]
 
 @dataclass(frozen=True)
 class Options(options.Options):
-    ala_layers: int = flag(1, Number(int, least=0), "how many layers, from the last, are weighted (p); 0 is fedavg")
-    ala_share: float = flag(0.8, Number(float, above=0, most=1), "part of its examples that a client learns weights on")
-    ala_lr: float = flag(1.0, Number(float, least=0), "rate of the weights; 0 keeps them at 1, which is fedavg", rate=True)
-    ala_first: int = flag(10, Number(int, least=0), "epochs in which the weights are learned the first time; later it is 1")
+    ala_layers: int = flag(1, Number(int, least=0), "number of last layers that are adaptively aggregated (p); 0 is FedAvg")
+    ala_share: float = flag(
+        0.8, Number(float, above=0, most=1), "fraction of its examples on which a client learns the aggregation weights"
+    )
+    ala_lr: float = flag(
+        1.0,
+        Number(float, least=0),
+        "learning rate of the aggregation weights; 0 keeps them at 1, which is FedAvg",
+        rate=True,
+    )
+    ala_first: int = flag(10, Number(int, least=0), "epochs for the aggregation weights the first time; later 1")
     optimizer: str = "sgd"
     lr: float = 0.005
     batch_size: int = 10

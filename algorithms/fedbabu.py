@@ -48,16 +48,18 @@ class Training(options.Averaging):
 
 @dataclass(frozen=True)
 class Options(Training):
-    local_upt_part: str = flag("body", Choice(PARTS), "which part clients train; full with --aggr_part full is FedAvg")
-    aggr_part: str = flag("body", Choice(PARTS), "which part is averaged, of what is trained")
+    local_upt_part: str = flag(
+        "body", Choice(PARTS), "part of the model that clients train; full with --aggr_part full is FedAvg"
+    )
+    aggr_part: str = flag("body", Choice(PARTS), "part of the model that the server averages, within the trained part")
 
 
 def check(options, data, n_train):
     """Return "". Raise UserError if no part is both trained and averaged."""
     if {options.local_upt_part, options.aggr_part} == {"body", "head"}:
         raise UserError(
-            f"--aggr_part {options.aggr_part}: nothing of it is trained with --local_upt_part {options.local_upt_part}; "
-            f"must be full or {options.local_upt_part}"
+            f"--aggr_part {options.aggr_part}: clients do not train this part with --local_upt_part "
+            f"{options.local_upt_part}; must be full or {options.local_upt_part}"
         )
     return ""
 

@@ -40,14 +40,14 @@ class Options(options.Options):
     distill_steps: int = flag(
         1000,
         Number(int, least=0),
-        "steps of the server in a round, rounded up to whole passes over the public images; 0 is --distill_epochs alone",
+        "number of server steps per round, rounded up to whole epochs over the public images; 0 is --distill_epochs only",
         legacy_value=0,
     )
     distill_epochs: int = flag(
-        1, Number(int, least=0), "least passes of the server over the public images in a round; 0 is fedavg"
+        1, Number(int, least=0), "minimum number of server epochs over the public images per round; 0 is FedAvg"
     )
-    distill_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the server, which learns with Adam", rate=True)
-    distill_batch_size: int = flag(128, Number(int, least=1), "public images in a batch of the server")
+    distill_lr: float = flag(1e-3, Number(float, above=0), "learning rate of the server (Adam)", rate=True)
+    distill_batch_size: int = flag(128, Number(int, least=1), "number of public images per server batch")
 
 
 loss = cross_entropy

@@ -51,7 +51,7 @@ class Options(fedavg.Options):
     alpha_coef: float = flag(
         0.01,
         Number(float, above=0),
-        "alpha, weight of the regularisation; larger keeps clients nearer to what they received",
+        "alpha, weight of the dynamic regularization; larger keeps clients closer to the received model",
     )
 
 

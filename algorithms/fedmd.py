@@ -39,21 +39,25 @@ class Options(options.Options):
     batch_size: int = 5
     public_share: float = 0.1
     pretrain_epochs: int = flag(
-        20, Number(int, least=0), "epochs on the public images with their labels, then on one's own, before round 1"
+        20,
+        Number(int, least=0),
+        "epochs of pretraining before round 1, first on the public images with labels, then on the client's images",
     )
-    alignment: int = flag(5000, Number(int, least=1), "public images that a round is about, drawn anew; at most all of them")
+    alignment: int = flag(
+        5000, Number(int, least=1), "number of public images per round, drawn again each round; at most all"
+    )
     digest_epochs: int = flag(
-        1, Number(int, least=0), "epochs towards the mean logits in a round; 0 is independent learning"
+        1, Number(int, least=0), "number of distillation epochs per round, towards the mean logits; 0 is learning alone"
     )
-    digest_batch_size: int = flag(256, Number(int, least=1), "public images in a batch")
+    digest_batch_size: int = flag(256, Number(int, least=1), "number of public images per batch")
 
 
 def check(options, data, n_train):
     """Return "". Raise UserError if pretraining needs labels that the public images do not have."""
     if options.pretrain_epochs and data.n_public and data.y[data.public].min() < 0:
         raise UserError(
-            f"--public_dataset {options.public_dataset}: has other classes than {data.name}, and so no labels to learn from "
-            "before round 1; add --pretrain_epochs 0"
+            f"--public_dataset {options.public_dataset}: its classes differ from those of {data.name}, so clients cannot "
+            "pretrain on its labels; add --pretrain_epochs 0"
         )
     return ""
 

@@ -63,25 +63,34 @@ class Options(fedavg.Options):
     epoch_per_round: int = 1
     batch_size: int = 20
     rounds: int = 1500
-    server_optimizer: str = flag("adam", Choice(tuple(SERVER_STEPS)), "how the server steps along the clients' mean change")
+    server_optimizer: str = flag(
+        "adam", Choice(tuple(SERVER_STEPS)), "optimizer of the server, applied to the clients' mean update"
+    )
     server_lr: float | None = flag(
         None,
         Number(float, above=0),
-        "the server's learning rate; 1 with plain SGD is FedAvg; default: 0.003 for adam and yogi, 0.1 for adagrad, 0.3 for "
-        "sgd",
+        "learning rate of the server; 1 with plain SGD is FedAvg; default: 0.003 for adam and yogi, 0.1 for adagrad, 0.3 "
+        "for sgd",
         rate=True,
         follows=lambda o: SERVER_LR[o.server_optimizer],
     )
-    server_momentum: float = flag(0.9, Number(float, least=0, below=1), "of the server's SGD; 0 is plain", MOMENTUM)
+    server_momentum: float = flag(
+        0.9, Number(float, least=0, below=1), "momentum of the server's SGD; 0 is plain SGD", MOMENTUM
+    )
     beta1: float | None = flag(
         None,
         Number(float, least=0, below=1),
-        "decay of the mean change; 0 keeps none of before; default: 0 for adagrad, 0.9 for adam and yogi",
+        "decay of the first moment of the mean update; 0 keeps no history; default: 0 for adagrad, 0.9 for adam and yogi",
         ADAPTIVE,
         follows=lambda o: 0.0 if o.server_optimizer == "adagrad" else 0.9,
     )
-    beta2: float = flag(0.99, Number(float, least=0, below=1), "decay of the mean squared change", SECOND)
-    tau: float = flag(1e-3, Number(float, above=0), "adaptivity: larger is less, and the steps shorter", ADAPTIVE)
+    beta2: float = flag(0.99, Number(float, least=0, below=1), "decay of the second moment of the mean update", SECOND)
+    tau: float = flag(
+        1e-3,
+        Number(float, above=0),
+        "constant in the denominator; larger is less adaptive, with shorter steps",
+        ADAPTIVE,
+    )
 
 
 loss = cross_entropy

@@ -38,7 +38,7 @@ class Options(options.Options):
     lr: float = 0.01
     momentum: float = 0.5
     batch_size: int = 4
-    lambda_proto: float = flag(1.0, Number(float, least=0), "weight of the distance to the prototypes; 0 is none")
+    lambda_proto: float = flag(1.0, Number(float, least=0), "weight of the distance to the global prototypes; 0 is none")
 
 
 def loss(model, batch, context, options):

@@ -27,7 +27,11 @@ __all__ = ["start"]
 
 @dataclass(frozen=True)
 class Options(fedavg.Options):
-    mu: float = flag(0.1, Number(float, least=0), "weight of the proximal term; 0 is FedAvg, larger keeps clients nearer")
+    mu: float = flag(
+        0.1,
+        Number(float, least=0),
+        "weight of the proximal term; larger keeps clients closer to the global model, 0 is FedAvg",
+    )
 
 
 def loss(model, batch, context, options):

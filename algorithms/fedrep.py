@@ -28,7 +28,9 @@ from options import Number, flag
 @dataclass(frozen=True)
 class Options(options.Averaging):
     head_epochs: int = flag(
-        10, Number(int, least=0), "local epochs of the head before those of the body; 0 never trains it, as fedbabu"
+        10,
+        Number(int, least=0),
+        "number of local epochs of the head, before those of the body; 0 never trains the head, as in fedbabu",
     )
     batch_size: int = 10
     optimizer: str = "sgd"

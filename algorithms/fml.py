@@ -44,11 +44,15 @@ class Options(options.Options):
     shared_model: str | None = flag(
         None,
         Choice(MODELS),
-        "architecture of the model that all share; default: that of --model, the first of several",
+        "architecture of the shared (meme) model; default: the first of --model",
         follows=lambda o: o.model[0],
     )
-    mutual_own: float = flag(0.5, Number(float, least=0, most=1), "what the own model learns from labels; 1 is alone")
-    mutual_shared: float = flag(0.5, Number(float, least=0, most=1), "what the shared one learns from labels; 1 is fedavg")
+    mutual_own: float = flag(
+        0.5, Number(float, least=0, most=1), "weight of the labels in the personal model's loss; 1 is learning alone"
+    )
+    mutual_shared: float = flag(
+        0.5, Number(float, least=0, most=1), "weight of the labels in the shared model's loss; 1 is FedAvg"
+    )
 
 
 def check(options, data, n_train):

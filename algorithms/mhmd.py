@@ -41,20 +41,24 @@ class Options(fedbabu.Options):
     distill: str = flag(
         "mutual",
         Choice(("none", "deep_to_shallow", "mutual")),
-        "whether auxiliary heads learn from the classifier, and (mutual) it from them",
+        "direction of distillation: auxiliary heads from the classifier, or (mutual) in both directions",
     )
-    correct_only: str = flag("1", Choice(("0", "1")), "distil only images that the teacher gets right; 0 is all")
+    correct_only: str = flag(
+        "1", Choice(("0", "1")), "whether to distil only images that the teacher classifies correctly; 0 is all images"
+    )
     kd_reduction: str = flag(
-        "mean", Choice(("mean", "batchmean")), "a divergence's sum over classes is divided by their number (mean), or not"
+        "mean",
+        Choice(("mean", "batchmean")),
+        "reduction of the divergence over classes: mean divides by their number, batchmean does not",
     )
-    detach_teacher: bool = flag(False, None, "no gradient into a teacher")
+    detach_teacher: bool = flag(False, None, "whether to stop gradients into the teacher")
     w_aux: float | None = flag(
         None,
         Number(float, least=0),
-        "weight of the auxiliary heads' cross-entropies; default: 10 for MobileNet, 0.01 for CNN4",
+        "weight of the auxiliary heads' cross-entropy; default: 10 for MobileNet, 0.01 for CNN4",
     )
-    w_kd: float = flag(1.0, Number(float, least=0), "weight of the distillation; 0 is none")
-    temperature: float = flag(1.0, Number(float, above=0), "temperature of the distillation")
+    w_kd: float = flag(1.0, Number(float, least=0), "weight of distillation; 0 is none")
+    temperature: float = flag(1.0, Number(float, above=0), "temperature of distillation")
 
 
 def loss(model, batch, context, options):

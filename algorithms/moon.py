@@ -35,7 +35,7 @@ class Options(fedavg.Options):
     momentum: float = 0.9
     weight_decay: float = 1e-5
     mu: float = flag(1.0, Number(float, least=0), "weight of the contrastive term; 0 is FedAvg")
-    temperature: float = flag(0.5, Number(float, above=0), "of the contrastive term; smaller is a sharper one")
+    temperature: float = flag(0.5, Number(float, above=0), "temperature of the contrastive term; smaller is sharper")
 
 
 def loss(model, batch, context, options):

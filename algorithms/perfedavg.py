@@ -47,7 +47,10 @@ from options import Number, flag
 @dataclass(frozen=True)
 class Options(options.Options):
     adapt_lr: float = flag(
-        0.01, Number(float, least=0), "alpha, the rate of a client's own step, in training and after; 0 is none", rate=True
+        0.01,
+        Number(float, least=0),
+        "alpha, learning rate of a client's adaptation step, in training and in evaluation; 0 is none",
+        rate=True,
     )
     optimizer: str = "sgd"
     lr: float = 0.1

@@ -50,12 +50,18 @@ from options import Number, flag
 
 @dataclass(frozen=True)
 class Options(options.Options):
-    lam: float = flag(15.0, Number(float, above=0), "lambda, how strongly personal models are drawn to the global one")
-    inner_steps: int = flag(5, Number(int, least=1), "gradient steps to a personal model, on each batch: K in the paper")
-    inner_lr: float = flag(
-        0.1, Number(float, above=0), "learning rate of these steps, alpha; at 2 / lambda they diverge", rate=True
+    lam: float = flag(
+        15.0,
+        Number(float, above=0),
+        "lambda, weight of the distance between personal and global model; larger keeps them closer",
     )
-    beta: float = flag(1.0, Number(float, above=0), "how far the server goes to the clients' average; 1 is all the way")
+    inner_steps: int = flag(
+        5, Number(int, least=1), "number of gradient steps for the personal model per batch (K in the paper)"
+    )
+    inner_lr: float = flag(
+        0.1, Number(float, above=0), "alpha, learning rate of these steps; diverges from 2 / lambda on", rate=True
+    )
+    beta: float = flag(1.0, Number(float, above=0), "server step towards the clients' average; 1 is the average")
     optimizer: str = "sgd"
     lr: float = 0.005
     batch_size: int = 20

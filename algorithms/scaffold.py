@@ -45,11 +45,11 @@ class Options(fedavg.Options):
     variate: int = flag(
         2,
         Number(int, least=1, most=2),
-        "a client's new variate: 1 is its gradient at the server's model, over all its examples once more; 2 is the mean of "
-        "the gradients of its local steps",
+        "update of the client's control variate: 1 is the gradient of the global model over all its examples (an extra "
+        "pass), 2 is the mean gradient of its local steps",
     )
     server_lr: float = flag(
-        1.0, Number(float, above=0), "the server's learning rate; 1 takes the mean of the models", rate=True
+        1.0, Number(float, above=0), "learning rate of the server; 1 is the mean of the models", rate=True
     )
 
 
@@ -57,7 +57,9 @@ def check(options, data, n_train):
     """Return "". Raise UserError if x - y_i is not the learning rate times the sum of K corrected gradients."""
     for name, required in {"optimizer": "sgd", "momentum": 0.0, "clip_grad": 0.0}.items():
         if options.variate == 2 and (value := getattr(options, name)) != required:
-            raise UserError(f"--{name} {value}: --variate 2 of scaffold needs plain SGD; must be {required}, or --variate 1")
+            raise UserError(
+                f"--{name} {value}: scaffold with --variate 2 requires plain SGD; must be {required}, or add --variate 1"
+            )
     return ""
 
 

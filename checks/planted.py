@@ -369,7 +369,7 @@ workers see the data set without its shift | experiment/preparation.py | test_sh
 a form for programs leaves out the spread over seeds | figures/compare.py | figures/test_forms.py
 - headers += [(column.header, column.unit), *([(column.of_spread, column.unit)] if column.spread else [])]
 + headers += [(column.header, column.unit)]
-the table is as wide as it gets | figures/render.py | figures/test_forms.py
+the table is as wide as it gets | untrusted.py | figures/test_forms.py
 - WIDTH = 100
 + WIDTH = 1000
 a measure of a plugin has no columns | figures/metrics.py | figures/test_forms.py

@@ -19,14 +19,14 @@ from data.datasets import LOADERS
 from data.partition import PARTITIONS, readers
 from errors import UserError
 from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of, stood_for
-from untrusted import Parser
+from untrusted import WIDTH, Parser, wrap
 
 RUNS = 10_000  # limit for one command, or one method of a study
 ROLES = {  # titles of the flags that every algorithm has, by role; several values of a flag are several runs
-    "problem": "data and split (several values are several problems; none is chosen for its accuracy)",
-    "setting": "training and evaluation (of several values the best on --validation may be chosen)",
+    "problem": "data, split, clients, model (several values are several problems)",
+    "setting": "training (of several values, validation accuracy may select the best)",
     "seed": "seeds (tables show means over seeds)",
-    "execution": "execution",
+    "execution": "evaluation and computation",
 }
 
 # launch flags that a printed command includes, since they say where files are; all others concern a single call
@@ -39,7 +39,7 @@ OTHERS = ("--slurm",)  # flags that take the flags of another program
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=26, width=118)
+        super().__init__(prog, max_help_position=26, width=WIDTH)
 
     def _format_action_invocation(self, action) -> str:
         """Return the flag by its main name only: its help lists the other names."""
@@ -50,9 +50,13 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"argument (--\w+)\S*: expected at least one argument", r"\1: a value is missing", message)
-        message = re.sub(r"argument (--\w+)\S*: ignored explicit argument '((?s:.*))'", r"\1=\2: \1 takes no value", message)
-        message = re.sub(r"unrecognized arguments: ((?s:.*))", r"\1: belongs to no flag (algorithms come first)", message)
+        message = re.sub(r"argument (--\w+)\S*: expected at least one argument", r"\1: the value is missing", message)
+        message = re.sub(
+            r"argument (--\w+)\S*: ignored explicit argument '((?s:.*))'", r"\1=\2: \1 takes no value; remove it", message
+        )
+        message = re.sub(
+            r"unrecognized arguments: ((?s:.*))", r"\1: does not belong to a flag; put algorithms before the flags", message
+        )
         raise UserError(message)
 
 
@@ -114,7 +118,7 @@ def parse(
             and getattr(launch_options, name) != flag["default"]
             and not flag["requires"].holds(launch_options)
         ):
-            raise UserError(f"--{name} {getattr(launch_options, name)}: read only with {flag['requires'].words}")
+            raise UserError(f"--{name} {getattr(launch_options, name)}: applies only with {flag['requires'].words}")
 
     if launch_options.study and (algorithm_words or origin or typed_values.keys() - launch_flags):
         raise UserError(
@@ -148,7 +152,7 @@ def combined(
     n_runs = sum(math.prod(map(len, readable.values())) for readable in read_by.values())
     if n_runs > RUNS:
         several = " ".join(f"--{flag}" for flag, several_values in values.items() if len(several_values) > 1)
-        raise UserError(f"{several}: would be {n_runs:,} runs; at most {RUNS:,} in one command")
+        raise UserError(f"{several}: {n_runs:,} runs, more than the limit of {RUNS:,} per command; use fewer values")
     for name, readable in read_by.items():
         options_class = classes[name]
         start_values = {} if alone else {flag: declaration["default"] for flag, declaration in shared_flags.items()}
@@ -166,7 +170,7 @@ def combined(
             runs[options_class(**{**start_values, **used, "algorithm": name})] = None
     for name in set_flags:
         if name not in read_flags:
-            raise UserError(f"--{name} {_format_values(values[name])}: read only with {declared[name]['requires'].words}")
+            raise UserError(f"--{name} {_format_values(values[name])}: applies only with {declared[name]['requires'].words}")
     for run in runs:
         _check_run(run)
     return list(runs)
@@ -177,8 +181,8 @@ def refuse_without_alpha(runs: Sequence[Options], set_flags: Collection[str]) ->
     for run in runs:
         if lacks_alpha(set_flags, run) and run.alpha == flags_of(Options)["alpha"]["default"]:
             raise UserError(
-                f"--partition {run.partition}: says nothing without --alpha: a number, the smaller the more heterogeneous, "
-                "or inf for the class mix of the whole at every client"
+                f"--partition {run.partition}: requires --alpha; add --alpha X (smaller is more heterogeneous) or --alpha "
+                "inf (IID)"
             )
 
 
@@ -251,7 +255,7 @@ def blamed(message: str, run: Options, argv: Sequence[str]) -> str:
         )
         flag_text = f"--{name} {_format_values([value])}"
         if message.startswith(f"{flag_text}:") and value == default != declaration["default"] and not typed_flags & names:
-            explanation = f"the default of {run.algorithm}; that of others is {_format_values([declaration['default']])}"
+            explanation = f"the default of {run.algorithm}; other methods use {_format_values([declaration['default']])}"
             return message.replace(flag_text, f"{flag_text} ({explanation})", 1)
     return message
 
@@ -281,7 +285,7 @@ def _find_algorithm(text: str, algorithms: Mapping[str, type]) -> str:
         if letters(name) == letters(text):
             return name
     if text.lower() in SETTINGS:
-        raise UserError(f"algorithm {text}: is a setting here; type {SETTINGS[text.lower()]}")
+        raise UserError(f"algorithm {text}: is a setting of another algorithm here; use {SETTINGS[text.lower()]}")
     raise UserError(f"algorithm {text}: must be one of {', '.join(algorithms)}{nearest(text, list(algorithms))}")
 
 
@@ -297,7 +301,7 @@ def _expand(words: Sequence[str], algorithm_names: Sequence[str], algorithms: Ma
     (name, text), *more_texts = texts
     origin = f"--{name} {text}"
     if more_texts:
-        raise UserError(f"{origin}: takes one value, and stands alone")
+        raise UserError(f"{origin}: allows no second preset or configuration file; remove the others")
     value = value_of(name, text, flags_of(Shorthand)[name]["type"])
     try:
         base_flags = (
@@ -317,8 +321,8 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
     parser = _Parser(
         prog="run.py",
         usage=f"python run.py {' '.join(names)} [--flag VALUE ...]",
-        description="\n\n".join(f"{name}: {describe[name]}" for name in names),
-        epilog="python run.py -h lists the algorithms.",
+        description="\n\n".join(_describe(name, describe[name]) for name in names),
+        epilog="python run.py -h lists all algorithms.",
         formatter_class=_Help,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -332,7 +336,7 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
     groups = {title: {f: flag for f, flag in shared_flags.items() if role_of(f) == role} for role, title in ROLES.items()}
     for name in names:
         groups[f"settings of {name}"] = flags_of(algorithms[name])
-    groups["launch: files, output, parallel runs (these change no result)"] = flags_of(Launch)
+    groups["execution: files, output, parallel runs (these do not change results)"] = flags_of(Launch)
     declared: dict[str, dict] = {}
     for title, flags in groups.items():
         group = parser.add_argument_group(title)
@@ -340,13 +344,17 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
             if name not in declared:
                 declared[name] = flag
                 _add_flag(group, name, flag)
-    group = parser.add_argument_group("flags that stand for others (one given beside them has the last word)")
+    group = parser.add_argument_group("shorthands for several flags (an explicit flag takes precedence)")
     for name, flag in flags_of(Shorthand).items():
         _add_flag(group, name, flag)
     for name, other in TRANSLATIONS.items():
         arguments = {"nargs": "+", "metavar": "N"} if other.takes else {"action": "store_true"}
-        group.add_argument(f"--{name}", help=f"another system's --{other.says}: {other.help}", **arguments)
+        group.add_argument(f"--{name}", help=f"alias of other systems for --{other.says}: {other.help}", **arguments)
     return parser, declared
+
+
+def _describe(name: str, text: str) -> str:
+    return "\n\n".join(wrap(" ".join(paragraph.split())) for paragraph in f"{name}: {text}".split("\n\n"))
 
 
 def _add_flag(group, name: str, declared: Mapping[str, Any]) -> None:
@@ -390,10 +398,11 @@ def _parse_flags(
             other_values = _parse_values(name, texts[name], translation.takes, algorithms)
             shown = f"--{name} {_format_values(other_values)}" if translation.takes else f"--{name}"
             if translation.says in values:
-                raise UserError(f"{shown}: says the same as --{typed_names[translation.says]}, which is given too")
+                raise UserError(f"{shown}: sets --{typed_names[translation.says]}, which is also set; remove one of the two")
             if len(clients) > 1 or "clients" in values:
                 raise UserError(
-                    f"{shown}: with {'--clients' if 'clients' in values else 'several --n_clients'} use --{translation.says}"
+                    f"{shown}: cannot be translated with {'--clients' if 'clients' in values else 'several --n_clients'}; "
+                    f"use --{translation.says}"
                 )
             try:
                 values[translation.says] = [translation.translate(value, clients[0]) for value in other_values]
@@ -432,12 +441,12 @@ def _reject_strange_flags(words: Sequence[str], parser: argparse.ArgumentParser,
             suggestion = next((words for words, others in MEANT.items() if text[2:] in others), "")
             alternative = f"; did you mean {suggestion}?" if suggestion else nearest(text, list(known_names))
             hint = f"; it is a flag of {', '.join(owners)}" if owners else alternative
-            raise UserError(f"{text}: no algorithm named here reads such a flag{hint}")
+            raise UserError(f"{text}: not a flag of these methods{hint}")
         name = known_names[text]
         if typed_names.get(name) == text[2:]:
-            raise UserError(f"{text}: given twice; several values stand behind one flag, {text} A B")
+            raise UserError(f"{text}: is set twice; put all values after one flag, {text} A B")
         if name in typed_names:
-            raise UserError(f"{text}: is another name of --{typed_names[name]}, which is given too")
+            raise UserError(f"{text}: is an alias of --{typed_names[name]}, which is also set; remove one of the two")
         typed_names[name] = text[2:]
     return typed_names
 
@@ -457,7 +466,9 @@ def _parse_values(name: str, texts: Any, flag_type: Callable | None, algorithms:
     for index, text in enumerate(texts):
         if text in algorithms and not _is_value(text, flag_type, index):
             others = " ".join(texts[:index]) or "..."
-            raise UserError(f"--{name} {text}: name the algorithms first, python run.py {text} --{name} {others}")
+            raise UserError(
+                f"--{name} {text}: is an algorithm; put it before the flags, python run.py {text} --{name} {others}"
+            )
     return values_of(name, texts, flag_type)
 
 
@@ -503,19 +514,21 @@ def _refuse_contradictions(chosen: Mapping[str, Any], declared: Mapping[str, dic
         for name, value in stood_for(declared[flag], set_value).items():
             if name != flag and chosen.get(name, value) != value:
                 shown_flag = f"--{flag}" if set_value is True else f"--{flag} {set_value}"
-                meaning = f"is --{name} {value}" if value is not None else f"takes no --{name}"
+                meaning = f"sets --{name} {value}" if value is not None else f"allows no --{name}"
                 raise UserError(f"--{name} {_format_values([chosen[name]])}: contradicts {shown_flag}, which {meaning}")
 
 
 def _check_run(run: Options) -> None:
     """Check the flags that depend on each other. Raises UserError."""
     if len(run.model) > run.n_clients:
-        raise UserError(f"--model {','.join(run.model)}: more architectures than --n_clients {run.n_clients}")
+        raise UserError(
+            f"--model {','.join(run.model)}: more architectures than clients; must be at most --n_clients {run.n_clients}"
+        )
     if run.sizes is not None:
         shown = ",".join(f"{size:g}" for size in run.sizes)
         if len(run.sizes) != run.n_clients:
             raise UserError(
-                f"--sizes {shown}: must be one size for each of --n_clients {run.n_clients}, got {len(run.sizes)}"
+                f"--sizes {shown}: must be one size per client (--n_clients {run.n_clients}), got {len(run.sizes)}"
             )
         if sum(run.sizes) > 1 + 1e-9:
             raise UserError(f"--sizes {shown}: must add up to at most 1, got {sum(run.sizes):g}")
@@ -536,8 +549,8 @@ def _notes_on_defaults(names, values, algorithms, shared_flags) -> list[str]:
         if differing:
             shown_defaults = _format_defaults(shared_flags, differing)
             notes.append(
-                f"{name} took the shared defaults {shown_defaults}; "
-                f"named alone it takes {_format_defaults(own_flags, differing)}"
+                f"{name} uses the shared defaults {shown_defaults}, so that methods are comparable; alone, its defaults are "
+                f"{_format_defaults(own_flags, differing)}"
             )
     return notes
 

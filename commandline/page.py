@@ -4,7 +4,7 @@ import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping
 
-WIDTH = 100  # characters of a line
+from untrusted import WIDTH
 
 HEAD = """\
 usage: python run.py [METHOD ...] [--flag VALUE ...]

@@ -17,10 +17,10 @@ from errors import DivergedError
 from experiment import Experiment, Plan
 from experiment.planning import NO_COST
 from figures.groups import distinguishing
-from figures.units import duration, operations, shown, size
+from figures.units import duration, in_blocks, operations, shown, size
 from launch.scheduling import cores_of, side_by_side
 from options import Launch, plain
-from untrusted import escape, print_escaped
+from untrusted import escape, print_escaped, wrap
 
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
 
@@ -81,20 +81,17 @@ def report(plans: Sequence[Plan], cores: int = 1) -> str:
     parts = [_format_table(rows, text_columns) for rows in (run_rows, kind_rows) if rows]
     total, seconds = sum(_total_bytes(plan) for plan in plans), sum(plan.seconds for plan in plans)
     subject = "a run" if len(plans) == 1 else f"{len(plans)} runs"
-    order = "one after another"
+    order = "one run after another"
     if cores > 1 and len(plans) > 1:
         parallel = side_by_side([(plan.seconds, plan.experiment.options.threads) for plan in plans], cores)
-        order += f", or {duration(parallel)} side by side with --jobs {cores}"
+        order += f", or {duration(parallel)} in parallel with --jobs {cores}"
     n_planned = len({id(plan.history) for plan in plans})
-    planned_note = (
-        f"; planned {n_planned}, since what differs in nothing but {', '.join(NO_COST)} costs the same"
-        if n_planned < len(plans)
-        else ""
-    )
-    parts.append(
-        f"{subject}: {size(total)}, about {duration(seconds)} on this machine as busy as it is now, {order}{planned_note}; "
+    planned_note = f"; {n_planned} planned: {', '.join(NO_COST)} do not change the cost" if n_planned < len(plans) else ""
+    summary_line = (
+        f"{subject}: {size(total)}, about {duration(seconds)} on this machine at its current load, {order}{planned_note}; "
         "nothing was trained or saved"
     )
+    parts.append(wrap(summary_line))
     return "\n\n".join(parts)
 
 
@@ -137,17 +134,17 @@ def _run_row(plan: Plan, neighbours: bool, server: bool) -> dict[str, str]:
     row = {"parameters": ", ".join(f"{n:,}" for n in dict.fromkeys(totals["parameters"]))}
     for name, label in DIRECTIONS.items():
         if name != "between" or neighbours:
-            row[f"{label}, a client\nand round"] = size(rounds[f"bytes_{name}"].sum() / client_rounds)
-    row["steps of\nall clients"] = f"{totals['steps']:,}"
-    row["FLOPs a client\nand round"] = operations(totals["flops"] / client_rounds)
+            row[f"{label} per\nclient, round"] = size(rounds[f"bytes_{name}"].sum() / client_rounds)
+    row["client\nsteps"] = f"{totals['steps']:,}"
+    row["FLOPs per\nclient, round"] = operations(totals["flops"] / client_rounds)
     if server:
-        row["steps of\nthe server"] = f"{totals['steps_server']:,}"
-        row["FLOPs of the\nserver a round"] = operations(totals["flops_server"] / options.rounds)
+        row["server\nsteps"] = f"{totals['steps_server']:,}"
+        row["server FLOPs\nper round"] = operations(totals["flops_server"] / options.rounds)
     state = totals["state"]
     return {
         **row,
-        "state kept, a client\nand in all": f"{size(state['a_client'])}, {size(state['all'])}",
-        "memory, of this\nprocess so far": size(totals["memory"]),
+        "state per client,\nin total": f"{size(state['a_client'])}, {size(state['all'])}",
+        "peak memory of\nthis process": size(totals["memory"]),
         "time": duration(plan.seconds),
     }
 
@@ -158,8 +155,8 @@ def _kind_rows(plan: Plan) -> list[dict[str, str]]:
         direction, _, kind = name.partition(":")
         a_round = n_bytes["a_round"]
         rows.append({"direction": DIRECTIONS[direction], "kind": kind, "bytes before\nround 1": f"{n_bytes['before']:,}"})
-        rows[-1]["a round,\nall clients"] = f"{a_round:,.0f}" if a_round.is_integer() else f"{a_round:,.1f}"
-        rows[-1]["the run"] = f"{n_bytes['run']:,}"
+        rows[-1]["per round,\nall clients"] = f"{a_round:,.0f}" if a_round.is_integer() else f"{a_round:,.1f}"
+        rows[-1]["whole run"] = f"{n_bytes['run']:,}"
     return rows
 
 
@@ -185,5 +182,9 @@ def _label_plans(plans: Sequence[Plan]) -> list[dict[str, str]]:
 
 
 def _format_table(rows: Sequence[dict[str, str]], text_columns: Sequence[str]) -> str:
-    aligned = ["left" if name in text_columns else "right" for name in rows[0]]
-    return tabulate(rows, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)
+    def table(columns: Sequence[str]) -> str:
+        cells = [{name: row[name] for name in columns} for row in rows]
+        aligned = ["left" if name in text_columns else "right" for name in columns]
+        return tabulate(cells, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)
+
+    return in_blocks(rows[0], [name for name in rows[0] if name in text_columns], table)

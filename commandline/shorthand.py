@@ -41,17 +41,17 @@ class Shorthand:
     """Flags that expand to other flags before a run is created, and that are no part of a run."""
 
     preset: str | None = flag(
-        None, Choice(tuple(PRESETS)), "the CFKD code's word for an algorithm and its flags, where no algorithm is named"
+        None,
+        Choice(tuple(PRESETS)),
+        "name of a baseline in the CFKD code, for its algorithm and flags; requires a command without an algorithm",
     )
-    config_file: Path | None = flag(
-        None, Path, "config.json of a saved run: the very same run again; or any JSON object of flags"
-    )
+    config_file: Path | None = flag(None, Path, "JSON file with flags: config.json of a saved run repeats that run")
 
 
 def preset(name: str, algorithm_names: Sequence[str]) -> dict[str, Any]:
     """Return the algorithm and the flags of a preset. Raises UserError where an algorithm is named too."""
     if algorithm_names:
-        raise UserError(f"stands for an algorithm, and {' '.join(algorithm_names)} is named; leave out one of the two")
+        raise UserError(f"sets the algorithm, but {' '.join(algorithm_names)} is named; remove one of the two")
     return dict(PRESETS[name])
 
 
@@ -67,13 +67,13 @@ def config_file(path: Path, algorithm_names: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"{error.reason}; {expected}") from None
     flags = flags.get("options", flags) if isinstance(flags, dict) else flags
     if not isinstance(flags, dict):
-        raise UserError(f"holds no flags; {expected}")
+        raise UserError(f"contains no flags; {expected}")
     for name in ("preset", "config_file"):
         if name in flags:
-            raise UserError(f"holds --{name}, which stands on a command line only")
+            raise UserError(f"contains --{name}, which is allowed only on the command line; remove it")
     algorithm = flags.get("algorithm")
     if algorithm and list(algorithm_names) not in ([], [algorithm]):
-        raise UserError(f"is of {algorithm}, and {' '.join(algorithm_names)} is named; name {algorithm}, or none")
+        raise UserError(f"is for {algorithm}, but {' '.join(algorithm_names)} is named; name {algorithm} or no algorithm")
     return dict(flags)
 
 
@@ -128,12 +128,12 @@ def _device(number: int, n_clients: int) -> str:
 
 
 def _no_cuda(number: int) -> str:
-    return ", for no CUDA device is there" if number >= 0 and not torch.cuda.is_available() else ""
+    return ", because no CUDA device is available" if number >= 0 and not torch.cuda.is_available() else ""
 
 
 # {suggestion: names that are less precise than a flag of Chorus, or close to it}; the error message asks "did you mean ...?"
 MEANT = {
-    "the name of an algorithm alone, before all flags": ("algorithm", "algo", "method", "strategy"),
+    "an algorithm's name without a flag, before all flags": ("algorithm", "algo", "method", "strategy"),
     "--epoch_per_round or --rounds": ("epochs", "epoch", "num_epochs", "n_epochs"),
     "--export_dir": ("output", "output_dir", "out", "out_dir", "save_dir", "save_path", "log_dir", "results"),
     "--dataset or --data_dir": ("data", "data_path", "data_root"),
@@ -149,7 +149,7 @@ MEANT = {
 }
 
 TRANSLATIONS = {
-    "num_select_clients": Translation("participation", "a number of clients", Number(int, least=1), _fraction),
-    "gpu": Translation("device", "a number, -1 is the CPU", Number(int, least=-1), _device, _no_cuda),
+    "num_select_clients": Translation("participation", "number of clients", Number(int, least=1), _fraction),
+    "gpu": Translation("device", "device number; -1 is the CPU", Number(int, least=-1), _device, _no_cuda),
     "iid": Translation("partition", "iid", None, lambda _, n_clients: "iid"),
 }

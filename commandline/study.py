@@ -37,7 +37,7 @@ import untrusted
 from commandline import combined, lacks_alpha, refuse_without_alpha, values_of
 from errors import UserError
 from options import Launch, Options, flags_of, nearest, role_of
-from untrusted import print_escaped
+from untrusted import print_escaped, wrap
 
 SECTIONS = {
     "problem": "problem",
@@ -112,16 +112,18 @@ def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
     for section, content in document.items():
         if not isinstance(content, dict):
             raise UserError(
-                f"{prefix} {section} stands in no section; must be below [problem], [settings], [seeds] or a method"
+                f"{prefix} {section} is outside a section; must be in [problem], [settings], [seeds] or a method"
             )
     shared = {section: document.get(section, {}) for section in SECTIONS}
     for section, flags in shared.items():
         for name in flags:
             if name not in flags_of(Options):
-                raise UserError(f"{prefix} [{section}] {name}: no such flag{nearest(name, list(flags_of(Options)))}")
+                raise UserError(
+                    f"{prefix} [{section}] {name}: not a flag that all methods have{nearest(name, list(flags_of(Options)))}"
+                )
             if role_of(name) != SECTIONS[section]:
                 section_of_flag = next(other for other, its_role in SECTIONS.items() if its_role == role_of(name))
-                raise UserError(f"{prefix} [{section}] {name}: must stand below [{section_of_flag}]")
+                raise UserError(f"{prefix} [{section}] {name}: must be in [{section_of_flag}]")
     seeds = _parse_flags(shared.pop("seeds"), flags_of(Options), f"{prefix} [seeds]")
     methods = [
         _parse_method(name, content, shared, algorithms, prefix)
@@ -129,7 +131,7 @@ def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
         if name not in (*SECTIONS, "tuning")
     ]
     if not methods:
-        raise UserError(f"{prefix} has no method; must have a section of an algorithm's name, such as [fedavg]")
+        raise UserError(f"{prefix} has no method; add a section with an algorithm's name, such as [fedavg]")
     tuning = dict(document.get("tuning", {}))
     if unknown := [name for name in tuning if name not in ("validation", "seed", "unequal")]:
         raise UserError(f"{prefix} [tuning] {unknown[0]}: must be validation, seed or unequal")
@@ -137,7 +139,7 @@ def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
     if not isinstance(unequal, bool):
         raise UserError(f"{prefix} [tuning] unequal {unequal}: must be true or false")
     if not path.stem.strip("."):  # its runs would end up in another folder
-        raise UserError(f"{prefix} is called by dots alone; must have a name, which its runs' folder has too")
+        raise UserError(f"{prefix} has only dots as its name; rename it, the folder of its runs gets the same name")
     typed = _parse_flags(tuning, flags_of(Options), f"{prefix} [tuning]")
     study = Study(path.stem, tuple(methods), {"seed": [0], **seeds}, typed)
     _refuse_unfair(study, unequal, prefix)
@@ -150,14 +152,15 @@ def _parse_method(name: str, content: Mapping[str, Any], shared: Mapping[str, Ma
     if not isinstance(algorithm, str) or algorithm not in algorithms:
         sections = ", ".join((*SECTIONS, "tuning"))
         hint = nearest(str(algorithm), [*algorithms, *SECTIONS])
-        raise UserError(f"{prefix} [{name}]: neither an algorithm nor one of {sections}{hint}")
+        raise UserError(f"{prefix} [{name}]: must be an algorithm or one of {sections}{hint}")
     known_flags = flags_of(algorithms[algorithm])
     for flag in flags:
         if flag not in known_flags:
-            raise UserError(f"{prefix} [{name}] {flag}: {algorithm} reads no such flag{nearest(flag, list(known_flags))}")
+            raise UserError(f"{prefix} [{name}] {flag}: not a flag of {algorithm}{nearest(flag, list(known_flags))}")
         if role_of(flag) != "setting":
             raise UserError(
-                f"{prefix} [{name}] {flag}: is no setting of a method; it is of the {role_of(flag)}, and shared by all"
+                f"{prefix} [{name}] {flag}: is part of the {role_of(flag)}, which all methods share; move it out of the "
+                "method's section"
             )
     shared_values: dict[str, list] = {}
     for section, values in shared.items():
@@ -170,21 +173,23 @@ def _refuse_unfair(study: Study, unequal: bool, prefix: str) -> None:
     n_tried = {method.name: method.n_settings for method in study.methods if method.n_settings > 1}
     if len(set(n_tried.values())) > 1 and not unequal:
         shown = ", ".join(f"{name} {size}" for name, size in n_tried.items())
-        raise UserError(f"{prefix} settings tried are {shown}; must be as many for each, or unequal = true below [tuning]")
-    if shared_seeds := set(study.tuning.get("seed", [])) & set(study.seeds["seed"]):
         raise UserError(
-            f"{prefix} [tuning] seed {min(shared_seeds)}: is one of [seeds] too; a setting is chosen with seeds of its own"
+            f"{prefix} numbers of settings are {shown}; must be equal for all methods, or add unequal = true to [tuning]"
         )
+    if shared_seeds := set(study.tuning.get("seed", [])) & set(study.seeds["seed"]):
+        raise UserError(f"{prefix} [tuning] seed {min(shared_seeds)}: is also in [seeds]; use other seeds for tuning")
     shares = study.tuning.get("validation", [0.2])
     if len(shares) > 1 or not all(shares):
         shown = " ".join(map(str, shares))
         raise UserError(
-            f"{prefix} [tuning] validation {shown}: must be one number above 0, the share of training data held out"
+            f"{prefix} [tuning] validation {shown}: must be one number above 0 (the fraction of training data held out)"
         )
     for method in study.methods:
         several = [name for name, values in method.shared.items() if len(values) > 1 and role_of(name) != "problem"]
         if several:
-            raise UserError(f"{prefix} [settings] {several[0]}: has several values; what is tuned stands with each method")
+            raise UserError(
+                f"{prefix} [settings] {several[0]}: has several values; put tuned flags into the section of each method"
+            )
 
 
 def _parse_flags(flags: Mapping[str, Any], declared: Mapping[str, Mapping], prefix: str) -> dict[str, list]:
@@ -196,7 +201,7 @@ def _parse_flags(flags: Mapping[str, Any], declared: Mapping[str, Mapping], pref
     for name, content in flags.items():
         items, flag_type = content if isinstance(content, list) else [content], declared[name]["type"]
         if not items:
-            raise UserError(f"{prefix} {name}: has no value; write one, or leave the flag out")
+            raise UserError(f"{prefix} {name}: has no value; add one or remove the flag")
         if flag_type is not None:
             try:
                 typed[name] = values_of(name, [_format_value(value) for value in items], flag_type)
@@ -220,9 +225,8 @@ def save(runs: Sequence[Options], launch_options: Launch) -> None:
     except OSError as error:
         raise UserError(f"--save_study {launch_options.save_study}: cannot be written ({error.strerror})") from None
     plugin_words = f" --plugin {','.join(launch_options.plugin)}" if launch_options.plugin else ""
-    print_escaped(
-        f"written to {launch_options.save_study}; python run.py --study {launch_options.save_study}{plugin_words} runs it"
-    )
+    command = f"python run.py --study {launch_options.save_study}{plugin_words}"
+    print_escaped(wrap(f"wrote {launch_options.save_study}; run it with: {command}"))
 
 
 def text_of(runs: Sequence[Options]) -> str:
@@ -240,7 +244,9 @@ def text_of(runs: Sequence[Options]) -> str:
         role, by_method = role_of(name), [flag_values[name] for flag_values in values.values()]
         is_shared = all(method_values == by_method[0] for method_values in by_method)
         if role != "setting" and not is_shared:
-            raise UserError(f"--save_study: --{name} is not the same for all methods, and is of the {role}")
+            raise UserError(
+                f"--save_study: --{name} differs between methods, but is part of the {role}, which all methods share"
+            )
         if role != "setting" or (is_shared and len(by_method[0]) == 1):
             sections = [next(section for section, its_role in SECTIONS.items() if its_role == role)]
         else:

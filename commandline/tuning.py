@@ -104,7 +104,10 @@ def of_study(launch_options: Launch) -> RequestedRuns:
         print_escaped(f"results: {len(final)} runs on all training data, in {folder}", file=out, flush=True)
     chosen_flags = list(dict.fromkeys(flag for entry in settings for flag in entry.values))
     table_command = f"python -m figures.table {folder}" + (f" --select {','.join(chosen_flags)}" if chosen_flags else "")
-    notes = [*names_told(study, kept), f"{table_command} prints it anew; --latex, --markdown, --csv are other forms"]
+    notes = [
+        *names_told(study, kept),
+        f"print this table again: {table_command} (other formats: --latex, --markdown, --csv)",
+    ]
     return RequestedRuns(final, launch_options, notes, chosen_flags, settings)
 
 
@@ -129,7 +132,8 @@ def choose(study: Study, tried: Mapping[str, Sequence[tuple[Options, Run | None]
             scored = {values: mean for values, mean in means.items() if mean is not None}
             if not scored:
                 raise UserError(
-                    f"--study {study.name}: [{method.name}] no setting can be chosen, a run of each failed or diverged"
+                    f"--study {study.name}: [{method.name}] no setting can be chosen, because each has a failed or diverged "
+                    "run"
                 )
             best = max(scored, key=scored.get)
             for values, mean in means.items():

@@ -161,7 +161,7 @@ def with_public(data: Data, other: Data) -> Data:
     """Return `data` followed by the training examples of another data set as public examples, normalised by the constants of
     `data`. Raise ValueError where the images have another shape or dtype."""
     if data.x.shape[1:] != other.x.shape[1:] or data.x.dtype != other.x.dtype:
-        raise ValueError(f"images of {_form(other)}, those of {data.name} are of {_form(data)}; must be alike")
+        raise ValueError(f"images of {_form(other)}, those of {data.name} are of {_form(data)}; must be the same")
     x, y = other.x[: other.n_train], other.y[: other.n_train]
     y = y if other.classes == data.classes else torch.full_like(y, -1)
     joined = {"x": torch.cat([data.x, x]), "y": torch.cat([data.y, y])}
@@ -214,8 +214,8 @@ def _unfolded(data: Data, size: int) -> Data:
     another length."""
     if size * size != data.shape[0]:
         raise UserError(
-            f"--image_size {size}: {data.name} holds vectors of {data.shape[0]} features; read only with images, or with "
-            f"vectors of {size}x{size}"
+            f"--image_size {size}: {data.name} holds vectors of {data.shape[0]} features; applies only to images, or to "
+            f"vectors of {size}x{size} features"
         )
     x = data.x.view(-1, 1, size, size)
     mean, std = _mean_and_std(x[: data.n_train])
@@ -581,7 +581,7 @@ def load(name: str, source: Source) -> Data:
         if name in LOADERS:
             data = LOADERS[name](source)
             if not isinstance(data, Data):
-                raise ValueError(f"its loader returns {type(data).__name__}; must be a Data, as from_arrays makes it")
+                raise ValueError(f"its loader returns {type(data).__name__}; must return a Data, such as from_arrays(...)")
         elif is_there(path := Path(name).expanduser()):
             data = own(path, source)
         else:

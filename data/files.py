@@ -105,14 +105,14 @@ def obtain(published: Published, unverified: bool) -> str:
     for path in (*published.files, *archives):
         if problem := _checksum_problem(published, path):
             if not unverified:
-                raise UserError(f"--dataset {published.name}: {problem}; --unverified_data takes it all the same")
+                raise UserError(f"--dataset {published.name}: {problem}; add --unverified_data to use it anyway")
             wrong.append(path)
     problems = []
     if wrong:
         problems.append(f"{_file_names(wrong)} {'does' if len(wrong) == 1 else 'do'} not have the published checksum")
     if unchecked and not archives:
         problems.append(
-            f"{_file_names(unchecked)} cannot be checked: the archive {_file_names(published.archives)} is not there"
+            f"{_file_names(unchecked)} cannot be checked, because the archive {_file_names(published.archives)} is missing"
         )
     return "; ".join(problems)
 
@@ -145,7 +145,7 @@ def _download(published: Published) -> None:
     archives = [path for path in published.archives if (published.root / path).exists()]
     for path in archives:
         if problem := _checksum_problem(published, path):
-            raise UserError(f"--dataset {published.name}: {problem}; without it the data set is downloaded anew")
+            raise UserError(f"--dataset {published.name}: {problem}; remove it to download the data set again")
     new_folders = [folder for folder in (published.root, *published.root.parents) if not folder.exists()]
     default_timeout = socket.getdefaulttimeout()
     try:
@@ -165,8 +165,8 @@ def _download(published: Published) -> None:
             with suppress(OSError):
                 folder.rmdir()  # fails for a folder that is not empty
         raise UserError(
-            f"--dataset {published.name}: not to be read from {published.place} and not to be downloaded ({reason(error)}); "
-            f"{published.by_hand}, or name another folder of data sets with --data_dir"
+            f"--dataset {published.name}: cannot be read from {published.place} or downloaded ({reason(error)}); "
+            f"{published.by_hand}, or use another folder with --data_dir"
         ) from error
     finally:
         socket.setdefaulttimeout(default_timeout)
@@ -263,7 +263,7 @@ def unpickled(path: Path) -> dict[str, Any]:
                 name = argument or f"{_require_type(stack.pop(-2), str)} {_require_type(stack.pop(), str)}"
                 if name not in KNOWN:
                     dotted = name.replace(" ", ".", 1)
-                    raise ValueError(f"refused: it asks for {dotted}, and only arrays and plain containers are read")
+                    raise ValueError(f"refused: it uses {dotted}; only arrays and plain containers are allowed")
                 stack.append(_Called(KNOWN[name]))
             case "REDUCE":
                 arguments, function = _require_type(stack.pop(), tuple), _require_type(stack.pop(), _Called)
@@ -274,17 +274,19 @@ def unpickled(path: Path) -> dict[str, Any]:
             case _ if argument is not None and type(argument) in PLAIN:  # a number or text
                 stack.append(argument)
             case other:
-                raise ValueError(f"refused: it holds a pickle's {other}, and only arrays and plain containers are read")
+                raise ValueError(
+                    f"refused: it holds the pickle instruction {other}; only arrays and plain containers are allowed"
+                )
     (result,) = stack
     if not isinstance(result, dict):
-        raise ValueError(f"not a dict, but a {type(result).__name__}")
+        raise ValueError(f"must be a dict, not a {type(result).__name__}")
     return {key: _plain_value(value) for key, value in result.items()}
 
 
 def _require_type(value: Any, *types: type) -> Any:
     """Return the value. Raise ValueError where its type is none of these types."""
     if type(value) not in types:
-        raise ValueError(f"a {type(value).__name__} where a {types[0].__name__} must be")
+        raise ValueError(f"must hold a {types[0].__name__}, not a {type(value).__name__}")
     return value
 
 
@@ -297,7 +299,7 @@ def _plain_value(value: Any) -> Any:
         return _require_type(value, *PLAIN)
     _, shape, dtype, fortran, content = _require_type(value.state, tuple)
     if (name := _require_type(dtype, _Called).args[0]) not in ("u1", "|u1"):
-        raise ValueError(f"an array of {name}, not of bytes")
+        raise ValueError(f"must be an array of bytes, not of {name}")
     if isinstance(content, str):  # Python 3 reads the bytes of Python 2 as text
         content = content.encode("latin1")
     return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
@@ -372,7 +374,9 @@ def npz(path: Path, optional: str | None = None) -> Brought:
     x = {part: examples(f"x_{part}", arrays[f"x_{part}"]) for part in clients if part != left_out}
     if left_out is None and (x["train"].shape[1:] != x["test"].shape[1:] or x["train"].dtype != x["test"].dtype):
         kinds = [kind(images) for images in x.values()]
-        raise ValueError(f"an image of x_train is {kinds[0]}, of x_test {kinds[1]} [channels, height, width]; must be alike")
+        raise ValueError(
+            f"an image of x_train is {kinds[0]}, of x_test {kinds[1]} [channels, height, width]; must be the same"
+        )
     parts = {
         part: Part(
             images, _labels(f"y_{part}", arrays[f"y_{part}"], len(images)), _client_names(key, arrays.get(key), len(images))
@@ -468,7 +472,7 @@ def classified(brought: Brought) -> tuple[np.ndarray, tuple[str, ...]]:
     classes = tuple(in_order(train))
     one_spelling("class", {*classes, *test.tolist()}, brought.first.labels)
     if unknown := sorted(set(test.tolist()) - set(classes)):
-        raise ValueError(f"test examples are of class {unknown[0]}, which the training examples lack")
+        raise ValueError(f"test examples have the class {unknown[0]}, but no training example has it")
     index = {name: c for c, name in enumerate(classes)}
     return np.array([index[name] for name in np.concatenate([train, test]).tolist()], np.int64), classes
 
@@ -483,7 +487,9 @@ def one_spelling(noun: str, names: Iterable[str], first: Mapping[str, str]) -> N
             left, right = (
                 f"{spelling!r}" + (f" ({first[spelling]})" if spelling in first else "") for spelling in (other, name)
             )
-            raise ValueError(f"{left} and {right} look like one {noun} spelled in two ways; spell it in one, or rename one")
+            raise ValueError(
+                f"{left} and {right} look like two spellings of one {noun}; use one spelling, or rename one of them"
+            )
 
 
 def _normalised(name: str) -> Any:
@@ -531,7 +537,7 @@ def _classes(train: np.ndarray, test: np.ndarray, names: np.ndarray | None) -> t
         missing = np.setdiff1d(np.arange(min(n_classes, len(present) + 4)), present)[:4]
         raise ValueError(f"no label {', '.join(map(str, missing))} in y_train; all of 0 .. {n_classes - 1} must occur")
     if len(test) and test.max() >= n_classes:
-        raise ValueError(f"y_test holds the label {test.max()}, which y_train lacks")
+        raise ValueError(f"y_test holds the label {test.max()}, but y_train does not")
     if names is None:
         return tuple(map(str, range(n_classes)))
     if names.shape != (n_classes,):

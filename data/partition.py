@@ -342,8 +342,8 @@ def shards(pool: Pool, generator: np.random.Generator, n_clients: int, shard_per
     lowest, highest = -(-n_classes // n_clients), min(map(len, pool.parts)) // n_clients
     if not lowest <= shard_per_user <= highest:
         raise UserError(
-            f"--shard_per_user {shard_per_user}: with --n_clients {n_clients} there would be {n_shards} shards, and each of "
-            f"the {n_classes} classes needs a shard, each shard a training and a test image; must be {lowest} to {highest}"
+            f"--shard_per_user {shard_per_user}: gives {n_shards} shards for --n_clients {n_clients}; each of {n_classes} "
+            f"classes needs a shard, each shard a training and a test image; must be {lowest} to {highest}"
         )
     n_of = np.full(n_classes, n_shards // n_classes)  # number of shards per class
     n_of[generator.permutation(n_classes)[: n_shards % n_classes]] += 1
@@ -361,7 +361,7 @@ def classes(pool: Pool, generator: np.random.Generator, n_clients: int, classes_
     present = np.unique(pool.y[pool.train])
     if classes_per_client > len(present):
         raise UserError(
-            f"--classes_per_client {classes_per_client}: the training images are of {len(present)} classes; "
+            f"--classes_per_client {classes_per_client}: the training images have {len(present)} classes; "
             f"must be at most {len(present)}"
         )
     holders: dict[int, list[int]] = {c: [] for c in present}
@@ -392,8 +392,8 @@ def _deal_pieces(
             examples, m = arrange(part[pool.y[part] == c]), len(clients)
             if len(examples) < m:
                 raise UserError(
-                    f"{flag}: class {c} would be cut into {m} pieces and has {len(examples)} {kind} images; "
-                    f"use a smaller number or fewer clients"
+                    f"{flag}: class {c} would be cut into {m} pieces, but has {len(examples)} {kind} images; use a smaller "
+                    "value or fewer clients"
                 )
             pieces.append(examples)
             owners.append(np.repeat(generator.permutation(clients), counts_of(None, len(examples), m)))
@@ -433,7 +433,7 @@ def _digit_sets(pool: Pool, n_clients: int, digit_num: int) -> list[list[int]]:
     class."""
     n = len(np.unique(pool.y[pool.train]))
     if digit_num > n:
-        raise UserError(f"--digit_num {digit_num}: the training images are of {n} classes; must be at most {n}")
+        raise UserError(f"--digit_num {digit_num}: the training images have {n} classes; must be at most {n}")
     stride = n // 2 + 1
     cycle = n // math.gcd(n, stride)  # after this many clients, the start places repeat
     return [[(i * stride + i // cycle + digit) % n for digit in range(digit_num)] for i in range(n_clients)]
@@ -445,13 +445,13 @@ def writers(pool: Pool, generator: np.random.Generator, n_clients: int, test_sha
     set, of other writers, is not dealt."""
     if pool.owners is None:
         raise UserError(
-            "--partition writers: it is not known who wrote these images; must be data with writers, such as "
+            "--partition writers: these data do not name the writers; use data with writers, such as "
             "--dataset MNIST with MNIST/mnist_writer_ids.npz in --data_dir"
         )
     writer_ids = pool.owners[pool.train]
     ids = np.unique(writer_ids)
     if len(ids) < n_clients:
-        raise UserError(f"--n_clients {n_clients}: more clients than the {len(ids)} writers; at most {len(ids)}")
+        raise UserError(f"--n_clients {n_clients}: more clients than writers; must be at most {len(ids)}")
     train, test = [], []
     for k, own_ids in enumerate(np.array_split(generator.permutation(ids), n_clients)):
         images = generator.permutation(pool.train[np.isin(writer_ids, own_ids)])
@@ -467,14 +467,12 @@ def silos(pool: Pool, generator: np.random.Generator, n_clients: int, test_share
     """Keep the data's own split: each owner of training examples is a client with all of them. The client's test examples
     are its own examples of the test set; a client without test examples holds out a share of its training examples."""
     if pool.owners is None:
-        raise UserError("--partition silos: it is not known whose these examples are; must be data that --clients can read")
+        raise UserError("--partition silos: these data do not name the clients; use data that --clients can read")
     ids, owners = np.unique(pool.owners[pool.train], return_inverse=True)
     if missing := [name for k, name in enumerate(pool.clients) if k not in ids]:
-        raise UserError(
-            f"--reduced: keeps no training examples of {listed(missing)}; --reduced_draw random keeps of all alike"
-        )
+        raise UserError(f"--reduced: keeps no training examples of {listed(missing)}; use --reduced_draw random")
     if len(ids) != n_clients:
-        raise UserError(f"--n_clients {n_clients}: the training examples are of {len(ids)} clients; must be {len(ids)}")
+        raise UserError(f"--n_clients {n_clients}: the data have {len(ids)} clients; must be {len(ids)}")
     positions = np.searchsorted(ids, pool.owners[pool.test]).clip(max=len(ids) - 1)
     owned = ids[positions] == pool.owners[pool.test]
     train, test = Shares.dealt(pool.train, owners, n_clients), Shares.dealt(pool.test[owned], positions[owned], n_clients)
@@ -483,7 +481,10 @@ def silos(pool: Pool, generator: np.random.Generator, n_clients: int, test_share
         examples = generator.permutation(train[k])
         if len(examples) < 2:
             name = pool.clients[ids[k]] if pool.clients else f"client {k}"
-            raise UserError(f"--partition silos: {name} has a single example, and no test examples; it cannot hold one out")
+            raise UserError(
+                f"--partition silos: {name} has a single example and no test examples, so it cannot hold one out; remove "
+                "this client"
+            )
         n = _held_out(test_share, len(examples))
         held_out[k], training[k] = examples[:n], examples[n:]
     return training, held_out
@@ -543,7 +544,8 @@ def split(data, options) -> Split:
     )
     if not len(pool.parts[0]):
         raise UserError(
-            f"--public_share {options.public_share:g}: leaves no training image of {data.name} to deal; use less than 1, or "
+            f"--public_share {options.public_share:g}: leaves no training image of {data.name} for the clients; use less "
+            "than 1, or "
             "--public_dataset for the public examples"
         )
     smaller = {"reduced": options.reduced < 1, "public_share": len(public) and not options.public_dataset}
@@ -555,19 +557,19 @@ def split(data, options) -> Split:
         n = len(part)
         if not n and kind == "test":
             raise UserError(
-                f"--partition {options.partition}: {data.name} has no test set to deal; must be "
+                f"--partition {options.partition}: {data.name} has no test set to split; must be "
                 f"{' or '.join(readers('test_share'))}, where each client holds out its own"
             )
         if n < n_clients:
             raise UserError(
-                f"--n_clients {n_clients}: more clients than the {n} {kind} images of {data.name} there are to deal"
-                f"{f' with {flags}' if flags else ''}; at most {n}"
+                f"--n_clients {n_clients}: more clients than {kind} images of {data.name}"
+                f"{f' with {flags}' if flags else ''}; must be at most {n}"
             )
         counts.append(counts_of(options.sizes, n, n_clients))
         if counts[-1].min() < 1:
             raise UserError(
                 f"--sizes {','.join(f'{size:g}' for size in options.sizes)}: a client would get none of the {n} {kind} "
-                f"images; every size must be at least {1 / n:.2g}"
+                f"images; each size must be at least {1 / n:.2g}"
             )
 
     available = {**vars(options), "counts": tuple(counts)}
@@ -588,7 +590,9 @@ def _public(examples: np.ndarray, options) -> np.ndarray:
     is empty."""
     n = int(options.public_share * len(examples) + 1e-9)
     if options.public_share and not n:
-        raise UserError(f"--public_share {options.public_share:g}: is none of {len(examples)} images; use a larger part")
+        raise UserError(
+            f"--public_share {options.public_share:g}: rounds to 0 of {len(examples)} images; use a larger fraction"
+        )
     return np.sort(streams.generator("public", options.split_seed).permutation(examples)[:n])
 
 
@@ -623,8 +627,8 @@ def _held_back(shares: Shares, n_train: int, options) -> np.ndarray:
         held_out[order[already_first][: _held_out(options.validation, len(share))]] = True
     if len(emptied := np.flatnonzero(shares.where(~held_out[shares.values]).sizes == 0)):
         raise UserError(
-            f"--validation {options.validation:g}: every image of client {emptied[0]} is held out by it or by another that "
-            f"holds it too; use a smaller share"
+            f"--validation {options.validation:g}: every image of client {emptied[0]} is held out by this client or by "
+            "another client with the same image; use a smaller value"
         )
     return held_out
 
@@ -676,11 +680,13 @@ def from_file(path: Path, data, n_clients: int) -> Split:
     except _HandMadeError as error:
         raise UserError(f"{where} {error}") from None
     except Exception as error:  # a file of any content can make its reader raise any error
-        raise UserError(f"{where} not to be read as a split; {expected}") from error
+        raise UserError(f"{where} cannot be read as a split; {expected}") from error
     if digest != data.digest:
-        raise UserError(f"{where} is a split of other data than those of --dataset {data.name} ({data.digest})")
+        raise UserError(
+            f"{where} is a split of other data than --dataset {data.name} ({data.digest}); use a split of these data"
+        )
     if (k := len(shares_read[0][1]) - 1) != n_clients:
-        raise UserError(f"{where} deals to {k} clients, and --n_clients is {n_clients}; add --n_clients {k}")
+        raise UserError(f"{where} has {k} clients, but --n_clients is {n_clients}; use --n_clients {k}")
     parts = []
     # a test share may hold training examples (`writers`); a training share never holds test examples
     for part, n, minimum, (pieces, offsets) in zip(
@@ -694,7 +700,9 @@ def from_file(path: Path, data, n_clients: int) -> Split:
             raise UserError(f"{where} {part}_offsets must be {k + 1} numbers from 0 up to {len(values)}")
         parts.append(Shares(values, offsets.astype(np.int64)).sorted())
         if parts[-1].sizes.min() < minimum:
-            raise UserError(f"{where} {part} has no example of client {parts[-1].sizes.argmin()}, who needs at least one")
+            raise UserError(
+                f"{where} {part} has no example of client {parts[-1].sizes.argmin()}; each client needs at least one"
+            )
     _check_indices(public, len(data.y), f"{where} public")
     result = Split(*parts, np.sort(public.astype(np.int64)))
     result = replace(result, names=names) if len(names) == k else _named(data, result)
@@ -711,7 +719,9 @@ def from_file(path: Path, data, n_clients: int) -> Split:
         indices %= len(data.y)
     if times.max() > 1:
         repeated = indices[times.argmax()]
-        raise UserError(f"{where} deals example {repeated} {times.max()} times; an example must be in one share at most")
+        raise UserError(
+            f"{where} contains example {repeated} {times.max()} times; an example must belong to at most one client and part"
+        )
     return result
 
 
@@ -749,7 +759,7 @@ def _from_columns(
     """Return the names of the clients, () where the names are numbers, and for each part the result of `_pieces`. The
     numbers of clients are checked against `n_clients` before any array of this size is allocated."""
     if not examples.shape == clients.shape == parts.shape == (len(examples),):
-        raise _HandMadeError("example, client and part must be as long as each other")
+        raise _HandMadeError("example, client and part must have the same length")
     try:
         clients, parts = words("client", clients.tolist()), words("part", parts.tolist())
     except ValueError as error:
@@ -769,10 +779,10 @@ def _from_columns(
         highest = max(names, key=lambda name: (len(name.lstrip("0")), name.lstrip("0")))
         if len(highest) > 18 or int(highest) >= n_clients:
             allowed = f"--n_clients {n_clients} has clients 0 .. {n_clients - 1}"
-            raise _HandMadeError(f"deals to client {tables.shown(highest)}, and {allowed}")
+            raise _HandMadeError(f"names client {tables.shown(highest)}, but {allowed}")
         present = set(map(int, names))
         if missing := next((k for k in range(int(highest)) if k not in present), None):
-            raise _HandMadeError(f"deals nothing to client {missing}")
+            raise _HandMadeError(f"has no example of client {missing}")
         names = [str(k) for k in range(int(highest) + 1)]
     index = {name: k for k, name in enumerate(names)}
     owners = np.array([index[str(int(name)) if numbered else name] for name in clients.tolist()])

@@ -31,12 +31,14 @@ def tree(root: Path) -> tuple[tuple[list[Path], list[int]], tuple[list[Path], li
     """
     for part in ("train", "test"):
         if not (root / part).is_dir():
-            raise ValueError(f"no folder {root / part}; must hold train/CLASS/*.png and test/CLASS/*.png (or .jpg, ...)")
+            raise ValueError(
+                f"there is no folder {root / part}; must hold train/CLASS/*.png and test/CLASS/*.png (or .jpg, ...)"
+            )
     train, test = labelled(root / "train"), labelled(root / "test")
     classes = tuple(dict.fromkeys(train[1]))
     for name in test[1]:
         if name not in classes:
-            raise ValueError(f"{root / 'test' / name} is a class that train/ lacks; train/ has {', '.join(classes)}")
+            raise ValueError(f"{root / 'test' / name} is a class that is not in train/; train/ has {', '.join(classes)}")
     train, test = ((files, [classes.index(name) for name in names]) for files, names in (train, test))
     return train, test, classes
 
@@ -79,7 +81,7 @@ def _folders(folder: Path) -> list[Path]:
     """Return the visible folders in a folder. Raise ValueError where there are none."""
     folders = [path for path in visible(folder) if path.is_dir()]
     if not folders:
-        raise ValueError(f"{folder} holds no folders; must hold one for each class")
+        raise ValueError(f"{folder} holds no folders; must hold one folder per class")
     return folders
 
 
@@ -104,8 +106,8 @@ def decode(files: list[Path], size: int | None, channels: int | None, folder: Pa
         if shape[1:] != shapes[0][1:]:
             sizes = [f"{width}x{height}" for _, height, width in (shapes[0], shape)]
             raise ValueError(
-                f"images of different sizes: {files[0]} is {sizes[0]}, {path} {sizes[1]} (width x height); "
-                "--image_size resizes all of them"
+                f"images differ in size: {files[0]} has {sizes[0]}, {path} has {sizes[1]} (width x height); add "
+                "--image_size to resize all"
             )
     x = np.empty((len(files), max(shape[0] for shape in shapes), *shapes[0][1:]), np.uint8)
     for i, picture in enumerate(pictures):
@@ -144,9 +146,9 @@ def _picture(path: Path, size: int | None, channels: int | None, max_pixels: int
     try:
         with untrusted.opened(path) as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
-                raise ValueError(f"{image.width}x{image.height}; at most {max_pixels:,} pixels are read here")
+                raise ValueError(f"{image.width}x{image.height}; must have at most {max_pixels:,} pixels")
             if image.mode in ("I", "F"):
-                raise ValueError("32 bits a pixel; must be 8 or 16")
+                raise ValueError("32 bits per pixel; must be 8 or 16")
             grey = image.mode in GREY and channels != 3
             if image.mode.startswith("I;16"):
                 image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 becomes 255
@@ -157,7 +159,7 @@ def _picture(path: Path, size: int | None, channels: int | None, max_pixels: int
                 image = image.resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(image)
     except Exception as error:  # Pillow raises many kinds of errors for a broken file
-        raise ValueError(f"{path} is not to be read as an image ({reason(error)})") from error
+        raise ValueError(f"{path} cannot be read as an image ({reason(error)})") from error
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 

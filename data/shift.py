@@ -75,7 +75,7 @@ def check(split: Split, options) -> None:
         flag = f"--partition_file {options.partition_file}" if options.partition_file else f"--partition {options.partition}"
         raise UserError(
             f"--feature_shift {options.feature_shift}: with {flag} several clients have the same image, and each would "
-            f"change it; must be none, or a split in which an image has one owner"
+            "change it; must be none, or use a split in which each image has one client"
         )
 
 

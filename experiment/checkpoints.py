@@ -57,7 +57,7 @@ class Checkpoints(AbstractContextManager):
             try:
                 saves.write_checkpoint(self._folder, self.last)
             except OSError as error:  # an interrupted run must stop even if its checkpoint cannot be written
-                log.warning("%s: round %d is not saved: %s", self._folder.name, self.last["round"], reason_of(error))
+                log.warning("%s: cannot save round %d: %s", self._folder.name, self.last["round"], reason_of(error))
 
 
 def _nbytes(tree: Any) -> int:
@@ -113,11 +113,11 @@ def _checkpoint_of_shorter_run(experiment: Experiment) -> dict[str, Any] | None:
     try:
         saved = saves.read_checkpoint(candidates[r].folder, r)
     except PermissionError as error:
-        log.warning("%s is passed over: %s", candidates[r].folder.name, reason_of(error))
+        log.warning("%s skipped: %s", candidates[r].folder.name, reason_of(error))
         return None
     if saved is None:
         return None
-    log.info("%s: its first %d rounds are those of %s", folder.name, r, candidates[r].folder.name)
+    log.info("%s: takes its first %d rounds from %s", folder.name, r, candidates[r].folder.name)
     *earlier, last = saved["history"]
     return {**saved, "history": [*earlier, untuned(last)]}
 
@@ -132,14 +132,14 @@ def _finished_runs_beside(folder: Path) -> Iterator[saves.Run]:
         if not fnmatchcase(other.name, f"{folder.name.partition('-')[0]}-*-{source_digest}"):
             continue
         if (reason := saves.unreadable(other)) is not None:
-            log.warning("%s is passed over: %s", other.name, reason)
+            log.warning("%s skipped: %s", other.name, reason)
             continue
         if not saves.finished(other):
             continue
         try:
             yield saves.load(other)
         except saves.DamagedError as error:
-            log.warning("%s; it is passed over", error)
+            log.warning("%s; skipping it", error)
         except UserError:  # another process has removed the run
             continue
 
@@ -152,12 +152,12 @@ def _log_resume_point(experiment: Experiment, saved: dict[str, Any] | None, save
     """
     folder, resumed_round = experiment.folder, saved["round"] if saved else 0
     last_round = max(saved_round, _last_row(folder / "history.csv"))
-    lost = f"round {last_round} is" if last_round == resumed_round + 1 else f"rounds {resumed_round + 1} to {last_round} are"
-    note = f"; {lost} played again" if last_round > resumed_round else ""
+    lost = f"round {last_round}" if last_round == resumed_round + 1 else f"rounds {resumed_round + 1} to {last_round}"
+    note = f"; repeating {lost}" if last_round > resumed_round else ""
     if resumed_round:
         log.info("%s: resumed after round %d of %d%s", folder.name, resumed_round, experiment.options.rounds, note)
     elif last_round:
-        log.info("%s: begins anew, no good checkpoint is there%s", folder.name, note)
+        log.info("%s: starts again from round 1, because it has no good checkpoint%s", folder.name, note)
 
 
 def _last_row(path: Path) -> int:

@@ -35,7 +35,7 @@ def in_round(
         diverged.setdefault(client if party == "client" else SERVER, "the loss or the weights of {} are not finite")
     # values computed from such weights are not finite either, so the state adds no information
     return diverged or dict.fromkeys(
-        _parties_with_nonfinite_tensors(federation, state, before), "what {} keeps is not finite"
+        _parties_with_nonfinite_tensors(federation, state, before), "the state of {} is not finite"
     )
 
 
@@ -95,14 +95,14 @@ def stop(options: Options, diverged: Found, r: int) -> None:
         party, message = next(iter(diverged.items()))
         rates = [name for name, flag in flags_of(type(options)).items() if flag["rate"] and name != "ft_lr"]
         raise DivergedError(
-            f"{options.algorithm}: {message.format(_name_of(party))} {_when(r)}; nothing after it would mean anything; "
+            f"{options.algorithm}: {message.format(_name_of(party))} {_when(r)}; later rounds would be meaningless; "
             f"{smaller(options, rates)}"
         )
 
 
 def smaller(options: Options, rates: Sequence[str]) -> str:
     """Return a message with the learning rates that the user may reduce."""
-    flags = " or ".join(f"--{name} (it is {getattr(options, name):g})" for name in rates)
+    flags = " or ".join(f"--{name} (now {getattr(options, name):g})" for name in rates)
     return f"a smaller {flags} may help"
 
 
@@ -122,8 +122,8 @@ def first(options: Options, history: Sequence[Mapping[str, Any]]) -> str:
     party, *others = _parties(last, name)
     subject = f"{'fine-tuning of ' if name == TUNED else ''}{_name_of(party)}{f' and {len(others)} more' if others else ''}"
     return (
-        f"{options.algorithm}: {subject} diverged {_when(r)}, and the run goes on (--on_divergence continue); what it says "
-        "from then on means nothing"
+        f"{options.algorithm}: {subject} diverged {_when(r)}, and the run continues (--on_divergence continue); "
+        "its later results are meaningless"
     )
 
 

@@ -313,7 +313,7 @@ def personalise(
         for k, (accuracies, bad_epoch) in zip(group, results, strict=True):
             if bad_epoch and options.on_divergence == "stop":
                 raise DivergedError(
-                    f"{options.algorithm}: the loss of client {k} or its weights are not finite after epoch {bad_epoch} of "
+                    f"{options.algorithm}: the loss or the weights of client {k} are not finite after epoch {bad_epoch} of "
                     f"its fine-tuning; {divergence.smaller(options, ['ft_lr'])}"
                 )
             diverged += [k] if bad_epoch else []

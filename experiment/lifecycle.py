@@ -51,7 +51,7 @@ def run(
             return existing
         if force:
             saves.clear(folder)
-        if (existing := saves.whole(folder, "the run is made anew, from its checkpoint where that is good")) is not None:
+        if (existing := saves.whole(folder, "rerunning it, from its last good checkpoint if there is one")) is not None:
             return existing
         (folder / saves.DONE).unlink(missing_ok=True)  # a damaged run counts as unfinished from now on
         with _logged(folder / "run.log", experiment.data.unverified):
@@ -79,7 +79,7 @@ def _with_earlier_environments(experiment: Experiment) -> Experiment:
     except saves.UnreadableError:
         raise
     except saves.DamagedError as error:
-        log.warning("%s; it is written anew", error)
+        log.warning("%s; writing it again", error)
         return experiment
     if not (saved_config.get("any_node") or config.get("any_node")):
         return experiment

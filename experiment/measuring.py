@@ -62,7 +62,9 @@ def play(
     if _failure_probability(experiment):
         result = result._replace(metrics={**result.metrics, "failed": len(failed)})
     if not result.models and r == options.rounds:
-        raise UserError(f"--client_failure {options.client_failure:g}: all clients failed in all {r} rounds")
+        raise UserError(
+            f"--client_failure {options.client_failure:g}: all clients failed in all {r} rounds; use a smaller value"
+        )
     diverged = divergence.in_round(federation, result, state, state_before)
     divergence.stop(options, diverged, r)
     training_end = now()

@@ -83,7 +83,7 @@ def _prepared(options: Options, launch_options: Launch) -> Experiment:
     shared = {f.name: getattr(options, f.name) for f in fields(Options)}
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
     if algorithms.says(options.algorithm, "public") and not len(split.public):
-        raise UserError(f"{options.algorithm}: learns from public examples, and there are none; add --public_share 0.1")
+        raise UserError(f"{options.algorithm}: requires public examples, but there are none; add --public_share 0.1")
     shift.check(split, options)
     _check_single_examples(options, split, networks, data.shape)
     start = _start(options, networks, inputs)
@@ -106,7 +106,7 @@ def resolve(options: Options) -> Options:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda"):
         if not torch.cuda.is_available():
-            raise UserError(f"--device {options.device}: no CUDA device is there; --device cpu or auto")
+            raise UserError(f"--device {options.device}: no CUDA device is available; must be cpu or auto")
         index = int(device.partition(":")[2] or 0)
         if index >= torch.cuda.device_count():
             allowed = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
@@ -121,7 +121,7 @@ def _check_writable(folder: Path) -> None:
         # permissions are not enough: nobody can create a file in /proc; a file without a name leaves nothing after `kill -9`
         tempfile.TemporaryFile(dir=existing).close()
     except OSError:  # for example a name that is too long
-        raise UserError(f"--export_dir {folder}: cannot be written; must be a folder, there or to be made") from None
+        raise UserError(f"--export_dir {folder}: cannot be written; use a folder that exists or can be created") from None
 
 
 def _source(options: Options, launch_options: Launch) -> datasets.Source:
@@ -165,22 +165,25 @@ def _start(options: Options, networks: Sequence[models.Net], inputs: tuple) -> s
         raise UserError(f"--init_from {error}") from None
     rows = weights.get("global", weights.get("personal"))
     if rows is None:
-        raise UserError(f"{prefix} has neither a model for all nor one a client; it has {', '.join(map(str, weights))}")
+        raise UserError(f"{prefix} has neither a global model nor one model per client, but {', '.join(map(str, weights))}")
     if isinstance(rows, list):
         if not algorithms.says(options.algorithm, "mixed"):
             raise UserError(
-                f"{prefix} has a model a client, and {options.algorithm} starts from one for all; must be a run that ends "
-                f"with one, of fedavg or centralized"
+                f"{prefix} has one model per client, but {options.algorithm} starts from a global model; use a run with a "
+                "global model, such as fedavg"
             )
         if len(rows) != options.n_clients:
-            raise UserError(f"{prefix} has models of {len(rows)} clients, and --n_clients is {options.n_clients}")
+            raise UserError(
+                f"{prefix} has models of {len(rows)} clients, but --n_clients is {options.n_clients}; use --n_clients "
+                f"{len(rows)}"
+            )
     for k, row in enumerate(rows if isinstance(rows, list) else [rows] * len(networks)):
         if {name: tensor.shape for name, tensor in row.items()} != {
             name: tensor.shape for name, tensor in networks[k % len(networks)].state_dict().items()
         }:
             raise UserError(
-                f"{prefix} is of another architecture than --model {options.model[k % len(networks)]} for {inputs[1]} "
-                f"classes and images of {'x'.join(map(str, inputs[0]))}; must be the same"
+                f"{prefix} has another architecture than --model {options.model[k % len(networks)]} for {inputs[1]} "
+                f"classes and images of {'x'.join(map(str, inputs[0]))}; use the same architecture"
             )
     return rows
 
@@ -190,27 +193,25 @@ def _check_models(options: Options, data: datasets.Data, networks: Sequence[mode
     algorithm, model_list = options.algorithm, ",".join(options.model)
     if len(data.classes) < 2:
         raise UserError(
-            f"--dataset {options.dataset}: all examples are of one class, {data.classes[0]}, and any model is right; must "
-            "be of two classes or more"
+            f"--dataset {options.dataset}: all examples have the class {data.classes[0]}; must have at least two classes"
         )
     if options.augment != "none" and data.vectors:
-        raise UserError(f"--augment {options.augment}: read only with images, and {options.dataset} holds vectors")
+        raise UserError(f"--augment {options.augment}: applies only to images, but {options.dataset} holds vectors")
     models_with_heads = models.readers("heads")
     without_heads = [name for name in options.model if name not in models_with_heads]
     if without_heads and algorithms.says(algorithm, "heads"):
         raise UserError(
-            f"--model {without_heads[0]}: has no auxiliary heads, which {options.algorithm} learns with; must be one of "
+            f"--model {without_heads[0]}: has no auxiliary heads, which {options.algorithm} requires; must be one of "
             f"{', '.join(models_with_heads)}"
         )
     if len(set(options.model)) > 1 and not algorithms.says(algorithm, "mixed"):
         raise UserError(
-            f"--model {model_list}: {options.algorithm} averages or pools weights, which takes one architecture for all "
-            "clients"
+            f"--model {model_list}: {options.algorithm} combines the clients' weights, so all clients must have the same "
+            "architecture"
         )
     if getattr(options, "bn", "average") == "local" and not any(model.names("bn") for model in networks):
         raise UserError(
-            f"--bn local: --model {model_list} has no BatchNorm layers, which would stay with the clients; must be one of "
-            f"{', '.join(models.with_batch_norm())}"
+            f"--bn local: --model {model_list} has no BatchNorm layers; must be one of {', '.join(models.with_batch_norm())}"
         )
     widths = {model.classifier.in_features for model in networks}
     if len(widths) > 1 and algorithms.says(algorithm, "same_features"):
@@ -218,7 +219,8 @@ def _check_models(options: Options, data: datasets.Data, networks: Sequence[mode
             f"{name} {model.classifier.in_features}" for name, model in zip(options.model, networks, strict=True)
         )
         raise UserError(
-            f"--model {model_list}: {options.algorithm} shares features, which must be of one dimension, got {dimensions}"
+            f"--model {model_list}: {options.algorithm} shares features, so all models must have the same feature "
+            f"dimension, got {dimensions}"
         )
 
 
@@ -233,7 +235,9 @@ def _check_single_examples(options: Options, split: partition.Split, networks: S
                 model.train()(torch.zeros(1, *shape))
         except ValueError as error:
             cause = f"client {single[0]} has a single training example" if len(single) else "--batch_size is 1"
-            raise UserError(f"--model {name}: cannot train on one example, and {cause} ({reason(error)})") from None
+            raise UserError(
+                f"--model {name}: cannot train on a batch of one example, but {cause} ({reason(error)})"
+            ) from None
 
 
 def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.Net]]:

@@ -27,7 +27,7 @@ def acquire(path: Path, seconds: float = 0.0) -> FileLock:
     """
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise RefusedError(path, "cannot be locked (no regular file); remove it, and the same command goes on")
+            raise RefusedError(path, "cannot be locked (not a regular file); remove it, then rerun the same command")
     lock = FileLock(path)
     try:
         lock.acquire(timeout=seconds)

@@ -63,7 +63,7 @@ class Pool:
         try:
             self._first = [self._executor.submit(os.getpid) for _ in range(n)]
         except (OSError, EOFError) as error:  # EOFError: the server that forks them is gone
-            message = "--workers: no worker process could be started, the run goes on without: %s"
+            message = "--workers: no worker process could be started; the run continues without workers: %s"
             log.warning(message, refused(error) or MEMORY)
         except RuntimeError:  # the pool was closed before the workers started
             pass
@@ -127,7 +127,7 @@ def _result_of(future: Future) -> Any:
     try:
         return future.result()
     except BrokenExecutor as error:
-        raise LostError(f"--workers: a worker process was killed, as where memory is short; free some, {AGAIN}") from error
+        raise LostError(f"--workers: a worker process was killed, perhaps for lack of memory; free some, {AGAIN}") from error
 
 
 def context_of_workers(preloaded: Sequence[str] = PRELOADED) -> multiprocessing.context.BaseContext:

@@ -110,9 +110,9 @@ class Ranks:
         self._meter.clear()
         for r, message in enumerate(messages):
             if not isinstance(message, Done):
-                raise LostError(f"rank {r} of {len(messages)}{message.at} has failed: {message.why or 'it is at no run'}")
+                raise LostError(f"rank {r} of {len(messages)}{message.at} has failed: {message.why or 'it executes no run'}")
             if message.of != key:
-                raise LostError(f"rank {r} of {len(messages)} is at {message.of[:3]}, this one at {key[:3]}")
+                raise LostError(f"rank {r} of {len(messages)} is at {message.of[:3]}, but this rank is at {key[:3]}")
         for message in messages:
             federation.meter.spent.update(message.spent)
             self._seconds |= {(name, k): elapsed for k, elapsed in message.seconds.items()}
@@ -222,7 +222,7 @@ def share(thing: Any) -> list[Any]:
     except RuntimeError as error:
         # without the position in the source file
         message = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0]
-        raise LostError(f"a rank is gone: {message}") from None
+        raise LostError(f"lost a rank: {message}") from None
     return [
         thing if r == rank() else pickle.loads(buffer[:length].numpy())
         for r, (buffer, length) in enumerate(zip(buffers, lengths, strict=True))
@@ -264,4 +264,7 @@ def _hostname_suffix() -> str:
 def refuse(flag: str) -> None:
     """Raise UserError if a flag requires what several ranks cannot do together."""
     if world() > 1:
-        raise UserError(f"{flag}: not with torchrun, whose {world()} ranks make one run after another, on processors")
+        raise UserError(
+            f"{flag}: not supported by torchrun, whose {world()} ranks execute one run after another on CPUs; remove the "
+            "flag"
+        )

@@ -85,7 +85,7 @@ def panel(groups: Sequence[Group], split_seed: int | None = None) -> Panel:
     marks = [Line(span, [y - 0.5] * 2, FAINT, width=0.8) for y in range(1, len(rows))]
     marks.append(key("client" if max_clients <= NAMED else "client (the worst is named)", BLACK))
     if any(clients["harmed"].notna().any() for clients in rows):
-        marks.append(key("harmed: worse than itself alone, by more than chance", BLACK._replace(marker="x")))
+        marks.append(key("harmed: significantly worse than the same client alone", BLACK._replace(marker="x")))
     marks.append(Line([np.nan], [np.nan], BLACK, "mean over clients"))
     ticks = {}
     for y, ((group, style), clients) in enumerate(zip(shown, rows, strict=True)):
@@ -130,7 +130,7 @@ def _row(y: int, name: str, colour: str, clients, together: bool) -> list[Line |
 def _hover(name: str, client: str, row) -> str:
     examples = "" if np.isnan(row.examples) else f" ({row.examples:,.0f} training examples)"
     spread = "" if np.isnan(row.spread) else f" ± {100 * row.spread:.1f}"
-    gain = "" if np.isnan(row.gain) else f"\n{100 * row.gain:+.1f} points to itself alone"
+    gain = "" if np.isnan(row.gain) else f"\n{100 * row.gain:+.1f} points over learning alone"
     return f"{name}\n{client}{examples}\n{100 * row.accuracy:.1f} %{spread}{gain}"
 
 

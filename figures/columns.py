@@ -20,14 +20,14 @@ from saves import Run
 from untrusted import escape
 
 GROUPS = {  # {group of columns: title}, in the order of a table
-    "options": "Options that tell rows apart",
+    "options": "Options that differ between rows",
     "runs": "Runs",
     "accuracy": "Accuracy",
     "gain": "Gain over learning alone",
     "difference": "Difference to the baseline",
-    "sent": "What was sent",
-    "cost": "What it cost",
-    "target": "What the target cost",
+    "sent": "Communication",
+    "cost": "Cost",
+    "target": "Cost of the target",
     "equal": "At equal bytes",
 }
 
@@ -215,8 +215,8 @@ def _differences(group: str, at: str, over: str, needs: str) -> list[Column]:
 
     prefix = "" if at == "end" else f"{at}_"
     words = (
-        f"differences to {{baseline}} in points, paired over the common seeds, with Student's 95 % interval; p of a paired "
-        f"t-test from {LEAST_SEEDS} common seeds on, adjusted over the rows (Holm)"
+        f"differences to {{baseline}} in percentage points, paired by seed, with Student's 95 % interval; p: paired t-test "
+        f"(at least {LEAST_SEEDS} common seeds), Holm-adjusted over the rows"
     )
     common = {"shown": 1, "needs": needs}
     return [
@@ -228,14 +228,14 @@ def _differences(group: str, at: str, over: str, needs: str) -> list[Column]:
     ]
 
 
-LEAST = "least client: personal accuracy less that of the same client alone, of the client that gains least, mean over seeds"
+LEAST = "least client: gain in personal accuracy over the same client alone, of the client that gains least, mean over seeds"
 TARGET = (
-    "to {target}: read off {curve}, its running maximum, on straight lines between evaluated rounds, the first of them "
-    "at the earliest; median over seeds, >T where the median run is not there at its end, T"
+    "to {target}: cost until the running maximum of {curve} reaches the target, interpolated linearly between evaluated "
+    "rounds, at least the first evaluated round; median over seeds; >T: the median run ends at T without reaching it"
 )
 EQUAL = (
-    "at equal bytes: at {budget} of all clients, on straight lines between evaluated rounds (nothing before the first, "
-    "and what has sent less at its end); independent and centralized are shown at their end"
+    "at equal bytes: accuracy at {budget} of all clients, interpolated linearly between evaluated rounds (empty before the "
+    "first; a method that sends less: at its end); independent and centralized: at their end"
 )
 ONE, RUN, GOAL, EQUALLY = "per client and round", "whole run", "to {target}", "at {budget} of all clients"
 COLUMNS: list[Column] = [
@@ -265,7 +265,10 @@ COLUMNS: list[Column] = [
         ("what clients", "send"),
         "text",
         _kinds,
-        words="what clients send: the kinds of message that leave them, most bytes first; bytes are those received as well",
+        words=(
+            "what clients send: the kinds of messages, most bytes first; the columns of bytes also count what clients "
+            "receive"
+        ),
     ),
     Column("sent", "sent", (ONE, "sent"), "bytes", _sent, shown=1),
     Column("sent_up", "sent", (ONE, "up"), "bytes", _per_client_and_round("bytes_up")),
@@ -371,7 +374,7 @@ def chosen(every: Sequence[Column], request: Request) -> list[Column]:
         matches = [column for column in every if word in (column.name, column.group, "all")]
         if not matches:
             raise UserError(
-                f"--columns {word}: no such column; there are the groups {', '.join(GROUPS)}, all, and the columns "
+                f"--columns {word}: no such column; must be all, a group ({', '.join(GROUPS)}) or a column: "
                 f"{', '.join(column.name for column in every)}"
             )
         if not any(column in available for column in matches):

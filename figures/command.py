@@ -20,7 +20,7 @@ def names(text: str) -> tuple[str, ...]:
 def _condition(text: str) -> tuple[str, list[str]]:
     name, equals, values = text.partition("=")
     if not equals or not values:
-        raise argparse.ArgumentTypeError(f"{text} is no OPTION=VALUE[,VALUE], such as alpha=0.1,1")
+        raise argparse.ArgumentTypeError(f"{text} must be OPTION=VALUE[,VALUE], such as alpha=0.1,1")
     return name.removeprefix("--"), values.split(",")
 
 
@@ -36,14 +36,14 @@ def of_runs(name: str, doc: str) -> argparse.ArgumentParser:
         type=_condition,
         default=[],
         metavar="OPTION=VALUE",
-        help="only the runs with these values of their options: --where alpha=0.1 algorithm=fedavg,cfkd",
+        help="select runs by their options, such as --where alpha=0.1 algorithm=fedavg,cfkd",
     )
     parser.add_argument(
         "--select",
         type=names,
         default=(),
         metavar="FLAG[,FLAG]",
-        help="of the settings that differ in these flags the one best on validation",
+        help="flags that were tuned; for each method, keep the setting with the best validation accuracy",
     )
     return parser
 
@@ -58,7 +58,13 @@ def chosen(args: argparse.Namespace, passed_over: list[str] | None = None) -> li
 def parser(name: str, doc: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments of every picture's command."""
     parser = of_runs(name, doc)
-    parser.add_argument("-o", "--output", type=Path, default=Path(f"{name}.png"), help=f"PNG or PDF (default: {name}.png)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path(f"{name}.png"),
+        help=f"file of the picture, PNG or PDF (default: {name}.png)",
+    )
     return parser
 
 

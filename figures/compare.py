@@ -97,10 +97,10 @@ def compare(
     request = Request(metric, **flags)
     if request.metric.startswith("tuned") and (request.on == "validation" or request.target is not None or request.equal):
         raise UserError(
-            f"--metric {request.metric} is of the last round alone: not with --on validation, --target or --equal"
+            f"--metric {request.metric} exists only after the last round; remove --on validation, --target or --equal"
         )
     if request.equal and request.on == "validation":
-        raise UserError("--equal bytes reads the test curve at a budget: not with --on validation")
+        raise UserError("--equal bytes reads the test curve; remove --on validation")
     check(runs)
     check_metric(runs, request.metric)
     rows, tried = _rows(runs, request, groups(beside))
@@ -193,7 +193,7 @@ def _check_apart(rows: Sequence[Row], keys: Sequence[str], request: Request) -> 
             first, second = sorted(map(shown, values))
             raise UserError(
                 f"--by {','.join(request.by)}: runs of {group.algorithm} that differ in {name} ({first} and {second}) "
-                f"are not averaged; --by {','.join((*request.by, name))} tells them apart"
+                f"are not averaged; --by {','.join((*request.by, name))} separates them"
             )
 
 
@@ -214,7 +214,7 @@ def _against_baseline(rows: Sequence[Row], names: Sequence[str]) -> None:
     matches = exact or [i for i, row in enumerate(rows) if row.group.algorithm == label]
     if len(matches) != 1:
         n_rows = "no row" if not matches else "several rows"
-        raise UserError(f"--baseline {request.baseline}: {n_rows} of that name; {'; '.join(names)}")
+        raise UserError(f"--baseline {request.baseline}: {n_rows} with this name; must be one of: {'; '.join(names)}")
     base = rows[matches[0]]
     for at in ("end", *(["equal"] if request.equal else [])):
         values = {id(row): row.values(request.metric) if at == "end" else row.equal[0] for row in rows}
@@ -233,7 +233,7 @@ def _budget(groups: Sequence[Group], equal: float | str) -> float:
     methods = [group for group in groups if group.algorithm not in REFERENCES]
     totals = [sent(run) for group in methods for run in group.runs if sent(run)]
     if not totals:
-        raise UserError("--equal bytes: no method of these runs has sent anything")
+        raise UserError("--equal bytes: no method of these runs sends anything")
     return min(totals) if equal == "bytes" else float(equal)
 
 
@@ -282,17 +282,17 @@ def _cautions(groups: Sequence[Group], differing: set[str]) -> Iterator[str]:
     for group in groups:
         codes = {run.config.get("source") for run in group.runs}
         if len(codes) > 1:
-            yield f"warning: {group.algorithm} was run with {len(codes)} versions of code or libraries (figures.diff)"
+            yield f"warning: {group.algorithm} was run with {len(codes)} versions of code or libraries (see figures.diff)"
     machines = {repr(run.config.get("environment")) for group in groups for run in group.runs}
     if len(machines) > 1:
-        yield f"warning: runs of {len(machines)} environments, whose seconds do not compare (figures.diff)"
+        yield f"warning: runs of {len(machines)} environments; do not compare their seconds (see figures.diff)"
 
 
 def _budgets(rows: Sequence[Row], tried: Sequence[Sequence[Group]]) -> Iterator[str]:
-    yield "of the settings tried the one with the best mean validation accuracy, and its test accuracy"
+    yield "test accuracies of the settings with the best mean validation accuracy"
     if len({len(settings) for settings in tried}) > 1:
         counts = sorted(f"{row.group.algorithm} {len(settings)}" for row, settings in zip(rows, tried, strict=True))
-        yield f"warning: an unequal tuning budget: settings tried are {', '.join(counts)}"
+        yield f"warning: unequal tuning budgets, numbers of settings: {', '.join(counts)}"
     for row, settings in zip(rows, tried, strict=True):
         if len({frozenset(map(seed_of, other.runs)) for other in settings}) > 1:
-            yield f"warning: the settings of {row.group.algorithm} were tried with different seeds"
+            yield f"warning: the settings of {row.group.algorithm} were run with different seeds"

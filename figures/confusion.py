@@ -33,10 +33,10 @@ def counts(run: Run, own: bool = False, client: int | None = None) -> np.ndarray
     client's. Raises UserError for a run without confusion matrices and for an unknown client."""
     saved = run.arrays("confusion")
     if saved is None:
-        raise UserError(f"{run.folder}: has no confusion.npz, which every run writes")
+        raise UserError(f"{run.folder}: confusion.npz, which every run writes, is missing")
     n_clients = len(saved["own_offsets"]) - 1
     if client is not None and not 0 <= client < n_clients:
-        raise UserError(f"--client {client}: the clients of {run.folder} are 0 to {n_clients - 1}")
+        raise UserError(f"--client {client}: must be 0 to {n_clients - 1} for {run.folder}")
     if own:
         n = len(saved["classes"])
         pairs = Shares(n * saved["own_true"] + saved["own_predicted"], saved["own_offsets"])
@@ -76,8 +76,8 @@ def draw(runs: Sequence[Run], path: Path | None = None, own: bool = False, clien
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.parser("confusion", __doc__)
-    parser.add_argument("--own", action="store_true", help="each client's own test examples, not the whole test set")
-    parser.add_argument("--client", type=int, metavar="K", help="of the model of a single client, counted from 0")
+    parser.add_argument("--own", action="store_true", help="use each client's own test examples, not the global test set")
+    parser.add_argument("--client", type=int, metavar="K", help="client whose model is drawn, from 0; default: all clients")
     command.run(parser, draw, argv)
 
 

@@ -110,11 +110,11 @@ def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
         if flat(group, quantity):
             marks.append(level(group, metric, x, style, label))
         elif curve is None:
-            lacking[label] = f"the history of {group.runs[0].folder}, or of another seed of it, does not count them"
+            lacking[label] = f"the history of {group.runs[0].folder}, or of another seed, does not count this quantity"
         elif not len(curve.x):
             lacking[label] = (
-                f"the runs of {group.algorithm} have no point in common, the evaluated rounds of one seed end before those "
-                "of another begin; --against rounds"
+                f"the seeds of {group.algorithm} have no common range (one seed ends before another begins); use --against "
+                "rounds"
             )
         else:
             mark = Line if len(curve.x) > 1 else Points  # a line with a single point is invisible
@@ -160,14 +160,19 @@ def seeds(groups: Sequence[Group], spread: str) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.parser("curves", __doc__)
     parser.add_argument(
-        "--against", nargs="+", choices=QUANTITIES, default=["rounds"], help="a row of panels each (default: rounds)"
+        "--against",
+        nargs="+",
+        choices=QUANTITIES,
+        default=["rounds"],
+        metavar="QUANTITY",
+        help=f"quantities of the x axis, one row of panels each: {', '.join(QUANTITIES)} (default: rounds)",
     )
     parser.add_argument(
         "--metric",
         nargs="+",
         metavar="NAME",
         default=["global", "personal"],
-        help=f"a column each: {METRICS} (default: global personal)",
+        help=f"metrics of the y axis, one column of panels each: {METRICS} (default: global personal)",
     )
     command.run(parser, draw, argv)
 

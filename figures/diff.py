@@ -20,7 +20,7 @@ import saves
 from errors import UserError
 from figures import command
 from figures.units import shown
-from untrusted import escape, print_escaped
+from untrusted import WIDTH, escape, print_escaped, wrap
 
 MEASURED = ("global_mean", "personal_mean", "personal_worst", "tuned_mean", "validation_mean")  # after the last round
 SPENT = ("bytes_up", "bytes_down", "bytes_between", "steps", "flops", "seconds")  # over all rounds
@@ -38,7 +38,7 @@ def report(run_a: saves.Run, run_b: saves.Run) -> str:
         rows = differing(first, second)
         parts.append(f"the same {title}" if not rows else _table([f"{title} that differ", "A", "B"], rows))
     parts.append(_table(["accuracy (%) after the last round; totals", "A", "B", "B - A"], results(run_a, run_b)))
-    parts.append("\n".join(histories(run_a, run_b)))
+    parts.append("\n".join(map(wrap, histories(run_a, run_b))))
     return "\n\n".join(parts)
 
 
@@ -76,20 +76,20 @@ def histories(run_a: saves.Run, run_b: saves.Run) -> list[str]:
     for r in range(ends[0] + 1):
         a, b = (frame.loc[frame["round"] == r, common].reset_index(drop=True) for frame in (frame_a, frame_b))
         if list(a["client"]) != list(b["client"]):
-            return [*lines, f"the histories differ from round {r} on, where they have rows of other clients"]
+            return [*lines, f"the histories differ from round {r} on, where they have rows of different clients"]
         columns = [name for name in common if not _same(a[name], b[name])]
         if columns:
-            return [*lines, f"the histories differ from round {r} on, there in {', '.join(columns)}"]
-    return [*lines, _bits(run_a, run_b, what="histories" if not lines else "columns of the history that both have")]
+            return [*lines, f"the histories differ from round {r} on, in {', '.join(columns)}"]
+    return [*lines, _bits(run_a, run_b, what="histories" if not lines else "common columns of the histories")]
 
 
 def _bits(run_a: saves.Run, run_b: saves.Run, what: str) -> str:
     if not all((run.folder / "weights.pt").exists() for run in (run_a, run_b)):
-        return f"{what}: the same bits (all but the seconds); weights are not saved of both"
+        return f"{what}: bit-identical (except seconds); not both runs have saved weights"
     weights = [{answer: saves.digest(rows) for answer, rows in run.weights().items()} for run in (run_a, run_b)]
     if weights[0] != weights[1]:
-        return f"{what}: the same bits (all but the seconds); the weights after the last round differ"
-    return f"{what} and weights after the last round: the same bits (all but the seconds)"
+        return f"{what}: bit-identical (except seconds); the weights after the last round differ"
+    return f"{what} and weights after the last round: bit-identical (except seconds)"
 
 
 def _same(a, b) -> bool:
@@ -106,7 +106,9 @@ def _number(value: float, form: str) -> str:
 
 def _table(headers: list[str], rows: list[list[str]]) -> str:
     aligned = ["left", *["right"] * 3] if len(headers) == 4 else None
-    return tabulate(rows, headers=headers, tablefmt="simple", colalign=aligned, disable_numparse=True)
+    room = (WIDTH - max(len(name) for name in (headers[0], *(row[0] for row in rows)))) // (len(headers) - 1) - 2
+    options = {"tablefmt": "simple", "colalign": aligned, "disable_numparse": True}
+    return tabulate(rows, headers=headers, maxcolwidths=[None, *[room] * (len(headers) - 1)], **options)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -115,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         runs = command.chosen(args)
         if len(runs) != 2:
-            raise UserError(f"two runs are compared, got {len(runs)}; give two folders, or say --where seed=0,1")
+            raise UserError(
+                f"requires two runs, got {len(runs)}; name two folders, or select two runs, such as --where seed=0,1"
+            )
         print_escaped(report(*runs))
     except (UserError, OSError, ValueError) as error:
         parser.error(escape(error))

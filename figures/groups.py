@@ -128,12 +128,12 @@ def seeds_told(groups: Sequence[Group]) -> str:
     seeds = {seed_of(run) for group in groups for run in group.runs}
     splits = {split for _, split in seeds}
     if len(seeds) == 1:
-        return "one seed: an illustration; --seed 0 1 2 3 4 --split_seed seed for a comparison"
+        return "one seed is only an illustration; for a comparison use --seed 0 1 2 3 4 --split_seed seed"
     if len(splits) == len(seeds):
-        return f"{len(seeds)} seeds, each with a split of its own"
+        return f"{len(seeds)} seeds, each with its own split"
     return (
-        f"{len(seeds)} seeds on {len(splits)} split{'s' * (len(splits) > 1)}: a spread is that of training, not of who got "
-        "what; --split_seed seed draws a split with each seed"
+        f"{len(seeds)} seeds on {len(splits)} split{'s' * (len(splits) > 1)}: std is the variation of training, not of the "
+        "split; --split_seed seed draws a split per seed"
     )
 
 
@@ -147,7 +147,7 @@ def diverged_told(groups: Sequence[Group]) -> list[str]:
             entries.append(
                 f"{name_of(group, groups)} ({fraction}from {f'round {min(rounds)}' if min(rounds) else 'the start'})"
             )
-    explanation = "diverged and went on (--on_divergence continue), so that what is told of them means nothing"
+    explanation = "diverged and continued (--on_divergence continue), so their results are meaningless"
     return [f"{explanation}: {', '.join(entries)}"] if entries else []
 
 
@@ -171,7 +171,7 @@ def read(folders: Sequence[Path], passed_over: list[str] | None = None) -> list[
             raise UserError(f"{folder}: no such folder")
         runs, lines = ([saves.load(folder)], []) if saves.there(folder / "config.json") else saves.gather(folder)
         if not runs:
-            raise UserError(lines[0] if lines else f"{folder}: neither a finished run nor a folder of finished runs")
+            raise UserError(lines[0] if lines else f"{folder}: must be a finished run or a folder of finished runs")
         skipped += lines
         for run in runs:
             runs_by_folder.setdefault(run.folder.resolve(), run)
@@ -198,7 +198,7 @@ def where(runs: Sequence[Run], conditions: Mapping[str, Sequence[str]]) -> list[
     matching = [run for run in runs if all(is_of(run, name, texts) for name, texts in conditions.items())]
     if not matching:
         requested = " ".join(f"{name}={','.join(texts)}" for name, texts in conditions.items())
-        raise UserError(f"--where {requested}: none of the {len(runs)} runs")
+        raise UserError(f"--where {requested}: matches none of the {len(runs)} runs")
     return matching
 
 
@@ -226,7 +226,9 @@ def check(runs: Sequence[Run]) -> None:
         for run in group.runs:
             if (twin := by_seed.setdefault(seed_of(run), run)) is not run:
                 seeds = "--seed {} --split_seed {}".format(*seed_of(run))
-                raise UserError(f"{group.algorithm} has {seeds} twice, a seed counts once: {twin.folder} and {run.folder}")
+                raise UserError(
+                    f"{group.algorithm} has two runs with {seeds}, but a seed counts once: {twin.folder} and {run.folder}"
+                )
 
 
 def _alike(runs: Sequence[Run], key: Callable[[Run], str], what: str, why: str, name: str | None = None) -> None:
@@ -236,9 +238,9 @@ def _alike(runs: Sequence[Run], key: Callable[[Run], str], what: str, why: str, 
             continue  # a run older than the flag; the digest of its split is compared anyway
         first = first or run
         if key(run) != key(first):
-            hint = f"; --where {name}={_short(_of_problem(run)[name])} takes one" if name else ""
+            hint = f"; add --where {name}={_short(_of_problem(run)[name])} to select one" if name else ""
             raise UserError(
-                f"{why} are not compared: {what} is {key(first)} in {first.folder}, but {key(run)} in {run.folder}{hint}"
+                f"{why} cannot be compared: {what} is {key(first)} in {first.folder}, but {key(run)} in {run.folder}{hint}"
             )
 
 
@@ -273,7 +275,7 @@ def selected(groups: Sequence[Group], flags: Sequence[str], on: str) -> list[tup
     Raises UserError for a flag that no run has and for settings without validation."""
     for flag in flags:
         if flag in OF_A_SEED or not any(flag in group.options for group in groups):
-            raise UserError(f"--select {flag}: not a flag that tells settings of these runs apart")
+            raise UserError(f"--select {flag}: must be a flag in which settings of these runs can differ")
     settings: dict[str, list[Group]] = {}
     for group in groups:
         other_options = {name: value for name, value in group.options.items() if name not in (*OF_A_SEED, *flags)}
@@ -324,6 +326,6 @@ def _short(value: Any) -> str:
 def _best(tried: Sequence[Group], flags: Sequence[str], on: str) -> Group:
     for run in (run for group in tried for run in group.runs):
         if "validation_mean" not in run.rounds:
-            raise UserError(f"--select {','.join(flags)} chooses by validation; {run.folder} was run without --validation")
+            raise UserError(f"--select {','.join(flags)} requires validation, but {run.folder} was run without --validation")
     best = leading(tried, lambda group: float(np.mean([row_of(run, on)["validation_mean"] for run in group.runs])))
     return (best or tried)[0]

@@ -24,10 +24,10 @@ WORDS = {
     "tuned": "on each client's own distribution after fine-tuning, mean over clients",
 }
 METRICS = (  # in words
-    "global, personal, worst, validation, tuned; what --measure asked for, such as auc or personal_auc; of another answer "
-    "or of a head of the runs with its name, personal:global or 'global:head 1'"
+    "global, personal, worst, validation, tuned; a measure of --measure, such as auc or personal_auc; with the name of "
+    "another model or head: personal:global, 'global:head 1'"
 )
-ROUND = {"last": "after the last round", "validation": "of the round best on validation"}
+ROUND = {"last": "after the last round", "validation": "in the round with the best validation accuracy"}
 
 
 def columns(runs: Iterable[Run] = ()) -> dict[str, str]:
@@ -95,9 +95,10 @@ def check_metric(runs: Sequence[Run], metric: str) -> None:
     algorithms = dict.fromkeys(run.options["algorithm"] for run in runs if run not in lacking)
     if not algorithms:
         names = dict.fromkeys(name for run in runs for name in metrics(run))
-        raise UserError(f"--metric {metric}: no run has such an accuracy; there are {', '.join(names)}{hint}")
+        raise UserError(f"--metric {metric}: no run has this metric; must be one of {', '.join(names)}{hint}")
     raise UserError(
-        f"--metric {metric}: {lacking[0].folder} has no such accuracy, but {', '.join(metrics(lacking[0]))}{hint}; runs of "
+        f"--metric {metric}: {lacking[0].folder} does not have this metric; it has {', '.join(metrics(lacking[0]))}{hint}; "
+        "runs of "
         f"{', '.join(algorithms)} have it (--where algorithm={','.join(algorithms)})"
     )
 
@@ -106,7 +107,7 @@ def _takes(metric: str) -> str:
     """Return in words the flag that a metric requires."""
     flags = {"validation": "--validation", "tuned": "--ft_epochs"}
     flags |= {name: f"--measure {name.removeprefix('personal_')}" for name in columns() if name not in ACCURACIES}
-    return f"; it takes {flags[metric]}" if metric in flags else ""
+    return f"; it requires {flags[metric]}" if metric in flags else ""
 
 
 def row_of(run: Run, on: str):
@@ -117,7 +118,7 @@ def row_of(run: Run, on: str):
     if on == "last":
         return rounds.iloc[-1]
     if "validation_mean" not in rounds:
-        raise UserError(f"--on validation: {run.folder} was run without --validation; all rows must have it")
+        raise UserError(f"--on validation: {run.folder} was run without --validation; all runs must have it")
     return rounds.loc[rounds["validation_mean"].idxmax()]
 
 
@@ -127,7 +128,7 @@ def accuracy(run: Run, metric: str, on: str) -> float:
     Raises UserError for an accuracy that was not measured in that round."""
     value = row_of(run, on)[column_of(run, metric)]
     if np.isnan(value):
-        raise UserError(f"--metric {metric}: {run.folder} has none {ROUND[on]}")
+        raise UserError(f"--metric {metric}: {run.folder} has no value {ROUND[on]}")
     return float(value)
 
 

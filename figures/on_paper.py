@@ -57,7 +57,7 @@ def _report_missing_letters() -> Iterator[None]:
         letters = "".join(missing)
         sample = letters if len(missing) <= LETTERS else f"{letters[:LETTERS]}..."
         logging.getLogger("chorus").warning(
-            "no font here has %s; a picture shows boxes; install one such as %s", sample, FONTS[0]
+            "no installed font has %s; pictures show boxes instead; install a font such as %s", sample, FONTS[0]
         )
 
 

@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         metavar="NAME",
         default=["global", "personal"],
-        help=f"a panel each: {METRICS} (default: global personal)",
+        help=f"metrics, one panel each: {METRICS} (default: global personal)",
     )
     command.run(parser, draw, argv)
 

@@ -70,9 +70,9 @@ def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", sele
     title = f"{f'{metric} accuracy' if measure_of(metric)[0] == 'accuracy' else metric} (%) {ROUND[on]}, by problem"
     notes = [
         "mean ± standard deviation over seeds (number of seeds)",
-        "* or bold: the best of the collaborating methods on a problem, several where they are equal, none that diverged or "
-        "is no better than predicting the largest class; ~ or a dagger: not told apart from it, Student's "
-        "95 % interval of the differences, paired by seed, has 0 in it",
+        "* or bold: best collaborating method on a problem (several if equal; none that diverged or is no better than "
+        "predicting the largest class); ~ or dagger: not significantly different from the best (Student's 95 % interval of "
+        "the differences, paired by seed, includes 0)",
         *notes,
         seeds_told(all_groups),
         *diverged_told(all_groups),
@@ -128,7 +128,10 @@ def _values(groups: Sequence[Group], label, metric: str, on: str) -> dict[str, V
     values: dict[str, Values] = {}
     for group in groups:
         if label(group) in values:
-            raise UserError(f"{label(group)} was run twice on one problem, in settings that the table does not tell apart")
+            raise UserError(
+                f"{label(group)} has two settings on one problem that this table does not distinguish; select one with "
+                "--where"
+            )
         values[label(group)] = {seed_of(run): accuracy(run, metric, on) for run in group.runs}
     return values
 
@@ -176,11 +179,11 @@ def _ranks(methods: Sequence[str], values: Sequence[dict[str, Values]]) -> tuple
     ranks = rankdata(-table, axis=1).mean(0)
     lines = [f"average rank of the collaborating methods over {len(common)} problems, 1 is best"]
     if len(common) < LEAST_PROBLEMS:
-        lines.append(f"no test over problems: {len(common)} are too few, {LEAST_PROBLEMS} the least")
+        lines.append(f"no significance test: {len(common)} problems are too few, at least {LEAST_PROBLEMS} are needed")
     else:
         name, p = over_problems(table)
         lines.append(f"{name} over {len(common)} problems: p = {p:.3f}")
         if len(competing) > 2:
             distance = nemenyi(len(competing), len(common))
-            lines.append(f"Nemenyi: ranks that differ by less than {distance:.2f} are not told apart at 5 %")
+            lines.append(f"Nemenyi: ranks that differ by less than {distance:.2f} are not significantly different at 5 %")
     return dict(zip(competing, map(float, ranks), strict=True)), lines

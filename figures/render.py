@@ -12,9 +12,8 @@ from pathlib import Path
 from figures.columns import Cell, Column
 from figures.compare import Comparison, Table
 from figures.units import UNITS
-from untrusted import escape, no_formula
+from untrusted import WIDTH, escape, no_formula, wrap
 
-WIDTH = 100  # maximum number of characters per line of a table on the screen
 NAME = 28  # maximum number of characters of a row's name in a table that is too wide
 FORMS = ("plain", "markdown", "latex", "csv", "json")
 MARKS = {  # {form: {mark of a cell: format}}
@@ -78,8 +77,8 @@ def _plain(table: Table) -> str:
             columns, left_out, short = table.columns, [], False
     lines = ["\n\n".join(_block(table, block, names, short) for block in _blocks(table, columns, names, short))]
     if left_out:
-        lines.append(f"not shown for want of room: {', '.join(column.name for column in reversed(left_out))}")
-    lines += [f"{cut}: {escape(name)}" for cut, name in zip(names, table.names, strict=True) if cut != name]
+        lines.append(wrap(f"left out for lack of width: {', '.join(column.name for column in reversed(left_out))}"))
+    lines += [wrap(f"{cut}: {escape(name)}") for cut, name in zip(names, table.names, strict=True) if cut != name]
     return "\n".join(lines)
 
 
@@ -201,9 +200,9 @@ def typed(text: str) -> str:
 
 
 def _aside(line: str, form: str) -> str:
-    """Return a line of text outside the tables; always a single line, so that a comment stays a comment."""
+    """Return a line of text outside the tables: a single line, so that a comment stays a comment; wrapped on the screen."""
     line = escape(line)
-    return f"% {line}" if form == "latex" else _in_markdown(line) if form == "markdown" else line
+    return f"% {line}" if form == "latex" else _in_markdown(line) if form == "markdown" else wrap(line)
 
 
 def _in_markdown(text: str) -> str:

@@ -41,21 +41,23 @@ def features(run: Run) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
     the lengths of the clients' features differ, and for fewer than two examples or two features."""
     saved = run.arrays("features")
     if saved is None:
-        raise UserError(f"{run.folder}: kept no features; --track_features N, with --force, runs it anew")
+        raise UserError(f"{run.folder}: has no features; rerun it with --track_features N --force")
     clients = range(sum(name.startswith("features_") for name in saved))
     of_clients = [saved[f"features_{k}"] for k in clients]
     if len(lengths := sorted({values.shape[2] for values in of_clients})) > 1:
         length_text = " and ".join(map(str, lengths))
-        raise UserError(f"{run.folder}: its clients' features have no common axes, they are of {length_text} numbers")
+        raise UserError(
+            f"{run.folder}: the clients' features differ in dimension ({length_text}), so they have no common axes"
+        )
     if lengths[0] < 2 or sum(values.shape[1] for values in of_clients) < 2:
-        raise UserError(f"{run.folder}: a plane takes two examples of two features at least")
+        raise UserError(f"{run.folder}: requires at least two examples with at least two features")
     classes = np.concatenate([saved[f"labels_{k}"] for k in clients])
     clients_of_examples = np.repeat(clients, [values.shape[1] for values in of_clients])
     values = np.concatenate(of_clients, axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
         is_finite = np.isfinite(np.square(values).sum((1, 2)))  # PCA sums squares
     if not is_finite.any():
-        raise UserError(f"{run.folder}: it had diverged in all rounds of which it kept features")
+        raise UserError(f"{run.folder}: diverged in all rounds with saved features")
     return saved["rounds"][is_finite].tolist(), values[is_finite], classes, clients_of_examples
 
 
@@ -145,9 +147,9 @@ def rounds_shown(kept: Sequence[Sequence[int]], requested: Sequence[int] | None 
     common = sorted(set(kept[0]).intersection(*kept))
     available = ", ".join(map(str, common)) or "none"
     if wrong := [r for r in requested or () if r not in common]:
-        raise UserError(f"--rounds {wrong[0]}: features of all these runs were kept of rounds {available}")
+        raise UserError(f"--rounds {wrong[0]}: must be a round with features of all these runs: {available}")
     if not common:
-        raise UserError("these runs kept features of no round in common")
+        raise UserError("these runs have no common round with features")
     places = np.linspace(0, len(common) - 1, min(COLUMNS, len(common))).round().astype(int)
     return list(requested or [common[place] for place in places])
 
@@ -155,15 +157,21 @@ def rounds_shown(kept: Sequence[Sequence[int]], requested: Sequence[int] | None 
 def _clients(runs: Sequence[Run], requested: Sequence[int] | None) -> list[int]:
     n_clients = min(run.options["n_clients"] for run in runs)
     if wrong := [k for k in requested or () if not 0 <= k < n_clients]:
-        raise UserError(f"--clients {wrong[0]}: the clients of these runs are 0 to {n_clients - 1}")
+        raise UserError(f"--clients {wrong[0]}: must be 0 to {n_clients - 1}")
     return list(requested or range(min(n_clients, len(MARKERS))))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.parser("representations", __doc__)
-    parser.add_argument("--method", choices=("pca", "tsne"), default="pca", help="to two dimensions (default: pca)")
-    parser.add_argument("--rounds", type=int, nargs="+", metavar="R", help=f"which (default: up to {COLUMNS} of those kept)")
-    parser.add_argument("--clients", type=int, nargs="+", metavar="K", help=f"shown (default: the first {len(MARKERS)})")
+    parser.add_argument(
+        "--method", choices=("pca", "tsne"), default="pca", help="projection to two dimensions (default: pca)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, nargs="+", metavar="R", help=f"rounds to draw (default: up to {COLUMNS} saved rounds)"
+    )
+    parser.add_argument(
+        "--clients", type=int, nargs="+", metavar="K", help=f"clients to draw (default: the first {len(MARKERS)})"
+    )
     command.run(parser, draw, argv)
 
 

@@ -26,7 +26,7 @@ from figures import on_paper
 from figures.marks import Axis, Heat, Panel
 from figures.units import flags_told
 from saves import Run
-from untrusted import print_escaped
+from untrusted import WIDTH, print_escaped, wrap
 
 CLIENTS_SHOWN, CLASSES_SHOWN = 20, 12  # in the terminal
 MAX_CLIENTS = 60  # on paper, more rows than this are indistinguishable
@@ -49,9 +49,13 @@ def _distributions(table: np.ndarray, classes: Sequence[str], title: str) -> Pan
     n_bins = int(sizes.max()).bit_length() + 1
     parts = [np.bincount(np.frexp(counts)[1], minlength=n_bins) / len(table) for counts in (*table.T, sizes)]
     bins = ["0", "1", *(f"{2**i:,} to {2 ** (i + 1) - 1:,}" for i in range(1, n_bins - 1))]
-    summary = [f"{len(table):,} clients", f"classes a client: {_range(classes_held)}", f"examples a client: {_range(sizes)}"]
+    summary = [
+        f"{len(table):,} clients",
+        f"classes per client: {_range(classes_held)}",
+        f"examples per client: {_range(sizes)}",
+    ]
     x = Axis("class", ticks=dict(enumerate([*classes, "all"])))
-    y = Axis("examples of a client", ticks=dict(enumerate(bins[::-1])))
+    y = Axis("examples per client", ticks=dict(enumerate(bins[::-1])))
     heat = Heat(100 * np.stack(parts, axis=1)[::-1], 100, "% of the clients")
     return Panel([heat], x, y, "\n".join(filter(None, [title, "; ".join(summary)])), rows=max(n_bins, 8))
 
@@ -90,15 +94,17 @@ def text(experiment: Experiment) -> str:
         partition.Split(*(part[:CLIENTS_SHOWN] for part in experiment.split.parts)),
     )
     counts = partition.table(experiment.data, shown)
-    columns = [(name if len(name) <= 8 else f"{name[:7]}.", counts[:, c]) for c, name in enumerate(experiment.data.classes)]
-    if len(columns) > CLASSES_SHOWN:
+    names = experiment.split.names[: len(counts)] or [f"{k:>6}" for k in range(len(counts))]
+    first, has_shift = max(6, *map(len, names)), experiment.options.feature_shift != "none"
+    labels = _labels(experiment.data.classes, WIDTH - first, 3 if has_shift else 2)
+    columns = [(label, counts[:, c]) for c, label in enumerate(labels)]
+    if not labels:
         largest, median = counts.max(1), np.median(counts, axis=1).astype(int)
         columns = [("classes", (counts > 0).sum(1)), ("largest", largest), ("median", median)]
     columns += [("all", counts.sum(1)), ("test", shown.test.sizes)]
-    if experiment.options.feature_shift != "none":
+    if has_shift:
         columns.append(("shift", [f"{amount:.2f}" for amount in shift.amounts(experiment.options)]))
-    names = experiment.split.names[: len(counts)] or [f"{k:>6}" for k in range(len(counts))]
-    first, width = max(6, *map(len, names)), max(7, *(len(name) + 1 for name, _ in columns))
+    width = max(7, *(len(name) + 1 for name, _ in columns))
     lines = [
         f"split {experiment.split.digest}: training examples by client and class",
         f"{'client':<{first}}" + "".join(f"{name:>{width}}" for name, _ in columns),
@@ -106,15 +112,29 @@ def text(experiment: Experiment) -> str:
     for k, name in enumerate(names):
         lines.append(f"{name:<{first}}" + "".join(f"{column[k]:>{width}}" for _, column in columns))
     if n_clients > CLIENTS_SHOWN:
-        lines.append(f"   ... {n_clients - CLIENTS_SHOWN} more clients, all of them in split.npz")
+        lines.append(f"   ... and {n_clients - CLIENTS_SHOWN} more clients (split.npz has all clients)")
     if experiment.data.clients and not experiment.split.names:
+        n = len(experiment.data.clients)
         lines.append(
-            f"the data come by {len(experiment.data.clients)} clients and are dealt anew; --clients keeps them as they come"
+            wrap(f"the data have {n} clients, but this split is new; use --clients to keep the clients of the data")
         )
     if not partition.has_common_test(experiment.data):
         n = len(partition.global_test(experiment.data, experiment.split))
-        lines.append(f"no test set is common to all clients: the global one is the union of their own, {n:,} examples")
+        union = f"the global test set is the union of the clients' test sets ({n:,} examples)"
+        lines.append(wrap(f"the data have no common test set: {union}"))
     return "\n".join(lines)
+
+
+def _labels(classes: Sequence[str], room: int, n_others: int) -> list[str]:
+    """Return the names of the classes, cut so that a table with `n_others` more columns is at most `room` wide.
+
+    Empty where there are too many classes.
+    """
+    for longest in (8, 6):
+        labels = [name if len(name) <= longest else f"{name[: longest - 1]}." for name in classes]
+        if len(labels) <= CLASSES_SHOWN and (len(labels) + n_others) * max(7, 1 + max(map(len, labels))) <= room:
+            return labels
+    return []
 
 
 def distinct(experiments: Sequence[Experiment]) -> list[Experiment]:
@@ -134,7 +154,7 @@ def show(experiments: Sequence[Experiment]) -> None:
         print_escaped(text(run_experiment))
         split_file = experiment.save_split(run_experiment)
         draw_one(partition.arrays(run_experiment.data, run_experiment.split), split_file.with_suffix(".png"))
-        print_escaped(f"drawn in {split_file.with_suffix('.png')}, saved beside it for --partition_file")
+        print_escaped(wrap(f"wrote {split_file.with_suffix('.png')}, and {split_file.name} for --partition_file"))
 
 
 def _figure(shown: Sequence[Panel], path: Path | None):

@@ -23,18 +23,18 @@ from tabulate import tabulate
 import saves
 from errors import UserError
 from figures.units import duration
-from untrusted import Parser, RefusedError, is_there, opened, print_escaped, text
+from untrusted import Parser, RefusedError, is_there, opened, print_escaped, text, wrap
 
-SHOWN = ("run", "stands", "round", "global %", "personal %", "left", "why")
+SHOWN = ("run", "status", "round", "global %", "personal %", "time left", "reason")
 
 
 def status(folder: Path) -> dict[str, str]:
     """Return the status of one run in words.
 
-    Keys: "run", "stands", "round", "global %", "personal %", "left" (remaining seconds at the pace of its rounds so far),
-    "why" (the reason of a failure)."""
+    Keys: "run", "status", "round", "global %", "personal %", "time left" (at the pace of the rounds so far), "reason" (of a
+    failure)."""
     if (why := saves.unreadable(folder)) is not None:
-        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": "unreadable", "why": why}
+        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "status": "unreadable", "reason": why}
     is_done = saves.finished(folder)
     try:
         run = saves.load(folder) if is_done else None
@@ -42,7 +42,7 @@ def status(folder: Path) -> dict[str, str]:
         rows = run.rounds.to_dict("records") if run else rows_of(folder)
     except UserError as error:
         state = "damaged" if isinstance(error, saves.DamagedError) else "older"
-        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "stands": state, "why": str(error)}
+        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "status": state, "reason": str(error)}
     failed, running = folder / "failed", saves.at_work(folder)
     state = "done" if is_done else "running" if running else "failed" if failed.exists() else "stopped"
     last = int(rows[-1]["round"]) if rows else 0
@@ -52,12 +52,12 @@ def status(folder: Path) -> dict[str, str]:
     taken = sum(float(row[name]) for row in rows for name in ("seconds", "evaluation_seconds"))
     return {
         "run": folder.name,
-        "stands": state,
+        "status": state,
         "round": f"{rounds if is_done else last} of {rounds}",
         "global %": _accuracy(rows, "global_mean"),
         "personal %": _accuracy(rows, "personal_mean"),
-        "left": duration(taken / last * (rounds - last)) if rows and last and not is_done else "",
-        "why": _why(failed) if state == "failed" else "",
+        "time left": duration(taken / last * (rounds - last)) if rows and last and not is_done else "",
+        "reason": _why(failed) if state == "failed" else "",
     }
 
 
@@ -105,20 +105,24 @@ def table(export_dir: Path) -> str:
     rows = [status(folder) for folder in saves.folders_in(export_dir)]
     if not rows:
         return f"{export_dir}: no runs"
-    counts = Counter(row["stands"] for row in rows)
-    columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    aligned = ["right" if name in ("round", "global %", "personal %", "left") else "left" for name in columns]
+    counts = Counter(row["status"] for row in rows)
+    columns = [name for name in SHOWN[:-1] if any(row[name] for row in rows)]
+    aligned = ["right" if name in ("round", "global %", "personal %", "time left") else "left" for name in columns]
     shown = [[row[name] for name in columns] for row in rows]
     text = tabulate(shown, headers=columns, tablefmt="simple", colalign=aligned, disable_numparse=True)
-    return f"{text}\n\n{len(rows)} runs: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}"
+    reasons = [wrap(f"{row['run']}: {row['reason']}") for row in rows if row["reason"]]
+    total = f"{len(rows)} runs: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}"
+    return "\n".join([text, "", *reasons, total])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m figures.status", description=__doc__.splitlines()[0])
-    parser.add_argument("export_dir", nargs="?", type=Path, default=Path("saves"), help="folder of runs (default: saves)")
+    parser.add_argument(
+        "export_dir", nargs="?", type=Path, default=Path("saves"), help="folder with saved runs (default: saves)"
+    )
     export_dir = parser.parse_args(argv).export_dir
     if not is_there(export_dir) or not export_dir.is_dir():
-        parser.error(f"{export_dir}: no such folder; must be one that holds runs")
+        parser.error(f"{export_dir}: no such folder; must be a folder of runs")
     try:
         print_escaped(table(export_dir))
     except UserError as error:  # the folder itself may be unreadable

@@ -34,7 +34,7 @@ def fraction(text: str) -> float:
     """Parse a flag's accuracy, in (0, 1]. Raises argparse.ArgumentTypeError."""
     value = float(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no fraction of 1, such as 0.9")
+        raise argparse.ArgumentTypeError(f"{text} must be above 0 and at most 1, such as 0.9")
     return value
 
 
@@ -45,37 +45,47 @@ def _budget(text: str) -> float | str:
     match = re.fullmatch(r"([\d.]+) *([kMGT]?)B?", text)
     value = float(match[1]) * 1000 ** " kMGT".index(match[2] or " ") if match and match[1].count(".") < 2 else 0.0
     if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is neither bytes nor a budget, such as 20MB")
+        raise argparse.ArgumentTypeError(f"{text} must be bytes or a number of bytes, such as 20MB")
     return value
 
 
 def _workbook(text: str) -> Path:
     if not text.endswith(".xlsx"):
-        raise argparse.ArgumentTypeError(f"{text} does not end in .xlsx")
+        raise argparse.ArgumentTypeError(f"{text} must end in .xlsx")
     return Path(text)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of `python -m figures.table`."""
     parser = command.of_runs("table", __doc__)
-    parser.add_argument("--metric", metavar="NAME", default="global", help=f"which accuracy: {METRICS} (default: global)")
     parser.add_argument(
-        "--on", choices=ROUND, default="last", help="which round: the last, or the one best on validation (default: last)"
+        "--metric",
+        metavar="NAME",
+        default="global",
+        help=f"metric by which rows are sorted and compared: {METRICS} (default: global)",
+    )
+    parser.add_argument(
+        "--on",
+        choices=ROUND,
+        default="last",
+        help="round of the accuracies: the last, or the one with the best validation accuracy (default: last)",
     )
     parser.add_argument(
         "--by",
         type=command.names,
         default=(),
         metavar="OPTION[,OPTION]",
-        help="what tells rows apart; default: all that varies",
+        help="options that separate rows; default: all options that differ",
     )
-    parser.add_argument("--baseline", metavar="NAME", help="the row, or its algorithm, to which differences are taken")
-    parser.add_argument("--target", type=fraction, metavar="ACCURACY", help="what it cost to reach it, a fraction of 1")
+    parser.add_argument("--baseline", metavar="NAME", help="row (or its algorithm) to which the other rows are compared")
+    parser.add_argument(
+        "--target", type=fraction, metavar="ACCURACY", help="accuracy above 0 and at most 1; adds the cost of reaching it"
+    )
     parser.add_argument(
         "--equal",
         type=_budget,
         metavar="BYTES",
-        help='a second table, at equal bytes of all clients: "bytes" for as many as all methods have sent, or 20MB',
+        help='budget of bytes at which to compare too, such as 20MB; "bytes" is the most that all methods have sent',
     )
     parser.add_argument(
         "--columns",
@@ -83,18 +93,18 @@ def parser() -> argparse.ArgumentParser:
         type=_words,
         default=[],
         metavar="NAME",
-        help=f"columns to show, by name or group, or all of them; groups: {', '.join(GROUPS)}",
+        help=f"columns to show: names, groups or all; the groups are {', '.join(GROUPS)}",
     )
     forms = parser.add_mutually_exclusive_group()
     words = {
-        "markdown": "a GitHub table",
-        "latex": "a LaTeX table (booktabs)",
-        "csv": "numbers alone",
-        "json": "all in JSON",
+        "markdown": "print a Markdown table (GitHub)",
+        "latex": "print a LaTeX table (booktabs)",
+        "csv": "print comma-separated numbers",
+        "json": "print tables and notes as JSON",
     }
     for form, description in words.items():
         forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=description)
-    forms.add_argument("--xlsx", type=_workbook, metavar="FILE", help="a workbook as well, numbers as numbers")
+    forms.add_argument("--xlsx", type=_workbook, metavar="FILE", help="write an Excel workbook too")
     parser.set_defaults(form="plain")
     return parser
 

@@ -22,7 +22,7 @@ from figures import command, on_paper
 from figures.groups import Group, name_of, ordered
 from figures.marks import Axis, Line, Panel
 from figures.styles import styles
-from figures.units import percent, spread
+from figures.units import in_blocks, percent, spread
 from untrusted import escape, print_escaped
 
 
@@ -38,7 +38,12 @@ def report(groups: Sequence[Group]) -> str:
         row |= {"std over clients": mean["tuned_std_clients"], "worst tenth": mean["tuned_worst_tenth"]}
         texts = {name: value if isinstance(value, str | int) else percent(value / 100) for name, value in row.items()}
         rows.append(texts | {"std over seeds": spread(group.values("tuned_mean"))})
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+    def table(columns: Sequence[str]) -> str:
+        cells = [{name: row.get(name, "") for name in columns} for row in rows]
+        return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
+
+    return in_blocks(dict.fromkeys(name for row in rows for name in row), ["", "n"], table)
 
 
 def by_epoch(group: Group) -> np.ndarray:
@@ -58,13 +63,13 @@ def draw(groups: Sequence[Group], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.of_runs("tuning", __doc__)
-    parser.add_argument("-o", "--output", type=Path, help="PNG or PDF; default: no picture")
+    parser.add_argument("-o", "--output", type=Path, help="file of a picture, PNG or PDF; default: no picture")
     args = parser.parse_args(argv)
     try:
         groups = ordered(command.chosen(args))
         not_tuned = [group.algorithm for group in groups if not group.tuned]
         if not_tuned:
-            parser.error(f"{not_tuned[0]}: nothing was fine-tuned in a run of it; give runs with --ft_epochs")
+            parser.error(f"{not_tuned[0]}: a run has no fine-tuning; use runs with --ft_epochs")
         print_escaped(report(groups))
         if args.output:
             draw(groups, args.output)

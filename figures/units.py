@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from untrusted import escape
+from untrusted import WIDTH, escape
 
 
 def size(n_bytes: float) -> str:
@@ -43,6 +43,20 @@ def percent(value: float) -> str:
 def spread(values: np.ndarray) -> str:
     """Return the standard deviation over seeds, in points; an empty text for a single seed."""
     return f"{values.std(ddof=1):.2%}".rstrip("%") if len(values) > 1 else ""
+
+
+def in_blocks(names: Iterable[str], keys: Sequence[str], table: Callable[[Sequence[str]], str]) -> str:
+    """Return a table in blocks of columns, one below the other, each at most WIDTH wide where a column allows it.
+
+    `table` returns the table of some columns as text. Every block begins with the columns `keys`.
+    """
+    blocks: list[list[str]] = []
+    for name in (name for name in names if name not in keys):
+        if blocks and max(map(len, table([*keys, *blocks[-1], name]).splitlines())) <= WIDTH:
+            blocks[-1].append(name)
+        else:
+            blocks.append([name])
+    return "\n\n".join(table([*keys, *block]) for block in blocks)
 
 
 def flags_told(options: Mapping[str, Any], names: Iterable[str]) -> str:

@@ -15,8 +15,8 @@ from options import flags_of
 from saves import Run
 
 RULE = (
-    "Told apart: Student's 95 % interval of the differences, paired by seed, leaves out 0; with n = {n} seeds that takes "
-    "{t:.1f} standard errors."
+    "Significantly different: Student's 95 % interval of the differences, paired by seed, excludes 0; with n = {n} seeds "
+    "this takes {t:.1f} standard errors."
 )
 
 
@@ -103,9 +103,9 @@ def verdict(groups: Sequence[Group], beside: Sequence[Group] = ()) -> list[str]:
     groups = chosen(groups)
     if groups is None:
         return [
-            "no winner is named: an algorithm has several settings, and only `--validation 0.1` could choose among them."
+            "no method is called best: an algorithm has several settings; rerun with --validation 0.1 to choose among them."
         ]
-    lines = ["of each algorithm's settings the one with the best validation accuracy:"] if len(groups) < n_settings else []
+    lines = ["for each algorithm, the setting with the best validation accuracy:"] if len(groups) < n_settings else []
     methods = [group for group in groups if group.algorithm not in REFERENCES]
     sole_best: dict[str, Group] = {}
     own_examples = "On the clients' own distributions"
@@ -127,11 +127,13 @@ def verdict(groups: Sequence[Group], beside: Sequence[Group] = ()) -> list[str]:
         if sent[small]:
             names = {metric: name_of(group, all_groups) for metric, group in sole_best.items()}
             times = f"{sent[large] / sent[small]:.3g}"
-            sentence = f"{names[small]} moves {times} times fewer bytes than {names[large]}."
+            sentence = f"{names[small]} transfers {times} times fewer bytes than {names[large]}."
             lines.append(
-                sentence if times != "1" else f"{names[small]} and {names[large]} move as many bytes, within half a percent."
+                sentence
+                if times != "1"
+                else f"{names[small]} and {names[large]} transfer equally many bytes (within 0.5 %)."
             )
-    if any("told apart" in line for line in lines):
+    if any("significantly different" in line for line in lines):
         lines.append(RULE.format(n=(n := min(len(group.runs) for group in methods)), t=least_errors(n)))
     lines += [
         f"{name_of(group, all_groups)} reaches {group.mean('global_mean'):.1%} global and {group.mean('personal_mean'):.1%} "
@@ -151,10 +153,10 @@ def _best_told(
     names, value = [name_of(group, all_groups) for group in best], best[0].mean(name)
     others = _others(best, methods, all_groups, name)
     if len(best) > 1:
-        return f"{' and '.join(names)} are equal, and none is best, with {value:.1%} each{others}"
+        return f"{' and '.join(names)} are equally good, with {value:.1%} each{others}"
     alone = alone_for(best[0], all_groups, beside)
     above = _above(paired(best[0].by_seed(name), alone.by_seed(name)) if alone else None)
-    return f"{names[0]} is best of the collaborating methods, with {value:.1%}{above}{others}"
+    return f"{names[0]} is the best collaborating method, with {value:.1%}{above}{others}"
 
 
 def at_chance(groups: Sequence[Group]) -> list[str]:
@@ -196,7 +198,11 @@ def _above(gain: Paired | None) -> str:
     if gain.n == 1:
         return f", {points}"
     interval = f"95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
-    return f", {points} ({interval})" if gain.apart else f", not told apart from independent learning ({points}, {interval})"
+    return (
+        f", {points} ({interval})"
+        if gain.apart
+        else f", not significantly different from independent learning ({points}, {interval})"
+    )
 
 
 def _others(best: Sequence[Group], methods: Sequence[Group], groups: Sequence[Group], name: str) -> str:
@@ -209,11 +215,11 @@ def _others(best: Sequence[Group], methods: Sequence[Group], groups: Sequence[Gr
             continue
         difference = paired(best[0].by_seed(name), group.by_seed(name))
         if difference is None:
-            names_by_words.setdefault("not compared with {}, run with other seeds", []).append(name_of(group, groups))
+            names_by_words.setdefault("not compared with {}, which has other seeds", []).append(name_of(group, groups))
         elif difference.n > 1:
-            words = "told apart from {}" if difference.apart else "not told apart from {}"
+            words = "significantly different from {}" if difference.apart else "not significantly different from {}"
             over_seeds = (
-                "" if difference.n == len(best[0].runs) == len(group.runs) else f" over the {difference.n} seeds in common"
+                "" if difference.n == len(best[0].runs) == len(group.runs) else f" over the {difference.n} common seeds"
             )
             names_by_words.setdefault(words + over_seeds, []).append(name_of(group, groups))
     return "".join(f"; {words.format(' and '.join(names))}" for words, names in names_by_words.items())
@@ -225,7 +231,8 @@ def best_on_validation(groups: Sequence[Group]) -> list[str]:
     rounds = [(group, run, run.best_on_validation()) for group in groups for run in group.runs if run.diverged is None]
     return [
         f"{name_of(group, groups)} seed {run.options['seed']}, best on validation: round {best['round']:.0f}, with "
-        f"{best['validation_mean']:.1%} there, {best['global_mean']:.1%} global and {best['personal_mean']:.1%} personal."
+        f"{best['validation_mean']:.1%} on validation, {best['global_mean']:.1%} global and {best['personal_mean']:.1%} "
+        "personal."
         for group, run, best in rounds
         if best
     ]

@@ -93,6 +93,6 @@ def _ray_nodes(*args) -> loop.Here:
     try:
         from launch.ray import Nodes
     except ImportError:
-        message = f"--ray {args[0].ray}: Ray is not installed; python -m pip install -r requirements-cluster.txt"
+        message = f"--ray {args[0].ray}: Ray is not installed; run python -m pip install -r requirements-cluster.txt"
         raise UserError(message) from None
     return Nodes(*args)

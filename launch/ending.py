@@ -41,7 +41,7 @@ def with_status(program: Callable[[], str]) -> Callable[[Callable[..., int]], Ca
                 print_no_more()
                 return 1
             except KeyboardInterrupt as interrupt:
-                message = "\nstopped; the same command goes on from the last finished round"
+                message = "\nstopped; rerun the same command to resume after the last finished round"
                 status = signals.status_of(interrupt)
             except (UserError, LostError, NoRoomError) as error:
                 message, status = f"{program()}: {escape(error)}", _status_of(error)

@@ -96,7 +96,7 @@ def _summary_writer() -> type:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError("--log tensorboard: it is not installed; python -m pip install tensorboard") from None
+        raise UserError("--log tensorboard: TensorBoard is not installed; run python -m pip install tensorboard") from None
     return SummaryWriter
 
 

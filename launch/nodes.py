@@ -49,7 +49,8 @@ def under_its_name(experiment: Experiment, named: Mapping[str, Any], any_node: b
             identity.carried_out(named, experiment.config),
         )
         raise DeclinedError(
-            f"this node has {own_environment}, the runs were named for {named_environment}; --any_node accepts it"
+            f"this node has {own_environment}, but the runs were submitted for {named_environment}; add --any_node to "
+            "accept this node"
         )
     folder = experiment.folder.with_name(identity.name_of({**experiment.config, "source": named["source"]}))
     return replace(
@@ -61,7 +62,7 @@ def with_data(experiment: Experiment, launch_options: Launch, all_of: str) -> Ex
     """Return the experiment with the data set as this machine reads it. Raises UserError where the data differ."""
     data = preparation.data_of(experiment.options, launch_options)
     if data.digest != experiment.config["data"]["digest"]:
-        prefix = f"--dataset {experiment.options.dataset}: other data are in {launch_options.data_dir}"
+        prefix = f"--dataset {experiment.options.dataset}: {launch_options.data_dir} has other data"
         raise UserError(f"{prefix}; must be the same on all {all_of}")
     return replace(experiment, data=data)
 
@@ -73,7 +74,7 @@ def write(runs: Iterable[Experiment], path: Path) -> None:
         if names_by_algorithm.setdefault(run_experiment.options.algorithm, named_for(run_experiment)) != named_for(
             run_experiment
         ):
-            raise UserError("--device: must be one for all runs that are submitted together")
+            raise UserError("--device: must be the same for all runs of one job")
     saves.write_json(path, names_by_algorithm)
 
 
@@ -95,7 +96,7 @@ def prepare(options: Options, launch_options: Launch) -> Experiment:
         named = tree(launch_options.named_by)[run_experiment.options.algorithm]
     except (ValueError, KeyError, TypeError):
         raise UserError(
-            f"--named_by {launch_options.named_by}: names no run of {run_experiment.options.algorithm}; "
-            "must be a file of --slurm"
+            f"--named_by {launch_options.named_by}: has no entry for {run_experiment.options.algorithm}; must be a file "
+            "that --slurm has written"
         ) from None
     return under_its_name(run_experiment, named, launch_options.any_node)

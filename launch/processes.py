@@ -127,7 +127,7 @@ class Processes(AbstractContextManager):
             except (EOFError, OSError):
                 worker.process.join()
                 self._workers.remove(worker)
-                message = LostError(f"its process ended {_describe_exit(worker.process.exitcode)}")
+                message = LostError(f"its process exited {_describe_exit(worker.process.exitcode)}")
             if isinstance(message, logging.LogRecord):
                 logging.getLogger(message.name).handle(message)
             elif worker.experiment is not None and isinstance(message, str):
@@ -143,7 +143,7 @@ def _describe_exit(exitcode: int | None) -> str:
     if exitcode is None or exitcode >= 0:
         return f"with exit status {exitcode}"
     name = signal.Signals(-exitcode).name
-    return f"by {name}" + (", as where memory is short" if name == "SIGKILL" else "")
+    return f"by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
 
 
 # --- in a worker -------------------------------------------------------------------------------------------------------

@@ -65,12 +65,12 @@ class Nodes(AbstractContextManager):
         _connect(self._how.ray, scheduling.cores_of(self._experiments, self._how.jobs))
         self._task = ray.remote(_make_task())
         for name, warning in (
-            ("CPU", "--threads {}: no node has so many cores"),
+            ("CPU", "--threads {}: no node has that many cores"),
             ("GPU", "--device cuda: no node has a GPU"),
         ):
             largest = max(_required_resources(experiment).get(name, 0) for experiment in self._experiments)
             if largest > max((node["Resources"].get(name, 0) for node in self._nodes()), default=0):
-                log.warning("%s; such runs wait for one that has", warning.format(largest))
+                log.warning("%s; these runs wait for such a node", warning.format(largest))
         return self
 
     def __exit__(self, *_) -> None:
@@ -97,7 +97,7 @@ class Nodes(AbstractContextManager):
         """
         if not self._out:
             if self._declined and not any(node["Resources"].get("CPU") for node in self._nodes()):
-                raise UserError(f"--ray: every node declines; {next(iter(self._declined.values()))}")
+                raise UserError(f"--ray: all nodes decline; {next(iter(self._declined.values()))}")
             return waiting
         used = sum((Counter(_required_resources(experiment)) for experiment in self._out.values()), Counter())
         if self._how.jobs != "auto":
@@ -157,7 +157,7 @@ def _connect(address: str, cores: int) -> None:
         ray.init(address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (OSError, RuntimeError, ValueError, OverflowError, AssertionError, RayError) as error:
         ray.shutdown()
-        raise UserError(f"--ray {address}: no cluster that can be used is there ({reason_of(error)})") from None
+        raise UserError(f"--ray {address}: no usable cluster found ({reason_of(error)})") from None
     if is_main_thread and handler is not None:
         signal.signal(signal.SIGTERM, handler)  # Ray's own handler would end this process before a run is saved
 
@@ -210,7 +210,8 @@ def _as_it_is_here(experiment: Experiment, launch_options: Launch) -> Experiment
     """
     if not experiment.folder.is_dir():
         raise UserError(
-            f"{experiment.folder}: is not there; the nodes of --ray must share --export_dir, under the same path"
+            f"{experiment.folder}: does not exist on this node; the nodes of --ray must share --export_dir under the same "
+            "path"
         )
     options = (
         replace(experiment.options, device="cuda:0") if experiment.options.device.startswith("cuda") else experiment.options

@@ -93,7 +93,7 @@ def _draw_pictures(run: saves.Run) -> None:
     except Exception as error:
         if no_room(error):
             raise
-        message = "%s is finished and saved; a picture of it cannot be drawn: %s"
+        message = "%s: finished and saved, but a picture cannot be drawn: %s"
         logging.getLogger("chorus").warning(message, run.folder.name, reason_of(error))
 
 

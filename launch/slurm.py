@@ -19,7 +19,7 @@ from errors import UserError
 from experiment import Experiment
 from launch import nodes
 from options import Launch
-from untrusted import print_escaped
+from untrusted import print_escaped, wrap
 
 COMMAND = Path(__file__).resolve().parent.parent / "run.py"
 PATIENCE = 5.0  # seconds that an element without work waits for runs of other elements, before it frees its node
@@ -61,19 +61,18 @@ def hand_over(
         launch_options,
     )
     out = sys.stderr if launch_options.json else sys.stdout
-    later_runs = " on held-out data, then those with the settings that are chosen" if then else ""
+    later_runs = " (tuning on held-out data), then the runs with the selected settings" if then else ""
     environment = experiments[0].config["environment"]
     node_kind = ", ".join(f"{name} {environment[name]}" for name in ("processor", "device", "torch"))
-    print_escaped(f"job {job}: {n_unfinished} of {len(experiments)} runs to make{later_runs}", file=out)
-    print_escaped(
-        f"  on nodes with {node_kind}" + (", and any other (--any_node)" if launch_options.any_node else "; others decline"),
-        file=out,
-    )
-    print_escaped(f"  script and logs: {folder}", file=out)
-    print_escaped(
-        f"  python -m figures.status {shlex.quote(str(experiments[0].folder.parent))} tells how they stand", file=out
-    )
-    print_escaped("  the element that ends last prints the table, as this command does once all are finished", file=out)
+    others = " and all others (--any_node)" if launch_options.any_node else "; other nodes decline"
+    lines = [
+        f"job {job}: {n_unfinished} of {len(experiments)} runs are left{later_runs}",
+        f"  on nodes with {node_kind}{others}",
+        f"  script and logs: {folder}",
+        f"  python -m figures.status {shlex.quote(str(experiments[0].folder.parent))} shows their status",
+        "  the last element to finish prints the table; so does this command, once all runs are finished",
+    ]
+    print_escaped(*map(wrap, lines), sep="\n", file=out)
 
 
 def submit(argv: Sequence[str], runs: Iterable[Experiment], launch_options: Launch) -> tuple[str, Path]:
@@ -84,9 +83,9 @@ def submit(argv: Sequence[str], runs: Iterable[Experiment], launch_options: Laun
     """
     sbatch_options = _split_options(launch_options.slurm)
     if launch_options.force:
-        raise UserError("--force: each element of --slurm would make every run anew; remove their folders instead")
+        raise UserError("--force: each element of the --slurm job would repeat every run; remove their folders instead")
     if shutil.which("sbatch") is None:
-        raise UserError("--slurm: no sbatch is here; must be called where jobs are submitted")
+        raise UserError("--slurm: the command sbatch does not exist; run this command where jobs are submitted")
     folder = _create_folder(launch_options.export_dir.absolute() / "slurm")
     script, names_file = folder / "job.sh", folder / "named.json"
     try:
@@ -120,10 +119,10 @@ def _split_options(text: str) -> list[str]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise UserError(f"--slurm {text}: not to be read ({error})") from None
+        raise UserError(f"--slurm {text}: cannot be parsed ({error})") from None
     for previous, word in zip(["", *words], words, strict=False):
         if not word.startswith("-") and (not previous.startswith("-") or "=" in previous):
-            raise UserError(f"--slurm {text}: {word} is no option; must be options of sbatch, as one text in quotes")
+            raise UserError(f"--slurm {text}: {word} is not an option; must be options of sbatch, in one pair of quotes")
     return words
 
 

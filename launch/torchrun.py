@@ -24,7 +24,7 @@ def follow(launch_options: Launch) -> None:
 def _take_part(launch_options: Launch, message: tuple[Experiment, dict[str, Any] | None]) -> None:
     experiment, saved = message
     if differs := identity.carried_out(identity.carrier(experiment.options), experiment.config):
-        raise UserError(f"has {differs}; must be the same on all ranks")
+        raise UserError(f"has {differs}; code, libraries and CPU must be the same on all ranks")
     experiment = nodes.with_data(experiment, launch_options, "ranks")
     workers = scheduling.workers_of(experiment, launch_options.workers, scheduling.cores())
     rounds.follow(replace(experiment, workers=workers), saved)

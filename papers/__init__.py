@@ -7,7 +7,8 @@ A paper is a module `papers/NAME/__init__.py`, which has
 - `TITLE` and `ABOUT`: what was published, and what was repeated of it;
 - `TABLES`: see `papers.tables`. A cell is found by the whole identity of the run that its command makes, never by a few of
   its options;
-- `words(results)`: what the tables show, with numbers computed from the results;
+- `words(results)`: what the tables show, with numbers computed from the results: the finding in two sentences as the first
+  paragraph, then details;
 - optionally `check(results)`: in words, the expectations that do not hold; `PICTURE` and `draw(results, path)`.
 
 `papers/NAME/results.csv` has the results of its runs, each with its identity. RESULTS.md is made from these files alone.

@@ -13,33 +13,34 @@ from pathlib import Path
 from commandline import plan, value_of
 from errors import UserError
 from federation import allocator
+from figures.units import in_blocks
 from launch import ending, launch, tell_failed
 from launch.display import log_to_stderr
 from options import Launch, flags_of
 from papers import PAPERS, page, results
-from papers.tables import Results, Table, failures, render, runs_in
-from untrusted import Parser
+from papers.tables import Results, Table, failures, render, rows_of, runs_in
+from untrusted import Parser, wrap
 
 PROGRAM = "papers"  # the name of this command in messages
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of `python -m papers`."""
-    parser = Parser(prog="python -m papers", description="Published tables, repeated.")
-    parser.add_argument("names", nargs="*", metavar="PAPER", help="a paper, or PAPER/TABLE; none: list them")
-    parser.add_argument("--rows", metavar="TEXT", help="only the rows whose name has TEXT in it")
+    parser = Parser(prog="python -m papers", description="Reproduce published tables.")
+    parser.add_argument("names", nargs="*", metavar="PAPER", help="paper or PAPER/TABLE; without a name, list all papers")
+    parser.add_argument("--rows", metavar="TEXT", help="select rows whose name contains TEXT")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--plan", action="store_true", help="what the missing runs would cost; nothing is run")
-    mode.add_argument("--show", action="store_true", help="print what is there; nothing is run")
+    mode.add_argument("--plan", action="store_true", help="estimate the cost of the missing runs; no training")
+    mode.add_argument("--show", action="store_true", help="print the recorded results; no training")
     parser.add_argument(
-        "--record", action="store_true", help="write papers/*/results.csv and RESULTS.md; without a name RESULTS.md alone"
+        "--record", action="store_true", help="write papers/*/results.csv and RESULTS.md; without a name only RESULTS.md"
     )
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of the data sets (default: data)")
-    parser.add_argument("--export_dir", type=Path, default=Path("saves"), help="folder of the runs (default: saves)")
-    parser.add_argument("--unverified_data", action="store_true", help="take data without their published checksum")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with the data sets (default: data)")
+    parser.add_argument("--export_dir", type=Path, default=Path("saves"), help="folder with the saved runs (default: saves)")
+    parser.add_argument("--unverified_data", action="store_true", help="use data files without their published checksum")
     jobs = flags_of(Launch)["jobs"]
     parser.add_argument("--jobs", default=jobs["default"], metavar="N", help=f"{jobs['help']} (default: {jobs['default']})")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--quiet", action="store_true", help="hide progress bars")
     return parser
 
 
@@ -86,7 +87,7 @@ def _tables(names: Sequence[str], rows: str | None) -> list[tuple[str, Table]]:
             raise UserError(f"{paper}: must be one of {', '.join(PAPERS)}")
         tables = PAPERS[paper].TABLES
         if table_name and table_name not in [table.name for table in tables]:
-            raise UserError(f"{name}: the tables of {paper} are {', '.join(table.name for table in tables)}")
+            raise UserError(f"{name}: must be a table of {paper}: {', '.join(table.name for table in tables)}")
         selected += [(paper, table) for table in tables if table.name == table_name or not (table_name or table.heavy)]
     if rows and selected:
         rows_by_table = {
@@ -94,7 +95,7 @@ def _tables(names: Sequence[str], rows: str | None) -> list[tuple[str, Table]]:
         }
         if not any(rows_by_table.values()):
             raise UserError(
-                f"--rows {rows}: no row of these tables; {'; '.join(name for _, t in selected for name in t.rows)}"
+                f"--rows {rows}: matches no row; the rows are {'; '.join(name for _, t in selected for name in t.rows)}"
             )
         selected = [
             (paper, replace(table, rows=rows_by_table[table.name])) for paper, table in selected if rows_by_table[table.name]
@@ -109,21 +110,22 @@ def _by_paper(tables: Sequence[tuple[str, Table]]) -> dict[str, list[Table]]:
 
 def _list() -> None:
     for name, paper in PAPERS.items():
-        print(f"{name}: {paper.TITLE}")
+        print(wrap(f"{name}: {paper.TITLE}"))
         recorded = results.read(paper)
         for table in paper.TABLES:
             runs = runs_in([table])
             known = len(runs) - len(recorded.missing(table))
-            print(f"  {name}/{table.name:<14} {known} of {len(runs)} runs recorded{', heavy' * table.heavy}: {table.title}")
+            heavy = ", heavy" * table.heavy
+            print(wrap(f"  {name}/{table.name:<14} {known} of {len(runs)} runs recorded{heavy}: {table.title}"))
 
 
 def _plan(tables: Sequence[tuple[str, Table]], launch_options: Launch) -> int:
     experiments, waiting = results.missing([table for _, table in tables], launch_options)
     status = plan.tell_all(experiments, launch_options, PROGRAM)
     if not (experiments or waiting):
-        print("nothing is missing")
+        print("no run is missing")
     if waiting:
-        print(f"not planned, since they start from runs that are missing: {len(waiting)}")
+        print(f"{len(waiting)} runs are not planned, because they start from the models of missing runs")
     return status
 
 
@@ -140,20 +142,22 @@ def _print(name: str, tables: Sequence[Table], paper_results: Results) -> int:
     """Print the tables, missing runs and failed checks; return the number of failed checks."""
     problems = []
     for table in tables:
-        print(f"\n{table.title}. {table.source}\n\n{render(table, paper_results)}\n")
+        columns = list(rows_of(table, paper_results)[0])
+        text = in_blocks(columns, ["", "n"], lambda names, table=table: render(table, paper_results, names))
+        print(wrap(f"\n{table.title}. {table.source}\n"), text, "", sep="\n")
         missing = paper_results.missing(table)
         for key in missing[:3]:
-            print(f"missing: python run.py {key}")
+            print(wrap(f"missing: python run.py {key}", " \\"))
         if len(missing) > 3:
-            print(f"and {len(missing) - 3} runs more; python -m papers {name}/{table.name} makes them")
+            print(f"and {len(missing) - 3} more runs; run them with: python -m papers {name}/{table.name}")
         other_sources = dict.fromkeys(row["other"] for row in paper_results.rows.values() if row["other"])
         if other_sources:
-            print(f"* made by {'; '.join(other_sources)}, and not by what is at hand now")
+            print(wrap(f"* results of other code, libraries or CPU: {'; '.join(other_sources)}"))
         problems += failures(table, paper_results)
     paper = PAPERS[name]
     if hasattr(paper, "check") and len(tables) == len(paper.TABLES):
         problems += paper.check(paper_results)
-    print(*(f"does not hold: {line}" for line in problems), sep="\n", end="\n" if problems else "")
+    print(*(wrap(f"check failed: {line}") for line in problems), sep="\n", end="\n" if problems else "")
     return len(problems)
 
 

@@ -9,8 +9,8 @@ from papers.results import CARRIED, read
 from papers.tables import Results, Table, render, runs_in
 
 EARLIER = (
-    "In brackets: as printed at revision 564cfaf (torch 2.13.0+cpu, x86_64 AVX512), from runs of the same commands that are "
-    "no longer at hand."
+    "In brackets: as printed at revision 564cfaf (torch 2.13.0+cpu, x86_64 AVX512), from runs of the same commands that no "
+    "longer exist."
 )
 PATH = Path(__file__).resolve().parent.parent / "RESULTS.md"
 
@@ -26,21 +26,23 @@ def written(text: str) -> str:
 
 
 def block(name: str, paper: ModuleType) -> str:
-    """Return the section of a paper: the published claim, what our tables show, and the tables."""
+    """Return the section of a paper: the finding, the tables, and details."""
     results = read(paper)
-    parts = [f"## {paper.TITLE}", paper.ABOUT]
+    parts, details = [f"## {paper.TITLE}"], [paper.ABOUT]
     recorded = [table for table in paper.TABLES if _known_fraction(table, results) > 0.5]
     if recorded and "nan" not in (words := paper.words(results)):  # nan: of cells without results yet
-        parts.append(words)
+        finding, *other_paragraphs = words.split("\n\n")
+        parts.append(finding)
+        details += other_paragraphs
     if recorded and hasattr(paper, "PICTURE"):
         parts.append(f"![{paper.PICTURE[1]}](papers/{name}/{paper.PICTURE[0]})")
     for table in paper.TABLES:
         command = f"`python -m papers {name}/{table.name}`"
         if table not in recorded:
-            parts.append(f"**{table.title}.** {table.source} Not recorded here; {command} makes it.")
+            parts.append(f"**{table.title}.** {table.source} Not recorded here; run {command}.")
             continue
         parts += [f"**{table.title}.** {table.source} {command}", render(table, results), carried(table, results)]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, "### Details", *details])
 
 
 def _known_fraction(table: Table, results: Results) -> float:

@@ -182,8 +182,8 @@ class Results:
         return [table_run.key for table_run in runs_in([table]) if table_run.key not in self.rows]
 
 
-def render(table: Table, results: Results) -> str:
-    """Return the table in Markdown: the published number beside ours, a mean over n seeds with its standard deviation.
+def rows_of(table: Table, results: Results) -> list[dict[str, str]]:
+    """Return the table, {column: text} per row: the published number beside ours, a mean over n seeds with its deviation.
 
     A star marks a mean with a run of other code, libraries or another processor than the present ones. A number in brackets
     was printed at an earlier revision."""
@@ -201,7 +201,14 @@ def render(table: Table, results: Results) -> str:
                 row[column] = ""
         row["n"] = " or ".join(map(str, sorted(counts))) or "0"
         rows.append(row)
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return rows
+
+
+def render(table: Table, results: Results, columns: Sequence[str] | None = None) -> str:
+    """Return the table of `rows_of` in Markdown, with all columns or some of them."""
+    rows = rows_of(table, results)
+    cells = rows if columns is None else [{name: row[name] for name in columns} for row in rows]
+    return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
 
 
 def shown(table: Table, row: str, column: str, results: Results) -> str:

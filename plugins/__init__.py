@@ -56,7 +56,7 @@ TAKES = {  # {table: (arguments of its functions, further parameters that a func
     "SCHEDULES": (("done",), ()),
     "MEASURES": (("y", "p"), ()),
 }
-MUST_LEAVE = f"it may add to {', '.join(NAMED)}, and must leave all else as it is"
+MUST_LEAVE = f"a plugin may add to {', '.join(NAMED)}, and must not change anything else"
 OURS = {name for table in TABLES for name in table}
 HERE, MODULES = Path(__file__).resolve().parent.parent, frozenset(sys.modules)  # the modules of Chorus that a plugin needs
 
@@ -92,11 +92,11 @@ def load(source: str | Path) -> ModuleType:
     if path.suffix != ".py" or not is_there(path) or not path.is_file():
         raise UserError(f"{source}: no such file; must be a Python file, NAME.py")
     if not name.isidentifier():
-        raise UserError(f"{source}: {name} is no name of a module; must be letters, digits and _")
+        raise UserError(f"{source}: {name} is not a valid module name; must consist of letters, digits and _")
     if name in OURS:
-        raise UserError(f"{source}: {name} is in the house already; must be another name")
+        raise UserError(f"{source}: {name} is the name of a module of Chorus; rename the file")
     if not is_imported and (name in sys.modules or _is_elsewhere(name, path)):
-        raise UserError(f"{source}: {name} is the name of another module; must be another name")
+        raise UserError(f"{source}: {name} is the name of another module; rename the file")
     tables_before, modules_before = [dict(table) for table in TABLES], set(sys.modules)
     if not _before:
         _before.update(code=_current_code(), modes=integrity.modes())
@@ -136,7 +136,7 @@ def blamed(options: Options, before: str = "", after: str = "") -> Iterator[None
         own = {str(path) for name in LOADED for path in sources(name)}
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in own]
         places = [f"{frame.filename}, line {frame.lineno}" for frame in frames]
-        places = places or [f"{LOADED[name].path}: what it adds does not work" for name in used_by(options)]
+        places = places or [f"{LOADED[name].path}: an entry that it adds does not work" for name in used_by(options)]
         if not places or refused(error):
             raise
         raise UserError(f"{before}{places[-1]}: {reason_of(error)}{after}") from error
@@ -146,7 +146,7 @@ def algorithm(source: str | Path) -> str:
     """Return the name of the algorithm in a file. Raises UserError as `load` does, and for a file without algorithm."""
     module = load(source)
     if module.__name__ not in ALGORITHMS:
-        raise UserError(f"{source}: is no algorithm; it has no {', no '.join(algorithms.lacking(module))}")
+        raise UserError(f"{source}: is not an algorithm; missing: {', '.join(algorithms.lacking(module))}")
     return module.__name__
 
 
@@ -231,15 +231,15 @@ def _find_change() -> str | None:
 def _register(source: str | Path, module: ModuleType, before: list[Mapping[str, Any]]) -> None:
     for table, earlier in zip(TABLES, before, strict=True):
         if changed := [name for name, thing in earlier.items() if table.get(name) is not thing]:
-            raise UserError(f"{source}: changes {changed[0]}, which is there already; must be another name")
+            raise UserError(f"{source}: changes {changed[0]}, which already exists; use another name")
     if hasattr(module, "communicate"):
         if missing := algorithms.lacking(module):
-            raise UserError(f"{source}: is no whole algorithm; it has no {', no '.join(missing)}")
+            raise UserError(f"{source}: is not a complete algorithm; missing: {', '.join(missing)}")
         ALGORITHMS[module.__name__] = module
     for (what, table), earlier in zip(NAMED.items(), before, strict=True):
         for name in [name for name in table if name not in earlier]:
             if not isinstance(name, str) or not NAME.fullmatch(name):
-                raise UserError(f"{source}: the name {name!r} in {what}; must be text of letters, digits and _ . + -")
+                raise UserError(f"{source}: the name {name!r} in {what}; must consist of letters, digits and _ . + -")
             if wrong := _find_error(what, name, table[name]):
                 raise UserError(f"{source}: {what}[{name!r}] {wrong}")
 
@@ -252,7 +252,7 @@ def _find_error(table_name: str, name: str, entry: Any) -> str:
         return (
             ""
             if whole
-            else f"is no whole algorithm; must be a module of that name{', with ' * bool(lacking)}{', '.join(lacking)}"
+            else f"is not a complete algorithm; must be a module of that name{', with ' * bool(lacking)}{', '.join(lacking)}"
         )
     if table_name == "AUGMENTATIONS":
         steps = AUGMENTATIONS["crop_flip_cutout"]
@@ -271,13 +271,13 @@ def _find_error(table_name: str, name: str, entry: Any) -> str:
     except (TypeError, ValueError) as error:
         return f"cannot be called: {error}; {form}"
     if table_name == "PARTITIONS" and (strange := [name for name in named if name not in (*flags_of(Options), "counts")]):
-        return f"reads {strange[0]}, which is no flag that all methods have; {form}, the latter by the flags' names"
+        return f"reads {strange[0]}, which is not a flag of all methods; {form}, where the last are names of flags"
     if table_name == "SCHEDULES":
         try:
             factors = [float(entry(done)) for done in (0.0, 0.5)]
         except Exception as error:
-            return f"fails: {reason_of(error)}; {form} that gives a number"
-        return "" if all(map(math.isfinite, factors)) else f"gives {factors}; {form} that gives a number"
+            return f"fails: {reason_of(error)}; {form} that returns a number"
+        return "" if all(map(math.isfinite, factors)) else f"returns {factors}; {form} that returns a number"
     return ""
 
 

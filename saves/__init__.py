@@ -281,7 +281,7 @@ class Run:
         try:
             model.load_state_dict(row)
         except (RuntimeError, TypeError) as error:
-            raise damaged(self.folder / "weights.pt", f"they are not those of its model ({reason_of(error)})") from None
+            raise damaged(self.folder / "weights.pt", f"they do not fit its model ({reason_of(error)})") from None
         model.precision = self.options.get("precision", "float32")
         return model.eval()
 
@@ -300,7 +300,7 @@ class Run:
         if options.get("public_dataset"):
             data = datasets.with_public(data, _data(options["public_dataset"], source))
         if data.digest != self.config["data"]["digest"]:
-            raise UserError(f"--dataset {options['dataset']}: other data are there than those of {self.folder}")
+            raise UserError(f"--dataset {options['dataset']}: the data differ from the data of {self.folder}")
         return data
 
     def predict(self, client: int, images: Any, answer: str | None = None, data_dir: str | Path = "data") -> torch.Tensor:
@@ -410,7 +410,7 @@ def gather(export_dir: str | Path) -> tuple[list[Run], list[str]]:
     runs, older, passed_over = [], [], []
     for folder in folders_in(export_dir):
         if (reason := unreadable(folder)) is not None:
-            passed_over.append(f"{folder.name} is passed over: {reason}")
+            passed_over.append(f"{folder.name} skipped: {reason}")
         elif finished(folder):
             try:
                 runs.append(load(folder))
@@ -418,7 +418,7 @@ def gather(export_dir: str | Path) -> tuple[list[Run], list[str]]:
                 older.append(folder.name)
     if older:
         names = ", ".join(older[:3]) + f" and {len(older) - 3} more" * (len(older) > 3)
-        passed_over.append(f"{export_dir}: passed over runs of an older version, which have no digests: {names}")
+        passed_over.append(f"{export_dir}: skipping runs of an older version, which have no digests: {names}")
     return runs, passed_over
 
 

@@ -234,10 +234,13 @@ def digests(folder: Path) -> dict[str, str]:
     with _refusal_as_damage():
         lines = untrusted.text(path).splitlines()
     if not lines:
-        raise OlderError(f"{folder}: has no digests: it is of an older version, which alone reads it, or {DONE} was emptied")
+        raise OlderError(
+            f"{folder}: has no digests, because an older version wrote it (only that version can read it) or {DONE} was "
+            "emptied"
+        )
     matches = [DIGEST_LINE.fullmatch(line) for line in lines]
     if None in matches:
-        raise damaged(path, f"line {matches.index(None) + 1} is not a digest and a file")
+        raise damaged(path, f"line {matches.index(None) + 1} does not consist of a digest and a file")
     return {line[2]: line[1] for line in matches}
 
 
@@ -260,11 +263,11 @@ def checked(path: Path, digest: str | None) -> Path:
     """Return the path of a file after comparing its digest. Raise DamagedError where the file is missing or has changed
     since it was written; `digest` None means that no run wrote the file."""
     if digest is None:
-        raise damaged(path, f"it is not named in {DONE}")
+        raise damaged(path, f"{DONE} does not list it")
     with _refusal_as_damage():
         actual = digest_of(path)
     if actual[: len(digest)] != digest:
-        raise damaged(path, "it is not what was written")
+        raise damaged(path, "its content has changed since it was written")
     return path
 
 
@@ -301,7 +304,7 @@ def read_checkpoint(folder: Path, n_rounds: int, remove: bool = False) -> dict[s
         except DamagedError as error:
             if remove and isinstance(error, UnreadableError):
                 raise
-            log.warning("%s; the checkpoint before it is used where there is one", error)
+            log.warning("%s; using the previous checkpoint if there is one", error)
         if remove:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return None
@@ -315,7 +318,7 @@ def _checkpoint(path: Path, n_rounds: int) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or any(
         not isinstance(checkpoint.get(name), expected) for name, expected in types.items()
     ):
-        raise damaged(path, "it is no checkpoint")
+        raise damaged(path, "it is not a checkpoint")
     if checkpoint["round"] != int(r) or not 0 <= checkpoint["round"] <= n_rounds:
         raise damaged(path, f"it is of round {checkpoint['round']} of {n_rounds}")
     for name, file_digest in checkpoint["files"].items():
@@ -356,7 +359,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock = locks.acquire(folder / LOCK)
     except Timeout:
-        raise BusyError(f"{folder}: another process is at work on this very run; wait for it, or stop it") from None
+        raise BusyError(f"{folder}: another process is executing this run; wait for it, or stop it") from None
     try:
         yield
     finally:

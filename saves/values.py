@@ -21,11 +21,11 @@ DATA = {"name": str, "digest": str}
 def strange_config(config: Any) -> str | None:
     """Return what is wrong with a `config.json`, or None."""
     if not isinstance(config, dict):
-        return "it is no configuration"
+        return "it is not a configuration"
     for tree, types in ((config, CONFIG), (config.get("options"), OPTIONS), (config.get("data"), DATA)):
         for name, expected in types.items():
             if not isinstance(tree, dict) or not isinstance(tree.get(name), expected):
-                return f"its {name} is no {expected.__name__}"
+                return f"its {name} is not a {expected.__name__}"
     options = config["options"]
     if not (options["n_clients"] > 0 and options["rounds"] > 0):
         return f"{options['n_clients']} clients in {options['rounds']} rounds"
@@ -38,7 +38,7 @@ def strange_history(columns: Mapping[str, np.ndarray], n_clients: int, n_rounds:
     if not {"round", "client"} <= columns.keys() or any(column.ndim != 1 for column in columns.values()):
         return "it has no rounds and clients"
     if len({len(column) for column in columns.values()}) > 1:
-        return "its columns are not of one length"
+        return "its columns differ in length"
     if any(column.dtype not in (np.int64, np.float64) for column in columns.values()):
         return "its columns are not all numbers"
     for name, column in columns.items():
@@ -47,7 +47,7 @@ def strange_history(columns: Mapping[str, np.ndarray], n_clients: int, n_rounds:
         if len(outside):
             return f"{name} is {outside[0]:g}"
     if not np.array_equal(columns["round"][columns["client"] == ALL], np.arange(n_rounds + 1)):
-        return f"it has not a row for each of {n_rounds} rounds"
+        return f"it does not have one row for each of {n_rounds} rounds"
     return None
 
 
@@ -58,10 +58,10 @@ def strange_weights(weights: Any, n_clients: int) -> str | None:
         return "it holds no weights"
     for answer, rows in weights.items():
         if answer != "global" and not (isinstance(rows, list) and len(rows) == n_clients):
-            return f"{answer} is not of {n_clients} clients"
+            return f"{answer} does not have {n_clients} clients"
         for row in [rows] if answer == "global" else rows:
             if not isinstance(row, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in row.values()):
-                return f"{answer} is not of tensors"
+                return f"{answer} does not consist of tensors"
     return None
 
 

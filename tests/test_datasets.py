@@ -252,7 +252,7 @@ def test_a_public_data_set_is_behind_the_test_examples_and_changes_no_constant()
 
 def test_a_public_data_set_of_other_images_is_refused():
     one, grey = three_channels(), datasets.load("digits", datasets.Source())
-    with pytest.raises(ValueError, match="images of 1x28x28 uint8, those of .* are of 3x.* uint8; must be alike"):
+    with pytest.raises(ValueError, match="images of 1x28x28 uint8, those of .* are of 3x.* uint8; must be the same"):
         datasets.with_public(one, grey)
     with pytest.raises(ValueError, match="float32, those of"):
         datasets.with_public(one, replace(one, x=one.x.float()))
@@ -542,7 +542,7 @@ def test_each_file_is_held_against_its_checksum(name, file, tmp_path, monkeypatc
     assert line.startswith(
         f"--dataset {name}: {tmp_path / file} does not have its published checksum (md5 {md5(tmp_path / file)}"
     )
-    assert line.endswith("; --unverified_data takes it all the same")
+    assert line.endswith("; add --unverified_data to use it anyway")
     words = load(name, Source(tmp_path, unverified=True)).unverified
     assert words.startswith(f"{Path(file).name} does not have the published checksum")
 
@@ -574,7 +574,7 @@ def make_archive(name, data_dir):
 def test_what_cannot_be_checked_is_said(name, tmp_path):
     LAYOUTS[name].write(tmp_path)
     words = load(name, Source(tmp_path, unverified=True)).unverified
-    assert words.endswith(f"cannot be checked: the archive {Path(LAYOUTS[name].archive).name} is not there")
+    assert words.endswith(f"cannot be checked, because the archive {Path(LAYOUTS[name].archive).name} is missing")
 
 
 @pytest.mark.parametrize("name", ["EMNIST", "CINIC10"])
@@ -673,7 +673,7 @@ def test_a_download_never_writes_over_an_archive_of_the_users(tmp_path, monkeypa
     monkeypatch.setattr(torchvision.utils, "_get_redirect_url", lambda url, **_: url)
     monkeypatch.setattr(torchvision.utils, "_urlretrieve", lambda url, file: Path(file).write_bytes(b"another page"))
     line = one_line("MNIST", Source(tmp_path))
-    assert "not to be downloaded" in line
+    assert "or downloaded" in line
     assert archives[0].read_bytes() == b"a page"
 
 
@@ -956,7 +956,7 @@ DAMAGES = {  # what is damaged: data set, file, damage, what the line says besid
         "asks for pathlib",
     ),
     "names that run": ("CIFAR10", META, lambda path: write_pickle(path, Runs(path.with_name("ran"))), "asks for pathlib"),
-    "a list": ("CIFAR10", BATCH, lambda path: write_pickle(path, [1]), "not a dict, but a list"),
+    "a list": ("CIFAR10", BATCH, lambda path: write_pickle(path, [1]), "must be a dict, not a list"),
     "no images": ("CIFAR10", BATCH, entry(data=None), "it lacks 'data'"),
     "no labels": ("CIFAR10", BATCH, entry(labels=None), "it lacks 'labels'"),
     "no fine labels": ("CIFAR100", FINE, entry(fine_labels=None), "it lacks 'fine_labels'"),
@@ -976,9 +976,9 @@ DAMAGES = {  # what is damaged: data set, file, damage, what the line says besid
     "a .mat of floats": ("SVHN", MAT, lambda path: mat(X=np.zeros((32, 32, 3, 10)))(path), "float64"),
     "a .mat of one image": ("SVHN", MAT, mat(X=np.zeros((32, 32, 3), np.uint8)), "axes"),
     "a .mat of larger images": ("SVHN", MAT, mat(X=np.zeros((40, 40, 3, 10), np.uint8)), "40"),
-    "half a picture": ("CINIC10", PICTURE, halve, "not to be read as an image"),
-    "an empty picture": ("CINIC10", PICTURE, empty, "not to be read as an image"),
-    "a web page for a picture": ("CINIC10", PICTURE, page, "not to be read as an image"),
+    "half a picture": ("CINIC10", PICTURE, halve, "cannot be read as an image"),
+    "an empty picture": ("CINIC10", PICTURE, empty, "cannot be read as an image"),
+    "a web page for a picture": ("CINIC10", PICTURE, page, "cannot be read as an image"),
     "a picture of another size": (
         "CINIC10",
         PICTURE,
@@ -991,7 +991,7 @@ DAMAGES = {  # what is damaged: data set, file, damage, what the line says besid
         lambda path: (path / "005.png").unlink(),
         "holds no images",
     ),
-    "half a face": ("CELEBA", FACE, halve, "not to be read as an image"),
+    "half a face": ("CELEBA", FACE, halve, "cannot be read as an image"),
     "a missing face": ("CELEBA", FACE, Path.unlink, "No such file"),
     "no attributes": ("CELEBA", ATTRIBUTES, empty, "cannot be read"),
     "half the attributes": ("CELEBA", ATTRIBUTES, halve, "cannot be read"),
@@ -1103,7 +1103,7 @@ def test_celeba_needs_its_three_things_only(tmp_path, monkeypatch):
     for file in LAYOUTS["CELEBA"].files:
         publish_celeba(monkeypatch, tmp_path / file)
     data = load("CELEBA", Source(tmp_path))
-    assert data.unverified == "img_align_celeba cannot be checked: the archive img_align_celeba.zip is not there"
+    assert data.unverified == "img_align_celeba cannot be checked, because the archive img_align_celeba.zip is missing"
 
 
 # --- the real files ----------------------------------------------------------------------------------------------------
@@ -1307,7 +1307,7 @@ def test_a_broken_image_of_the_users_is_one_line_that_names_the_path_as_given(im
     halve(tmp_path / "pets" / "test" / "b" / "003.png")
     monkeypatch.chdir(tmp_path)
     line = one_line("./pets", Source(image_size=image_size))
-    assert line.startswith("--dataset ./pets: pets/test/b/003.png is not to be read as an image (")
+    assert line.startswith("--dataset ./pets: pets/test/b/003.png cannot be read as an image (")
 
 
 @pytest.mark.parametrize("name", ["mine.npz", "mine"])

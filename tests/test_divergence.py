@@ -220,7 +220,7 @@ def test_a_command_tells_of_it_once_and_its_table_too(tmp_path, capsys, monkeypa
     assert np.isnan(resumed.rounds["loss"].iloc[-1])
     assert resumed.rounds["personal_mean"].between(0, 1).tolist() == [False, True, True, True], "round 0 has none"
     assert not np.isfinite(resumed.arrays("features")["features_0"][-1]).all()
-    with pytest.raises(saves.UserError, match="it had diverged in all rounds of which it kept features"):
+    with pytest.raises(saves.UserError, match="diverged in all rounds with saved features"):
         representations.features(resumed)
 
     assert command.main(["independent", "fedavg", *words, "--workers", "1", "--jobs", "2"]) == 1

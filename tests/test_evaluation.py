@@ -459,7 +459,7 @@ def test_fine_tuning_that_diverges_names_its_rate():
         tuned_by("fedavg", federation, flags, done)
     line = str(raised.value)
     assert len(line.splitlines()) == 1
-    assert line.startswith("fedavg: the loss of client 0 or its weights are not finite after epoch 1 ")
+    assert line.startswith("fedavg: the loss or the weights of client 0 are not finite after epoch 1 ")
     assert "a smaller --ft_lr (it is 1e+30) may help" in line
 
 
@@ -468,7 +468,7 @@ def test_what_says_how_to_fine_tune_is_refused_where_nothing_is_fine_tuned(given
     classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
     line = line_of(commandline.parse, ["fedavg", *given.split()], classes, dict.fromkeys(classes, ""))
     flag, value, *_ = given.split()
-    assert line == f"{flag} {value}: read only with --ft_epochs above 0"
+    assert line == f"{flag} {value}: applies only with --ft_epochs above 0"
 
 
 # --- fine-tuning at the end of a run ---

@@ -119,7 +119,7 @@ def test_all_algorithms_train_on_one_split(tmp_path):
 @pytest.mark.parametrize("name", ["fedmd", "feddf"])
 def test_who_learns_from_public_examples_is_refused_without(name, tmp_path):
     assert line_of(partial(prepared, public_share=0.0), name, tmp_path) == (
-        f"{name}: learns from public examples, and there are none; add --public_share 0.1"
+        f"{name}: requires public examples, but there are none; add --public_share 0.1"
     )
 
 

@@ -80,7 +80,7 @@ def test_a_result_file_that_is_no_workbook_is_left_as_it_is_and_the_run_is_kept(
         finished = run("dpsgd", tmp_path, n_clients=3)
     assert finished.done
     assert (tmp_path / "result.xlsx").read_text() == "mine"
-    assert "result.xlsx: is not to be read as a workbook" in caplog.text
+    assert "result.xlsx: cannot be read as a workbook" in caplog.text
 
 
 def test_pictures_of_the_graph_and_the_intensities_are_drawn_and_cleared_with_the_run(exchanged):
@@ -110,7 +110,7 @@ def test_fine_tuning_is_reported_by_epoch_mean_over_clients_and_seeds(tmp_path, 
 def test_runs_without_fine_tuning_are_refused_in_a_line(exchanged, capsys):
     with pytest.raises(SystemExit):
         tuning.main([str(exchanged[3].folder)])
-    assert "dpsgd: nothing was fine-tuned in a run of it; give runs with --ft_epochs" in capsys.readouterr().err
+    assert "dpsgd: a run has no fine-tuning; use runs with --ft_epochs" in capsys.readouterr().err
 
 
 def test_the_comparison_tells_what_went_to_neighbours_and_what_fine_tuning_made_of_it(exchanged, tmp_path):

@@ -77,12 +77,12 @@ FOUND = {  # what was found: (the command, files, the stage that it reaches, wor
     "weights that are a number": (
         f"fedavg --dataset mine.npz --n_clients 3 --model MLP --init_from start {SMALL}",
         lambda: started({"global": 3}),
-        *("data", ["--init_from start/weights.pt: is damaged: global is not of tensors"]),
+        *("data", ["--init_from start/weights.pt: is damaged: global does not consist of tensors"]),
     ),
     "weights of another answer": (
         f"fedavg --dataset mine.npz --n_clients 3 --model MLP --init_from start {SMALL}",
         lambda: started({"server": [{}, {}, {}]}),
-        *("data", ["--init_from start: has neither a model for all nor one a client; it has server"]),
+        *("data", ["--init_from start: has neither a global model nor one model per client, but server"]),
     ),
 }
 

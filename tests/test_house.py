@@ -206,7 +206,7 @@ COMMANDS = [path.relative_to(ROOT) for path in (ROOT / "figures").rglob("*.py") 
 def test_a_command_that_is_run_by_its_path_says_how_to_run_it(path):
     ended = subprocess.run([sys.executable, path], cwd=ROOT, capture_output=True, text=True)
     name = path.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
-    assert ended.stderr == f"{path}: is a part of a package; in {ROOT} type: python -m {name}\n"
+    assert ended.stderr == f"{path}: is part of a package; in {ROOT} run: python -m {name}\n"
     assert ended.returncode == 2
 
 

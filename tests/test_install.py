@@ -97,7 +97,10 @@ def test_a_module_of_somebody_else_in_the_place_of_ours_is_refused(installed, tm
     (tmp_path / "models.py").write_text("")
     words = "import models\ntry:\n    import chorus\nexcept ImportError as error:\n    print(error)"
     line = python(installed[1] / "python", "-c", words, cwd=tmp_path).strip()
-    assert line == (f"chorus has a module models, and {tmp_path / 'models.py'} is imported already; import chorus before it")
+    assert line == (
+        f"the module models of chorus cannot be imported, because {tmp_path / 'models.py'} is already imported; import "
+        "chorus first"
+    )
 
 
 def test_ranges_begin_with_what_the_tests_are_run_with():

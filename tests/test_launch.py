@@ -104,7 +104,7 @@ def test_a_run_whose_worker_is_killed_twice_has_failed_and_the_others_go_on(kill
     ready = of(0, 1, 2, export=tmp_path, rounds=30)
     killing[ready[0].folder] = 2
     failed, *finished = results(ready, jobs=2)
-    assert failed.reason == "fedavg --seed 0: its process ended by SIGKILL, as where memory is short, 2 times"
+    assert failed.reason == "fedavg --seed 0: its process exited by SIGKILL, perhaps for lack of memory, 2 times"
     assert failed.log == ready[0].folder / "run.log"
     assert [run.done for run in finished] == [True, True]
 
@@ -117,8 +117,8 @@ def test_what_fails_stops_no_other_and_is_told_in_the_end_with_its_log(jobs, tmp
     assert line.startswith("run.py: independent: the training loss of client ")
     (log,) = re.findall(r"\((\S+run\.log)\)$", line)
     assert "DivergedError" in Path(log).read_text()
-    (row,) = [row for row in map(status.status, tmp_path.iterdir()) if row["stands"] == "failed"]
-    assert line.removeprefix("run.py: ").startswith(row["why"])
+    (row,) = [row for row in map(status.status, tmp_path.iterdir()) if row["status"] == "failed"]
+    assert line.removeprefix("run.py: ").startswith(row["reason"])
     assert len(list(tmp_path.glob("*/done"))) == 1
 
 
@@ -261,7 +261,7 @@ def assert_saved(folders) -> None:
         assert rounds == list(range(len(rounds)))
         assert saves.saved_round(folder) - rounds[-1] in (0, 1), "stopped before or after it was told"
         assert not saves.at_work(folder)
-        assert status.status(folder)["stands"] == "stopped"
+        assert status.status(folder)["status"] == "stopped"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -271,7 +271,7 @@ def test_a_signal_saves_the_last_finished_round_of_every_run(name, code, jobs, t
     process.send_signal(getattr(signal, name))
     _, err = process.communicate()
     assert process.returncode == code
-    assert err.splitlines()[-1] == "stopped; the same command goes on from the last finished round"
+    assert err.splitlines()[-1] == "stopped; rerun the same command to resume after the last finished round"
     assert "Traceback" not in err
     assert_saved(folders)
 
@@ -433,7 +433,7 @@ def test_tensorboard_that_is_not_there_is_one_line(tmp_path, capsys, monkeypatch
     said = capsys.readouterr()
     assert (said.out, said.err) == (
         "",
-        "run.py: --log tensorboard: it is not installed; python -m pip install tensorboard\n",
+        "run.py: --log tensorboard: TensorBoard is not installed; run python -m pip install tensorboard\n",
     )
     with pytest.raises(UserError, match="pip install"):
         loggers.chosen("tensorboard")
@@ -562,10 +562,10 @@ def test_status_tells_of_each_run_where_it_stands(tmp_path, capsys, monkeypatch)
     with saves.locked(running.folder):
         rows = {row["run"]: row for row in map(status.status, (done.folder, running.folder, stopped.folder))}
         assert status.main([str(tmp_path)]) == 0
-    assert [rows[one.folder.name]["stands"] for one in (done, running, stopped)] == ["done", "running", "stopped"]
+    assert [rows[one.folder.name]["status"] for one in (done, running, stopped)] == ["done", "running", "stopped"]
     assert [rows[one.folder.name]["round"] for one in (done, running, stopped)] == ["3 of 3", "1 of 3", "2 of 3"]
     assert rows[done.folder.name]["global %"] == f"{100 * finished.rounds['global_mean'].iloc[-1]:.2f}"
-    assert rows[running.folder.name]["left"]
+    assert rows[running.folder.name]["time left"]
     out = capsys.readouterr().out
     assert all(one.folder.name in out for one in (done, running, stopped))
     assert out.endswith("3 runs: 1 done, 1 running, 1 stopped\n")
@@ -585,7 +585,7 @@ def test_a_damaged_run_is_told_among_the_others(tmp_path):
     (stopped.folder / "config.json").write_text("{")
     told = status.table(tmp_path)
     assert "2 runs: 1 damaged, 1 done" in told
-    assert f"{stopped.folder / 'config.json'}: is damaged: is not to be read as JSON" in told
+    assert f"{stopped.folder / 'config.json'}: is damaged: cannot be read as JSON" in told
 
 
 def test_status_of_a_folder_that_is_not_there_is_one_line(tmp_path, capsys):

@@ -73,7 +73,10 @@ CASES = [
     (f"--n_clients {10**12}", ["--n_clients", str(10**12), "at most 1437"]),
     ("--reduced 0.0001", ["--reduced 0.0001", "none of the 1437 training images"]),
     # what does not go together
-    ("--n_clients 1 --model LeNet5,ResNet9", ["--model LeNet5,ResNet9", "more architectures than --n_clients 1"]),
+    (
+        "--n_clients 1 --model LeNet5,ResNet9",
+        ["--model LeNet5,ResNet9", "more architectures than clients; must be at most --n_clients 1"],
+    ),
     ("fd --fd_variant leave_one_out --as_published", ["--fd_variant leave_one_out", "contradicts --as_published"]),
     ("fedavg --as_published --select per_round", ["--select per_round", "contradicts --as_published", "--select fixed"]),
     ("--data_dir data fedavg", ["--data_dir fedavg", "algorithms first", "python run.py fedavg --data_dir data"]),
@@ -107,8 +110,8 @@ CASES = [
     ("--n_clients 1438", ["--n_clients 1438", "1437 training images of digits", "at most 1437"]),
     ("--n_clients 20 --reduced 0.01", ["--n_clients 20", "--reduced 0.01", "at most 14"]),
     ("--sizes 0.6,0.6", ["--sizes 0.6,0.6", "add up to at most 1, got 1.2"]),
-    ("--sizes 0.5 0.3 0.2", ["--sizes 0.5,0.3,0.2", "one size for each of --n_clients 2, got 3"]),
-    ("--n_clients 3 --sizes 0.5,0.5", ["--sizes 0.5,0.5", "one size for each of --n_clients 3, got 2"]),
+    ("--sizes 0.5 0.3 0.2", ["--sizes 0.5,0.3,0.2", "one size per client (--n_clients 2), got 3"]),
+    ("--n_clients 3 --sizes 0.5,0.5", ["--sizes 0.5,0.5", "one size per client (--n_clients 3), got 2"]),
     ("--sizes 0.5,0", ["--sizes 0.5,0", "above 0 and at most 1"]),
     ("--sizes 0.5,0.001", ["--sizes 0.5,0.001", "360 test images", "at least 0.0028"]),
     ("--n_clients 1 --reduced 0.001 --validation 0.5", ["--validation 0.5", "client 0", "single training image"]),
@@ -123,7 +126,7 @@ CASES = [
         ["--feature_shift rotate", "one of none, rotation, noise, contrast", "did you mean rotation?"],
     ),
     ("--feature_shift rotation --shift_strength 45", ["--shift_strength 45", "at least 0 and at most 1"]),
-    ("--shift_strength 0.3", ["--shift_strength 0.3", "read only with --feature_shift other than none"]),
+    ("--shift_strength 0.3", ["--shift_strength 0.3", "applies only with --feature_shift other than none"]),
     (
         "--partition reference_blocks --n_clients 5 --feature_shift noise",
         ["--feature_shift noise", "--partition reference_blocks", "several clients have the same image", "must be none, or"],
@@ -145,18 +148,18 @@ CASES = [
     ("--clip_grad -1", ["--clip_grad -1", "a number at least 0"]),
     ("--augment crop", ["--augment crop", "one of none, flip, crop_flip, crop_flip_cutout"]),
     # flags given in vain
-    ("--shard_per_user 3", ["--shard_per_user 3", "read only with --partition shards"]),
-    ("--partition shards --alpha 0.5", ["--alpha 0.5", "read only with --partition dirichlet or lda"]),
-    ("--partition classes --test_share 0.5", ["--test_share 0.5", "read only with --partition writers"]),
-    ("--attribute Young", ["--attribute Young", "read only with --dataset CELEBA"]),
+    ("--shard_per_user 3", ["--shard_per_user 3", "applies only with --partition shards"]),
+    ("--partition shards --alpha 0.5", ["--alpha 0.5", "applies only with --partition dirichlet or lda"]),
+    ("--partition classes --test_share 0.5", ["--test_share 0.5", "applies only with --partition writers"]),
+    ("--attribute Young", ["--attribute Young", "applies only with --dataset CELEBA"]),
     ("--image_size 16.5", ["--image_size 16.5", "a whole number at least 1"]),
-    ("--alpha 0.5 --partition iid", ["--alpha 0.5", "read only with --partition dirichlet or lda"]),
-    ("--sizes 0.5,0.5 --partition lda", ["--sizes 0.5,0.5", "read only with --partition dirichlet or iid"]),
-    ("--momentum 0.9 --optimizer adam", ["--momentum 0.9", "read only with --optimizer sgd"]),
-    ("--feature_dim 50 --model MLP", ["--feature_dim 50", "read only with --model LeNet5 or ResNet9"]),
-    ("--reduced_draw random", ["--reduced_draw random", "read only with --reduced below 1"]),
-    ("fd --fd_gamma 2 --fd_variant mse_logits", ["--fd_gamma 2", "read only with --fd_variant leave_one_out"]),
-    ("fd --lambda_kd 10", ["--lambda_kd 10", "read only with --fd_variant mse_logits"]),
+    ("--alpha 0.5 --partition iid", ["--alpha 0.5", "applies only with --partition dirichlet or lda"]),
+    ("--sizes 0.5,0.5 --partition lda", ["--sizes 0.5,0.5", "applies only with --partition dirichlet or iid"]),
+    ("--momentum 0.9 --optimizer adam", ["--momentum 0.9", "applies only with --optimizer sgd"]),
+    ("--feature_dim 50 --model MLP", ["--feature_dim 50", "applies only with --model LeNet5 or ResNet9"]),
+    ("--reduced_draw random", ["--reduced_draw random", "applies only with --reduced below 1"]),
+    ("fd --fd_gamma 2 --fd_variant mse_logits", ["--fd_gamma 2", "applies only with --fd_variant leave_one_out"]),
+    ("fd --lambda_kd 10", ["--lambda_kd 10", "applies only with --fd_variant mse_logits"]),
     # a partition that would be an even split
     ("--partition lda", ["--partition lda", "--alpha", "or inf"]),
     ("--partition iid dirichlet", ["--partition dirichlet", "--alpha"]),
@@ -164,7 +167,7 @@ CASES = [
     # flags of other systems that say less than ours
     ("fedavg --epochs 3", ["--epochs", "did you mean --epoch_per_round or --rounds?"]),
     ("fedavg --output x", ["--output", "did you mean --export_dir?"]),
-    ("--algorithm fedavg", ["--algorithm", "did you mean the name of an algorithm alone, before all flags?"]),
+    ("--algorithm fedavg", ["--algorithm", "did you mean an algorithm's name without a flag, before all flags?"]),
     ("--learning_rate fast", ["--learning_rate fast", "a number above 0"]),
     ("Fed-Avgg", ["algorithm Fed-Avgg", "did you mean fedavg?"]),
     # flags that are not there
@@ -182,27 +185,27 @@ CASES = [
     ("--data_dir a b", ["--data_dir", "takes one value, got 2"]),
     ("--quiet fedavg", ["fedavg", "algorithms come first"]),
     ("--dataset digits fedavg", ["--dataset fedavg", "python run.py fedavg --dataset"]),
-    ("cfkd --seed 0 fedavg", ["--seed fedavg", "name the algorithms first"]),
+    ("cfkd --seed 0 fedavg", ["--seed fedavg", "put it before the flags"]),
     # models that do not go together, or not with the algorithm
-    ("fedavg --model LeNet5,ResNet9", ["--model LeNet5,ResNet9", "fedavg", "one architecture for all clients"]),
-    ("centralized --model LeNet5,MLP", ["--model LeNet5,MLP", "centralized", "one architecture for all clients"]),
+    ("fedavg --model LeNet5,ResNet9", ["--model LeNet5,ResNet9", "fedavg", "must have the same architecture"]),
+    ("centralized --model LeNet5,MLP", ["--model LeNet5,MLP", "centralized", "must have the same architecture"]),
     ("cfkd --model LeNet5,MLP", ["--model LeNet5,MLP", "of one dimension", "LeNet5 100, MLP 200"]),
     ("fedgkt --model LeNet5", ["--model LeNet5", "has no stem", "ResNet8"]),
     ("fedgkt --server_model ResNet", ["--server_model ResNet", "one of LeNet5"]),
     (
         "fedgkt --image_size 4 --server_model ResNet55",
-        ["--server_model ResNet55", "does not fit maps of 16 channels and 4x4"],
+        ["--server_model ResNet55", "does not fit the feature maps of"],
     ),
     ("fedgkt --distill_client 2", ["--distill_client 2", "one of 0, 1"]),
     ("fedgkt --temperature 0", ["--temperature 0", "a number above 0"]),
-    ("fedgkt --augment_extract 0", ["--augment_extract 0", "read only with --augment"]),
-    ("fedgkt --stale drop", ["--stale drop", "read only with --participation below 1"]),
+    ("fedgkt --augment_extract 0", ["--augment_extract 0", "applies only with --augment"]),
+    ("fedgkt --stale drop", ["--stale drop", "applies only with --participation below 1"]),
     ("fedgkt --feature_dtype int8", ["--feature_dtype int8", "one of float32, float16, bfloat16"]),
     ("fedavg --precision bf8", ["--precision bf8", "one of float32, bf16"]),
     ("fedavg --server_model ResNet19", ["--server_model", "a flag of fedgkt"]),
-    ("fedavg --rounds=--", ["--rounds=--: -- is no value"]),
-    ("--config_file=--", ["--config_file=--: -- is no value"]),
-    ("fedavg --plugin=--", ["--plugin=--: -- is no value"]),
+    ("fedavg --rounds=--", ["--rounds=--: -- is not a value"]),
+    ("--config_file=--", ["--config_file=--: -- is not a value"]),
+    ("fedavg --plugin=--", ["--plugin=--: -- is not a value"]),
     # files and machines
     ("--export_dir {tmp}/file", ["--export_dir", "/file", "cannot be written", "must be a folder"]),
     ("--export_dir {tmp}/file/below", ["--export_dir", "/file/below", "must be a folder"]),
@@ -215,7 +218,7 @@ CASES = [
     ("--plugin " + 300 * "a" + ".py", ["aaa.py: no such file"]),
     ("./" + 300 * "a" + ".py", ["aaa.py: no such file"]),
     ("--dataset nothere.npz", ["--dataset nothere.npz", "no such file", "a .npz file or a folder"]),
-    ("dpsgd --data_dir {tmp}/none", ["--dataset MNIST (the default of dpsgd; that of others is digits): ", "--data_dir"]),
+    ("dpsgd --data_dir {tmp}/none", ["--dataset MNIST (the default of dpsgd; other methods use digits): ", "--data_dir"]),
     ("dpsgd --dataset mnist --data_dir {tmp}/none", ["--dataset MNIST: ", "--data_dir"]),
     (
         "--dataset MNIST --data_dir {tmp}/none",
@@ -351,12 +354,12 @@ FILES = {
     # what is made in {tmp}, the command, the words of its line
     "no such file": (None, "--dataset {tmp}/none.npz", ["--dataset", "none.npz", "a .npz file or a folder"]),
     "neither npz nor folder": (None, "--dataset {tmp}/file", ["--dataset", "/file", "npz"]),
-    "empty npz": (spoiled(lambda b: b""), "--dataset {tmp}/mine.npz", ["mine.npz", "not to be read as an .npz file"]),
-    "truncated npz": (spoiled(lambda b: b[:700]), "--dataset {tmp}/mine.npz", ["mine.npz", "not to be read"]),
+    "empty npz": (spoiled(lambda b: b""), "--dataset {tmp}/mine.npz", ["mine.npz", "cannot be read as an .npz file"]),
+    "truncated npz": (spoiled(lambda b: b[:700]), "--dataset {tmp}/mine.npz", ["mine.npz", "cannot be read"]),
     "corrupt npz": (
         spoiled(lambda b: b[:300] + bytes(100) + b[400:]),
         "--dataset {tmp}/mine.npz",
-        ["mine.npz", "not to be read"],
+        ["mine.npz", "cannot be read"],
     ),
     "npz without labels": (npz(y_train=None), "--dataset {tmp}/mine.npz", ["mine.npz", "lacks y_train", "x_test"]),
     "npz with objects": (npz(x_train=np.array([{}])), "--dataset {tmp}/mine.npz", ["mine.npz", "x_train holds objects"]),
@@ -378,7 +381,7 @@ FILES = {
     "one class in all": (
         npz(y_train=np.zeros(12, int), y_test=np.zeros(6, int)),
         "--dataset {tmp}/mine.npz",
-        ["--dataset", "mine.npz", "one class, 0", "two classes or more"],
+        ["--dataset", "mine.npz", "the class 0", "at least two classes"],
     ),
     "public images that are NaN": (
         npz(x_train=np.full((12, 8, 8), np.nan)),
@@ -478,7 +481,7 @@ FILES = {
     "a config that is no JSON": (
         config("{"),
         "--config_file {tmp}/c.json",
-        ["c.json", "is not to be read as JSON", "config.json of a saved run"],
+        ["c.json", "cannot be read as JSON", "config.json of a saved run"],
     ),
     "a config with an unknown key": (
         config({"n_client": 3}),
@@ -498,7 +501,7 @@ FILES = {
     "a config of another algorithm": (
         config({"algorithm": "fedavg"}),
         "cfkd --config_file {tmp}/c.json",
-        ["c.json: is of fedavg, and cfkd is named"],
+        ["c.json: is for fedavg, but cfkd is named"],
     ),
     "clients that are not there": (None, "--clients {tmp}/none", ["--clients", "/none", "no such file", "LEAF"]),
     "clients of a file that names none": (
@@ -528,7 +531,7 @@ FILES = {
     "vectors that are augmented": (silos, "--clients {tmp}/own --model MLP --augment flip", ["--augment flip", "vectors"]),
     "vectors that are resized": (silos, "--clients {tmp}/own --model MLP --image_size 9", ["--image_size 9", "5 features"]),
     "a label where there is no table": (silos, "--clients {tmp}/own --label y", ["--label y", "tables (.csv"]),
-    "a label of a data set": (None, "--label y", ["--label y", "read only with a table"]),
+    "a label of a data set": (None, "--label y", ["--label y", "applies only with a table"]),
     "a label that is not there": (
         table,
         "--dataset {tmp}/t.csv --label z",
@@ -558,7 +561,7 @@ FILES = {
     "a partition file and a flag of a drawn split": (
         saved_split(),
         "--partition_file {tmp}/split.npz --alpha 0.5",
-        ["--alpha 0.5", "read only with"],
+        ["--alpha 0.5", "applies only with"],
     ),
     "no such run to start from": (None, "--init_from {tmp}/none", ["--init_from", "/none", "folder of a finished run"]),
     "a folder that is no run": (None, "--init_from {tmp}", ["--init_from", "folder of a finished run"]),
@@ -585,7 +588,7 @@ FILES = {
     "a model a client where one is needed": (
         copied("cfkd"),
         f"fedavg {RUN}",
-        ["--init_from", "a model a client", "fedavg starts from one"],
+        ["--init_from", "one model per client", "fedavg starts from a global model"],
     ),
 }
 
@@ -660,7 +663,7 @@ def test_a_wrong_file_is_one_line(name, line_for, tmp_path):
 def test_a_cuda_device_that_is_not_there_is_one_line(device, line_for):
     line = line_for(["--device", device])
     assert f"--device {device}" in line
-    assert "--device cpu or auto" in line
+    assert "must be cpu or auto" in line
 
 
 NUMBERS = [
@@ -713,7 +716,7 @@ def test_batch_norm_that_would_meet_one_example_is_one_line(command, words, line
     monkeypatch.setitem(models.MODELS, "Normed", Normed)
     np.savez(tmp_path / "mine.npz", **arrays(x_train=np.zeros((6, 8, 8), np.uint8), y_train=np.arange(6) % 3))
     line = line_for(["fedavg", "--dataset", "{tmp}/mine.npz", "--model", "Normed", *command.split()])
-    assert f"--model Normed: cannot train on one example, and {words}" in line
+    assert f"--model Normed: cannot train on a batch of one example, but {words}" in line
 
 
 def test_an_unwritable_folder_is_found_out_before_the_data_are_read(line_for, monkeypatch):
@@ -746,7 +749,7 @@ def test_code_that_was_removed_with_the_runs_is_a_line(words, left, tmp_path):
         (tmp_path / "house" / "saves").mkdir()
     done = subprocess.run([sys.executable, *words], cwd=tmp_path / "house", capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "saves/ is gone, and with it code of Chorus; git checkout saves brings that back\n"
+    assert done.stderr == "saves/ with code of Chorus is missing; restore it: git checkout saves\n"
 
 
 @pytest.mark.parametrize("module", ["table", "report", "curves", "status", "diff"])
@@ -766,4 +769,4 @@ def test_two_dashes_are_no_value_of_a_flag_of_a_table_or_a_picture(flag, capsys)
     with pytest.raises(SystemExit) as end:
         command.main(["saves", f"{flag}=--"])
     assert end.value.code == 2
-    assert capsys.readouterr().err.endswith(f"error: {flag}=--: -- is no value\n")
+    assert capsys.readouterr().err.endswith(f"error: {flag}=--: -- is not a value\n")

@@ -78,13 +78,13 @@ def test_no_algorithm_is_cfkd():
 
 def test_algorithms_come_first_and_keep_their_order():
     assert [run.algorithm for run in runs_of("independent fd cfkd --seed 1")] == ["independent", "fd", "cfkd"]
-    assert "name the algorithms first" in refused("--seed 1 fd")
+    assert "put it before the flags" in refused("--seed 1 fd")
 
 
 def test_a_value_may_have_an_algorithms_name():
     assert one("fedavg --init independent").init == "independent"
     assert [run.init for run in runs_of("fedavg --init shared independent")] == ["shared", "independent"]
-    assert "name the algorithms first" in refused("fedavg --init shared fd")
+    assert "put it before the flags" in refused("fedavg --init shared fd")
 
 
 def test_each_run_has_the_class_of_its_algorithm():
@@ -192,8 +192,8 @@ def test_another_algorithms_flag_names_its_owner():
 
 
 def test_a_flag_that_nothing_reads_is_refused():
-    assert refused("--alpha 0.5 --partition iid") == "--alpha 0.5: read only with --partition dirichlet or lda"
-    assert "read only with --fast" in refused("left --depth 2", TOYS)
+    assert refused("--alpha 0.5 --partition iid") == "--alpha 0.5: applies only with --partition dirichlet or lda"
+    assert "applies only with --fast" in refused("left --depth 2", TOYS)
     assert one("left --depth 2 --fast", TOYS).depth == 2
 
 
@@ -527,7 +527,7 @@ def test_a_gpu_number_is_a_device_and_the_cpu_where_there_is_none(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     runs, _, notes = parse("fedavg --gpu 0")
     assert runs[0].device == "cpu"
-    assert notes == ["--gpu 0 is --device cpu here, for no CUDA device is there"]
+    assert notes == ["--gpu 0 is --device cpu here, because no CUDA device is available"]
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert one("fedavg --gpu 1").device == "cuda:1"
     assert one("fedavg --gpu -1").device == "cpu"
@@ -577,10 +577,10 @@ def test_a_flag_beside_a_preset_has_the_last_word():
 
 
 def test_a_preset_stands_alone():
-    assert "stands for an algorithm, and cfkd is named" in refused("cfkd --preset fl")
+    assert "sets the algorithm, but cfkd is named" in refused("cfkd --preset fl")
     assert "must be one of fl, fd, il, cl" in refused("--preset xx")
     for line in ("--preset fl fd", "--preset fl --preset fd", "--preset fl --config_file x"):
-        assert "takes one value, and stands alone" in refused(line)
+        assert "allows no second preset or configuration file; remove the others" in refused(line)
     assert "a value is missing" in refused("--preset")
 
 
@@ -629,7 +629,7 @@ def test_a_flag_beside_a_saved_configuration_has_the_last_word(saved):
     path = saved(plain(one("fedavg --partition lda --alpha 0.5 --rounds 3")))
     assert [(run.seed, run.alpha) for run in runs_of(f"--config_file {path} --seed 1 2")] == [(1, 0.5), (2, 0.5)]
     assert one(f"--config_file {path} --partition iid") == one("fedavg --partition iid --rounds 3")
-    assert "--alpha 0.1: read only with" in refused(f"--config_file {path} --partition iid --alpha 0.1")
+    assert "--alpha 0.1: applies only with" in refused(f"--config_file {path} --partition iid --alpha 0.1")
 
 
 def test_a_number_of_selected_clients_is_a_fraction_of_those_of_the_file(saved):
@@ -648,9 +648,9 @@ def test_a_file_of_flags_need_not_name_an_algorithm(saved):
 @pytest.mark.parametrize(
     ("held", "words"),
     [
-        ({"n_clientss": 3}, "--n_clientss: no algorithm named here reads such a flag; did you mean --n_clients?"),
+        ({"n_clientss": 3}, "--n_clientss: not a flag of these methods; did you mean --n_clients?"),
         ({"foo": False}, "--foo: no algorithm"),
-        ({"algorithm": "fedavg", "lambda_kd": 1}, "--lambda_kd: no algorithm named here reads such a flag; it is a flag of"),
+        ({"algorithm": "fedavg", "lambda_kd": 1}, "--lambda_kd: not a flag of these methods; it is a flag of"),
         ({"algorithm": "fedsgd"}, "algorithm fedsgd: must be one of fedavg"),
         ({"algorithm": 3}, "algorithm 3: must be one of fedavg"),
         ({"rounds": "many"}, "--rounds many: must be a whole number at least 1"),
@@ -660,9 +660,9 @@ def test_a_file_of_flags_need_not_name_an_algorithm(saved):
         ({"config_file": "other.json"}, "holds --config_file"),
         ({"model": "-h"}, "--model -h: must be one of LeNet5"),
         ("[1, 2]", "holds no flags"),
-        ("{", "is not to be read as JSON"),
-        ("", "is not to be read as JSON"),
-        (b"\xff\xfe".decode("latin1"), "is not to be read as JSON"),
+        ("{", "cannot be read as JSON"),
+        ("", "cannot be read as JSON"),
+        (b"\xff\xfe".decode("latin1"), "cannot be read as JSON"),
     ],
     ids=str,
 )
@@ -677,7 +677,7 @@ def test_a_file_that_is_no_configuration_is_one_line(held, words, saved):
 def test_a_configuration_of_another_algorithm_than_the_one_named(saved):
     path = saved(plain(one("fedavg")))
     for named in ("cfkd", "fedavg cfkd"):
-        assert f"is of fedavg, and {named} is named" in refused(f"{named} --config_file {path}")
+        assert f"is for fedavg, but {named} is named" in refused(f"{named} --config_file {path}")
 
 
 # --- a shell that asks -------------------------------------------------------------------------------------------------

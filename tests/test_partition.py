@@ -780,13 +780,13 @@ def test_a_digit_is_shuffled_before_it_is_dealt_and_named_by_its_place_among_tho
 @pytest.mark.parametrize("n", [6, 10**24])
 def test_more_digits_than_there_are_is_a_clear_line(name, n):
     line = refusal(in_turn(100, 30, 5), Options(partition=name, digit_num=n))
-    assert line == f"--digit_num {n}: the training images are of 5 classes; must be at most 5"
+    assert line == f"--digit_num {n}: the training images have 5 classes; must be at most 5"
 
 
 def test_a_digit_of_fewer_images_than_holders_is_a_clear_line():
     data = labelled([0] * 9 + [1], [0] * 5 + [1] * 5)
     line = refusal(data, Options(partition="digit_sets", digit_num=2))
-    assert line.startswith("--digit_num 2: class 1 would be cut into 2 pieces and has 1 training images")
+    assert line.startswith("--digit_num 2: class 1 would be cut into 2 pieces, but has 1 training images")
 
 
 def test_a_block_without_an_image_is_a_clear_line():
@@ -910,7 +910,7 @@ def test_without_any_test_set_the_clients_hold_out_and_no_other_rule_can_deal():
     found = silos_of(data)
     assert np.array_equal(global_test(data, found), np.sort(found.test.values))
     line = refusal(data, Options(partition="iid", n_clients=2))
-    assert line.startswith("--partition iid: labelled has no test set to deal; must be writers or silos")
+    assert line.startswith("--partition iid: labelled has no test set to split; must be writers or silos")
 
 
 def test_names_stay_with_who_has_them(folder):
@@ -926,12 +926,15 @@ def test_names_stay_with_who_has_them(folder):
 def test_silos_that_cannot_be_had_are_a_clear_line():
     data = brought([0, 0, 1, 1, 2], [0, 1])
     asked = Options(partition="silos", n_clients=2)
-    assert refusal(data, asked) == "--n_clients 2: the training examples are of 3 clients; must be 3"
+    assert refusal(data, asked) == "--n_clients 2: the data have 3 clients; must be 3"
     line = refusal(data, replace(asked, n_clients=3))
-    assert line == "--partition silos: c has a single example, and no test examples; it cannot hold one out"
+    assert (
+        line
+        == "--partition silos: c has a single example and no test examples, so it cannot hold one out; remove this client"
+    )
     line = refusal(data, replace(asked, n_clients=3, reduced=0.6))
-    assert line == "--reduced: keeps no training examples of c; --reduced_draw random keeps of all alike"
-    assert "not known whose" in refusal(replace(data, owners=None, clients=()), asked)
+    assert line == "--reduced: keeps no training examples of c; use --reduced_draw random"
+    assert "do not name the clients" in refusal(replace(data, owners=None, clients=()), asked)
 
 
 # --- train and test ----------------------------------------------------------------------------------------------------
@@ -1003,7 +1006,7 @@ def test_validation_is_held_out_of_each_share(name, fraction):
     if name in OVERLAPPING and fraction == 0.999:  # what one of a block's holders leaves, the other takes
         line = refusal(data, replace(asked, validation=fraction))
         assert line.startswith(
-            "--validation 0.999: every image of client 1 is held out by it or by another that holds it too"
+            "--validation 0.999: every image of client 1 is held out by this client or by another client with the same image"
         )
         return
     found = split(data, replace(asked, validation=fraction))
@@ -1089,7 +1092,7 @@ def test_public_examples_are_saved_with_the_split(folder):
     assert "public" not in arrays(data, split(data, replace(asked, public_share=0))), "as before there were any"
     edited = {**arrays(data, found), "public": np.array([found.train[0][0]])}
     np.savez(path, **edited)
-    assert "deals example" in line_of(from_file, path, data, 2), "public and somebody's"
+    assert "contains example" in line_of(from_file, path, data, 2), "public and somebody's"
     np.savez(path, **{**edited, "public": np.array([120])})
     assert "public must be a list of indices from 0 to 119" in line_of(from_file, path, data, 2)
 
@@ -1319,7 +1322,7 @@ def test_a_split_edited_by_hand_may_be_in_any_order_and_of_any_whole_numbers(fol
 
 
 WANTED = "must be the split.npz of a run, or have example, client and part"
-NO_SPLIT = f"not to be read as a split; {WANTED}"
+NO_SPLIT = f"cannot be read as a split; {WANTED}"
 
 
 @pytest.mark.parametrize(
@@ -1328,13 +1331,13 @@ NO_SPLIT = f"not to be read as a split; {WANTED}"
         ({"train_0": None, "train_1": None}, [NO_SPLIT]),
         ({"validation_1": None}, [NO_SPLIT]),
         ({"test_0": None}, [NO_SPLIT]),
-        ({"data": np.array("0123456789abcdef")}, ["split of other data than those of --dataset labelled"]),
+        ({"data": np.array("0123456789abcdef")}, ["split of other data than --dataset labelled"]),
         ({"data": np.array([[1, 2], [3, 4]])}, ["split of other data"]),
         ({"train_2": np.array([0])}, [NO_SPLIT]),
         ({"train_1": None}, ["deals to 1 clients", "--n_clients is 2", "add --n_clients 1"]),
         ({"train_0": np.array([0, 60])}, ["train_0 must be a list of indices from 0 to 59"]),
         ({"train_0": np.array([-1, 3])}, ["train_0 must be a list of indices from 0 to 59"]),
-        ({"train_1": np.array([], dtype=np.int64)}, ["train has no example of client 1, who needs at least one"]),
+        ({"train_1": np.array([], dtype=np.int64)}, ["train has no example of client 1; each client needs at least one"]),
         ({"train_1": np.array([1.0, 2.5])}, ["train_1 must be"]),
         ({"train_1": np.array([True, False])}, ["train_1 must be"]),
         ({"train_1": np.array(["1", "2"])}, ["train_1 must be"]),
@@ -1343,7 +1346,7 @@ NO_SPLIT = f"not to be read as a split; {WANTED}"
         ({"train_1": np.array([2**64 - 1], dtype=np.uint64)}, ["train_1 must be"]),
         ({"validation_0": np.array([60])}, ["validation_0 must be a list of indices from 0 to 59"]),
         ({"test_1": np.array([90])}, ["test_1 must be a list of indices from 0 to 89"]),
-        ({"test_1": np.array([], dtype=np.int64)}, ["test has no example of client 1, who needs at least one"]),
+        ({"test_1": np.array([], dtype=np.int64)}, ["test has no example of client 1; each client needs at least one"]),
     ],
 )
 def test_a_file_that_is_no_proper_split_is_refused(folder, whole, edited, words):
@@ -1403,10 +1406,10 @@ def test_a_split_made_by_hand_is_the_split_that_it_says(folder, whole, name, nam
         ("example", 90, ["must be a list of indices from 0 to"]),
         ("example", -1, ["must be a list of indices from 0 to"]),
         ("example", 1.5, ["must be a"]),
-        ("client", "3", ["deals to client 3, and --n_clients 2 has clients 0 .. 1"]),
-        ("client", "100000000", ["deals to client 100000000, and --n_clients 2"]),
-        ("client", "9" * 200, ["deals to client 999", "and --n_clients 2"]),
-        ("client", "01", ["'01' and '1' look like one client"]),
+        ("client", "3", ["names client 3, but --n_clients 2 has clients 0 .. 1"]),
+        ("client", "100000000", ["names client 100000000, but --n_clients 2"]),
+        ("client", "9" * 200, ["names client 999", "but --n_clients 2"]),
+        ("client", "01", ["'01' and '1' look like two spellings of one client"]),
         ("client", "", ["has no client"]),
     ],
 )
@@ -1435,7 +1438,7 @@ def test_a_table_without_one_of_the_columns_is_no_split(folder, whole, lacking):
         ({"test_offsets": None}, [NO_SPLIT]),
         ({"train": np.array([0.5])}, ["train must be a list of indices from 0 to 59"]),
         ({"train_offsets": np.array([0, 26, 51, 52])}, ["deals to 3 clients", "--n_clients is 2", "add --n_clients 3"]),
-        ({"train_offsets": np.array([0, 0, 54])}, ["train has no example of client 0, who needs at least one"]),
+        ({"train_offsets": np.array([0, 0, 54])}, ["train has no example of client 0; each client needs at least one"]),
         ({"train_offsets": np.array([1, 27, 54])}, ["train_offsets must be 3 numbers from 0 up to 54"]),
         ({"train_offsets": np.array([0, 55, 54])}, ["train_offsets must be 3 numbers from 0 up to 54"]),
         ({"train_offsets": np.array([0, 27, 53])}, ["train_offsets must be 3 numbers from 0 up to 54"]),
@@ -1455,7 +1458,7 @@ def test_an_example_in_two_shares_of_one_array_is_refused(folder, whole):
     data, found, asked = whole
     edited = {"test": np.where(found.test.values == found.test[0][0], found.test[1][0], found.test.values)}
     line = refusal(data, replace(asked, partition_file=str(saved(folder / "split.npz", data, found, **edited))))
-    assert f"deals example {found.test[1][0]} 2 times; an example must be in one share at most" in line
+    assert f"contains example {found.test[1][0]} 2 times; an example must belong to at most one client and part" in line
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
@@ -1470,7 +1473,7 @@ def test_an_example_in_two_shares_or_twice_in_one_is_refused(folder, whole, part
     if other.startswith("test") and part != "test":
         assert f"{part}_0 must be a list of indices from 0 to 59" in line  # nobody trains on the test set
     else:
-        assert f"deals example {twice} 2 times; an example must be in one share at most" in line
+        assert f"contains example {twice} 2 times; an example must belong to at most one client and part" in line
 
 
 @pytest.fixture
@@ -1496,7 +1499,7 @@ def test_blocks_of_which_it_is_not_said_that_they_overlap_are_refused(folder, ov
     data, found, _ = overlapping
     path = saved_as_before(folder / "split.npz", data, found, overlapping=said)
     line = refusal(data, Options(partition_file=str(path), n_clients=3))
-    assert line.startswith(f"--partition_file {path}: deals example 2 2 times; ")  # block 2 is of 2, 12, 22, ...
+    assert line.startswith(f"--partition_file {path}: contains example 2 2 times; ")  # block 2 is of 2, 12, 22, ...
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -1504,7 +1507,7 @@ def test_an_example_that_one_client_has_twice_is_refused_even_where_clients_may_
     data, found, _ = overlapping
     twice = np.append(getattr(found, part)[0], found.train[0][0])
     path = saved_as_before(folder / "split.npz", data, found, **{f"{part}_0": twice})
-    assert f"deals example {found.train[0][0]}" in refusal(data, Options(partition_file=str(path), n_clients=3))
+    assert f"contains example {found.train[0][0]}" in refusal(data, Options(partition_file=str(path), n_clients=3))
 
 
 def test_a_split_of_other_clients_is_refused(folder, whole):
@@ -1512,7 +1515,7 @@ def test_a_split_of_other_clients_is_refused(folder, whole):
     path = saved_as_before(folder / "split.npz", data, found)
     for n in (1, 3):
         line = refusal(data, replace(asked, n_clients=n, partition_file=str(path)))
-        assert line == f"--partition_file {path}: deals to 2 clients, and --n_clients is {n}; add --n_clients 2"
+        assert line == f"--partition_file {path}: has 2 clients, but --n_clients is {n}; use --n_clients 2"
 
 
 def test_a_split_of_data_that_differ_in_one_label_is_refused(folder, whole):
@@ -1574,7 +1577,7 @@ def test_members_that_are_no_arrays_are_refused(tmp_path, whole):
     path = saved_as_before(tmp_path / "split.npz", data, found, train_1=None)
     with ZipFile(path, "a") as archive:
         archive.writestr("train_1.npy", "1 2 3")
-    assert f"--partition_file {path}: is not to be read as the array train_1 (" in refusal(
+    assert f"--partition_file {path}: cannot be read as the array train_1 (" in refusal(
         data, replace(asked, partition_file=str(path))
     )
 
@@ -1602,7 +1605,7 @@ def test_a_pickle_inside_is_not_opened(tmp_path, whole, name):
     np.savez(path, **{**older(data, found), name: np.array([Touch(mark)], dtype=object)})
     assert f"{name} holds objects" in refusal(data, replace(asked, partition_file=str(path)))
     path.write_bytes(pickle.dumps(Touch(mark)))
-    assert "is not to be read as an .npz file (" in refusal(data, replace(asked, partition_file=str(path)))
+    assert "cannot be read as an .npz file (" in refusal(data, replace(asked, partition_file=str(path)))
     assert not mark.exists()
 
 
@@ -1648,16 +1651,16 @@ NONE_OF_CLASS_1 = labelled([0, 1] * 5, [0] * 10)
         (in_turn(100, 30, 5), {"shard_per_user": 16}, ["32 shards", "must be 3 to 15"]),
         (in_turn(30, 100, 5), {"shard_per_user": 16}, ["32 shards", "must be 3 to 15"]),
         (in_turn(100, 30, 5), {"shard_per_user": 10**24}, ["must be 3 to 15"]),
-        (ONE_OF_CLASS_1, {"shard_per_user": 2}, ["class 1 would be cut into 2 pieces and has 1 training images"]),
+        (ONE_OF_CLASS_1, {"shard_per_user": 2}, ["class 1 would be cut into 2 pieces, but has 1 training images"]),
         (
             NONE_OF_CLASS_1,
             {"shard_per_user": 2},
-            ["class 1", "2 pieces and has 0 test images"],
+            ["class 1", "2 pieces, but has 0 test images"],
         ),
-        (in_turn(100, 30, 5), {"classes_per_client": 6}, ["training images are of 5 classes", "at most 5"]),
+        (in_turn(100, 30, 5), {"classes_per_client": 6}, ["training images have 5 classes", "at most 5"]),
         (in_turn(100, 30, 5), {"classes_per_client": 10**24}, ["at most 5"]),
-        (ONE_OF_CLASS_1, {"classes_per_client": 2}, ["class 1 would be cut into 2 pieces and has 1 training images"]),
-        (NONE_OF_CLASS_1, {"classes_per_client": 2}, ["class 1", "0 test images", "a smaller number or fewer clients"]),
+        (ONE_OF_CLASS_1, {"classes_per_client": 2}, ["class 1 would be cut into 2 pieces, but has 1 training images"]),
+        (NONE_OF_CLASS_1, {"classes_per_client": 2}, ["class 1", "0 test images", "a smaller value or fewer clients"]),
     ],
 )
 def test_shards_and_classes_that_cannot_be_had_are_a_clear_line(data, flags, words):
@@ -1676,10 +1679,10 @@ def test_the_numbers_of_shards_that_the_line_allows_can_be_had(n):
 def test_writers_that_cannot_be_had_are_a_clear_line():
     data = in_turn(100, 60, 5)  # 50 writers of two images
     asked = Options(partition="writers", n_clients=51)
-    assert refusal(data, asked) == "--n_clients 51: more clients than the 50 writers; at most 50"
+    assert refusal(data, asked) == "--n_clients 51: more clients than writers; must be at most 50"
     assert "--n_clients 11" in refusal(data, replace(asked, n_clients=11, reduced=0.2))  # 10 writers are kept
     line = refusal(replace(data, owners=None), asked)
-    assert "--partition writers: it is not known who wrote these images; must be" in line
+    assert "--partition writers: these data do not name the writers; use" in line
     assert "--dataset MNIST" in line
     line = refusal(labelled(np.zeros(6), np.zeros(6), hands=range(6)), replace(asked, n_clients=6))
     assert line == "--partition writers: client 0 has a single image and cannot hold one out; use fewer clients"

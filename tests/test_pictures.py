@@ -100,7 +100,7 @@ def test_images_of_different_sizes_are_named(tmp_path):
     with pytest.raises(ValueError, match="different sizes") as raised:
         decode(files, None, None, tmp_path / "kept")
     assert str(raised.value) == (
-        f"images of different sizes: {files[0]} is 7x5, {files[2]} 7x4 (width x height); --image_size resizes all of them"
+        f"images differ in size: {files[0]} has 7x5, {files[2]} has 7x4 (width x height); add --image_size to resize all"
     )
     assert decode(files, 6, None, tmp_path / "kept").shape == (3, 1, 6, 6)
 
@@ -124,10 +124,10 @@ BROKEN = {
 def test_one_broken_image_among_many_is_named(damage, tmp_path):
     files = [saved(tmp_path / f"{i}.png", pixels(20, 30, 3, seed=i)) for i in range(5)]
     BROKEN[damage](files[3])
-    with pytest.raises(ValueError, match="not to be read as an image") as raised:
+    with pytest.raises(ValueError, match="cannot be read as an image") as raised:
         decode(files, None, None, tmp_path / "kept")
     assert len(str(raised.value).splitlines()) == 1
-    assert str(raised.value).startswith(f"{files[3]} is not to be read as an image (")
+    assert str(raised.value).startswith(f"{files[3]} cannot be read as an image (")
 
 
 def test_the_first_of_several_broken_images_is_named(tmp_path):
@@ -296,7 +296,7 @@ WRONG = {
     "an empty test class": (lambda root: (root / "test" / "dog").mkdir(), "{root}/test/dog holds no images"),
     "a class of its own": (
         lambda root: (root / "test" / "cat").rename(root / "test" / "cow"),
-        "{root}/test/cow is a class that train/ lacks",
+        "{root}/test/cow is a class that is not in train/",
     ),
 }
 

@@ -315,7 +315,7 @@ def test_saved_runs_are_read_without_the_files(folder, tmp_path):
     for path in folder.iterdir():
         path.rename(path.with_suffix(".gone")) if path.is_file() else None
     told = elsewhere(["-c", READ, ROOT, tmp_path / "saves"], tmp_path)
-    assert told.splitlines()[-1] == "--model Softmax: is of a plugin, which must be loaded first: plugins.load(FILE)"
+    assert told.splitlines()[-1] == "--model Softmax: belongs to a plugin; load it first: plugins.load(FILE)"
     assert re.search(r"^fedavgm .*\(2\)|^fedavgm +\d", told, re.MULTILINE)
     assert (tmp_path / "report.html").exists()
 
@@ -420,15 +420,15 @@ from federation.optimizers import OPTIMIZERS
 """
 MISTAKES = {
     "leaves.py": ("import sys\nsys.exit(3)\n", "line 2: SystemExit: 3"),
-    "number.py": (TABLES + "MODELS[3] = MODELS['MLP']\n", "the name 3 in MODELS; must be text of letters, digits"),
-    "comma.py": (TABLES + "MODELS['A,B'] = MODELS['MLP']\n", "the name 'A,B' in MODELS; must be text"),
-    "no_method.py": (TABLES + "ALGORITHMS['X'] = None\n", "ALGORITHMS['X'] is no whole algorithm"),
+    "number.py": (TABLES + "MODELS[3] = MODELS['MLP']\n", "the name 3 in MODELS; must consist of letters, digits"),
+    "comma.py": (TABLES + "MODELS['A,B'] = MODELS['MLP']\n", "the name 'A,B' in MODELS; must consist of"),
+    "no_method.py": (TABLES + "ALGORITHMS['X'] = None\n", "ALGORITHMS['X'] is not a complete algorithm"),
     "loss_3.py": (FEDAVGM.replace("loss = cross_entropy", "loss = 3"), "has no loss(model, batch, context, options)"),
     "steps.py": (TABLES + "AUGMENTATIONS['X'] = 'flip'\n", "AUGMENTATIONS['X'] is 'flip'; must be a tuple of steps"),
     "rate.py": (TABLES + "SCHEDULES['X'] = lambda done: None\n", "SCHEDULES['X'] fails: TypeError"),
     "ratio.py": (
         TABLES + "PARTITIONS['X'] = lambda pool, generator, ratio=2: None\n",
-        "PARTITIONS['X'] reads ratio, which is no flag that all methods have; must be a function of (pool, generator, ",
+        "PARTITIONS['X'] reads ratio, which is not a flag of all methods; must be a function of (pool, generator, ",
     ),
     **{
         f"{table}_{kind}.py".lower(): (f"{TABLES}{table}['X'] = {thing}\n", f"{table}['X'] {told}")
@@ -439,21 +439,21 @@ MISTAKES = {
         )
     },
     "nowhere.py": (None, "no such file; must be a Python file"),
-    "fedavg.py": (FEDAVGM, "fedavg is in the house already"),
+    "fedavg.py": (FEDAVGM, "fedavg is the name of a module of Chorus"),
     "helpers.py": (FEDAVGM, "helpers is the name of another module"),
     "colorsys.py": (FEDAVGM, "colorsys is the name of another module"),
     "my-own.py": (FEDAVGM, "my-own is no name of a module"),
     "half_one.py": (
         FEDAVGM.replace("def start", "def begin"),
-        "is no whole algorithm; it has no start(federation, options)",
+        "is not a complete algorithm; missing: start(federation, options)",
     ),
     "two_less.py": (
         FEDAVGM.replace('"""', "'''", 1).replace('"""', "'''", 1).replace("'''The", "x = '''The").replace("loss =", "lo ="),
-        "has no docstring, whose first line says what is sent, no loss(model, batch, context, options)",
+        "missing: docstring (its first line says what is sent), loss(model, batch, context, options)",
     ),
-    "thawed.py": (FEDAVGM.replace("@dataclass(frozen=True)\n", ""), "no Options, a frozen dataclass that inherits"),
-    "of_launch.py": (FEDAVGM.replace("server_momentum: float", "jobs: float"), "its flag jobs, which says how to run"),
-    "changes.py": ("from models import MODELS, MLP\nMODELS['LeNet5'] = MLP\n", "changes LeNet5, which is there already"),
+    "thawed.py": (FEDAVGM.replace("@dataclass(frozen=True)\n", ""), "Options (a frozen dataclass that inherits"),
+    "of_launch.py": (FEDAVGM.replace("server_momentum: float", "jobs: float"), "its flag jobs (this name is a launch flag)"),
+    "changes.py": ("from models import MODELS, MLP\nMODELS['LeNet5'] = MLP\n", "changes LeNet5, which already exists"),
     "not_python.py": ("x = 1\nif x\n", "line 2: SyntaxError"),
     "fails_late.py": ("x = 1\n\nx = y\n", "line 3: NameError: name 'y' is not defined"),
     "fails_deep.py": ("import zz_not_there\n", "line 1: ModuleNotFoundError"),
@@ -479,11 +479,11 @@ def test_a_wrong_file_is_one_line_and_leaves_nothing(name, tmp_path, capsys):
 USED = {  # flags, and what is said of them
     "MODELS['X'] = lambda shape, n_classes: Net(nn.Flatten(), 784, 5)": (
         "--model X",
-        "--model X: gives [1, 784] and [1, 5] for one example, 10 classes; a model is a function of (shape, n_classes)",
+        "--model X: returns [1, 784] and [1, 5] for one example and 10 classes; a model is a function of (shape, n_classes)",
     ),
     "MODELS['X'] = lambda shape, n: nn.Sequential(nn.Flatten(), nn.Linear(784, n))": (
         "--model X",
-        "--model X: is a Sequential and no Net; a model is a function of (shape, n_classes) that returns models.Net(",
+        "--model X: is a Sequential, not a Net; a model is a function of (shape, n_classes) that returns models.Net(",
     ),
     "MODELS['X'] = lambda channels, classes: nn.Conv2d(channels, 8, 3)": (
         "--model X",
@@ -494,7 +494,7 @@ USED = {  # flags, and what is said of them
     "LOADERS['X'] = lambda source: source.nothing": ("--model MLP --dataset X", "--dataset X: 'Source' object has no"),
     "PARTITIONS['X'] = lambda pool, generator: None": (
         "--model MLP --partition X",
-        "{file}: what it adds does not work: TypeError: cannot unpack",
+        "{file}: an entry that it adds does not work: TypeError: cannot unpack",
     ),
 }
 
@@ -538,19 +538,19 @@ def test_two_files_of_one_name_are_refused_and_one_file_twice_is_one(folder, tmp
     [
         (
             "{code}/beside.py",
-            "beside.py: is no algorithm; it has no docstring, whose first line says what is sent, no Options",
+            "beside.py: is not an algorithm; missing: docstring (its first line says what is sent), Options",
         ),
-        ("fedavg --plugin", "--plugin: a value is missing"),
+        ("fedavg --plugin", "--plugin: the value is missing"),
         ("fedavg --plugin x", "--plugin x: must be a Python file, NAME.py, or several joined by commas"),
         ("fedavg --plugin x.py", "--plugin x.py: no such file"),
         ("fedavg --plugin {code}/mine.py {code}/fedavgm.py", "--plugin: takes one value, got 2"),
         ("fedavg --plugin {code}/mine.py --model Softmx", "did you mean Softmax?"),
         (
             "fedavg --plugin {code}/mine.py --partition halving --alpha 3",
-            "--alpha 3.0: read only with --partition dirichlet",
+            "--alpha 3.0: applies only with --partition dirichlet",
         ),
         ("{code}/fedavgm.py --server_momentum 2", "--server_momentum 2: must be a number at least 0 and below 1"),
-        ("fedavg --server_momentum 0.5", "--server_momentum: no algorithm named here reads such a flag"),
+        ("fedavg --server_momentum 0.5", "--server_momentum: not a flag of these methods"),
     ],
 )
 def test_a_mistake_with_plugins_is_one_line(words, told, folder, tmp_path, capsys):

@@ -280,7 +280,7 @@ def test_a_signal_to_all_processes_saves_the_last_finished_round(name, code, tem
     process.send_signal(getattr(signal, name))
     assert process.wait(30) == code
     told = process.stderr.read().decode()
-    assert "goes on from the last finished round" in told
+    assert "resume after the last finished round" in told
     assert "Traceback" not in told, told
     assert not psutil.wait_procs(workers, timeout=20)[1]
     (folder,) = {path.parent for path in (tmp_path / "runs").glob("*/checkpoint-*.pt")}

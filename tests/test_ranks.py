@@ -123,7 +123,7 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch):
 @pytest.mark.parametrize("how", [{"jobs": 2}, {"ray": "local"}])
 def test_runs_side_by_side_are_refused(how, monkeypatch):
     as_rank(monkeypatch, 0, 2)
-    with pytest.raises(UserError, match="not with torchrun, whose 2 ranks"):
+    with pytest.raises(UserError, match="not supported by torchrun, whose 2 ranks"):
         list(launch([], Launch(**how)))
 
 
@@ -267,7 +267,7 @@ def test_told_to_stop_all_ranks_end_and_the_last_finished_round_is_saved(tmp_pat
     process.terminate()
     code, out, err = ended(process)
     assert code != 0
-    assert err.count("goes on from the last finished round") == 1
+    assert err.count("resume after the last finished round") == 1
     assert not psutil.wait_procs(those, timeout=20)[1]
     (folder,) = (path.parent for path in tmp_path.glob("*/checkpoint-*.pt"))
     assert saves.saved_round(folder) > 0

@@ -35,7 +35,7 @@ def test_where_ray_is_not_installed_a_line_says_how_to_install_it(tmp_path, monk
     monkeypatch.delitem(sys.modules, "launch.ray", raising=False)
     monkeypatch.delattr("launch.ray", raising=False)
     assert command.main(f"{STUDY} --rounds 1 --ray auto --quiet --export_dir {tmp_path}".split()) == 2
-    told = "--ray auto: Ray is not installed; python -m pip install -r requirements-cluster.txt"
+    told = "--ray auto: Ray is not installed; run python -m pip install -r requirements-cluster.txt"
     assert capsys.readouterr().err == f"run.py: {told}\n"
 
 
@@ -256,7 +256,7 @@ def test_a_signal_saves_the_last_finished_round_of_every_run(name, code, place, 
     process.send_signal(getattr(signal, name))
     _, err = process.communicate()
     assert process.returncode == code, err
-    assert err.splitlines()[-1] == "stopped; the same command goes on from the last finished round"
+    assert err.splitlines()[-1] == "stopped; rerun the same command to resume after the last finished round"
     assert "Traceback" not in err
     for run, r in before.items():
         folder = tmp_path / run
@@ -265,7 +265,7 @@ def test_a_signal_saves_the_last_finished_round_of_every_run(name, code, place, 
             continue
         assert saves.saved_round(folder) >= r
         assert "stopped" in (folder / "run.log").read_text(), "by itself: it left what it had"
-        assert status.status(folder)["stands"] == "stopped"
+        assert status.status(folder)["status"] == "stopped"
 
 
 @needs_ray
@@ -274,7 +274,7 @@ def test_a_node_of_another_kind_declines_unless_any_node(cluster, tmp_path):
     elsewhere = {**one.config["environment"], "processor": "another one"}
     one = replace(one, config={**one.config, "environment": elsewhere, "source": "0" * 64})
     line = line_of(lambda: list(launch([one], Launch(quiet=True, ray=cluster.address))))
-    assert line.startswith("--ray: every node declines; ")
+    assert line.startswith("--ray: all nodes decline; ")
     assert "another one" in line
     assert not (one.folder / "config.json").exists()
     ((_, run),) = launch([one], Launch(quiet=True, ray=cluster.address, any_node=True))
@@ -289,7 +289,7 @@ def test_no_cluster_at_the_address_is_a_mistake(address, tmp_path, capsys):
     words = f"fedavg --rounds 1 --n_clients 3 --ray {address} --quiet --export_dir {tmp_path}"
     assert command.main(words.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"run.py: --ray {address}: no cluster that can be used is there (")
+    assert line.startswith(f"run.py: --ray {address}: no usable cluster found (")
 
 
 @needs_ray
@@ -310,7 +310,9 @@ def test_a_node_that_does_not_share_the_folder_is_told_before_training(tmp_path,
 
     one = prepared("fedavg", tmp_path / "elsewhere")
     line = line_of(place._as_it_is_here, one, Launch())
-    assert line == f"{one.folder}: is not there; the nodes of --ray must share --export_dir, under the same path"
+    assert (
+        line == f"{one.folder}: does not exist on this node; the nodes of --ray must share --export_dir under the same path"
+    )
     one.folder.mkdir(parents=True)
     assert place._as_it_is_here(one, Launch()).config == one.config
     other = replace(one, config={**one.config, "data": {"name": "digits", "digest": "0" * 16}})

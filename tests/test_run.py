@@ -84,7 +84,7 @@ def test_the_split_is_shown_before_the_first_round_and_the_table_after_the_last(
     counts = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit() and len(line.split()) == 13]
     assert sum(int(row[-2]) for row in counts) == 143  # a tenth of 1,437 training images
     assert sum(int(row[-1]) for row in counts) == 360
-    assert "one seed: an illustration; --seed 0 1 2 3 4 --split_seed seed for a comparison" in out
+    assert "one seed is only an illustration; for a comparison use --seed 0 1 2 3 4 --split_seed seed" in out
     assert all(run.folder.name in out for run in saves.find(tmp_path))
 
 
@@ -95,7 +95,7 @@ def test_a_second_call_returns_the_finished_runs_and_says_so(tmp_path, capsys):
     stamp = done.stat().st_mtime_ns
     main(f"fedavg {QUICK}", tmp_path)
     after = capsys.readouterr().out
-    assert f"already finished, read from {done.parent}" in after
+    assert f"already finished, reading {done.parent}" in after
     assert "training examples by client" not in after
     assert before[before.index("accuracy %") :] == after[after.index("accuracy %") :]
     assert done.stat().st_mtime_ns == stamp
@@ -113,7 +113,7 @@ def test_changed_code_is_said_and_run_anew(tmp_path, capsys, monkeypatch):
 def test_the_gain_is_over_the_independent_run_on_the_same_split(tmp_path, capsys):
     main(f"cfkd {QUICK} --alpha 0.5", tmp_path)
     out = capsys.readouterr().out
-    (hint,) = [line for line in out.splitlines() if line.startswith("no independent learning on this split yet")]
+    (hint,) = [line for line in out.splitlines() if line.startswith("gain over learning alone not shown")]
     words = hint.split("python run.py ")[1]
     assert command.main(shlex.split(words)) == 0  # the line is a command that works
     capsys.readouterr()
@@ -135,7 +135,7 @@ def test_quiet_prints_the_table_only_and_no_terminal_means_no_bar(tmp_path, caps
 
 def test_shared_defaults_hold_for_all_and_the_output_says_so(tmp_path, capsys):
     main(f"fedavg independent {QUICK}", tmp_path)
-    assert "fedavg took the shared defaults --epoch_per_round 1 --batch_size 32" in capsys.readouterr().out
+    assert "fedavg uses the shared defaults --epoch_per_round 1 --batch_size 32" in capsys.readouterr().out
     assert {run.options["optimizer"] for run in saves.find(tmp_path)} == {"adam"}
 
 
@@ -206,7 +206,7 @@ def test_a_saved_configuration_gives_the_identical_run(tmp_path, capsys):
     capsys.readouterr()
     config = shlex.quote(str(run.folder / "config.json"))
     assert main(f"--config_file {config}", tmp_path) == 0
-    assert f"already finished, read from {run.folder}" in capsys.readouterr().out
+    assert f"already finished, reading {run.folder}" in capsys.readouterr().out
     assert main(f"--config_file {config}", tmp_path / "other") == 0
     (again,) = saves.find(tmp_path / "other")
     assert again.folder.name == run.folder.name
@@ -284,7 +284,7 @@ def test_runs_that_may_not_be_read_are_listed_and_end_no_grid(open_folder, capsy
         _, out, _ = of_words(table.main, folder, "--columns", "n", "accuracy")
         for path in (whole, history, done):
             run = path if path == whole else path.parent
-            assert f"{run.name} is passed over: {path}: may not be read or written" in out
+            assert f"{run.name} skipped: {path}: cannot be read or written" in out
         assert counts(out) == {"fedavg": "1", "cfkd": "1", "fd": "1"}
         _, out, err = of_words(table.main, folder, "--csv")
         assert ("passed over" in out, err.count("passed over")) == (False, 3)
@@ -299,7 +299,7 @@ def test_runs_that_may_not_be_read_are_listed_and_end_no_grid(open_folder, capsy
         assert "over seeds" not in out, "one run of each is left"
         longer = words.replace("--rounds 2", "--rounds 3")
         _, _, err = of_words(lambda argv: main(longer, open_folder))
-        assert err.count("its first 2 rounds are those of") == 3, "of those that may be read"
+        assert err.count("takes its first 2 rounds from") == 3, "of those that may be read"
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_warning_and_the_run_is_made(tmp_path, capsys, monkeypatch):
@@ -309,7 +309,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning_and_the_run_is_made(tmp_pat
     monkeypatch.setattr(split, "draw_one", broken)
     assert main(f"fedavg {QUICK} --quiet", tmp_path) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("is finished and saved; a picture of it cannot be drawn: ValueError: no canvas")
+    assert line.endswith("finished and saved, but a picture cannot be drawn: ValueError: no canvas")
     (run,) = saves.find(tmp_path)
     assert not (run.folder / "split.png").exists()
 
@@ -369,7 +369,7 @@ def test_the_words_name_the_winner_of_each_accuracy_and_the_price():
     assert "40.0 points above" in first  # 0.9 - 0.5
     assert "cfkd" in second
     assert "15.0 points above" in second  # 0.95 - 0.8
-    assert third == "cfkd moves 8 times fewer bytes than fedavg."
+    assert third == "cfkd transfers 8 times fewer bytes than fedavg."
     assert len(references) == 2
 
 
@@ -378,9 +378,9 @@ def test_nothing_moves_once_fewer_bytes():
         runs = [Told("fedavg", 0.9, 0.85, 10000), Told("cfkd", 0.6, 0.95, nbytes)]
         return verdict.verdict(groups(runs))[2]
 
-    assert told(9996) == "cfkd and fedavg move as many bytes, within half a percent."
-    assert told(10000) == "fedavg and cfkd move as many bytes, within half a percent."
-    assert told(9900) == "cfkd moves 1.01 times fewer bytes than fedavg."
+    assert told(9996) == "cfkd and fedavg transfer equally many bytes (within 0.5 %)."
+    assert told(10000) == "fedavg and cfkd transfer equally many bytes (within 0.5 %)."
+    assert told(9900) == "cfkd transfers 1.01 times fewer bytes than fedavg."
 
 
 def test_a_winner_that_does_not_beat_independent_learning_is_not_said_to():
@@ -396,9 +396,11 @@ def test_a_lead_within_what_the_seeds_differ_by_is_said_to_be_none():
         return verdict.verdict(groups(runs))[0]
 
     # mean 0.01 every time; standard errors 0.03 / sqrt(3) = 0.017, 0.001 / sqrt(3) = 0.0006, and between them 0.004
-    assert "; not told apart from fedavg" in words((0.04, 0.01, -0.02))
-    assert "; told apart from fedavg" in words((0.011, 0.010, 0.009))
-    assert "; not told apart from fedavg" in words((0.017, 0.010, 0.003)), "2.5 standard errors, and Student's 97.5 % is 4.3"
+    assert "; not significantly different from fedavg" in words((0.04, 0.01, -0.02))
+    assert "; significantly different from fedavg" in words((0.011, 0.010, 0.009))
+    assert "; not significantly different from fedavg" in words((0.017, 0.010, 0.003)), (
+        "2.5 standard errors, and Student's 97.5 % is 4.3"
+    )
 
 
 def test_one_seed_or_other_seeds_say_nothing_about_a_difference():
@@ -407,9 +409,9 @@ def test_one_seed_or_other_seeds_say_nothing_about_a_difference():
         runs += [Told("cfkd", 0.7, 0.8, 1, seed=seed) for seed in of_cfkd]
         return verdict.verdict(groups(runs))[0]
 
-    assert "apart" not in words([0], [0])
-    assert "not compared with cfkd, run with other seeds" in words([0, 1], [2, 3])
-    assert "told apart from cfkd over the 2 seeds in common" in words([0, 1, 2], [1, 2, 3])
+    assert "significantly" not in words([0], [0])
+    assert "not compared with cfkd, which has other seeds" in words([0, 1], [2, 3])
+    assert "significantly different from cfkd over the 2 common seeds" in words([0, 1, 2], [1, 2, 3])
 
 
 def verdict_of(*runs):
@@ -418,12 +420,12 @@ def verdict_of(*runs):
 
 def test_methods_that_are_equal_are_told_as_equal_and_none_of_them_as_the_best():
     first, second, *_ = verdict_of(Told("fedavg", 0.9, 0.7, 1), Told("fedprox", 0.9, 0.8, 1), Told("fd", 0.5, 0.5, 1))
-    assert first == "On the global test set fedavg and fedprox are equal, and none is best, with 90.0% each."
+    assert first == "On the global test set fedavg and fedprox are equally good, with 90.0% each."
     assert "fedprox is best" in second
     runs = [Told(name, value, value, 1, seed=s) for name in ("fedavg", "fedprox") for s, value in enumerate((0.7, 0.9))]
     first, *others = verdict_of(*runs)
-    assert "fedavg and fedprox are equal" in first
-    assert not any("fewer bytes" in line or "told apart" in line for line in others)
+    assert "fedavg and fedprox are equally good" in first
+    assert not any("fewer bytes" in line or "significantly different" in line for line in others)
 
 
 def test_a_run_that_diverged_is_neither_best_nor_chosen():
@@ -432,7 +434,7 @@ def test_a_run_that_diverged_is_neither_best_nor_chosen():
     assert "fedavg" not in first
     runs = [Told("fedavg", 0.9, 0.9, 1, validation=0.9, lr=1, diverged=1), Told("fedavg", 0.8, 0.8, 1, validation=0.6, lr=2)]
     told = verdict_of(*runs, Told("cfkd", 0.7, 0.7, 1, validation=0.5, lr=1))
-    assert "fedavg (--lr 2) is best of the collaborating methods, with 80.0%" in told[1]
+    assert "fedavg (--lr 2) is the best collaborating method, with 80.0%" in told[1]
     assert verdict.best_on_validation(groups(runs[:1])) == []
 
 
@@ -444,7 +446,7 @@ def test_what_is_no_better_than_predicting_the_largest_class_is_not_best(monkeyp
     assert verdict.no_better_than_largest_class(run)
     first, second, *_ = verdict_of(run, Told("cfkd", 0.55, 0.9, 1))
     assert "no collaborating method is best: each diverged or is no better than predicting the largest class" in first
-    assert "cfkd is best of the collaborating methods, with 90.0%" in second
+    assert "cfkd is the best collaborating method, with 90.0%" in second
     assert "fedavg is best" in verdict_of(Told("fedavg", 0.61, 0.7, 1), Told("cfkd", 0.55, 0.9, 1))[0]
 
 
@@ -463,7 +465,7 @@ def test_settings_are_chosen_by_validation_and_never_by_test():
     assert "validation" in lines[0]
     assert "cfkd" in lines[1]  # 0.75 on test beats the chosen 0.7; the 0.9 was not chosen
     (line,) = verdict.verdict(groups([*(Told("fedavg", 0.9, 0.9, 1, lr=lr) for lr in (1, 2)), other]))
-    assert "no winner is named" in line
+    assert "no method is called best" in line
 
 
 def saying(algorithm, predicted, *, one_for_all=True, diverged=None, **options):

@@ -120,16 +120,16 @@ def test_of_what_is_not_read_damage_changes_nothing(name, run, whole):
 def test_damage_of_done_is_told_and_an_empty_one_is_of_an_older_version(run, caplog):
     lines = (run.folder / "done").read_text().splitlines(keepends=True)
     (run.folder / "done").write_text("".join(lines[:-1]))  # weights.pt
-    with pytest.raises(saves.DamagedError, match=r"weights.pt: is damaged: it is not named in done"):
+    with pytest.raises(saves.DamagedError, match=r"weights.pt: is damaged: done does not list it"):
         saves.load(run.folder).weights()
     (run.folder / "done").write_text("".join([*lines, "x"]))
-    with pytest.raises(saves.DamagedError, match="line 8 is not a digest and a file"):
+    with pytest.raises(saves.DamagedError, match="line 8 does not consist of a digest and a file"):
         saves.load(run.folder)
     (run.folder / "done").write_bytes(b"")
-    with pytest.raises(saves.OlderError, match="has no digests: it is of an older version"):
+    with pytest.raises(saves.OlderError, match="has no digests, because an older version wrote it"):
         saves.load(run.folder)
     assert saves.find(run.folder.parent) == []
-    assert "passed over runs of an older version, which have no digests: fedavg-" in caplog.text
+    assert "skipping runs of an older version, which have no digests: fedavg-" in caplog.text
 
 
 @pytest.mark.parametrize("name", [*READ, "checkpoint", "done"])
@@ -143,7 +143,7 @@ def test_the_same_command_makes_a_damaged_run_anew_to_the_same_bits_and_says_so(
     assert (": is damaged" if name == "done" else f"{path.name}: is damaged") in caplog.text
     from_checkpoint = name in ("config.json", "split.npz", "history.npz", "features.npz", "done")
     assert ("resumed after round 3 of 3" in caplog.text) == from_checkpoint
-    assert ("rounds 1 to 3 are played again" in caplog.text) != from_checkpoint
+    assert ("repeating rounds 1 to 3" in caplog.text) != from_checkpoint
     assert_same(whole, again)
     saves.verify(again)
 
@@ -160,7 +160,7 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_it_is_used_and_what
     damaged(last, damage)
     again = played(cut)
     assert (f"{last}: is damaged" in caplog.text) == (damage is not damages.removed)
-    lost = "" if damage is damages.removed else "; round 3 is played again"  # of which nothing is left
+    lost = "" if damage is damages.removed else "; repeating round 3"  # of which nothing is left
     assert f"{cut.folder.name}: resumed after round 2 of 3{lost}\n" in caplog.text
     assert_same(whole, again)
     assert len(saves.checkpoints(cut.folder)) == 1
@@ -171,7 +171,10 @@ def test_where_both_are_damaged_it_begins_anew_and_says_so(cut, whole, caplog):
     for path in saves.checkpoints(cut.folder):
         damaged(path)
     again = played(cut)
-    assert f"{cut.folder.name}: begins anew, no good checkpoint is there; rounds 1 to 3 are played again" in caplog.text
+    assert (
+        f"{cut.folder.name}: starts again from round 1, because it has no good checkpoint; repeating rounds 1 to 3"
+        in caplog.text
+    )
     assert_same(whole, again)
 
 
@@ -179,7 +182,7 @@ def test_where_both_are_damaged_it_begins_anew_and_says_so(cut, whole, caplog):
 def test_a_checkpoint_of_the_last_round_is_good_where_what_was_written_in_it_is(name, cut, whole, caplog):
     damaged(cut.folder / name)
     assert_same(whole, played(cut))
-    assert f"{name}: is damaged: it is not what was written; the checkpoint before it is used" in caplog.text
+    assert f"{name}: is damaged: its content has changed since it was written; using the previous checkpoint" in caplog.text
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(cut):
@@ -254,7 +257,7 @@ def test_a_history_that_no_run_can_have_is_refused(run, whole):
         "a round": (changed("round", 99), "round is 99"),
         "a client": (changed("client", 3), "client is 3"),
         "a text": ({**columns, "loss": np.array(["x"] * len(columns["loss"]))}, "its columns are not all numbers"),
-        "lengths": ({**columns, "loss": np.zeros(2)}, "its columns are not of one length"),
+        "lengths": ({**columns, "loss": np.zeros(2)}, "its columns differ in length"),
         "rows": ({"round": columns["round"]}, "it has no rounds and clients"),
         "rounds": ({name: column[4:] for name, column in columns.items()}, "it has not a row for each of 3 rounds"),
     }.values():
@@ -267,7 +270,7 @@ def test_a_history_that_no_run_can_have_is_refused(run, whole):
 def test_a_config_that_no_run_can_have_is_refused(whole):
     config = whole.config
     assert strange_config(config) is None
-    assert strange_config([]) == "it is no configuration"
+    assert strange_config([]) == "it is not a configuration"
     assert strange_config({**config, "options": []}) == "its options is no dict"
     assert strange_config({**config, "options": {**config["options"], "rounds": "3"}}) == "its rounds is no int"
     assert strange_config({**config, "options": {**config["options"], "rounds": 0}}) == "3 clients in 0 rounds"
@@ -282,13 +285,13 @@ def test_weights_that_no_run_can_have_are_refused(run, whole):
     assert (
         strange_weights({"personal": [row] * 2}, 3)
         == strange_weights({"personal": row}, 3)
-        == "personal is not of 3 clients"
+        == "personal does not have 3 clients"
     )
     for strange in (3, row["w"], [row], {"w": 3}):
-        assert strange_weights({"global": strange}, 3) == "global is not of tensors"
-    assert strange_weights({"personal": [row, row, None]}, 3) == "personal is not of tensors"
+        assert strange_weights({"global": strange}, 3) == "global does not consist of tensors"
+    assert strange_weights({"personal": [row, row, None]}, 3) == "personal does not consist of tensors"
     torch.save({"global": 3}, run.folder / "weights.pt")
-    with pytest.raises(saves.DamagedError, match=r"weights.pt: is damaged: global is not of tensors"):
+    with pytest.raises(saves.DamagedError, match=r"weights.pt: is damaged: global does not consist of tensors"):
         sealed(run.folder).weights()
 
 
@@ -309,7 +312,7 @@ def test_an_archive_that_unpacks_to_more_than_its_arrays_is_refused(run):
     with zipfile.ZipFile(run.folder / "confusion.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (68719476736,)}".ljust(118)
         archive.writestr("test.npy", b"\x93NUMPY\x01\x00v\x00" + header)
-    with pytest.raises(saves.DamagedError, match="confusion.npz: is damaged: test says that it is float64"):
+    with pytest.raises(saves.DamagedError, match="confusion.npz: is damaged: test declares float64"):
         sealed(run.folder).arrays("confusion")
 
 
@@ -341,7 +344,7 @@ def test_nothing_is_compared_with_a_damaged_baseline_and_it_is_said(tmp_path, ca
     assert "cfkd" in said.out
     assert "gain over alone" not in said.out
     (line,) = [line for line in said.err.splitlines() if "history.npz" in line]
-    assert line.endswith("is damaged: it is not what was written; nothing is compared with it")
+    assert line.endswith("is damaged: its content has changed since it was written; skipping the comparison with it")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -350,13 +353,13 @@ def test_status_of_a_finished_run_is_of_what_is_checked(damage, run):
     damaged(run.folder / "history.csv", damage)
     assert status.status(run.folder) == before
     damaged(run.folder / "history.npz")
-    assert status.status(run.folder)["stands"] == "damaged"
+    assert status.status(run.folder)["status"] == "damaged"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_status_of_an_unfinished_run_shows_whole_rows_alone(damage, cut):
     damaged(cut.folder / "history.csv", damage)
-    assert status.status(cut.folder)["stands"] == "stopped"
+    assert status.status(cut.folder)["status"] == "stopped"
 
 
 def test_a_report_does_without_nothing_that_is_damaged(run, tmp_path, capsys):
@@ -437,12 +440,12 @@ def test_a_run_that_may_not_be_read_is_told_as_a_damaged_one_and_stays_as_it_is(
     mode = path.stat().st_mode
     path.chmod(0)
     with as_another():
-        with pytest.raises(saves.UnreadableError, match="may not be read or written; change its permissions") as error:
+        with pytest.raises(saves.UnreadableError, match="cannot be read or written; change the permissions") as error:
             read_all(folder)
         assert isinstance(error.value, saves.DamagedError)
         assert str(path if name != "." else folder) in str(error.value)
         assert saves.find(readable) == []
-        assert f"{folder.name} is passed over: {path if name != '.' else folder}: may not be read" in caplog.text
+        assert f"{folder.name} skipped: {path if name != '.' else folder}: cannot be read" in caplog.text
         with pytest.raises(saves.UnreadableError):
             saves.whole(folder, "it would be made anew") if saves.finished(folder) else saves.load(folder)
     path.chmod(mode)
@@ -480,7 +483,7 @@ def test_a_grid_on_a_file_system_without_locks_ends_in_one_line(no_locks, tmp_pa
     assert command.main(words.split()) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"run.py: {tmp_path}/fedavg-digits-")
-    assert line.endswith(": its file system has no locks; name a folder on another disk, for runs with --export_dir")
+    assert line.endswith(": its file system has no locks; use a folder on another disk (for runs: --export_dir)")
 
 
 def test_where_there_are_no_locks_nobody_is_at_work_and_temporary_files_are_where_they_always_are(
@@ -492,4 +495,4 @@ def test_where_there_are_no_locks_nobody_is_at_work_and_temporary_files_are_wher
         assert scratch.of_process() is None
     with pytest.raises(OSError, match="No locks available") as error:
         exchange.append(whole, tmp_path / "result.xlsx")
-    assert reason_of(error.value).startswith(f"{tmp_path}: its file system has no locks; name a folder on another disk")
+    assert reason_of(error.value).startswith(f"{tmp_path}: its file system has no locks; use a folder on another disk")

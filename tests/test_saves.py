@@ -102,7 +102,7 @@ def test_of_a_client_an_answer_images_or_data_that_are_not_there_a_line_says_so(
     assert line_of(run.model, 0, "global") == f"{folder}: has no answer global; must be one of personal"
     assert line_of(run.predict, 0, torch.zeros(2, 28, 28)) == "images: must be of shape [n, 1, 28, 28], got [2, 28, 28]"
     other = replace(run, config={**run.config, "data": {"digest": "0"}})
-    assert line_of(other.data) == f"--dataset digits: other data are there than those of {folder}"
+    assert line_of(other.data) == f"--dataset digits: the data differ from the data of {folder}"
     file = tmp_path / "mine.npz"
     gone = replace(run, config={**run.config, "options": {**run.options, "dataset": str(file)}})
     assert str(file) in line_of(gone.data)

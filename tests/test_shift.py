@@ -180,9 +180,9 @@ def test_the_test_set_of_writers_is_nobodys_and_stays_as_it_is():
 
 def test_an_example_of_several_owners_is_refused_with_the_split_by_name():
     twice = Split([[0, 1], [1, 2]], [[], []], [[60], [61]])
-    told = "several clients have the same image, and each would change it; must be none, or a split in which an image has "
+    told = "several clients have the same image, and each would change it; must be none, or use a split in which each image "
     assert line_of(shift.check, twice, replace(asked("noise"), partition="reference_blocks")) == (
-        f"--feature_shift noise: with --partition reference_blocks {told}one owner"
+        f"--feature_shift noise: with --partition reference_blocks {told}has one client"
     )
     assert f"with --partition_file my.npz {told}" in line_of(shift.check, twice, asked(partition_file="my.npz"))
     shift.check(twice, Options())

@@ -128,11 +128,14 @@ def test_names_are_shown_with_the_split_and_the_global_test_set_is_told(tmp_path
     assert run.main(["--clients", str(root), *words]) == 0
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in told[1:5]] == ["client", *ORDER]
-    assert told[5] == "no test set is common to all clients: the global one is the union of their own, 9 examples"
+    assert (
+        told[5]
+        == "the data have no common test set: the global test set is the union of the clients' test sets (9 examples)"
+    )
     assert run.main(["--dataset", str(root), "--partition", "iid", *words]) == 0
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in told[1:4]] == ["client", "0", "1"]
-    assert told[4] == "the data come by 3 clients and are dealt anew; --clients keeps them as they come"
+    assert told[4] == "the data have 3 clients, but this split is new; use --clients to keep the clients of the data"
     shared = in_files(tmp_path / "shared")
     np.savez(shared / "test.npz", x_test=IMAGES["annex"][1], y_test=LABELS["annex"][1])
     assert run.main(["--clients", str(shared), *words]) == 0
@@ -259,7 +262,7 @@ def test_flat_images_are_unfolded_where_a_size_says_so(tmp_path):
     assert torch.equal(flat.x, images.x)
     assert torch.equal(flat.mean, images.mean)
     line = line_of(load, str(tmp_path / "flat.npz"), Source(image_size=5))
-    assert line == "--image_size 5: flat holds vectors of 16 features; read only with images, or with vectors of 5x5"
+    assert line == "--image_size 5: flat holds vectors of 16 features; applies only to images, or to vectors of 5x5 features"
 
 
 # --- what is wrong -----------------------------------------------------------------------------------------------------
@@ -329,7 +332,7 @@ WRONG = {
     "a training row of nobody": (of_table(client=["a", "", *"abab"]), "training examples belong to a client without a name"),
     "a class that is tested only": (
         of_table(label=list("abaabc"), part=["train"] * 5 + ["test"]),
-        "test examples are of class c, which the training examples lack",
+        "test examples have the class c, but no training example has it",
     ),
     "a client that is tested only": (
         of_table(client=list("aabbac"), label=list("ababab"), part=["train"] * 4 + ["test"] * 2),
@@ -344,7 +347,7 @@ WRONG = {
     "a client without labels": (of_files(y_train=np.zeros(0, int)), "ward_2.npz: y_train holds 0 labels for 6 images"),
     "a client with other classes": (of_files(classes=np.array(list("abc"))), "the classes of ward_2 and annex differ"),
     "a client without train": (spoiled(no_train), "later/train; add it, each client must have train/CLASS/*.png"),
-    "an empty test": (spoiled(empty_test), "ward_2/test holds no folders; must hold one for each class"),
+    "an empty test": (spoiled(empty_test), "ward_2/test holds no folders; must hold one folder per class"),
     "folders and files": (spoiled(lambda own: np.savez(own / "x.npz", a=1)), "holds both folders and files of clients"),
     "text of users": (of_text, "x of user a holds a str; must be numbers"),
 }
@@ -389,11 +392,11 @@ WRONG_LEAF = {
     ),
     "numbers in two spellings": (
         {"user_data": {"a": SOME, "b": {**SOME, "y": [0.0, 1.0]}}, "num_samples": None},
-        "'0' ({path}, user a) and '0.0' ({path}, user b) look like one class",
+        "'0' ({path}, user a) and '0.0' ({path}, user b) look like two spellings of one class",
     ),
     "truth and numbers": (
         {"user_data": {"a": SOME, "b": {**SOME, "y": [False, True]}}, "num_samples": None},
-        "look like one class spelled in two ways",
+        "look like two spellings of one class",
     ),
 }
 
@@ -515,11 +518,11 @@ FOLDERS = {
     ),
     "clients in two spellings": (
         lambda root: tables_of(root, ("north", "North")),
-        "look like one client spelled in two ways",
+        "look like two spellings of one client",
     ),
     "classes in two spellings": (
         lambda root: [(part / "u").rename(part / "V") for part in pictures_of(root).iterdir()],
-        "'V' ({root}/train/V) and 'v' ({root}/train/v) look like one class",
+        "'V' ({root}/train/V) and 'v' ({root}/train/v) look like two spellings of one class",
     ),
 }
 
@@ -536,7 +539,8 @@ def test_clients_in_two_spellings_are_refused_with_their_lines(tmp_path):
     path = csv(tmp_path / "t.csv", client=["n", "s", "n ", "s", "n", "s"], label=list("uvuvuv"))
     line = line_of(load, str(path), Source(tmp_path))
     assert (
-        f"'n' ({path}, line 2: the column client) and 'n ' ({path}, line 4: the column client) look like one client" in line
+        f"'n' ({path}, line 2: the column client) and 'n ' ({path}, line 4: the column client) look like two spellings of "
+        "one client" in line
     )
 
 

@@ -111,7 +111,7 @@ def test_elements_make_each_run_once_and_the_last_prints_the_table(calls, tmp_pa
     words = [*RUNS.split(), "--export_dir", export, "--slurm", "--array=1-2 --comment 'carry out' '--comment=carry out'"]
     assert command.main(words) == 0
     told = capsys.readouterr().out
-    assert "job 17: 4 of 4 runs to make\n" in told
+    assert "job 17: 4 of 4 runs are left\n" in told
     folder = tmp_path / export / "slurm" / "1"
     assert f"script and logs: {folder}\n" in told
     (given,) = calls()
@@ -122,7 +122,7 @@ def test_elements_make_each_run_once_and_the_last_prints_the_table(calls, tmp_pa
     assert [begun(run.folder) for run in runs] == [1] * 4
     logs = [(folder / f"17_{element}.log").read_text() for element in (1, 2)]
     table = next(log for log in logs if "algorithm" in log)
-    assert all("algorithm" in log or "other processes are at work on" in log for log in logs)
+    assert all("algorithm" in log or "other processes are executing" in log for log in logs)
 
     assert command.main(words) == 0, "all are finished: the table, and no other job"
     rows = [line.split()[:7] for line in table.splitlines() if line.startswith(("fedavg ", "cfkd "))]
@@ -155,13 +155,13 @@ def test_what_is_submitted_once_more_has_a_folder_of_its_own(calls, tmp_path):
         ("--slurm --array=1-2 --lr -1", "--lr -1: must be a number above 0"),
         ("--slurm --array=1-2 --n_clients 5000", "--n_clients 5000"),
         ("--slurm '--array=1-2 --partition=none'", "refused by sbatch (sbatch: error: invalid partition specified: none)"),
-        ("--slurm '--array=1-2 mine.sh'", "mine.sh is no option; must be options of sbatch, as one text in quotes"),
-        ("--slurm 'array=1-2'", "array=1-2 is no option"),
-        ('--slurm "--comment=\'a"', "not to be read (No closing quotation)"),
-        ("--slurm --array=1-2 --force", "--force: each element of --slurm would make every run anew"),
+        ("--slurm '--array=1-2 mine.sh'", "mine.sh is not an option; must be options of sbatch, in one pair of quotes"),
+        ("--slurm 'array=1-2'", "array=1-2 is not an option"),
+        ('--slurm "--comment=\'a"', "cannot be parsed (No closing quotation)"),
+        ("--slurm --array=1-2 --force", "--force: each element of the --slurm job would repeat every run"),
         ("--slurm --quiet 3", "--slurm: takes one value, got 2"),
-        ("--any_node", "--any_node True: read only with --slurm"),
-        ("--slurm --array=1-2 --ray local", "--ray local: read only with no --slurm beside it"),
+        ("--any_node", "--any_node True: applies only with --slurm"),
+        ("--slurm --array=1-2 --ray local", "--ray local: applies only with a command without --slurm"),
     ],
 )
 def test_a_mistake_submits_nothing_and_leaves_nothing(words, told, calls, tmp_path, capsys):
@@ -175,7 +175,7 @@ def test_a_mistake_submits_nothing_and_leaves_nothing(words, told, calls, tmp_pa
 def test_without_sbatch_it_is_said_that_there_is_none(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert command.main(["fedavg", "--export_dir", str(tmp_path / "saves"), "--slurm", "--array=1"]) == 2
-    assert "no sbatch is here" in capsys.readouterr().err
+    assert "the command sbatch does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("spelled", [["--slurm", "--lr=1 -p gpu"], ["--slurm=--lr=1 -p gpu"]])
@@ -209,7 +209,7 @@ def test_an_element_leaves_without_a_table_and_tells_who_prints_it(calls, tmp_pa
     out, err = capsys.readouterr()
     failed = [one for one in others if (one.folder / "failed").exists()]
     assert status == (1 if failed else 0)
-    assert "other processes are at work on 1 of 8 runs; the one that ends last prints the table" in err
+    assert "other processes are executing 1 of 8 runs; the last process to finish prints the table" in err
     assert len(re.findall(r"^run\.py: .*training loss", err, re.MULTILINE)) == len(failed) > 0, "failures are told too"
     assert "algorithm  " not in out
     assert command.main(words) == 1
@@ -221,7 +221,7 @@ def test_elements_of_a_study_wait_for_all_settings_and_leave_results_to_others(c
     (tmp_path / "mine.toml").write_text(TEXT.replace("[0.1, 1.0]", "0.1"))
     words = submitted(["--study", str(tmp_path / "mine.toml"), "--jobs", "1"], tmp_path / "saves")
     told = capsys.readouterr().out
-    assert "8 of 8 runs to make on held-out data, then those with the settings that are chosen" in told
+    assert "8 of 8 runs are left (tuning on held-out data), then the runs with the selected settings" in told
     folder = tmp_path / "saves" / "mine"
     _, how, _ = commandline.parse(words, CLASSES, dict.fromkeys(CLASSES, ""))
     asked = command.study.read(tmp_path / "mine.toml", CLASSES)
@@ -232,7 +232,7 @@ def test_elements_of_a_study_wait_for_all_settings_and_leave_results_to_others(c
     assert len(list(saves.find(folder / "tuning"))) == 8, "with the one that another had for longer than its patience"
     assert len(list(saves.find(folder))) == 5
     out, err = capsys.readouterr()
-    assert "other processes are at work on 1 of 6 runs" in err
+    assert "other processes are executing 1 of 6 runs" in err
     assert command.main(words) == 0
     assert "independent" in capsys.readouterr().out
 
@@ -279,8 +279,8 @@ def test_a_node_of_another_kind_declines_in_a_line(calls, elsewhere, tmp_path, c
     assert command.main(words) == nodes.DECLINED == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        "run.py: this node has torch 9.9, processor aarch64 DEFAULT, the runs were named for "
-        f"torch {named['torch']}, processor {named['processor']}; --any_node accepts it"
+        "run.py: this node has torch 9.9, processor aarch64 DEFAULT, but the runs were submitted for "
+        f"torch {named['torch']}, processor {named['processor']}; add --any_node to accept this node"
     )
     assert not list((tmp_path / "saves").glob("*/config.json"))
 
@@ -335,4 +335,4 @@ def test_runs_that_are_submitted_together_are_named_for_one_kind_of_node(tmp_pat
 def test_a_file_that_names_nothing_is_a_mistake(tmp_path, capsys):
     words = ["fedavg", "--slurm", "--array=1", "--named_by", str(tmp_path / "none.json"), "--export_dir", str(tmp_path)]
     assert command.main(words) == 2
-    assert "names no run of fedavg; must be a file of --slurm" in capsys.readouterr().err
+    assert "has no entry for fedavg; must be a file that --slurm has written" in capsys.readouterr().err

@@ -46,14 +46,14 @@ def test_what_the_system_refuses_is_one_line_that_names_the_file_and_says_what_t
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (MemoryError(), "memory is short"),
+        (MemoryError(), "not enough memory"),
         (
             RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you"),
-            "memory is short",
+            "not enough memory",
         ),
-        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "memory is short"),
-        (in_words_of_its_own(), "memory is short"),
-        (RuntimeError("can't start new thread"), "no more processes or threads may begin"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "not enough memory"),
+        (in_words_of_its_own(), "not enough memory"),
+        (RuntimeError("can't start new thread"), "the limit of processes or threads is reached"),
     ],
 )
 def test_so_is_what_libraries_say_in_errors_of_their_own(error, words):
@@ -105,7 +105,7 @@ def test_wherever_a_disk_gets_full_the_command_ends_and_goes_on_to_the_same_bits
         refusing(patched, errno.ENOSPC, name)
         ended = carried_out(one, False, (), nothing)
     assert isinstance(ended, NoRoomError)
-    assert re.search(r"/\S+: the disk is full; free some space, and the same command goes on$", str(ended))
+    assert re.search(r"/\S+: the disk is full; free some space, then rerun the same command$", str(ended))
     assert not saves.finished(one.folder)
     assert [path.name for path in one.folder.glob(".*")] == [".lock"], "nothing half-written is left"
     assert_same(experiment.run(one), whole)
@@ -122,7 +122,7 @@ def test_a_finished_run_that_cannot_be_read_now_stays_finished(tmp_path, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(untrusted, "text", short)
         failed = carried_out(one, False, (), nothing)
-    assert failed.reason.startswith("memory is short; ")
+    assert failed.reason.startswith("not enough memory; ")
     assert experiment.run(one).done
     assert (one.folder / "run.log").read_text().count(" in /") == 1, "and is not made again"
 
@@ -159,7 +159,7 @@ def test_who_is_told_to_stop_stops_though_the_disk_is_full(tmp_path, monkeypatch
 
     with caplog.at_level(logging.WARNING, "chorus"), pytest.raises(KeyboardInterrupt):
         carried_out(prepared("fedavg", tmp_path, rounds=3), False, (), stop)
-    assert "is not saved: " in caplog.text
+    assert "cannot save round " in caplog.text
 
 
 def test_a_full_disk_behind_the_output_is_told_and_the_runs_are_kept(tmp_path):
@@ -168,7 +168,7 @@ def test_a_full_disk_behind_the_output_is_told_and_the_runs_are_kept(tmp_path):
         done = subprocess.run(
             [sys.executable, "run.py", *words.split()], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
-    assert (done.returncode, done.stderr) == (1, "run.py: the disk is full; free some space, and the same command goes on\n")
+    assert (done.returncode, done.stderr) == (1, "run.py: the disk is full; free some space, then rerun the same command\n")
     assert len(saves.find(tmp_path)) == 1
 
 
@@ -189,7 +189,7 @@ def test_files_that_may_not_be_as_large_are_named(jobs, tmp_path):
     words = f"fedavg --dataset digits --n_clients 2 --model MLP --rounds 1 --seed 0 1 --jobs {jobs} --quiet"
     done = limited(resource.RLIMIT_FSIZE, 100_000, *words.split(), "--export_dir", tmp_path)
     assert done.returncode == 1
-    assert all(": a file may not be as large as this; " in line for line in done.stderr.splitlines()), done.stderr
+    assert all(": the file exceeds the size limit; " in line for line in done.stderr.splitlines()), done.stderr
     assert not saves.find(tmp_path)
     assert not list(tmp_path.glob("*/.[!l]*"))
 

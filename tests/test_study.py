@@ -75,24 +75,32 @@ def test_settings_are_tried_on_held_out_data_with_seeds_of_their_own_by_those_wh
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        ("[fedavg]", "[fedagv]", "[fedagv]: neither an algorithm nor one of problem, settings, execution, seeds, tuning"),
-        ("rounds = 2", "round = 2", "[settings] round: no such flag; did you mean rounds?"),
-        ("rounds = 2", "alpha = 2", "[settings] alpha: must stand below [problem]"),
-        ("n_clients = 3", "lr = 3", "[problem] lr: must stand below [settings]"),
-        ("rounds = 2", "rounds = [2, 3]", "[settings] rounds: has several values; what is tuned stands with each method"),
-        ("mu = 0.01", "mu = [0.01, 1]", "settings tried are fedavg 2, light 4; must be as many for each, or unequal = true"),
-        ("mu = 0.01", "n_clients = 4", "[light] n_clients: is no setting of a method; it is of the problem"),
-        ("mu = 0.01", "nu = 0.01", "[light] nu: fedprox reads no such flag"),
-        ("seed = [50, 51]", "seed = [1, 51]", "[tuning] seed 1: is one of [seeds] too"),
+        ("[fedavg]", "[fedagv]", "[fedagv]: must be an algorithm or one of problem, settings, execution, seeds, tuning"),
+        ("rounds = 2", "round = 2", "[settings] round: not a flag that all methods have; did you mean rounds?"),
+        ("rounds = 2", "alpha = 2", "[settings] alpha: must be in [problem]"),
+        ("n_clients = 3", "lr = 3", "[problem] lr: must be in [settings]"),
+        (
+            "rounds = 2",
+            "rounds = [2, 3]",
+            "[settings] rounds: has several values; put tuned flags into the section of each method",
+        ),
+        (
+            "mu = 0.01",
+            "mu = [0.01, 1]",
+            "numbers of settings are fedavg 2, light 4; must be equal for all methods, or add unequal = true",
+        ),
+        ("mu = 0.01", "n_clients = 4", "[light] n_clients: is part of the problem, which all methods share"),
+        ("mu = 0.01", "nu = 0.01", "[light] nu: not a flag of fedprox"),
+        ("seed = [50, 51]", "seed = [1, 51]", "[tuning] seed 1: is also in [seeds]"),
         ("validation = 0.3", "share = 0.3", "[tuning] share: must be validation, seed or unequal"),
         ("lr = [0.001, 0.02]\n\n[light]", "lr = [0.001, -1]\n\n[light]", "[fedavg] --lr -1: must be a number above 0"),
-        ("[problem]", "alpha = 1\n[problem]", "alpha stands in no section"),
-        ("[problem]", "[problem", "is not to be read as TOML"),
+        ("[problem]", "alpha = 1\n[problem]", "alpha is outside a section"),
+        ("[problem]", "[problem", "cannot be read as TOML"),
         ("rounds = 2", 'rounds = "--export_dir=elsewhere"', "[settings] --rounds --export_dir=elsewhere: must be a whole"),
         ("lr = [0.001, 0.02]", 'lr = [0.001, "--force"]', "[fedavg] --lr --force: must be a number above 0"),
         ("lr = [0.001, 0.02]", "lr = []", "[fedavg] lr: has no value"),
         ("lr = [0.001, 0.02]", "keep_optimizer = 1", "[fedavg] keep_optimizer: is a switch; must be true or false"),
-        ("seed = [50, 51]", 'seed = ["00"]', "[tuning] seed 0: is one of [seeds] too"),
+        ("seed = [50, 51]", 'seed = ["00"]', "[tuning] seed 0: is also in [seeds]"),
         ("seed = [50, 51]", 'seed = "some"', "[tuning] --seed some: must be a whole number"),
         ("validation = 0.3", "validation = 0", "[tuning] validation 0.0: must be one number above 0"),
         ("validation = 0.3", "validation = [0.1, 0.2]", "[tuning] validation 0.1 0.2: must be one number above 0"),
@@ -226,7 +234,7 @@ def test_a_study_is_not_passed_over_by_a_flag_that_runs_nothing(words, tmp_path,
     read(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert command.main([*words, "--study", str(tmp_path / "mine.toml")]) == 2
-    assert "read only with no --save_study and no --show_split beside it" in capsys.readouterr().err
+    assert "applies only with a command without --save_study and --show_split" in capsys.readouterr().err
 
 
 LINES = (

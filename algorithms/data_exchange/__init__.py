@@ -47,8 +47,14 @@ class Training(graph.Options):
 
 @dataclass(frozen=True)
 class Options(Training):
-    share_ratio: float = flag(0.1, Number(float, least=0, most=1), "part of its images that a client sends; 0 is none")
-    aggr_model: str = flag("de", Choice(("de", "ps")), "neighbours mix their models, or a parameter server averages all")
+    share_ratio: float = flag(
+        0.1, Number(float, least=0, most=1), "fraction of its images that a client sends to neighbours; 0 is none"
+    )
+    aggr_model: str = flag(
+        "de",
+        Choice(("de", "ps")),
+        "aggregation: de mixes the models of neighbours, ps averages all models at a parameter server",
+    )
     mixing: str = flag(
         "uniform", Choice(tuple(graph.MIXINGS)), graph.MIXING, Requires("--aggr_model de", graph.decentralised)
     )

@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # runs without a graph need not wait for the import
 
 Edges = Iterable[tuple[int, int]]
 MIXING = (
-    "uniform is the mean over a client and its neighbours; only by metropolis do all models converge to the plain average; "
-    "reference is the authors' code"
+    "mixing weights: uniform is the mean over a client and its neighbours, metropolis converges to the plain average of all "
+    "models, reference is the authors' code"
 )
 
 
@@ -82,25 +82,25 @@ def from_file(n: int, options) -> Edges:
     """Read an edge list: two clients per line, separated by blanks; # starts a comment."""
     prefix = f"--topology_file {options.topology_file}:"
     if options.topology_file is None:
-        raise UserError("--topology file: --topology_file is missing")
+        raise UserError("--topology file: the edge list is missing; add --topology_file PATH")
     try:
         lines = untrusted.text(options.topology_file).splitlines()
     except untrusted.RefusedError as error:
-        raise UserError(f"{prefix} {error.reason}; must be an edge list, two clients a line") from None
+        raise UserError(f"{prefix} {error.reason}; must be an edge list with two clients per line") from None
     edges = []
     for line_number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()
         if not words:
             continue
         if len(words) != 2 or not all(word.isascii() and word.isdecimal() for word in words):
-            raise UserError(f"{prefix} line {line_number} must be two clients, as whole numbers with a blank between them")
+            raise UserError(f"{prefix} line {line_number} must be two whole numbers (clients) separated by a blank")
         i, j = map(int, words)
         if max(i, j) >= n:
             raise UserError(
-                f"{prefix} line {line_number} names client {max(i, j)}; with --n_clients {n} they are 0 to {n - 1}"
+                f"{prefix} line {line_number} names client {max(i, j)}; must be 0 to {n - 1} with --n_clients {n}"
             )
         if i == j:
-            raise UserError(f"{prefix} line {line_number} is an edge from client {i} to itself")
+            raise UserError(f"{prefix} line {line_number} is an edge from client {i} to itself; remove the line")
         edges.append((i, j))
     return edges
 
@@ -120,17 +120,20 @@ TOPOLOGIES: dict[str, Callable[[int, object], Edges]] = {
 class Options(options.Options):
     """Flags of the algorithms with clients on a graph."""
 
-    topology: str = flag("tree", Choice(tuple(TOPOLOGIES)), "who is whose neighbour; file is an edge list")
+    topology: str = flag("tree", Choice(tuple(TOPOLOGIES)), "communication graph of the clients; file reads an edge list")
     edge_probability: float = flag(
         0.2,
         Number(float, least=0, most=1),
-        "of each edge beside those of a random tree; 0 is the tree, 1 all edges",
+        "probability of each edge outside a random spanning tree; 0 is the tree, 1 is the complete graph",
         Requires("--topology random", lambda o: o.topology == "random"),
     )
     topology_file: Path | None = flag(
-        None, Path, "edge list: two clients a line, from 0", Requires("--topology file", lambda o: o.topology == "file")
+        None,
+        Path,
+        "file with an edge list: two client numbers per line, from 0",
+        Requires("--topology file", lambda o: o.topology == "file"),
     )
-    allow_disconnected: bool = flag(False, None, "take a graph of several parts, which never hear of one another")
+    allow_disconnected: bool = flag(False, None, "allow a disconnected graph")
 
 
 def of(n: int, options) -> nx.Graph:
@@ -162,14 +165,14 @@ def check(options, data: Data, n_train: int) -> str:
     summary = f"{options.topology} of {len(graph)} clients with {graph.number_of_edges()} edges"
     if len(parts) > 1 and not options.allow_disconnected:
         raise UserError(
-            f"--topology {options.topology}: the graph has {len(parts)} parts which never hear of one another (client "
-            f"{parts[1][0]} is not reached from client 0); connect them, or add --allow_disconnected"
+            f"--topology {options.topology}: the graph has {len(parts)} separate components (no path from client 0 to "
+            f"client {parts[1][0]}); connect them, or add --allow_disconnected"
         )
     messages = [f"{options.algorithm}: {summary}"]
     if decentralised(options):
         for part in parts:
             gap = spectral_gap(MIXINGS[options.mixing](between(part, graph.edges)))
-            component_text = "" if len(parts) == 1 else f" of the part with client {part[0]} ({len(part)} clients)"
+            component_text = "" if len(parts) == 1 else f" of the component with client {part[0]} ({len(part)} clients)"
             messages.append(f"{options.mixing} mixing, spectral gap{component_text} {gap:.3g}")
     return "; ".join(messages)
 

@@ -46,15 +46,23 @@ class Options(options.Options):
     weight_decay: float = 1e-4
     batch_size: int = 64
     validation: float = 0.1
-    server_model: str = flag("ResNet55", server.NETWORK, "network at the server, behind the clients' stems")
-    epochs_server: int = flag(3, Number(int, least=1), "epochs of the server a round (20 in the authors' script)")
-    temperature: float = flag(3.0, Number(float, above=0), "temperature of both softmaxes; 1 compares them as they are")
-    kd_alpha: float = flag(1.0, Number(float, least=0), "weight of a client's distillation, of the server's cross-entropy")
-    distill_client: str = flag("1", ON_OFF, "clients learn from the server's predictions; 0 is independent learning")
-    distill_server: str = flag("1", ON_OFF, "the server learns from the clients' predictions; 0 is from labels alone")
-    augment_extract: str = flag("1", ON_OFF, "extract one augmented draw a round; 0 is plain images", AUGMENTED)
-    stale: str = flag("keep", KEPT, "whether the server goes on learning from what absent clients sent last", PARTIAL)
-    feature_dtype: str = flag("float32", Choice(tuple(server.DTYPES)), "numbers of the maps, on the wire and at the server")
+    server_model: str = flag(
+        "ResNet55", server.NETWORK, "model of the server, which continues from the clients' feature maps"
+    )
+    epochs_server: int = flag(3, Number(int, least=1), "number of server epochs per round (20 in the authors' script)")
+    temperature: float = flag(3.0, Number(float, above=0), "temperature of both softmaxes in distillation; 1 is none")
+    kd_alpha: float = flag(
+        1.0, Number(float, least=0), "weight of the clients' distillation and of the server's cross-entropy"
+    )
+    distill_client: str = flag("1", ON_OFF, "whether clients distil from the server's logits; 0 is learning alone")
+    distill_server: str = flag("1", ON_OFF, "whether the server distils from the clients' logits; 0 is labels only")
+    augment_extract: str = flag(
+        "1", ON_OFF, "whether clients extract feature maps from augmented images; 0 is from plain images", AUGMENTED
+    )
+    stale: str = flag("keep", KEPT, "whether the server also trains on the last feature maps of absent clients", PARTIAL)
+    feature_dtype: str = flag(
+        "float32", Choice(tuple(server.DTYPES)), "number format of feature maps, in messages and at the server"
+    )
 
 
 def loss(model, batch, context, options):

@@ -60,7 +60,10 @@ def check(options, data: Data, n_train: int) -> str:
     for name in options.model:
         with streams.torch_seeded("tried out"):
             if not isinstance(models.make(name, data.shape, len(data.classes), options.feature_dim), StemNet):
-                raise UserError(f"--model {name}: has no stem whose map could be sent; must be one that has: ResNet8, ...")
+                raise UserError(
+                    f"--model {name}: has no stem, whose feature map fedgkt sends; must be a model with a stem, such as "
+                    "ResNet8"
+                )
     shape = StemNet.map_shape(data.shape)
     with streams.torch_seeded("tried out"):
         try:
@@ -68,8 +71,8 @@ def check(options, data: Data, n_train: int) -> str:
         except UserError:
             size = "x".join(map(str, shape[1:]))
             raise UserError(
-                f"--server_model {options.server_model}: does not fit maps of {shape[0]} channels and {size} pixels, which "
-                f"--model {','.join(options.model)} sends"
+                f"--server_model {options.server_model}: does not fit the feature maps of --model {','.join(options.model)} "
+                f"({shape[0]} channels, {size} pixels)"
             ) from None
     # the stored maps, and the maps of the training set
     copies = 2 if _keeps_stale_features(options.participation, options) else 1
@@ -78,16 +81,15 @@ def check(options, data: Data, n_train: int) -> str:
     free = torch.cuda.mem_get_info(options.device)[0] if on_cuda else psutil.virtual_memory().available
     if needed > free:
         raise UserError(
-            f"--model {','.join(options.model)}: the server would keep {needed / 2**30:.1f} GiB of maps on "
-            f"{options.device}, where {free / 2**30:.1f} GiB are free; --feature_dtype float16 halves it, --reduced too"
+            f"--model {','.join(options.model)}: the server needs {needed / 2**30:.1f} GiB for feature maps, but "
+            f"{options.device} has {free / 2**30:.1f} GiB free; use --feature_dtype float16 (half the size) or a smaller "
+            "--reduced"
         )
-    messages = [f"fedgkt: the server keeps {needed / 2**30:.2f} GiB of maps on {options.device}"]
+    messages = [f"fedgkt: the server keeps {needed / 2**30:.2f} GiB of feature maps on {options.device}"]
     if options.validation:
-        messages.append(
-            f"{options.validation:.0%} of each client's examples are held out to tell when its learning rate falls"
-        )
+        messages.append(f"{options.validation:.0%} of each client's examples are held out to schedule its learning rate")
     if math.isfinite(options.alpha):
-        messages.append("--alpha is the Dirichlet concentration, the weight of the authors' --alpha is --kd_alpha")
+        messages.append("--alpha is the Dirichlet concentration; the authors' --alpha, a weight, is --kd_alpha here")
     return "; ".join(messages)
 
 

@@ -21,7 +21,7 @@ __all__ = ["loss", "start"]
 
 @dataclass(frozen=True)
 class Options(cfkd.Options):
-    as_published: bool = flag(False, None, "as in the CFKD code: a client may be its own teacher, no class is masked")
+    as_published: bool = flag(False, None, "follow the CFKD code: a client may be its own teacher, no class is masked")
 
 
 def communicate(federation, state, options):

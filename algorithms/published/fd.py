@@ -20,21 +20,25 @@ from options import Choice, Number, Requires, flag
 
 @dataclass(frozen=True)
 class Options(fd.Options):
-    fd_variant: str = flag("leave_one_out", Choice(("leave_one_out", "mse_logits")), "Jeong et al., or CFKD's comparison")
+    fd_variant: str = flag(
+        "leave_one_out",
+        Choice(("leave_one_out", "mse_logits")),
+        "variant: of Jeong et al., or of the comparison in the CFKD paper",
+    )
     fd_gamma: float = flag(
         1.0,
         Number(float, least=0),
-        "weight of the distillation beside the cross-entropy; 0 is independent learning",
+        "weight of distillation relative to cross-entropy; 0 is learning alone",
         Requires("--fd_variant leave_one_out", lambda o: o.fd_variant == "leave_one_out"),
     )
     lambda_kd: float = flag(
         10.0,
         Number(float, least=0),
-        "weight of the distance between logits; 0 is independent learning",
+        "weight of the distance between logits; 0 is learning alone",
         Requires("--fd_variant mse_logits", lambda o: o.fd_variant == "mse_logits"),
     )
     as_published: bool = flag(
-        False, None, "as in the CFKD paper: --fd_variant mse_logits", implies={"fd_variant": "mse_logits"}
+        False, None, "follow the CFKD paper: --fd_variant mse_logits", implies={"fd_variant": "mse_logits"}
     )
 
 

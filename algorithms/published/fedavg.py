@@ -25,14 +25,22 @@ from options import Choice, flag
 
 @dataclass(frozen=True)
 class Options(fedavg.Options):
-    init: str = flag("shared", Choice(("shared", "independent")), "start from one model, or each client from its own")
-    keep_optimizer: bool = flag(False, None, "clients keep their optimizer's memory from round to round")
-    aggregate: str = flag("selected", Choice(("selected", "all")), "average the sampled clients' models, or all K models")
-    select: str = flag("per_round", Choice(("per_round", "fixed")), "sample the clients in every round, or once")
+    init: str = flag(
+        "shared",
+        Choice(("shared", "independent")),
+        "initialization: one model for all clients, or a different one per client",
+    )
+    keep_optimizer: bool = flag(False, None, "keep the state of the clients' optimizers between rounds")
+    aggregate: str = flag(
+        "selected", Choice(("selected", "all")), "models to average: of the participating clients, or of all K clients"
+    )
+    select: str = flag(
+        "per_round", Choice(("per_round", "fixed")), "client sampling: in every round, or once for all rounds"
+    )
     as_published: bool = flag(
         False,
         None,
-        'as "Your Data Stays With You!" does it: --aggregate all --select fixed --keep_optimizer, and an unweighted average',
+        'follow "Your Data Stays With You!": --aggregate all --select fixed --keep_optimizer, and an unweighted average',
         implies={"aggregate": "all", "select": "fixed", "keep_optimizer": True, "init": "shared", "bn": "average"},
     )
 

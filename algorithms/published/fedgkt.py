@@ -21,7 +21,7 @@ __all__ = ["loss", "start"]
 
 @dataclass(frozen=True)
 class Options(fedgkt.Options):
-    as_published: bool = flag(False, None, "as in the authors' code: the server's predictions meet other images")
+    as_published: bool = flag(False, None, "follow the authors' code: the server's logits are compared with other images")
 
 
 def communicate(federation, state, options):

@@ -81,7 +81,7 @@ READERS: dict[str, Callable[[Path, Path], object]] = {
     "figures.table": lambda folder, scratch: said_by(table.main, str(folder)),
     "figures.report": lambda folder, scratch: page_of(folder, scratch / "report.html"),
     "figures.status": lambda folder, scratch: {
-        name: status.status(folder)[name] for name in ("stands", "round", "global %")
+        name: status.status(folder)[name] for name in ("status", "round", "global %")
     },
 }
 
@@ -114,7 +114,7 @@ def wrong(undamaged: dict[str, object], damaged: dict[str, object]) -> list[str]
 
 def is_passed_over(reader: str, told) -> bool:
     """Whether a reader takes the run for one that is not finished, and reads nothing of it."""
-    return told == [] if reader == "find" else reader == "figures.status" and told["stands"] != "done"
+    return told == [] if reader == "find" else reader == "figures.status" and told["status"] != "done"
 
 
 # --- all of it ---------------------------------------------------------------------------------------------------------

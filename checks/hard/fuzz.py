@@ -50,7 +50,7 @@ N = 2000
 STAGES = ("parser", "data", "run")
 PATIENCE = 120  # seconds after which an input counts as one that hangs
 AT_ONCE = 50  # inputs of which one that fails ends the rest
-ALLOWED = ("nothing after it would mean anything", "of its fine-tuning; a smaller", "all clients failed")
+ALLOWED = ("later rounds would be meaningless", "of its fine-tuning; a smaller", "all clients failed")
 
 
 @dataclasses.dataclass

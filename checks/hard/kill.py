@@ -145,8 +145,8 @@ def loss(before: dict) -> list[str]:
     """What a command says of each run that it goes on with, and of the rounds that are lost of it."""
     found = []
     for name, (last, saved, _, done) in before.items():
-        again = f"; round {last} is played again" if last == saved + 1 else ""
-        again = f"; rounds {saved + 1} to {last} are played again" if last > saved + 1 else again
+        again = f"; repeating round {last}" if last == saved + 1 else ""
+        again = f"; repeating rounds {saved + 1} to {last}" if last > saved + 1 else again
         if saved and not done:
             found.append(f"{name}: resumed after round {saved} of ")
         if again and not done:

@@ -212,12 +212,12 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a header that says a terabyte": (
         npz(x_train=member(np.zeros(4, np.uint8), shape=(10**12,))),
         "--dataset {tmp}/x.npz",
-        "x_train says that it is uint8 [1000000000000]",
+        "x_train declares uint8 [1000000000000]",
     ),
     "letters that there are not": (
         npz(classes=member(np.full(3, 0x7FFFFFFF, "<u4"), descr="<U1")),
         "--dataset {tmp}/x.npz",
-        "characters that there are not",
+        "invalid characters",
     ),
     "a class of a million letters": (
         npz(classes=member(np.array(["a" * 10**6, "b", "c"]))),
@@ -315,9 +315,9 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a study of a thousand million runs": (
         text("s.toml", "[fedavg]\n" + "".join(f"{f} = {list(range(1, 1001))}\n" for f in ("lr", "rounds", "batch_size"))),
         "--study {tmp}/s.toml",
-        "would be 1,000,000,000 runs; at most 10,000",
+        "1,000,000,000 runs, more than the limit of 10,000 per command",
     ),
-    "a study called by dots": (text("...toml", "[fedavg]\n"), "--study {tmp}/...toml", "called by dots alone"),
+    "a study called by dots": (text("...toml", "[fedavg]\n"), "--study {tmp}/...toml", "has only dots as its name"),
     "a study of many dots": (text("s.toml", "a." * 50_000 + "b = 1"), "--study {tmp}/s.toml", "more than 1000 dots"),
     "a study of 3,000 brackets": (
         text("s.toml", "a = " + "[" * 3000 + "]" * 3000),
@@ -328,7 +328,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a grid of a million million runs": (
         lambda tmp: None,
         " ".join(f"--{f} {' '.join(map(str, range(1, 1001)))}" for f in ("seed", "rounds", "batch_size", "split_seed")),
-        "1,000,000,000,000 runs; at most 10,000",
+        "1,000,000,000,000 runs, more than the limit of 10,000 per command",
     ),
 }
 

@@ -31,9 +31,9 @@ from saves import Run
 from untrusted import escape
 
 TABLES = {  # {title of a table: its groups of columns}; each table fits a screen
-    "What was reached": ("runs", "accuracy", "gain", "difference"),
-    "What the target cost": ("target",),
-    "What it took": ("sent", "cost"),
+    "Accuracy": ("runs", "accuracy", "gain", "difference"),
+    "Cost of the target": ("target",),
+    "Cost": ("sent", "cost"),
 }
 
 
@@ -185,16 +185,19 @@ def provenance(groups: Sequence[Group]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.of_runs("report", __doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="HTML file (default: report.html)")
-    parser.add_argument("--title", help="of the page (default: the data set and the algorithms)")
+    parser.add_argument("--title", help="title of the page (default: the data set and the algorithms)")
     parser.add_argument(
         "--metric",
         metavar="NAME",
         default="global",
-        help=f"the accuracy of which differences and targets are: {METRICS} (default: global)",
+        help=f"metric of differences and targets: {METRICS} (default: global)",
     )
-    parser.add_argument("--baseline", metavar="NAME", help="the row, or its algorithm, to which differences are taken")
+    parser.add_argument("--baseline", metavar="NAME", help="row (or its algorithm) to which the other rows are compared")
     parser.add_argument(
-        "--target", type=table.fraction, metavar="ACCURACY", help="what it cost to reach it, a fraction of 1"
+        "--target",
+        type=table.fraction,
+        metavar="ACCURACY",
+        help="accuracy above 0 and at most 1; adds the cost of reaching it",
     )
     args = parser.parse_args(argv)
     try:

@@ -52,7 +52,7 @@ def charts(groups: Sequence[Group]) -> list[Chart]:
         _chart("curves", "Learning curves", curves, spent, "No run has a learning curve."),
         _chart("price", "What accuracy costs", pareto, price, no_method),
         _chart("clients", "Each client", clients, _clients(groups), no_clients),
-        _chart("split", "Who has what", split, _splits(groups), "No run's folder has its split (split.npz)."),
+        _chart("split", "Split", split, _splits(groups), "No run's folder has its split (split.npz)."),
         _chart("confusion", "Confusion matrices", confusion, _confusion(groups), no_matrices),
         _representations(groups),
     ]
@@ -99,7 +99,10 @@ def _chart(id: str, title: str, picture: ModuleType, choices_and_panels: Shown, 
                 chart.choices.setdefault(choice, {})[str(value)] = words
     for first, names in lacking.items():
         if names:
-            chart.words += f" Not against {first}, not in the histories or never alike in all seeds: {', '.join(names)}."
+            chart.words += (
+                f" Not shown against {first}, because the histories do not count it or the seeds have no common range: "
+                f"{', '.join(names)}."
+            )
     return chart
 
 

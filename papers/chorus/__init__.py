@@ -4,9 +4,9 @@ from papers.tables import Cell, Results, Table, paragraphs
 
 TITLE = "Comparisons of our own"
 ABOUT = paragraphs(
-    """Several algorithms side by side on one problem, for what they show and not for a published number. Accuracy (%):
+    """Several algorithms on one problem, without a published counterpart. Accuracy (%):
     *global* is the whole test set, *personal* the client's own distribution, *worst* the client with the lowest; means
-    over clients, then over seeds; kB are all bytes of a client and round."""
+    over clients, then over seeds; kB are all bytes per client and round."""
 )
 COLUMNS = {"global": "global", "personal": "personal", "worst": "worst", "kB": "kB"}
 # alone, fedavg uses its own defaults; in a command with other methods it uses the shared defaults
@@ -21,7 +21,7 @@ def rows(names: tuple[str, ...], shared: str) -> dict[str, dict[str, Cell]]:
 
 FIVE = Table(
     "five_seeds",
-    "The comparison of `make run` over five seeds, each with a split of its own",
+    "The comparison of `make run` over five seeds, each with its own split",
     "Embedded digits, 5 clients, lda 0.5.",
     rows(
         ("cfkd", "fd", "fedavg", "independent", "centralized"),
@@ -31,7 +31,7 @@ FIVE = Table(
 )
 WRITERS = Table(
     "writers",
-    "MNIST by the hand that wrote it",
+    "MNIST by writer",
     "50 clients of 10 or 11 people each; the test set is by other people. One seed.",
     rows(
         ("fedavg", "independent"),
@@ -47,10 +47,10 @@ def words(results: Results) -> str:
     ahead = results.of(FIVE.rows["cfkd"]["personal"]) - results.of(FIVE.rows["fedavg"]["personal"])
     times = results.mean(FIVE, "fedavg", "kB") / results.mean(FIVE, "cfkd", "kB")
     return paragraphs(
-        f"""On the clients' own distributions cfkd is ahead of fedavg in {int((ahead > 0).sum())} of {len(ahead)} seeds,
-        by {ahead.mean():.1f} points on average, with {times:.0f} times fewer bytes. On the global test set it is
-        {results.mean(FIVE, "fedavg", "global") - results.mean(FIVE, "cfkd", "global"):.0f} points behind: its clients
-        know their own classes. fd is
+        f"""On the clients' own distributions, cfkd is ahead of fedavg in {int((ahead > 0).sum())} of {len(ahead)} seeds, by
+        {ahead.mean():.1f} points on average, with {times:.0f} times fewer bytes. On the global test set, cfkd is
+        {results.mean(FIVE, "fedavg", "global") - results.mean(FIVE, "cfkd", "global"):.0f} points behind fedavg.""",
+        f"""The clients of cfkd know their own classes. On the clients' own distributions, fd is
         {results.mean(FIVE, "fd", "personal") - results.mean(FIVE, "independent", "personal"):+.1f} points from
-        independent learning."""
+        independent learning.""",
     )

@@ -9,7 +9,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do tables="$tables $1"; shift; done
 [ "$1" != -- ] || shift
 for table in ${tables:-five_seeds writers}; do
 case "$table" in
-five_seeds)  # The comparison of `make run` over five seeds, each with a split of its own
+five_seeds)  # The comparison of `make run` over five seeds, each with its own split
     (
     set -- --dataset digits --n_clients 5 --partition lda --alpha 0.5 --lr 3e-3 --rounds 60 --track_history 60 --threads 1 --seed 0 1 2 3 4 --split_seed seed "$@"
     python run.py cfkd "$@"
@@ -18,7 +18,7 @@ five_seeds)  # The comparison of `make run` over five seeds, each with a split o
     python run.py independent "$@"
     python run.py centralized "$@"
     ) ;;
-writers)  # MNIST by the hand that wrote it
+writers)  # MNIST by writer
     (
     set -- --dataset MNIST --model CNN_scratch --partition writers --n_clients 50 --lr 1e-3 --rounds 20 --track_history 5 --threads 1 "$@"
     python run.py fedavg --epoch_per_round 1 --batch_size 32 --optimizer adam "$@"

@@ -9,7 +9,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do tables="$tables $1"; shift; done
 [ "$1" != -- ] || shift
 for table in ${tables:-mnist}; do
 case "$table" in
-mnist)  # The claim, and the learning rate that it takes
+mnist)  # The claim, and the learning rate that reaches it
     (
     set -- --dataset MNIST --model CNN_scratch --n_clients 8 --participation 0.5 --rounds 5 --epoch_per_round 5 --batch_size 100 --optimizer adam --threads 1 "$@"
     python run.py fedavg --lr 5e-5 --as_published "$@"

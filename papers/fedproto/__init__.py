@@ -5,13 +5,14 @@ from papers.tables import Cell, Results, Table, paragraphs
 TITLE = "FedProto (Tan et al. 2022)"
 ABOUT = paragraphs(
     """*FedProto: Federated Prototype Learning across Heterogeneous Clients* (AAAI 2022) lets clients with few classes each
-    learn from the mean features of all. It finds that on the clients' own test images this is better than learning alone
-    and than averaging weights, in few rounds and with far fewer bytes. Its numbers are not printed here: they
-    could not be read again. What was run is its MNIST experiment as its code has it: 20 clients, a network of 21,840
+    learn from the mean features of all. The paper finds that on the clients' own test images FedProto is better than
+    learning alone and than averaging weights, in few rounds and with far fewer bytes. The published numbers are missing
+    here, because we could not read the paper again. We ran its MNIST experiment with the settings of its code: 20
+    clients, a network of 21,840
     weights, batches of 4, SGD 0.01 with momentum 0.5, one local epoch, weight 1.""",
-    """Differences: every client has just three classes (theirs three plus or minus two), about 300 images in all (theirs
-    100 a class), and is tested on all test images that it was dealt (theirs 15 a class); 30 rounds in place of 100.
-    Personal accuracy (%), mean over clients, then over seeds, each with its own split; kB are all bytes of a client and
+    """Differences: every client has three classes (theirs three plus or minus two), about 300 images in total (theirs 100
+    per class), and all its test images (theirs 15 per class); 30 rounds instead of 100.
+    Personal accuracy (%), mean over clients, then over seeds, each with its own split; kB are all bytes per client and
     round.""",
 )
 COLUMNS = {"personal": "personal", "worst client": "worst", "kB": "kB"}
@@ -45,14 +46,14 @@ def words(results: Results) -> str:
     def at(name: str, column: str) -> float:
         return results.mean(MNIST, name, column)
 
-    def ahead(other: str, column: str) -> str:
-        difference = results.of(MNIST.rows["fedproto"][column]) - results.of(MNIST.rows[other][column])
-        return (
-            f"{difference.mean():+.2f} points of {other} (ahead in {int((difference > 0).sum())} of {len(difference)} seeds)"
-        )
+    def ahead(other: str) -> str:
+        difference = results.of(MNIST.rows["fedproto"]["personal"]) - results.of(MNIST.rows[other]["personal"])
+        side = "above" if difference.mean() > 0 else "below"
+        n_ahead = f"ahead in {int((difference > 0).sum())} of {len(difference)} seeds"
+        return f"{abs(difference.mean()):.2f} points {side} {other} ({n_ahead})"
 
     return paragraphs(
-        f"""On the clients' own distributions fedproto is {ahead("independent", "personal")} and
-        {ahead("fedavg", "personal")}. A client and round cost {at("fedproto", "kB"):.1f} kB,
-        {at("fedavg", "kB") / at("fedproto", "kB"):.0f} times less than averaging weights."""
+        f"""On the clients' own distributions, fedproto is {ahead("independent")} and {ahead("fedavg")}. It transfers
+        {at("fedproto", "kB"):.1f} kB per client and round, {at("fedavg", "kB") / at("fedproto", "kB"):.0f} times less than
+        averaging weights."""
     )

@@ -192,32 +192,32 @@ def test_a_file_that_is_no_graph_of_these_clients_is_one_line(edge_list, text, w
 
 @pytest.mark.parametrize("text", ["0 1\n2\n1 2\n", "0,1\n1,2\n"])
 def test_a_line_that_is_no_edge_is_not_passed_over(edge_list, text):
-    assert "must be two clients, as whole numbers" in line_of(
+    assert "must be two whole numbers (clients)" in line_of(
         graph.check, asked(3, allow_disconnected=True, **edge_list(text)), None, 0
     )
 
 
 def test_a_file_that_is_not_there_not_text_or_not_named_is_one_line(tmp_path):
-    assert "--topology_file is missing" in line_of(graph.check, asked(topology="file"), None, 0)
+    assert "the edge list is missing" in line_of(graph.check, asked(topology="file"), None, 0)
     for path in (tmp_path / "none.txt", tmp_path):
         line = line_of(graph.check, asked(topology="file", topology_file=path), None, 0)
         assert "cannot be read" in line
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00 1\n")
     line = line_of(graph.check, asked(topology="file", topology_file=tmp_path / "bytes"), None, 0)
-    assert "is not to be read as text" in line
+    assert "cannot be read as text" in line
 
 
 def test_a_graph_of_several_parts_is_refused_unless_allowed_and_told_part_by_part(edge_list):
     flags = edge_list("0 3\n1 4\n4 2\n")
     line = line_of(graph.check, asked(6, **flags), None, 0)
-    assert line.startswith("--topology file: the graph has 3 parts")
-    assert "client 1 is not reached from client 0" in line
+    assert line.startswith("--topology file: the graph has 3 separate components")
+    assert "no path from client 0 to client 1" in line
     assert "--allow_disconnected" in line
     allowed = asked(6, allow_disconnected=True, **flags)
     said = graph.check(allowed, None, 0)
     assert said.startswith("data_exchange: file of 6 clients with 3 edges; ")
     for words in ("client 0 (2 clients) 1", "client 1 (3 clients) 0.5", "client 5 (1 clients) 1"):
-        assert f"spectral gap of the part with {words}" in said  # the path of three: 1 - 1/2
+        assert f"spectral gap of the component with {words}" in said  # the path of three: 1 - 1/2
     told = graph.metrics(graph.of(6, allowed), allowed)
     assert told["component"] == {0: 0.0, 3: 0.0, 1: 1.0, 2: 1.0, 4: 1.0, 5: 5.0}
     assert told["spectral_gap"] == pytest.approx(0, abs=1e-12)
@@ -241,7 +241,7 @@ def test_the_gap_of_a_part_is_that_of_its_clients_in_order(edge_list):
     in_order.add_nodes_from(range(4))
     in_order.add_edges_from([(0, 1), (1, 2), (1, 3), (2, 3)])
     gap = graph.spectral_gap(graph.reference(in_order))
-    assert f"the part with client 5 (4 clients) {gap:.3g}" in said
+    assert f"the component with client 5 (4 clients) {gap:.3g}" in said
 
 
 def test_parts_mix_among_themselves_alone(edge_list):
@@ -836,9 +836,9 @@ def test_the_defaults_are_the_authors(name):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--topology_file edges", "--topology_file edges: read only with --topology file"),
-        ("--topology star --topology_file edges", "--topology_file edges: read only with --topology file"),
-        ("--edge_probability 0.5", "--edge_probability 0.5: read only with --topology random"),
+        ("--topology_file edges", "--topology_file edges: applies only with --topology file"),
+        ("--topology star --topology_file edges", "--topology_file edges: applies only with --topology file"),
+        ("--edge_probability 0.5", "--edge_probability 0.5: applies only with --topology random"),
         ("--topology random --edge_probability 1.1", "--edge_probability 1.1: must be"),
         ("--topology cube", "--topology cube: must be one of tree, ring, star, full, grid, random, file"),
     ],
@@ -850,9 +850,9 @@ def test_a_flag_of_another_graph_is_one_line(name, flags, words):
 def test_mixing_is_for_neighbours_alone_and_the_exchange_for_data_exchange_alone():
     for mixing in graph.MIXINGS:
         line = line_of(parse, f"data_exchange --aggr_model ps --mixing {mixing}")
-        assert line.startswith(f"--mixing {mixing}: read only with --aggr_model de")
+        assert line.startswith(f"--mixing {mixing}: applies only with --aggr_model de")
     for flag in ("share_ratio 0.5", "aggr_model de", "mixing uniform"):
-        assert line_of(parse, f"dpsgd --{flag}").startswith(f"--{flag.split()[0]}: no algorithm named here")
+        assert line_of(parse, f"dpsgd --{flag}").startswith(f"--{flag.split()[0]}: not a flag of these methods")
     assert not {"share_ratio", "aggr_model", "mixing"} & flags_of(CLASSES["dpsgd"]).keys()
     for ratio in ("-0.1", "1.1"):
         assert line_of(parse, f"data_exchange --share_ratio {ratio}").startswith(f"--share_ratio {ratio}: must be")

@@ -317,7 +317,7 @@ def test_where_the_head_alone_is_trained_local_normalisation_is_nobodys_own():
 def test_parts_that_share_nothing_are_one_line(name, trained, averaged, tmp_path):
     asked = CLASSES[name](algorithm=name, local_upt_part=trained, aggr_part=averaged, image_size=8, reduced=0.1)
     line = line_of(experiment.prepare, asked, Launch(export_dir=tmp_path))
-    assert line.startswith(f"--aggr_part {averaged}: nothing of it is trained with --local_upt_part {trained}")
+    assert line.startswith(f"--aggr_part {averaged}: clients do not train this part with --local_upt_part {trained}")
     assert f"must be full or {trained}" in line
 
 
@@ -341,7 +341,7 @@ def test_the_help_says_which_parts_there_are(name, capsys):
 
 @pytest.mark.parametrize("name", ["fedper", "lg_fedavg"])
 def test_a_setting_has_no_flag_for_what_it_sets(name):
-    assert "--local_upt_part: no algorithm named here" in line_of(parse, f"{name} --local_upt_part body")
+    assert "--local_upt_part: not a flag of these methods" in line_of(parse, f"{name} --local_upt_part body")
     assert not {"local_upt_part", "aggr_part"} & flags_of(CLASSES[name]).keys()
 
 
@@ -359,7 +359,7 @@ def test_epochs_are_rounds_to_those_whose_reference_says_so_and_to_nobody_else()
         if issubclass(CLASSES[name], fedbabu.Training | data_exchange.Training):
             assert parse(f"{name} --epochs 3")[0].rounds == 3
         else:
-            assert line_of(parse, f"{name} --epochs 3").startswith("--epochs: no algorithm named here")
+            assert line_of(parse, f"{name} --epochs 3").startswith("--epochs: not a flag of these methods")
             assert line_of(parse, f"{name} --model mobile").startswith("--model mobile: must be one of")
 
 

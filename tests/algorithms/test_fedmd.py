@@ -86,7 +86,7 @@ def test_labels_that_are_not_there_are_not_learnt_from():
     others = datasets.with_public(tiny_data(), tiny_data(n_classes=4))
     assert set(others.y[list(others.public)].tolist()) == {-1}
     line = line_of(fedmd.check, options_for("fedmd", public_dataset="FMNIST"), others, 60)
-    assert line.startswith("--public_dataset FMNIST: has other classes than tiny")
+    assert line.startswith("--public_dataset FMNIST: its classes differ from those of tiny")
     assert line.endswith("add --pretrain_epochs 0")
     assert fedmd.check(options_for("fedmd", **LONE), others, 60) == ""
     assert fedmd.check(options_for("fedmd"), with_public(tiny_data()), 60) == ""

@@ -377,7 +377,7 @@ def test_the_history_has_the_accuracies_of_every_head(flags, answer, tmp_path, m
 def test_a_model_without_auxiliary_heads_is_refused_and_one_that_does_not_fit(tmp_path):
     for model in (("LeNet5",), ("CNN4", "LeNet5")):
         line = line_of(partial(prepared, tmp_path, model=model))
-        assert line == "--model LeNet5: has no auxiliary heads, which mhmd learns with; must be one of CNN4, MobileNet"
+        assert line == "--model LeNet5: has no auxiliary heads, which mhmd requires; must be one of CNN4, MobileNet"
     line = line_of(partial(prepared, tmp_path, model=("MobileNet",)))
     assert line == "--model MobileNet: does not fit images of 1 channels and 8x8 pixels"
 

@@ -688,7 +688,7 @@ def test_the_defaults_are_those_of_the_paper_or_of_the_authors(name):
     assert {flag: getattr(options, flag) for flag in DEFAULTS[name]} == DEFAULTS[name]
 
 
-PLAIN = "--variate 2 of scaffold needs plain SGD"
+PLAIN = "scaffold with --variate 2 requires plain SGD"
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_on_one_split_a_client_is_the_mean_over_its_seeds(runs):
     assert words(axes) == ["client 0", "client 1", "client 2"] * 2
     assert ticks(axes) == ["fedavg (n = 2)\n2 of 3 harmed", "independent (n = 2)"]
     texts = [text.get_text() for text in clients.draw(runs).legends[0].get_texts()]
-    assert texts == ["client", "harmed: worse than itself alone, by more than chance", "mean over clients"]
+    assert texts == ["client", "harmed: significantly worse than the same client alone", "mean over clients"]
 
 
 def test_clients_have_their_names(runs):
@@ -76,7 +76,7 @@ def test_a_bar_is_a_deviation_over_seeds_and_the_pointer_is_told_who_it_is(runs)
     assert list(fine.across) == pytest.approx([half])
     assert list(harmed.across) == pytest.approx([half / 2, half])
     (told,) = fine.hover
-    assert told == "fedavg (n = 2)\nclient 0 (12 training examples)\n50.0 % ± 14.1\n+10.0 points to itself alone"
+    assert told == "fedavg (n = 2)\nclient 0 (12 training examples)\n50.0 % ± 14.1\n+10.0 points over learning alone"
     (axes,) = clients.draw(runs).axes
     (bar,) = next(one for one in axes.containers if one.has_xerr).lines[2]
     assert bar.get_segments()[0][:, 0] == pytest.approx([50 - half, 50 + half])
@@ -134,4 +134,4 @@ def test_the_command(runs, tmp_path, capsys):
     clients.main([str(tmp_path), "-o", str(tmp_path / "clients.pdf")])
     assert (tmp_path / "clients.pdf").read_bytes().startswith(b"%PDF")
     of(tmp_path, "fd", 0, (0.1,), alpha=9)
-    assert refused(capsys, clients.main, tmp_path).startswith("different splits are not compared: --alpha")
+    assert refused(capsys, clients.main, tmp_path).startswith("different splits cannot be compared: --alpha")

@@ -77,7 +77,7 @@ def test_the_command_and_its_mistakes(tmp_path, capsys):
         told = refused(capsys, confusion.main, run.folder, "--client", client)
         assert told == f"--client {client}: the clients of {run.folder} are 0 to 1"
     older = saved(tmp_path / "saves", "fd")
-    told = f"{older.folder}: has no confusion.npz, which every run writes"
+    told = f"{older.folder}: confusion.npz, which every run writes, is missing"
     assert refused(capsys, confusion.main, tmp_path / "saves") == told
     kept(saved(tmp_path / "saves", "fd", alpha=9), [ONE])
-    assert refused(capsys, confusion.main, tmp_path / "saves").startswith("different splits are not compared: --alpha")
+    assert refused(capsys, confusion.main, tmp_path / "saves").startswith("different splits cannot be compared: --alpha")

@@ -233,11 +233,11 @@ def refused(capsys, command, *words):
 
 def test_mistakes_are_a_line(tmp_path, capsys):
     run, other = saved(tmp_path), saved(tmp_path, "fd", alpha=9)
-    assert refused(capsys, curves.main, tmp_path).startswith("different splits are not compared: --alpha is ")
-    assert line_of(curves.draw, [run, other]).startswith("different splits are not compared: --alpha is 0.5 in ")
+    assert refused(capsys, curves.main, tmp_path).startswith("different splits cannot be compared: --alpha is ")
+    assert line_of(curves.draw, [run, other]).startswith("different splits cannot be compared: --alpha is 0.5 in ")
     assert "there are global, personal, worst" in refused(capsys, curves.main, run.folder, "--metric", "globl")
     told = refused(capsys, curves.main, run.folder, "--against", "flops")
-    assert told == f"--against flops: the history of {run.folder}, or of another seed of it, does not count them"
+    assert told == f"--against flops: the history of {run.folder}, or of another seed, does not count this quantity"
     assert "invalid choice: 'parameters'" in refused(capsys, curves.main, run.folder, "--against", "parameters")
     assert "not supported" in refused(capsys, curves.main, run.folder, "-o", tmp_path / "a.txt")
     assert "No such file" in refused(capsys, curves.main, run.folder, "-o", tmp_path / "none" / "a.png")

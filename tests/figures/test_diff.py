@@ -23,7 +23,7 @@ def test_a_run_with_other_seconds_and_nothing_else_is_the_same_bits(tmp_path, ca
     out = compared(capsys, one, other)
     assert "the same options\n" in out
     assert "the same data, code and environment\n" in out
-    assert out.splitlines()[-1] == "histories: the same bits (all but the seconds); weights are not saved of both"
+    assert out.splitlines()[-1] == "histories: bit-identical (except seconds); not both runs have saved weights"
     row = next(line.split() for line in out.splitlines() if line.startswith("seconds"))
     assert row == ["seconds", "3.0", "13.0", "+10.0"]
 
@@ -35,7 +35,7 @@ def test_weights_are_compared_where_both_are_saved(tmp_path, capsys):
     for run in (one, copy):
         keeping(run, "weights.pt", {"global": {"w": torch.arange(3.0)}})
     out = compared(capsys, one, copy)
-    assert out.endswith("histories and weights after the last round: the same bits (all but the seconds)\n")
+    assert out.endswith("histories and weights after the last round: bit-identical (except seconds)\n")
     keeping(copy, "weights.pt", {"global": {"w": torch.arange(3.0) + 1}})
     assert "the weights after the last round differ" in compared(capsys, one, copy)
 
@@ -43,10 +43,10 @@ def test_weights_are_compared_where_both_are_saved(tmp_path, capsys):
 def test_the_first_round_that_differs_is_named_with_its_columns(tmp_path, capsys):
     one = saved(tmp_path, curve=(0.2, 0.6, 0.4, 0.8), clients={4: [0.8]})
     other = saved(tmp_path, curve=(0.2, 0.6, 0.4, 0.7), clients={4: [0.8]}, columns={"steps": [0, 7, 7, 8, 7]})
-    assert compared(capsys, one, other).splitlines()[-1] == "the histories differ from round 3 on, there in steps"
+    assert compared(capsys, one, other).splitlines()[-1] == "the histories differ from round 3 on, in steps"
     fewer = saved(tmp_path, clients={3: [0.4], 4: [0.8]})
     last = compared(capsys, one, fewer).splitlines()[-1]
-    assert last == "the histories differ from round 3 on, where they have rows of other clients"
+    assert last == "the histories differ from round 3 on, where they have rows of different clients"
 
 
 def test_accuracies_are_those_after_the_last_round_and_costs_those_of_all_rounds(tmp_path, capsys):
@@ -74,7 +74,7 @@ def test_runs_of_other_lengths_are_not_compared_round_by_round_and_columns_of_on
     assert out.endswith("not compared round by round: A has 4 rounds, B 2\n")
     counted = saved(tmp_path, columns={"flops": np.ones(5)})
     out = compared(capsys, saved(tmp_path), counted)
-    assert "only B has the columns flops\ncolumns of the history that both have: the same bits" in out
+    assert "only B has the columns flops\ncommon columns of the histories: the same bits" in out
 
 
 def test_what_is_no_run_is_refused_in_a_line(tmp_path, capsys):

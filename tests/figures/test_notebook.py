@@ -44,7 +44,7 @@ def test_every_cell_runs_and_shows_its_figure_or_says_why_there_is_none(finished
     assert all(len(shown[source]) == 1 for source in pictures), "once"
     table, *_, representations, frame, costs, said = shown.values()
     assert "| fedavg" in table[0].data["text/markdown"]
-    assert "kept no features; --track_features N" in representations[0].text
+    assert "has no features; rerun it with --track_features N" in representations[0].text
     assert len(shown) == len(pictures) + 5
     texts = [outputs[0].data["text/html"] for outputs in (frame, costs, said)]
     assert [text.count("<tr") - 1 for text in texts] == [6, 3, 10], "runs, rounds, images"

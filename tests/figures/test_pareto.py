@@ -116,4 +116,4 @@ def test_the_command(runs, tmp_path, capsys):
     pareto.main([str(tmp_path), "--metric", "worst", "-o", str(tmp_path / "pareto.png")])
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
     saved(tmp_path, "fd", alpha=9)
-    assert refused(capsys, pareto.main, tmp_path).startswith("different splits are not compared: --alpha")
+    assert refused(capsys, pareto.main, tmp_path).startswith("different splits cannot be compared: --alpha")

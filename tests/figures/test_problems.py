@@ -79,7 +79,7 @@ def test_ranks_are_means_over_problems_and_a_test_takes_six(runs):
     # 0.1: fedavg, fd, cfkd; inf: cfkd, fedavg, fd
     assert [rows[name]["average rank"].value for name in ("fedavg", "fd", "cfkd")] == [1.5, 2.5, 2.0]
     assert rows["independent"]["average rank"].value is None
-    assert any(note.startswith("no test over problems: 2 are too few") for note in result.notes)
+    assert any(note.startswith("no significance test: 2 problems are too few") for note in result.notes)
 
 
 def test_from_six_problems_on_there_is_a_test(tmp_path):
@@ -187,7 +187,7 @@ def test_a_picture_of_several_problems_says_how_to_take_one(runs, tmp_path, caps
 def test_columns_that_are_not_there_are_a_line(runs, capsys):
     with pytest.raises(SystemExit):
         table.main([*(str(run.folder) for run in runs), "--columns", "nothing"])
-    assert "--columns nothing: no such column; there are the groups options, runs, accuracy, " in capsys.readouterr().err
+    assert "--columns nothing: no such column; must be all, a group (options, runs, accuracy, " in capsys.readouterr().err
 
 
 def test_the_folders_of_a_grid_read_as_they_are(runs):

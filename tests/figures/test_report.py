@@ -207,13 +207,10 @@ def rows_of_clients(spec):
 
 def test_clients_have_their_own_accuracies_on_each_split(page):
     (spec,) = page.specs["clients"].values()
+    gain = "+0.0 points over learning alone"
     assert rows_of_clients(spec)["fd"] == {
-        "<b>fd (n = 2)</b><br>client 0 (8 training examples)<br>50.0 % ± 0.0<br>+0.0 points to itself alone": pytest.approx(
-            50
-        ),
-        "<b>fd (n = 2)</b><br>client 1 (8 training examples)<br>75.0 % ± 7.1<br>+0.0 points to itself alone": pytest.approx(
-            75
-        ),
+        f"<b>fd (n = 2)</b><br>client 0 (8 training examples)<br>50.0 % ± 0.0<br>{gain}": pytest.approx(50),
+        f"<b>fd (n = 2)</b><br>client 1 (8 training examples)<br>75.0 % ± 7.1<br>{gain}": pytest.approx(75),
     }
     bars = [value for one in spec["data"] for value in one.get("error_x", {}).get("array", ())]
     assert bars[:2] == [0, pytest.approx(10 / np.sqrt(2))]
@@ -233,10 +230,10 @@ def test_a_client_that_is_harmed_is_a_cross(tmp_path):
         one for one in spec["data"] if one.get("marker", {}).get("symbol") == "x" and isinstance(one.get("hovertext"), list)
     ]
     assert [words for one in crosses for words in one["hovertext"]] == [
-        "<b>fd (n = 1)</b><br>client 1<br>60.0 %<br>-10.0 points to itself alone"
+        "<b>fd (n = 1)</b><br>client 1<br>60.0 %<br>-10.0 points over learning alone"
     ]
     assert spec["layout"]["yaxis"]["ticktext"] == ["fd (n = 1)<br>1 of 2 harmed", "independent (n = 1)"]
-    assert trace(spec, "harmed: worse than itself alone, by more<br>than chance")["x"] == [None], "in the legend alone"
+    assert trace(spec, "harmed: significantly worse than the<br>same client alone")["x"] == [None], "in the legend alone"
 
 
 def test_the_split_is_its_table_and_confusion_is_counted_over_models_and_seeds(page):
@@ -306,7 +303,10 @@ def test_what_the_runs_lack_is_left_out_with_a_sentence(tmp_path):
     assert "There is no method to compare, only independent and centralized." in words
     assert "No run's folder has its split (split.npz)." in words
     assert "No run's folder has confusion matrices (confusion.npz)." in words
-    assert "Not against FLOPs, not in the histories or never alike in all seeds: independent (n = 1)." in words
+    assert (
+        "Not shown against FLOPs, because the histories do not count it or the seeds have no common range: independent (n = "
+        "1)." in words
+    )
 
 
 def test_clients_of_different_splits_are_not_averaged(tmp_path):
@@ -384,10 +384,10 @@ def test_refusals_are_a_line_each(tmp_path, capsys):
         return line.partition("error: ")[2]
 
     here = ("-o", tmp_path / "report.html")
-    assert refused(run.folder, other.folder, *here).startswith("different splits are not compared: the split's digest at ")
+    assert refused(run.folder, other.folder, *here).startswith("different splits cannot be compared: the split's digest at ")
     assert refused(tmp_path / "x", *here) == f"{tmp_path / 'x'}: no such folder"
-    assert refused(run.folder, "--baseline", "fd", *here) == "--baseline fd: no row of that name; fedavg"
-    assert refused(run.folder, "--target", "90", *here) == "argument --target: 90 is no fraction of 1, such as 0.9"
+    assert refused(run.folder, "--baseline", "fd", *here) == "--baseline fd: no row with this name; must be one of: fedavg"
+    assert refused(run.folder, "--target", "90", *here) == "argument --target: 90 must be above 0 and at most 1, such as 0.9"
     assert "No such file or directory" in refused(run.folder, "-o", tmp_path / "no" / "report.html")
     assert not (tmp_path / "report.html").exists()
 

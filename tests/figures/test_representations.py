@@ -124,7 +124,7 @@ def test_more_clients_than_markers_share_them_and_a_class_has_a_colour_however_m
 
 def test_less_than_a_plane_is_refused_in_a_line(tmp_path):
     line = line_of(representations.draw, [kept(saved(tmp_path), n=1, n_clients=1)])
-    assert line.endswith("a plane takes two examples of two features at least")
+    assert line.endswith("requires at least two examples with at least two features")
 
 
 def test_the_command_and_its_mistakes(tmp_path, capsys):
@@ -133,15 +133,15 @@ def test_the_command_and_its_mistakes(tmp_path, capsys):
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
     main = representations.main
     told = refused(capsys, main, run.folder, "--rounds", 1, 7)
-    assert told == "--rounds 7: features of all these runs were kept of rounds 1, 2, 3"
-    assert refused(capsys, main, run.folder, "--clients", 2) == "--clients 2: the clients of these runs are 0 to 1"
+    assert told == "--rounds 7: must be a round with features of all these runs: 1, 2, 3"
+    assert refused(capsys, main, run.folder, "--clients", 2) == "--clients 2: must be 0 to 1"
     without = saved(tmp_path / "saves", "fd")
-    told = f"{without.folder}: kept no features; --track_features N, with --force, runs it anew"
+    told = f"{without.folder}: has no features; rerun it with --track_features N --force"
     assert refused(capsys, main, tmp_path / "saves") == told
     kept(without, rounds=(8, 9))
-    assert refused(capsys, main, tmp_path / "saves") == "these runs kept features of no round in common"
+    assert refused(capsys, main, tmp_path / "saves") == "these runs have no common round with features"
     keeping(without, "features.npz", {**without.arrays("features"), "features_1": np.zeros((2, 5, 7), np.float32)})
-    told = f"{without.folder}: its clients' features have no common axes, they are of 5 and 7 numbers"
+    told = f"{without.folder}: the clients' features differ in dimension (5 and 7), so they have no common axes"
     assert refused(capsys, main, without.folder) == told
     kept(saved(tmp_path / "saves", "cfkd", alpha=9))
-    assert refused(capsys, main, tmp_path / "saves").startswith("different splits are not compared: --alpha")
+    assert refused(capsys, main, tmp_path / "saves").startswith("different splits cannot be compared: --alpha")

@@ -60,7 +60,7 @@ def test_sixty_clients_have_a_row_each_and_of_more_it_is_told_how_many_have_how_
         "1": pytest.approx([40, 0, 40]),
         "0": pytest.approx([49, 50, 0]),
     }
-    told = "100 clients; classes a client: 1 to 2, median 1; examples a client: 1 to 13, median 5"
+    told = "100 clients; classes per client: 1 to 2, median 1; examples per client: 1 to 13, median 5"
     assert axes.get_title().endswith(told)
 
 
@@ -94,5 +94,7 @@ def test_letters_that_no_font_has_are_told_in_one_line(tmp_path, monkeypatch, ca
     monkeypatch.setattr(on_paper, "FONTS", ("No Such Font",))
     names = {"table": TABLE, "classes": np.array(["\u732b", "\u72ac"])}
     split.draw([keeping(saved(tmp_path), "split.npz", names)], tmp_path / "split.png")
-    assert caplog.messages == ["no font here has \u732b\u72ac; a picture shows boxes; install one such as No Such Font"]
+    assert caplog.messages == [
+        "no installed font has \u732b\u72ac; pictures show boxes instead; install a font such as No Such Font"
+    ]
     assert not list(recwarn)

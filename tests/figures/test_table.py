@@ -260,9 +260,9 @@ def test_the_choice_is_by_the_mean_over_seeds(tmp_path):
 def test_an_unequal_tuning_budget_is_warned_of(tmp_path):
     runs = tried(tmp_path, "fedavg", {0.1: (0.6, 0.9), 0.2: (0.8, 0.7)}) + tried(tmp_path, "fd", {0.1: (0.5, 0.4)})
     notes = compare(runs, select=["lr"]).notes
-    assert "warning: an unequal tuning budget: settings tried are fd 1, fedavg 2" in notes
+    assert "warning: unequal tuning budgets, numbers of settings: fd 1, fedavg 2" in notes
     runs += tried(tmp_path, "fd", {0.2: (0.5, 0.4)}, seed=1)
-    assert "warning: the settings of fd were tried with different seeds" in compare(runs, select=["lr"]).notes
+    assert "warning: the settings of fd were run with different seeds" in compare(runs, select=["lr"]).notes
 
 
 def test_at_equal_bytes_methods_are_compared_at_the_largest_total_that_all_have_sent(tmp_path):
@@ -294,7 +294,7 @@ def test_a_budget_of_bytes_may_be_of_ones_choice(tmp_path, capsys):
     assert (rows["fd"]["equal"], rows["fd"]["equal_bytes"]) == (pytest.approx(80), 15), "it never sent as much"
     assert table._budget("20MB") == 20e6
     assert table._budget("500kB") == 5e5
-    assert "--equal: 20 euros is neither bytes nor a budget" in refused(capsys, runs[0].folder, "--equal", "20 euros")
+    assert "--equal: 20 euros must be bytes or a number of bytes" in refused(capsys, runs[0].folder, "--equal", "20 euros")
 
 
 def test_a_method_that_has_sent_more_before_its_first_evaluated_round_has_no_value_at_equal_bytes(tmp_path):
@@ -310,13 +310,13 @@ def test_a_method_that_has_sent_more_before_its_first_evaluated_round_has_no_val
 def test_other_rules_of_the_split_other_data_and_other_splits_of_one_seed_are_refused(tmp_path, capsys):
     run = saved(tmp_path / "one")
     for changed, told in (
-        ({"alpha": 0.1}, "different splits are not compared: --alpha is 0.5 in "),
-        ({"partition": "iid"}, "different splits are not compared: --partition is 'lda' in "),
-        ({"n_clients": 3}, "different splits are not compared: --n_clients is 2 in "),
-        ({"feature_shift": "noise"}, "different splits are not compared: --feature_shift is 'none' in "),  # which it lacks
-        ({"data": "1"}, "different data are not compared: the data's digest is 0 in "),
-        ({"split": "1"}, "different splits are not compared: the split's digest at --split_seed 0 is 0 in "),
-        ({"split": "1", "seed": 7}, "different splits are not compared: the split's digest at --split_seed 0 is 0 in "),
+        ({"alpha": 0.1}, "different splits cannot be compared: --alpha is 0.5 in "),
+        ({"partition": "iid"}, "different splits cannot be compared: --partition is 'lda' in "),
+        ({"n_clients": 3}, "different splits cannot be compared: --n_clients is 2 in "),
+        ({"feature_shift": "noise"}, "different splits cannot be compared: --feature_shift is 'none' in "),  # which it lacks
+        ({"data": "1"}, "different data cannot be compared: the data's digest is 0 in "),
+        ({"split": "1"}, "different splits cannot be compared: the split's digest at --split_seed 0 is 0 in "),
+        ({"split": "1", "seed": 7}, "different splits cannot be compared: the split's digest at --split_seed 0 is 0 in "),
     ):
         other = saved(tmp_path / "others", "cfkd", **changed)
         assert line_of(compare, [run, other]).startswith(f"{told}{run.folder}, but ")
@@ -329,14 +329,14 @@ def test_other_rules_of_the_split_other_data_and_other_splits_of_one_seed_are_re
 def test_runs_that_differ_in_more_than_seeds_are_not_averaged(tmp_path, capsys):
     runs = [saved(tmp_path, lr=lr, validation=0.1) for lr in (0.1, 0.2)]
     told = "--by algorithm: runs of fedavg that differ in lr (0.1 and 0.2) are not averaged; "
-    assert refused(capsys, tmp_path, "--by", "algorithm") == f"{told}--by algorithm,lr tells them apart"
+    assert refused(capsys, tmp_path, "--by", "algorithm") == f"{told}--by algorithm,lr separates them"
     assert list(rows_of(runs, by=["lr"])) == ["0.1", "0.2"]
 
 
 def test_the_same_seed_twice_is_refused_and_the_same_run_twice_is_one(tmp_path, capsys):
     one, other = saved(tmp_path), saved(tmp_path, source="1")
     line = refused(capsys, tmp_path)
-    assert line.startswith("fedavg has --seed 0 --split_seed 0 twice, a seed counts once: ")
+    assert line.startswith("fedavg has two runs with --seed 0 --split_seed 0, but a seed counts once: ")
     assert str(one.folder) in line
     assert str(other.folder) in line
     assert [run.folder for run in read([one.folder, one.folder / ".." / one.folder.name])] == [one.folder]
@@ -346,32 +346,35 @@ def test_last_and_best_on_validation_are_never_mixed(tmp_path, capsys):
     run = saved(tmp_path, "fedavg", **VALIDATED)
     without = saved(tmp_path, "fd", **{**VALIDATED, "columns": None})
     assert refused(capsys, tmp_path, "--on", "validation") == (
-        f"--on validation: {without.folder} was run without --validation; all rows must have it"
+        f"--on validation: {without.folder} was run without --validation; all runs must have it"
     )
-    both = "--equal bytes reads the test curve at a budget: not with --on validation"
+    both = "--equal bytes reads the test curve; remove --on validation"
     assert refused(capsys, run.folder, "--on", "validation", "--equal", "bytes") == both
 
 
 def test_other_mistakes_are_a_line_each(tmp_path, capsys):
     runs = [saved(tmp_path, lr=lr) for lr in (0.1, 0.2)]
-    choice = f"--select lr chooses by validation; {runs[0].folder} was run without --validation"
+    choice = f"--select lr requires validation, but {runs[0].folder} was run without --validation"
     assert refused(capsys, tmp_path, "--select", "lr") == choice
-    assert refused(capsys, tmp_path, "--select", "seed").startswith("--select seed: not a flag that tells settings")
-    assert refused(capsys, tmp_path, "--select", "mu").startswith("--select mu: not a flag that tells settings")
+    assert refused(capsys, tmp_path, "--select", "seed").startswith("--select seed: must be a flag in which settings")
+    assert refused(capsys, tmp_path, "--select", "mu").startswith("--select mu: must be a flag in which settings")
     assert refused(capsys, tmp_path, "--by", "mu") == "--by mu: no run has this option"
     names = "fedavg --lr 0.1; fedavg --lr 0.2"
-    assert refused(capsys, tmp_path, "--baseline", "fedavg") == f"--baseline fedavg: several rows of that name; {names}"
-    assert refused(capsys, tmp_path, "--baseline", "fd") == f"--baseline fd: no row of that name; {names}"
-    assert refused(capsys, tmp_path, "--metric", "tuned") == (
-        "--metric tuned: no run has such an accuracy; there are global, personal, worst; it takes --ft_epochs"
+    assert (
+        refused(capsys, tmp_path, "--baseline", "fedavg")
+        == f"--baseline fedavg: several rows with this name; must be one of: {names}"
     )
-    assert "not with --on validation" in refused(capsys, tmp_path, "--metric", "tuned", "--target", "0.5")
-    assert refused(capsys, tmp_path, "--target", "90") == "argument --target: 90 is no fraction of 1, such as 0.9"
+    assert refused(capsys, tmp_path, "--baseline", "fd") == f"--baseline fd: no row with this name; must be one of: {names}"
+    assert refused(capsys, tmp_path, "--metric", "tuned") == (
+        "--metric tuned: no run has this metric; must be one of global, personal, worst; it requires --ft_epochs"
+    )
+    assert "remove --on validation" in refused(capsys, tmp_path, "--metric", "tuned", "--target", "0.5")
+    assert refused(capsys, tmp_path, "--target", "90") == "argument --target: 90 must be above 0 and at most 1, such as 0.9"
     assert refused(capsys, tmp_path / "x") == f"{tmp_path / 'x'}: no such folder"
     (tmp_path / "empty").mkdir()
-    assert refused(capsys, tmp_path / "empty").endswith("neither a finished run nor a folder of finished runs")
+    assert refused(capsys, tmp_path / "empty").endswith("must be a finished run or a folder of finished runs")
     silent = saved(tmp_path / "silent", nbytes=(0, 0, 0))
-    assert refused(capsys, silent.folder, "--equal", "bytes") == "--equal bytes: no method of these runs has sent anything"
+    assert refused(capsys, silent.folder, "--equal", "bytes") == "--equal bytes: no method of these runs sends anything"
     assert "xlsx" in refused(capsys, silent.folder, "--xlsx", tmp_path / "table.txt")
 
 
@@ -391,11 +394,11 @@ def test_what_weakens_a_comparison_is_said(tmp_path):
     assert any(note.startswith("2 seeds on 1 split:") for note in compare(runs).notes)
     assert any(note.startswith("one seed: an illustration") for note in compare(runs[:1]).notes)
     own = [saved(tmp_path, seed=seed, split_seed=seed, split=str(seed)) for seed in (7, 8)]
-    assert "2 seeds, each with a split of its own" in compare(own).notes
+    assert "2 seeds, each with its own split" in compare(own).notes
     runs.append(saved(tmp_path, seed=2, split_seed=2, curve=(0.1, 0.4), source="1", environment={"torch": "2"}))
     notes = compare(runs).notes
-    assert "warning: fedavg was run with 2 versions of code or libraries (figures.diff)" in notes
-    assert "warning: runs of 2 environments, whose seconds do not compare (figures.diff)" in notes
+    assert "warning: fedavg was run with 2 versions of code or libraries (see figures.diff)" in notes
+    assert "warning: runs of 2 environments; do not compare their seconds (see figures.diff)" in notes
 
 
 @pytest.fixture
@@ -476,12 +479,12 @@ def test_the_workbook_read_back_has_numbers_as_numbers(folder, tmp_path, capsys)
 def test_a_title_fits_a_sheet_of_excel(tmp_path):
     saved(tmp_path, **VALIDATED)
     table.main([str(tmp_path), "--on", "validation", "--xlsx", str(tmp_path / "x.xlsx")])
-    assert openpyxl.load_workbook(tmp_path / "x.xlsx").sheetnames[0] == "of the round best on validation"
+    assert openpyxl.load_workbook(tmp_path / "x.xlsx").sheetnames[0] == "in the round with the best validation accuracy"
 
 
 def test_a_function_refuses_as_the_command_does(tmp_path):
     runs = [saved(tmp_path), saved(tmp_path, "fd", alpha=9)]
-    assert line_of(compare, runs).startswith("different splits are not compared: --alpha")
+    assert line_of(compare, runs).startswith("different splits cannot be compared: --alpha")
 
 
 # --- other answers and heads -------------------------------------------------------------------------------------------
@@ -517,9 +520,10 @@ def test_a_name_that_no_run_has_or_that_one_lacks_is_refused_with_those_that_the
     there = "global, global:global head 1, personal, personal:global, worst, validation"
     for words in (["globl"], ["personal:globl"], ["global:head 1"], ["steps"]):
         told = refused(capsys, tmp_path, "--metric", *words)
-        assert told == f"--metric {words[0]}: no run has such an accuracy; there are {there}"
+        assert told == f"--metric {words[0]}: no run has this metric; must be one of {there}"
     assert refused(capsys, tmp_path, "--metric", "validation") == (
-        f"--metric validation: {one.folder} has no such accuracy, but global, personal, worst; it takes --validation; runs "
+        f"--metric validation: {one.folder} does not have this metric; it has global, personal, worst; it requires "
+        "--validation; runs "
         "of ditto have it (--where algorithm=ditto)"
     )
     assert refused(capsys, tmp_path, "--metric", "personal:personal").endswith(

@@ -255,7 +255,7 @@ def test_the_runs_are_side_by_side_and_a_signal_stops_them(number, status, paper
     monkeypatch.setattr(__main__, "launch", launch)
     assert __main__.main(["tiny", "--export_dir", str(tmp_path / "saves"), "--jobs", "3"]) == status
     assert asked == {"n": 2, "jobs": 3, "workers": "auto", "quiet": False}
-    assert "goes on from the last finished round" in capsys.readouterr().err
+    assert "rerun the same command to resume after the last finished round" in capsys.readouterr().err
 
 
 def test_results_md_is_made_again_from_what_is_recorded_without_any_run(paper, tmp_path):
@@ -270,8 +270,8 @@ def test_results_md_is_made_again_from_what_is_recorded_without_any_run(paper, t
     ("words", "told"),
     [
         (["nothing"], "nothing: must be one of tiny"),
-        (["tiny/other"], "tiny/other: the tables of tiny are tiny"),
-        (["tiny", "--rows", "xyz"], "--rows xyz: no row of these tables; a"),
+        (["tiny/other"], "tiny/other: must be a table of tiny: tiny"),
+        (["tiny", "--rows", "xyz"], "--rows xyz: matches no row; the rows are a"),
         (["tiny", "--jobs", "0"], "--jobs 0: must be a whole number at least 1 and at most 1024 or auto"),
         (["tiny", "--data_dir", "/nowhere"], ""),
     ],
