@@ -448,7 +448,7 @@ def shared_model(federation: Federation, state: dict) -> dict[str, Callable[[int
     common, own, kept = {**state["server"], **state["frozen"]}, state["own"], state["kept"]
     if not kept:
         return {"global": model_of(federation, common)}
-    return {"personal": lambda k: federation.model(k, {**common, **own.get(k, kept)})}
+    return {"personal": model_of(federation, lambda k: {**common, **own.get(k, kept)})}
 
 
 def personal_models(federation: Federation) -> dict[str, Any]:
@@ -463,7 +463,8 @@ def personal_models(federation: Federation) -> dict[str, Any]:
 def personal_model(federation: Federation, state: dict) -> dict[str, Callable[[int], Net]]:
     """Return the models of `personal_models`: one model per client, and the global one."""
     personal, start = state["personal"], state["start"]
-    return {"personal": lambda k: federation.model(k, personal.get(k, start)), **shared_model(federation, state)}
+    own = model_of(federation, lambda k: personal.get(k, start))
+    return {"personal": own, **shared_model(federation, state)}
 
 
 def _parted(rows: Sequence[Weights], names: Collection[str]) -> tuple[list[Weights], list[Weights]]:
@@ -488,9 +489,28 @@ def replace_rows(rows: Any, clients: Sequence[int], new: Sequence[Any]) -> Any:
     return replaced
 
 
-def model_of(federation: Federation, weights: Weights | Sequence[Weights]) -> Callable[[int], Net]:
-    """Return k -> the model of client k: all with the same weights (a dict), or each client with its own row."""
-    return lambda k: federation.model(k, weights if isinstance(weights, dict) else weights[k])
+class ModelOf(NamedTuple):
+    """k -> the model of client k: build(k, row(k)).
+
+    `row`: k -> the weights of the model, and whatever else it depends on. While a client's row has the same tensors, the
+    client's model is the same and is not evaluated again.
+    """
+
+    row: Callable[[int], Weights]
+    build: Callable[[int, Weights], Net]
+
+    def __call__(self, k: int) -> Net:
+        return self.build(k, self.row(k))
+
+
+def model_of(federation: Federation, weights: Weights | Sequence[Weights] | Callable[[int], Weights]) -> ModelOf:
+    """Return k -> the model of client k: all with the same weights (a dict), or each client with its own row.
+
+    The clients' rows are a sequence or a function of k.
+    """
+    if callable(weights):
+        return ModelOf(weights, federation.model)
+    return ModelOf(lambda k: weights if isinstance(weights, dict) else weights[k], federation.model)
 
 
 # --- names of earlier versions, for users' own algorithms ------------------------------------------------------------------

@@ -19,13 +19,14 @@ batches of 4, weight 1.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 import models
 import options
-from helpers import Round, average, class_means, model_of, outputs, own_models, replace_rows, select_rows, train_own
+from helpers import ModelOf, Round, average, class_means, model_of, outputs, own_models, replace_rows, select_rows, train_own
 from models import NearestPrototype
 from options import Number, flag
 
@@ -66,8 +67,14 @@ def communicate(federation, state, options):
     state["sent"] = replace_rows(state["sent"], clients, means)
     received = federation.wire.broadcast("prototypes", aggregated([row for row in state["sent"] if row]), clients)
     state["known"] = replace_rows(state["known"], clients, received)
-    own, known = model_of(federation, state["weights"]), state["known"]
-    return Round(clients, losses, {"prototypes": lambda k: NearestPrototype(own(k), **known[k]).eval(), "personal": own})
+    weights, known = state["weights"], state["known"]
+    nearest = ModelOf(lambda k: {**weights[k], **known[k]}, partial(nearest_prototype, federation))
+    return Round(clients, losses, {"prototypes": nearest, "personal": model_of(federation, weights)})
+
+
+def nearest_prototype(federation, k, row):
+    """Return client k's network with a classification by the prototypes that the client has received."""
+    return NearestPrototype(federation.model(k, row), row["prototypes"], row["held"]).eval()
 
 
 def represent(federation, k, weights):

@@ -166,8 +166,8 @@ augment: the hole is mirrored with its image | data/augment.py | test_augment.py
 - column - centre[:, 1:]
 + column.flip(1) - centre[:, 1:]
 * the loss on the test set is that on a client's own test examples | experiment/evaluation.py | test_evaluation.py
-- loss[test].mean().item(),
-+ loss[personal.values].mean().item(),
+- loss[scored.test].mean().item()
++ loss[scored.personal.values].mean().item()
 fine-tuning forgets its momentum after every epoch | experiment/evaluation.py | test_evaluation.py
 - memory=[memory], only=only)
 + only=only)
@@ -196,8 +196,8 @@ an evaluation counts as work of the clients | experiment/evaluation.py | test_ev
 - PARTY = "evaluation"
 + PARTY = "client"
 a confusion matrix has the predicted classes in its rows | experiment/evaluation.py | test_evaluation.py -k "confusion"
-- data.y[indices] * n_classes + predicted[indices]
-+ predicted[indices] * n_classes + data.y[indices]
+- y * n_classes + predicted
++ predicted * n_classes + y
 features are of other examples in every round | experiment/evaluation.py | test_evaluation.py -k "features"
 - federation.with_party(PARTY).at(0)
 + federation.with_party(PARTY)
@@ -442,8 +442,8 @@ F1 is over classes that a client has no example of | measures.py | test_measures
 - labels=np.unique(y), average
 + labels=np.arange(p.shape[1]), average
 a client's measures are those of the whole test set | experiment/evaluation.py | test_measures.py
-- dict(zip(clients, personal, strict=True))
-+ dict.fromkeys(clients, test)
+- dict(zip(clients, scored.personal, strict=True))
++ dict.fromkeys(clients, scored.test)
 the weights after the last step are not looked at | helpers.py | test_divergence.py -k "last_step"
 - is_finite = {**(memory or {}), **optimizer_state} if remembers else None, finite([total, *weights.values()])
 + is_finite = {**(memory or {}), **optimizer_state} if remembers else None, finite([total])
@@ -516,6 +516,12 @@ a run is begun once more than its place says | launch/loop.py | test_launch.py -
 how fast a run is is told by all of its rounds | launch/display.py | test_launch.py -k end_of_its_history
 - status.rows_of(self.folder, TAIL)
 + status.rows_of(self.folder)
+a model with one other tensor is taken for the same model | experiment/evaluation.py | test_evaluation.py -k "other_row"
+- all(row[name]() is other[name]() for name in row)
++ any(row[name]() is other[name]() for name in row)
+a client's model is evaluated again where its weights are the same | helpers.py | test_evaluation.py -k "same_weights"
+- return ModelOf(weights, federation.model)
++ return lambda k: federation.model(k, weights(k))
 """
 
 

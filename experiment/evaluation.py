@@ -5,6 +5,7 @@ This module also extracts the clients' features and fine-tunes a copy of the las
 
 import copy
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.datasets import Data
 from data.partition import Shares, Split, global_test
 from errors import DivergedError
 from experiment import divergence
 from federation import Federation, Weights, computing_with
 from federation.meter import finite
-from helpers import EVALUATION_BATCH, Loss, Round, cross_entropy, train
+from helpers import EVALUATION_BATCH, Loss, ModelOf, Round, cross_entropy, train
 from measures import MEASURES
 from models import Net
 
@@ -48,8 +48,33 @@ class Evaluated(NamedTuple):
     confusion: dict[str, Tensor]
 
 
-def evaluate(federation: Federation, split: Split, round_result: Round, measured: Sequence[str] = ()) -> Evaluated:
+class Measured(NamedTuple):
+    """The measures of all models of a name.
+
+    `rows`: for each client's model, weak references to the tensors of its weights; {} if the weights are unknown. `heads`:
+    for each head, the classifier last, {"loss", "global", "personal", "validation": {client: value}}, and further measures
+    with names such as "global_auc". `confusion`: see `Evaluated`.
+    """
+
+    rows: list[dict[str, weakref.ref]]
+    heads: list[dict[str, ByClient]]
+    confusion: dict[str, Tensor]
+
+
+Remembered = dict[str, Measured]  # the last evaluation, by the name of the models
+
+
+def evaluate(
+    federation: Federation,
+    split: Split,
+    round_result: Round,
+    measured: Sequence[str] = (),
+    remembered: Remembered | None = None,
+) -> Evaluated:
     """Return the accuracy of every model, and the further `measured` ones of `MEASURES`.
+
+    A client's model with the same weights as in the evaluation `remembered` is not evaluated again. `remembered` receives
+    this evaluation; None remembers nothing.
 
     The columns of measures have names such as "global_auc_mean" and "personal_auc_mean".
 
@@ -63,18 +88,22 @@ def evaluate(federation: Federation, split: Split, round_result: Round, measured
     confusion: dict[str, Tensor] = {}
     for name, model_of in round_result.models.items():
         is_global = name == "global"
-        (*auxiliary, last), model_confusion = _measure(federation, split, model_of, is_global, measured)
-        confusion = confusion or model_confusion
+        before = None if remembered is None else remembered.get(name)
+        measures = _measure(federation, split, model_of, is_global, measured, before)
+        if remembered is not None:
+            remembered[name] = measures
+        *auxiliary, last = measures.heads
+        confusion = confusion or measures.confusion
         model_name = "" if name == next(iter(round_result.models)) else name
         for head, columns in {
             "": last,
             **{f"head {i}": columns for i, columns in enumerate(auxiliary, start=1)},
         }.items():
             suffix = f":{' '.join(filter(None, (model_name, head)))}" if model_name or head else ""
-            of_round[f"global_loss{suffix}"] = float(np.mean(list(columns.pop("loss").values())))
+            of_round[f"global_loss{suffix}"] = float(np.mean(list(columns["loss"].values())))
             for column, by_client in columns.items():
                 values = np.array(list(by_client.values()))
-                if not len(values):
+                if column == "loss" or not len(values):
                     continue
                 of_round[f"{column}_mean{suffix}"] = float(values.mean())
                 of_round[f"{column}_worst{suffix}"] = float(values.min())
@@ -85,62 +114,90 @@ def evaluate(federation: Federation, split: Split, round_result: Round, measured
 
 
 def _measure(
-    federation: Federation, split: Split, model_of: Callable[[int], Net], is_global: bool, measured: Sequence[str]
-) -> tuple[list[dict[str, ByClient]], dict[str, Tensor]]:
-    """Return the measures of every head, the classifier last, and the confusion of the classifier.
+    federation: Federation,
+    split: Split,
+    model_of: Callable[[int], Net],
+    is_global: bool,
+    measured: Sequence[str],
+    before: Measured | None,
+) -> Measured:
+    """Measure the models of a name, except those whose weights are the same as in the evaluation `before`.
 
-    The measures of a head are {"loss", "global", "personal", "validation": {client: value}}, and the `measured` ones, as
-    "global_auc". One global model is evaluated once; its loss and its global value are under client 0.
+    One global model is evaluated once; its loss and its global value are under client 0.
     """
-    data, everyone = federation.data, federation.clients
-    test = torch.as_tensor(global_test(data, split), device=federation.device)
+    everyone, n_classes = federation.clients, len(federation.data.classes)
+    # for each model, the clients whose own examples it predicts
+    client_groups = [everyone] if is_global else [[k] for k in everyone]
+    rows = [{} if is_global else _references(model_of, clients[0]) for clients in client_groups]
+    unchanged = [
+        before is not None and _same(row, old) for row, old in zip(rows, before.rows if before else rows, strict=True)
+    ]
+    changed = [clients for clients, is_same in zip(client_groups, unchanged, strict=True) if not is_same]
+    columns = ["loss", *EXAMPLES, *(f"{examples}_{name}" for name in measured for examples in ("global", "personal"))]
     heads: list[dict[str, ByClient]] = []
     tables: list[Tensor] = []
     own_predicted: list[Tensor] = []
-    # for each model, the clients whose own examples it predicts
-    client_groups = [everyone] if is_global else [[k] for k in everyone]
-    columns = ["loss", *EXAMPLES, *(f"{examples}_{name}" for name in measured for examples in ("global", "personal"))]
-    for clients, personal, validation, scores in _scores_by_model(
-        federation, split, model_of, test, client_groups, bool(measured)
-    ):
+    scored_models = _scores_by_model(federation, split, model_of, changed, bool(measured))
+    for clients, is_same in zip(client_groups, unchanged, strict=True):
         first = clients[0]
-        heads = heads or [{name: {} for name in columns} for _ in scores]
-        for measures, (predicted, loss, probabilities) in zip(heads, scores, strict=True):
-            correct = predicted == data.y
-            measures["loss"][first], measures["global"][first] = (
-                loss[test].mean().item(),
-                correct[test].double().mean().item(),
-            )
-            measures["personal"].update(zip(clients, _accuracies(correct, personal).tolist(), strict=True))
-            with_validation = np.flatnonzero(validation.sizes)  # clients with held-out examples
+        if is_same:
+            heads = heads or [{name: {} for name in columns} for _ in before.heads]
+            for measures, old_measures in zip(heads, before.heads, strict=True):
+                for name, old in old_measures.items():
+                    measures[name].update({first: old[first]} if first in old else {})
+            tables.append(before.confusion["test"][first])
+            own_predicted.append(Shares(before.confusion["own_predicted"], split.test.offsets)[first])
+            continue
+        scored = next(scored_models)
+        heads = heads or [{name: {} for name in columns} for _ in scored.heads]
+        for measures, (predicted, loss, probabilities) in zip(heads, scored.heads, strict=True):
+            correct = predicted == scored.y
+            measures["loss"][first] = loss[scored.test].mean().item()
+            measures["global"][first] = correct[scored.test].double().mean().item()
+            measures["personal"].update(zip(clients, _accuracies(correct, scored.personal).tolist(), strict=True))
+            with_validation = np.flatnonzero(scored.validation.sizes)  # clients with held-out examples
             measures["validation"].update(
                 zip(
                     (first + with_validation).tolist(),
-                    _accuracies(correct, validation)[with_validation].tolist(),
+                    _accuracies(correct, scored.validation)[with_validation].tolist(),
                     strict=True,
                 )
             )
             for name in measured:
-                measures[f"global_{name}"] |= _measure_by_client(data, name, probabilities, {first: test})
-                measures[f"personal_{name}"] |= _measure_by_client(
-                    data, name, probabilities, dict(zip(clients, personal, strict=True))
-                )
-        tables.append(_confusion(data, test, scores[-1].predicted))
-        own_predicted.append(scores[-1].predicted[personal.values])
-    own = {"own_true": data.y.cpu()[split.test.values].int(), "own_predicted": torch.cat(own_predicted).int()}
-    return heads, {"test": torch.stack(tables), **own, "own_offsets": torch.from_numpy(split.test.offsets)}
+                own = dict(zip(clients, scored.personal, strict=True))
+                measures[f"global_{name}"] |= _measure_by_client(name, scored.y, probabilities, {first: scored.test})
+                measures[f"personal_{name}"] |= _measure_by_client(name, scored.y, probabilities, own)
+        predicted = scored.heads[-1].predicted
+        tables.append(_confusion(scored.y[scored.test], predicted[scored.test], n_classes))
+        own_predicted.append(predicted[scored.personal.values].int())
+    own = {"own_true": federation.data.y.cpu()[split.test.values].int(), "own_predicted": torch.cat(own_predicted)}
+    confusion = {"test": torch.stack(tables), **own, "own_offsets": torch.from_numpy(split.test.offsets)}
+    return Measured(rows, heads, confusion)
+
+
+def _references(model_of: Callable[[int], Net], k: int) -> dict[str, weakref.ref]:
+    """Return weak references to the weights of client k's model, {} if they are unknown.
+
+    No tensor of a row is changed in place, so a model with the same tensors is the same. The references keep no row alive,
+    and a new tensor at the address of an old one does not match.
+    """
+    return {name: weakref.ref(tensor) for name, tensor in model_of.row(k).items()} if isinstance(model_of, ModelOf) else {}
+
+
+def _same(row: dict[str, weakref.ref], other: dict[str, weakref.ref]) -> bool:
+    return bool(row) and row.keys() == other.keys() and all(row[name]() is other[name]() for name in row)
 
 
 def _accuracies(correct: Tensor, shares: Shares) -> np.ndarray:
     """Return the accuracy on each client's examples, float64 [K]; NaN for a client without examples."""
-    owners = torch.from_numpy(shares.owners)[correct[shares.values].cpu()]
+    owners = shares.owners[correct.numpy()[shares.values]]
     with np.errstate(invalid="ignore"):
         return np.bincount(owners, minlength=len(shares)) / shares.sizes
 
 
-def _measure_by_client(data: Data, name: str, probabilities: Tensor, indices: dict[int, Tensor]) -> ByClient:
+def _measure_by_client(name: str, y: Tensor, probabilities: Tensor, indices: dict[int, np.ndarray]) -> ByClient:
     """Return {client: a measure on its examples} for the clients for which the measure is defined."""
-    values = {k: MEASURES[name](data.y[i].cpu().numpy(), probabilities[i].cpu().numpy()) for k, i in indices.items()}
+    values = {k: MEASURES[name](y[i].numpy(), probabilities[i].numpy()) for k, i in indices.items()}
     return {k: value for k, value in values.items() if not math.isnan(value)}
 
 
@@ -156,73 +213,74 @@ class Scores(NamedTuple):
     probabilities: Tensor
 
 
-def _shares_of(shares: Shares, clients: Sequence[int], device: torch.device) -> Shares:
-    """Return the shares of these consecutive clients, on the device."""
-    selected = shares[clients[0] : clients[-1] + 1]
-    return Shares(torch.as_tensor(selected.values, device=device), selected.offsets)
+class Scored(NamedTuple):
+    """The scores of a model on n examples, on the CPU.
+
+    `y`: the labels int64 [n]. `test`, `personal`, `validation`: the positions among the examples of the test set and of the
+    clients' own examples. `heads`: the scores of every head, the classifier last.
+    """
+
+    y: Tensor
+    test: np.ndarray
+    personal: Shares
+    validation: Shares
+    heads: list[Scores]
 
 
 def _scores_by_model(
     federation: Federation,
     split: Split,
     model_of: Callable[[int], Net],
-    test: Tensor,
     client_groups: Sequence[Sequence[int]],
     probabilities: bool,
-) -> Iterator[tuple[Sequence[int], Shares, Shares, list[Scores]]]:
-    """Yield (clients, their test examples, their validation examples, scores of every head) for each group of clients.
+) -> Iterator[Scored]:
+    """Yield the scores of each group of consecutive clients: of the model of its first client.
 
-    The model of a group is the model of its first client. It predicts the examples `test` int64 [n] and the group's own
-    examples. The scores are as long as the data set; examples without a prediction have -1 and NaN.
-
-    Up to AT_ONCE models are evaluated together, in parts of the examples, in parallel if there is a pool.
+    The model predicts the whole test set and the group's own examples. Up to AT_ONCE models are evaluated together, in parts
+    of the examples, in parallel if there is a pool.
     """
-    evaluation = federation.with_party(PARTY)
+    evaluation, y, test = federation.with_party(PARTY), federation.data.y.cpu(), global_test(federation.data, split)
     for groups in (client_groups[i : i + AT_ONCE] for i in range(0, len(client_groups), AT_ONCE)):
-        shares_by_group = [
-            [_shares_of(part, clients, federation.device) for part in (split.test, split.validation)] for clients in groups
+        own_shares = [
+            [shares[clients[0] : clients[-1] + 1] for shares in (split.test, split.validation)] for clients in groups
         ]
+        examples = [np.unique(np.concatenate([test, *(shares.values for shares in own)])) for own in own_shares]
         tasks = []
-        for i, (clients, own_shares) in enumerate(zip(groups, shares_by_group, strict=True)):
+        for i, clients in enumerate(groups):
             model = copy.deepcopy(model_of(clients[0]))  # the next model may use the same skeleton
-            examples = torch.unique(torch.cat([test, *(share.values for share in own_shares)]))
-            tasks += [(i, clients[0], model, part) for part in examples.split(PART)]
+            indices = torch.as_tensor(examples[i], device=federation.device)
+            tasks += [(i, clients[0], model, part) for part in indices.split(PART)]
         positions, first_clients, models, parts = zip(*tasks, strict=True)
-        results = list(
-            zip(
-                positions,
-                parts,
-                evaluation.map_clients(partial(_scores, whole=probabilities), first_clients, models, parts),
-                strict=True,
-            )
-        )
-        for i, (clients, own_shares) in enumerate(zip(groups, shares_by_group, strict=True)):
-            yield (
-                clients,
-                *own_shares,
-                _merge_scores(federation.data.y, [(part, heads) for j, part, heads in results if j == i]),
+        results = evaluation.map_clients(partial(_scores, whole=probabilities), first_clients, models, parts)
+        results = _on_cpu(results, federation.device)
+        for i, own in enumerate(own_shares):
+            heads = zip(*(heads for position, heads in zip(positions, results, strict=True) if position == i), strict=True)
+            yield Scored(
+                y[examples[i]],
+                np.searchsorted(examples[i], test),
+                *(Shares(np.searchsorted(examples[i], shares.values), shares.offsets) for shares in own),
+                [_concatenated(scores) for scores in heads],
             )
 
 
-def _merge_scores(y: Tensor, parts: Sequence[tuple[Tensor, list[Scores]]]) -> list[Scores]:
-    """Merge scores of parts of the data set into scores as long as the data set, one for each head."""
-    nan_losses = torch.full((len(y),), math.nan, dtype=torch.float64, device=y.device)
-    merged = []
-    for template in parts[0][1]:
-        nan_probabilities = template.probabilities.new_full((len(y), template.probabilities.shape[1]), math.nan)
-        merged.append(Scores(torch.full_like(y, -1), nan_losses.clone(), nan_probabilities))
-    for indices, heads in parts:
-        for target, scores in zip(merged, heads, strict=True):
-            for tensor, part in zip(target, scores, strict=True):
-                tensor[indices] = part
-    return merged
+def _on_cpu(results: Sequence[list[Scores]], device: torch.device) -> list[list[Scores]]:
+    """Return scores on the CPU, after a single wait for the device."""
+    moved = [[Scores(*(part.to("cpu", non_blocking=True) for part in scores)) for scores in heads] for heads in results]
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return moved
+
+
+def _concatenated(parts: Sequence[Scores]) -> Scores:
+    """Return the scores of a head on all examples from its scores on parts of them."""
+    return Scores(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
 def _scores(federation: Federation, k: int, model: Net, indices: Tensor, whole: bool = False) -> list[Scores]:
     """Return the scores of every head of client k's model on these examples, the classifier last.
 
-    `whole` requests the probabilities. Batches are small enough for a CPU's cache.
+    `whole` requests the probabilities. Batches are small enough for a CPU's cache; a GPU computes all examples at once.
     """
     y, evaluation = federation.data.y, federation.with_party(PARTY)
 
@@ -232,19 +290,18 @@ def _scores(federation: Federation, k: int, model: Net, indices: Tensor, whole: 
 
     heads: list[list[Scores]] = []
     with computing_with(federation.threads):
-        for i in indices.split(EVALUATION_BATCH):
+        for i in indices.split(EVALUATION_BATCH if federation.device.type == "cpu" else PART):
             logits_by_head = evaluation.count_flops(partial(logits_of, i), k, "scores", type(model), len(i))
             losses = [F.cross_entropy(logits, y[i], reduction="none").double() for logits in logits_by_head]
             probabilities = [logits.softmax(1) if whole else logits[:, :0] for logits in logits_by_head]
             predicted = [logits.argmax(1) for logits in logits_by_head]
             heads.append([Scores(*of_head) for of_head in zip(predicted, losses, probabilities, strict=True)])
-    return [Scores(*(torch.cat(parts) for parts in zip(*of_head, strict=True))) for of_head in zip(*heads, strict=True)]
+    return [_concatenated(parts) for parts in zip(*heads, strict=True)]
 
 
-def _confusion(data: Data, indices: Tensor, predicted: Tensor) -> Tensor:
+def _confusion(y: Tensor, predicted: Tensor, n_classes: int) -> Tensor:
     """Return the confusion matrix of these examples, int64 [C, C]: rows are true classes, columns predicted classes."""
-    n_classes = len(data.classes)
-    return torch.bincount(data.y[indices] * n_classes + predicted[indices], minlength=n_classes**2).view(n_classes, -1)
+    return torch.bincount(y * n_classes + predicted, minlength=n_classes**2).view(n_classes, -1)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 import saves
 from errors import UserError
 from experiment import divergence
-from experiment.evaluation import Evaluated, evaluate, features, personalise
+from experiment.evaluation import Evaluated, Remembered, evaluate, features, personalise
 from experiment.preparation import Experiment
 from federation import Federation
 from helpers import Round, cross_entropy
@@ -43,12 +43,13 @@ def play(
     r: int,
     watch: Callable[[str], None] = lambda words: None,
     before: Round | None = None,
+    remembered: Remembered | None = None,
 ) -> tuple[Round, Entry, dict[str, Tensor]]:
     """Run round r, which changes the state; return (its result, its entry, its confusion if it is evaluated).
 
-    `before` is the result of the previous round, which is also the result of a round in which all clients fail. After the
-    last round the clients fine-tune, if `--ft_epochs` is set. Raise DivergedError, and UserError if all clients failed in
-    all rounds up to the last.
+    `before` is the result of the previous round, which is also the result of a round in which all clients fail. `remembered`
+    is the last evaluation, which this round's replaces: see `evaluate`. After the last round the clients fine-tune, if
+    `--ft_epochs` is set. Raise DivergedError, and UserError if all clients failed in all rounds up to the last.
     """
     options, module, round_federation, now = experiment.options, experiment.module, federation.at(r), federation.meter.now
     start_time, state_before = now(), dict(state)
@@ -70,7 +71,7 @@ def play(
     training_end = now()
     evaluated, feature_arrays = Evaluated({}, {}, {}), {}
     if result.models and is_evaluated(options, r):
-        evaluated = evaluate(federation, experiment.split, result, options.measure or ())
+        evaluated = evaluate(federation, experiment.split, result, options.measure or (), remembered)
         if len(federation.clients) > saves.MANY and r < options.rounds:
             evaluated = evaluated._replace(of_clients=_select_clients(result.clients, evaluated.of_clients))
         feature_arrays = {"features": features(federation, result, options.track_features)} if options.track_features else {}

@@ -200,9 +200,9 @@ def _rehearse(
     federation = replace(federation, meter=meter)
     with computing_with(1):
         state, entry = start(experiment, federation)
-        entries, result = {0: entry}, None
+        entries, result, remembered = {0: entry}, None, {}
         for r in rounds:
-            result, entries[r], _ = play(experiment, federation, state, r, before=result)
+            result, entries[r], _ = play(experiment, federation, state, r, before=result, remembered=remembered)
             watch(r)
     return entries, state
 

@@ -11,7 +11,7 @@ from experiment.answers import write_answers
 from experiment.checkpoints import Checkpoints, from_checkpoint
 from experiment.measuring import Entry, passed_over, play, start
 from experiment.preparation import Experiment, at_work
-from federation import Federation, computing_with
+from federation import Federation, computing_with, ranks
 
 Row = dict[str, float]  # a round's columns of the history
 # (folder of a run, its existing rows) -> context manager of the function that receives each further row
@@ -31,13 +31,15 @@ def play_rounds(
     """
     options, result = experiment.options, None
     state, history, files, first = _initial_or_saved(experiment, federation, saved)
+    # ranks evaluate together, and a row that stays the same on one rank may arrive anew on another
+    remembered = {} if ranks.world() == 1 else None
     with (
         _recorded(experiment, history, watch, loggers) as record,
         Checkpoints(experiment.folder, first - 1, state, history, files) as checkpoints,
         unmasked(),
     ):
         for r in range(first, options.rounds + 1):
-            result, entry, confusion = play(experiment, federation, state, r, watch, result)
+            result, entry, confusion = play(experiment, federation, state, r, watch, result, remembered)
             history.append(entry)
             if r == options.rounds:
                 files = write_answers(experiment, federation, result, confusion)

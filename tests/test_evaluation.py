@@ -1,6 +1,7 @@
 """Global, personal and validation accuracy, against counting by hand; fine-tuning of copies, against a plain loop."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from errors import DivergedError
 from experiment import evaluation, federation_of, measuring, prepare, rounds
 from experiment.evaluation import cross_entropy, evaluate, features, personalise
 from federation import Federation
-from helpers import Round
+from helpers import Round, model_of
 from options import Launch
 
 SMALL = {"n_clients": 3, "reduced": 0.1, "model": ("MLP",), "threads": 1}
@@ -560,3 +561,81 @@ def test_a_run_stopped_in_its_last_round_fine_tunes_as_if_it_had_not_been(place,
 def test_how_a_run_fine_tunes_is_part_of_its_name(tmp_path):
     others = [{}, TUNED, {**TUNED, "ft_epochs": 3}, {**TUNED, "ft_lr": 0.1}, {**TUNED, "ft_part": "full"}]
     assert len({prepared("fedbabu", tmp_path, **RUN, **flags).folder for flags in others}) == len(others)
+
+
+# --- models that have not changed ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """The clients whose models are evaluated."""
+    clients, scores = [], evaluation._scores
+
+    def counted(federation, k, *args, **options):
+        clients.append(k)
+        return scores(federation, k, *args, **options)
+
+    monkeypatch.setattr(evaluation, "_scores", counted)
+    return clients
+
+
+def same_evaluation(one, other):
+    return (
+        one.of_round == other.of_round
+        and one.of_clients == other.of_clients
+        and all(torch.equal(one.confusion[name], other.confusion[name]) for name in one.confusion)
+    )
+
+
+@pytest.mark.parametrize("name", ["independent", "ditto", "fedproto", "fedrep"])
+def test_a_client_with_the_same_weights_is_not_evaluated_again_and_has_the_same_accuracy(name, scored):
+    """With one client a round, the others' personal models stay; a shared body changes the models of all clients."""
+    federation, flags = federation_for(name, participation=0.4), asked(name)
+    state, remembered = algorithms.module_of(flags).start(federation, flags), {}
+    for r in range(1, 5):
+        done = algorithms.module_of(flags).communicate(federation.at(r), state, flags)
+        scored.clear()
+        evaluated = evaluate(federation, SPLIT, done, ("auc",), remembered)
+        clients = list(scored)
+        assert same_evaluation(evaluated, evaluate(federation, SPLIT, done, ("auc",)))
+        (trained,) = done.clients
+        personal = list(federation.clients) if r == 1 or name == "fedrep" else [trained]
+        assert sorted(clients) == sorted({"ditto": [0], "fedproto": personal}.get(name, []) + personal), "global: client 0"
+
+
+def test_a_new_row_at_the_address_of_an_old_one_is_evaluated_and_no_row_is_kept_alive(scored):
+    """The reference to a row that is gone matches nothing, whatever is in its memory now."""
+    federation, remembered = tiny_federation(), {}
+    rows = [federation.initial(k) for k in federation.clients]
+    evaluate(federation, SPLIT, Round([], torch.zeros(0), {"personal": model_of(federation, rows)}), (), remembered)
+    gone = weakref.ref(rows[1]["classifier.weight"])
+    rows[1] = None
+    assert gone() is None
+    rows[1] = federation.initial(1)
+    scored.clear()
+    evaluate(federation, SPLIT, Round([], torch.zeros(0), {"personal": model_of(federation, rows)}), (), remembered)
+    assert scored == [1]
+
+
+def test_a_row_with_one_other_tensor_is_another_row(scored):
+    federation, remembered = tiny_federation(), {}
+    rows = [federation.initial(k) for k in federation.clients]
+    evaluate(federation, SPLIT, Round([], torch.zeros(0), {"personal": model_of(federation, rows)}), (), remembered)
+    rows[2] = {**rows[2], "classifier.bias": rows[2]["classifier.bias"] + 1}
+    scored.clear()
+    evaluate(federation, SPLIT, Round([], torch.zeros(0), {"personal": model_of(federation, rows)}), (), remembered)
+    assert scored == [2]
+
+
+def test_models_without_known_weights_are_always_evaluated(scored):
+    federation, remembered = tiny_federation(), {}
+    done = Round([], torch.zeros(0), {"personal": lambda k: Fixed(k)})
+    for _ in range(2):
+        evaluate(federation, SPLIT, done, (), remembered)
+    assert scored == [0, 1, 2] * 2
+
+
+def test_a_run_evaluates_each_new_row_once(tmp_path, scored):
+    """Of one client a round: the models of all three in round 1, then that of the client that trained."""
+    experiment.run(prepared("independent", tmp_path, rounds=3, participation=0.4))
+    assert len(scored) == 3 + 1 + 1
