@@ -24,7 +24,7 @@ def test_the_matrices_are_counts_of_what_was_said_one_by_one(tmp_path):
         assert np.array_equal(confusion.counts(run, True, client), of_own)
         assert np.array_equal(confusion.counts(run, False, client), of_test), "one model for all"
     line = line_of(confusion.counts, run, True, 3)
-    assert line == f"--client 3: the clients of {run.folder} are 0 to 2"
+    assert line == f"--client 3: must be 0 to 2 for {run.folder}"
 
 
 def tables(figure):
@@ -75,7 +75,7 @@ def test_the_command_and_its_mistakes(tmp_path, capsys):
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
     for client in ("2", "-1"):
         told = refused(capsys, confusion.main, run.folder, "--client", client)
-        assert told == f"--client {client}: the clients of {run.folder} are 0 to 1"
+        assert told == f"--client {client}: must be 0 to 1 for {run.folder}"
     older = saved(tmp_path / "saves", "fd")
     told = f"{older.folder}: confusion.npz, which every run writes, is missing"
     assert refused(capsys, confusion.main, tmp_path / "saves") == told

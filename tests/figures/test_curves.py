@@ -119,7 +119,7 @@ def test_what_is_evaluated_once_is_a_point_with_a_bar_over_seeds(tmp_path):
 def test_seeds_that_never_spent_alike_are_refused_in_a_line(tmp_path):
     runs = [saved(tmp_path, curve=(0.2,), nbytes=(10, 0, 0)), saved(tmp_path, seed=1, curve=(0.3,), nbytes=(15, 0, 0))]
     assert line_of(curves.draw, runs, None, ("bytes",)).startswith(
-        "--against bytes: the runs of fedavg have no point in common"
+        "--against bytes: the seeds of fedavg have no common range"
     )
 
 
@@ -235,7 +235,7 @@ def test_mistakes_are_a_line(tmp_path, capsys):
     run, other = saved(tmp_path), saved(tmp_path, "fd", alpha=9)
     assert refused(capsys, curves.main, tmp_path).startswith("different splits cannot be compared: --alpha is ")
     assert line_of(curves.draw, [run, other]).startswith("different splits cannot be compared: --alpha is 0.5 in ")
-    assert "there are global, personal, worst" in refused(capsys, curves.main, run.folder, "--metric", "globl")
+    assert "must be one of global, personal, worst" in refused(capsys, curves.main, run.folder, "--metric", "globl")
     told = refused(capsys, curves.main, run.folder, "--against", "flops")
     assert told == f"--against flops: the history of {run.folder}, or of another seed, does not count this quantity"
     assert "invalid choice: 'parameters'" in refused(capsys, curves.main, run.folder, "--against", "parameters")

@@ -74,7 +74,7 @@ def test_runs_of_other_lengths_are_not_compared_round_by_round_and_columns_of_on
     assert out.endswith("not compared round by round: A has 4 rounds, B 2\n")
     counted = saved(tmp_path, columns={"flops": np.ones(5)})
     out = compared(capsys, saved(tmp_path), counted)
-    assert "only B has the columns flops\ncommon columns of the histories: the same bits" in out
+    assert "only B has the columns flops\ncommon columns of the histories: bit-identical" in out
 
 
 def test_what_is_no_run_is_refused_in_a_line(tmp_path, capsys):

@@ -162,7 +162,7 @@ def test_where_keeps_the_runs_with_these_values(runs):
     assert len(where(runs, {"alpha": ["0.1"]})) == 12
     assert len(where(runs, {"alpha": ["0.10", "inf"], "algorithm": ["fd", "cfkd"]})) == 12
     assert line_of(where, runs, {"beta": ["1"]}) == "--where beta: no run has this option"
-    assert line_of(where, runs, {"alpha": ["7"]}) == "--where alpha=7: none of the 21 runs"
+    assert line_of(where, runs, {"alpha": ["7"]}) == "--where alpha=7: matches none of the 21 runs"
 
 
 def test_a_run_from_before_a_flag_of_the_problem_is_of_the_problem_without_it(tmp_path):
@@ -179,7 +179,7 @@ def test_a_picture_of_several_problems_says_how_to_take_one(runs, tmp_path, caps
     folders = [str(run.folder) for run in runs]
     with pytest.raises(SystemExit):
         curves.main([*folders, "-o", str(tmp_path / "x.png")])
-    assert "; --where alpha=" in capsys.readouterr().err.splitlines()[-1]
+    assert "; add --where alpha=" in capsys.readouterr().err.splitlines()[-1]
     curves.main([*folders, "--where", "alpha=inf", "-o", str(tmp_path / "x.png")])
     assert capsys.readouterr().out.strip().endswith("x.png: 9 runs")
 

@@ -207,7 +207,7 @@ def test_targets_are_columns_of_rounds_bytes_flops_and_seconds(tmp_path):
         ">3",
     ]
     assert [rows[name]["reached"] for name in ("fedavg", "fd")] == [3, 0]
-    assert any("read off the test curve (global)" in note for note in compare(runs, target=0.4).notes)
+    assert any("running maximum of the test curve (global)" in note for note in compare(runs, target=0.4).notes)
 
 
 VALIDATED = {"validation": 0.1, "curve": (0.5, 0.9, 0.7), "columns": {"validation_mean": [np.nan, 0.3, 0.4, 0.6]}}
@@ -226,7 +226,7 @@ def test_on_validation_every_number_is_of_the_round_best_there(tmp_path):
     assert personal["fedavg"]["gain_personal"] == pytest.approx(50 - 30)
     assert rows["independent"]["global"] == pytest.approx(70)
     assert rows["independent"]["rounds_to_target"] == pytest.approx(2.75), "read off validation: 0.4, then 0.6"
-    assert any("read off validation," in note for note in compare(runs, on="validation", target=0.5).notes)
+    assert any("running maximum of validation reaches" in note for note in compare(runs, on="validation", target=0.5).notes)
     assert rows_of(runs)["fedavg"]["global"] == pytest.approx(70), "and the last round unless asked"
 
 
@@ -392,7 +392,7 @@ def test_a_baseline_may_be_a_row_by_its_whole_name(tmp_path):
 def test_what_weakens_a_comparison_is_said(tmp_path):
     runs = seeds(tmp_path, "fedavg", (0.5, 0.6))
     assert any(note.startswith("2 seeds on 1 split:") for note in compare(runs).notes)
-    assert any(note.startswith("one seed: an illustration") for note in compare(runs[:1]).notes)
+    assert any(note.startswith("one seed is only an illustration") for note in compare(runs[:1]).notes)
     own = [saved(tmp_path, seed=seed, split_seed=seed, split=str(seed)) for seed in (7, 8)]
     assert "2 seeds, each with its own split" in compare(own).notes
     runs.append(saved(tmp_path, seed=2, split_seed=2, curve=(0.1, 0.4), source="1", environment={"torch": "2"}))
@@ -479,7 +479,7 @@ def test_the_workbook_read_back_has_numbers_as_numbers(folder, tmp_path, capsys)
 def test_a_title_fits_a_sheet_of_excel(tmp_path):
     saved(tmp_path, **VALIDATED)
     table.main([str(tmp_path), "--on", "validation", "--xlsx", str(tmp_path / "x.xlsx")])
-    assert openpyxl.load_workbook(tmp_path / "x.xlsx").sheetnames[0] == "in the round with the best validation accuracy"
+    assert openpyxl.load_workbook(tmp_path / "x.xlsx").sheetnames[0] == "in the best validation round"
 
 
 def test_a_function_refuses_as_the_command_does(tmp_path):
@@ -536,4 +536,6 @@ def test_the_notes_say_what_a_name_is_of(tmp_path):
     assert notes[0].startswith("After the last round, best personal:global first.")
     assert 'personal:global: accuracy on each client\'s own distribution, mean over clients, of "global"' in notes
     two, _ = with_answers(tmp_path / "more")
-    assert any("read off validation (validation)" in note for note in compare([two], "validation", target=0.7).notes)
+    assert any(
+        "running maximum of validation (validation)" in note for note in compare([two], "validation", target=0.7).notes
+    )
