@@ -142,7 +142,7 @@ CASES = [
     ("--gpu one", ["--gpu one", "a whole number at least -1"]),
     ("--preset fa", ["--preset fa", "one of fl, fd, il, cl"]),
     ("fedavg --preset fl", ["--preset fl", "fedavg is named"]),
-    ("--preset fl --preset il", ["--preset fl", "takes one value"]),
+    ("--preset fl --preset il", ["--preset fl", "allows no second preset"]),
     # schedules, gradients, augmentation
     ("--lr_schedule linear", ["--lr_schedule linear", "one of constant, step, cosine"]),
     ("--clip_grad -1", ["--clip_grad -1", "a number at least 0"]),

@@ -581,7 +581,7 @@ def test_a_preset_stands_alone():
     assert "must be one of fl, fd, il, cl" in refused("--preset xx")
     for line in ("--preset fl fd", "--preset fl --preset fd", "--preset fl --config_file x"):
         assert "allows no second preset or configuration file; remove the others" in refused(line)
-    assert "a value is missing" in refused("--preset")
+    assert "the value is missing" in refused("--preset")
 
 
 # --- saved configurations ----------------------------------------------------------------------------------------------
@@ -657,9 +657,9 @@ def test_a_file_of_flags_need_not_name_an_algorithm(saved):
         ({"rounds": False}, "--rounds False: must be a whole number"),
         ({"rounds": {"a": 1}}, "--rounds"),
         ({"algorithm": "fedavg", "keep_optimizer": "yes"}, "yes"),
-        ({"config_file": "other.json"}, "holds --config_file"),
+        ({"config_file": "other.json"}, "contains --config_file"),
         ({"model": "-h"}, "--model -h: must be one of LeNet5"),
-        ("[1, 2]", "holds no flags"),
+        ("[1, 2]", "contains no flags"),
         ("{", "cannot be read as JSON"),
         ("", "cannot be read as JSON"),
         (b"\xff\xfe".decode("latin1"), "cannot be read as JSON"),

@@ -97,7 +97,7 @@ def test_resizing_is_bilinear(size, tmp_path):
 
 def test_images_of_different_sizes_are_named(tmp_path):
     files = [saved(tmp_path / "a.png", GREY), saved(tmp_path / "b.png", GREY), saved(tmp_path / "c.png", GREY[:4])]
-    with pytest.raises(ValueError, match="different sizes") as raised:
+    with pytest.raises(ValueError, match="images differ in size") as raised:
         decode(files, None, None, tmp_path / "kept")
     assert str(raised.value) == (
         f"images differ in size: {files[0]} has 7x5, {files[2]} has 7x4 (width x height); add --image_size to resize all"

@@ -286,15 +286,15 @@ def test_runs_that_may_not_be_read_are_listed_and_end_no_grid(open_folder, capsy
             assert f"{run.name} skipped: {path}: cannot be read or written" in out
         assert counts(out) == {"fedavg": "1", "cfkd": "1", "fd": "1"}
         _, out, err = of_words(table.main, folder, "--csv")
-        assert ("passed over" in out, err.count("passed over")) == (False, 3)
+        assert (" skipped: " in out, err.count(" skipped: ")) == (False, 3)
         _, out, _ = of_words(status.main, folder)
         assert out.count(" unreadable ") == 3
         assert "6 runs: 3 done, 3 unreadable" in out
         of_words(report.main, folder, "-o", str(page))
-        assert page.read_text().count("is passed over") == 3
+        assert page.read_text().count(" skipped: ") == 3
         code, out, err = of_words(lambda argv: main(words, open_folder))
         assert code == 1
-        assert err.count("may not be read or written") == 3
+        assert err.count("cannot be read or written") == 3
         assert "over seeds" not in out, "one run of each is left"
         longer = words.replace("--rounds 2", "--rounds 3")
         _, _, err = of_words(lambda argv: main(longer, open_folder))

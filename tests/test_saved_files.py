@@ -259,7 +259,7 @@ def test_a_history_that_no_run_can_have_is_refused(run, whole):
         "a text": ({**columns, "loss": np.array(["x"] * len(columns["loss"]))}, "its columns are not all numbers"),
         "lengths": ({**columns, "loss": np.zeros(2)}, "its columns differ in length"),
         "rows": ({"round": columns["round"]}, "it has no rounds and clients"),
-        "rounds": ({name: column[4:] for name, column in columns.items()}, "it has not a row for each of 3 rounds"),
+        "rounds": ({name: column[4:] for name, column in columns.items()}, "it does not have one row for each of 3 rounds"),
     }.values():
         assert strange_history(strange, 3, 3) == told
     np.savez(run.folder / "history.npz", **changed("global_mean", 7.5))

@@ -329,7 +329,7 @@ def test_changed_code_is_another_kind_of_node_too(calls, tmp_path, monkeypatch, 
 def test_runs_that_are_submitted_together_are_named_for_one_kind_of_node(tmp_path):
     one = prepared("fedavg", tmp_path)
     other = replace(one, config={**one.config, "source": "0" * 64})
-    assert "--device: must be one" in line_of(nodes.write, [one, other], tmp_path / "named.json")
+    assert "--device: must be the same" in line_of(nodes.write, [one, other], tmp_path / "named.json")
 
 
 def test_a_file_that_names_nothing_is_a_mistake(tmp_path, capsys):

@@ -53,7 +53,7 @@ class Step:
     umask: int = 0o022
 
 
-CLOSED = "may not be read or written"
+CLOSED = "cannot be read or written"
 CASES: dict[str, tuple[Step, ...]] = {
     "root's runs are open": (
         Step(ROOT, "grid 0"),

@@ -176,10 +176,10 @@ def test_an_edge_list_may_have_comments_blank_lines_and_an_edge_twice(edge_list)
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("0 1\n1 two\n", ["line 2 must be two clients", "whole numbers"]),
-        ("0 1\n1 2.0\n", ["line 2 must be two clients"]),
+        ("0 1\n1 two\n", ["line 2 must be two whole numbers (clients)", "separated by a blank"]),
+        ("0 1\n1 2.0\n", ["line 2 must be two whole numbers (clients)"]),
         ("0 1\n1 4\n", ["names client 4", "--n_clients 4", "0 to 3"]),
-        ("0 1\n-1 2\n", ["line 2 must be two clients"]),
+        ("0 1\n-1 2\n", ["line 2 must be two whole numbers (clients)"]),
         ("0 1\n1 2\n2 2\n2 3\n", ["edge from client 2 to itself"]),
     ],
 )
@@ -862,7 +862,7 @@ def test_the_help_says_which_mixing_converges_to_the_plain_average(capsys):
     with pytest.raises(SystemExit):
         parse("data_exchange --help")
     said = " ".join(capsys.readouterr().out.split())
-    assert "only by metropolis do all models converge to the plain average" in said
+    assert "metropolis converges to the plain average of all models" in said
 
 
 def test_the_stream_of_an_edge_is_named_by_its_ends():

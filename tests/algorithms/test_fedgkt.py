@@ -808,7 +808,7 @@ def test_an_experiment_is_checked_before_it_starts(tmp_path, monkeypatch):
         prepared(model=("MLP",))
     n = sum(len(share) for share in prepared().split.train)
     monkeypatch.setattr(server.psutil, "virtual_memory", lambda: SimpleNamespace(available=n * 16 * 8 * 8 * 4 - 1))
-    with pytest.raises(UserError, match="GiB are free"):
+    with pytest.raises(UserError, match="GiB free"):
         prepared()
 
 
