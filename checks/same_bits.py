@@ -96,39 +96,39 @@ def played(root: Path, case: str, data: str, export_dir: Path) -> Read | str:
 
 def differences(before: Read, after: Read) -> list[str]:
     """The columns of the history and the weights that are not the same bits."""
-    one, other = (pd.DataFrame(run["history"]).drop(columns=list(saves.TIMING), errors="ignore") for run in (before, after))
-    found = sorted(set(one) - set(other))  # a column may be new
-    found += [name for name in one if name in other and not one[name].equals(other[name])]
+    item, other = (pd.DataFrame(run["history"]).drop(columns=list(saves.TIMING), errors="ignore") for run in (before, after))
+    result = sorted(set(item) - set(other))  # a column may be new
+    result += [name for name in item if name in other and not item[name].equals(other[name])]
     rows = [run["weights"] for run in (before, after)]
     if list(rows[0]) != list(rows[1]) or any(saves.digest(rows[0][name]) != saves.digest(rows[1][name]) for name in rows[0]):
-        found.append("weights")
-    return found
+        result.append("weights")
+    return result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("revision", help="what git calls it")
     parser.add_argument("--kept", type=Path, help="where the runs are kept, so that those of the revision are made once")
-    given = parser.parse_args()
+    args = parser.parse_args()
     git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "--short", given.revision], capture_output=True, text=True, check=True)
+    commit = subprocess.run([*git, "rev-parse", "--short", args.revision], capture_output=True, text=True, check=True)
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
-        kept, checkout = (given.kept or Path(scratch) / "kept").resolve(), Path(scratch) / "before"
-        subprocess.run([*git, "worktree", "add", "--quiet", "--detach", str(checkout), given.revision], check=True)
+        kept, checkout = (args.kept or Path(scratch) / "kept").resolve(), Path(scratch) / "before"
+        subprocess.run([*git, "worktree", "add", "--quiet", "--detach", str(checkout), args.revision], check=True)
         try:
             for data in DATA:
                 for case in COMMANDS:
                     before = played(checkout, case, data, kept / commit.stdout.strip())
                     after = played(ROOT, case, data, kept / "here")
                     if isinstance(before, str):
-                        told = f"left out, refused by {given.revision}: {before}"
+                        text = f"left out, refused by {args.revision}: {before}"
                     elif isinstance(after, str):
-                        told, wrong = f"DIFFERS: refused here: {after}", wrong + 1
+                        text, wrong = f"DIFFERS: refused here: {after}", wrong + 1
                     else:
-                        found = differences(before, after)
-                        told, wrong = (f"DIFFERS: {', '.join(found)}", wrong + 1) if found else ("the same bits", wrong)
-                    print(f"{case:<70} {data.split()[1]:<8} {told}", flush=True)
+                        result = differences(before, after)
+                        text, wrong = (f"DIFFERS: {', '.join(result)}", wrong + 1) if result else ("the same bits", wrong)
+                    print(f"{case:<70} {data.split()[1]:<8} {text}", flush=True)
         finally:
             subprocess.run([*git, "worktree", "remove", "--force", str(checkout)], check=True)
     print(f"torch {torch.__version__}: {wrong} of {len(COMMANDS) * len(DATA)} commands differ")

@@ -42,7 +42,7 @@ def differing(alone: dict, shared: dict) -> list[str]:
 if __name__ == "__main__":
     expected = pickle.loads(Path(sys.argv[1]).read_bytes())
     with ranks.joined():
-        found = {case: differing(expected[case], played(case, ranks.Ranks())) for case in MODULES}
-        Path(f"{sys.argv[2]}{ranks.rank()}").write_text(json.dumps(found))
+        results = {case: differing(expected[case], played(case, ranks.Ranks())) for case in MODULES}
+        Path(f"{sys.argv[2]}{ranks.rank()}").write_text(json.dumps(results))
         if ranks.rank() > 0:
             ranks.follow(print)  # until the leader is there, too

@@ -308,9 +308,9 @@ def finished(name, **flags):
     """The folder of a finished run on the digits."""
     import tempfile
 
-    asked = {"algorithm": name, "n_clients": 3, "rounds": 1, "reduced": 0.05, "model": ("MLP",), "threads": 1, **flags}
+    options = {"algorithm": name, "n_clients": 3, "rounds": 1, "reduced": 0.05, "model": ("MLP",), "threads": 1, **flags}
     folder = Path(tempfile.mkdtemp())
-    return experiment.run(experiment.prepare(algorithms.options_of(name)(**asked), Launch(export_dir=folder))).folder
+    return experiment.run(experiment.prepare(algorithms.options_of(name)(**options), Launch(export_dir=folder))).folder
 
 
 def copied(name, change=lambda folder: None, **flags):
@@ -736,13 +736,13 @@ def test_an_unwritable_folder_is_found_out_before_the_data_are_read(line_for, mo
 
 @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are of Linux")
 def test_that_a_folder_can_be_written_is_found_out_without_a_file_that_kill_could_leave(tmp_path, monkeypatch):
-    made, opened = [], os.open
-    monkeypatch.setattr(os, "mkdir", lambda path, *_: made.append(Path(path)))
-    monkeypatch.setattr(os, "open", lambda path, *how: made.append(Path(path)) or opened(path, *how))
+    created, opened = [], os.open
+    monkeypatch.setattr(os, "mkdir", lambda path, *_: created.append(Path(path)))
+    monkeypatch.setattr(os, "open", lambda path, *args: created.append(Path(path)) or opened(path, *args))
     experiment.prepare(algorithms.options_of("fedavg")(algorithm="fedavg"), Launch(export_dir=tmp_path / "saves"))
     monkeypatch.undo()
-    assert tmp_path in made, "a file without a name is opened by its folder"
-    assert not [path for path in made if tmp_path in path.parents]
+    assert tmp_path in created, "a file without a name is opened by its folder"
+    assert not [path for path in created if tmp_path in path.parents]
 
 
 @pytest.mark.parametrize(
@@ -764,10 +764,10 @@ def test_a_folder_with_a_longer_name_than_any_is_not_there(module, capsys):
     command = importlib.import_module(f"figures.{module}")
     with pytest.raises(SystemExit) as end:
         command.main([300 * "a", 300 * "b"][: 2 if module == "diff" else 1])
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert end.value.code == 2
-    assert "aaa" in said.splitlines()[-1]
-    assert "Errno" not in said
+    assert "aaa" in errors.splitlines()[-1]
+    assert "Errno" not in errors
 
 
 @pytest.mark.parametrize("flag", ["--where", "--metric", "--output", "--target"])

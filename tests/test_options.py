@@ -100,8 +100,8 @@ def test_an_algorithm_named_twice_runs_once():
 
 def test_several_values_are_a_grid_in_the_order_of_the_command_line():
     runs = runs_of("cfkd fd --seed 2 0 --lr 0.1 0.2 0.3 --n_clients 4")
-    found = [(run.algorithm, run.seed, run.lr) for run in runs]
-    assert found == list(itertools.product(("cfkd", "fd"), (2, 0), (0.1, 0.2, 0.3)))
+    results = [(run.algorithm, run.seed, run.lr) for run in runs]
+    assert results == list(itertools.product(("cfkd", "fd"), (2, 0), (0.1, 0.2, 0.3)))
     assert {run.n_clients for run in runs} == {4}
 
 
@@ -288,17 +288,17 @@ def test_options_survive_json(name):
 
 
 def test_inf_and_tuples_are_plain_text():
-    said = plain(Options(alpha=math.inf, sizes=(0.5, 0.5)))
-    assert (said["alpha"], said["sizes"], said["model"]) == ("inf", [0.5, 0.5], ["LeNet5"])
-    assert set(said) == {f.name for f in fields(Options)}
-    assert next(iter(said)) == "algorithm", "what a reader of config.json looks for"
-    assert from_plain(Options, said).alpha == math.inf
+    result = plain(Options(alpha=math.inf, sizes=(0.5, 0.5)))
+    assert (result["alpha"], result["sizes"], result["model"]) == ("inf", [0.5, 0.5], ["LeNet5"])
+    assert set(result) == {f.name for f in fields(Options)}
+    assert next(iter(result)) == "algorithm", "what a reader of config.json looks for"
+    assert from_plain(Options, result).alpha == math.inf
 
 
 def test_no_value_of_a_flag_is_left_out_of_the_plain_text():
     """Two runs that differ in any flag differ in what they are named by."""
-    said = [json.dumps(plain(run)) for run in runs_of("--seed 0 1 --lr 0.1 0.2 --n_clients 2 3 --model MLP LeNet5")]
-    assert len(set(said)) == 16
+    outputs = [json.dumps(plain(run)) for run in runs_of("--seed 0 1 --lr 0.1 0.2 --n_clients 2 3 --model MLP LeNet5")]
+    assert len(set(outputs)) == 16
 
 
 # --- the help ----------------------------------------------------------------------------------------------------------
@@ -387,10 +387,10 @@ def test_the_help_without_an_algorithm_is_one_page_of_what_works(capsys):
 
 
 def test_the_help_of_an_algorithm_says_whose_it_is(capsys):
-    told = " ".join(helped("fedbabu -h", capsys).split())
-    assert "fedbabu: FedBABU: clients train and share the body" in told
-    assert "S. Kim, S.-Y. Yun: FedBABU" in told
-    assert "Differences" not in told
+    message = " ".join(helped("fedbabu -h", capsys).split())
+    assert "fedbabu: FedBABU: clients train and share the body" in message
+    assert "S. Kim, S.-Y. Yun: FedBABU" in message
+    assert "Differences" not in message
 
 
 @pytest.mark.parametrize("line", ["--preset fl -h", "fedavg -h", "--lr 0.1 --preset fl -h"])
@@ -401,9 +401,9 @@ def test_the_help_of_what_names_an_algorithm_is_of_that(line, capsys):
 @pytest.mark.parametrize("cls", [Launch, *CLASSES.values()])
 def test_every_field_but_the_algorithm_is_a_flag_with_a_help_text(cls):
     """A field without a flag is an option that nobody can set."""
-    found = flags_of(cls)
-    assert [f.name for f in fields(cls) if f.name != "algorithm"] == list(found)
-    assert all(declared["help"] for declared in found.values())
+    flags = flags_of(cls)
+    assert [f.name for f in fields(cls) if f.name != "algorithm"] == list(flags)
+    assert all(declared["help"] for declared in flags.values())
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -461,12 +461,12 @@ def test_another_name_of_a_flag_is_the_flag(name, other):
 
 
 def test_names_that_are_asked_back_are_no_flags_and_the_flags_in_question_are():
-    meant = {name: words for words, names in MEANT.items() for name in names}
-    assert len(meant) == sum(map(len, MEANT.values()))
+    by_name = {name: words for words, names in MEANT.items() for name in names}
+    assert len(by_name) == sum(map(len, MEANT.values()))
     known = set(flags_of(Options)) | set(flags_of(Launch)) | set(flags_of(Shorthand))
-    assert not meant.keys() & (known | {other for _, other in SPELLED})
+    assert not by_name.keys() & (known | {other for _, other in SPELLED})
     assert {flag for words in MEANT for flag in re.findall(r"--(\w+)", words)} <= known
-    for name, words in meant.items():
+    for name, words in by_name.items():
         assert refused(f"fedavg --{name} 3").endswith(f"; did you mean {words}?")
 
 
@@ -557,7 +557,7 @@ def test_every_other_name_is_in_the_help(capsys):
 
 
 @pytest.mark.parametrize(
-    ("preset", "meant"),
+    ("preset", "suggestion"),
     [
         ("fl", "fedavg --optimizer adam --lr 1e-3 --batch_size 32 --epoch_per_round 1 --keep_optimizer"),
         ("fd", "fd --fd_variant mse_logits"),
@@ -565,8 +565,8 @@ def test_every_other_name_is_in_the_help(capsys):
         ("cl", "centralized"),
     ],
 )
-def test_a_preset_is_an_algorithm_with_its_flags(preset, meant):
-    assert one(f"--preset {preset} --n_clients 3 --seed 4") == one(f"{meant} --n_clients 3 --seed 4")
+def test_a_preset_is_an_algorithm_with_its_flags(preset, suggestion):
+    assert one(f"--preset {preset} --n_clients 3 --seed 4") == one(f"{suggestion} --n_clients 3 --seed 4")
 
 
 def test_a_flag_beside_a_preset_has_the_last_word():
@@ -686,7 +686,7 @@ def test_a_configuration_of_another_algorithm_than_the_one_named(saved):
 def test_a_shell_is_told_algorithms_flags_and_names(tmp_path):
     """argcomplete's protocol: the line in the environment, the answers on descriptor 8, one a line."""
 
-    def asked(line):
+    def request(line):
         environment = {
             **{"_ARGCOMPLETE": "2", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SUPPRESS_SPACE": "1"},
             **{"COMP_TYPE": "9", "COMP_LINE": line, "COMP_POINT": str(len(line))},
@@ -695,6 +695,6 @@ def test_a_shell_is_told_algorithms_flags_and_names(tmp_path):
         subprocess.run(["sh", "-c", command], cwd=ROOT, env={**os.environ, **environment}, check=True, capture_output=True)
         return (tmp_path / "answers").read_text().split("\n")
 
-    assert asked("python run.py fedav") == ["fedavg"]
-    assert asked("python run.py cfkd --lambda") == ["--lambda_kd", "--lambda_disc"]
-    assert asked("python run.py cfkd --model LeN") == ["LeNet5", "LeNet5_classic"]
+    assert request("python run.py fedav") == ["fedavg"]
+    assert request("python run.py cfkd --lambda") == ["--lambda_kd", "--lambda_disc"]
+    assert request("python run.py cfkd --model LeN") == ["LeNet5", "LeNet5_classic"]

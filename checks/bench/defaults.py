@@ -28,7 +28,7 @@ def measured(folder: Path = FOLDER) -> int:
     """Run what no finished run is there of, and write the table; returns how many runs failed."""
     failed = 0
     for method in METHODS:
-        for network in (network for network in NETWORKS if (method, network) not in found(folder)):
+        for network in (network for network in NETWORKS if (method, network) not in find_result(folder)):
             words = shlex.split(COMMAND.format(method=method, network=network))[1:]
             limit = lambda: resource.setrlimit(resource.RLIMIT_CPU, (MOST, MOST))  # noqa: E731
             done = subprocess.run(
@@ -39,7 +39,7 @@ def measured(folder: Path = FOLDER) -> int:
     return failed
 
 
-def found(folder: Path) -> dict[tuple[str, str], saves.Run]:
+def find_result(folder: Path) -> dict[tuple[str, str], saves.Run]:
     """The finished runs of a folder, by method and network."""
     return {(run.options["algorithm"], ",".join(run.options["model"])): run for run in saves.find(folder)}
 
@@ -51,7 +51,7 @@ def write(folder: Path = FOLDER) -> None:
 
 def table(folder: Path) -> str:
     """A row a method: the rounds of its defaults, and what 10 rounds reach with each network."""
-    runs, both = found(folder), [f"{network}: {what} %" for network in NETWORKS for what in ("global", "personal")]
+    runs, both = find_result(folder), [f"{network}: {what} %" for network in NETWORKS for what in ("global", "personal")]
     lines = [["method", "rounds of its defaults", *both], ["---"] * (2 + len(both))]
     for method in METHODS:
         rounds = flags_of(algorithms.options_of(method))["rounds"]["default"]

@@ -43,7 +43,7 @@ class Actors:
         self._ray = ray
         actor = ray.remote(num_cpus=1)(_Actor)
         self._free = [actor.remote(pool.packed(build)) for _ in range(n)]
-        ray.get([one.ready.remote() for one in self._free])
+        ray.get([item.ready.remote() for item in self._free])
 
     def each(self, federation: Federation, work: Callable[..., Any], clients: Sequence[int], rows: Sequence) -> list[Any]:
         """[work(federation, k, row of the first, ...) for every client k]."""
@@ -89,14 +89,14 @@ def _replica(name: str) -> Federation:
     return experiment.federation_of(prepared(JOBS[name]))
 
 
-def _played(name: str, made: Callable[[], Any]) -> None:
-    one = prepared(JOBS[name])
+def _played(name: str, create: Callable[[], Any]) -> None:
+    run_experiment = prepared(JOBS[name])
     torch.set_num_threads(1)
-    federation = replace(experiment.federation_of(one), pool=made())
-    state, seconds, crossed = one.module.start(federation, one.options), [], [_crossed()]
-    for r in range(1, one.options.rounds + 1):
+    federation = replace(experiment.federation_of(run_experiment), pool=create())
+    state, seconds, crossed = run_experiment.module.start(federation, run_experiment.options), [], [_crossed()]
+    for r in range(1, run_experiment.options.rounds + 1):
         began = time.perf_counter()
-        done = one.module.communicate(federation.at(r), state, one.options)
+        done = run_experiment.module.communicate(federation.at(r), state, run_experiment.options)
         seconds.append(time.perf_counter() - began)
         crossed.append(_crossed())
         if ranks.rank() == 0:
@@ -123,17 +123,17 @@ def main() -> None:
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("--address", default="auto")
     parser.add_argument("--n", type=int, default=2, help="how many actors")
-    asked = parser.parse_args()
-    if asked.way == "actors":
+    args = parser.parse_args()
+    if args.way == "actors":
         import ray
 
-        ray.init(asked.address, log_to_driver=False)
-        _played(asked.job, lambda: Actors(asked.n, partial(_replica, asked.job)))
-    elif asked.way == "alone":
-        _played(asked.job, lambda: None)
+        ray.init(args.address, log_to_driver=False)
+        _played(args.job, lambda: Actors(args.n, partial(_replica, args.job)))
+    elif args.way == "alone":
+        _played(args.job, lambda: None)
     else:
         with ranks.joined():
-            _played(asked.job, ranks.Ranks)
+            _played(args.job, ranks.Ranks)
             if ranks.rank() > 0:
                 ranks.follow(print)
 

@@ -98,7 +98,7 @@ def given() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def tell(**told) -> None:
+def tell(**named) -> None:
     """The last words of such a program: `rounds`, seconds of each round, `tests`, seconds of each test (none where these are
     part of `rounds`), `accuracy` after the last, a fraction, and `steps` in all."""
-    print(json.dumps(told), flush=True)
+    print(json.dumps(named), flush=True)

@@ -119,10 +119,10 @@ def held_to(name: str, place: Path, plain: Path, forks: Forks, outcome: Outcome)
         outcome.count("refused in one line", int(refused))
         if not refused:
             yield f"exit status {ended.status}, {len(lines)} lines that must be one and name the file: {lines[-2:]}"
-    expected, found = methods.runs_in(plain / "saves"), methods.runs_in(place / "saves")
-    if not ended.status and not found:
+    expected, result = methods.runs_in(plain / "saves"), methods.runs_in(place / "saves")
+    if not ended.status and not result:
         yield "exit status 0, and no run is there"
-    for folder, run in found.items():
+    for folder, run in result.items():
         if folder not in expected:
             outcome.count("named another run")
         elif apart := methods.apart(expected[folder], run):
