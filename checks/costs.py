@@ -123,7 +123,7 @@ def apart(*words: str) -> dict[str, float]:
     return json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
 
-def one(name: str, flags: str, batch: str = "") -> None:
+def print_row(name: str, flags: str, batch: str = "") -> None:
     """A job in this process, with memory given back or kept."""
     from federation import allocator
 
@@ -310,5 +310,5 @@ def _of_children() -> float:
 
 
 if __name__ == "__main__":
-    parts = {"memory": memory, "batches": batches, "pooling": pooling, "step": step, "start": start, "one": one}
+    parts = {"memory": memory, "batches": batches, "pooling": pooling, "step": step, "start": start, "one": print_row}
     parts[sys.argv[1]](*sys.argv[2:])

@@ -82,7 +82,7 @@ torch.save({"history": columns, "weights": run.weights()}, sys.argv[2])
 """
 
 
-def played(root: Path, case: str, data: str, export_dir: Path) -> Read | str:
+def run_checkout(root: Path, case: str, data: str, export_dir: Path) -> Read | str:
     """The history and the weights of a case in a checkout, or the words with which it is refused."""
     command = [sys.executable, "run.py", *command_of(case, data, export_dir)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -119,8 +119,8 @@ def main() -> int:
         try:
             for data in DATA:
                 for case in COMMANDS:
-                    before = played(checkout, case, data, kept / commit.stdout.strip())
-                    after = played(ROOT, case, data, kept / "here")
+                    before = run_checkout(checkout, case, data, kept / commit.stdout.strip())
+                    after = run_checkout(ROOT, case, data, kept / "here")
                     if isinstance(before, str):
                         text = f"left out, refused by {args.revision}: {before}"
                     elif isinstance(after, str):

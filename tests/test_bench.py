@@ -56,7 +56,7 @@ def test_a_sample_is_the_median_over_all_rounds_but_the_first_and_a_round_has_it
     taken = {results.YARDSTICK: [kept, {**kept, "training": 8.0}, {**kept, "training": 4.0}], "another": [kept]}
 
     def cells(job):
-        (row,) = (line for line in results.told(taken, {}, JOBS[job]).splitlines() if "another" in line)
+        (row,) = (line for line in results.describe(taken, {}, JOBS[job]).splitlines() if "another" in line)
         return row.split(" | ")[3:5]
 
     assert cells("fedavg") == ["6.00 (6.00, 6.00)", "1.33"], "(4 + 4) / (2 + 4)"

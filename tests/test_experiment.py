@@ -171,15 +171,15 @@ def test_a_run_killed_half_way_and_started_again_is_the_same_to_the_last_bit(nam
 
 
 @pytest.fixture
-def played(monkeypatch):
-    """The rounds that are played."""
+def rounds_run(monkeypatch):
+    """The rounds that a run executes."""
     result, play = [], rounds.play
     monkeypatch.setattr(rounds, "play", lambda *args: result.append(args[3]) or play(*args))
     return result
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_goes_on_from_a_finished_one_of_fewer_rounds_to_the_same_bits(name, tmp_path, played, no_workbooks):
+def test_a_run_goes_on_from_a_finished_one_of_fewer_rounds_to_the_same_bits(name, tmp_path, rounds_run, no_workbooks):
     algorithm, _, quirks = name.partition(" ")
     flags = {"participation": 0.7, "ft_epochs": 1, "validation": 0.2, "lr_schedule": "constant"}
     flags |= {"as_published": True} if quirks else {}
@@ -187,7 +187,7 @@ def test_a_run_goes_on_from_a_finished_one_of_fewer_rounds_to_the_same_bits(name
         shorter = experiment.run(prepared(algorithm, tmp_path / "a", rounds=n, **flags))
     before = untimed(shorter)
     run_experiment = experiment.run(prepared(algorithm, tmp_path / "a", rounds=4, **flags))
-    assert played == [1, 2, 3, 4], "of 3 rounds the last two, of 4 the last"
+    assert rounds_run == [1, 2, 3, 4], "of 3 rounds the last two, of 4 the last"
     other = experiment.run(prepared(algorithm, tmp_path / "b", rounds=4, **flags))
     assert_same(run_experiment, other)
     assert untimed(saves.load(shorter.folder)).equals(before), "which stays as it is"
@@ -204,26 +204,26 @@ def test_a_run_goes_on_from_a_finished_one_of_fewer_rounds_to_the_same_bits(name
     ],
     ids=str,
 )
-def test_a_run_goes_on_from_one_of_fewer_rounds_only_where_these_are_its_own(flags, anew, tmp_path, played):
+def test_a_run_goes_on_from_one_of_fewer_rounds_only_where_these_are_its_own(flags, anew, tmp_path, rounds_run):
     experiment.run(prepared("fedavg", tmp_path, rounds=2, **flags))
     experiment.run(prepared("fedavg", tmp_path, rounds=2, **flags, seed=1))
-    played.clear()
+    rounds_run.clear()
     longer = experiment.run(prepared("fedavg", tmp_path, rounds=4, **flags))
-    assert played == ([1, 2, 3, 4] if anew else [3, 4])
-    played.clear()
+    assert rounds_run == ([1, 2, 3, 4] if anew else [3, 4])
+    rounds_run.clear()
     longer = saves.load(shutil.copytree(longer.folder, tmp_path / "longer" / longer.folder.name))
     assert_same(experiment.run(prepared("fedavg", tmp_path, rounds=4, **flags), force=True), longer)
-    assert played == [1, 2, 3, 4], "forced, from the beginning"
-    played.clear()
+    assert rounds_run == [1, 2, 3, 4], "forced, from the beginning"
+    rounds_run.clear()
     experiment.run(prepared("fedavg", tmp_path, rounds=4, **flags, momentum=0.5, optimizer="sgd"))
-    assert played == [1, 2, 3, 4], "other settings"
+    assert rounds_run == [1, 2, 3, 4], "other settings"
 
 
-def test_a_run_of_many_clients_begins_anew(tmp_path, played, monkeypatch):
+def test_a_run_of_many_clients_begins_anew(tmp_path, rounds_run, monkeypatch):
     monkeypatch.setattr(saves, "MANY", 2)
     for n in (1, 2):
         experiment.run(prepared("fedavg", tmp_path, rounds=n))
-    assert played == [1, 1, 2], "its history has between the rounds those that trained"
+    assert rounds_run == [1, 1, 2], "its history has between the rounds those that trained"
 
 
 @pytest.mark.parametrize("name", algorithms.ALGORITHMS)

@@ -224,7 +224,10 @@ def bound(tree: ast.AST) -> set[str]:
     return names | {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+TESTS = [path for folder in ("tests", "checks") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", [*MODULES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_identifiers_name_the_thing(path):
     assert not bound(ast.parse(path.read_text())) & set(BANNED)
 

@@ -45,8 +45,8 @@ def slow(name, y, p):
 
 @settings(deadline=None, max_examples=60)
 @given(predictions(), st.sampled_from(list(MEASURES)))
-def test_a_measure_is_what_a_slow_loop_finds(found, name):
-    y, p = found
+def test_a_measure_is_what_a_slow_loop_finds(sample, name):
+    y, p = sample
     if name == "auc" and len(set(y)) == 1:
         assert np.isnan(MEASURES[name](y, p))
     else:

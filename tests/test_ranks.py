@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, default_signals
 from hypothesis import given
 from hypothesis import strategies as st
-from on_ranks import played
+from on_ranks import run_case
 from test_algorithms import MODULES
 
 import run as command
@@ -140,7 +140,7 @@ def test_a_cuda_device_is_refused(monkeypatch):
 def expected(tmp_path_factory):
     """A file of what every algorithm leaves without ranks."""
     file = tmp_path_factory.mktemp("expected") / "played"
-    file.write_bytes(pickle.dumps({case: played(case) for case in MODULES}))
+    file.write_bytes(pickle.dumps({case: run_case(case) for case in MODULES}))
     return file
 
 
@@ -213,7 +213,7 @@ sys.exit(status)
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def failures(tmp_path_factory):
     """{a command of COMMANDS: (the leader's exit status, what both ranks tell on standard error, its runs)}; two ranks carry
     them all out, since it takes these seconds to begin."""
     place = tmp_path_factory.mktemp("told")
@@ -230,16 +230,16 @@ def told(tmp_path_factory):
     return results
 
 
-def test_a_run_that_fails_on_all_ranks_stops_no_other(told):
-    status, lines, created = told["all ranks"]
+def test_a_run_that_fails_on_all_ranks_stops_no_other(failures):
+    status, lines, created = failures["all ranks"]
     assert status == 1
     assert "\n".join(lines).count("a smaller --lr") == 1
     assert len(created) == 1
 
 
 @pytest.mark.parametrize("where", FAILING)
-def test_what_fails_on_one_rank_alone_is_told_by_the_leader(where, told):
-    status, lines, _ = told[where]
+def test_what_fails_on_one_rank_alone_is_told_by_the_leader(where, failures):
+    status, lines, _ = failures[where]
     assert status == 1
     of_rank_1 = [line for line in lines if line.startswith("run.py: rank 1 of 2 (")]
     assert len(of_rank_1) == 2, "of each run"

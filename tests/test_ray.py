@@ -312,10 +312,8 @@ def test_a_node_that_does_not_share_the_folder_is_told_before_training(tmp_path,
 
     run_experiment = prepared("fedavg", tmp_path / "elsewhere")
     line = line_of(place._as_it_is_here, run_experiment, Launch())
-    assert (
-        line
-        == f"{run_experiment.folder}: does not exist on this node; the nodes of --ray must share --export_dir under the same path"
-    )
+    missing = "does not exist on this node; the nodes of --ray must share --export_dir under the same path"
+    assert line == f"{run_experiment.folder}: {missing}"
     run_experiment.folder.mkdir(parents=True)
     assert place._as_it_is_here(run_experiment, Launch()).config == run_experiment.config
     other = replace(run_experiment, config={**run_experiment.config, "data": {"name": "digits", "digest": "0" * 16}})

@@ -23,7 +23,7 @@ def plain(tmp_path_factory):
 @pytest.mark.parametrize("number", range(len(repeat.TOGETHER)))
 def test_a_run_is_the_same_bits_whatever_is_around(number, plain, tmp_path):
     names = NAMES[number :: len(repeat.TOGETHER)]
-    assert repeat.given(repeat.TOGETHER[number], names, tmp_path / "läufe", **TINY) == []
+    assert repeat.run_condition(repeat.TOGETHER[number], names, tmp_path / "läufe", **TINY) == []
     expected = {name: run for name, run in plain.items() if run.options["algorithm"] in names}
     assert len(expected) == len(names)
     assert repeat.against(expected, methods.runs_in(tmp_path / "läufe")) == []

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from checks.bench.work import TEST_BATCH, Examples, Work, given, tell
+from checks.bench.work import TEST_BATCH, Examples, Work, read_options, tell
 
 # what is asked after a round, functions of images to (anything, logits): several kinds of them, the headline first
 Answers = list[list[Callable]]
@@ -31,7 +31,7 @@ class Loop:
     best: bool
     steps: int = 0
 
-    def ready(self, net: nn.Module) -> nn.Module:
+    def prepare(self, net: nn.Module) -> nn.Module:
         """A network in the layout of the settings."""
         return net.to(memory_format=torch.channels_last) if self.best else net
 
@@ -78,7 +78,7 @@ class Loop:
 
 def fedavg(loop: Loop) -> Iterator[Answers]:
     """Rounds of FedAvg; of FedBABU, where the head stays as it is."""
-    work, net = loop.work, loop.ready(loop.work.network())
+    work, net = loop.work, loop.prepare(loop.work.network())
     net.classifier.requires_grad_(work.options["algorithm"] != "fedbabu")
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     server = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -103,7 +103,7 @@ def cfkd(loop: Loop) -> Iterator[Answers]:
     from helpers import Batch, class_means
 
     work, options = loop.work, SimpleNamespace(**loop.work.options)
-    nets = [loop.ready(work.network(weights)) for weights in work.own]
+    nets = [loop.prepare(work.network(weights)) for weights in work.own]
     optimizers = [loop.optimizer(net.parameters()) for net in nets]
 
     def represent(net: nn.Module, examples: Examples) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,8 +134,8 @@ def fedgkt(loop: Loop) -> Iterator[Answers]:
     from models import StemNet
 
     work, options = loop.work, SimpleNamespace(**loop.work.options)
-    nets = [loop.ready(work.network(weights)) for weights in work.own]
-    server = loop.ready(work.made(options.server_model, StemNet.map_shape(work.shape), work.server))
+    nets = [loop.prepare(work.network(weights)) for weights in work.own]
+    server = loop.prepare(work.build(options.server_model, StemNet.map_shape(work.shape), work.server))
     optimizers = [loop.optimizer(net.parameters()) for net in nets]
     of_server = loop.optimizer(server.parameters())
     y = torch.cat([labels for _, labels in work.shares])
@@ -179,7 +179,7 @@ def finished(device: str) -> None:
 
 
 def main() -> None:
-    options = given()
+    options = read_options()
     torch.set_num_threads(options.threads)
     torch.set_default_device(options.device)
     torch.manual_seed(0)

@@ -35,7 +35,7 @@ class Actors:
     """Actors of a Ray cluster, each with a replica of a federation, which are sent a client at a time: the longest first,
     each to the first that is free. What an actor is at as it dies is sent to another."""
 
-    ready = True
+    is_ready = True
 
     def __init__(self, n: int, build: Callable[[], Federation]) -> None:
         import ray
@@ -43,7 +43,7 @@ class Actors:
         self._ray = ray
         actor = ray.remote(num_cpus=1)(_Actor)
         self._free = [actor.remote(pool.packed(build)) for _ in range(n)]
-        ray.get([item.ready.remote() for item in self._free])
+        ray.get([item.is_ready.remote() for item in self._free])
 
     def each(self, federation: Federation, work: Callable[..., Any], clients: Sequence[int], rows: Sequence) -> list[Any]:
         """[work(federation, k, row of the first, ...) for every client k]."""
@@ -53,7 +53,7 @@ class Actors:
         while len(done) < len(tasks):
             while waiting and self._free:
                 place, actor = waiting.pop(0), self._free.pop()
-                out[actor.carry_out.remote(pool.packed((federation.round, work, *tasks[place])))] = place, actor
+                out[actor.execute.remote(pool.packed((federation.round, work, *tasks[place])))] = place, actor
             (reference,), _ = self._ray.wait(list(out))
             place, actor = out.pop(reference)
             try:
@@ -72,11 +72,11 @@ class _Actor:
         torch.set_num_threads(1)
         self._federation = pickle.loads(build)()
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """It is there."""
         return True
 
-    def carry_out(self, task: bytes) -> bytes:
+    def execute(self, task: bytes) -> bytes:
         """One client's work, and what it counted."""
         r, work, k, *row = pickle.loads(task)
         (done,) = self._federation.at(r).map_clients(work, [k], *([part] for part in row))

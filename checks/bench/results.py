@@ -44,7 +44,7 @@ def summary(sample: Sample) -> Sample:
     return {"training": median(sample["rounds"][1:]), "test": median(tests) if tests else None, **kept}
 
 
-def told(taken: Taken, absent: Mapping[str, str], job: Job) -> str:
+def describe(taken: Taken, absent: Mapping[str, str], job: Job) -> str:
     """A table in Markdown: a row a contestant, medians over the times that it did the job."""
     rows = [HEADER, tuple("---" for _ in HEADER)]
     base = next((_seconds(samples, job) for name, samples in taken.items() if name.startswith(YARDSTICK)), None)
@@ -144,6 +144,6 @@ def _block(job: Job, result: dict[str, Any]) -> str:
     data = "; files without their published checksum" if here["data"] else ""
     return (
         f"**{job.words}**, {tested}: `run.py {job.command}`{data}\n\n"
-        f"{told(result['taken'], result['absent'], job)}\n\n"
+        f"{describe(result['taken'], result['absent'], job)}\n\n"
         f"n = {n}; {here['cores']} cores of {here['processor']}; {versions}; code of {here['revision']}."
     )

@@ -43,7 +43,7 @@ def compared(part: str, contestants: Mapping[str, Contestant], names: Iterable[s
                     taken[who].append(sample)
                     print("  " + "  ".join(f"{key} {value:.4g}" for key, value in sample.items() if value), who, flush=True)
         taken = {who: samples for who, samples in taken.items() if samples}
-        print(f"\n{results.told(taken, absent, job)}")
+        print(f"\n{results.describe(taken, absent, job)}")
         for line in others(taken, job):
             print(f"  WRONG: {line}")
             wrong += 1

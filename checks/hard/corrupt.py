@@ -138,7 +138,7 @@ class Victim:
 class Damage:
     """What was done, in words, to a copy of a victim's folder; which file, and whether a command must tell of it."""
 
-    told: str
+    description: str
     victim: Victim
     copy: Path
     name: str
@@ -155,7 +155,7 @@ def tried(seed: int) -> Outcome:
         def again(damage: Damage) -> list[str]:
             forks = idle.get()
             try:
-                return [f"{damage.told}: {what}" for what in _again(forks, damage)]
+                return [f"{damage.description}: {what}" for what in _again(forks, damage)]
             finally:
                 idle.put(forks)
                 shutil.rmtree(damage.copy.parent)
@@ -205,7 +205,7 @@ def _read(victim: Victim, done: Sequence[Damage], scratch: Path, outcome: Outcom
     outcome.failures += [f"{victim.words[0]}, whole: {name} fails with {message!r}" for name, message in failed.items()]
     for damage in done:
         actual = told_by(damage.copy, scratch)
-        outcome.failures += [f"{damage.told}: {what}" for what in wrong(undamaged, actual)]
+        outcome.failures += [f"{damage.description}: {what}" for what in wrong(undamaged, actual)]
         outcome.count("readings of a finished run", len(actual))
         outcome.count("of these refused in a line", sum(isinstance(result, UserError) for result in actual.values()))
 
@@ -238,8 +238,8 @@ def _killed(forks: Forks, words: list[str], folder: Path) -> Path:
 def _again(forks: Forks, damage: Damage) -> list[str]:
     """What is wrong with the command: its end, what it says, and the run that is there then."""
     ended = forks.run(_plan(damage.victim.words, damage.copy.parent))
-    lines, expected = ended.said.strip().splitlines(), damage.victim.expected
-    result = [f"a traceback: {ended.said[-400:]!r}"] if "Traceback" in ended.said else []
+    lines, expected = ended.output.strip().splitlines(), damage.victim.expected
+    result = [f"a traceback: {ended.output[-400:]!r}"] if "Traceback" in ended.output else []
     if ended.status and not (damage.copy / damage.name).is_file():  # which nobody but the user can put right
         return result if damage.name in lines[-1] else [*result, f"not told: {lines}"]
     if ended.status:

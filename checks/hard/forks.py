@@ -50,7 +50,7 @@ class Ended:
     cut: bool
     file: str
     renames: int
-    said: str
+    output: str
     left: list[str]
     lingered: float
 

@@ -61,7 +61,7 @@ class Told:
     status: int = 0
     out: str = ""
     err: str = ""
-    ready: list = dataclasses.field(default_factory=list)
+    experiments: list = dataclasses.field(default_factory=list)
     failed: list[str] = dataclasses.field(default_factory=list)
     launched: list[list[str]] = dataclasses.field(default_factory=list)  # each time the names of the runs
 
@@ -105,7 +105,7 @@ def carried_out(words: tuple[str, ...], largest: float = 8) -> Told:
             stack.enter_context(item)
         for owner, name, wrapped in (
             (commandline, "parse", noting(commandline.parse, lambda _: setattr(captured, "stage", "data"))),
-            (run, "_prepared", noting(run._prepared, captured.ready.append)),
+            (run, "_prepared", noting(run._prepared, captured.experiments.append)),
             (run, "launch", launching(run.launch)),
             (tuning, "launch", launching(tuning.launch)),
             (plan, "tell_all", at("run", plan.tell_all)),
@@ -180,7 +180,9 @@ def held_to(command: Command, folder: Path, largest: float = 8) -> str:
         assert captured.stage == "run"
         if not {"--plan", "--show_split"} & set(command.words):
             assert all(
-                saves.finished(folder / run_experiment.folder) for run_experiment in captured.ready if not captured.failed
+                saves.finished(folder / run_experiment.folder)
+                for run_experiment in captured.experiments
+                if not captured.failed
             )
     return captured.stage
 

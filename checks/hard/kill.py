@@ -57,7 +57,7 @@ class Trials:
         ended = self.forks.run(Plan(argv, str(undisturbed), eager=True))
         whole = methods.runs_in(undisturbed / "runs")
         if ended.status:
-            self.failures.append(f"{' '.join(words)}: exit status {ended.status}, {ended.said[-300:]!r}")
+            self.failures.append(f"{' '.join(words)}: exit status {ended.status}, {ended.output[-300:]!r}")
             return
         at_renames, number = 0, 0
         while len(self.moments) < n or (ended.renames and at_renames < len(self.moments) / 3):
@@ -99,9 +99,9 @@ class Trials:
         before = standing(runs)
         ended = self.forks.run(Plan(argv, str(folder), eager=eager))
         result = methods.runs_in(runs)
-        self.failures += [f"{text}; then: not said: {line!r}" for line in loss(before) if line not in ended.said]
+        self.failures += [f"{text}; then: not said: {line!r}" for line in loss(before) if line not in ended.output]
         if ended.status or result.keys() != whole.keys():
-            self.failures.append(f"{text}; then: exit status {ended.status}, {len(result)} runs, {ended.said[-300:]!r}")
+            self.failures.append(f"{text}; then: exit status {ended.status}, {len(result)} runs, {ended.output[-300:]!r}")
         self.failures += [f"{text}; then: {path} is left" for path in for_a_while(folder)]
         apart = {name: methods.apart(whole[name], result[name]) for name in result.keys() & whole.keys()}
         self.failures += [f"{text}; then: {name} differs in {', '.join(what)}" for name, what in apart.items() if what]
@@ -168,13 +168,13 @@ def wrong(plan: Plan, ended: Ended, before: dict, after: dict) -> list[str]:
     results = [f"{process} outlived it" for process in ended.left]
     if plan.signal == signal.SIGKILL and ended.cut:  # those whose parent was killed as they began may say what they like
         return results
-    if "Traceback" in ended.said:
-        results.append(f"a traceback: {ended.said[-500:]!r}")
+    if "Traceback" in ended.output:
+        results.append(f"a traceback: {ended.output[-500:]!r}")
     if not ended.cut:
         return results
     heard = ended.status in (0, 128 + plan.signal)
     if not heard and not (ended.status == -plan.signal and before == after):  # before it could hear, or when all was done
-        results.append(f"exit status {ended.status}: {ended.said[-500:]!r}")
+        results.append(f"exit status {ended.status}: {ended.output[-500:]!r}")
     at_work = [stands for name, stands in after.items() if stands != before.get(name)]
     if ended.status == 128 + plan.signal and not all(done or saved >= last for last, saved, _, done in at_work):
         results.append("a round that was told is not saved")

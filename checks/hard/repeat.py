@@ -63,7 +63,7 @@ TOGETHER = (
 )
 
 
-def given(condition: Condition, names: Sequence[str], folder: Path, **flags) -> list[str]:
+def run_condition(condition: Condition, names: Sequence[str], folder: Path, **flags) -> list[str]:
     """Give the commands of these methods, whose runs are then in `folder` -> what went wrong, in words."""
     failures = []
     names = tuple(reversed(names)) if condition.reverse else tuple(names)
@@ -111,11 +111,11 @@ def tried(seed: int) -> Outcome:
     outcome = Outcome()
     with tempfile.TemporaryDirectory(dir="/tmp") as scratch, ThreadPoolExecutor(2) as both:
         plain = Path(scratch) / "plain"
-        outcome.failures += [f"plain: {failure}" for failure in given(Condition(), methods.NAMES, plain)]
+        outcome.failures += [f"plain: {failure}" for failure in run_condition(Condition(), methods.NAMES, plain)]
         expected = methods.runs_in(plain)
         folders = {title: Path(scratch) / title.replace(" ", "_") for title in CONDITIONS}
         requests = [(condition, methods.NAMES, folders[title]) for title, condition in CONDITIONS.items()]
-        result = dict(zip(CONDITIONS, both.map(lambda item: given(*item), requests), strict=True))
+        result = dict(zip(CONDITIONS, both.map(lambda item: run_condition(*item), requests), strict=True))
         folders["--workers 2"], result["--workers 2"] = Path(scratch) / "workers", _with_workers(Path(scratch) / "workers")
         for title, failures in result.items():
             failures = [*failures, *against(expected, methods.runs_in(folders[title]))]
@@ -133,5 +133,5 @@ def _with_workers(folder: Path) -> list[str]:
             argv = [*words, "--jobs", "1", "--workers", "2", "--quiet", "--export_dir", str(folder)]
             ended = forks.run(Plan(argv, str(folder), eager=True))
             if ended.status:
-                failures.append(f"{' '.join(words)}: exit status {ended.status}, {ended.said[-500:]!r}")
+                failures.append(f"{' '.join(words)}: exit status {ended.status}, {ended.output[-500:]!r}")
     return failures

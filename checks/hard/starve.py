@@ -85,7 +85,7 @@ class Starvation:
     limits: dict[int, int] = field(default_factory=dict)
     out: str | None = None  # where standard output goes
     mounts: bool = False  # whether it needs a disk of its own
-    how: tuple[str, ...] = tuple(HOW)
+    modes: tuple[str, ...] = tuple(HOW)
 
 
 def _free(place: Place) -> None:
@@ -97,24 +97,24 @@ STARVED = {
     "disk nearly full": Starvation(lambda place: place.fill(300_000), undo=_free, mounts=True),
     "disk full after some rounds": Starvation(after_rounds=Place.fill, undo=_free, mounts=True),
     "folder of all runs removed": Starvation(after_rounds=lambda place: shutil.rmtree(place.saves, ignore_errors=True)),
-    "folders of the runs removed": Starvation(after_rounds=Place.runs_removed, how=("alone", "--jobs 2")),
+    "folders of the runs removed": Starvation(after_rounds=Place.runs_removed, modes=("alone", "--jobs 2")),
     "folder made read-only": Starvation(
-        after_rounds=lambda place: place.permit("a-w"), undo=lambda place: place.permit("u+w"), how=("alone", "--jobs 2")
+        after_rounds=lambda place: place.permit("a-w"), undo=lambda place: place.permit("u+w"), modes=("alone", "--jobs 2")
     ),
     "TMPDIR removed": Starvation(
         after_rounds=lambda place: shutil.rmtree(place.disk / "tmp", ignore_errors=True),
-        how=("--jobs 2", "--workers 2"),
+        modes=("--jobs 2", "--workers 2"),
     ),
     "8 descriptors": Starvation(limits={resource.RLIMIT_NOFILE: 8}),
-    "16 descriptors": Starvation(limits={resource.RLIMIT_NOFILE: 16}, how=("--jobs 2", "--workers 2")),
-    "500 MB of memory, too little to load": Starvation(limits={resource.RLIMIT_AS: 500 << 20}, how=("alone",)),
+    "16 descriptors": Starvation(limits={resource.RLIMIT_NOFILE: 16}, modes=("--jobs 2", "--workers 2")),
+    "500 MB of memory, too little to load": Starvation(limits={resource.RLIMIT_AS: 500 << 20}, modes=("alone",)),
     "700 MB of memory, too little to finish": Starvation(limits={resource.RLIMIT_AS: 700 << 20}),
-    "files of 1 kB": Starvation(limits={resource.RLIMIT_FSIZE: 1_000}, how=("alone", "--jobs 2")),
-    "files of 100 kB": Starvation(limits={resource.RLIMIT_FSIZE: 100_000}, how=("alone", "--jobs 2")),
-    "standard output full": Starvation(out="/dev/full", how=("alone",)),
-    "worker killed": Starvation(after_rounds=Place.kill_worker, how=("--jobs 2", "--workers 2")),
+    "files of 1 kB": Starvation(limits={resource.RLIMIT_FSIZE: 1_000}, modes=("alone", "--jobs 2")),
+    "files of 100 kB": Starvation(limits={resource.RLIMIT_FSIZE: 100_000}, modes=("alone", "--jobs 2")),
+    "standard output full": Starvation(out="/dev/full", modes=("alone",)),
+    "worker killed": Starvation(after_rounds=Place.kill_worker, modes=("--jobs 2", "--workers 2")),
     "all killed": Starvation(
-        after_rounds=lambda place: os.kill(place.process.pid, signal.SIGKILL), how=("alone", "--jobs 2", "--workers 2")
+        after_rounds=lambda place: os.kill(place.process.pid, signal.SIGKILL), modes=("alone", "--jobs 2", "--workers 2")
     ),
 }
 
@@ -128,7 +128,7 @@ def tried(seed: int) -> Outcome:
         whole = Path(scratch) / "whole"
         _begun("--jobs 2", whole, Path(scratch), stdout=subprocess.DEVNULL).wait(LIMIT)
         for name, starvation in STARVED.items():
-            for flags in starvation.how:
+            for flags in starvation.modes:
                 with _disk(Path(scratch)) as (place, mounted):
                     if starvation.mounts and not mounted:
                         outcome.figures[f"skipped: {name}"] = "no disk may be mounted here, which takes root"
@@ -139,7 +139,7 @@ def tried(seed: int) -> Outcome:
     return outcome
 
 
-def _starve(starvation: Starvation, how: str, place: Place, whole: Path, outcome: Outcome) -> Iterator[str]:
+def _starve(starvation: Starvation, mode: str, place: Place, whole: Path, outcome: Outcome) -> Iterator[str]:
     """Try one; yields what is wrong."""
     starvation.before(place)
     result, out = place.disk.parent / "stderr", Path(starvation.out or os.devnull)
@@ -152,7 +152,7 @@ def _starve(starvation: Starvation, how: str, place: Place, whole: Path, outcome
 
     with result.open("w") as err, out.open("w") as to:
         streams = {"stdout": to, "stderr": err, "start_new_session": True}
-        place.process = _begun(how, place.saves, place.disk / "tmp", preexec_fn=limit, **streams)
+        place.process = _begun(mode, place.saves, place.disk / "tmp", preexec_fn=limit, **streams)
         acted = starvation.after_rounds is None or _after_rounds(starvation.after_rounds, place)
         try:
             status = place.process.wait(LIMIT)
@@ -168,20 +168,20 @@ def _starve(starvation: Starvation, how: str, place: Place, whole: Path, outcome
         yield f"a traceback: {lines[0]} ... {lines[-1]}"
     elif status in (1, 2):
         last = [line for line in lines if line.startswith("run.py: ") and "the same command" in line]
-        if len(last) == 1 or (last and how == "--jobs 2"):  # a line a run, where each fails of its own
+        if len(last) == 1 or (last and mode == "--jobs 2"):  # a line a run, where each fails of its own
             outcome.count("ended in one line")
         else:
             yield f"{len(last)} lines that say what to do: {' | '.join(lines)}"
     elif status is not None:
         outcome.count({0: "did without", -signal.SIGKILL: "killed"}.get(status, "ended otherwise"))
     starvation.undo(place)
-    yield from _goes_on(how, place, whole, outcome)
+    yield from _goes_on(mode, place, whole, outcome)
 
 
-def _goes_on(how: str, place: Place, whole: Path, outcome: Outcome) -> Iterator[str]:
+def _goes_on(mode: str, place: Place, whole: Path, outcome: Outcome) -> Iterator[str]:
     scratch = place.disk / "tmp"
     scratch.mkdir(exist_ok=True)
-    again = _begun(how, place.saves, scratch, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    again = _begun(mode, place.saves, scratch, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     message = again.communicate(timeout=LIMIT)[1]
     if again.returncode:
         yield f"the same command ends with {again.returncode}: {message.strip()}"
@@ -202,8 +202,8 @@ def _differences(item: saves.Run, other: saves.Run) -> list[str]:
     return results + ([] if weights[0] == weights[1] else ["weights"])
 
 
-def _begun(how: str, folder: Path, scratch: Path, **others) -> subprocess.Popen:
-    words = [sys.executable, *RUN.split(), *HOW[how].split(), "--export_dir", str(folder), "--data_dir", str(ROOT / "data")]
+def _begun(mode: str, folder: Path, scratch: Path, **others) -> subprocess.Popen:
+    words = [sys.executable, *RUN.split(), *HOW[mode].split(), "--export_dir", str(folder), "--data_dir", str(ROOT / "data")]
     return subprocess.Popen(words, cwd=ROOT, env={**os.environ, "TMPDIR": str(scratch)}, **others)
 
 

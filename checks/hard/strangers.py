@@ -402,7 +402,7 @@ class Seen:
     """What came of a command: exit status (None where its time was over), what it said, and what it must not have done."""
 
     status: int | None
-    said: str
+    output: str
     ran: bool
     written: list[str]
 
@@ -445,10 +445,10 @@ def _everything(tmp: Path) -> dict[str, tuple]:
 
 def refused(recorded: Seen) -> str:
     """What is wrong with how an attack was refused; "" where it was, in one line."""
-    lines = recorded.said.strip().split("\n")
-    if recorded.status != 2 or len(lines) != 1 or "Traceback" in recorded.said:
+    lines = recorded.output.strip().split("\n")
+    if recorded.status != 2 or len(lines) != 1 or "Traceback" in recorded.output:
         return f"exit status {recorded.status}, {len(lines)} lines: {lines[-1][-300:]}"
-    return "" if all(c.isprintable() or c in " \n" for c in recorded.said) else "what it said is not inert"
+    return "" if all(c.isprintable() or c in " \n" for c in recorded.output) else "what it said is not inert"
 
 
 def _counted(outcome: Outcome, name: str, recorded: Seen, complaint: str, message: str = "") -> None:
@@ -456,8 +456,8 @@ def _counted(outcome: Outcome, name: str, recorded: Seen, complaint: str, messag
     outcome.count("refused in one line", int(recorded.status == 2 and not complaint))
     outcome.count("code run", int(recorded.ran))
     outcome.count("written outside the folder of runs", len(recorded.written))
-    if message and message not in recorded.said:
-        complaint = complaint or f"its line lacks {message!r}: {recorded.said.strip()[-300:]}"
+    if message and message not in recorded.output:
+        complaint = complaint or f"its line lacks {message!r}: {recorded.output.strip()[-300:]}"
     for wrong in (
         complaint,
         "code has run" * recorded.ran,
@@ -492,7 +492,7 @@ def on_runs(outcome: Outcome, tmp: Path) -> None:
     created = watched(["run.py", *SMALL.split(), "--dataset", "digits", "--export_dir", f"{tmp}/saves"], tmp)
     run = next(path.parent for path in (tmp / "saves").glob("*/done")) if created.status == 0 else None
     if run is None:
-        outcome.failures.append(f"no run to attack: {created.said[-300:]}")
+        outcome.failures.append(f"no run to attack: {created.output[-300:]}")
         return
     whole = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     for name, (file, spoil) in OF_RUNS.items():
@@ -507,13 +507,13 @@ def on_runs(outcome: Outcome, tmp: Path) -> None:
             recorded = watched(words.format(run=run, tmp=tmp).split(), tmp)
             # what a reader does not read does not disturb it
             complaint = (
-                "" if recorded.status == 0 and "Traceback" not in recorded.said else refused(recorded) and _lines(recorded)
+                "" if recorded.status == 0 and "Traceback" not in recorded.output else refused(recorded) and _lines(recorded)
             )
             _counted(outcome, f"{name}, {reader}", recorded, complaint)
 
 
 def _lines(recorded: Seen) -> str:
     """What is wrong with how a command of figures/ refused: its usage stands before the line."""
-    last = recorded.said.strip().split("\n")[-1]
-    proper = recorded.status == 2 and "Traceback" not in recorded.said and "error:" in last
+    last = recorded.output.strip().split("\n")[-1]
+    proper = recorded.status == 2 and "Traceback" not in recorded.output and "error:" in last
     return "" if proper else f"exit status {recorded.status}: {last[-300:]}"

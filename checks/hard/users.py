@@ -49,7 +49,7 @@ class Step:
     user: int
     does: str
     status: int = 0
-    said: str = ""
+    expected: str = ""
     umask: int = 0o022
 
 
@@ -174,11 +174,12 @@ def held_to(steps: tuple[Step, ...], place: Path, forks: Forks, outcome: Outcome
         else:
             outcome.count("commands")
             ended = forks.run(_plan(step, place))
-            lines = ended.said.strip().splitlines()
+            lines = ended.output.strip().splitlines()
             outcome.count("of these refused in lines", int(bool(step.status)))
             text = f"step {number}, {step.does} of user {step.user}"
-            if "Traceback" in ended.said or ended.status != step.status or step.said not in ended.said:
-                yield f"{text}: exit status {ended.status}, must be {step.status} with {step.said!r}: {ended.said[-600:]!r}"
+            if "Traceback" in ended.output or ended.status != step.status or step.expected not in ended.output:
+                expected = f"must be {step.status} with {step.expected!r}"
+                yield f"{text}: exit status {ended.status}, {expected}: {ended.output[-600:]!r}"
             if ended.status and not lines[-1].startswith(("run.py: ", "python -m ")):
                 yield f"{text}: its last line does not say why: {lines[-1]}"
         there = _digests(place / "saves")

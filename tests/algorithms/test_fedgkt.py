@@ -108,7 +108,7 @@ class Step(NamedTuple):
     """One call of a loss: the batch, what was given, and the model as it was then, in the mode that it was in."""
 
     batch: Batch
-    given: dict
+    context: dict
     model: nn.Module
     options: object
 
@@ -229,12 +229,12 @@ def test_extreme_logits_give_finite_losses_and_gradients(scale, dtype):
 def test_weights_are_kd_alpha_and_in_the_first_round_0(monkeypatch):
     federation, recorded = federation_of(), watched(monkeypatch, "loss")
     for r, _, done in rounds_of(federation, flags_for(kd_alpha=0.7, batch_size=WHOLE), 3):
-        assert [step.given["weight"] for step in recorded] == [0.0 if r == 1 else 0.7] * 3
+        assert [step.context["weight"] for step in recorded] == [0.0 if r == 1 else 0.7] * 3
         for k, step in enumerate(recorded):
             _, logits = step.model(step.batch.x)
             taught = F.cross_entropy(logits, step.batch.y)
             if r > 1:
-                taught = taught + 0.7 * transferred(logits, step.given["targets"][step.batch.index], 3.0)
+                taught = taught + 0.7 * transferred(logits, step.context["targets"][step.batch.index], 3.0)
             torch.testing.assert_close(done.loss[k].item(), taught.item(), rtol=1e-12, atol=0)
         recorded.clear()
 
@@ -374,7 +374,7 @@ def test_the_server_trains_on_the_maps_as_they_were_rounded(feature_dtype, monke
     (step,) = recorded
     assert torch.equal(step.batch.x, pooled["maps"].double()[step.batch.index])
     assert torch.equal(step.batch.y, pooled["labels"][step.batch.index])
-    assert torch.equal(step.given["targets"], pooled["logits"])
+    assert torch.equal(step.context["targets"], pooled["logits"])
 
 
 def test_down_go_logits_to_the_clients_of_the_round_alone():
@@ -421,7 +421,7 @@ def test_what_a_client_receives_is_what_it_learns_from_in_the_next_round(monkeyp
     for r, state, _ in rounds_of(federation, flags_for(batch_size=WHOLE), 3):
         for k, step in enumerate(recorded):
             if r > 1:
-                assert torch.equal(step.given["targets"], before[k])
+                assert torch.equal(step.context["targets"], before[k])
                 x = federation.data.images(torch.tensor(SHARES[k])[step.batch.index], torch.float64)
                 assert torch.equal(step.batch.x, x), "positions in the share, as those of the targets"
         before = federation.wire.take("logits")
@@ -478,7 +478,7 @@ def batches_of(steps):
     """{client: [its batches]}: clients are told apart by how many targets they have."""
     results = {}
     for step in steps:
-        k = [len(share) for share in SHARES].index(len(step.given["targets"]))
+        k = [len(share) for share in SHARES].index(len(step.context["targets"]))
         results.setdefault(k, []).append(step.batch)
     return results
 
@@ -526,7 +526,7 @@ def test_without_an_augmented_extraction_maps_are_of_plain_images_and_training_o
     fresh = fresh_batches(monkeypatch, 3, **shared)
     federation, recorded = federation_of(wire=Heard()), watched(monkeypatch, "loss")
     for r, state, _ in rounds_of(federation, flags_for(augment_extract="0", **shared), 3):
-        assert [step.given["weight"] for step in recorded] == [float(r > 1)] * len(recorded)
+        assert [step.context["weight"] for step in recorded] == [float(r > 1)] * len(recorded)
         for step, batch in zip(recorded, fresh[r - 1], strict=True):
             assert torch.equal(step.batch.x, batch.x)
             assert torch.equal(step.batch.index, batch.index)
@@ -549,7 +549,7 @@ def assert_same_examples(step, rows):
     assert (equal.sum(1) == 1).all()
     which = equal.int().argmax(1)
     assert torch.equal(step.batch.y, labels[which])
-    assert torch.equal(step.given["targets"][step.batch.index], logits[which])
+    assert torch.equal(step.context["targets"][step.batch.index], logits[which])
 
 
 @pytest.mark.parametrize("stale", ["keep", "drop"])
@@ -596,11 +596,11 @@ def test_a_client_that_comes_back_learns_from_the_targets_and_the_draw_of_when_i
     for r, state, done in rounds_of(federation, flags, 7):
         (k,) = done.clients
         (step,) = recorded
-        assert step.given["weight"] == float(k in last)
+        assert step.context["weight"] == float(k in last)
         if k in last:
             came_back += last[k][0] < r - 1
             _, targets, drawn = last[k]
-            assert torch.equal(step.given["targets"], targets)
+            assert torch.equal(step.context["targets"], targets)
             x = federation.data.images(
                 torch.tensor(SHARES[k])[step.batch.index], torch.float64, data.augment.part(drawn, step.batch.index)
             )
@@ -686,7 +686,7 @@ def test_the_servers_learning_rate_is_lr_times_the_factor_and_the_clients_is_not
         assert step.options.lr == result["server_lr"] == pytest.approx(0.02 * factors[r - 1], rel=1e-12)
         assert all(of_client.options.lr == 0.02 for of_client in of_clients)
         bias = "classifier.bias"  # a step of gradient descent shows the rate that was taken
-        context = {**step.given, "said": step.given["said"].clone()}
+        context = {**step.context, "said": step.context["said"].clone()}
         value = fedgkt.server_loss(step.model, step.batch, context, flags)
         (gradient,) = torch.autograd.grad(value, [step.model.classifier.bias])
         moved = before[bias] - result["server_lr"] * (gradient + 1e-4 * before[bias])
@@ -964,8 +964,8 @@ def test_as_published_predictions_meet_other_images_and_draws_are_new(monkeypatc
             assert torch.equal(step.batch.x, batch.x)
         orders = []
         for step in recorded if r > 1 else []:
-            k = [len(share) for share in SHARES].index(len(step.given["targets"]))
-            equal = (step.given["targets"][:, None] == received[k][None]).all(2)
+            k = [len(share) for share in SHARES].index(len(step.context["targets"]))
+            equal = (step.context["targets"][:, None] == received[k][None]).all(2)
             assert (equal.sum(0) == 1).all(), "the same predictions"
             orders.append(equal.int().argmax(1).tolist())
         assert all(order != sorted(order) for order in orders), "in another order"

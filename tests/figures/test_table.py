@@ -524,8 +524,8 @@ def test_a_name_that_no_run_has_or_that_one_lacks_is_refused_with_those_that_the
         result = refused(capsys, tmp_path, "--metric", *words)
         assert result == f"--metric {words[0]}: no run has this metric; must be one of {there}"
     assert refused(capsys, tmp_path, "--metric", "validation") == (
-        f"--metric validation: {run_experiment.folder} does not have this metric; it has global, personal, worst; it requires "
-        "--validation; runs "
+        f"--metric validation: {run_experiment.folder} does not have this metric; it has global, personal, worst; "
+        "it requires --validation; runs "
         "of ditto have it (--where algorithm=ditto)"
     )
     assert refused(capsys, tmp_path, "--metric", "personal:personal").endswith(

@@ -20,7 +20,7 @@ from fedlab.contrib.dataset.basic_dataset import FedDataset
 from fedlab.core.standalone import StandalonePipeline
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from checks.bench.work import Logits, Work, accuracy_of, given, tell
+from checks.bench.work import Logits, Work, accuracy_of, read_options, tell
 
 
 class Shares(FedDataset):
@@ -48,7 +48,7 @@ class Pipeline(StandalonePipeline):
 
 
 def main() -> None:
-    options = given()
+    options = read_options()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     work = Work.read(options.work)

@@ -17,7 +17,7 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from checks.bench.work import Logits, Work, accuracy_of, given, tell
+from checks.bench.work import Logits, Work, accuracy_of, read_options, tell
 
 
 @cache
@@ -29,7 +29,7 @@ def read(path: Path) -> tuple[Work, Logits]:
 
 
 def main() -> None:
-    options = given()
+    options = read_options()
     torch.manual_seed(0)
     random.seed(0)
     work, _ = read(options.work)

@@ -21,7 +21,7 @@ from fluke.evaluation import ClassificationEval
 from fluke.utils import FederationObserver
 from torchmetrics import Accuracy
 
-from checks.bench.work import TEST_BATCH, Logits, Work, given, tell
+from checks.bench.work import TEST_BATCH, Logits, Work, read_options, tell
 
 
 class Watch(FederationObserver):
@@ -42,7 +42,7 @@ class Watch(FederationObserver):
 
 
 def main() -> None:
-    options = given()
+    options = read_options()
     torch.set_num_threads(options.threads)
     work = Work.read(options.work)
     job = work.options

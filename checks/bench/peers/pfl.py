@@ -23,7 +23,7 @@ from pfl.hyperparam.base import NNEvalHyperParams, NNTrainHyperParams
 from pfl.metrics import Metrics, StringMetricName, Weighted
 from pfl.model.pytorch import PyTorchModel
 
-from checks.bench.work import TEST_BATCH, Logits, Work, given, tell
+from checks.bench.work import TEST_BATCH, Logits, Work, read_options, tell
 
 
 class Network(Logits):
@@ -57,7 +57,7 @@ class Watch(TrainingProcessCallback):
 
 
 def main() -> None:
-    options = given()
+    options = read_options()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     np.random.seed(0)
