@@ -45,7 +45,9 @@ class Actors:
         self._free = [actor.remote(pool.packed(build)) for _ in range(n)]
         ray.get([item.is_ready.remote() for item in self._free])
 
-    def each(self, federation: Federation, work: Callable[..., Any], clients: Sequence[int], rows: Sequence) -> list[Any]:
+    def map_clients(
+        self, federation: Federation, work: Callable[..., Any], clients: Sequence[int], rows: Sequence
+    ) -> list[Any]:
         """[work(federation, k, row of the first, ...) for every client k]."""
         tasks = list(zip(clients, *rows, strict=True))
         waiting = sorted(range(len(tasks)), key=lambda place: -len(federation.shares[clients[place]]))
