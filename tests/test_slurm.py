@@ -209,7 +209,7 @@ def test_an_element_leaves_without_a_table_and_tells_who_prints_it(calls, tmp_pa
     out, err = capsys.readouterr()
     failed = [run_experiment for run_experiment in others if (run_experiment.folder / "failed").exists()]
     assert status == (1 if failed else 0)
-    assert "other processes are executing 1 of 8 runs; the last process to finish prints the table" in err
+    assert "other processes are executing 1 of 8 runs; the last process to finish prints the table" in " ".join(err.split())
     assert len(re.findall(r"^run\.py: .*training loss", err, re.MULTILINE)) == len(failed) > 0, "failures are told too"
     assert "algorithm  " not in out
     assert command.main(words) == 1
