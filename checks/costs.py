@@ -123,11 +123,11 @@ def apart(*words: str) -> dict[str, float]:
     return json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
 
-def one(name: str, how: str, batch: str = "") -> None:
+def print_row(name: str, flags: str, batch: str = "") -> None:
     """A job in this process, with memory given back or kept."""
     from federation import allocator
 
-    if how == "kept":
+    if flags == "kept":
         assert allocator.keep_blocks()
     print(json.dumps(job(name, int(batch) if batch else None)))
 
@@ -136,12 +136,13 @@ def memory(*names: str) -> None:
     print(f"{'':<26}{'us an image':>20}{'ratio':>7}{'faults an image':>18}{'peak, MB':>14}")
     print(f"{'':<26}{'given back':>12}{'kept':>8}{'':>7}{'given back':>12}{'kept':>6}{'back':>8}{'kept':>6}")
     for name in names or JOBS:
-        found: dict[str, list] = {"back": [], "kept": []}
+        result: dict[str, list] = {"back": [], "kept": []}
         for _ in range(TIMES):
-            for how, said in found.items():
-                said.append(apart(name, how))
+            for flags, actual in result.items():
+                actual.append(apart(name, flags))
         (us, kept_us), (faults, kept_faults), (peak, kept_peak) = (
-            [median(said[what] for said in found[how]) for how in found] for what in ("us", "faults", "peak")
+            [median(reported[what] for reported in result[settings]) for settings in result]
+            for what in ("us", "faults", "peak")
         )
         line = f"{name:<26}{us:>12.0f}{kept_us:>8.0f}{us / kept_us:>7.2f}{faults:>12.1f}{kept_faults:>6.1f}"
         print(f"{line}{peak:>8.0f}{kept_peak:>6.0f}", flush=True)
@@ -151,8 +152,8 @@ def batches(*names: str) -> None:
     sizes = (25, 50, 100, 250, 500, 1000)
     print(f"{'us an image, memory kept':<26}" + "".join(f"{size:>8}" for size in sizes))
     for name in names or [name for name in JOBS if name.startswith("evaluate")]:
-        said = [[apart(name, "kept", str(size))["us"] for size in sizes] for _ in range(TIMES)]
-        print(f"{name:<26}" + "".join(f"{median(of_size):>8.0f}" for of_size in zip(*said, strict=True)), flush=True)
+        outputs = [[apart(name, "kept", str(size))["us"] for size in sizes] for _ in range(TIMES)]
+        print(f"{name:<26}" + "".join(f"{median(of_size):>8.0f}" for of_size in zip(*outputs, strict=True)), flush=True)
 
 
 def pooling() -> None:
@@ -168,12 +169,12 @@ def pooling() -> None:
     ways = {"torch": nn.MaxPool2d.forward, "slices": models.MaxPool.forward}
     print(f"{'us an image':<26}" + "".join(f"{way:>9}" for way in ways) + f"{'ratio':>7}")
     for name in ("LeNet5_classic", "LeNet5", "CNN4", "ResNet9"):
-        federation, everything, found = of_one(name, 1000).at(1), torch.arange(1000), {way: [] for way in ways}
+        federation, everything, result = of_one(name, 1000).at(1), torch.arange(1000), {way: [] for way in ways}
         model = federation.model(0, federation.initial(0))
         for _ in range(2 * TIMES + 1):
             for way, models.MaxPool.forward in ways.items():
-                found[way].append(a_call(partial(_scores, federation, 0, model, everything), SECONDS / 4) * 1e3)
-        torchs, slices = (median(taken) for taken in found.values())
+                result[way].append(a_call(partial(_scores, federation, 0, model, everything), SECONDS / 4) * 1e3)
+        torchs, slices = (median(taken) for taken in result.values())
         print(f"{name:<26}{torchs:>9.1f}{slices:>9.1f}{torchs / slices:>7.2f}", flush=True)
 
 
@@ -189,12 +190,12 @@ def step() -> None:
     torch.set_num_threads(1)
     parts = ("Chorus", "bare", "both ways", "optimizer", "images")
     print(f"{'us a step':<26}" + "".join(f"{part:>11}" for part in (*parts, "the rest")) + f"{'ratio':>8}")
-    for name, asked in STEPS.items():
-        calls, found = of_a_step(*asked), {part: [] for part in parts}
+    for name, options in STEPS.items():
+        calls, result = of_a_step(*options), {part: [] for part in parts}
         for _ in range(2 * TIMES + 1):
             for part, (do, steps) in calls.items():
-                found[part].append(a_call(do, SECONDS / 4) / steps * 1e6)
-        us = {part: median(taken) for part, taken in found.items()}
+                result[part].append(a_call(do, SECONDS / 4) / steps * 1e6)
+        us = {part: median(taken) for part, taken in result.items()}
         rest = us["Chorus"] - us["both ways"] - us["optimizer"] - us["images"]
         line = f"{name:<26}" + "".join(f"{us[part]:>11.1f}" for part in parts)
         print(f"{line}{rest:>11.1f}{us['Chorus'] / us['bare']:>8.3f}", flush=True)
@@ -282,7 +283,7 @@ def start() -> None:
             **{f"run.py ..., {name}": ["run.py", *RUN.format(name, folder).split()] for name in data},
         }
         taken, worked = {name: [] for name in commands}, {name: [] for name in commands}
-        said = {name: [] for name in data}
+        by_name = {name: [] for name in data}
         for _ in range(TIMES):
             for name, words in commands.items():
                 began, before = time.perf_counter(), _of_children()
@@ -292,10 +293,10 @@ def start() -> None:
             for name in data:
                 words = [sys.executable, "-c", FIRST_STEP, *RUN.format(name, folder).split()]
                 done = run(words, check=True)
-                said[name].append([float(word) for word in done.stdout.split()[-5:]])
+                by_name[name].append([float(word) for word in done.stdout.split()[-5:]])
     for name, seconds in taken.items():
         print(f"{median(seconds):>7.2f} s, {median(worked[name]):>5.2f} s of the processor  {name}")
-    for name, rows in said.items():
+    for name, rows in by_name.items():
         torch_in, imports, first, whole, modules = (median(column) for column in zip(*rows, strict=True))
         print(
             f"a run, {name}, of the processor: torch imported in {torch_in:.2f} s, the rest in {imports:.2f} s, first step "
@@ -309,5 +310,5 @@ def _of_children() -> float:
 
 
 if __name__ == "__main__":
-    parts = {"memory": memory, "batches": batches, "pooling": pooling, "step": step, "start": start, "one": one}
+    parts = {"memory": memory, "batches": batches, "pooling": pooling, "step": step, "start": start, "one": print_row}
     parts[sys.argv[1]](*sys.argv[2:])

@@ -35,20 +35,20 @@ def differing(case: str, device: str) -> list[str]:
     """What is not as it should be, in words."""
     here, once, again = (federation_for(case, participation=0.7, device=where) for where in ("cpu", device, device))
     with _waits() as waited:
-        states, rounds = zip(*(play(one, options_of(case), rounds=2) for one in (here, once, again)), strict=True)
-    answers = [answers_of(one, done) for one, done in zip((here, once, again), rounds, strict=True)]
-    found = []
+        states, rounds = zip(*(play(item, options_of(case), rounds=2) for item in (here, once, again)), strict=True)
+    answers = [answers_of(item, done) for item, done in zip((here, once, again), rounds, strict=True)]
+    results = []
     if not equal(states[1], states[2]) or not equal(answers[1], answers[2]):
-        found.append("not repeatable")
-    for one, other in zip(tensors([states[0], answers[0]]), tensors([states[1], answers[1]]), strict=True):
-        if one.is_floating_point() and not torch.allclose(one, other.cpu(), CLOSE, CLOSE):
-            found.append(f"apart by {(one - other.cpu()).abs().max():.1e}")
+        results.append("not repeatable")
+    for entry, other in zip(tensors([states[0], answers[0]]), tensors([states[1], answers[1]]), strict=True):
+        if entry.is_floating_point() and not torch.allclose(entry, other.cpu(), CLOSE, CLOSE):
+            results.append(f"apart by {(entry - other.cpu()).abs().max():.1e}")
             break
     if here.wire.collect() != once.wire.collect() or here.meter.spent != once.meter.spent:
-        found.append("other bytes or counts")
+        results.append("other bytes or counts")
     if waited:
-        found.append(f"{len(waited)} times a step waited for the device, first in {waited[0]}")
-    return found
+        results.append(f"{len(waited)} times a step waited for the device, first in {waited[0]}")
+    return results
 
 
 class _waits:
@@ -60,10 +60,10 @@ class _waits:
         self._warned = self._caught.__enter__()
         warnings.simplefilter("always")
 
-        def batches(*given):
+        def batches(*args):
             """The batches, during which torch tells of waiting."""
             _tell("warn")
-            yield from self._epochs(*given)
+            yield from self._epochs(*args)
             _tell("default")
 
         helpers._batches = batches
@@ -75,25 +75,25 @@ class _waits:
         self._found += [f"{w.filename}:{w.lineno}" for w in self._warned if "synchroniz" in str(w.message)]
 
 
-def _tell(how: str) -> None:
+def _tell(flags: str) -> None:
     if torch.cuda.is_available():
-        torch.cuda.set_sync_debug_mode(how)
+        torch.cuda.set_sync_debug_mode(flags)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
-    asked = parser.parse_args()
-    if asked.device.startswith("cuda") and not torch.cuda.is_available():
+    args = parser.parse_args()
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
         print("no CUDA device is there")
         return 1
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     wrong = 0
     for case in MODULES:
-        found = differing(case, asked.device)
-        wrong += bool(found)
-        print(f"{case}: {'; '.join(found) or 'the same'}", flush=True)
-    words = [sys.executable, "run.py", *JOB.split(), "--device", asked.device]
+        result = differing(case, args.device)
+        wrong += bool(result)
+        print(f"{case}: {'; '.join(result) or 'the same'}", flush=True)
+    words = [sys.executable, "run.py", *JOB.split(), "--device", args.device]
     return wrong + bool(subprocess.run(words, cwd=ROOT, check=False).returncode)
 
 

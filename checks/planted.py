@@ -569,17 +569,17 @@ def main(numbers: list[int]) -> int:
     rows, missed = ["", "| | bug | in | noticed by |", "|---|---|---|---|"], 0
     with tempfile.TemporaryDirectory() as scratch:
         copy_to(folder := Path(scratch))
-        asked = {plant[3] for plant in plants}  # what is given without -k in one go
-        together = " ".join(sorted({word for targets in asked if "-k" not in targets for word in targets.split()}))
-        for targets in filter(None, [together, *sorted(targets for targets in asked if "-k" in targets)]):
+        options = {plant[3] for plant in plants}  # what is given without -k in one go
+        together = " ".join(sorted({word for targets in options if "-k" not in targets for word in targets.split()}))
+        for targets in filter(None, [together, *sorted(targets for targets in options if "-k" in targets)]):
             status, name = tested(folder, targets)
             if status:
                 sys.exit(f"without a plant, pytest ends with {status} for {targets}: {name}")
         for i, words, file, *rest in plants:
-            found, what = noticed(folder, file, *rest)
-            missed += not found
+            result, what = noticed(folder, file, *rest)
+            missed += not result
             print(f"{i:>3} {words.removeprefix('* '):<100} {what}", flush=True)
-            what = f"`{what}`{', assertion added' if words.startswith('*') else ''}" if found else what
+            what = f"`{what}`{', assertion added' if words.startswith('*') else ''}" if result else what
             rows.append(f"| {i} | {words.removeprefix('* ')} | `{file}` | {what} |")
     if not numbers:
         text = RECORD.read_text()

@@ -93,7 +93,7 @@ torch.save({"history": columns, "weights": run.weights()}, sys.argv[2])
 """
 
 
-def played(root: Path, case: str, data: str, export_dir: Path) -> Read | str:
+def run_checkout(root: Path, case: str, data: str, export_dir: Path) -> Read | str:
     """The history and the weights of a case in a checkout, or the words with which it is refused."""
     command = [sys.executable, "run.py", *command_of(case, data, export_dir)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -107,19 +107,21 @@ def played(root: Path, case: str, data: str, export_dir: Path) -> Read | str:
 
 def differences(before: Read, after: Read) -> list[str]:
     """The columns of the history and the weights that are not the same bits."""
-    one, other = (pd.DataFrame(run["history"]).drop(columns=list(saves.TIMING), errors="ignore") for run in (before, after))
-    found = sorted(set(one) - set(other))  # a column may be new
-    found += [name for name in one if name in other and not one[name].equals(other[name])]
+    one_history, other = (
+        pd.DataFrame(run["history"]).drop(columns=list(saves.TIMING), errors="ignore") for run in (before, after)
+    )
+    columns = sorted(set(one_history) - set(other))  # a column may be new
+    columns += [name for name in one_history if name in other and not one_history[name].equals(other[name])]
     rows = [run["weights"] for run in (before, after)]
     if list(rows[0]) != list(rows[1]) or any(saves.digest(rows[0][name]) != saves.digest(rows[1][name]) for name in rows[0]):
-        found.append("weights")
-    return found
+        columns.append("weights")
+    return columns
 
 
 def compare(case: str, data: str, checkouts: Sequence[tuple[Path, Path]], revision: str) -> tuple[str, bool]:
     """Run a case in two checkouts, each with a folder for its runs, side by side; return a line, and whether they differ."""
     with ThreadPoolExecutor(2) as pair:
-        before, after = pair.map(lambda place: played(place[0], case, data, place[1]), checkouts)
+        before, after = pair.map(lambda place: run_checkout(place[0], case, data, place[1]), checkouts)
     if isinstance(before, str):
         return f"left out, refused by {revision}: {before}", False
     if isinstance(after, str):
@@ -132,18 +134,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("revision", help="what git calls it")
     parser.add_argument("--kept", type=Path, help="where the runs are kept, so that those of the revision are made once")
-    given = parser.parse_args()
+    args = parser.parse_args()
     git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "--short", given.revision], capture_output=True, text=True, check=True)
+    commit = subprocess.run([*git, "rev-parse", "--short", args.revision], capture_output=True, text=True, check=True)
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
-        kept, checkout = (given.kept or Path(scratch) / "kept").resolve(), Path(scratch) / "before"
-        subprocess.run([*git, "worktree", "add", "--quiet", "--detach", str(checkout), given.revision], check=True)
+        kept, checkout = (args.kept or Path(scratch) / "kept").resolve(), Path(scratch) / "before"
+        subprocess.run([*git, "worktree", "add", "--quiet", "--detach", str(checkout), args.revision], check=True)
         try:
             for data in DATA:
                 for case in COMMANDS:
                     places = [(checkout, kept / commit.stdout.strip()), (ROOT, kept / "here")]
-                    line, differs = compare(case, data, places, given.revision)
+                    line, differs = compare(case, data, places, args.revision)
                     wrong += differs
                     print(f"{case:<70} {data.split()[1]:<8} {line}", flush=True)
         finally:

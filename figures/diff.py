@@ -10,6 +10,7 @@ import sys
 if not __package__:
     sys.path[0] += "/.."  # run by its path: `errors` says how to run it
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,9 +107,10 @@ def _number(value: float, form: str) -> str:
 
 def _table(headers: list[str], rows: list[list[str]]) -> str:
     aligned = ["left", *["right"] * 3] if len(headers) == 4 else None
-    room = (WIDTH - max(len(name) for name in (headers[0], *(row[0] for row in rows)))) // (len(headers) - 1) - 2
-    options = {"tablefmt": "simple", "colalign": aligned, "disable_numparse": True}
-    return tabulate(rows, headers=headers, maxcolwidths=[None, *[room] * (len(headers) - 1)], **options)
+    name_width, n_values = max(len(name) for name in (headers[0], *(row[0] for row in rows))), len(headers) - 1
+    room = (WIDTH - name_width) // n_values - 2
+    cells = [[name, *("\n".join(textwrap.wrap(value, room)) for value in values)] for name, *values in rows]
+    return tabulate(cells, headers=headers, tablefmt="simple", colalign=aligned, disable_numparse=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

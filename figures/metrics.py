@@ -27,7 +27,7 @@ METRICS = (  # in words
     "global, personal, worst, validation, tuned; a measure of --measure, such as auc or personal_auc; with the name of "
     "another model or head: personal:global, 'global:head 1'"
 )
-ROUND = {"last": "after the last round", "validation": "in the round with the best validation accuracy"}
+ROUND = {"last": "after the last round", "validation": "in the best validation round"}
 
 
 def columns(runs: Iterable[Run] = ()) -> dict[str, str]:

@@ -181,18 +181,18 @@ def from_plain(cls, values):
     return cls(**{name: value(v) for name, v in values.items()})
 
 
-def carried_out(one, force, loggers, watch):
+def carried_out(run_experiment, force, loggers, watch):
     """How a run ends that is carried out here, as any place does it."""
-    with single.end_of(one) as ending:
-        ending.end = experiment.run(one, force, watch, loggers)
+    with single.end_of(run_experiment) as ending:
+        ending.end = experiment.run(run_experiment, force, watch, loggers)
     return ending.end
 
 
-def same_run(one: tuple[str, dict], other: tuple[str, dict], model: str, rounds: int = 3) -> None:
+def same_run(item: tuple[str, dict], other: tuple[str, dict], model: str, rounds: int = 3) -> None:
     """Asserts that two algorithms, (name, flags) each, leave the same losses, answers and bytes to the last bit, in float32
     and with sampled clients."""
     here, there = (tiny_federation(model=model, participation=0.7, dtype=torch.float32) for _ in range(2))
-    _, done = play(here, options_for(one[0], **one[1]), rounds)
+    _, done = play(here, options_for(item[0], **item[1]), rounds)
     _, expected = play(there, options_for(other[0], **other[1]), rounds)
     assert list(done.models) == list(expected.models)
     assert torch.equal(done.loss, expected.loss)
@@ -206,14 +206,14 @@ def same_run(one: tuple[str, dict], other: tuple[str, dict], model: str, rounds:
 
 def spied(monkeypatch, module):
     """What is given to the clients, in the order of the calls of the loss."""
-    seen, inner = [], module.loss
+    recorded, inner = [], module.loss
 
     def watchful(model, batch, context, options):
-        seen.append(context)
+        recorded.append(context)
         return inner(model, batch, context, options)
 
     monkeypatch.setattr(module, "loss", watchful)
-    return seen
+    return recorded
 
 
 def uneven_shares(data: Data) -> list[list[int]]:
@@ -301,10 +301,10 @@ def elsewhere(federation: Federation, seed: int = 1) -> dict[str, torch.Tensor]:
     }
 
 
-def away(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+def away(item: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """The largest difference of two rows of weights."""
-    assert one.keys() == other.keys()
-    return max((one[name] - other[name]).abs().max().item() for name in one)
+    assert item.keys() == other.keys()
+    return max((item[name] - other[name]).abs().max().item() for name in item)
 
 
 def gradient_of(federation: Federation, row: dict[str, torch.Tensor], indices) -> dict[str, torch.Tensor]:
@@ -362,6 +362,8 @@ def keeping(run: saves.Run, name: str, content) -> saves.Run:
 
 def one_by_one(own) -> dict[str, np.ndarray]:
     """What `confusion.npz` says of the clients' own test examples, of matrices [K, C, C] by true and predicted class."""
-    pairs = [(k, true, said) for k, table in enumerate(own) for (true, said), n in np.ndenumerate(table) for _ in range(n)]
-    clients, true, said = np.array(pairs).T
-    return {"own_true": true, "own_predicted": said, "own_offsets": np.searchsorted(clients, np.arange(len(own) + 1))}
+    pairs = [
+        (k, true, result) for k, table in enumerate(own) for (true, result), n in np.ndenumerate(table) for _ in range(n)
+    ]
+    clients, true, actual = np.array(pairs).T
+    return {"own_true": true, "own_predicted": actual, "own_offsets": np.searchsorted(clients, np.arange(len(own) + 1))}

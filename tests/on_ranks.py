@@ -2,7 +2,7 @@
 
 torchrun --nproc_per_node 2 tests/on_ranks.py ALONE FILE [CASE ...]
 
-ALONE has what `played` made of each case without ranks. Each rank writes what is not the same to FILE and its number, as
+ALONE has what `run_case` made of each case without ranks. Each rank writes what is not the same to FILE and its number, as
 JSON: {case: what differs}; without a CASE, of all.
 """
 
@@ -21,7 +21,7 @@ from test_algorithms import MODULES, answers_of, equal, federation_for, options_
 from federation import ranks  # noqa: E402
 
 
-def played(case: str, pool=None) -> dict:
+def run_case(case: str, pool=None) -> dict:
     """What two rounds leave."""
     federation = replace(federation_for(case, participation=0.7), pool=pool)
     state, done = play(federation, options_of(case), rounds=2)
@@ -42,7 +42,7 @@ def differing(alone: dict, shared: dict) -> list[str]:
 if __name__ == "__main__":
     expected = pickle.loads(Path(sys.argv[1]).read_bytes())
     with ranks.joined():
-        found = {case: differing(expected[case], played(case, ranks.Ranks())) for case in sys.argv[3:] or MODULES}
-        Path(f"{sys.argv[2]}{ranks.rank()}").write_text(json.dumps(found))
+        results = {case: differing(expected[case], run_case(case, ranks.Ranks())) for case in sys.argv[3:] or MODULES}
+        Path(f"{sys.argv[2]}{ranks.rank()}").write_text(json.dumps(results))
         if ranks.rank() > 0:
             ranks.follow(print)  # until the leader is there, too

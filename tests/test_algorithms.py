@@ -82,15 +82,15 @@ def tensors(tree):
     return [tree] if isinstance(tree, torch.Tensor) else []
 
 
-def equal(one, other):
+def equal(item, other):
     """Whether two trees are the same in structure, plain values and bits."""
-    if isinstance(one, dict):
-        return isinstance(other, dict) and list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return type(one) is type(other) and len(one) == len(other) and all(map(equal, one, other))
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
-    return type(one) is type(other) and one == other
+    if isinstance(item, dict):
+        return isinstance(other, dict) and list(item) == list(other) and all(equal(item[key], other[key]) for key in item)
+    if isinstance(item, list | tuple):
+        return type(item) is type(other) and len(item) == len(other) and all(map(equal, item, other))
+    if isinstance(item, torch.Tensor):
+        return isinstance(other, torch.Tensor) and item.dtype == other.dtype and torch.equal(item, other)
+    return type(item) is type(other) and item == other
 
 
 def answers_of(federation, done):
@@ -139,10 +139,10 @@ def test_playing_twice_gives_the_same_bits(case):
 @pytest.fixture(scope="module")
 def pool():
     """Two workers, to whom all that a case's federation has is sent each time, as none of it is what they have."""
-    made = Pool(tiny_federation(), tiny_federation, n=2)
-    made.wait()
-    yield made
-    made.close()
+    created = Pool(tiny_federation(), tiny_federation, n=2)
+    created.wait()
+    yield created
+    created.close()
 
 
 @every_case
@@ -210,16 +210,16 @@ def test_a_variance_is_never_extrapolated(case):
     """It stays what batches have, or their average, however far the server steps; below 0 its root is NaN."""
     federation = federation_for(case, model="CNN4")
     state, _ = play(federation, options_of(case, epoch_per_round=4, **FAR[case]), rounds=3)
-    found = variances(state)
-    assert found
-    assert all((variance > 0).all() for variance in found)
+    result = variances(state)
+    assert result
+    assert all((variance > 0).all() for variance in result)
 
 
 @every_case
 @pytest.mark.parametrize("n_classes", [3, 10])
 def test_the_number_of_threads_of_the_process_changes_no_bit(case, n_classes):
     """A sum of many terms has other last bits with other threads, and how many a process has is not among the options."""
-    found, before = [], torch.get_num_threads()
+    result, before = [], torch.get_num_threads()
     try:
         for n_threads in (1, 2):
             torch.set_num_threads(n_threads)
@@ -227,10 +227,10 @@ def test_the_number_of_threads_of_the_process_changes_no_bit(case, n_classes):
             model = None if case.split()[0] in OWN_MODEL else "MLP"
             federation = federation_for(case, data, [range(1000), range(1000, 2000)], model, dtype=torch.float32)
             state, _ = play(federation, options_of(case, batch_size=250), rounds=1)
-            found.append(state)
+            result.append(state)
     finally:
         torch.set_num_threads(before)
-    same = equal(*found)
+    same = equal(*result)
     assert same, "sums over examples were computed with the threads of the process"
 
 
@@ -505,7 +505,7 @@ def test_clients_may_have_different_architectures_where_mixed_says_so(case):
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter_that_is_trained(case, dtype, monkeypatch):
-    module, seen = MODULES[case], []
+    module, recorded = MODULES[case], []
     inner = module.loss
 
     def checked(model, batch, context, options):
@@ -517,7 +517,7 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter_that_is
         gradients = torch.autograd.grad(value, trained, retain_graph=True)  # raises where there is none
         assert all(torch.isfinite(gradient).all() for gradient in gradients)
         assert any(gradient.any() for gradient in gradients)
-        seen.append(len(batch.y))
+        recorded.append(len(batch.y))
         return value
 
     for kin in MODULES.values():  # its `communicate` may be that of a kindred algorithm
@@ -525,9 +525,9 @@ def test_the_loss_is_a_finite_scalar_with_a_gradient_for_every_parameter_that_is
             monkeypatch.setattr(kin, "loss", checked)
     state, _ = play(federation_for(case, dtype=dtype), options_of(case), rounds=2)
     epochs = (1,) if case in OWN_LOSS else trainings(case, options_of(case))
-    assert seen
+    assert recorded
     if epochs:
-        assert sum(seen) == 2 * sum(epochs) * sum(map(len, state.get("shares", SHARES)))
+        assert sum(recorded) == 2 * sum(epochs) * sum(map(len, state.get("shares", SHARES)))
     assert {tensor.dtype for tensor in tensors(state) if tensor.is_floating_point()} == {dtype}
 
 
@@ -673,8 +673,8 @@ def test_the_bytes_on_the_wire_are_those_worked_out_by_hand(case, dtype):
         pytest.fail(f"no closed form for the bytes of {case}: add what a client sends and receives to BYTES")
     # LeNet5 of one channel with D = 6, C = 3: convolutions 1-6 and 6-16 of 5x5 and 16-120 of 3x3, linear 120-6 and 6-3
     model = 6 * (25 + 1) + 16 * (6 * 25 + 1) + 120 * (16 * 9 + 1) + 6 * (120 + 1) + 3 * (6 + 1)
-    one = {"C": 3, "D": 6, "model": model, "item": torch.finfo(dtype).bits // 8, "example": 12 * 12 + 8, "public": 12}
-    expected = [BYTES[case](Sizes(n=len(share), **one)) for share in SHARES]
+    entry = {"C": 3, "D": 6, "model": model, "item": torch.finfo(dtype).bits // 8, "example": 12 * 12 + 8, "public": 12}
+    expected = [BYTES[case](Sizes(n=len(share), **entry)) for share in SHARES]
 
     federation, options = federation_for(case, dtype=dtype, participation=0.7), options_of(case)
     state = MODULES[case].start(federation, options)
@@ -724,10 +724,10 @@ def test_the_first_line_of_the_docstring_says_what_is_sent_in_a_sentence_of_its_
 def test_an_algorithm_with_several_answers_says_which_is_the_headline_and_what_the_others_are(case):
     _, done = play(federation_for(case), options_of(case), rounds=1)
     first, *others = done.models
-    told = " ".join(algorithms.ALGORITHMS[case.split()[0]].__doc__.split())
+    message = " ".join(algorithms.ALGORITHMS[case.split()[0]].__doc__.split())
     if others:
-        assert f'The headline answer is "{first}"' in told
-        assert all(f'"{name}" is' in told for name in others)
+        assert f'The headline answer is "{first}"' in message
+        assert all(f'"{name}" is' in message for name in others)
 
 
 @every_case

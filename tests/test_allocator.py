@@ -44,8 +44,8 @@ def nothing_to_load(name):
     [
         nothing_to_load,
         lambda name: SimpleNamespace(),  # macOS
-        lambda name: SimpleNamespace(mallopt=lambda *given: pytest.fail("it is not GNU's")),  # Android
-        lambda name: SimpleNamespace(gnu_get_libc_version=None, mallopt=lambda *given: 0),  # refused
+        lambda name: SimpleNamespace(mallopt=lambda *args: pytest.fail("it is not GNU's")),  # Android
+        lambda name: SimpleNamespace(gnu_get_libc_version=None, mallopt=lambda *args: 0),  # refused
     ],
 )
 def test_elsewhere_nothing_is_done(monkeypatch, library):

@@ -61,8 +61,8 @@ def drawn_for(name, data, n, *key):
     return draw(name, n, data.shape, streams.generator("tests", name, *key))
 
 
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+def equal(item, other):
+    return item.keys() == other.keys() and all(torch.equal(item[key], other[key]) for key in item)
 
 
 def uniform(counts, cells):
@@ -84,28 +84,28 @@ def test_a_batch_is_what_pad_slice_reverse_and_zero_make_of_every_image(name, sh
     data = random_data(shape, source=source)
     indices = torch.from_numpy(np.random.default_rng(1).permutation(40))
     drawn = drawn_for(name, data, 40)
-    found = data.images(indices, dtype, drawn)
-    assert found.dtype == dtype
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(found, torch.stack([one_image(data, index, drawn, i, dtype) for i, index in enumerate(indices)]))
+    result = data.images(indices, dtype, drawn)
+    assert result.dtype == dtype
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(result, torch.stack([one_image(data, index, drawn, i, dtype) for i, index in enumerate(indices)]))
 
 
 def test_steps_that_change_nothing_leave_the_very_bits_of_the_plain_image():
     data, still = random_data(), {"crop": torch.zeros(5, 2, dtype=torch.int64), "flip": torch.zeros(5, dtype=torch.bool)}
     indices = torch.tensor([3, 1, 4, 1, 5])
-    found, plain = data.images(indices, torch.float32, still), data.images(indices, torch.float32)
-    assert torch.equal(found.view(torch.int32), plain.view(torch.int32))
+    result, plain = data.images(indices, torch.float32, still), data.images(indices, torch.float32)
+    assert torch.equal(result.view(torch.int32), plain.view(torch.int32))
 
 
 def test_the_border_of_a_crop_is_a_black_pixel():
     data = random_data()
     down_and_right = {"crop": torch.tensor([[4, 4]])}
-    found = data.images(torch.tensor([7]), torch.float64, down_and_right)[0]
+    result = data.images(torch.tensor([7]), torch.float64, down_and_right)[0]
     black = replace(data, x=torch.zeros_like(data.x)).images(torch.tensor([7]), torch.float64)[0]
     plain = data.images(torch.tensor([7]), torch.float64)[0]
-    assert torch.equal(found[:, :28, :28], plain[:, 4:, 4:])
-    assert torch.equal(found[:, 28:], black[:, 28:])
-    assert torch.equal(found[:, :, 28:], black[:, :, 28:])
+    assert torch.equal(result[:, :28, :28], plain[:, 4:, 4:])
+    assert torch.equal(result[:, 28:], black[:, 28:])
+    assert torch.equal(result[:, :, 28:], black[:, :, 28:])
 
 
 @pytest.mark.parametrize(("shape", "length"), [((1, 32, 32), 16), ((2, 28, 28), 14), ((1, 9, 17), 4), ((1, 30, 12), 6)])
@@ -113,10 +113,10 @@ def test_the_hole_is_half_the_shorter_side_and_clipped_at_the_borders(shape, len
     _, height, width = shape
     centres = torch.cartesian_prod(torch.arange(height), torch.arange(width))
     x = torch.ones(len(centres), *shape)
-    found = apply({"cutout": centres}, x, black=torch.zeros(shape[0]))
+    result = apply({"cutout": centres}, x, black=torch.zeros(shape[0]))
     before = length // 2  # pixels before the centre: the rest, with the centre, are length // 2 as well
-    assert torch.equal((found == 0).any(1), (found == 0).all(1)), "one hole for all channels"
-    for (row, column), hole in zip(centres.tolist(), found[:, 0] == 0, strict=True):
+    assert torch.equal((result == 0).any(1), (result == 0).all(1)), "one hole for all channels"
+    for (row, column), hole in zip(centres.tolist(), result[:, 0] == 0, strict=True):
         expected = {
             (r, c)
             for r in range(row - before, row + before)
@@ -124,7 +124,7 @@ def test_the_hole_is_half_the_shorter_side_and_clipped_at_the_borders(shape, len
             if 0 <= r < height and 0 <= c < width
         }
         assert {(r, c) for r, c in hole.nonzero().tolist()} == expected
-    areas = (found[:, 0] == 0).sum((1, 2))
+    areas = (result[:, 0] == 0).sum((1, 2))
     assert areas.max() == length**2
     assert areas.min() == (length // 2) ** 2, "a corner keeps a quarter of it"
 
@@ -146,9 +146,9 @@ def test_a_draw_can_be_kept_in_a_checkpoint():
     drawn = drawn_for("crop_flip_cutout", data, 40)
     torch.save({"drawn": [drawn, None]}, file)
     file.seek(0)
-    found = torch.load(file, weights_only=True)["drawn"][0]
-    assert equal(found, drawn)
-    assert torch.equal(data.images(torch.arange(40), drawn=found), data.images(torch.arange(40), drawn=drawn))
+    loaded = torch.load(file, weights_only=True)["drawn"][0]
+    assert equal(loaded, drawn)
+    assert torch.equal(data.images(torch.arange(40), drawn=loaded), data.images(torch.arange(40), drawn=drawn))
 
 
 def test_the_work_is_done_for_a_whole_batch_at_once_and_nothing_waits_for_its_values():
@@ -183,9 +183,9 @@ def test_none_draws_nothing_and_gives_the_plain_images(shape, source, dtype):
     assert stream.random() == streams.generator("a").random()
     x = data.x[indices].to(dtype, memory_format=torch.channels_last)  # memory as convolutions want it, also for 1 channel
     x = x.sub(data.mean.to(dtype).view(-1, 1, 1)).div(data.std.to(dtype).view(-1, 1, 1))
-    for found in (data.images(indices, dtype), data.images(indices, dtype, drawn)):
-        assert torch.equal(found, x)
-        assert found.stride() == x.stride()
+    for result in (data.images(indices, dtype), data.images(indices, dtype, drawn)):
+        assert torch.equal(result, x)
+        assert result.stride() == x.stride()
 
 
 # --- what is drawn ---
@@ -233,34 +233,34 @@ def test_draws_come_from_the_given_stream_alone():
 
 def watched(federation, clients, epochs=1, batch_size=8, name="crop_flip_cutout"):
     """What training shows to the loss: {client: [{position: image} an epoch]}."""
-    seen = {k: [] for k in clients}
+    by_name = {k: [] for k in clients}
 
     def noted(model, batch, context, options):
         for i, image in zip(batch.index.tolist(), batch.x, strict=True):
-            if not seen[context] or len(seen[context][-1]) == len(federation.shares[context]):
-                seen[context].append({})
-            seen[context][-1][i] = image.clone()
+            if not by_name[context] or len(by_name[context][-1]) == len(federation.shares[context]):
+                by_name[context].append({})
+            by_name[context][-1][i] = image.clone()
         assert torch.equal(batch.y, federation.data.y[federation.shares[context][batch.index]])
         return loss(model, batch, None, options)
 
     flags = options_for("independent", augment=name, epoch_per_round=epochs, batch_size=batch_size)
     train(federation, clients, [federation.initial(k) for k in clients], noted, flags, context=list(clients))
-    assert all(len(images) == len(federation.shares[k]) for k in clients for images in seen[k])
-    return seen
+    assert all(len(images) == len(federation.shares[k]) for k in clients for images in by_name[k])
+    return by_name
 
 
-def same_images(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[i], other[i]) for i in one)
+def same_images(item, other):
+    return item.keys() == other.keys() and all(torch.equal(item[i], other[i]) for i in item)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_training_sees_each_example_as_drawn_for_its_position_anew_every_epoch(name):
     federation = tiny_federation(model="MLP").at(3)
-    seen = watched(federation, [2, 0, 1], epochs=3, name=name)
+    recorded = watched(federation, [2, 0, 1], epochs=3, name=name)
     for k, share in enumerate(federation.shares):
         stream = federation.stream("augment", k)
-        assert len(seen[k]) == 3
-        for images in seen[k]:
+        assert len(recorded[k]) == 3
+        for images in recorded[k]:
             drawn = draw(name, len(share), federation.data.shape, stream)
             for i, image in images.items():
                 assert torch.equal(image, one_image(federation.data, share[i], drawn, i, torch.float64))
@@ -270,9 +270,9 @@ def test_an_image_does_not_depend_on_the_size_of_batches_nor_on_who_else_trains(
     federation = tiny_federation(model="MLP")
     expected = watched(federation, [0, 1, 2], epochs=2)
     for clients, batch_size in (([2, 1, 0], 8), ([1], 8), ([0, 1, 2], 30), ([2, 0], 7), ([0], 1)):
-        found = watched(federation, clients, epochs=2, batch_size=batch_size)
+        result = watched(federation, clients, epochs=2, batch_size=batch_size)
         for k in clients:
-            assert all(same_images(*epoch) for epoch in zip(found[k], expected[k], strict=True))
+            assert all(same_images(*epoch) for epoch in zip(result[k], expected[k], strict=True))
 
 
 def test_epochs_rounds_clients_seeds_and_parties_have_draws_of_their_own():
@@ -292,8 +292,10 @@ def test_epochs_rounds_clients_seeds_and_parties_have_draws_of_their_own():
 def test_augmentation_leaves_the_batches_as_they_are():
     orders = []
     for name in AUGMENTATIONS:
-        seen = watched(tiny_federation(model="MLP"), [0, 1, 2], epochs=2, name=name)
-        orders.append([list(images) for k in seen for images in seen[k]])  # positions in the order in which they came
+        recorded = watched(tiny_federation(model="MLP"), [0, 1, 2], epochs=2, name=name)
+        orders.append(
+            [list(images) for k in recorded for images in recorded[k]]
+        )  # positions in the order in which they came
     assert all(order == orders[0] for order in orders)
 
 
@@ -348,9 +350,9 @@ def test_an_empty_share_draws_for_nobody():
 class Mirror(nn.Module):
     """Features are the image itself, noted in a list as it comes, by copies of the network too."""
 
-    def __init__(self, seen):
+    def __init__(self, recorded):
         super().__init__()
-        self.note = seen.append
+        self.note = recorded.append
 
     def forward(self, x):
         self.note(x.clone())
@@ -358,16 +360,16 @@ class Mirror(nn.Module):
 
 
 def test_outputs_and_evaluation_see_plain_images():
-    data, seen = tiny_data(), []
-    federation = Federation.of(data, [range(0, 60, 2)], [lambda: Net(Mirror(seen), 144, 3)], dtype=torch.float64).at(1)
+    data, recorded = tiny_data(), []
+    federation = Federation.of(data, [range(0, 60, 2)], [lambda: Net(Mirror(recorded), 144, 3)], dtype=torch.float64).at(1)
     flags, row = options_for("independent", augment="crop_flip_cutout"), federation.initial(0)
     (row,), _, _, _ = train(federation, [0], [row], loss, flags)
     plain = data.images(torch.arange(90), torch.float64)
     assert torch.equal(outputs(federation, 0, row).features, plain[federation.shares[0]].flatten(1))
     model = federation.model(0, row)
-    seen.clear()
+    recorded.clear()
     nothing = Shares.of([[]])
     evaluate(
         federation, SimpleNamespace(test=nothing, validation=nothing), Round([0], torch.zeros(1), {"a": lambda k: model})
     )
-    assert torch.equal(torch.cat(seen), plain[60:])
+    assert torch.equal(torch.cat(recorded), plain[60:])

@@ -22,9 +22,9 @@ SMALL = {
 @pytest.mark.parametrize("best", (False, True))
 @pytest.mark.parametrize("name", SMALL)
 def test_a_bare_loop_ends_at_the_networks_of_chorus_where_nothing_is_drawn(name, best, tmp_path):
-    one = contestants.prepared(Job("", f"{SMALL[name]} {UNDRAWN}", 0))
-    run = experiment.run(replace(one, folder=tmp_path / "run"))
-    loop = bare.Loop(contestants.work_of(one), best)
+    run_experiment = contestants.prepared(Job("", f"{SMALL[name]} {UNDRAWN}", 0))
+    run = experiment.run(replace(run_experiment, folder=tmp_path / "run"))
+    loop = bare.Loop(contestants.work_of(run_experiment), best)
     playing = bare.ROUNDS[name](loop)
     next(playing)
     answers = next(playing)
@@ -56,7 +56,7 @@ def test_a_sample_is_the_median_over_all_rounds_but_the_first_and_a_round_has_it
     taken = {results.YARDSTICK: [kept, {**kept, "training": 8.0}, {**kept, "training": 4.0}], "another": [kept]}
 
     def cells(job):
-        (row,) = (line for line in results.told(taken, {}, JOBS[job]).splitlines() if "another" in line)
+        (row,) = (line for line in results.describe(taken, {}, JOBS[job]).splitlines() if "another" in line)
         return row.split(" | ")[3:5]
 
     assert cells("fedavg") == ["6.00 (6.00, 6.00)", "1.33"], "(4 + 4) / (2 + 4)"
@@ -76,20 +76,20 @@ def test_samples_of_the_same_code_and_machine_are_added_and_others_replaced(tmp_
     monkeypatch.setattr(results, "FILE", tmp_path / "results.json")
     results.PAGE.write_text("# Speed\n\n<!-- bench rounds: begin -->\n\n<!-- bench rounds: end -->\n\nMore.\n")
     here = {"cores": 2, "processor": "x", "versions": {"torch": "2"}, "source": "1", "revision": "a", "data": ""}
-    found = {
+    by_name = {
         "command": "c",
         "here": here,
         "taken": {results.YARDSTICK: [a_sample()], "Chorus, 1 worker": [a_sample()]},
         "absent": {},
     }
-    results.record("rounds", "fedavg", found)
-    results.record("rounds", "fedavg", {**found, "here": {**here, "revision": "b"}})
+    results.record("rounds", "fedavg", by_name)
+    results.record("rounds", "fedavg", {**by_name, "here": {**here, "revision": "b"}})
     assert len(results.read()["rounds"]["fedavg"]["taken"][results.YARDSTICK]) == 2
     page = results.PAGE.read_text()
     assert "n = 2;" in page
     results.write()
     assert results.PAGE.read_text() == page
-    results.record("rounds", "fedavg", {**found, "here": {**here, "source": "2"}})
+    results.record("rounds", "fedavg", {**by_name, "here": {**here, "source": "2"}})
     assert len(results.read()["rounds"]["fedavg"]["taken"][results.YARDSTICK]) == 1
 
 

@@ -90,12 +90,12 @@ def test_digits_holds_every_source_image_once_with_its_own_label(digits):
     place = np.clip((np.arange(28) + 0.5) * 8 / 28 - 0.5, 0, 7)
     weights = np.clip(1 - np.abs(place[:, None] - np.arange(8)), 0, None)  # [28, 8]
     expected = (weights @ source.images @ weights.T * 255 / 16).reshape(1797, -1)
-    found = digits.x.double().numpy().reshape(1797, -1)
-    distance = (found**2).sum(1)[:, None] - 2 * found @ expected.T + (expected**2).sum(1)
+    result = digits.x.double().numpy().reshape(1797, -1)
+    distance = (result**2).sum(1)[:, None] - 2 * result @ expected.T + (expected**2).sum(1)
     origin = distance.argmin(1)
     assert sorted(origin) == list(range(1797))
     assert (source.target[origin] == digits.y.numpy()).all()
-    assert np.abs(found - expected[origin]).max() <= 0.5 + 1e-4  # rounded to a whole number, and nothing else
+    assert np.abs(result - expected[origin]).max() <= 0.5 + 1e-4  # rounded to a whole number, and nothing else
 
 
 def test_digits_is_mixed_although_its_source_is_in_order_of_writers(digits):
@@ -234,28 +234,28 @@ def test_the_digest_is_that_of_the_content():
 
 
 def test_a_public_data_set_is_behind_the_test_examples_and_changes_no_constant():
-    one, other = three_channels(), three_channels(n_train=8, n_test=2)
+    item, other = three_channels(), three_channels(n_train=8, n_test=2)
     other.x[:8] //= 2
-    joined = datasets.with_public(one, other)
+    joined = datasets.with_public(item, other)
     assert (list(joined.test), list(joined.public)) == (list(range(12, 18)), list(range(18, 26)))
-    assert torch.equal(joined.x[:18], one.x)
+    assert torch.equal(joined.x[:18], item.x)
     assert torch.equal(joined.x[18:], other.x[:8]), "its training examples alone"
-    assert torch.equal(joined.mean, one.mean)
-    assert torch.equal(joined.std, one.std)
+    assert torch.equal(joined.mean, item.mean)
+    assert torch.equal(joined.std, item.std)
     assert torch.equal(joined.y[18:], other.y[:8])
-    assert len({one.digest, other.digest, joined.digest}) == 3
-    strange = datasets.with_public(one, replace(other, classes=("x", *other.classes[1:])))
+    assert len({item.digest, other.digest, joined.digest}) == 3
+    strange = datasets.with_public(item, replace(other, classes=("x", *other.classes[1:])))
     assert strange.y[18:].tolist() == [-1] * 8, "labels of other classes"
-    written = datasets.with_public(replace(one, owners=torch.arange(18)), other)
+    written = datasets.with_public(replace(item, owners=torch.arange(18)), other)
     assert written.owners.tolist() == [*range(18), *[-1] * 8]
 
 
 def test_a_public_data_set_of_other_images_is_refused():
-    one, grey = three_channels(), datasets.load("digits", datasets.Source())
+    item, grey = three_channels(), datasets.load("digits", datasets.Source())
     with pytest.raises(ValueError, match="images of 1x28x28 uint8, those of .* are of 3x.* uint8; must be the same"):
-        datasets.with_public(one, grey)
+        datasets.with_public(item, grey)
     with pytest.raises(ValueError, match="float32, those of"):
-        datasets.with_public(one, replace(one, x=one.x.float()))
+        datasets.with_public(item, replace(item, x=item.x.float()))
 
 
 def test_a_channel_of_one_value_stays_finite():
@@ -321,11 +321,11 @@ def random_images(channels, n_train=20, n_test=10, size=WIDE):
 
 def write_idx_files(data_dir, folder, names, n_classes=10, transposed=False):
     (x_train, x_test), y = random_images(1, 50, 48, SMALL), np.arange(50) % n_classes
-    found = (x_train, y, x_test, y[:48])
-    for name, array in zip(names, found, strict=True):
+    result = (x_train, y, x_test, y[:48])
+    for name, array in zip(names, result, strict=True):
         array = array[:, 0] if array.ndim == 4 else array
         write_idx(data_dir / folder / name, array.transpose(0, 2, 1) if transposed and array.ndim == 3 else array)
-    return found
+    return result
 
 
 def write_mnist(data_dir, source="MNIST"):
@@ -336,8 +336,8 @@ EMNIST_FILES = [f"emnist-balanced-{name.replace('t10k', 'test')}" for name in ID
 
 
 def write_emnist(data_dir):
-    found = write_idx_files(data_dir, "EMNIST/raw", EMNIST_FILES, n_classes=47, transposed=True)
-    return *found, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"  # as the paper's table of classes has them
+    result = write_idx_files(data_dir, "EMNIST/raw", EMNIST_FILES, n_classes=47, transposed=True)
+    return *result, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"  # as the paper's table of classes has them
 
 
 def write_pickle(path, content):
@@ -514,9 +514,9 @@ def test_small_files_are_read_exactly(name, tmp_path):
     data = load(name, Source(tmp_path, unverified=True))
     assert (data.name, data.n_train, data.classes) == (name, len(x_train), tuple(classes))
     assert (data.x.dtype, data.y.dtype) == (torch.uint8, torch.int64)
-    found, expected = data.x.numpy(), np.concatenate([x_train, x_test])
-    assert found.shape == expected.shape
-    assert np.abs(found.astype(int) - expected).max() <= (2 if name == "CELEBA" else 0)  # JPEG rounds
+    result, expected = data.x.numpy(), np.concatenate([x_train, x_test])
+    assert result.shape == expected.shape
+    assert np.abs(result.astype(int) - expected).max() <= (2 if name == "CELEBA" else 0)  # JPEG rounds
     assert np.array_equal(data.y.numpy(), np.concatenate([y_train, y_test]))
     assert data.x.is_contiguous()
     assert data.owners is None
@@ -715,16 +715,16 @@ def test_cinic10_is_downloaded_from_where_its_authors_put_it(tmp_path, monkeypat
     write_cinic10(tmp_path / "there")
     archive = make_archive("CINIC10", tmp_path / "there")
     monkeypatch.setattr(datasets, "CINIC10_MD5", md5(archive))
-    asked = []
+    results = []
 
     def download(url, filename, *_):
-        asked.append(url)
+        results.append(url)
         shutil.copyfile(archive, filename)
 
     monkeypatch.setattr(torchvision.utils, "_get_redirect_url", lambda url, **_: url)
     monkeypatch.setattr(torchvision.utils, "_urlretrieve", download)
     data = load("CINIC10", Source(tmp_path / "new"))
-    assert asked == ["https://datashare.is.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"]
+    assert results == ["https://datashare.is.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"]
     assert data.unverified == ""  # the archive was kept, and is checked
     assert data.digest == load("CINIC10", Source(tmp_path / "there")).digest
     assert tree_of(tmp_path / "new") == tree_of(tmp_path / "there")
@@ -1221,8 +1221,8 @@ def test_image_files_are_resized_once_from_the_size_that_they_have(tmp_path):
     write_celeba(tmp_path)
     x = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
     Image.fromarray(x).save(tmp_path / "celeba" / "img_align_celeba" / "000001.jpg", format="PNG")  # keeps every pixel
-    for size, asked in ((32, None), (40, 40)):
-        data = load("CELEBA", Source(tmp_path, asked, unverified=True))
+    for size, options in ((32, None), (40, 40)):
+        data = load("CELEBA", Source(tmp_path, options, unverified=True))
         expected = np.einsum("ah,hwc,bw->cab", by_area(218, size), x.astype(float), by_area(178, size))
         assert np.abs(data.x[0].numpy() - expected).max() <= 1.01
 

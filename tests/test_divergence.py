@@ -31,37 +31,37 @@ from measures import MEASURES
 LOST = {"lr": 1e30, "weight_decay": 1e30}  # one step leads out of all numbers, from a loss that is one
 
 
-def lost(case, how, **flags) -> tuple[Experiment, object]:
+def lost(case, settings, **flags) -> tuple[Experiment, object]:
     """An experiment of the tiny federation, in float32, whose weights one step makes infinite; and the federation."""
-    options = options_of(case, **LOST, rounds=2, on_divergence=how, measure=tuple(MEASURES), **flags)
+    options = options_of(case, **LOST, rounds=2, on_divergence=settings, measure=tuple(MEASURES), **flags)
     federation = federation_for(case, dtype=torch.float32)
     return Experiment(options, federation.data, split_of(federation), None, Path(), {}), federation
 
 
-def entries(one, federation):
+def entries(item, federation):
     """What the history says of each round."""
-    state, entry = measuring.start(one, federation)
-    found, done = [entry], None
-    for r in range(1, one.options.rounds + 1):
-        done, entry, _ = measuring.play(one, federation, state, r, before=done)
-        found.append(entry)
-    return found
+    state, entry = measuring.start(item, federation)
+    result, done = [entry], None
+    for r in range(1, item.options.rounds + 1):
+        done, entry, _ = measuring.play(item, federation, state, r, before=done)
+        result.append(entry)
+    return result
 
 
 @pytest.mark.parametrize("case", MODULES)
 def test_every_algorithm_goes_on_to_the_end_or_names_the_first_in_its_round(case):
-    found = entries(*lost(case, "continue"))
-    diverged = [divergence._parties(entry, divergence.ROUND) for entry in found]
+    result = entries(*lost(case, "continue"))
+    diverged = [divergence._parties(entry, divergence.ROUND) for entry in result]
     assert any(diverged)
     assert diverged[-1], "what is not finite once never is again"
-    last = found[-1]
+    last = result[-1]
     of_clients = {name: saves.numbers(column).copy() for name, column in last["clients"].items()}
     for columns in (last["round"], of_clients):
         named = [name for name in columns if name.startswith(("global_", "personal_")) and "loss" not in name]
         accuracies = torch.cat([torch.as_tensor(columns[name]).flatten().double() for name in named])
         assert len(accuracies)
         assert ((accuracies >= 0) & (accuracies <= 1)).all()
-    assert [entry["round"].get("diverged") for entry in found] == [
+    assert [entry["round"].get("diverged") for entry in result] == [
         float(sum(who != SERVER for who in parties)) if parties else None for parties in diverged
     ]
     first = next(r for r, parties in enumerate(diverged) if parties)
@@ -115,9 +115,9 @@ def test_the_last_step_of_a_client_is_looked_at_too():
     trained = train(federation, [1], [federation.initial()], cross_entropy, options)
     assert trained.loss.isfinite().all()
     assert federation.meter.diverged == {("client", 1)}
-    found = divergence.in_round(federation, Round([1], trained.loss, {}), {}, {})
+    result = divergence.in_round(federation, Round([1], trained.loss, {}), {}, {})
     with pytest.raises(DivergedError, match="fedavg: the loss or the weights of client 1 are not finite in round 7; "):
-        divergence.stop(options, found, 7)
+        divergence.stop(options, result, 7)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -137,35 +137,35 @@ def test_what_is_new_in_a_state_is_laid_to_the_client_whose_row_it_is_or_to_the_
     sound = {"a": torch.ones(2)}
     before = {"server": sound, "weights": [sound] * 3, "own": {1: sound}, "pairs": [sound, sound]}
 
-    def found(**changed):
+    def find_result(**changed):
         return list(divergence.in_round(federation, None, {**before, **changed}, before))
 
-    assert found() == []
-    assert found(server={"a": nan}) == [SERVER]
-    assert found(server=[sound, {"a": nan}, sound]) == [SERVER], "models of three architectures"
-    assert found(weights=[sound, sound, {"a": nan, "deep": [nan] * 3}]) == [2]
-    assert found(own={1: sound, 0: {"a": nan}}) == [0]
-    assert found(pairs=[{"a": nan}, sound]) == [SERVER], "not a row a client"
-    assert found(n=torch.tensor([3])) == []
+    assert find_result() == []
+    assert find_result(server={"a": nan}) == [SERVER]
+    assert find_result(server=[sound, {"a": nan}, sound]) == [SERVER], "models of three architectures"
+    assert find_result(weights=[sound, sound, {"a": nan, "deep": [nan] * 3}]) == [2]
+    assert find_result(own={1: sound, 0: {"a": nan}}) == [0]
+    assert find_result(pairs=[{"a": nan}, sound]) == [SERVER], "not a row a client"
+    assert find_result(n=torch.tensor([3])) == []
     before = {**before, "server": {"a": nan}}
-    assert found() == [], "said when it came"
+    assert find_result() == [], "said when it came"
 
 
 def test_clients_that_fail_leave_nothing_that_could_be_named():
-    one, federation = lost("fedavg", "stop", client_failure=1.0)
-    state, _ = measuring.start(one, federation)
-    done, entry, _ = measuring.play(one, federation, state, 1)
+    item, federation = lost("fedavg", "stop", client_failure=1.0)
+    state, _ = measuring.start(item, federation)
+    done, entry, _ = measuring.play(item, federation, state, 1)
     assert done.clients == []
     assert "diverged" not in entry["round"]
 
 
 def test_a_run_that_does_not_diverge_is_the_same_either_way_but_for_its_name(tmp_path):
-    ready = [prepared("fedavg", tmp_path, rounds=2, on_divergence=how) for how in ("stop", "continue")]
-    stops, goes_on = map(experiment.run, ready)
+    experiments = [prepared("fedavg", tmp_path, rounds=2, on_divergence=flags) for flags in ("stop", "continue")]
+    stops, goes_on = map(experiment.run, experiments)
     assert stops.folder != goes_on.folder
-    one, other = (of.history.drop(columns=list(saves.TIMING)) for of in (stops, goes_on))
-    assert one.equals(other)
-    assert not [name for name in one if "diverged" in name]
+    item, other = (of.history.drop(columns=list(saves.TIMING)) for of in (stops, goes_on))
+    assert item.equals(other)
+    assert not [name for name in item if "diverged" in name]
     weights = [of.weights()["global"] for of in (stops, goes_on)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert stops.diverged is goes_on.diverged is None
@@ -182,7 +182,7 @@ def test_fine_tuning_goes_on_as_well_and_is_counted_apart():
     assert math.isfinite(of_round["sent_mean"])
 
 
-def told(capsys):
+def report(capsys):
     """Standard output and error of what was carried out, and the loggers as before."""
     logging.captureWarnings(False)
     logging.getLogger().handlers[:] = []
@@ -200,17 +200,17 @@ def test_a_command_tells_of_it_once_and_its_table_too(tmp_path, capsys, monkeypa
     goes_on = [*words, "--on_divergence", "continue"]
     real = measuring.play
 
-    def interrupted(*given, **others):
-        if given[3] == 3:
+    def interrupted(*args, **others):
+        if args[3] == 3:
             raise KeyboardInterrupt
-        return real(*given, **others)
+        return real(*args, **others)
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment.rounds, "play", interrupted)
         assert command.main(["independent", *goes_on, "--jobs", "1"]) != 0
-    assert told(capsys).err.count("diverged") == 1
+    assert report(capsys).err.count("diverged") == 1
     assert command.main(["independent", *goes_on, "--workers", "2"]) == 0
-    after = told(capsys)
+    after = report(capsys)
     assert "diverged" not in after.err, "it was told before the interruption"
     assert "independent (from round 2)" in after.out
     (resumed,) = saves.find(tmp_path)
@@ -224,7 +224,7 @@ def test_a_command_tells_of_it_once_and_its_table_too(tmp_path, capsys, monkeypa
         representations.features(resumed)
 
     assert command.main(["independent", "fedavg", *words, "--workers", "1", "--jobs", "2"]) == 1
-    lines = [line for line in told(capsys).err.splitlines() if line.startswith("run.py: ")]
+    lines = [line for line in report(capsys).err.splitlines() if line.startswith("run.py: ")]
     assert [line.split(" (")[0].split(";")[0] for line in lines] == [
         "run.py: independent: the training loss of client 0 is nan in round 2",
         "run.py: fedavg: the training loss of client 0 is nan in round 2",
@@ -236,9 +236,9 @@ def test_a_model_whose_logits_are_no_numbers_says_the_first_such_class(n_classes
     logits = torch.arange(40.0 * n_classes).view(40, n_classes)
     logits[:, [1, 2]] = math.nan
     logits[20:] = math.nan
-    for said in (logits, logits.T.contiguous().T, logits.to(memory_format=torch.contiguous_format)[::2]):
-        n = len(said)
-        assert said.argmax(1).tolist() == [1] * (n // 2) + [0] * (n // 2)
+    for result in (logits, logits.T.contiguous().T, logits.to(memory_format=torch.contiguous_format)[::2]):
+        n = len(result)
+        assert result.argmax(1).tolist() == [1] * (n // 2) + [0] * (n // 2)
 
 
 def test_measures_of_probabilities_that_are_none_are_not_defined():

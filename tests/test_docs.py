@@ -95,8 +95,8 @@ def test_an_algorithm_that_is_shown_runs_and_is_as_the_house_wants_it(example, t
 def test_fedavgm_without_momentum_is_fedavg_bit_for_bit(example, tmp_path):
     words = [*QUICK.split(), "--participation", "0.7", "--server_momentum", "0", "0.9"]
     assert command.main([example, "fedavg", *words, "--export_dir", str(tmp_path / "runs")]) == 0
-    found = {(run.options["algorithm"], run.options.get("server_momentum")): run for run in saves.find(tmp_path / "runs")}
-    weights = {key: torch.load(run.folder / "weights.pt", weights_only=True)["global"] for key, run in found.items()}
+    results = {(run.options["algorithm"], run.options.get("server_momentum")): run for run in saves.find(tmp_path / "runs")}
+    weights = {key: torch.load(run.folder / "weights.pt", weights_only=True)["global"] for key, run in results.items()}
     plain, without, momentum = weights["fedavg", None], weights["fedavgm", 0.0], weights["fedavgm", 0.9]
     assert all(torch.equal(plain[name], without[name]) for name in plain)
     assert not all(torch.equal(plain[name], momentum[name]) for name in plain)
@@ -144,9 +144,9 @@ def test_the_examples_keep_to_what_the_shared_tests_ask_for_as_they_stand(house)
     names = [*OF_ALGORITHMS, *OF_FUNCTIONS]
     files = ["algorithms", "models", "meter", "partition", "datasets", "plan", "options"]
     words = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", " or ".join([*names, "names_of_the or documented"])]
-    told = in_house(house, "-m", "pytest", *words, *(f"tests/test_{name}.py" for name in files))
-    assert re.search(r"^\d+ passed, \d+ deselected|^\.+ +\[100%\]$", told, re.MULTILINE)
-    assert "skipped" not in told
+    message = in_house(house, "-m", "pytest", *words, *(f"tests/test_{name}.py" for name in files))
+    assert re.search(r"^\d+ passed, \d+ deselected|^\.+ +\[100%\]$", message, re.MULTILINE)
+    assert "skipped" not in message
 
 
 def test_a_data_set_a_model_and_a_partitioner_are_one_function_and_one_line(house, tmp_path):
@@ -165,9 +165,9 @@ def test_a_data_set_a_model_and_a_partitioner_are_one_function_and_one_line(hous
 
 def commands(beginning):
     """The commands of the pages that begin with python and these words, each once: lines of their own, and in backquotes."""
-    found = re.findall(rf"^python {re.escape(beginning)}\b[^\n#`]*", TEXT, re.MULTILINE)
-    found += re.findall(rf"`python {re.escape(beginning)}\b[^`]*`", TEXT)
-    return list(dict.fromkeys(re.split(r"&&|[;|]", line.strip("`"))[0].strip() for line in found))
+    matches = re.findall(rf"^python {re.escape(beginning)}\b[^\n#`]*", TEXT, re.MULTILINE)
+    matches += re.findall(rf"`python {re.escape(beginning)}\b[^`]*`", TEXT)
+    return list(dict.fromkeys(re.split(r"&&|[;|]", line.strip("`"))[0].strip() for line in matches))
 
 
 @pytest.mark.parametrize("line", [line for line in commands("run.py") if ".py " in line.removeprefix("python run.py")])
@@ -212,13 +212,13 @@ def parsed(monkeypatch):
     """A function main, words -> what its parser makes of them, without anything being done."""
     original = argparse.ArgumentParser.parse_args
 
-    def parse_args(self, *given):
-        raise UnderstoodError(original(self, *given))
+    def parse_args(self, *args):
+        raise UnderstoodError(original(self, *args))
 
     def ask(main, words):
-        with pytest.raises(UnderstoodError) as told:
+        with pytest.raises(UnderstoodError) as result:
             main(words)
-        return told.value.args[0]
+        return result.value.args[0]
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
     return ask
@@ -227,9 +227,9 @@ def parsed(monkeypatch):
 @pytest.mark.parametrize("line", [*commands("-m figures"), *commands("-m papers")])
 def test_every_command_of_figures_and_papers_names_a_module_and_flags_that_are_there(line, parsed):
     _, _, name, *words = shlex.split(line)
-    given = parsed(importlib.import_module(name if name != "papers" else "papers.__main__").main, words)
-    if name == "papers" and given.names != ["NAME"]:
-        assert papers._tables(given.names, given.rows) or not given.names
+    run = parsed(importlib.import_module(name if name != "papers" else "papers.__main__").main, words)
+    if name == "papers" and run.names != ["NAME"]:
+        assert papers._tables(run.names, run.rows) or not run.names
 
 
 def test_commands_are_found():
@@ -270,10 +270,10 @@ def test_make_run_is_the_main_job():
 
 def test_every_data_set_partitioner_and_shift_is_told():
     data, split = page("data_and_splits").split("\n## Who gets what")
-    split, seen = split.split("\n## What each client sees")
+    split, drawn_split = split.split("\n## What each client sees")
     assert set(first_cells(data)) == set(LOADERS)
     assert set(first_cells(split)) == set(PARTITIONS)
-    assert set(first_cells(seen)) == {"none", *SHIFTS}
+    assert set(first_cells(drawn_split)) == {"none", *SHIFTS}
 
 
 def test_of_every_algorithm_it_is_told_what_leaves_the_client():
@@ -282,7 +282,7 @@ def test_of_every_algorithm_it_is_told_what_leaves_the_client():
 
 def test_every_other_name_of_a_flag_is_told_beside_its_own():
     table = page("flags_of_other_systems").split("## Other names of flags")[1]
-    told = {row[0]: row[1] for row in re.findall(r"^\| `--(\w+)` \| (.*) \|$", table, re.MULTILINE)}
+    by_name = {row[0]: row[1] for row in re.findall(r"^\| `--(\w+)` \| (.*) \|$", table, re.MULTILINE)}
     others = {
         (flag, other)
         for name in algorithms.ALGORITHMS
@@ -290,7 +290,7 @@ def test_every_other_name_of_a_flag_is_told_beside_its_own():
         for other in declared["aliases"]
     }
     others |= {(other.says, name) for name, other in commandline.TRANSLATIONS.items()}
-    assert others == {(flag, other) for flag, text in told.items() for other in re.findall(r"`--(\w+)`", text)}
+    assert others == {(flag, other) for flag, text in by_name.items() for other in re.findall(r"`--(\w+)`", text)}
 
 
 def told_of(value):
@@ -320,17 +320,17 @@ def test_every_topology_and_mixing_is_told():
 
 
 def test_every_file_of_a_runs_folder_is_told():
-    told = re.findall(r"`([-\w.]+)`", "".join(re.findall(r"^\|([^|]*)\|", page("saved_runs"), re.MULTILINE)))
-    assert sorted(told) == sorted([*saves.FILES, "checkpoint-ROUND-DIGEST.pt", saves.DONE])
+    result = re.findall(r"`([-\w.]+)`", "".join(re.findall(r"^\|([^|]*)\|", page("saved_runs"), re.MULTILINE)))
+    assert sorted(result) == sorted([*saves.FILES, "checkpoint-ROUND-DIGEST.pt", saves.DONE])
 
 
 def test_what_n_allows_is_students():
     from figures.statistics import least_errors
 
-    (ns,), (told,) = (
+    (ns,), (run_experiment,) = (
         re.findall(rf"^\| {name} \|(.*)\|$", page("comparing"), re.MULTILINE) for name in ("n", "standard errors")
     )
-    for n, errors in zip(ns.split("|"), told.split("|"), strict=True):
+    for n, errors in zip(ns.split("|"), run_experiment.split("|"), strict=True):
         assert f"{least_errors(int(n)):.2f}" == errors.strip()
 
 

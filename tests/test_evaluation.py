@@ -45,14 +45,16 @@ class Fixed(torch.nn.Module):
 
 
 def test_global_is_the_whole_test_set_and_personal_the_clients_own_share_of_it(tmp_path):
-    one = prepared("independent", tmp_path, partition="dirichlet", alpha=0.3, validation=0.3)
-    federation, y = federation_of(one), one.data.y.numpy()
+    run_experiment = prepared("independent", tmp_path, partition="dirichlet", alpha=0.3, validation=0.3)
+    federation, y = federation_of(run_experiment), run_experiment.data.y.numpy()
     done = Round([0, 1, 2], torch.zeros(3), {"personal": lambda k: Fixed(k)})
-    of_round, of_clients, _ = evaluate(federation, one.split, done)
+    of_round, of_clients, _ = evaluate(federation, run_experiment.split, done)
     for k in range(3):
-        assert of_clients["global_accuracy"][k] == pytest.approx((y[one.data.n_train :] == k).mean(), abs=1e-12)
-        assert of_clients["personal_accuracy"][k] == pytest.approx((y[one.split.test[k]] == k).mean(), abs=1e-12)
-        assert of_clients["validation_accuracy"][k] == pytest.approx((y[one.split.validation[k]] == k).mean(), abs=1e-12)
+        assert of_clients["global_accuracy"][k] == pytest.approx((y[run_experiment.data.n_train :] == k).mean(), abs=1e-12)
+        assert of_clients["personal_accuracy"][k] == pytest.approx((y[run_experiment.split.test[k]] == k).mean(), abs=1e-12)
+        assert of_clients["validation_accuracy"][k] == pytest.approx(
+            (y[run_experiment.split.validation[k]] == k).mean(), abs=1e-12
+        )
     for what in ("global", "personal", "validation"):
         values = np.array(list(of_clients[f"{what}_accuracy"].values()))
         assert of_round[f"{what}_mean"] == pytest.approx(values.mean(), abs=1e-12)
@@ -63,11 +65,11 @@ def test_global_is_the_whole_test_set_and_personal_the_clients_own_share_of_it(t
 
 
 def test_one_model_for_all_has_no_spread_on_the_global_test_but_one_on_the_clients_own(tmp_path):
-    one = prepared("fedavg", tmp_path, partition="dirichlet", alpha=0.3)
-    asked = []
-    done = Round([0], torch.zeros(1), {"global": lambda k: asked.append(k) or Fixed(3)})
-    of_round, of_clients, _ = evaluate(federation_of(one), one.split, done)
-    assert asked == [0]  # once, however many clients there are
+    run_experiment = prepared("fedavg", tmp_path, partition="dirichlet", alpha=0.3)
+    results = []
+    done = Round([0], torch.zeros(1), {"global": lambda k: results.append(k) or Fixed(3)})
+    of_round, of_clients, _ = evaluate(federation_of(run_experiment), run_experiment.split, done)
+    assert results == [0]  # once, however many clients there are
     assert "global_std_clients" not in of_round
     assert "global_accuracy" not in of_clients
     assert of_round["global_worst"] == of_round["global_mean"]
@@ -76,43 +78,43 @@ def test_one_model_for_all_has_no_spread_on_the_global_test_but_one_on_the_clien
 
 
 def test_further_answers_have_columns_of_their_own(tmp_path):
-    one = prepared("fedavg", tmp_path)
+    run_experiment = prepared("fedavg", tmp_path)
     done = Round([], torch.zeros(0), {"personal": lambda k: Fixed(0), "tuned": lambda k: Fixed(1)})
-    of_round, of_clients, _ = evaluate(federation_of(one), one.split, done)
-    test = one.data.y[one.data.n_train :].numpy()
+    of_round, of_clients, _ = evaluate(federation_of(run_experiment), run_experiment.split, done)
+    test = run_experiment.data.y[run_experiment.data.n_train :].numpy()
     assert of_round["global_mean"] == pytest.approx((test == 0).mean(), abs=1e-12)
     assert of_round["global_mean:tuned"] == pytest.approx((test == 1).mean(), abs=1e-12)
     assert "personal_accuracy:tuned" in of_clients
 
 
-def confused(y, said, n_classes=10):
+def confused(y, output, n_classes=10):
     """Counted one by one."""
     table = np.zeros((n_classes, n_classes), dtype=int)
-    for true, predicted in zip(y, said, strict=True):
+    for true, predicted in zip(y, output, strict=True):
         table[true, predicted] += 1
     return table
 
 
 @pytest.mark.parametrize("name", ["fedavg", "independent"])
 def test_confusion_counts_true_classes_in_rows_on_the_whole_test_set_and_on_a_clients_own(name, tmp_path):
-    one = prepared(name, tmp_path, partition="dirichlet", alpha=0.3)
-    federation, data = federation_of(one), one.data
-    _, done = play(federation, one.options)
-    of_round, of_clients, confusion = evaluate(federation, one.split, done)
+    run_experiment = prepared(name, tmp_path, partition="dirichlet", alpha=0.3)
+    federation, data = federation_of(run_experiment), run_experiment.data
+    _, done = play(federation, run_experiment.options)
+    of_round, of_clients, confusion = evaluate(federation, run_experiment.split, done)
     answer = next(iter(done.models.values()))
 
-    def said(k, indices):
+    def predict(k, indices):
         with torch.no_grad():
             return answer(k)(federation.data.images(torch.as_tensor(indices), torch.float32))[1].argmax(1).numpy()
 
     test, y = np.arange(data.n_train, len(data.y)), data.y.numpy()
     assert len(confusion["test"]) == (1 if name == "fedavg" else 3)
     for k, table in enumerate(confusion["test"]):
-        assert np.array_equal(table, confused(y[test], said(k, test)))
+        assert np.array_equal(table, confused(y[test], predict(k, test)))
     true, predicted = (Shares(confusion[name], confusion["own_offsets"]) for name in ("own_true", "own_predicted"))
-    for k, own in enumerate(one.split.test):
+    for k, own in enumerate(run_experiment.split.test):
         assert true[k].tolist() == y[own].tolist(), "example by example, client after client"
-        assert predicted[k].tolist() == said(k, own).tolist()
+        assert predicted[k].tolist() == predict(k, own).tolist()
         assert (true[k] == predicted[k]).double().mean() == of_clients["personal_accuracy"][k]
     assert of_round["global_mean"] == pytest.approx(np.mean([table.trace() / table.sum() for table in confusion["test"]]))
 
@@ -150,7 +152,7 @@ def test_the_accuracies_of_all_clients_are_counted_at_once_as_they_are_one_by_on
 
 
 def test_confusion_is_of_the_headline_and_of_its_classifier():
-    federation, flags = federation_for("mhmd", dtype=torch.float32), asked("mhmd")
+    federation, flags = federation_for("mhmd", dtype=torch.float32), request("mhmd")
     _, done = play(federation, flags)
     of_round, _, confusion = evaluate(federation, SPLIT, done)
     table = confusion["test"].sum(0)
@@ -159,16 +161,16 @@ def test_confusion_is_of_the_headline_and_of_its_classifier():
 
 
 def test_features_are_those_of_the_headline_on_the_same_training_examples_in_every_round():
-    federation, flags = federation_for("fedper", dtype=torch.float32, participation=0.5), asked("fedper")
+    federation, flags = federation_for("fedper", dtype=torch.float32, participation=0.5), request("fedper")
     spent = dict(federation.meter.spent)
     _, first = play(federation, flags)
-    seen = features(federation.at(1), first, 12)
+    recorded = features(federation.at(1), first, 12)
     _, second = play(federation, flags, rounds=2)
     again = features(federation.at(2), second, 12)
-    assert [len(seen[f"labels_{k}"]) for k in range(3)] == [10, 12, 12], "client 0 has no more"
-    answer, found = second.models["personal"], []
+    assert [len(recorded[f"labels_{k}"]) for k in range(3)] == [10, 12, 12], "client 0 has no more"
+    answer, result = second.models["personal"], []
     for k, share in enumerate(SHARES):
-        assert torch.equal(seen[f"labels_{k}"], again[f"labels_{k}"])
+        assert torch.equal(recorded[f"labels_{k}"], again[f"labels_{k}"])
         assert again[f"features_{k}"].dtype == torch.float32
         with torch.no_grad():
             everything = answer(k)(federation.data.images(torch.tensor(share), torch.float32))[0]
@@ -176,8 +178,8 @@ def test_features_are_those_of_the_headline_on_the_same_training_examples_in_eve
         assert torch.allclose(everything[place], again[f"features_{k}"], atol=1e-6)
         assert len(set(place)) == len(place), "each once"
         assert torch.equal(federation.data.y[torch.tensor(share)[place]], again[f"labels_{k}"])
-        found.append(place)
-    assert found[1] != sorted(found[1]), "drawn"
+        result.append(place)
+    assert result[1] != sorted(result[1]), "drawn"
     assert {key for key in federation.meter.spent if key not in spent and key[1] not in measuring.PARTIES} == {
         ("flops", "evaluation", k) for k in range(3)
     }, "nobody's work in the rounds"
@@ -195,11 +197,11 @@ def federation_for(name="fedavg", model="MLP", **others):
     """Three clients of the tiny data, which hold out some examples; models that an algorithm can do with."""
     model = {"fedgkt": "ResNet8", "mhmd": "CNN4"}.get(name, model)
     held_out = tuple(map(np.array, HELD_OUT))
-    given = {"shares": SHARES, "model": model, "validation": held_out, "heads": name == "mhmd", **others}
-    return tiny_federation(**given)
+    context = {"shares": SHARES, "model": model, "validation": held_out, "heads": name == "mhmd", **others}
+    return tiny_federation(**context)
 
 
-def asked(name="fedavg", **flags):
+def request(name="fedavg", **flags):
     own = {"fedgkt": {"server_model": "ResNet19", "epochs_server": 1}, "mhmd": {"w_aux": 0.01}}
     return options_for(name, **{"ft_epochs": 2, "ft_lr": 0.05, **own.get(name, {}), **flags})
 
@@ -211,10 +213,10 @@ def tuned_by(name, federation, flags, done=None, split=SPLIT):
 
 def digest(*trees):
     """All tensors of some trees, as bytes, and all that is not a tensor, as text."""
-    found = []
+    results = []
     for tree in trees:
-        found.append(repr(map_leaves(lambda leaf: found.append(leaf.numpy().tobytes()), tree)))
-    return found
+        results.append(repr(map_leaves(lambda leaf: results.append(leaf.numpy().tobytes()), tree)))
+    return results
 
 
 def answered(federation, done):
@@ -223,16 +225,16 @@ def answered(federation, done):
 
 def spied(monkeypatch):
     """[(client, the round that its streams are of, weights before, weights after)] of every training of `personalise`."""
-    seen, inner = [], evaluation.train
+    recorded, inner = [], evaluation.train
 
     def watchful(federation, clients, weights, *args, **others):
         before = [map_leaves(torch.clone, row) for row in weights]
-        found = inner(federation, clients, weights, *args, **others)
-        seen.append((*clients, federation.round, *before, *found[0]))
-        return found
+        result = inner(federation, clients, weights, *args, **others)
+        recorded.append((*clients, federation.round, *before, *result[0]))
+        return result
 
     monkeypatch.setattr(evaluation, "train", watchful)
-    return seen
+    return recorded
 
 
 def accuracy(federation, weights, indices):
@@ -255,7 +257,7 @@ def untuned(names):
 
 @pytest.mark.parametrize("name", algorithms.ALGORITHMS)
 def test_fine_tuning_changes_no_bit_of_the_state_the_answers_and_the_counts(name):
-    federation, flags = federation_for(name, dtype=torch.float32, participation=0.7), asked(name)
+    federation, flags = federation_for(name, dtype=torch.float32, participation=0.7), request(name)
     state, done = play(federation, flags)
     before = digest(state, answered(federation, done), done.local_weights, federation.data.x, federation.data.y)
     counted, crossed = of_the_round(federation), federation.wire._bytes.copy()
@@ -274,14 +276,14 @@ def test_fine_tuning_changes_no_bit_of_the_state_the_answers_and_the_counts(name
 @pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.1)])
 @pytest.mark.parametrize("name", ["fedavg", "independent"])
 def test_fine_tuning_is_a_plain_loop_over_the_clients_own_examples(name, momentum, weight_decay, monkeypatch):
-    federation, seen = replace(federation_for(name), seed=5), spied(monkeypatch)
+    federation, recorded = replace(federation_for(name), seed=5), spied(monkeypatch)
     # a schedule, its rate and local epochs are of the rounds
-    flags = asked(name, ft_epochs=3, momentum=momentum, weight_decay=weight_decay, lr_schedule="step", lr=0.3, rounds=1)
+    flags = request(name, ft_epochs=3, momentum=momentum, weight_decay=weight_decay, lr_schedule="step", lr=0.3, rounds=1)
     flags = replace(flags, epoch_per_round=2, ft_lr=0.02)
     _, done = play(federation, flags)
     sent = answered(federation, done).popitem()[1]
     of_round, of_clients = tuned_by(name, federation, flags, done)
-    assert [(k, epoch) for k, epoch, _, _ in seen] == [(k, epoch) for k in range(3) for epoch in (1, 2, 3)]
+    assert [(k, epoch) for k, epoch, _, _ in recorded] == [(k, epoch) for k in range(3) for epoch in (1, 2, 3)]
     for k in range(3):
         model = federation.architectures[0]().double().train()
         model.load_state_dict(sent[k])
@@ -293,10 +295,10 @@ def test_fine_tuning_is_a_plain_loop_over_the_clients_own_examples(name, momentu
                 optimizer.zero_grad()
                 F.cross_entropy(model(federation.data.images(own, torch.float64))[1], federation.data.y[own]).backward()
                 optimizer.step()
-            found = seen[3 * k + epoch - 1][3]
+            result = recorded[3 * k + epoch - 1][3]
             for weight, value in model.state_dict().items():
-                torch.testing.assert_close(found[weight], value, rtol=0, atol=1e-10)
-            assert of_clients[f"tuned_accuracy:epoch {epoch}"][k] == accuracy(federation, found, TESTS[k])
+                torch.testing.assert_close(result[weight], value, rtol=0, atol=1e-10)
+            assert of_clients[f"tuned_accuracy:epoch {epoch}"][k] == accuracy(federation, result, TESTS[k])
     assert of_clients["tuned_accuracy"] == of_clients["tuned_accuracy:epoch 3"]
     assert {n for n in of_round if n.startswith("tuned_mean")} == {
         "tuned_mean",
@@ -306,7 +308,7 @@ def test_fine_tuning_is_a_plain_loop_over_the_clients_own_examples(name, momentu
 
 def test_epoch_0_is_the_personal_accuracy_of_what_is_sent():
     for name in ("fedavg", "fedper", "cfkd", "centralized"):
-        federation, flags = federation_for(name), asked(name)
+        federation, flags = federation_for(name), request(name)
         _, done = play(federation, flags, 2)
         evaluated, of_evaluated, _ = evaluate(federation, SPLIT, done)
         of_round, of_clients = tuned_by(name, federation, flags, done)
@@ -318,7 +320,7 @@ def test_epoch_0_is_the_personal_accuracy_of_what_is_sent():
 
 
 def test_where_the_first_answer_is_no_network_of_the_clients_the_next_one_is_fine_tuned():
-    federation, flags = federation_for("fedgkt"), asked("fedgkt")
+    federation, flags = federation_for("fedgkt"), request("fedgkt")
     _, done = play(federation, flags)
     _, of_evaluated, _ = evaluate(federation, SPLIT, done)
     _, of_clients = tuned_by("fedgkt", federation, flags, done)
@@ -326,73 +328,75 @@ def test_where_the_first_answer_is_no_network_of_the_clients_the_next_one_is_fin
 
 
 def test_a_client_fine_tunes_on_its_training_examples_alone(monkeypatch):
-    flags, seen = asked("fedper", augment="flip"), spied(monkeypatch)
+    flags, recorded = request("fedper", augment="flip"), spied(monkeypatch)
     federation = federation_for(model="CNN4")
     _, done = play(federation, flags)
     common, data = answered(federation, done)["personal"], federation.data
     tuned_by("fedper", federation, flags, done)
-    expected = [after for _, _, _, after in seen]
+    expected = [after for _, _, _, after in recorded]
     for k in range(3):
         poisoned = torch.ones(len(data.y), dtype=torch.bool)
         poisoned[list(SHARES[k])] = False  # tests, what is held out, the others' examples: other images, other labels
         x = torch.where(poisoned.view(-1, 1, 1, 1), 255 - data.x, data.x)
         other = federation_for(model="CNN4", data=replace(data, x=x, y=torch.where(poisoned, (data.y + 1) % 3, data.y)))
         done = Round([], torch.zeros(0), {"personal": lambda j, other=other: other.model(j, common[j])})
-        seen.clear()
+        recorded.clear()
         tuned_by("fedper", other, flags, done)
-        found = [after for j, _, _, after in seen if j == k]
-        assert digest(found) == digest(expected[2 * k : 2 * k + 2])
-        assert digest([after for _, _, _, after in seen]) != digest(expected), "what is poisoned is what others learn from"
+        results = [after for j, _, _, after in recorded if j == k]
+        assert digest(results) == digest(expected[2 * k : 2 * k + 2])
+        assert digest([after for _, _, _, after in recorded]) != digest(expected), (
+            "what is poisoned is what others learn from"
+        )
 
 
 def test_fine_tuning_does_not_depend_on_the_order_of_the_clients_nor_on_who_else_there_is(monkeypatch):
-    flags = asked(augment="crop_flip", momentum=0.9)
+    flags = request(augment="crop_flip", momentum=0.9)
     federation = federation_for(model="CNN4")  # of one skeleton, whose statistics and rates of a client before would show
     _, done = play(federation, flags)
     _, expected = tuned_by("fedavg", federation, flags, done)
-    seen = spied(monkeypatch)
+    recorded = spied(monkeypatch)
     tuned_by("fedavg", federation, flags, done)
-    weights = {(k, epoch): digest(after) for k, epoch, _, after in seen}
+    weights = {(k, epoch): digest(after) for k, epoch, _, after in recorded}
     for clients in ([2, 0, 1], [1], [0, 2]):
         monkeypatch.setattr(Federation, "clients", property(lambda self, clients=clients: clients))
-        seen.clear()
-        _, found = tuned_by("fedavg", federation, flags, done)
-        assert list(found["tuned_accuracy"]) == clients
+        recorded.clear()
+        _, result = tuned_by("fedavg", federation, flags, done)
+        assert list(result["tuned_accuracy"]) == clients
         for column in ("sent_accuracy", "tuned_accuracy:epoch 1", "tuned_accuracy"):
-            assert found[column] == {k: expected[column][k] for k in clients}
-        assert all(digest(after) == weights[k, epoch] for k, epoch, _, after in seen)
+            assert result[column] == {k: expected[column][k] for k in clients}
+        assert all(digest(after) == weights[k, epoch] for k, epoch, _, after in recorded)
 
 
 @pytest.mark.parametrize(("part", "fixed"), [("head", "body."), ("body", "classifier."), ("full", "nothing")])
 def test_only_the_part_that_is_asked_for_is_fine_tuned(part, fixed, monkeypatch):
-    federation, flags, seen = federation_for(model="CNN4"), asked(ft_part=part, momentum=0.9), spied(monkeypatch)
+    federation, flags, recorded = federation_for(model="CNN4"), request(ft_part=part, momentum=0.9), spied(monkeypatch)
     _, done = play(federation, flags)
     sent = weights_of(done.models["global"])
     tuned_by("fedavg", federation, flags, done)
-    assert len(seen) == 3 * 2
-    for _, epoch, before, after in seen:
+    assert len(recorded) == 3 * 2
+    for _, epoch, before, after in recorded:
         kept = {name for name in sent if torch.equal(after[name], before[name])}
         assert kept == {name for name in sent if name.startswith(fixed)}, "BatchNorm's running statistics included"
         assert epoch == 2 or digest(before) == digest(sent), "everyone begins with what was sent"
 
 
 def test_an_algorithm_may_have_a_loss_of_its_own_for_fine_tuning(tmp_path, monkeypatch):
-    found = {}
+    results = {}
     monkeypatch.setattr(
-        measuring, "personalise", lambda f, s, d, options, loss, _: found.setdefault(options.algorithm, loss) and ({}, {})
+        measuring, "personalise", lambda f, s, d, options, loss, _: results.setdefault(options.algorithm, loss) and ({}, {})
     )
     for name in ("cfkd", "mhmd"):
         small = {"model": ("CNN4",), "image_size": 8, "reduced": 0.05, "rounds": 1, "batch_size": 50, "ft_epochs": 1}
-        one = prepared(name, tmp_path, **small)
-        one.folder.mkdir(parents=True)
-        rounds.play_rounds(one, federation_of(one), None, lambda row: None, [])
-    assert found == {"cfkd": cross_entropy, "mhmd": algorithms.ALGORITHMS["mhmd"].loss}
+        run_experiment = prepared(name, tmp_path, **small)
+        run_experiment.folder.mkdir(parents=True)
+        rounds.play_rounds(run_experiment, federation_of(run_experiment), None, lambda row: None, [])
+    assert results == {"cfkd": cross_entropy, "mhmd": algorithms.ALGORITHMS["mhmd"].loss}
 
 
 def test_auxiliary_heads_are_fine_tuned_with_the_loss_of_their_algorithm(monkeypatch):
-    federation, flags, seen = federation_for("mhmd"), asked("mhmd", ft_part="head"), spied(monkeypatch)
+    federation, flags, recorded = federation_for("mhmd"), request("mhmd", ft_part="head"), spied(monkeypatch)
     tuned_by("mhmd", federation, flags)
-    for _, _, before, after in seen:
+    for _, _, before, after in recorded:
         moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
         assert moved == {"classifier", "heads"}
 
@@ -401,7 +405,7 @@ ONE_CLASS_EACH = [range(k, 50, 3) for k in range(3)]  # whoever trains on it for
 
 
 def test_local_is_what_the_clients_of_the_round_had_after_their_local_epochs():
-    federation, flags = federation_for(participation=0.7, shares=ONE_CLASS_EACH), asked(epoch_per_round=3)
+    federation, flags = federation_for(participation=0.7, shares=ONE_CLASS_EACH), request(epoch_per_round=3)
     _, done = play(federation, flags, 2)
     of_round, of_clients = tuned_by("fedavg", federation, flags, done)
     by_hand = {k: accuracy(federation, row, TESTS[k]) for k, row in zip(done.clients, done.local_weights, strict=True)}
@@ -414,7 +418,7 @@ def test_local_is_what_the_clients_of_the_round_had_after_their_local_epochs():
 
 
 def test_tuned_is_what_the_last_epoch_leaves_even_where_it_is_not_the_best():
-    federation, flags = federation_for("centralized", shares=ONE_CLASS_EACH), asked("centralized", lr=0.02)
+    federation, flags = federation_for("centralized", shares=ONE_CLASS_EACH), request("centralized", lr=0.02)
     of_round, of_clients = tuned_by("centralized", federation, flags)
     assert of_round["tuned_mean"] == of_round["tuned_mean:epoch 2"] < of_round["tuned_mean:epoch 0"]
     assert of_clients["tuned_accuracy"] == of_clients["tuned_accuracy:epoch 2"]
@@ -423,26 +427,26 @@ def test_tuned_is_what_the_last_epoch_leaves_even_where_it_is_not_the_best():
 @pytest.mark.parametrize("name", ["cfkd", "independent", "centralized", "fedgkt"])
 def test_there_is_no_local_column_where_the_answer_is_what_the_clients_trained(name):
     federation = federation_for(name)
-    of_round, of_clients = tuned_by(name, federation, asked(name, ft_epochs=1))
+    of_round, of_clients = tuned_by(name, federation, request(name, ft_epochs=1))
     assert not [column for column in (*of_round, *of_clients) if column.startswith("local")]
 
 
 @pytest.mark.parametrize("K", [1, 3, 10, 11, 23, 100])
 def test_the_spread_over_clients_by_hand(K):
     values = np.random.default_rng(K).permutation(K) / 128.0
-    found = evaluation._spread(dict(enumerate(values.tolist())))
+    result = evaluation._spread(dict(enumerate(values.tolist())))
     tenth = sorted(values)[: {1: 1, 3: 1, 10: 1, 11: 2, 23: 3, 100: 10}[K]]
-    assert found["worst"] == min(values)
-    assert found["best"] == max(values)
-    assert found["worst_tenth"] == pytest.approx(sum(tenth) / len(tenth), abs=1e-15)
-    assert found["mean"] == pytest.approx(sum(values) / K, abs=1e-15)
-    assert found["std_clients"] == pytest.approx(math.sqrt(sum((values - sum(values) / K) ** 2) / K), abs=1e-15)
-    assert len(found) == 5
+    assert result["worst"] == min(values)
+    assert result["best"] == max(values)
+    assert result["worst_tenth"] == pytest.approx(sum(tenth) / len(tenth), abs=1e-15)
+    assert result["mean"] == pytest.approx(sum(values) / K, abs=1e-15)
+    assert result["std_clients"] == pytest.approx(math.sqrt(sum((values - sum(values) / K) ** 2) / K), abs=1e-15)
+    assert len(result) == 5
 
 
 def test_every_column_of_a_round_is_the_spread_of_the_column_of_the_clients():
     federation = federation_for()
-    of_round, of_clients = tuned_by("fedavg", federation, asked())
+    of_round, of_clients = tuned_by("fedavg", federation, request())
     stems = {"sent": [""], "local": [""], "tuned": ["", ":epoch 0", ":epoch 1", ":epoch 2"]}
     assert of_clients.keys() == {f"{what}_accuracy{end}" for what in stems for end in stems[what]}
     expected = {}
@@ -454,7 +458,7 @@ def test_every_column_of_a_round_is_the_spread_of_the_column_of_the_clients():
 
 
 def test_fine_tuning_that_diverges_names_its_rate():
-    federation, flags = federation_for(dtype=torch.float32), asked(ft_epochs=5, ft_lr=1e30)
+    federation, flags = federation_for(dtype=torch.float32), request(ft_epochs=5, ft_lr=1e30)
     _, done = play(federation, flags)
     with pytest.raises(DivergedError) as raised:
         tuned_by("fedavg", federation, flags, done)
@@ -464,11 +468,11 @@ def test_fine_tuning_that_diverges_names_its_rate():
     assert "a smaller --ft_lr (it is 1e+30) may help" in line
 
 
-@pytest.mark.parametrize("given", ["--ft_part head", "--ft_lr 0.1", "--ft_lr 0.1 --ft_epochs 0"])
-def test_what_says_how_to_fine_tune_is_refused_where_nothing_is_fine_tuned(given):
+@pytest.mark.parametrize("run_experiment", ["--ft_part head", "--ft_lr 0.1", "--ft_lr 0.1 --ft_epochs 0"])
+def test_what_says_how_to_fine_tune_is_refused_where_nothing_is_fine_tuned(run_experiment):
     classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
-    line = line_of(commandline.parse, ["fedavg", *given.split()], classes, dict.fromkeys(classes, ""))
-    flag, value, *_ = given.split()
+    line = line_of(commandline.parse, ["fedavg", *run_experiment.split()], classes, dict.fromkeys(classes, ""))
+    flag, value, *_ = run_experiment.split()
     assert line == f"{flag} {value}: applies only with --ft_epochs above 0"
 
 
@@ -502,8 +506,8 @@ def test_a_run_is_the_same_but_for_the_columns_of_fine_tuning(runs, tmp_path):
         assert untuned(tuned.history.columns) == columns
         assert len(tuned.history.columns) > len(columns)
         pd.testing.assert_frame_equal(untimed(plain.history), untimed(tuned.history[columns]), check_exact=True)
-        one, other = (run.checkpoint()["state"] for run in (plain, tuned))
-        assert digest(one) == digest(other)
+        item, other = (run.checkpoint()["state"] for run in (plain, tuned))
+        assert digest(item) == digest(other)
         assert digest(plain.weights()) == digest(tuned.weights())
 
 
@@ -517,28 +521,28 @@ def test_fine_tuning_is_told_in_the_last_round_alone(runs):
 
 
 def test_the_summary_has_what_clients_made_of_the_last_model(runs):
-    last, said = runs[True].rounds.iloc[-1], runs[True].summary()
-    assert [said[f"tuned_{name}"] for name in ("mean", "std_clients", "worst")] == [
+    last, result = runs[True].rounds.iloc[-1], runs[True].summary()
+    assert [result[f"tuned_{name}"] for name in ("mean", "std_clients", "worst")] == [
         last[f"tuned_{name}"] for name in ("mean", "std_clients", "worst")
     ]
-    assert said["tuned_by_epoch"] == [last[f"tuned_mean:epoch {epoch}"] for epoch in (0, 1, 2)]
-    assert said["tuned_by_epoch"][0] == last["sent_mean"] == pytest.approx(said["personal_mean"], abs=1e-15)
-    assert said["tuned_by_epoch"][-1] == said["tuned_mean"] != said["tuned_by_epoch"][0]
+    assert result["tuned_by_epoch"] == [last[f"tuned_mean:epoch {epoch}"] for epoch in (0, 1, 2)]
+    assert result["tuned_by_epoch"][0] == last["sent_mean"] == pytest.approx(result["personal_mean"], abs=1e-15)
+    assert result["tuned_by_epoch"][-1] == result["tuned_mean"] != result["tuned_by_epoch"][0]
     accuracies = [value for value in runs[True].clients["tuned_accuracy"] if not math.isnan(value)]
-    assert said["tuned_mean"] == pytest.approx(sum(accuracies) / 3)
-    assert said["tuned_worst"] == min(accuracies)
+    assert result["tuned_mean"] == pytest.approx(sum(accuracies) / 3)
+    assert result["tuned_worst"] == min(accuracies)
 
 
 def test_without_fine_tuning_the_summary_says_that_there_was_none(runs):
-    said = runs[False].summary()
+    result = runs[False].summary()
     nothing = dict.fromkeys(("tuned_mean", "tuned_std_clients", "tuned_worst", "tuned_by_epoch"))
-    assert {name: said[name] for name in said if name.startswith("tuned")} == nothing
-    assert said.keys() == runs[True].summary().keys()
+    assert {name: result[name] for name in result if name.startswith("tuned")} == nothing
+    assert result.keys() == runs[True].summary().keys()
 
 
 @pytest.mark.parametrize("place", ["communicate", "personalise"])
 def test_a_run_stopped_in_its_last_round_fine_tunes_as_if_it_had_not_been(place, runs, tmp_path, monkeypatch):
-    one = prepared("fedbabu", tmp_path, **RUN, **TUNED)
+    run_experiment = prepared("fedbabu", tmp_path, **RUN, **TUNED)
     where = measuring if place == "personalise" else algorithms.ALGORITHMS["fedbabu"]
     inner = getattr(where, place)
 
@@ -550,10 +554,10 @@ def test_a_run_stopped_in_its_last_round_fine_tunes_as_if_it_had_not_been(place,
 
     monkeypatch.setattr(where, place, stopped)
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(one)
+        experiment.run(run_experiment)
     monkeypatch.setattr(where, place, inner)
-    assert saves.saved_round(one.folder) == 2
-    resumed = experiment.run(one)
+    assert saves.saved_round(run_experiment.folder) == 2
+    resumed = experiment.run(run_experiment)
     pd.testing.assert_frame_equal(untimed(resumed.history), untimed(runs[True].history), check_exact=True)
     assert digest(resumed.weights()) == digest(runs[True].weights())
 
@@ -590,7 +594,7 @@ def same_evaluation(one, other):
 @pytest.mark.parametrize("name", ["independent", "ditto", "fedproto", "fedrep"])
 def test_a_client_with_the_same_weights_is_not_evaluated_again_and_has_the_same_accuracy(name, scored):
     """With one client a round, the others' personal models stay; a shared body changes the models of all clients."""
-    federation, flags = federation_for(name, participation=0.4), asked(name)
+    federation, flags = federation_for(name, participation=0.4), options_of(name)
     state, remembered = algorithms.module_of(flags).start(federation, flags), {}
     for r in range(1, 5):
         done = algorithms.module_of(flags).communicate(federation.at(r), state, flags)

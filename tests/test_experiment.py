@@ -53,24 +53,24 @@ OWN = {
 
 
 def prepared(name: str, export: Path, **flags) -> experiment.Experiment:
-    asked = {"algorithm": name, **QUICK, **flags, **OWN.get(name, {})}
-    return experiment.prepare(algorithms.options_of(name)(**asked), Launch(export_dir=export))
+    options = {"algorithm": name, **QUICK, **flags, **OWN.get(name, {})}
+    return experiment.prepare(algorithms.options_of(name)(**options), Launch(export_dir=export))
 
 
 def untimed(run: saves.Run) -> pd.DataFrame:
     return run.history.drop(columns=list(saves.TIMING))
 
 
-def assert_same(one: saves.Run, other: saves.Run) -> None:
+def assert_same(item: saves.Run, other: saves.Run) -> None:
     """The same histories, all columns but those of time, weights, confusion and features, to the last bit."""
-    pd.testing.assert_frame_equal(untimed(one), untimed(other), check_exact=True)
-    a, b = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (one, other))
+    pd.testing.assert_frame_equal(untimed(item), untimed(other), check_exact=True)
+    a, b = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (item, other))
     assert a.keys() == b.keys()
     for name in a:
         rows = zip(a[name], b[name], strict=True) if isinstance(a[name], list) else [(a[name], b[name])]
         assert all(torch.equal(left[key], right[key]) for left, right in rows for key in left)
     for name in ("confusion", "features"):
-        kept, again = one.arrays(name), other.arrays(name)
+        kept, again = item.arrays(name), other.arrays(name)
         assert kept.keys() == again.keys()
         assert all(np.array_equal(kept[part], again[part]) for part in kept)
 
@@ -92,28 +92,30 @@ def test_histories_are_the_same_in_two_folders_whatever_ran_before(tmp_path, req
     """With dropout and augmentation, which draw. (Without them: the next test but two runs each method in two folders.)"""
 
     def everything(names, folder):
-        found = {}
+        results = {}
         for name in names:
             algorithm, _, quirks = name.partition(" ")
             flags = {"as_published": True} if quirks else UNCLIPPED.get(name, {})
-            found[name] = experiment.run(prepared(algorithm, folder, **flags, **RANDOM))
+            results[name] = experiment.run(prepared(algorithm, folder, **flags, **RANDOM))
             torch.rand(3), np.random.random()  # noqa: NPY002  # what else a process may draw
-        return found
+        return results
 
-    one = everything(NAMES, tmp_path / "a")
+    item = everything(NAMES, tmp_path / "a")
     request.getfixturevalue("no_workbooks")  # a second time
     other = everything(reversed(NAMES), tmp_path / "b")
     for name in NAMES:
-        assert one[name].folder.name == other[name].folder.name
-        assert_same(one[name], other[name])
+        assert item[name].folder.name == other[name].folder.name
+        assert_same(item[name], other[name])
 
 
 def test_all_algorithms_train_on_one_split(tmp_path):
     """Also where a part of the data is public, from which few of them learn."""
     for public_share in (0.1, 0.3):
-        ready = [prepared(name, tmp_path, partition="lda", public_share=public_share) for name in algorithms.ALGORITHMS]
-        assert len({one.split.digest for one in ready}) == 1
-        assert len(ready[0].split.public) == int(public_share * int(QUICK["reduced"] * 1437 + 1e-9) + 1e-9)
+        experiments = [
+            prepared(name, tmp_path, partition="lda", public_share=public_share) for name in algorithms.ALGORITHMS
+        ]
+        assert len({run_experiment.split.digest for run_experiment in experiments}) == 1
+        assert len(experiments[0].split.public) == int(public_share * int(QUICK["reduced"] * 1437 + 1e-9) + 1e-9)
 
 
 @pytest.mark.parametrize("name", ["fedmd", "feddf"])
@@ -130,15 +132,15 @@ def test_public_examples_of_another_data_set_are_behind_ones_own_and_named_by_wh
         np.savez(tmp_path / name, **parts)
         return prepared("fedavg", tmp_path, public_share=0.5, public_dataset=str(tmp_path / name))
 
-    plain, one = prepared("fedavg", tmp_path), of(np.arange(30) % 10, "a.npz")
-    assert [np.array_equal(a.values, b.values) for a, b in zip(plain.split.parts, one.split.parts, strict=True)] == [
-        True
-    ] * 3
-    assert len(one.split.public) == 10
-    assert one.split.public.min() >= len(plain.data.y)
-    assert experiment.federation_of(one).public.tolist() == one.split.public.tolist()
-    assert of(np.arange(30) % 10, "b.npz").folder == one.folder, "where a file lies is no part of a run"
-    assert of(np.arange(30) % 5, "c.npz").folder != one.folder
+    plain, run_experiment = prepared("fedavg", tmp_path), of(np.arange(30) % 10, "a.npz")
+    assert [
+        np.array_equal(a.values, b.values) for a, b in zip(plain.split.parts, run_experiment.split.parts, strict=True)
+    ] == [True] * 3
+    assert len(run_experiment.split.public) == 10
+    assert run_experiment.split.public.min() >= len(plain.data.y)
+    assert experiment.federation_of(run_experiment).public.tolist() == run_experiment.split.public.tolist()
+    assert of(np.arange(30) % 10, "b.npz").folder == run_experiment.folder, "where a file lies is no part of a run"
+    assert of(np.arange(30) % 5, "c.npz").folder != run_experiment.folder
 
 
 KILLED = """
@@ -157,38 +159,38 @@ def test_a_run_killed_half_way_and_started_again_is_the_same_to_the_last_bit(nam
     assert run.main([*flags.split(), "--jobs", "1", "--workers", "1", "--export_dir", str(tmp_path / "whole")]) == 0
     with subprocess.Popen([*command, str(tmp_path / "killed")], cwd=ROOT) as process:
         deadline = time.monotonic() + 120
-        while not (found := list((tmp_path / "killed").glob("*/checkpoint-*.pt"))) and time.monotonic() < deadline:
+        while not (result := list((tmp_path / "killed").glob("*/checkpoint-*.pt"))) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    assert not (found[0].parent / "done").exists()
-    assert 0 < saves.saved_round(found[0].parent) < 8
+    assert not (result[0].parent / "done").exists()
+    assert 0 < saves.saved_round(result[0].parent) < 8
     again = subprocess.run([*command, str(tmp_path / "killed")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "resumed after round" in again.stderr
-    (one,), (other,) = saves.find(tmp_path / "whole"), saves.find(tmp_path / "killed")
-    assert_same(one, other)
+    (item,), (other,) = saves.find(tmp_path / "whole"), saves.find(tmp_path / "killed")
+    assert_same(item, other)
 
 
 @pytest.fixture
-def played(monkeypatch):
-    """The rounds that are played."""
-    found, play = [], rounds.play
-    monkeypatch.setattr(rounds, "play", lambda *given: found.append(given[3]) or play(*given))
-    return found
+def rounds_run(monkeypatch):
+    """The rounds that a run executes."""
+    result, play = [], rounds.play
+    monkeypatch.setattr(rounds, "play", lambda *args: result.append(args[3]) or play(*args))
+    return result
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_goes_on_from_a_finished_one_of_fewer_rounds_to_the_same_bits(name, tmp_path, played, no_workbooks):
+def test_a_run_goes_on_from_a_finished_one_of_fewer_rounds_to_the_same_bits(name, tmp_path, rounds_run, no_workbooks):
     algorithm, _, quirks = name.partition(" ")
     flags = {"participation": 0.7, "ft_epochs": 1, "validation": 0.2, "lr_schedule": "constant"}
     flags |= {"as_published": True} if quirks else {}
     for n in (1, 3):
         shorter = experiment.run(prepared(algorithm, tmp_path / "a", rounds=n, **flags))
     before = untimed(shorter)
-    one = experiment.run(prepared(algorithm, tmp_path / "a", rounds=4, **flags))
-    assert played == [1, 2, 3, 4], "of 3 rounds the last two, of 4 the last"
+    run_experiment = experiment.run(prepared(algorithm, tmp_path / "a", rounds=4, **flags))
+    assert rounds_run == [1, 2, 3, 4], "of 3 rounds the last two, of 4 the last"
     other = experiment.run(prepared(algorithm, tmp_path / "b", rounds=4, **flags))
-    assert_same(one, other)
+    assert_same(run_experiment, other)
     assert untimed(saves.load(shorter.folder)).equals(before), "which stays as it is"
 
 
@@ -203,26 +205,26 @@ def test_a_run_goes_on_from_a_finished_one_of_fewer_rounds_to_the_same_bits(name
     ],
     ids=str,
 )
-def test_a_run_goes_on_from_one_of_fewer_rounds_only_where_these_are_its_own(flags, anew, tmp_path, played):
+def test_a_run_goes_on_from_one_of_fewer_rounds_only_where_these_are_its_own(flags, anew, tmp_path, rounds_run):
     experiment.run(prepared("fedavg", tmp_path, rounds=2, **flags))
     experiment.run(prepared("fedavg", tmp_path, rounds=2, **flags, seed=1))
-    played.clear()
+    rounds_run.clear()
     longer = experiment.run(prepared("fedavg", tmp_path, rounds=4, **flags))
-    assert played == ([1, 2, 3, 4] if anew else [3, 4])
-    played.clear()
+    assert rounds_run == ([1, 2, 3, 4] if anew else [3, 4])
+    rounds_run.clear()
     longer = saves.load(shutil.copytree(longer.folder, tmp_path / "longer" / longer.folder.name))
     assert_same(experiment.run(prepared("fedavg", tmp_path, rounds=4, **flags), force=True), longer)
-    assert played == [1, 2, 3, 4], "forced, from the beginning"
-    played.clear()
+    assert rounds_run == [1, 2, 3, 4], "forced, from the beginning"
+    rounds_run.clear()
     experiment.run(prepared("fedavg", tmp_path, rounds=4, **flags, momentum=0.5, optimizer="sgd"))
-    assert played == [1, 2, 3, 4], "other settings"
+    assert rounds_run == [1, 2, 3, 4], "other settings"
 
 
-def test_a_run_of_many_clients_begins_anew(tmp_path, played, monkeypatch):
+def test_a_run_of_many_clients_begins_anew(tmp_path, rounds_run, monkeypatch):
     monkeypatch.setattr(saves, "MANY", 2)
     for n in (1, 2):
         experiment.run(prepared("fedavg", tmp_path, rounds=n))
-    assert played == [1, 1, 2], "its history has between the rounds those that trained"
+    assert rounds_run == [1, 1, 2], "its history has between the rounds those that trained"
 
 
 @pytest.mark.parametrize("name", algorithms.ALGORITHMS)
@@ -252,10 +254,10 @@ def writes(monkeypatch):
     now, write, play_one = [0.0], saves.write_checkpoint, rounds.play
 
     def written(export: Path, n: int, of_a_round: float, of_a_write: float) -> list[int]:
-        found = []
+        results = []
 
         def slow_write(folder, checkpoint):
-            found.append(checkpoint["round"])
+            results.append(checkpoint["round"])
             now[0] += of_a_write
             write(folder, checkpoint)
 
@@ -267,7 +269,7 @@ def writes(monkeypatch):
         monkeypatch.setattr(saves, "write_checkpoint", slow_write)
         monkeypatch.setattr(rounds, "play", slow_play)
         experiment.run(prepared("fedavg", export, rounds=n, track_features=0))
-        return found
+        return results
 
     return written
 
@@ -329,27 +331,27 @@ def test_wherever_a_run_is_interrupted_it_goes_on_from_the_last_finished_round(w
 
 
 def test_a_finished_run_is_returned_as_it_is_unless_forced(tmp_path):
-    one = prepared("fedavg", tmp_path)
-    seen: list[int] = []
-    first = experiment.run(one, watch=lambda row: seen.append(row["round"]))
-    experiment.run(one, watch=lambda row: seen.append(row["round"]))
-    assert seen == [1, 2, 3]
+    run_experiment = prepared("fedavg", tmp_path)
+    recorded: list[int] = []
+    first = experiment.run(run_experiment, watch=lambda row: recorded.append(row["round"]))
+    experiment.run(run_experiment, watch=lambda row: recorded.append(row["round"]))
+    assert recorded == [1, 2, 3]
     first = saves.load(shutil.copytree(first.folder, tmp_path / "first" / first.folder.name))
-    again = experiment.run(one, force=True, watch=lambda row: seen.append(row["round"]))
-    assert seen == [1, 2, 3] * 2
+    again = experiment.run(run_experiment, force=True, watch=lambda row: recorded.append(row["round"]))
+    assert recorded == [1, 2, 3] * 2
     assert_same(first, again)
 
 
 def test_a_run_is_done_only_when_all_of_it_is_written_and_what_is_missing_is_written_later(tmp_path, monkeypatch):
-    one, seen = prepared("fedavg", tmp_path), []
+    run_experiment, recorded = prepared("fedavg", tmp_path), []
     with monkeypatch.context() as full_disk:
         full_disk.setattr(workbook, "write", lambda *_: 1 / 0)  # the last thing before
         with pytest.raises(ZeroDivisionError):
-            experiment.run(one)
-    assert not (one.folder / "done").exists()
-    assert experiment.run(one, watch=seen.append).done
-    assert (one.folder / "history.xlsx").exists()
-    assert seen == [], "no round is played again"
+            experiment.run(run_experiment)
+    assert not (run_experiment.folder / "done").exists()
+    assert experiment.run(run_experiment, watch=recorded.append).done
+    assert (run_experiment.folder / "history.xlsx").exists()
+    assert recorded == [], "no round is played again"
 
 
 def test_changed_code_makes_a_new_run_beside_the_old_one(tmp_path, monkeypatch):
@@ -422,8 +424,8 @@ def test_the_order_of_the_options_and_the_device_are_no_part_of_what_is_asked_fo
 
 
 def test_a_file_is_what_is_in_it_and_not_where_it_lies(tmp_path):
-    asked = {"n_clients": 3, "partition": "iid"}
-    written = experiment.save_split(prepared("fedavg", tmp_path, **asked))
+    flags = {"n_clients": 3, "partition": "iid"}
+    written = experiment.save_split(prepared("fedavg", tmp_path, **flags))
     names = []
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -458,10 +460,10 @@ def test_auto_is_resolved_before_a_run_is_named(tmp_path):
 
 
 def test_the_configuration_names_what_a_result_depends_on(tmp_path):
-    one = prepared("cfkd", tmp_path)
-    config = experiment.run(one).config
-    assert config["split"] == one.split.digest
-    assert config["data"]["digest"] == one.data.digest
+    run_experiment = prepared("cfkd", tmp_path)
+    config = experiment.run(run_experiment).config
+    assert config["split"] == run_experiment.split.digest
+    assert config["data"]["digest"] == run_experiment.data.digest
     assert config["environment"]["torch"] == torch.__version__
     assert config["environment"]["processor"].endswith(torch.backends.cpu.get_cpu_capability())
     assert config["options"]["threads"] == 1
@@ -483,10 +485,10 @@ def test_preparing_writes_nothing(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_who_and_when(tmp_path):
-    one = prepared("independent", tmp_path, lr=1e30, optimizer="sgd", rounds=20)
+    run_experiment = prepared("independent", tmp_path, lr=1e30, optimizer="sgd", rounds=20)
     with pytest.raises(DivergedError, match=r"independent: the training loss of client \d is (nan|inf) in round \d"):
-        experiment.run(one)
-    assert not (one.folder / "done").exists()
+        experiment.run(run_experiment)
+    assert not (run_experiment.folder / "done").exists()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -504,12 +506,12 @@ def test_every_loss_but_a_finite_one_stops_a_run_at_once(value, tmp_path):
 
 
 def test_the_log_has_the_command_and_the_traceback(tmp_path, monkeypatch):
-    one = prepared("fedavg", tmp_path)
+    run_experiment = prepared("fedavg", tmp_path)
     monkeypatch.setattr(sys, "argv", ["run.py", "fedavg", "--rounds", "3"])
     monkeypatch.setattr(algorithms.fedavg, "aggregate", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        experiment.run(one)
-    text = (one.folder / "run.log").read_text()
+        experiment.run(run_experiment)
+    text = (run_experiment.folder / "run.log").read_text()
     assert "run.py fedavg --rounds 3" in text
     assert "ZeroDivisionError" in text
 
@@ -528,12 +530,12 @@ def test_round_0_holds_what_is_sent_before_the_first_round(tmp_path):
 
 
 def test_the_split_that_is_drawn_is_the_split_that_is_saved(tmp_path):
-    one = prepared("independent", tmp_path, partition="lda", alpha=0.4)
-    run = experiment.run(one)
+    run_experiment = prepared("independent", tmp_path, partition="lda", alpha=0.4)
+    run = experiment.run(run_experiment)
     with np.load(run.folder / "split.npz") as saved:
         for k in range(3):
-            assert np.array_equal(saved["train"][slice(*saved["train_offsets"][k : k + 2])], one.split.train[k])
-        assert np.array_equal(saved["table"], partition.table(one.data, one.split))
+            assert np.array_equal(saved["train"][slice(*saved["train_offsets"][k : k + 2])], run_experiment.split.train[k])
+        assert np.array_equal(saved["table"], partition.table(run_experiment.data, run_experiment.split))
 
 
 # --- memory --------------------------------------------------------------------------------------------------------------
@@ -541,12 +543,12 @@ def test_the_split_that_is_drawn_is_the_split_that_is_saved(tmp_path):
 
 def test_a_round_leaves_no_tensor_behind(tmp_path):
     """A small tensor that stays keeps a large free block from being used again: memory grew by 0.2 MB a round."""
-    found = []
+    results = []
 
     def count(row):
         if isinstance(row, dict):
             gc.collect()
-            found.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+            results.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
 
     experiment.run(prepared("fedavg", tmp_path, rounds=8, track_history=1, track_features=0), watch=count)
-    assert found[2:7] == [found[2]] * 5, "the first rounds fill what is kept once, the last one writes"
+    assert results[2:7] == [results[2]] * 5, "the first rounds fill what is kept once, the last one writes"

@@ -27,11 +27,11 @@ def failing(federation, rounds, chance):
 def test_a_client_fails_with_the_chance_that_is_given_by_itself_and_whatever_else_is_drawn():
     federation = tiny_federation(shares=[[k % 60] for k in range(200)], participation=0.5)
     for chance in (0.0, 0.2, 1.0):
-        found = failing(federation, 40, chance)
-        for r, (failed, others) in enumerate(found, start=1):
+        result = failing(federation, 40, chance)
+        for r, (failed, others) in enumerate(result, start=1):
             assert failed | others == set(federation.at(r).sample())
             assert not failed & others
-        rate = np.mean([len(failed) / 100 for failed, _ in found])
+        rate = np.mean([len(failed) / 100 for failed, _ in result])
         assert abs(rate - chance) < 4 * np.sqrt(0.25 / 4000)
     assert failing(federation, 3, 0.2) == failing(replace(federation, threads=2), 3, 0.2)
     assert failing(federation, 3, 0.2) != failing(replace(federation, seed=1), 3, 0.2)
@@ -41,17 +41,17 @@ def test_a_client_fails_with_the_chance_that_is_given_by_itself_and_whatever_els
 
 def play_one(options, federation, state, r, before=None):
     """Play round r, which is not evaluated; returns (what it leaves, what was spent, what was sent)."""
-    made = type(
+    created = type(
         "Made", (), {"options": replace(options, rounds=99, track_history=0), "module": algorithms.module_of(options)}
     )
     counted = lambda federation, *_: {"of": (dict(federation.meter.spent), federation.wire.collect())}  # noqa: E731
     with mock.patch.object(measuring, "_entry", counted):
-        done, entry, _ = measuring.play(made, federation, state, r, before=before)
+        done, entry, _ = measuring.play(created, federation, state, r, before=before)
     federation.meter.clear()
     return done, *entry["of"]
 
 
-def played(case, chance, rounds, absent=()):
+def run_rounds(case, chance, rounds, absent=()):
     """(state, what the rounds left, the federation) with this chance; without one the clients of `absent`, a set a round,
     are not there."""
     options = replace(options_of(case), client_failure=chance)
@@ -85,13 +85,13 @@ def test_a_client_that_failed_leaves_what_a_client_leaves_that_was_not_there(cas
     federation = federation_for(case)
     chance, rounds = next((c, n) for c in (0.3, 0.4, 0.5, 0.6, 0.2) if (n := rounds_of_case(federation, c)))
     absent = [failed for failed, _ in failing(federation, rounds, chance)]
-    state, left, here = played(case, chance, rounds)
-    expected, without, there = played(case, 0.0, rounds, absent)
+    state, left, here = run_rounds(case, chance, rounds)
+    expected, without, there = run_rounds(case, 0.0, rounds, absent)
     assert equal(state, expected)
-    (done, spent, sent), (wanted, alone, crossed) = left[-1], without[-1]
-    assert list(done.clients) == list(wanted.clients)
-    assert torch.equal(done.loss, wanted.loss)
-    assert equal(answers_of(here, done), answers_of(there, wanted))
+    (done, spent, sent), (run, alone, crossed) = left[-1], without[-1]
+    assert list(done.clients) == list(run.clients)
+    assert torch.equal(done.loss, run.loss)
+    assert equal(answers_of(here, done), answers_of(there, run))
     assert done.metrics["failed"] == len(absent[-1])
     others = {key: n for key, n in spent.items() if n and not (key[1] == "client" and key[2] in absent[-1])}
     assert others == {key: n for key, n in alone.items() if n}
@@ -110,8 +110,8 @@ def test_a_client_that_fails_costs_what_it_costs_where_nobody_fails(case):
     federation = federation_for(case)
     chance, r = next((c, n) for c in (0.3, 0.4, 0.5, 0.6, 0.2) if (n := rounds_of_case(federation, c)))
     counted = []
-    for asked in (chance, 0.0):
-        options, federation = replace(options_of(case), client_failure=asked), federation_for(case)
+    for requested in (chance, 0.0):
+        options, federation = replace(options_of(case), client_failure=requested), federation_for(case)
         state = algorithms.module_of(options).start(federation, options)
         federation.meter.clear()
         federation.wire.collect()
@@ -172,14 +172,14 @@ def test_who_fails_is_one_of_those_that_a_published_variant_takes(flags):
     counts = []
     for chance in (0.5, 0.0):
         federation, options = tiny_federation(**case), options_for("fedavg", client_failure=chance, **flags)
-        made = type("Made", (), {"options": options, "module": algorithms.module_of(options)})
+        created = type("Made", (), {"options": options, "module": algorithms.module_of(options)})
         counts.append([])
         for r in range(1, 9):
-            here, state = federation.at(r), made.module.start(federation, options)
+            here, state = federation.at(r), created.module.start(federation, options)
             takers = (here if "init" in flags else federation.at(0)).sample()
             failed = {k for k in takers if here.stream("failure", k).random() < chance}
             if failed == set(takers):
-                assert measuring.passed_over(made, federation, r)
+                assert measuring.passed_over(created, federation, r)
                 continue
             done, spent, sent = play_one(options, federation, state, r)
             assert set(done.clients) == set(takers) - failed
@@ -192,8 +192,8 @@ def test_who_fails_is_one_of_those_that_a_published_variant_takes(flags):
 
 
 def test_centralized_has_no_client_that_could_fail():
-    state, left, federation = played("centralized", 1.0, 2)
-    expected, without, there = played("centralized", 0.0, 2, [frozenset()] * 2)
+    state, left, federation = run_rounds("centralized", 1.0, 2)
+    expected, without, there = run_rounds("centralized", 0.0, 2, [frozenset()] * 2)
     assert equal(state, expected)
     assert "failed" not in left[-1][0].metrics
     assert equal(answers_of(federation, left[-1][0]), answers_of(there, without[-1][0]))
@@ -203,11 +203,11 @@ FLAGS = {"n_clients": 2, "rounds": 8, "client_failure": 0.6, "seed": 1}  # 4, 6,
 
 
 def test_a_round_in_which_all_fail_is_passed_over_and_recorded(tmp_path):
-    one = prepared("fedavg", tmp_path, **FLAGS)
-    federation = federation_of(one)
-    gone = [r for r in range(1, 9) if measuring.passed_over(one, federation, r)]
+    run_experiment = prepared("fedavg", tmp_path, **FLAGS)
+    federation = federation_of(run_experiment)
+    gone = [r for r in range(1, 9) if measuring.passed_over(run_experiment, federation, r)]
     assert gone == [4, 6, 7, 8]
-    rounds = experiment.run(one).rounds.set_index("round")
+    rounds = experiment.run(run_experiment).rounds.set_index("round")
     for r in gone:
         assert rounds["failed"][r] == 2
         assert np.isnan(rounds["loss"][r])

@@ -29,8 +29,8 @@ def normed():
     return Net(nn.Sequential(nn.Flatten(), nn.Linear(144, 5), nn.BatchNorm1d(5), nn.Tanh()), 5, 3)
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(item, other):
+    return item.keys() == other.keys() and all(torch.equal(item[name], other[name]) for name in item)
 
 
 @pytest.fixture
@@ -234,10 +234,10 @@ def test_examples_weigh_their_images_and_labels(channels):
     data = tiny_data()
     data = replace(data, x=data.x.expand(-1, channels, -1, -1), mean=data.mean.expand(channels))
     federation = tiny_federation(replace(data, std=data.std.expand(channels)))
-    one = channels * 12 * 12 + 8  # a byte a pixel, and an int64 label
+    item = channels * 12 * 12 + 8  # a byte a pixel, and an int64 label
     for indices in (torch.arange(7), torch.tensor([3, 50]), torch.arange(0)):
         sent = federation.examples(indices)
-        assert sent.nbytes == len(indices) * one
+        assert sent.nbytes == len(indices) * item
         assert torch.equal(sent.indices, indices), "they move as indices"
 
 
@@ -246,14 +246,14 @@ def test_examples_weigh_their_images_and_labels(channels):
 
 def test_each_does_the_work_of_every_client_with_its_rows_in_order():
     federation = tiny_federation()
-    seen = []
+    recorded = []
 
     def work(view, k, letter, number):
-        seen.append(view)
+        recorded.append(view)
         return k, letter, number
 
     assert federation.map_clients(work, [2, 0, 1], "cab", [7, 8, 9]) == [(2, "c", 7), (0, "a", 8), (1, "b", 9)]
-    assert all(view is federation for view in seen)
+    assert all(view is federation for view in recorded)
     with pytest.raises(ValueError, match="zip"):
         federation.map_clients(work, [0, 1], "ab", [1])
 

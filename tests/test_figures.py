@@ -21,8 +21,8 @@ QUICK = {"dataset": "digits", "reduced": 0.2, "rounds": 1, "epoch_per_round": 1,
 
 
 def run(name, export, force=False, **flags):
-    asked = {"algorithm": name, **QUICK, **flags}
-    prepared = experiment.prepare(algorithms.options_of(name)(**asked), Launch(export_dir=export))
+    options = {"algorithm": name, **QUICK, **flags}
+    prepared = experiment.prepare(algorithms.options_of(name)(**options), Launch(export_dir=export))
     ((_, finished),) = launch([prepared], Launch(force=force, quiet=True))
     return finished
 
@@ -94,10 +94,10 @@ def test_pictures_of_the_graph_and_the_intensities_are_drawn_and_cleared_with_th
 
 def test_fine_tuning_is_reported_by_epoch_mean_over_clients_and_seeds(tmp_path, capsys):
     runs = [run("fedavg", tmp_path, n_clients=3, ft_epochs=2, seed=seed) for seed in (0, 1)]
-    tuning.main([*(str(one.folder) for one in runs), "-o", str(tmp_path / "tuning.png")])
+    tuning.main([*(str(run_experiment.folder) for run_experiment in runs), "-o", str(tmp_path / "tuning.png")])
     header, _, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines())
     shown = dict(zip(header, row, strict=True))
-    last = [one.rounds.iloc[-1] for one in runs]
+    last = [run.rounds.iloc[-1] for run in runs]
     for name, column in (("as sent", "tuned_mean:epoch 0"), ("epoch 1", "tuned_mean:epoch 1"), ("local", "local_mean")):
         assert shown[name] == f"{100 * np.mean([rounds[column] for rounds in last]):.2f}"
     assert shown["epoch 2"] == f"{100 * np.mean([rounds['tuned_mean'] for rounds in last]):.2f}"
@@ -115,7 +115,7 @@ def test_runs_without_fine_tuning_are_refused_in_a_line(exchanged, capsys):
 
 def test_the_comparison_tells_what_went_to_neighbours_and_what_fine_tuning_made_of_it(exchanged, tmp_path):
     tuned = run("fedavg", tmp_path, n_clients=3, ft_epochs=1)
-    on_graph, text = (render(compare([one], columns=["all"])) for one in (exchanged[3], tuned))
+    on_graph, text = (render(compare([item], columns=["all"])) for item in (exchanged[3], tuned))
     model = sum(tensor.nbytes for tensor in tuned.weights()["global"].values())
     assert size(2 * model) in on_graph, "two neighbours on a ring of three"
     assert "tuned" in text.splitlines()[1].split()

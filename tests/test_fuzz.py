@@ -26,10 +26,10 @@ def test_a_hundred_inputs_keep_every_promise(monkeypatch):
     monkeypatch.setattr(single.folder, "complete", lambda run: None)
     monkeypatch.setattr(split, "draw_one", lambda *of_it: None)
     monkeypatch.setattr(workbook, "dress", lambda sheet, *of_it: None)
-    found = fuzz.tried(0, 100, small=False)
-    assert found.failures == []
-    assert found.figures["inputs"] >= 100
-    assert found.figures["valid"] == 47
+    result = fuzz.tried(0, 100, small=False)
+    assert result.failures == []
+    assert result.figures["inputs"] >= 100
+    assert result.figures["valid"] == 47
 
 
 def started(weights):
@@ -90,13 +90,13 @@ FOUND = {  # what was found: (the command, files, the stage that it reaches, wor
 @pytest.mark.parametrize("what", FOUND)
 def test_what_was_found_stays_mended(what, tmp_path, monkeypatch):
     command, files, stage, words = FOUND[what]
-    said = []
+    result = []
     inner = fuzz.carried_out
-    monkeypatch.setattr(fuzz, "carried_out", lambda *given: said.append(inner(*given)) or said[-1])
-    given = Command(tuple(shlex.split(command)), files(), finishes=stage == "run")
-    assert fuzz.held_to(given, tmp_path) == stage
+    monkeypatch.setattr(fuzz, "carried_out", lambda *args: result.append(inner(*args)) or result[-1])
+    inputs = Command(tuple(shlex.split(command)), files(), finishes=stage == "run")
+    assert fuzz.held_to(inputs, tmp_path) == stage
     for word in words:
-        assert word in said[-1].err
+        assert word in result[-1].err
 
 
 def test_every_flag_is_drawn_but_those_that_are_named():
@@ -131,7 +131,7 @@ def says(text, status, error=""):
 
 
 @pytest.mark.parametrize(
-    ("main", "told"),
+    ("main", "message"),
     [
         (leaves, "left"),
         (says("", 2, "run.py: one\nrun.py: two"), "a refusal of 2 lines"),
@@ -142,9 +142,9 @@ def says(text, status, error=""):
     ],
     ids=["a file is left", "two lines", "a name of Python's", "a traceback", "a failure", "a status of its own"],
 )
-def test_a_broken_promise_is_noticed(main, told, tmp_path, monkeypatch):
+def test_a_broken_promise_is_noticed(main, message, tmp_path, monkeypatch):
     broken(monkeypatch, main)
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(AssertionError, match=message):
         fuzz.held_to(ONE, tmp_path)
 
 

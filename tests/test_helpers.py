@@ -40,15 +40,15 @@ from helpers import (
 from models import Dropout, Net
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(item, other):
+    return item.keys() == other.keys() and all(torch.equal(item[name], other[name]) for name in item)
 
 
-def close(one, other, tolerance=1e-11):
+def close(item, other, tolerance=1e-11):
     """Equal up to the order of float64 sums."""
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=0, atol=tolerance)
+    assert item.keys() == other.keys()
+    for name in item:
+        torch.testing.assert_close(item[name], other[name], rtol=0, atol=tolerance)
 
 
 def copies(rows):
@@ -75,13 +75,13 @@ def federation_of(build, shares=(range(10), range(10, 30), range(30, 60)), **oth
 
 def recorder():
     """(loss, seen): cross-entropy that notes the positions of each batch under the name that `given` has."""
-    seen = {}
+    by_name = {}
 
     def noted(model, batch, context, options):
-        seen.setdefault(context, []).append(batch.index.clone())
+        by_name.setdefault(context, []).append(batch.index.clone())
         return loss(model, batch, None, options)
 
-    return noted, seen
+    return noted, by_name
 
 
 def plain_training(federation, k, weights, positions, make):
@@ -135,23 +135,23 @@ OPTIMIZERS = {
 def test_training_is_a_plain_loop_of_the_optimizer_over_the_same_batches(name):
     flags, make = OPTIMIZERS[name]
     federation = tiny_federation(model="MLP")
-    rows, (noted, seen) = initial(federation), recorder()
+    rows, (noted, recorded) = initial(federation), recorder()
     trained, _, _, _ = train(
         federation, [0, 1, 2], rows, noted, options_for("independent", epoch_per_round=2, **flags), context=["a", "b", "c"]
     )
     for k in federation.clients:
-        close(trained[k], plain_training(federation, k, rows[k], seen["abc"[k]], make))
+        close(trained[k], plain_training(federation, k, rows[k], recorded["abc"[k]], make))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_training_that_gets_its_memory_back_goes_on_as_if_it_had_never_stopped(name):
     flags, make = OPTIMIZERS[name]
     federation, options = tiny_federation(model="MLP"), options_for("independent", **flags)
-    rows, (noted, seen), given = initial(federation), recorder(), ["a", "b", "c"]
-    halfway, memory, _, _ = train(federation.at(1), [0, 1, 2], rows, noted, options, given, memory=[None] * 3)
-    trained, _, _, _ = train(federation.at(2), [0, 1, 2], halfway, noted, options, given, memory)
+    rows, (noted, recorded), inputs = initial(federation), recorder(), ["a", "b", "c"]
+    halfway, memory, _, _ = train(federation.at(1), [0, 1, 2], rows, noted, options, inputs, memory=[None] * 3)
+    trained, _, _, _ = train(federation.at(2), [0, 1, 2], halfway, noted, options, inputs, memory)
     for k in federation.clients:
-        close(trained[k], plain_training(federation, k, rows[k], seen["abc"[k]], make))
+        close(trained[k], plain_training(federation, k, rows[k], recorded["abc"[k]], make))
     forgotten, _, _, _ = train(federation.at(2), [0, 1, 2], halfway, loss, options)
     remembers = name in ("momentum", "Adam", "Adam with weight decay")
     assert all(same(forgotten[k], trained[k]) != remembers for k in federation.clients)
@@ -200,10 +200,10 @@ def test_parameters_that_are_left_out_now_are_remembered_until_they_are_trained_
     rows = initial(federation)
     _, first, _, _ = train(federation.at(1), [0, 1, 2], rows, loss, options, only=head, memory=[None] * 3)
     _, second, _, _ = train(federation.at(2), [0, 1, 2], rows, loss, options, memory=first, only=body)
-    for one, other in zip(first, second, strict=True):
-        assert one.keys() == set(head)
+    for item, other in zip(first, second, strict=True):
+        assert item.keys() == set(head)
         assert other.keys() == {*head, *body}
-        assert all(same(one[name], other[name]) for name in head)
+        assert all(same(item[name], other[name]) for name in head)
 
 
 def test_only_the_named_parameters_are_trained():
@@ -222,15 +222,15 @@ def test_only_the_named_parameters_are_trained():
 
 
 def test_the_model_is_in_training_mode_and_its_gradient_is_that_of_one_batch():
-    federation, seen = federation_of(normed), []
+    federation, recorded = federation_of(normed), []
 
     def watchful(model, batch, context, options):
-        seen.append((model.training, [p.grad is None for p in model.parameters()]))
+        recorded.append((model.training, [p.grad is None for p in model.parameters()]))
         return loss(model, batch, context, options)
 
     train(federation, [0], initial(federation)[:1], watchful, options_for("independent"))
-    assert len(seen) == 2  # 10 examples: 8 and 2
-    assert all(training and all(no_gradient) for training, no_gradient in seen)
+    assert len(recorded) == 2  # 10 examples: 8 and 2
+    assert all(training and all(no_gradient) for training, no_gradient in recorded)
 
 
 # --- train: the batches ---
@@ -258,18 +258,18 @@ def test_every_example_is_seen_once_an_epoch_in_an_order_that_is_new_for_each_ep
     federation = tiny_federation(shares=[range(20), range(20, 40)], model="MLP")
     options, orders = options_for("independent", epoch_per_round=3), []
     for r in (1, 2):
-        noted, seen = recorder()
+        noted, recorded = recorder()
         train(federation.at(r), [0, 1], initial(federation), noted, options, context=[0, 1])
         for k in (0, 1):
-            positions = torch.cat(seen[k]).tolist()
-            assert [len(i) for i in seen[k]] == 3 * [8, 8, 4]
+            positions = torch.cat(recorded[k]).tolist()
+            assert [len(i) for i in recorded[k]] == 3 * [8, 8, 4]
             epochs = [positions[:20], positions[20:40], positions[40:]]
             assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
             orders += [tuple(epoch) for epoch in epochs]
     assert len(set(orders)) == len(orders) == 2 * 2 * 3
-    noted, seen = recorder()
+    noted, recorded = recorder()
     train(federation.at(1).with_party("fine-tuning"), [0], initial(federation)[:1], noted, options, context=[0])
-    assert tuple(torch.cat(seen[0])[:20].tolist()) not in orders, "another party's draws are its own"
+    assert tuple(torch.cat(recorded[0])[:20].tolist()) not in orders, "another party's draws are its own"
 
 
 @pytest.mark.parametrize(
@@ -304,24 +304,24 @@ def dropping():
 
 def masks_of(federation, rows, options):
     """By client, the masks of its features in each step of its training: bool [B, 20]."""
-    seen = {}
+    by_name = {}
 
     def noted(model, batch, context, options):
         features, logits = model(batch.x)
-        seen.setdefault(context, []).append(features.detach() != 0)
+        by_name.setdefault(context, []).append(features.detach() != 0)
         return F.cross_entropy(logits, batch.y)
 
     train(federation, federation.clients, rows, noted, options, context=federation.clients)
-    return seen
+    return by_name
 
 
 def test_the_masks_of_a_client_are_those_of_its_stream_one_after_another():
     federation, options = federation_of(dropping, seed=3).at(2), options_for("independent", epoch_per_round=2)
-    seen = masks_of(federation, initial(federation), options)
+    masks = masks_of(federation, initial(federation), options)
     for k, steps in zip(federation.clients, (2 * 2, 2 * 3, 2 * 4), strict=True):  # batches of 8
         draws = streams.generator(3, "client", "dropout", 2, k)
-        assert len(seen[k]) == steps
-        for kept in seen[k]:
+        assert len(masks[k]) == steps
+        for kept in masks[k]:
             draws.random((len(kept), 1, 12, 12), dtype=np.float32)  # the first dropout's, of the images
             assert torch.equal(kept, torch.from_numpy(draws.random(kept.shape, dtype=np.float32) >= 0.5))
 
@@ -331,17 +331,17 @@ def test_masks_are_new_for_each_step_epoch_round_client_party_and_seed():
     rows, options, masks = initial(federation), options_for("independent", batch_size=4, epoch_per_round=3), []
     first = federation.at(1)
     for other in (first, federation.at(2), first.with_party("fine-tuning"), replace(first, seed=1)):
-        seen = masks_of(other, rows, options)
-        masks += [tuple(kept.flatten().tolist()) for k in federation.clients for kept in seen[k]]
+        recorded = masks_of(other, rows, options)
+        masks += [tuple(kept.flatten().tolist()) for k in federation.clients for kept in recorded[k]]
     assert len(set(masks)) == len(masks) == 4 * 2 * 6
 
 
 def test_dropout_leaves_the_order_of_the_batches_as_it_is():
     options, orders = options_for("independent", epoch_per_round=2), []
     for build in (dropping, linear):
-        (noted, seen), federation = recorder(), federation_of(build)
+        (noted, recorded), federation = recorder(), federation_of(build)
         train(federation, [0, 1, 2], initial(federation), noted, options, context=[0, 1, 2])
-        orders.append({k: torch.cat(seen[k]).tolist() for k in seen})
+        orders.append({k: torch.cat(recorded[k]).tolist() for k in recorded})
     assert orders[0] == orders[1]
 
 
@@ -353,10 +353,10 @@ def test_with_dropout_a_client_gets_the_same_bits_in_any_order_and_company_and_a
     before = torch.get_rng_state()
     for clients in ([2, 0, 1], [1], [2, 1]):
         train(federation.at(4), [0], rows[:1], loss, options)  # one round more for the skeleton that all share
-        trained, _, found, _ = train(federation, clients, select_rows(rows, clients), loss, options)
+        trained, _, result, _ = train(federation, clients, select_rows(rows, clients), loss, options)
         for s, k in enumerate(clients):
             assert same(trained[s], expected[k])
-            assert torch.equal(found[s], losses[k])
+            assert torch.equal(result[s], losses[k])
     assert torch.equal(torch.get_rng_state(), before), "nor is anything drawn from torch's own generator"
 
 
@@ -368,9 +368,9 @@ def test_with_dropout_training_goes_on_in_fresh_models_as_if_it_had_not_stopped(
     )
     expected, _, losses, _ = train(federation.at(2), clients, halfway, loss, options, memory=memory)
     fresh = federation_of(dropping)  # skeletons that have never been trained
-    resumed, _, found, _ = train(fresh.at(2), clients, halfway, loss, options, memory=memory)
+    resumed, _, result, _ = train(fresh.at(2), clients, halfway, loss, options, memory=memory)
     assert all(same(row, other) for row, other in zip(resumed, expected, strict=True))
-    assert torch.equal(found, losses)
+    assert torch.equal(result, losses)
 
 
 def test_outputs_after_a_training_with_dropout_are_without_it():
@@ -397,8 +397,8 @@ def test_the_loss_is_the_mean_over_the_examples_of_all_local_epochs():
     _, _, losses, _ = train(federation, [2, 0], select_rows(initial(federation), [2, 0]), noted, options, context=[2, 0])
     assert losses.shape == (2,)
     assert [len(values[k]) for k in (2, 0)] == [2 * 30, 2 * 10]
-    for found, k in zip(losses, (2, 0), strict=True):
-        assert found.item() == pytest.approx(np.mean(values[k]), rel=1e-14)
+    for result, k in zip(losses, (2, 0), strict=True):
+        assert result.item() == pytest.approx(np.mean(values[k]), rel=1e-14)
 
 
 def lenet5_step(n, D=6, C=3, side=12):
@@ -414,10 +414,10 @@ def test_flops_of_training_are_those_counted_by_hand_the_short_last_batch_includ
     rows, options = initial(federation), options_for("independent", epoch_per_round=2)
     for times in (1, 2):  # counted, then known
         train(federation, [0, 2], select_rows(rows, [0, 2]), loss, options)
-        found = {k: federation.meter.spent["flops", "client", k] for k in (0, 2)}
+        results = {k: federation.meter.spent["flops", "client", k] for k in (0, 2)}
         # batches of 8: 10 examples are 8 + 2, 30 are 8 + 8 + 8 + 6
-        assert found[0] == times * 2 * (lenet5_step(8) + lenet5_step(2))
-        assert found[2] == times * 2 * (3 * lenet5_step(8) + lenet5_step(6))
+        assert results[0] == times * 2 * (lenet5_step(8) + lenet5_step(2))
+        assert results[2] == times * 2 * (3 * lenet5_step(8) + lenet5_step(6))
 
 
 def test_flops_of_a_part_are_less_and_those_of_another_loss_its_own():
@@ -470,24 +470,24 @@ def test_effort_counts_steps_and_samples_by_party_and_client():
 def test_training_changes_nothing_that_it_was_given():
     federation, options = federation_of(normed), options_for("independent", optimizer="adam")
     rows, common = initial(federation), federation.initial()
-    given = [{"teacher": torch.ones(3, dtype=torch.float64)} for _ in federation.clients]
+    inputs = [{"teacher": torch.ones(3, dtype=torch.float64)} for _ in federation.clients]
 
     def taught(model, batch, context, options):
         return loss(model, batch, None, options) + (model(batch.x)[1].mean(0) * context["teacher"]).sum()
 
-    trained, memory, _, _ = train(federation.at(1), [0, 1, 2], rows, taught, options, given, memory=[None] * 3)
+    trained, memory, _, _ = train(federation.at(1), [0, 1, 2], rows, taught, options, inputs, memory=[None] * 3)
     remembered = [{name: {**entry} for name, entry in row.items()} for row in memory]
     values = [[tensor.clone() for entry in row.values() for tensor in entry.values()] for row in memory]
     kept, shared, images = copies(trained), copies([common])[0], federation.data.x.clone()
-    train(federation.at(2), [0, 1, 2], trained, taught, options, given, memory)
-    train(federation.at(2), [0, 1, 2], [common] * 3, taught, options, given, memory)  # rows may be one and the same
+    train(federation.at(2), [0, 1, 2], trained, taught, options, inputs, memory)
+    train(federation.at(2), [0, 1, 2], [common] * 3, taught, options, inputs, memory)  # rows may be one and the same
     assert all(same(row, before) for row, before in zip(trained, kept, strict=True))
     assert same(common, shared)
     for row, before, numbers in zip(memory, remembered, values, strict=True):
         assert {name: list(entry) for name, entry in row.items()} == {name: list(entry) for name, entry in before.items()}
         now = [tensor for entry in row.values() for tensor in entry.values()]
         assert all(torch.equal(a, b) for a, b in zip(now, numbers, strict=True))
-    assert all(torch.equal(row["teacher"], torch.ones(3)) for row in given)
+    assert all(torch.equal(row["teacher"], torch.ones(3)) for row in inputs)
     assert torch.equal(federation.data.x, images)
 
 
@@ -504,14 +504,14 @@ def test_a_client_gets_the_same_bits_in_any_order_and_company():
     federation, options = tiny_federation(), options_for("independent", optimizer="adam")
     rows = initial(federation)
     expected, _, losses, _ = train(federation, [0, 1, 2], rows, loss, options)
-    said = federation.map_clients(outputs, [0, 1, 2], expected)
+    result = federation.map_clients(outputs, [0, 1, 2], expected)
     for clients in ([2, 0, 1], [1], [2, 1]):
-        trained, _, found, _ = train(federation, clients, select_rows(rows, clients), loss, options)
+        trained, _, actual, _ = train(federation, clients, select_rows(rows, clients), loss, options)
         again = federation.map_clients(outputs, clients, trained)
         for s, k in enumerate(clients):
             assert same(trained[s], expected[k])
-            assert torch.equal(found[s], losses[k])
-            assert all(torch.equal(a, b) for a, b in zip(again[s], said[k], strict=True))
+            assert torch.equal(actual[s], losses[k])
+            assert all(torch.equal(a, b) for a, b in zip(again[s], result[k], strict=True))
 
 
 def test_an_empty_share_takes_no_step_and_has_loss_0():
@@ -528,9 +528,9 @@ def test_an_empty_share_takes_no_step_and_has_loss_0():
 def test_the_steps_that_each_client_took_are_told():
     federation = tiny_federation(model="MLP")
     flags = options_for("independent", batch_size=8, epoch_per_round=3)
-    found = train(federation, [0, 1, 2], initial(federation), loss, flags).steps
-    assert found == [3 * 2, 3 * 3, 3 * 4], "10, 20 and 30 examples"
-    assert found == [federation.meter.spent["steps", "client", k] for k in range(3)]
+    result = train(federation, [0, 1, 2], initial(federation), loss, flags).steps
+    assert result == [3 * 2, 3 * 3, 3 * 4], "10, 20 and 30 examples"
+    assert result == [federation.meter.spent["steps", "client", k] for k in range(3)]
 
 
 # --- train: stragglers ---
@@ -538,23 +538,23 @@ def test_the_steps_that_each_client_took_are_told():
 
 def test_a_straggler_takes_the_first_steps_of_those_that_it_would_take_and_is_counted_so():
     federation = tiny_federation(model="MLP")
-    asked = options_for("independent", batch_size=4, epoch_per_round=2)
-    rows, (noted, seen), (other, cut) = initial(federation), recorder(), recorder()
-    train(federation, [0, 1, 2], rows, noted, asked, "abc")
-    trained = train(federation, [0, 1, 2], rows, other, replace(asked, straggler=1.0), "abc", memory=[None] * 3)
+    options = options_for("independent", batch_size=4, epoch_per_round=2)
+    rows, (noted, recorded), (other, cut) = initial(federation), recorder(), recorder()
+    train(federation, [0, 1, 2], rows, noted, options, "abc")
+    trained = train(federation, [0, 1, 2], rows, other, replace(options, straggler=1.0), "abc", memory=[None] * 3)
     for k, name in enumerate("abc"):
         n = trained.steps[k]
-        assert 0 < n < len(seen[name]), "a part, at least one"
+        assert 0 < n < len(recorded[name]), "a part, at least one"
         assert len(cut[name]) == n
-        assert all(map(torch.equal, cut[name], seen[name]))
-        close(trained.weights[k], plain_training(federation, k, rows[k], seen[name][:n], OPTIMIZERS["plain SGD"][1]))
+        assert all(map(torch.equal, cut[name], recorded[name]))
+        close(trained.weights[k], plain_training(federation, k, rows[k], recorded[name][:n], OPTIMIZERS["plain SGD"][1]))
 
 
 def test_a_client_straggles_as_often_as_is_said_for_a_part_of_its_steps_that_is_drawn_evenly():
     federation = tiny_federation(shares=[range(60)])
     options = options_for("independent", batch_size=1, epoch_per_round=100, straggler=0.3)
-    found = [_last_step(federation.at(r), 0, options) for r in range(2000)]
-    late = np.array([steps for steps in found if steps is not None])
+    results = [_last_step(federation.at(r), 0, options) for r in range(2000)]
+    late = np.array([steps for steps in results if steps is not None])
     assert abs(len(late) / 2000 - 0.3) < 3 * np.sqrt(0.3 * 0.7 / 2000)
     assert late.min() >= 1
     assert late.max() <= 6000
@@ -596,22 +596,22 @@ def test_what_steers_is_0_and_adds_its_direction_to_the_gradient():
 def test_parameters_are_what_is_no_buffer_of_what_a_row_has():
     federation = tiny_federation(model="CNN4")
     row = federation.initial()
-    found = parameters(federation, row)
-    assert list(found) == [name for name, _ in federation.skeletons[0].named_parameters()]
-    assert all(found[name] is row[name] for name in found)
+    result = parameters(federation, row)
+    assert list(result) == [name for name, _ in federation.skeletons[0].named_parameters()]
+    assert all(result[name] is row[name] for name in result)
     part = {"classifier.bias": row["classifier.bias"], "body.1.running_mean": torch.zeros(64)}
     assert parameters(federation, part).keys() == {"classifier.bias"}
 
 
 def test_a_difference_and_a_step_are_of_what_their_second_row_names_and_change_nothing_in_place():
-    one = {"a": torch.tensor([3.0, 5.0]), "b": torch.tensor(1.0), "n": torch.tensor(7)}
+    entry = {"a": torch.tensor([3.0, 5.0]), "b": torch.tensor(1.0), "n": torch.tensor(7)}
     other = {"b": torch.tensor(4.0), "a": torch.tensor([1.0, 1.0])}
-    assert {name: w.tolist() for name, w in subtract(one, other).items()} == {"b": -3.0, "a": [2.0, 4.0]}
-    there = add_scaled(one, other, -0.5)
-    assert list(there) == list(one)
+    assert {name: w.tolist() for name, w in subtract(entry, other).items()} == {"b": -3.0, "a": [2.0, 4.0]}
+    there = add_scaled(entry, other, -0.5)
+    assert list(there) == list(entry)
     assert {name: w.tolist() for name, w in there.items()} == {"a": [2.5, 4.5], "b": -1.0, "n": 7}
-    assert there["n"] is one["n"]
-    assert one["a"].tolist() == [3.0, 5.0]
+    assert there["n"] is entry["n"]
+    assert entry["a"].tolist() == [3.0, 5.0]
 
 
 # --- models that stay with their clients ---
@@ -650,16 +650,16 @@ def test_outputs_are_those_of_evaluation_mode_in_the_order_of_the_share():
         row["body.2.running_var"] = torch.arange(5, dtype=torch.float64) + 0.5
     kept = copies(rows)
     for k in (1, 0):
-        share, row, found = federation.shares[k], rows[k], outputs(federation, k, rows[k])
+        share, row, result = federation.shares[k], rows[k], outputs(federation, k, rows[k])
         x = federation.data.images(share, torch.float64).flatten(1)
         hidden = x @ row["body.1.weight"].T + row["body.1.bias"]
         normal = (hidden - row["body.2.running_mean"]) / (row["body.2.running_var"] + 1e-5).sqrt()  # BatchNorm's eps
         features = (normal * row["body.2.weight"] + row["body.2.bias"]).tanh()  # no dropout
-        torch.testing.assert_close(found.features, features)
-        torch.testing.assert_close(found.logits, features @ row["classifier.weight"].T + row["classifier.bias"])
-        assert torch.equal(found.y, federation.data.y[share])
-        assert not found.features.requires_grad
-        assert not found.logits.requires_grad
+        torch.testing.assert_close(result.features, features)
+        torch.testing.assert_close(result.logits, features @ row["classifier.weight"].T + row["classifier.bias"])
+        assert torch.equal(result.y, federation.data.y[share])
+        assert not result.features.requires_grad
+        assert not result.logits.requires_grad
     assert all(same(row, before) for row, before in zip(rows, kept, strict=True)), "running statistics stay as they are"
 
 
@@ -668,13 +668,13 @@ def test_outputs_of_a_share_longer_than_an_evaluation_batch_are_those_of_its_exa
     share = np.random.default_rng(0).permutation(520)[:503]  # 250 + 250 + 3
     federation = Federation.of(data, [share], [linear], dtype=torch.float64)
     row = federation.initial(0)
-    found = outputs(federation, 0, row)
-    assert found.features.shape == (503, 144)
+    result = outputs(federation, 0, row)
+    assert result.features.shape == (503, 144)
     for position in (0, 249, 250, 251, 499, 500, 502):
         x = data.images(torch.tensor([share[position]]), torch.float64).flatten(1)
-        torch.testing.assert_close(found.features[position], x[0])
-        torch.testing.assert_close(found.logits[position], (x @ row["classifier.weight"].T + row["classifier.bias"])[0])
-        assert found.y[position] == data.y[share[position]]
+        torch.testing.assert_close(result.features[position], x[0])
+        torch.testing.assert_close(result.logits[position], (x @ row["classifier.weight"].T + row["classifier.bias"])[0])
+        assert result.y[position] == data.y[share[position]]
 
 
 @pytest.mark.parametrize("model", ["MLP_dropout", "CNN4"])
@@ -683,17 +683,17 @@ def test_to_adapt_is_gradient_descent_over_the_whole_share_however_long_in_evalu
     federation = tiny_federation(data, [range(503), range(503, 520), []], model)  # 250 + 250 + 3
     begin = {n: w + 0.1 if w.is_floating_point() else w for n, w in federation.initial().items()}
     for k, steps, pull in ((0, 2, 0.7), (1, 1, 0.0), (2, 2, 0.7)):
-        found = adapted(federation, k, begin, lr=0.05, steps=steps, pull=pull)
-        one, share = federation.architectures[0]().double().eval(), federation.shares[k]
-        one.load_state_dict(begin)
+        result = adapted(federation, k, begin, lr=0.05, steps=steps, pull=pull)
+        single, share = federation.architectures[0]().double().eval(), federation.shares[k]
+        single.load_state_dict(begin)
         for _ in range(steps if len(share) else 0):
-            one.zero_grad()
-            F.cross_entropy(one(data.images(share, torch.float64))[1], data.y[share]).backward()
+            single.zero_grad()
+            F.cross_entropy(single(data.images(share, torch.float64))[1], data.y[share]).backward()
             with torch.no_grad():
-                for name, theta in one.named_parameters():
+                for name, theta in single.named_parameters():
                     theta -= 0.05 * (theta.grad + pull * (theta - begin[name]))
-        for name, w in one.state_dict().items():
-            torch.testing.assert_close(found[name], w, rtol=1e-9, atol=1e-10)
+        for name, w in single.state_dict().items():
+            torch.testing.assert_close(result[name], w, rtol=1e-9, atol=1e-10)
         assert same(begin, {n: w + 0.1 if w.is_floating_point() else w for n, w in federation.initial().items()})
 
 
@@ -704,26 +704,26 @@ def test_the_average_is_weighted_by_n():
     n = [torch.tensor(1), torch.tensor(3)]
     assert average([torch.tensor([0.0]), torch.tensor([4.0])], n).tolist() == [3.0]  # (1 * 0 + 3 * 4) / 4
     rows = [{"a": torch.tensor([0.0]), "b": torch.tensor([8.0])}, {"a": torch.tensor([4.0]), "b": torch.tensor([0.0])}]
-    found = average(rows, n)
-    assert {name: tensor.tolist() for name, tensor in found.items()} == {"a": [3.0], "b": [2.0]}
+    result = average(rows, n)
+    assert {name: tensor.tolist() for name, tensor in result.items()} == {"a": [3.0], "b": [2.0]}
     assert rows[0]["a"] == 0, "nothing is added up in place"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_average_of_equal_models_is_that_model(dtype):
     row = tiny_federation(dtype=dtype).initial()
-    found = average([row, row, row], [torch.tensor(n) for n in (1, 2, 5)])  # eighths: exact but for rounding n_k w
-    assert {tensor.dtype for tensor in found.values()} == {dtype}
+    result = average([row, row, row], [torch.tensor(n) for n in (1, 2, 5)])  # eighths: exact but for rounding n_k w
+    assert {tensor.dtype for tensor in result.values()} == {dtype}
     for name in row:
-        torch.testing.assert_close(found[name], row[name], rtol=4 * torch.finfo(dtype).eps, atol=0)
+        torch.testing.assert_close(result[name], row[name], rtol=4 * torch.finfo(dtype).eps, atol=0)
 
 
 def test_integer_buffers_are_kept_and_not_averaged():
     rows = [{"count": torch.tensor(n), "flag": torch.tensor([n > 3])} for n in (3, 8)]
-    found = average(rows, [torch.tensor(1), torch.tensor(7)])
-    assert found["count"].dtype == torch.int64
-    assert found["count"] == 3
-    assert found["flag"].dtype == torch.bool
+    result = average(rows, [torch.tensor(1), torch.tensor(7)])
+    assert result["count"].dtype == torch.int64
+    assert result["count"] == 3
+    assert result["flag"].dtype == torch.bool
 
 
 def test_the_average_of_nothing_is_0():
@@ -732,10 +732,10 @@ def test_the_average_of_nothing_is_0():
 
 
 def test_weights_may_differ_by_class():
-    one, other = torch.tensor([[2.0, 4.0], [1.0, 1.0], [7.0, 7.0]]), torch.tensor([[6.0, 8.0], [5.0, 9.0], [7.0, 7.0]])
+    item, other = torch.tensor([[2.0, 4.0], [1.0, 1.0], [7.0, 7.0]]), torch.tensor([[6.0, 8.0], [5.0, 9.0], [7.0, 7.0]])
     n = [torch.tensor([[1], [1], [0]]), torch.tensor([[1], [3], [0]])]
     expected = [[4.0, 6.0], [4.0, 7.0], [0.0, 0.0]]  # means, (1 + 3 * 5) / 4 and (1 + 3 * 9) / 4, and nobody's class
-    assert average([one, other], n).tolist() == expected
+    assert average([item, other], n).tolist() == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -767,9 +767,9 @@ def test_class_means_of_a_single_example_and_of_none():
 
 def test_a_mean_is_the_average_of_rows_that_count_alike():
     rows = [{"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(7)}, {"w": torch.tensor([4.0, 0.0]), "n": torch.tensor(9)}]
-    found = mean(rows)
-    assert torch.equal(found["w"], torch.tensor([2.5, 1.0]))
-    assert found["n"] == 7, "counters are the first one's"
+    result = mean(rows)
+    assert torch.equal(result["w"], torch.tensor([2.5, 1.0]))
+    assert result["n"] == 7, "counters are the first one's"
 
 
 # --- rows ---
@@ -805,12 +805,12 @@ def test_a_schedule_is_counted_in_rounds_and_scales_the_learning_rate(name, opti
     rows = initial(federation)
 
     def trained(r, **flags):
-        asked = options_for("independent", optimizer=optimizer, rounds=8, epoch_per_round=2, **flags)
-        return train(federation.at(r), federation.clients, rows, loss, asked)[0]
+        options = options_for("independent", optimizer=optimizer, rounds=8, epoch_per_round=2, **flags)
+        return train(federation.at(r), federation.clients, rows, loss, options)[0]
 
     for r, factor in enumerate(FACTORS[name], start=1):
-        for one, other in zip(trained(r, lr=0.05, lr_schedule=name), trained(r, lr=0.05 * factor), strict=True):
-            close(one, other)
+        for item, other in zip(trained(r, lr=0.05, lr_schedule=name), trained(r, lr=0.05 * factor), strict=True):
+            close(item, other)
 
 
 def test_steps_fall_at_half_and_three_quarters_of_an_odd_number_of_rounds_too():
@@ -825,8 +825,8 @@ def test_a_gradient_longer_than_the_limit_is_scaled_down_to_it(limit):
     rows = initial(federation)
 
     def steps(clip_grad):
-        asked = options_for("independent", batch_size=60, lr=lr, clip_grad=clip_grad)
-        trained, _, _, _ = train(federation, federation.clients, rows, loss, asked)
+        options = options_for("independent", batch_size=60, lr=lr, clip_grad=clip_grad)
+        trained, _, _, _ = train(federation, federation.clients, rows, loss, options)
         return [{name: (row[name] - new[name]) / lr for name in row} for row, new in zip(rows, trained, strict=True)]
 
     for whole, clipped in zip(steps(0.0), steps(limit), strict=True):
@@ -847,16 +847,16 @@ def modes(model):
 def watched(build, part, **flags):
     """Train one part of the network of every client with full batches -> (federation, rows, trained, losses, the modes and
     the parameters with a gradient before the step)."""
-    federation, seen = federation_of(build), []
+    federation, recorded = federation_of(build), []
 
     def watchful(model, batch, context, options):
-        seen.append((modes(model), {name for name, p in model.named_parameters() if p.requires_grad}))
+        recorded.append((modes(model), {name for name, p in model.named_parameters() if p.requires_grad}))
         return loss(model, batch, context, options)
 
     rows, only = initial(federation), part and federation.names(part)
-    asked = options_for("independent", batch_size=60, epoch_per_round=2, momentum=0.9, weight_decay=0.1, **flags)
-    trained, _, losses, _ = train(federation, federation.clients, rows, watchful, asked, only=only)
-    return federation, rows, trained, losses, seen
+    changed_options = options_for("independent", batch_size=60, epoch_per_round=2, momentum=0.9, weight_decay=0.1, **flags)
+    trained, _, losses, _ = train(federation, federation.clients, rows, watchful, changed_options, only=only)
+    return federation, rows, trained, losses, recorded
 
 
 def test_a_body_under_a_head_that_is_trained_keeps_its_bits_and_its_running_statistics():
@@ -870,9 +870,9 @@ def test_a_body_under_a_head_that_is_trained_keeps_its_bits_and_its_running_stat
 def test_a_body_under_a_head_that_is_trained_computes_as_in_evaluation():
     federation = federation_of(normed)
     rows = [{**row, "body.2.running_mean": row["body.2.running_mean"] + 0.3} for row in initial(federation)]
-    asked = options_for("independent", batch_size=60)
-    _, _, losses, _ = train(federation, federation.clients, rows, loss, asked, only=federation.names("head"))
-    _, _, whole, _ = train(federation, federation.clients, rows, loss, asked)
+    options = options_for("independent", batch_size=60)
+    _, _, losses, _ = train(federation, federation.clients, rows, loss, options, only=federation.names("head"))
+    _, _, whole, _ = train(federation, federation.clients, rows, loss, options)
     for k in federation.clients:
         row, share = rows[k], federation.shares[k]
         x = federation.data.images(share, torch.float64).flatten(1) @ row["body.1.weight"].T + row["body.1.bias"]
@@ -884,19 +884,19 @@ def test_a_body_under_a_head_that_is_trained_computes_as_in_evaluation():
 
 
 def test_a_head_over_a_body_that_is_trained_keeps_its_bits():
-    federation, rows, trained, _, seen = watched(normed, "body")
+    federation, rows, trained, _, recorded = watched(normed, "body")
     for row, after in zip(rows, trained, strict=True):
         same_bits = {name for name in row if torch.equal(row[name], after[name])}
         assert same_bits == {"classifier.weight", "classifier.bias"}, "the running statistics move with the body"
-    for mode, _ in seen:
+    for mode, _ in recorded:
         assert {name for name, training in mode.items() if not training} == {"classifier"}
 
 
 @pytest.mark.parametrize(("part", "still"), [("head", "body"), ("body", "classifier"), ("full", None), (None, None)])
 def test_the_part_that_is_not_trained_is_in_evaluation_mode_and_has_no_gradients(part, still):
-    federation, _, _, _, seen = watched(normed, part)
+    federation, _, _, _, recorded = watched(normed, part)
     parameters = {name for name, _ in federation.skeletons[0].named_parameters()}
-    for mode, free in seen:
+    for mode, free in recorded:
         assert {name.split(".")[0] for name, training in mode.items() if not training} == ({still} if still else set())
         assert mode[""], "the network itself is being trained, whatever part of it"
         assert free == {name for name in parameters if name.split(".")[0] != still}
@@ -905,26 +905,26 @@ def test_the_part_that_is_not_trained_is_in_evaluation_mode_and_has_no_gradients
 
 def test_all_of_a_network_is_trained_again_after_a_part_of_it():
     federation = federation_of(normed)
-    rows, asked = initial(federation), options_for("independent", momentum=0.9)
-    expected, _, losses, _ = train(federation, [0, 1, 2], rows, loss, asked)
-    train(federation, [0, 1, 2], rows, loss, asked, only=federation.names("head"))
-    trained, _, found, _ = train(federation, [0, 1, 2], rows, loss, asked)
-    assert torch.equal(found, losses)
+    rows, options = initial(federation), options_for("independent", momentum=0.9)
+    expected, _, losses, _ = train(federation, [0, 1, 2], rows, loss, options)
+    train(federation, [0, 1, 2], rows, loss, options, only=federation.names("head"))
+    trained, _, result, _ = train(federation, [0, 1, 2], rows, loss, options)
+    assert torch.equal(result, losses)
     assert all(same(*pair) for pair in zip(trained, expected, strict=True))
 
 
 @pytest.mark.parametrize(("part", "trained"), [("body", {"body"}), ("head", {"classifier", "heads"})])
 def test_auxiliary_heads_belong_to_the_head(part, trained):
     federation = tiny_federation(model="CNN4", heads=True, shares=[range(6)])
-    row, seen = federation.initial(), []
+    row, recorded = federation.initial(), []
 
     def watchful(model, batch, context, options):
-        seen.append({name for name, child in model.named_children() if child.training})
+        recorded.append({name for name, child in model.named_children() if child.training})
         return sum(F.cross_entropy(logits, batch.y) for logits in model.every_head(batch.x))
 
-    asked = options_for("independent")
-    (after,), _, _, _ = train(federation, [0], [row], watchful, asked, only=federation.names(part))
-    assert seen == [trained]
+    changed_options = options_for("independent")
+    (after,), _, _, _ = train(federation, [0], [row], watchful, changed_options, only=federation.names(part))
+    assert recorded == [trained]
     assert {name.split(".")[0] for name in row if not torch.equal(row[name], after[name])} == trained
 
 
@@ -936,10 +936,10 @@ def test_rows_are_parted_by_name_and_no_tensor_is_copied():
     rows = initial(federation)
     for names in (federation.names("head"), federation.names("bn"), federation.names("full"), set(), ["no such name"]):
         named, rest = _parted(rows, names)
-        for row, one, other in zip(rows, named, rest, strict=True):
-            assert one.keys() == row.keys() & set(names)
+        for row, item, other in zip(rows, named, rest, strict=True):
+            assert item.keys() == row.keys() & set(names)
             assert other.keys() == row.keys() - set(names)
-            assert all({**one, **other}[name] is tensor for name, tensor in row.items())
+            assert all({**item, **other}[name] is tensor for name, tensor in row.items())
         assert [len(row) for row in rows] == 3 * [len(federation.names("full"))], "what was parted is as it was"
 
 

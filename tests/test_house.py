@@ -39,13 +39,13 @@ ALGORITHMS += sorted(ROOT.glob("algorithms/*/__init__.py"))
 
 def imported(path: Path) -> set[str]:
     """Modules of the house that a file imports, with dots."""
-    found = set()
+    results = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            results |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] in STAIRCASE}
+            results |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in results if name.split(".")[0] in STAIRCASE}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -66,8 +66,8 @@ def test_a_run_is_named_by_the_source_of_every_module_that_can_change_a_number()
         if path in reached or not path.exists() or name in identity.OF_NO_NUMBER:
             continue
         reached.add(path)
-        for found in imported(path):
-            todo += [found, found.rpartition(".")[0]]
+        for result in imported(path):
+            todo += [result, result.rpartition(".")[0]]
     assert reached == set(identity.sources())
     assert ROOT / "federation" / "optimizers.py" in reached
 
@@ -86,10 +86,12 @@ def test_every_flag_is_read():
 
 def test_a_verb_of_helpers_is_one_that_two_algorithms_say_or_an_algorithm_and_another_verb():
     verbs = [node.name for node in ast.parse((ROOT / "helpers.py").read_text()).body if isinstance(node, ast.FunctionDef)]
-    said = [{node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)} for path in ALGORITHMS]
+    outputs = [
+        {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)} for path in ALGORITHMS
+    ]
     inside = [node.id for node in ast.walk(ast.parse((ROOT / "helpers.py").read_text())) if isinstance(node, ast.Name)]
     for verb in (verb for verb in verbs if not verb.startswith("_")):
-        by_algorithms = sum(verb in names for names in said)
+        by_algorithms = sum(verb in names for names in outputs)
         assert by_algorithms >= 1
         assert by_algorithms + (verb in inside) >= 2, verb
 
@@ -137,8 +139,8 @@ def test_git_ignores_downloads_runs_and_environments():
 
 
 def test_the_text_that_each_planted_bug_changes_is_there_once():
-    found = {words: (ROOT / file).read_text().count(old) for words, file, _, old, *_ in planted.parsed(planted.PLANTS)}
-    assert not {words: n for words, n in found.items() if n != 1}
+    results = {words: (ROOT / file).read_text().count(old) for words, file, _, old, *_ in planted.parsed(planted.PLANTS)}
+    assert not {words: n for words, n in results.items() if n != 1}
 
 
 READERS = ("load", "loadtxt", "genfromtxt", "fromfile", "memmap", "open_memmap", "read_csv", "read_parquet", "read_excel")
@@ -164,7 +166,7 @@ BARE = {  # what opens a file in another way than `untrusted.opened` and `untrus
 
 def openings(tree: ast.AST) -> list[str]:
     """Calls that open a file by its name to read it, or lock one. What is opened already is called `file` or `stream`."""
-    found = []
+    results = []
     for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         owner, name = (
             (ast.unparse(node.func.value), node.func.attr)
@@ -180,14 +182,14 @@ def openings(tree: ast.AST) -> list[str]:
             or (name in READERS and owner not in ("", *OURS) and first != "file")
             or (name in ("load_workbook", "FileLock", "FileHandler") and first != "file")
         )
-        found += [ast.unparse(node)] if by_name else []
-    return found
+        results += [ast.unparse(node)] if by_name else []
+    return results
 
 
 def test_what_is_read_is_opened_by_the_one_function_that_takes_regular_files_alone():
     """A pipe or a device in the place of a file would hang whoever opens it."""
-    found = {(str(path.relative_to(ROOT)), call) for path in MODULES for call in openings(ast.parse(path.read_text()))}
-    assert found == set(BARE)
+    result = {(str(path.relative_to(ROOT)), call) for path in MODULES for call in openings(ast.parse(path.read_text()))}
+    assert result == set(BARE)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,10 @@ def bound(tree: ast.AST) -> set[str]:
     return names | {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+TESTS = [path for folder in ("tests", "checks") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", [*MODULES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_identifiers_name_the_thing(path):
     assert not bound(ast.parse(path.read_text())) & set(BANNED)
 

@@ -66,13 +66,13 @@ def test_a_run_is_the_same_as_in_a_checkout_and_lies_where_the_command_was_given
     python(sys.executable, ROOT / "run.py", *words, "--jobs", "1", "--export_dir", "checkout", cwd=tmp_path)
     there, here = (saves.find(tmp_path / place) for place in ("saves", "checkout"))
     assert len(there) == len(here) == 2
-    for one, other in zip(there, here, strict=True):
-        assert one.folder.name == other.folder.name
-        assert_same(one, other)
-        assert one.config["revision"] is None, "it is no checkout"
+    for run_experiment, other in zip(there, here, strict=True):
+        assert run_experiment.folder.name == other.folder.name
+        assert_same(run_experiment, other)
+        assert run_experiment.config["revision"] is None, "it is no checkout"
     assert "fedavgm" in python(installed[1] / "python", "-m", "chorus.figures.table", "saves", cwd=tmp_path)
-    told = json.loads(python(installed[1] / "python", "-c", IN_PYTHON, cwd=tmp_path))
-    assert told == [2, True, True, True, "saves", 0, "chorus.nothing"]
+    result = json.loads(python(installed[1] / "python", "-c", IN_PYTHON, cwd=tmp_path))
+    assert result == [2, True, True, True, "saves", 0, "chorus.nothing"]
 
 
 IN_PYTHON = """
@@ -105,9 +105,9 @@ def test_a_module_of_somebody_else_in_the_place_of_ours_is_refused(installed, tm
 
 def test_ranges_begin_with_what_the_tests_are_run_with():
     locked = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines() if line[0] != "#"]
-    ranges = {one.name: one.specifier for one in map(Requirement, DECLARED["project"]["dependencies"])}
-    assert ranges.keys() == {one.name for one in locked}
-    for one in locked:
-        (pin,) = one.specifier
-        assert {part.operator: part.version for part in ranges[one.name]}[">="] == pin.version
-        assert pin.version in ranges[one.name]
+    ranges = {item.name: item.specifier for item in map(Requirement, DECLARED["project"]["dependencies"])}
+    assert ranges.keys() == {item.name for item in locked}
+    for entry in locked:
+        (pin,) = entry.specifier
+        assert {part.operator: part.version for part in ranges[entry.name]}[">="] == pin.version
+        assert pin.version in ranges[entry.name]

@@ -38,8 +38,8 @@ def of(*seeds: int, export: Path, **flags) -> list[experiment.Experiment]:
     return [prepared("fedavg", export, seed=seed, **flags) for seed in seeds]
 
 
-def results(ready, **how) -> list:
-    return [result for _, result in launch(ready, Launch(quiet=True, **how))]
+def results(experiments, **flags) -> list:
+    return [result for _, result in launch(experiments, Launch(quiet=True, **flags))]
 
 
 # --- side by side ------------------------------------------------------------------------------------------------------
@@ -50,22 +50,24 @@ def test_runs_side_by_side_are_the_same_bits_as_one_after_another_and_come_in_th
         runs = [prepared(name, export, rounds=2, seed=s) for name in ("fedavg", "cfkd", "mhmd") for s in (0, 1)]
         return [*runs, prepared("centralized", export, threads=2)]
 
-    one, other = results(mixed(tmp_path / "1")), results(mixed(tmp_path / "2"), jobs=2)
-    assert [run.folder.name for run in one] == [run.folder.name for run in other]
-    for left, right in zip(one, other, strict=True):
+    item, other = results(mixed(tmp_path / "1")), results(mixed(tmp_path / "2"), jobs=2)
+    assert [run.folder.name for run in item] == [run.folder.name for run in other]
+    for left, right in zip(item, other, strict=True):
         assert_same(left, right)
         names = [{path.name.rpartition("-")[0] or path.name for path in run.folder.iterdir()} for run in (left, right)]
         assert names[0] == names[1], "but for the digests of checkpoints, in which times are"
 
 
 def test_the_command_prints_the_same_table_with_any_number_of_jobs(tmp_path, capsys):
-    told = []
+    result = []
     for jobs in (1, 2):
         words = f"{STUDY} --rounds 2 --quiet --export_dir {tmp_path / str(jobs)} --jobs {jobs}"
         assert command.main(words.split()) == 0
         out = capsys.readouterr().out
-        told.append(re.sub(r" +[\d.]+ (?:s|min)$", "", out.replace(str(tmp_path / str(jobs)), "saves"), flags=re.MULTILINE))
-    assert told[0] == told[1], "but for the seconds"
+        result.append(
+            re.sub(r" +[\d.]+ (?:s|min)$", "", out.replace(str(tmp_path / str(jobs)), "saves"), flags=re.MULTILINE)
+        )
+    assert result[0] == result[1], "but for the seconds"
 
 
 @pytest.fixture
@@ -89,23 +91,23 @@ def killing(monkeypatch):
 
 
 def test_a_run_whose_worker_is_killed_is_begun_again_and_the_others_go_on(killing, tmp_path):
-    ready = of(0, 1, 2, export=tmp_path / "killed", rounds=30)
-    killing[ready[1].folder] = 1
-    found = results(ready, jobs=2)
-    assert killing == {ready[1].folder: 0}
-    logs = [(one.folder / "run.log").read_text() for one in ready]
+    experiments = of(0, 1, 2, export=tmp_path / "killed", rounds=30)
+    killing[experiments[1].folder] = 1
+    result = results(experiments, jobs=2)
+    assert killing == {experiments[1].folder: 0}
+    logs = [(run_experiment.folder / "run.log").read_text() for run_experiment in experiments]
     assert [log.count(" in /") for log in logs] == [1, 2, 1], "how often each was begun"
-    for one, other in zip(results(of(0, 1, 2, export=tmp_path / "whole", rounds=30)), found, strict=True):
-        assert_same(one, other)
+    for item, other in zip(results(of(0, 1, 2, export=tmp_path / "whole", rounds=30)), result, strict=True):
+        assert_same(item, other)
         assert list(pd.read_csv(other.folder / "history.csv")["round"]) == list(range(31)), "each round once"
 
 
 def test_a_run_whose_worker_is_killed_twice_has_failed_and_the_others_go_on(killing, tmp_path):
-    ready = of(0, 1, 2, export=tmp_path, rounds=30)
-    killing[ready[0].folder] = 2
-    failed, *finished = results(ready, jobs=2)
+    experiments = of(0, 1, 2, export=tmp_path, rounds=30)
+    killing[experiments[0].folder] = 2
+    failed, *finished = results(experiments, jobs=2)
     assert failed.reason == "fedavg --seed 0: its process exited by SIGKILL, perhaps for lack of memory, 2 times"
-    assert failed.log == ready[0].folder / "run.log"
+    assert failed.log == experiments[0].folder / "run.log"
     assert [run.done for run in finished] == [True, True]
 
 
@@ -123,24 +125,24 @@ def test_what_fails_stops_no_other_and_is_told_in_the_end_with_its_log(jobs, tmp
 
 
 def test_an_error_that_nobody_foresaw_is_a_failure_too(tmp_path, monkeypatch):
-    one, other = of(0, 1, export=tmp_path)
+    run_experiment, other = of(0, 1, export=tmp_path)
     run = experiment.run
-    monkeypatch.setattr(experiment, "run", lambda it, *rest: 1 / 0 if it.folder == one.folder else run(it, *rest))
-    failed, finished = results([one, other])
-    assert failed == Failed("ZeroDivisionError: division by zero", one.folder / "run.log")
+    monkeypatch.setattr(experiment, "run", lambda it, *rest: 1 / 0 if it.folder == run_experiment.folder else run(it, *rest))
+    failed, finished = results([run_experiment, other])
+    assert failed == Failed("ZeroDivisionError: division by zero", run_experiment.folder / "run.log")
     assert finished.done
 
 
 def test_a_run_takes_as_many_cores_as_it_has_threads(tmp_path):
-    ready = [prepared("centralized", tmp_path, threads=threads) for threads in (1, 2, 3, 4)]
-    place = processes.Processes(3, (), Display(ready))
-    assert place.fitting(ready) == ready, "where nothing runs, one that is too wide may"
-    place._workers = [processes._Worker(None, None, ready[0])]
-    assert place.fitting(ready) == ready[:2]
-    place._workers.append(processes._Worker(None, None, ready[1]))
-    assert place.fitting(ready) == []
+    experiments = [prepared("centralized", tmp_path, threads=threads) for threads in (1, 2, 3, 4)]
+    place = processes.Processes(3, (), Display(experiments))
+    assert place.fitting(experiments) == experiments, "where nothing runs, one that is too wide may"
+    place._workers = [processes._Worker(None, None, experiments[0])]
+    assert place.fitting(experiments) == experiments[:2]
+    place._workers.append(processes._Worker(None, None, experiments[1]))
+    assert place.fitting(experiments) == []
     place._workers[1].experiment = None
-    assert place.fitting(ready) == ready[:2]
+    assert place.fitting(experiments) == experiments[:2]
 
 
 def test_the_longest_are_begun_first(tmp_path):
@@ -159,11 +161,11 @@ def test_side_by_side_the_longest_take_the_first_core_that_is_free():
 
 def test_auto_is_every_core_and_one_on_a_cuda_device(tmp_path, monkeypatch):
     monkeypatch.setattr(scheduling, "cores", lambda: 7)
-    (one,) = of(0, export=tmp_path)
+    (item,) = of(0, export=tmp_path)
     on_cuda = types.SimpleNamespace(options=types.SimpleNamespace(device="cuda:0"))
-    assert scheduling.cores_of([one], "auto") == 7
-    assert scheduling.cores_of([one, on_cuda], "auto") == 1
-    assert scheduling.cores_of([one, on_cuda], 3) == 3
+    assert scheduling.cores_of([item], "auto") == 7
+    assert scheduling.cores_of([item, on_cuda], "auto") == 1
+    assert scheduling.cores_of([item, on_cuda], 3) == 3
 
 
 @pytest.mark.parametrize(
@@ -183,14 +185,14 @@ def test_a_container_has_no_more_cores_than_it_is_given(quota, of_four, tmp_path
 @pytest.mark.parametrize("ends", ["it is done", "it dies"])
 def test_a_run_in_progress_elsewhere_is_passed_over_and_then_waited_for(ends, tmp_path, monkeypatch):
     first, second = of(0, 1, export=tmp_path)
-    made, waited = [], []
+    created, waited = [], []
     run = experiment.run
-    monkeypatch.setattr(experiment, "run", lambda one, *rest: (run(one, *rest), made.append(one))[0])
+    monkeypatch.setattr(experiment, "run", lambda item, *rest: (run(item, *rest), created.append(item))[0])
     elsewhere = saves.locked(first.folder)
     elsewhere.__enter__()
 
     def sleep(seconds):
-        assert made == [second], "all other work is done"
+        assert created == [second], "all other work is done"
         waited.append(seconds)
         if len(waited) == 3:
             elsewhere.__exit__(None, None, None)
@@ -198,39 +200,39 @@ def test_a_run_in_progress_elsewhere_is_passed_over_and_then_waited_for(ends, tm
                 run(first)
 
     monkeypatch.setattr(loop.time, "sleep", sleep)
-    assert [one.done for one in results([first, second])] == [True, True]
+    assert [item.done for item in results([first, second])] == [True, True]
     assert waited == [scheduling.POLL] * 3
-    assert made == [second, first]
+    assert created == [second, first]
     assert (first.folder / "run.log").read_text().count(" in /") == 1, "it is made once"
 
 
 def test_side_by_side_too_a_run_in_progress_elsewhere_comes_last(tmp_path):
-    ready = of(0, 1, 2, export=tmp_path)
-    elsewhere, order = saves.locked(ready[0].folder), []
+    experiments = of(0, 1, 2, export=tmp_path)
+    elsewhere, order = saves.locked(experiments[0].folder), []
     elsewhere.__enter__()
 
     class Watching(Display):
-        def stops(self, one, result=None):
-            super().stops(one, result)
-            order.append(one)
+        def stops(self, item, result=None):
+            super().stops(item, result)
+            order.append(item)
 
         def waits(self, n):
             assert n == 1
             elsewhere.__exit__(None, None, None)
 
-    shown = Watching(ready)
-    done = list(loop.make_runs(ready, processes.Processes(2, (), shown), shown))
-    assert {one.folder for one, _ in done} == {one.folder for one in ready}
-    assert order[-1] is ready[0]
+    shown = Watching(experiments)
+    done = list(loop.make_runs(experiments, processes.Processes(2, (), shown), shown))
+    assert {run_experiment.folder for run_experiment, _ in done} == {run_experiment.folder for run_experiment in experiments}
+    assert order[-1] is experiments[0]
 
 
 def test_two_callers_at_once_make_each_run_once_and_both_print_the_table(tmp_path):
     words = [sys.executable, "run.py", *f"{STUDY} --rounds 5 --quiet --jobs 2 --export_dir {tmp_path}".split()]
     both = [subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [caller.communicate() for caller in both]
-    assert [caller.returncode for caller in both] == [0, 0], told
-    assert told[0] == told[1]
-    assert "fedavg" in told[0][0]
+    lines = [caller.communicate() for caller in both]
+    assert [caller.returncode for caller in both] == [0, 0], lines
+    assert lines[0] == lines[1]
+    assert "fedavg" in lines[0][0]
     logs = [path.read_text() for path in tmp_path.glob("*/run.log")]
     assert [log.count(" in /") for log in logs] == [1] * 4
 
@@ -246,9 +248,9 @@ def started(folder: Path, jobs: int):
         process = subprocess.Popen(words, cwd=ROOT, **pipes)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        found = [path for path in folder.glob("*/history.csv") if path.read_text().count("\n") > 3]
-        if len(found) == jobs:
-            return process, [path.parent for path in found]
+        results = [path for path in folder.glob("*/history.csv") if path.read_text().count("\n") > 3]
+        if len(results) == jobs:
+            return process, [path.parent for path in results]
         time.sleep(0.05)
     process.kill()
     raise AssertionError(process.communicate())
@@ -318,37 +320,37 @@ def test_a_signal_that_is_lost_as_an_object_is_thrown_away_comes_again():
     assert sys.unraisablehook is hook
 
 
-@pytest.mark.parametrize("said", ["initialization failed", "At least one sheet must be visible"])
-def test_an_interrupt_behind_an_error_of_a_library_is_one(said, tmp_path, monkeypatch):
+@pytest.mark.parametrize("output", ["initialization failed", "At least one sheet must be visible"])
+def test_an_interrupt_behind_an_error_of_a_library_is_one(output, tmp_path, monkeypatch):
     """A module that is interrupted as it loads, a workbook as it is closed."""
 
     def write(*_):
         try:
             raise signals.Stopped(signal.SIGTERM)
         except KeyboardInterrupt as interrupt:
-            raise ImportError(said) from (interrupt if said.startswith("initialization") else None)
+            raise ImportError(output) from (interrupt if output.startswith("initialization") else None)
 
     monkeypatch.setattr(saves.workbook, "write", write)
-    (one,) = of(0, export=tmp_path)
+    (run_experiment,) = of(0, export=tmp_path)
     with pytest.raises(signals.Stopped):
-        carried_out(one, False, (), lambda _: None)
-    assert saves.saved_round(one.folder) == one.options.rounds
+        carried_out(run_experiment, False, (), lambda _: None)
+    assert saves.saved_round(run_experiment.folder) == run_experiment.options.rounds
     monkeypatch.undo()
     assert errors.passes(ImportError()) is False
 
 
 def test_an_interrupt_in_a_round_that_arrives_as_another_error_saves_the_round_before(tmp_path):
-    def told(row):
+    def report(row):
         if isinstance(row, dict) and row["round"] == 1:
             try:
                 raise KeyboardInterrupt
             finally:
                 raise IndexError("of a library that closes a file")
 
-    (one,) = of(0, export=tmp_path)
+    (run_experiment,) = of(0, export=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        carried_out(one, False, (), told)
-    assert saves.saved_round(one.folder) == 1
+        carried_out(run_experiment, False, (), report)
+    assert saves.saved_round(run_experiment.folder) == 1
 
 
 def test_whoever_is_impatient_while_libraries_load_is_told_in_a_line(capsys):
@@ -374,8 +376,8 @@ def test_a_process_that_ends_is_not_interrupted():
 
 def test_history_csv_has_the_row_of_each_round(tmp_path):
     (run,) = results(of(0, export=tmp_path, track_history=2, ft_epochs=1, validation=0.2))
-    told = pd.read_csv(run.folder / "history.csv")
-    pd.testing.assert_frame_equal(told, run.rounds, check_dtype=False, check_column_type=False, check_exact=True)
+    result = pd.read_csv(run.folder / "history.csv")
+    pd.testing.assert_frame_equal(result, run.rounds, check_dtype=False, check_column_type=False, check_exact=True)
 
 
 def test_history_csv_is_whole_after_every_row_and_holds_no_round_twice(tmp_path):
@@ -421,8 +423,8 @@ def test_tensorboard_reads_what_is_written(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     (run,) = results(of(0, export=tmp_path), log="tensorboard")
     events = accumulator.EventAccumulator(str(run.folder)).Reload()
-    told = [(event.step, event.value) for event in events.Scalars("loss")]
-    assert told == [(r, pytest.approx(loss)) for r, loss in run.rounds[["round", "loss"]].dropna().itertuples(index=False)]
+    lines = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert lines == [(r, pytest.approx(loss)) for r, loss in run.rounds[["round", "loss"]].dropna().itertuples(index=False)]
     saves.clear(run.folder)
     assert [path.name for path in run.folder.iterdir()] == [".lock"]
 
@@ -430,8 +432,8 @@ def test_tensorboard_reads_what_is_written(tmp_path):
 def test_tensorboard_that_is_not_there_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert command.main(["--log", "tensorboard", "--export_dir", str(tmp_path)]) == 2
-    said = capsys.readouterr()
-    assert (said.out, said.err) == (
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == (
         "",
         "run.py: --log tensorboard: TensorBoard is not installed; run python -m pip install tensorboard\n",
     )
@@ -456,13 +458,13 @@ def clock(monkeypatch):
     return now
 
 
-def plays(one, *seconds: float, first: int = 1, **accuracies) -> None:
+def plays(run_experiment, *seconds: float, first: int = 1, **accuracies) -> None:
     """The run has played rounds from `first` on, in so many seconds each."""
-    one.folder.mkdir(exist_ok=True)
+    run_experiment.folder.mkdir(exist_ok=True)
     rows = [{"round": r, "loss": 0.5, "seconds": s, "evaluation_seconds": 0.0} for r, s in enumerate(seconds, first)]
     rows[-1] |= accuracies
     pd.DataFrame([{"round": 0, "seconds": 0.0, "evaluation_seconds": 0.0}, *rows]).to_csv(
-        one.folder / "history.csv", index=False
+        run_experiment.folder / "history.csv", index=False
     )
 
 
@@ -474,14 +476,14 @@ def looked(shown: Display, clock) -> Display:
 
 
 def test_a_study_tells_how_many_runs_stand_how_and_the_time_that_is_left(tmp_path, clock):
-    one, two, three, four = of(0, 1, 2, 3, export=tmp_path, rounds=4)
-    shown = Display([one, two, three, four])
+    run_experiment, two, three, four = of(0, 1, 2, 3, export=tmp_path, rounds=4)
+    shown = Display([run_experiment, two, three, four])
     assert str(shown) == "0 of 4 runs done, 4 waiting"
-    shown.begins(one)
-    plays(one, 10, global_mean=0.25)
+    shown.begins(run_experiment)
+    plays(run_experiment, 10, global_mean=0.25)
     assert str(looked(shown, clock)) == "0 of 4 runs done, 2.5 min left, 1 running, 3 waiting", "15 rounds of 10 seconds"
-    assert str(shown.standings[one.folder]) == "1/4  global 25.0%  30 s left  fedavg --seed 0  loss 0.500"
-    shown.stops(one, Failed("", tmp_path))
+    assert str(shown.standings[run_experiment.folder]) == "1/4  global 25.0%  30 s left  fedavg --seed 0  loss 0.500"
+    shown.stops(run_experiment, Failed("", tmp_path))
     shown.begins(two)
     plays(two, 8, 12, first=2, personal_mean=0.5)
     assert str(looked(shown, clock)) == "0 of 4 runs done, 1.5 min left, 1 running, 2 waiting, 1 failed", "9 rounds"
@@ -497,26 +499,26 @@ def test_a_study_tells_how_many_runs_stand_how_and_the_time_that_is_left(tmp_pat
 
 
 def test_a_file_gets_plain_lines_now_and_then_and_a_terminal_lines_that_change(tmp_path, clock, monkeypatch):
-    one, two = of(0, 1, export=tmp_path)
+    run_experiment, two = of(0, 1, export=tmp_path)
     plain, terminal = io.StringIO(), Terminal()
     monkeypatch.setattr(sys, "stderr", plain)
-    with display.display_of([one, two], quiet=False) as shown:
-        shown.begins(one)
-        plays(one, 15, 15)
+    with display.display_of([run_experiment, two], quiet=False) as shown:
+        shown.begins(run_experiment)
+        plays(run_experiment, 15, 15)
         shown.look()
         assert not plain.getvalue()
         clock[0] += display.EVERY
         shown.look()
         shown.look()
         clock[0] += 1
-        shown.stops(one, saves.Run(one.folder, {}, {}))
+        shown.stops(run_experiment, saves.Run(run_experiment.folder, {}, {}))
     assert plain.getvalue().splitlines() == [
         "0 of 2 runs done, 60 s left, 1 running, 1 waiting",
         "  2/3  15 s left  fedavg --seed 0  loss 0.500",
     ]
     monkeypatch.setattr(sys, "stderr", terminal)
-    with display.display_of([one, two], quiet=False) as shown:
-        shown.begins(one)
+    with display.display_of([run_experiment, two], quiet=False) as shown:
+        shown.begins(run_experiment)
         shown.begins(two)
         plays(two, 1, 1, 1)
         clock[0] += 1
@@ -524,19 +526,19 @@ def test_a_file_gets_plain_lines_now_and_then_and_a_terminal_lines_that_change(t
     assert "0 of 2 runs done, " in terminal.getvalue()
     assert "3/3  0 s left  fedavg --seed 1" in terminal.getvalue()
     before = terminal.getvalue()
-    with display.display_of([one, two], quiet=True) as shown:
-        shown.begins(one)
+    with display.display_of([run_experiment, two], quiet=True) as shown:
+        shown.begins(run_experiment)
         shown.look()
     assert terminal.getvalue() == before
 
 
 def test_how_far_a_run_is_is_read_from_the_end_of_its_history(tmp_path):
-    (one,) = of(0, export=tmp_path, rounds=10_000)
-    standing = Display([one]).standings[one.folder]
+    (run_experiment,) = of(0, export=tmp_path, rounds=10_000)
+    standing = Display([run_experiment]).standings[run_experiment.folder]
     standing.look()
     assert str(standing).startswith("    0/10000  fedavg"), "nothing is there yet"
-    plays(one, *[100.0] * 5_000, *[2.0] * 4_000)
-    with (one.folder / "history.csv").open("a") as file:
+    plays(run_experiment, *[100.0] * 5_000, *[2.0] * 4_000)
+    with (run_experiment.folder / "history.csv").open("a") as file:
         file.write("9001,0.4")  # half a line
     standing.look()
     assert str(standing) == " 9000/10000  33 min left  fedavg --seed 0  loss 0.500", "as fast as the last rounds"
@@ -556,18 +558,18 @@ def test_a_terminal_is_not_told_what_only_the_log_of_a_run_is(tmp_path, monkeypa
 def test_status_tells_of_each_run_where_it_stands(tmp_path, capsys, monkeypatch):
     done, running, stopped = of(0, 1, 2, export=tmp_path)
     (finished,) = results([done])
-    for one in (running, stopped):
+    for run_experiment in (running, stopped):
         with pytest.raises(KeyboardInterrupt):
-            experiment.run(one, watch=_interrupts_in_round_2, loggers=loggers.ALWAYS)
+            experiment.run(run_experiment, watch=_interrupts_in_round_2, loggers=loggers.ALWAYS)
     with saves.locked(running.folder):
         rows = {row["run"]: row for row in map(status.status, (done.folder, running.folder, stopped.folder))}
         assert status.main([str(tmp_path)]) == 0
-    assert [rows[one.folder.name]["status"] for one in (done, running, stopped)] == ["done", "running", "stopped"]
-    assert [rows[one.folder.name]["round"] for one in (done, running, stopped)] == ["3 of 3", "1 of 3", "2 of 3"]
+    assert [rows[item.folder.name]["status"] for item in (done, running, stopped)] == ["done", "running", "stopped"]
+    assert [rows[item.folder.name]["round"] for item in (done, running, stopped)] == ["3 of 3", "1 of 3", "2 of 3"]
     assert rows[done.folder.name]["global %"] == f"{100 * finished.rounds['global_mean'].iloc[-1]:.2f}"
     assert rows[running.folder.name]["time left"]
     out = capsys.readouterr().out
-    assert all(one.folder.name in out for one in (done, running, stopped))
+    assert all(item.folder.name in out for item in (done, running, stopped))
     assert out.endswith("3 runs: 1 done, 1 running, 1 stopped\n")
 
 
@@ -583,9 +585,9 @@ def test_a_damaged_run_is_told_among_the_others(tmp_path):
         experiment.run(stopped, watch=_interrupts_in_round_2)
     assert status.status(stopped.folder)["round"] == "2 of 3"
     (stopped.folder / "config.json").write_text("{")
-    told = status.table(tmp_path)
-    assert "2 runs: 1 damaged, 1 done" in told
-    assert f"{stopped.folder / 'config.json'}: is damaged: cannot be read as JSON" in told
+    message = status.table(tmp_path)
+    assert "2 runs: 1 damaged, 1 done" in message
+    assert f"{stopped.folder / 'config.json'}: is damaged: cannot be read as JSON" in message
 
 
 def test_status_of_a_folder_that_is_not_there_is_one_line(tmp_path, capsys):

@@ -35,8 +35,8 @@ def tiny(monkeypatch):
 
 def prepared(n_clients, export, name="fedavg", taking_part=4, **flags):
     """A run of which as many clients take part in a round however many there are."""
-    asked = {**FLAGS, "n_clients": n_clients, "participation": taking_part / n_clients, **flags}
-    return prepare(algorithms.options_of(name)(algorithm=name, **asked), Launch(export_dir=export))
+    options = {**FLAGS, "n_clients": n_clients, "participation": taking_part / n_clients, **flags}
+    return prepare(algorithms.options_of(name)(algorithm=name, **options), Launch(export_dir=export))
 
 
 def calls_of(work):
@@ -56,46 +56,46 @@ def calls_of(work):
 
 def test_no_function_is_called_for_each_client_that_exists(tmp_path):
     """Of a split that is drawn at once, the federation, the files; and of the evaluation of one model for all."""
-    told = {}
+    by_name = {}
     for n_clients in (FEW, FEW, MORE):  # the first time some is done that is not done again
-        one = prepared(n_clients, tmp_path)
+        run_experiment = prepared(n_clients, tmp_path)
         path = tmp_path / f"{n_clients}.npz"
         steps = {
             "draw": lambda n=n_clients: prepared(n, tmp_path, split_seed=1),
-            "federate": lambda one=one: federation_of(one),
-            "save": lambda one=one, path=path: saves.write_arrays(path, arrays(DATA, one.split)),
-            "read": lambda one=one, path=path: from_file(path, DATA, len(one.split.train)),
-            "count": lambda one=one: table(DATA, one.split),
+            "federate": lambda item=run_experiment: federation_of(item),
+            "save": lambda item=run_experiment, path=path: saves.write_arrays(path, arrays(DATA, item.split)),
+            "read": lambda item=run_experiment, path=path: from_file(path, DATA, len(item.split.train)),
+            "count": lambda item=run_experiment: table(DATA, item.split),
         }
         preparation._split.cache_clear()
-        told[n_clients] = {what: calls_of(work)[1] for what, work in steps.items()}
-    for what, n in told[FEW].items():
-        assert abs(told[MORE][what] - n) < MUCH, what
+        by_name[n_clients] = {what: calls_of(work)[1] for what, work in steps.items()}
+    for what, n in by_name[FEW].items():
+        assert abs(by_name[MORE][what] - n) < MUCH, what
 
 
 def test_rounds_and_their_evaluation_call_nothing_for_each_client_that_exists(tmp_path):
-    told = {}
+    by_name = {}
     for n_clients in (FEW, FEW, MORE):
-        one = prepared(n_clients, tmp_path)
-        federation = federation_of(one)
-        state, _ = measuring.start(one, federation)
-        measuring.play(one, federation, state, 1)  # what is done once, such as counting operations
-        (_, entry, _), n = calls_of(lambda one=one, state=state, f=federation: measuring.play(one, f, state, 2))
+        run_experiment = prepared(n_clients, tmp_path)
+        federation = federation_of(run_experiment)
+        state, _ = measuring.start(run_experiment, federation)
+        measuring.play(run_experiment, federation, state, 1)  # what is done once, such as counting operations
+        (_, entry, _), n = calls_of(lambda item=run_experiment, state=state, f=federation: measuring.play(item, f, state, 2))
         assert len(saves.numbers(entry["clients"]["client"])) == n_clients, (
             "after the last round everyone's accuracy is told"
         )
         finished = Checkpoints(tmp_path, 2, state, [entry], {}).last
-        told[n_clients] = n, calls_of(lambda tree=finished: saves.write_checkpoint(tmp_path, tree))[1]
-    for more, few in zip(told[MORE], told[FEW], strict=True):
+        by_name[n_clients] = n, calls_of(lambda tree=finished: saves.write_checkpoint(tmp_path, tree))[1]
+    for more, few in zip(by_name[MORE], by_name[FEW], strict=True):
         assert abs(more - few) < MUCH
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedper"])
 def test_a_state_has_rows_of_those_that_took_part(name, tmp_path):
-    one = prepared(MORE, tmp_path, name)
-    federation = federation_of(one)
-    state, _ = measuring.start(one, federation)
-    done = one.module.communicate(federation.at(1), state, one.options)
+    run_experiment = prepared(MORE, tmp_path, name)
+    federation = federation_of(run_experiment)
+    state, _ = measuring.start(run_experiment, federation)
+    done = run_experiment.module.communicate(federation.at(1), state, run_experiment.options)
     assert len(done.clients) == 4
     assert set(state["own"]) == (set(done.clients) if name == "fedper" else set())
 
@@ -111,8 +111,8 @@ def runs(tmp_path_factory):
 
 def test_a_history_of_many_has_those_that_trained_and_all_after_the_last_round(runs):
     for n_clients, run in runs.items():
-        found = run.clients.groupby("round")
-        assert found.size().to_dict() == (
+        result = run.clients.groupby("round")
+        assert result.size().to_dict() == (
             {1: n_clients, 2: n_clients, 3: n_clients} if n_clients == FEW else {1: 4, 2: 4, 3: MORE}
         )
         trained = run.clients[run.clients["round"] == 2].dropna(subset=["loss"])
@@ -156,11 +156,12 @@ def test_pictures_of_many_show_how_many_have_how_much(runs):
 
 
 def test_the_tensors_of_all_shares_are_views_of_one(tmp_path):
-    one = prepared(MORE, tmp_path)
-    federation = federation_of(one)
+    run_experiment = prepared(MORE, tmp_path)
+    federation = federation_of(run_experiment)
     pointers = {share.untyped_storage().data_ptr() for share in federation.shares}
     assert len(pointers) == 1
     assert all(
-        torch.equal(share, torch.from_numpy(own)) for share, own in zip(federation.shares, one.split.train, strict=True)
+        torch.equal(share, torch.from_numpy(own))
+        for share, own in zip(federation.shares, run_experiment.split.train, strict=True)
     )
-    assert np.array_equal(federation.sizes([0, 7]), one.split.train.sizes[[0, 7]])
+    assert np.array_equal(federation.sizes([0, 7]), run_experiment.split.train.sizes[[0, 7]])

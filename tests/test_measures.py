@@ -27,26 +27,26 @@ def predictions(draw):
 
 def slow(name, y, p):
     """The same by loops over classes, pairs and bins."""
-    said, present = p.argmax(1), sorted(set(y))
+    result, present = p.argmax(1), sorted(set(y))
     if name == "balanced_accuracy":
-        return np.mean([sum((said == c) & (y == c)) / sum(y == c) for c in present])
+        return np.mean([sum((result == c) & (y == c)) / sum(y == c) for c in present])
     if name == "macro_f1":
-        hits = [(sum((said == c) & (y == c)), sum(said == c), sum(y == c)) for c in present]
-        return np.mean([2 * hit / (told + true) for hit, told, true in hits])
+        hits = [(sum((result == c) & (y == c)), sum(result == c), sum(y == c)) for c in present]
+        return np.mean([2 * hit / (actual + true) for hit, actual, true in hits])
     if name == "auc":
         pairs = [[(a > b) + (a == b) / 2 for a in p[y == c, c] for b in p[y != c, c]] for c in present]
         return np.mean([np.mean(of_class) for of_class in pairs])
     gap = 0.0
     for b in range(BINS):
         inside = [i for i in range(len(y)) if b / BINS <= p[i].max() < (b + 1) / BINS or (b == BINS - 1 and p[i].max() == 1)]
-        gap += abs(sum(said[i] == y[i] for i in inside) - sum(p[i].max() for i in inside)) / len(y)
+        gap += abs(sum(result[i] == y[i] for i in inside) - sum(p[i].max() for i in inside)) / len(y)
     return 1 - gap
 
 
 @settings(deadline=None, max_examples=60)
 @given(predictions(), st.sampled_from(list(MEASURES)))
-def test_a_measure_is_what_a_slow_loop_finds(found, name):
-    y, p = found
+def test_a_measure_is_what_a_slow_loop_finds(sample, name):
+    y, p = sample
     if name == "auc" and len(set(y)) == 1:
         assert np.isnan(MEASURES[name](y, p))
     else:
@@ -98,7 +98,7 @@ def test_global_and_personal_are_of_the_whole_test_set_and_of_ones_own():
     federation = tiny_federation(tiny_data(n_test=36), model="MLP")
     _, done = play(federation, options_of("ditto"))
     split = split_of(federation)
-    found = evaluate(federation, split, done, ("auc", "macro_f1"))
+    result = evaluate(federation, split, done, ("auc", "macro_f1"))
     y = federation.data.y
     for k in federation.clients:
         with torch.no_grad():
@@ -108,11 +108,11 @@ def test_global_and_personal_are_of_the_whole_test_set_and_of_ones_own():
         for where, i in (("global", whole), ("personal", own)):
             if len(set(y[i].tolist())) > 1:
                 expected = slow("auc", y[i].numpy(), p[i])
-                assert found.of_clients[f"{where}_auc"][k] == pytest.approx(expected)
+                assert result.of_clients[f"{where}_auc"][k] == pytest.approx(expected)
     one_class = {k for k in federation.clients if len(set(y[split.test[k]].tolist())) == 1}
     assert one_class, "a client whose own examples are of one class has no area"
-    assert found.of_clients["personal_auc"].keys() == set(federation.clients) - one_class
-    assert found.of_clients["personal_macro_f1"].keys() == set(federation.clients)
+    assert result.of_clients["personal_auc"].keys() == set(federation.clients) - one_class
+    assert result.of_clients["personal_macro_f1"].keys() == set(federation.clients)
 
 
 def test_a_measure_is_shown_by_its_name_and_said_how_to_get_where_it_is_not(tmp_path, capsys):

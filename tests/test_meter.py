@@ -19,7 +19,7 @@ STEMS = [name for name in MODELS if isinstance(build(name, COLOUR, 10, 20), Stem
 WITHOUT_STEM = ("ResNet19", "ResNet55", "ResNet109")
 
 
-def made(name, heads=False, layout=torch.contiguous_format, precision="float32"):
+def create(name, heads=False, layout=torch.contiguous_format, precision="float32"):
     with streams.torch_seeded("test", name):
         model = build(name, COLOUR, 10, 20, heads).to(memory_format=layout)
     model.precision = precision
@@ -49,14 +49,14 @@ def layer_by_layer(model, x, say):
     """
     forward, backward, readers = 0, 0, 0
 
-    def note(layer, given, said):
+    def note(layer, inputs, output):
         nonlocal forward, backward, readers
         if isinstance(layer, nn.Linear):
-            products = len(said) * layer.in_features * layer.out_features
+            products = len(output) * layer.in_features * layer.out_features
         else:
-            batch, channels, height, width = said.shape
+            batch, channels, height, width = output.shape
             products = batch * height * width * channels * (layer.in_channels // layer.groups) * layer.weight[0, 0].numel()
-        reads_x = torch.equal(given[0].flatten(1), x.flatten(1))
+        reads_x = torch.equal(inputs[0].flatten(1), x.flatten(1))
         forward += 2 * products
         backward += 2 * products * (1 if reads_x else 2)
         readers += reads_x
@@ -71,7 +71,7 @@ def layer_by_layer(model, x, say):
 @pytest.mark.parametrize(("precision", "layout"), [("float32", torch.contiguous_format), ("bf16", torch.channels_last)])
 @pytest.mark.parametrize(("name", "heads"), EVERY_NET)
 def test_flops_of_a_network_are_those_of_its_layers(name, heads, precision, layout):
-    model, x = made(name, heads, layout, precision), images(layout)
+    model, x = create(name, heads, layout, precision), images(layout)
     forward, step, readers = layer_by_layer(model, x, lambda: model.every_head(x))
     assert readers == (2 if name in WITHOUT_STEM else 1), "the first layer, and the shortcut beside it"
     for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
@@ -82,7 +82,7 @@ def test_flops_of_a_network_are_those_of_its_layers(name, heads, precision, layo
 
 @pytest.mark.parametrize("name", STEMS)
 def test_flops_of_a_stem_and_of_a_tail_are_those_of_their_layers(name):
-    model, x = made(name), images()
+    model, x = create(name), images()
     whole, whole_step, _ = layer_by_layer(model, x, lambda: model(x))
     stem, _, _ = layer_by_layer(model, x, lambda: model.cut(x))
     maps = model.cut(x).detach()
@@ -96,7 +96,7 @@ def test_flops_of_a_stem_and_of_a_tail_are_those_of_their_layers(name):
 
 def test_flops_of_a_depthwise_block_of_mobilenet_by_hand():
     """64 channels to 128 with a stride of 2: a 3x3 convolution of each channel alone, and a 1x1 of all."""
-    block, x = made("MobileNet").body[2], torch.zeros(5, 64, 32, 32)
+    block, x = create("MobileNet").body[2], torch.zeros(5, 64, 32, 32)
     depthwise, pointwise = 2 * 5 * 16 * 16 * 64 * 9, 2 * 5 * 16 * 16 * 64 * 128
     assert counted(lambda: block(x)) == depthwise + pointwise
     assert counted(lambda: block(x).sum().backward()) == 2 * depthwise + 3 * pointwise
@@ -124,7 +124,7 @@ def test_flops_of_a_convolution_are_those_of_the_gradients_that_are_asked_for(ki
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_what_is_counted_is_done_to_the_bit_as_if_it_were_not(precision):
-    model, x = made("MobileNet", layout=torch.channels_last, precision=precision), images(torch.channels_last)
+    model, x = create("MobileNet", layout=torch.channels_last, precision=precision), images(torch.channels_last)
 
     def step():
         model.zero_grad()
@@ -146,5 +146,7 @@ def test_counting_does_not_import_torchs_compiler():
         "meter.work(lambda: layer(torch.zeros(1, 2, 4, 4)).sum().backward(), 'client', 0, 'step'); "
         "print(meter.spent['flops', 'client', 0], 'torch._dynamo' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert told.split() == [str(2 * (2 * 2 * 2 * 3 * 2 * 9)), "False"], "forward and the weight, at 2x2 places"
+    run_experiment = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert run_experiment.split() == [str(2 * (2 * 2 * 2 * 3 * 2 * 9)), "False"], "forward and the weight, at 2x2 places"

@@ -48,8 +48,8 @@ CASES = [
     ("fd --fd_variant logits", ["--fd_variant logits", "one of leave_one_out, mse_logits"]),
     ("--device tpu", ["--device tpu", "auto, cpu, cuda or cuda:N"]),
     ("--device cuda:x", ["--device cuda:x", "auto, cpu, cuda or cuda:N"]),
-    ("fedbn", ["algorithm fedbn", "type fedavg --bn local"]),
-    ("cfkd FedAdam", ["algorithm FedAdam", "type fedopt --server_optimizer adam"]),
+    ("fedbn", ["algorithm fedbn", "use fedavg --bn local"]),
+    ("cfkd FedAdam", ["algorithm FedAdam", "use fedopt --server_optimizer adam"]),
     # whole numbers
     ("--n_clients 0", ["--n_clients 0", "a whole number at least 1"]),
     ("--n_clients -3", ["--n_clients -3", "a whole number at least 1"]),
@@ -79,7 +79,7 @@ CASES = [
     ),
     ("fd --fd_variant leave_one_out --as_published", ["--fd_variant leave_one_out", "contradicts --as_published"]),
     ("fedavg --as_published --select per_round", ["--select per_round", "contradicts --as_published", "--select fixed"]),
-    ("--data_dir data fedavg", ["--data_dir fedavg", "algorithms first", "python run.py fedavg --data_dir data"]),
+    ("--data_dir data fedavg", ["--data_dir fedavg", "put it before the flags", "python run.py fedavg --data_dir data"]),
     ("fedavg --force=yes", ["--force=yes", "takes no value"]),
     *(
         (f"{name} --model MLP --bn local", ["--bn local", "--model MLP has no BatchNorm", *(models.with_batch_norm())])
@@ -105,9 +105,9 @@ CASES = [
     ("--weight_decay -0.1", ["--weight_decay -0.1", "a number at least 0"]),
     ("--lambda_kd -1", ["--lambda_kd -1", "a number at least 0"]),
     # what cannot be dealt
-    ("--n_clients 361", ["--n_clients 361", "360 test images of digits", "at most 360"]),
+    ("--n_clients 361", ["--n_clients 361", "than test images of digits", "at most 360"]),
     ("--n_clients 2 361", ["--n_clients 361", "at most 360"]),  # a grid is refused as a whole
-    ("--n_clients 1438", ["--n_clients 1438", "1437 training images of digits", "at most 1437"]),
+    ("--n_clients 1438", ["--n_clients 1438", "than training images of digits", "at most 1437"]),
     ("--n_clients 20 --reduced 0.01", ["--n_clients 20", "--reduced 0.01", "at most 14"]),
     ("--sizes 0.6,0.6", ["--sizes 0.6,0.6", "add up to at most 1, got 1.2"]),
     ("--sizes 0.5 0.3 0.2", ["--sizes 0.5,0.3,0.2", "one size per client (--n_clients 2), got 3"]),
@@ -134,15 +134,15 @@ CASES = [
     ("--partition writers --test_share 1", ["--test_share 1", "above 0 and below 1"]),
     # how others say it
     ("--num_users two", ["--num_users two", "a whole number at least 1"]),
-    ("--num_users 3 --n_clients 3", ["--n_clients", "--num_users", "given too"]),
+    ("--num_users 3 --n_clients 3", ["--n_clients", "--num_users", "which is also set"]),
     ("--num_users 8 --num_select_clients 9", ["--num_select_clients 9", "at most --n_clients 8"]),
-    ("--num_select_clients 1 --frac 0.5", ["--num_select_clients", "--frac", "given too"]),
+    ("--num_select_clients 1 --frac 0.5", ["--num_select_clients", "--frac", "which is also set"]),
     ("--partition_method hetero-fix", ["--partition_method hetero-fix", "one of dirichlet, lda"]),
-    ("--iid --partition lda", ["--iid", "--partition", "given too"]),
+    ("--iid --partition lda", ["--iid", "--partition", "which is also set"]),
     ("--gpu one", ["--gpu one", "a whole number at least -1"]),
     ("--preset fa", ["--preset fa", "one of fl, fd, il, cl"]),
     ("fedavg --preset fl", ["--preset fl", "fedavg is named"]),
-    ("--preset fl --preset il", ["--preset fl", "takes one value"]),
+    ("--preset fl --preset il", ["--preset fl", "allows no second preset"]),
     # schedules, gradients, augmentation
     ("--lr_schedule linear", ["--lr_schedule linear", "one of constant, step, cosine"]),
     ("--clip_grad -1", ["--clip_grad -1", "a number at least 0"]),
@@ -161,7 +161,7 @@ CASES = [
     ("fd --fd_gamma 2 --fd_variant mse_logits", ["--fd_gamma 2", "applies only with --fd_variant leave_one_out"]),
     ("fd --lambda_kd 10", ["--lambda_kd 10", "applies only with --fd_variant mse_logits"]),
     # a partition that would be an even split
-    ("--partition lda", ["--partition lda", "--alpha", "or inf"]),
+    ("--partition lda", ["--partition lda", "--alpha", "or --alpha inf"]),
     ("--partition iid dirichlet", ["--partition dirichlet", "--alpha"]),
     ("fedavg fedprox --partition lda --split_seed seed", ["--partition lda", "--alpha"]),
     # flags of other systems that say less than ours
@@ -174,22 +174,22 @@ CASES = [
     ("--n_client 3", ["--n_client", "did you mean --n_clients?"]),
     ("--n_client=3", ["--n_client", "did you mean --n_clients?"]),
     ("--qqq 3", ["--qqq"]),
-    ("-x 3", ["-x", "belongs to no flag"]),
+    ("-x 3", ["-x", "does not belong to a flag"]),
     ("fedavg --lambda_disc 1", ["--lambda_disc", "a flag of cfkd"]),
     ("fedavg independent --lambda_kd 1", ["--lambda_kd", "a flag of cfkd, fd"]),
     ("independent --as_published", ["--as_published", "a flag of fedavg, cfkd, fd, fedgkt"]),
     # values that are not there, or are too many
-    ("--lr --seed 1", ["--lr", "a value is missing"]),
-    ("--seed", ["--seed", "a value is missing"]),
-    ("--force yes", ["yes", "belongs to no flag"]),
+    ("--lr --seed 1", ["--lr", "the value is missing"]),
+    ("--seed", ["--seed", "the value is missing"]),
+    ("--force yes", ["yes", "does not belong to a flag"]),
     ("--data_dir a b", ["--data_dir", "takes one value, got 2"]),
-    ("--quiet fedavg", ["fedavg", "algorithms come first"]),
+    ("--quiet fedavg", ["fedavg", "put algorithms before the flags"]),
     ("--dataset digits fedavg", ["--dataset fedavg", "python run.py fedavg --dataset"]),
     ("cfkd --seed 0 fedavg", ["--seed fedavg", "put it before the flags"]),
     # models that do not go together, or not with the algorithm
     ("fedavg --model LeNet5,ResNet9", ["--model LeNet5,ResNet9", "fedavg", "must have the same architecture"]),
     ("centralized --model LeNet5,MLP", ["--model LeNet5,MLP", "centralized", "must have the same architecture"]),
-    ("cfkd --model LeNet5,MLP", ["--model LeNet5,MLP", "of one dimension", "LeNet5 100, MLP 200"]),
+    ("cfkd --model LeNet5,MLP", ["--model LeNet5,MLP", "the same feature dimension", "LeNet5 100, MLP 200"]),
     ("fedgkt --model LeNet5", ["--model LeNet5", "has no stem", "ResNet8"]),
     ("fedgkt --server_model ResNet", ["--server_model ResNet", "one of LeNet5"]),
     (
@@ -207,8 +207,11 @@ CASES = [
     ("--config_file=--", ["--config_file=--: -- is not a value"]),
     ("fedavg --plugin=--", ["--plugin=--: -- is not a value"]),
     # files and machines
-    ("--export_dir {tmp}/file", ["--export_dir", "/file", "cannot be written", "must be a folder"]),
-    ("--export_dir {tmp}/file/below", ["--export_dir", "/file/below", "must be a folder"]),
+    (
+        "--export_dir {tmp}/file",
+        ["--export_dir", "/file", "cannot be written", "use a folder that exists or can be created"],
+    ),
+    ("--export_dir {tmp}/file/below", ["--export_dir", "/file/below", "use a folder that exists or can be created"]),
     ("--export_dir {tmp}/" + 300 * "a", ["--export_dir", 300 * "a"]),
     ("--export_dir /proc/x", ["--export_dir /proc/x", "cannot be written"]),
     ("--dataset " + 300 * "a", ["--dataset aaa", "MNIST"]),  # no file has a name as long
@@ -305,9 +308,9 @@ def finished(name, **flags):
     """The folder of a finished run on the digits."""
     import tempfile
 
-    asked = {"algorithm": name, "n_clients": 3, "rounds": 1, "reduced": 0.05, "model": ("MLP",), "threads": 1, **flags}
+    options = {"algorithm": name, "n_clients": 3, "rounds": 1, "reduced": 0.05, "model": ("MLP",), "threads": 1, **flags}
     folder = Path(tempfile.mkdtemp())
-    return experiment.run(experiment.prepare(algorithms.options_of(name)(**asked), Launch(export_dir=folder))).folder
+    return experiment.run(experiment.prepare(algorithms.options_of(name)(**options), Launch(export_dir=folder))).folder
 
 
 def copied(name, change=lambda folder: None, **flags):
@@ -366,7 +369,11 @@ FILES = {
     "images of one axis": (npz(x_train=np.zeros(12)), "--dataset {tmp}/mine.npz", ["x_train", "[12]", "[n, height, width]"]),
     "pixels beyond 255": (npz(x_test=np.full((6, 8, 8), 300)), "--dataset {tmp}/mine.npz", ["x_test", "300", "0 .. 255"]),
     "pixels that are NaN": (npz(x_test=np.full((6, 8, 8), np.nan)), "--dataset {tmp}/mine.npz", ["x_test", "not finite"]),
-    "unlike images": (npz(x_test=np.zeros((6, 9, 9), np.uint8)), "--dataset {tmp}/mine.npz", ["x_train", "x_test", "alike"]),
+    "unlike images": (
+        npz(x_test=np.zeros((6, 9, 9), np.uint8)),
+        "--dataset {tmp}/mine.npz",
+        ["x_train", "x_test", "must be the same"],
+    ),
     "negative labels": (npz(y_train=np.arange(12) % 3 - 1), "--dataset {tmp}/mine.npz", ["y_train", "-1", "0 .. C - 1"]),
     "labels that are floats": (
         npz(y_train=np.arange(12) % 3 / 1),
@@ -427,7 +434,7 @@ FILES = {
     "a test class that train lacks": (
         npz(y_test=np.arange(6)),
         "--dataset {tmp}/mine.npz",
-        ["y_test", "label 5", "y_train lacks"],
+        ["y_test", "label 5", "but y_train does not"],
     ),
     "a folder without train": (None, "--dataset {tmp}", ["--dataset", "/train", "train/CLASS/*.png"]),
     "one broken picture": (
@@ -443,7 +450,7 @@ FILES = {
     "pictures of unequal size": (
         pictures(large=lambda pets: Image.new("RGB", (9, 7)).save(pets / "train" / "cat" / "2.png")),
         "--dataset {tmp}/pets",
-        ["8x8", "train/cat/2.png 9x7", "--image_size"],
+        ["8x8", "train/cat/2.png has 9x7", "--image_size"],
     ),
     "a class of test that train lacks": (pictures(lion=lion), "--dataset {tmp}/pets", ["test/lion", "cat, dog"]),
     "a class without pictures": (
@@ -512,20 +519,20 @@ FILES = {
     "clients and another number of them": (
         silos,
         "--clients {tmp}/own --n_clients 5",
-        ["--n_clients 5", "is --n_clients 2"],
+        ["--n_clients 5", "sets --n_clients 2"],
     ),
     "clients and the default number of them": (three, "--clients {tmp}/own --n_clients 2", ["--n_clients 2: contradicts"]),
-    "clients and a rule": (silos, "--clients {tmp}/own --partition iid", ["--partition iid", "is --partition silos"]),
+    "clients and a rule": (silos, "--clients {tmp}/own --partition iid", ["--partition iid", "sets --partition silos"]),
     "clients and other data": (silos, "--clients {tmp}/own --dataset MNIST", ["--dataset MNIST", "contradicts --clients"]),
     "clients and a partition file": (
         silos,
         "--clients {tmp}/own --partition_file x.csv",
-        ["--partition_file x.csv", "contradicts --clients", "takes no --partition_file"],
+        ["--partition_file x.csv", "contradicts --clients", "allows no --partition_file"],
     ),
     "clients and a number of them that take part": (
         silos,
         "--clients {tmp}/own --num_select_clients 1",
-        ["--num_select_clients 1", "with --clients use --participation"],
+        ["--num_select_clients 1", "with --clients; use --participation"],
     ),
     "convolutions on vectors": (silos, "--clients {tmp}/own --model CNN4", ["--model CNN4", "5 features", "MLP or"]),
     "vectors that are augmented": (silos, "--clients {tmp}/own --model MLP --augment flip", ["--augment flip", "vectors"]),
@@ -729,13 +736,13 @@ def test_an_unwritable_folder_is_found_out_before_the_data_are_read(line_for, mo
 
 @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are of Linux")
 def test_that_a_folder_can_be_written_is_found_out_without_a_file_that_kill_could_leave(tmp_path, monkeypatch):
-    made, opened = [], os.open
-    monkeypatch.setattr(os, "mkdir", lambda path, *_: made.append(Path(path)))
-    monkeypatch.setattr(os, "open", lambda path, *how: made.append(Path(path)) or opened(path, *how))
+    created, opened = [], os.open
+    monkeypatch.setattr(os, "mkdir", lambda path, *_: created.append(Path(path)))
+    monkeypatch.setattr(os, "open", lambda path, *args: created.append(Path(path)) or opened(path, *args))
     experiment.prepare(algorithms.options_of("fedavg")(algorithm="fedavg"), Launch(export_dir=tmp_path / "saves"))
     monkeypatch.undo()
-    assert tmp_path in made, "a file without a name is opened by its folder"
-    assert not [path for path in made if tmp_path in path.parents]
+    assert tmp_path in created, "a file without a name is opened by its folder"
+    assert not [path for path in created if tmp_path in path.parents]
 
 
 @pytest.mark.parametrize(
@@ -757,10 +764,10 @@ def test_a_folder_with_a_longer_name_than_any_is_not_there(module, capsys):
     command = importlib.import_module(f"figures.{module}")
     with pytest.raises(SystemExit) as end:
         command.main([300 * "a", 300 * "b"][: 2 if module == "diff" else 1])
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert end.value.code == 2
-    assert "aaa" in said.splitlines()[-1]
-    assert "Errno" not in said
+    assert "aaa" in errors.splitlines()[-1]
+    assert "Errno" not in errors
 
 
 @pytest.mark.parametrize("flag", ["--where", "--metric", "--output", "--target"])

@@ -34,7 +34,7 @@ WITHOUT_STEM = {"ResNet19": (2, 2, 2), "ResNet55": (6, 6, 6), "ResNet109": (12, 
 BOTTLENECKS = {name: depths for name, depths in {**WITH_STEM, **WITHOUT_STEM}.items() if depths}  # a stage
 
 
-def made(name, shape=GREY, n_classes=10, feature_dim=20, dtype=torch.float64, heads=False):
+def create(name, shape=GREY, n_classes=10, feature_dim=20, dtype=torch.float64, heads=False):
     with streams.torch_seeded("test", name):
         model = build(name, shape, n_classes, feature_dim, heads).to(dtype)
     model.drop_from(streams.generator("test"))
@@ -222,7 +222,7 @@ def features_of(name, shape, feature_dim):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("shape", [GREY, (3, 28, 28), (3, 32, 32), (1, 64, 48), (3, 33, 30)])
 def test_features_and_logits_have_their_shapes_for_images_of(name, shape):
-    model = made(name, shape, n_classes=7)
+    model = create(name, shape, n_classes=7)
     features, logits = model(random_images(2, shape))
     assert features.shape == (2, features_of(name, shape, 20) or model.classifier.in_features)
     assert logits.shape == (2, 7)
@@ -232,7 +232,7 @@ def test_features_and_logits_have_their_shapes_for_images_of(name, shape):
 @pytest.mark.parametrize("shape", [(3, 8, 8), (16, 8, 8), (16, 5, 7), (2, 1, 6)])
 @pytest.mark.parametrize("name", [*WITH_STEM, *WITHOUT_STEM])
 def test_the_networks_of_fedgkt_take_any_number_of_channels_and_small_maps(name, shape):
-    features, logits = made(name, shape, n_classes=7)(random_images(2, shape))
+    features, logits = create(name, shape, n_classes=7)(random_images(2, shape))
     assert features.shape == (2, features_of(name, shape, 20))
     assert logits.shape == (2, 7)
     assert torch.isfinite(logits).all()
@@ -249,7 +249,7 @@ def test_only_the_models_that_are_said_to_read_feature_dim(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_the_classifier_on_the_features(name):
-    model = made(name)
+    model = create(name)
     features, logits = model(random_images(3, GREY))
     assert torch.equal(logits, model.classifier(features))
     torch.testing.assert_close(logits, features @ model.classifier.weight.T + model.classifier.bias)
@@ -276,29 +276,29 @@ def test_a_model_is_built_for_training_and_untouched_by_being_tried_out(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_an_example_does_not_depend_on_its_batch_in_evaluation_mode(name):
-    model, x = made(name).eval(), random_images(4, GREY)
+    model, x = create(name).eval(), random_images(4, GREY)
     together = torch.cat(model(x), dim=1)
-    alone = torch.cat([torch.cat(model(one.unsqueeze(0)), dim=1) for one in x])
+    alone = torch.cat([torch.cat(model(item.unsqueeze(0)), dim=1) for item in x])
     torch.testing.assert_close(together, alone)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_learns(name):
-    model = made(name)  # with seeded masks, if any, which leave something of every unit in eight examples
+    model = create(name)  # with seeded masks, if any, which leave something of every unit in eight examples
     F.cross_entropy(model(random_images(8, GREY))[1], torch.arange(8)).backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_draws_from_the_stream_that_it_was_given_and_never_from_torchs_own(name):
-    model, x, before = made(name), random_images(4, GREY), torch.get_rng_state()
-    said = []
+    model, x, before = create(name), random_images(4, GREY), torch.get_rng_state()
+    result = []
     for seed in (1, 1, 2):
         model.drop_from(np.random.default_rng(seed))
-        said.append(torch.cat(model(x), dim=1))
+        result.append(torch.cat(model(x), dim=1))
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(said[0], said[1])
-    assert torch.equal(said[0], said[2]) == (not layers(model, Dropout)), "and a model without dropout from none"
+    assert torch.equal(result[0], result[1])
+    assert torch.equal(result[0], result[2]) == (not layers(model, Dropout)), "and a model without dropout from none"
 
 
 # --- what does not fit -------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_the_smallest_image_fits_and_a_smaller_one_is_a_user_error(name, least):
 
 @pytest.mark.parametrize("name", ["MLP", "2NN"])
 def test_a_network_without_convolutions_fits_every_image(name):
-    assert made(name, (1, 1, 1))(random_images(2, (1, 1, 1)))[1].shape == (2, 10)
+    assert create(name, (1, 1, 1))(random_images(2, (1, 1, 1)))[1].shape == (2, 10)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_a_resnet_can_be_trained_on_a_single_example_of_whatever_it_takes(name, 
     """Of a single pixel BatchNorm would have nothing to normalise over."""
     enough = too_small + 1
     for shape in [(3, enough, enough), (3, enough, 1), (3, 1, enough)]:
-        features, _ = made(name, shape)(random_images(1, shape))
+        features, _ = create(name, shape)(random_images(1, shape))
         assert torch.isfinite(features).all()
     for shape in [(3, too_small, too_small), (3, too_small, 1), (3, 1, too_small), (3, 1, 1)]:
         words = "is for images, not for vectors of 3 features"  # of a single pixel
@@ -370,10 +370,10 @@ def test_pooling_without_a_gradient_is_torchs_with_one(shape, dtype, layout):
     for value, share in ((math.nan, 0.05), (-math.inf, 0.4), (math.inf, 0.05), (0.0, 0.2)):
         x[torch.rand(shape, generator=draw) < share] = value
     with torch.no_grad():
-        found = MaxPool()(x)
+        result = MaxPool()(x)
     torchs = F.max_pool2d(x, 2)
-    torch.testing.assert_close(found, torchs, rtol=0, atol=0, equal_nan=True)
-    assert found.stride() == torchs.stride()
+    torch.testing.assert_close(result, torchs, rtol=0, atol=0, equal_nan=True)
+    assert result.stride() == torchs.stride()
     assert torch.equal(MaxPool()(x).isnan(), torchs.isnan())
 
 
@@ -385,18 +385,18 @@ def test_pooling_refuses_a_map_below_2x2_with_and_without_a_gradient():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("name", [name for name in MODELS if layers(made(name, COLOUR), nn.MaxPool2d)])
+@pytest.mark.parametrize("name", [name for name in MODELS if layers(create(name, COLOUR), nn.MaxPool2d)])
 def test_a_network_with_pooling_says_the_same_to_the_bit_without_a_gradient(name, precision, layout):
-    model = made(name, COLOUR, dtype=torch.float32).to(memory_format=layout).eval()
+    model = create(name, COLOUR, dtype=torch.float32).to(memory_format=layout).eval()
     x, model.precision = random_images(9, COLOUR, torch.float32).contiguous(memory_format=layout), precision
     with torch.no_grad():
-        found = model(x)
-    assert all(torch.equal(one, other) for one, other in zip(found, model(x), strict=True))
+        result = model(x)
+    assert all(torch.equal(item, other) for item, other in zip(result, model(x), strict=True))
 
 
 def test_pooling_before_the_relu_gives_lenet5_the_same_bits_as_after():
     """The largest of several and max(., 0) are both monotone, so their order is of no consequence."""
-    model, x = made("LeNet5"), random_images(5, GREY)
+    model, x = create("LeNet5"), random_images(5, GREY)
     first, second, third = layers(model.body, nn.Conv2d)
     hidden = F.max_pool2d(F.relu(F.conv2d(x, first.weight, first.bias, padding=2)), 2)
     hidden = F.max_pool2d(F.relu(F.conv2d(hidden, second.weight, second.bias, padding=2)), 2)
@@ -406,7 +406,7 @@ def test_pooling_before_the_relu_gives_lenet5_the_same_bits_as_after():
 
 
 def test_lenet5_classic_is_conv_pool_conv_pool_and_three_linear_layers():
-    model, x = made("LeNet5_classic"), random_images(5, GREY)
+    model, x = create("LeNet5_classic"), random_images(5, GREY)
     first, second = layers(model.body, nn.Conv2d)
     hidden = F.max_pool2d(F.relu(F.conv2d(x, first.weight, first.bias, padding=2)), 2)
     hidden = F.max_pool2d(F.relu(F.conv2d(hidden, second.weight, second.bias)), 2).flatten(1)
@@ -417,18 +417,18 @@ def test_lenet5_classic_is_conv_pool_conv_pool_and_three_linear_layers():
 
 
 def test_cnn_scratch_is_two_convolutions_and_mlp_one_hidden_layer():
-    model, x = made("CNN_scratch"), random_images(5, GREY)
+    model, x = create("CNN_scratch"), random_images(5, GREY)
     hidden = x
     for conv in layers(model.body, nn.Conv2d):
         hidden = F.max_pool2d(F.relu(F.conv2d(hidden, conv.weight, conv.bias, padding=2)), 2)
     torch.testing.assert_close(model(x)[0], hidden.flatten(1))
-    model = made("MLP")
+    model = create("MLP")
     (linear,) = layers(model.body, nn.Linear)
     torch.testing.assert_close(model(x)[0], F.relu(x.flatten(1) @ linear.weight.T + linear.bias))
 
 
 def test_2nn_is_two_hidden_layers_of_relus():
-    model, x = made("2NN"), random_images(5, GREY)
+    model, x = create("2NN"), random_images(5, GREY)
     first, second = layers(model.body, nn.Linear)
     hidden = F.relu(x.flatten(1) @ first.weight.T + first.bias)
     torch.testing.assert_close(model(x)[0], F.relu(hidden @ second.weight.T + second.bias))
@@ -436,7 +436,7 @@ def test_2nn_is_two_hidden_layers_of_relus():
 
 @pytest.mark.parametrize("shape", [GREY, (2, 13, 18)])
 def test_cnn_mcmahan_is_two_convolutions_and_one_hidden_layer(shape):
-    model, x = made("CNN_McMahan", shape), random_images(5, shape)
+    model, x = create("CNN_McMahan", shape), random_images(5, shape)
     hidden = x
     for conv in layers(model.body, nn.Conv2d):
         hidden = F.max_pool2d(F.relu(F.conv2d(hidden, conv.weight, conv.bias, padding=2)), 2)
@@ -447,7 +447,7 @@ def test_cnn_mcmahan_is_two_convolutions_and_one_hidden_layer(shape):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [GREY, (2, 17, 20)])
 def test_cnnmnist_is_the_published_sequence_with_its_dropout_of_channels_before_the_second_pooling(shape, training):
-    model, x = made("CNNMnist", shape).train(training), random_images(5, shape)
+    model, x = create("CNNMnist", shape).train(training), random_images(5, shape)
     model.drop_from(np.random.default_rng(7))
     draws = np.random.default_rng(7)
 
@@ -506,9 +506,9 @@ def test_a_resblock_has_its_relu_before_the_sum_and_none_after(training):
     assert conv2.bias is None
     inner = F.relu(normalised(F.conv2d(x, conv1.weight, padding=1), norm1, training))
     residual = F.relu(normalised(F.conv2d(inner, conv2.weight, padding=1), norm2, training))
-    found = block(x)
-    torch.testing.assert_close(found, x + residual)
-    assert (found < 0).any()  # a ReLU after the sum would leave none
+    result = block(x)
+    torch.testing.assert_close(result, x + residual)
+    assert (result < 0).any()  # a ReLU after the sum would leave none
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -529,10 +529,10 @@ def test_a_resblock_with_a_stride_has_a_normalised_convolution_for_a_shortcut(ou
     residual = F.relu(normalised(F.conv2d(inner, conv2.weight, padding=1), norm2, training))
     every = x[:, :, ::stride, ::stride]  # a 1x1 convolution is a product, channel by channel, at each place
     shortcut = normalised(torch.einsum("oi,bihw->bohw", conv3.weight[:, :, 0, 0], every), norm3, training)
-    found = block(x)
-    assert found.shape == (4, outputs, -(-6 // stride), -(-5 // stride))
-    torch.testing.assert_close(found, shortcut + residual)
-    assert (found < 0).any(), "no ReLU after the sum, nor on the shortcut"
+    result = block(x)
+    assert result.shape == (4, outputs, -(-6 // stride), -(-5 // stride))
+    torch.testing.assert_close(result, shortcut + residual)
+    assert (result < 0).any(), "no ReLU after the sum, nor on the shortcut"
 
 
 def test_the_names_of_resnet9s_weights_stay_as_runs_have_saved_them():
@@ -545,7 +545,7 @@ def test_the_names_of_resnet9s_weights_stay_as_runs_have_saved_them():
 @pytest.mark.parametrize("training", [True, False])
 def test_resnet9_is_the_published_sequence(training):
     """64, 128 | pool, block | 256 | pool | 256 | pool, block | pool, mean, linear, Tanh."""
-    model, x = shaken(made("ResNet9")).train(training), random_images(2, (1, 16, 16))
+    model, x = shaken(create("ResNet9")).train(training), random_images(2, (1, 16, 16))
     convs, norms = iter(layers(model, nn.Conv2d)), iter(layers(model, nn.BatchNorm2d))
 
     def unit(hidden, channels):
@@ -571,7 +571,7 @@ def test_resnet9_is_the_published_sequence(training):
 def test_resnet18_is_the_published_sequence(size, training):
     """64 | 64, 64 | 128 / 2, 128 | 256 / 2, 256 | 512 / 2, 512 | mean, linear, Tanh."""
     shape = (3, *size)
-    model, x = shaken(made("ResNet18", shape)).train(training), random_images(2, shape)
+    model, x = shaken(create("ResNet18", shape)).train(training), random_images(2, shape)
     convs, conv_bn = by_hand(model, training)
     hidden = F.relu(conv_bn(x, 64))
     for channels, stride in [(64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)]:
@@ -616,9 +616,9 @@ def test_a_bottleneck_is_1x1_3x3_1x1_with_the_stride_in_the_middle_and_its_last_
     residual = normalised(torch.einsum("oi,bihw->bohw", convs[2].weight[:, :, 0, 0], narrow), norms[2], training)
     shortcut = projected(x, block.shortcut, stride, training) if projects else x
     assert projects == bool(layers(block.shortcut, nn.Conv2d))
-    found = block(x)
-    assert found.shape == (4, 4 * planes, -(-7 // stride), -(-5 // stride))
-    torch.testing.assert_close(found, torch.clamp(shortcut + residual, min=0))
+    result = block(x)
+    assert result.shape == (4, 4 * planes, -(-7 // stride), -(-5 // stride))
+    torch.testing.assert_close(result, torch.clamp(shortcut + residual, min=0))
     assert (residual < 0).any(), "none before the sum"
     assert torch.equal(x, before)
 
@@ -639,9 +639,9 @@ def test_a_basic_block_is_two_3x3_with_the_stride_in_the_first_and_its_last_relu
     residual = normalised(F.conv2d(inner, conv2.weight, padding=1), norm2, training)
     shortcut = projected(x, block.shortcut, stride, training) if projects else x
     assert projects == bool(layers(block.shortcut, nn.Conv2d))
-    found = block(x)
-    assert found.shape == (4, outputs, -(-7 // stride), -(-5 // stride))
-    torch.testing.assert_close(found, torch.clamp(shortcut + residual, min=0))
+    result = block(x)
+    assert result.shape == (4, outputs, -(-7 // stride), -(-5 // stride))
+    torch.testing.assert_close(result, torch.clamp(shortcut + residual, min=0))
     assert (residual < 0).any(), "none before the sum"
     assert torch.equal(x, before)
 
@@ -651,7 +651,7 @@ def test_a_basic_block_is_two_3x3_with_the_stride_in_the_first_and_its_last_relu
 def test_the_networks_of_fedgkt_are_their_published_sequences(name, training):
     """[16 |] bottlenecks of 64 | 128 / 2 | 256 / 2 | mean; or of ResNet4, 16 | a basic block of 16 | mean."""
     shape = (3, 9, 6)
-    model, x = shaken(made(name, shape)).train(training), random_images(3, shape)
+    model, x = shaken(create(name, shape)).train(training), random_images(3, shape)
     convs, conv_bn = by_hand(model, training)
     hidden = F.relu(conv_bn(x, 16)) if name in WITH_STEM else x
     if name == "ResNet4":
@@ -672,7 +672,7 @@ def test_the_networks_of_fedgkt_are_their_published_sequences(name, training):
 
 @pytest.mark.parametrize("name", [*WITH_STEM, *WITHOUT_STEM])
 def test_the_convolutions_of_fedgkts_networks_start_normal_with_two_over_fan_out_for_a_variance(name):
-    model = made(name, (16, 8, 8))
+    model = create(name, (16, 8, 8))
     scaled = []
     for conv in layers(model, nn.Conv2d):
         outputs, _, size, _ = conv.weight.shape
@@ -700,20 +700,20 @@ def test_the_models_with_a_stem_have_the_attribute_and_the_others_have_none(name
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_model_is_its_tail_on_its_stem_to_the_bit(name, dtype, training):
     shape = (3, 9, 10)
-    model, x = shaken(made(name, shape, dtype=dtype)).train(training), random_images(4, shape, dtype)
+    model, x = shaken(create(name, shape, dtype=dtype)).train(training), random_images(4, shape, dtype)
     maps = model.stem(x)
     assert maps.shape == (4, 16, 9, 10)
     (conv,), (norm,) = layers(model.stem, nn.Conv2d), layers(model.stem, nn.BatchNorm2d)
     torch.testing.assert_close(maps, F.relu(normalised(F.conv2d(x, conv.weight, padding=1), norm, training)))
-    for found, expected in zip(model.tail(maps), model(x), strict=True):
-        assert torch.equal(found, expected)
+    for result, expected in zip(model.tail(maps), model(x), strict=True):
+        assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", WITH_STEM)
 def test_the_tail_leaves_the_map_as_it_is_and_teaches_the_stem(name, training):
     """The map goes on to a server, so nothing may be done to it in place."""
-    model, x = made(name, (3, 8, 8)).train(training), random_images(4, (3, 8, 8))
+    model, x = create(name, (3, 8, 8)).train(training), random_images(4, (3, 8, 8))
     leaf = (random_images(4, (16, 8, 8)) + 0.1).requires_grad_()  # with negative numbers too, that a ReLU would show in
     before = leaf.detach().clone()
     F.cross_entropy(model.tail(leaf)[1], torch.arange(4)).backward()
@@ -725,9 +725,9 @@ def test_the_tail_leaves_the_map_as_it_is_and_teaches_the_stem(name, training):
         model.tail(sent)
     assert torch.equal(sent, before)
     whole, parts = [], []
-    for said, grads in ((model(x)[1], whole), (model.tail(model.stem(x))[1], parts)):
-        grads += torch.autograd.grad(F.cross_entropy(said, torch.arange(4)), list(model.parameters()))
-    assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
+    for result, grads in ((model(x)[1], whole), (model.tail(model.stem(x))[1], parts)):
+        grads += torch.autograd.grad(F.cross_entropy(result, torch.arange(4)), list(model.parameters()))
+    assert all(torch.equal(item, other) for item, other in zip(whole, parts, strict=True))
 
 
 @pytest.mark.parametrize("name", WITH_STEM)
@@ -743,17 +743,17 @@ def test_no_parameter_of_a_model_with_a_stem_is_named_twice(name):
 
 @pytest.mark.parametrize(("whole", "server"), [("ResNet56", "ResNet55"), ("ResNet110", "ResNet109")])
 def test_fedgkts_server_is_the_whole_network_without_its_stem(whole, server):
-    model, x = shaken(made(whole, (3, 8, 8))).eval(), random_images(3, (3, 8, 8))
-    rest = made(server, (16, 8, 8)).eval()
+    model, x = shaken(create(whole, (3, 8, 8))).eval(), random_images(3, (3, 8, 8))
+    rest = create(server, (16, 8, 8)).eval()
     named = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("body.0.")}
     rest.load_state_dict({name.replace("body.1.", "body.", 1): tensor for name, tensor in named.items()})
-    for found, expected in zip(rest(model.stem(x)), model(x), strict=True):
-        assert torch.equal(found, expected)
+    for result, expected in zip(rest(model.stem(x)), model(x), strict=True):
+        assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("name", ["LeNet5", "ResNet9", "ResNet18"])
 def test_features_end_in_a_tanh_and_so_lie_between_minus_one_and_one(name):
-    model = made(name).eval()
+    model = create(name).eval()
     (linear,) = layers(model.body, nn.Linear)
     with torch.no_grad():
         linear.weight.mul_(1e6)  # far out, where only the bound is left
@@ -776,12 +776,12 @@ def dropping(p=0.3, channels=False, seed=0):
 @pytest.mark.parametrize("channels", [True, False])
 def test_dropout_zeroes_a_share_of_p_and_keeps_the_expectation(channels, dtype):
     x = torch.full((200, 500, 1, 1) if channels else (200, 500), 2.0, dtype=dtype)
-    found = dropping(0.3, channels)(x)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found[found != 0], torch.full_like(found[found != 0], 2 / (1 - 0.3)))
+    result = dropping(0.3, channels)(x)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result[result != 0], torch.full_like(result[result != 0], 2 / (1 - 0.3)))
     five_deviations = 5 * (0.3 * 0.7 / 1e5) ** 0.5
-    assert abs((found == 0).double().mean().item() - 0.3) < five_deviations
-    assert abs(found.double().mean().item() - 2) < five_deviations * 2 / (1 - 0.3)
+    assert abs((result == 0).double().mean().item() - 0.3) < five_deviations
+    assert abs(result.double().mean().item() - 2) < five_deviations * 2 / (1 - 0.3)
 
 
 def test_dropout_of_channels_takes_whole_channels_of_single_examples():
@@ -812,8 +812,8 @@ def test_dropout_does_nothing_and_draws_nothing_in_evaluation_mode(channels):
 @pytest.mark.parametrize("channels", [True, False])
 def test_dropout_draws_the_same_masks_from_the_same_stream_and_new_ones_every_time(channels):
     x, before = random_images(6, (20, 5, 5)), torch.get_rng_state()
-    one, same, other = dropping(0.5, channels, 1), dropping(0.5, channels, 1), dropping(0.5, channels, 2)
-    first, second = one(x), one(x)
+    create_single, same, other = dropping(0.5, channels, 1), dropping(0.5, channels, 1), dropping(0.5, channels, 2)
+    first, second = create_single(x), create_single(x)
     assert torch.equal(same(x), first)
     assert torch.equal(same(x), second)
     assert not torch.equal(first, second)
@@ -840,10 +840,10 @@ def test_without_a_stream_dropout_is_torchs(channels, torchs):
     dropout, x = Dropout(0.3, channels), random_images(6, (20, 5, 5))
     assert dropout.stream is None
     with streams.torch_seeded("one"):
-        found = dropout(x)
+        result = dropout(x)
     with streams.torch_seeded("one"):
-        assert torch.equal(found, torchs(x, 0.3))
-    assert (found == 0).any()
+        assert torch.equal(result, torchs(x, 0.3))
+    assert (result == 0).any()
 
 
 def test_a_model_hands_its_stream_to_every_dropout_and_they_draw_from_it_in_turn():
@@ -869,20 +869,20 @@ SEPARABLE = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 
 
 
 def with_heads(name, shape=COLOUR, n_classes=10, **others):
-    return made(name, shape, n_classes, heads=True, **others)
+    return create(name, shape, n_classes, heads=True, **others)
 
 
 def outputs_of(modules, work):
     """(inputs, outputs) of each of these modules while `work()` is done."""
     inputs, outputs = {}, {}
 
-    def hook(module, given, found):
-        inputs[module], outputs[module] = given[0].detach().clone(), found.detach().clone()
+    def hook(module, arguments, result):
+        inputs[module], outputs[module] = arguments[0].detach().clone(), result.detach().clone()
 
     hooks = [module.register_forward_hook(hook) for module in modules]
     work()
-    for one in hooks:
-        one.remove()
+    for item in hooks:
+        item.remove()
     return [inputs[module] for module in modules], [outputs[module] for module in modules]
 
 
@@ -965,14 +965,14 @@ def test_a_head_teaches_the_blocks_before_it_and_none_after(name):
     for head, (place, logits) in enumerate(zip((*TAPPED[name], DEPTH[name]), model.every_head(x), strict=True)):
         value, named = F.cross_entropy(logits, torch.arange(4)), dict(model.named_parameters())
         gradients = torch.autograd.grad(value, list(named.values()), retain_graph=True, allow_unused=True)
-        found = dict(zip(named, gradients, strict=True))
+        result = dict(zip(named, gradients, strict=True))
         for block in range(DEPTH[name]):
-            of_block = [gradient for name, gradient in found.items() if name.startswith(f"body.{block}.")]
+            of_block = [gradient for name, gradient in result.items() if name.startswith(f"body.{block}.")]
             if block > place:
                 assert all(gradient is None for gradient in of_block)
             else:
                 assert any(gradient.abs().max() > 1e-8 for gradient in of_block)
-        taught = {name.rpartition(".")[0] for name, gradient in found.items() if gradient is not None}
+        taught = {name.rpartition(".")[0] for name, gradient in result.items() if gradient is not None}
         own = "classifier" if head == 3 else f"heads.{head}.1"
         assert {name for name in taught if not name.startswith("body.")} == {own}
 
@@ -981,9 +981,9 @@ def test_a_head_teaches_the_blocks_before_it_and_none_after(name):
 @pytest.mark.parametrize("name", HAVE_HEADS)
 def test_the_last_of_the_heads_is_the_classifier_that_forward_has(name, training):
     model, x = with_heads(name, (3, 20, 20)).train(training), random_images(4, (3, 20, 20))
-    said = model.every_head(x)
-    assert [logits.shape for logits in said] == [(4, 10)] * 4
-    assert torch.equal(said[-1], model(x)[1])
+    result = model.every_head(x)
+    assert [logits.shape for logits in result] == [(4, 10)] * 4
+    assert torch.equal(result[-1], model(x)[1])
     features, logits = model(x)
     expected = features @ model.classifier.weight.T
     torch.testing.assert_close(logits, expected if model.classifier.bias is None else expected + model.classifier.bias)
@@ -991,7 +991,7 @@ def test_the_last_of_the_heads_is_the_classifier_that_forward_has(name, training
 
 @pytest.mark.parametrize("name", ["LeNet5", "ResNet8", "CNNMnist", *HAVE_HEADS])
 def test_a_network_with_one_head_has_its_logits_for_every_head(name):
-    model, x = made(name).eval(), random_images(3, GREY)
+    model, x = create(name).eval(), random_images(3, GREY)
     (logits,) = model.every_head(x)
     assert torch.equal(logits, model(x)[1])
 
@@ -1003,14 +1003,14 @@ def test_a_heads_last_output_is_a_temperature_of_each_image_in_training_alone(na
     shape = (3, 20, 20)
     model, x = shaken(with_heads(name, shape, n_classes)).train(training), random_images(3, shape)
     maps, _ = outputs_of(list(model.heads), lambda: model.every_head(x))
-    for head, map_read, said in zip(model.heads, maps, model.every_head(x), strict=False):
+    for head, map_read, result in zip(model.heads, maps, model.every_head(x), strict=False):
         weights = head[1].weight.detach()
         assert weights.shape == (n_classes + 1, map_read.shape[1])
         for b in range(3):
             mean = [map_read[b, channel].mean().item() for channel in range(map_read.shape[1])]
             u = [sum(w * m for w, m in zip(row.tolist(), mean, strict=True)) for row in weights]
             divisor = 1 / (1 + math.exp(-u[n_classes])) + 1e-3 if training else 1
-            torch.testing.assert_close(said[b].tolist(), [u[c] / divisor for c in range(n_classes)], rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(result[b].tolist(), [u[c] / divisor for c in range(n_classes)], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", HAVE_HEADS)
@@ -1020,8 +1020,8 @@ def test_what_is_scaled_depends_on_the_model_and_not_on_whether_its_heads_are_fr
     expected = model.every_head(x)
     for part in (model.heads, model.classifier):
         part.eval()
-    for found, scaled in zip(model.every_head(x), expected, strict=True):
-        assert torch.equal(found, scaled)
+    for result, scaled in zip(model.every_head(x), expected, strict=True):
+        assert torch.equal(result, scaled)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -1039,7 +1039,7 @@ def test_logits_and_gradients_stay_finite_however_far_out_a_temperature_is(far, 
 
 @pytest.mark.parametrize("name", HAVE_HEADS)
 def test_the_initial_weights_of_what_both_have_are_the_same_bits_with_and_without_heads(name):
-    alone, among = made(name, COLOUR).state_dict(), with_heads(name).state_dict()
+    alone, among = create(name, COLOUR).state_dict(), with_heads(name).state_dict()
     shared = alone.keys() & among.keys()
     assert alone.keys() - shared == ({"classifier.bias"} if name == "MobileNet" else set())
     assert among.keys() - shared == {f"heads.{head}.1.weight" for head in range(3)}
@@ -1068,8 +1068,8 @@ def test_body_and_head_are_all_of_a_network_and_its_normalisations_lie_in_the_bo
 @pytest.mark.parametrize("name", HAVE_HEADS)
 def test_every_parameter_of_a_network_with_heads_learns_its_temperatures_too(name):
     model = with_heads(name, (3, 20, 20))
-    said = model.every_head(random_images(8, (3, 20, 20)))
-    sum(F.cross_entropy(logits, torch.arange(8)) for logits in said).backward()
+    result = model.every_head(random_images(8, (3, 20, 20)))
+    sum(F.cross_entropy(logits, torch.arange(8)) for logits in result).backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
     assert all((head[1].weight.grad[-1] != 0).any() for head in model.heads)
 
@@ -1082,7 +1082,7 @@ def test_a_network_with_heads_is_built_for_training_and_its_heads_say_the_same_o
         assert norm.num_batches_tracked == 0
         assert (norm.running_var == 1).all()
     together = torch.stack(shaken(model).eval().every_head(x))
-    torch.testing.assert_close(together, torch.cat([torch.stack(model.every_head(one.unsqueeze(0))) for one in x], dim=1))
+    torch.testing.assert_close(together, torch.cat([torch.stack(model.every_head(item.unsqueeze(0))) for item in x], dim=1))
 
 
 @pytest.mark.parametrize("name", HAVE_HEADS)
@@ -1095,10 +1095,10 @@ def test_with_bf16_all_of_the_body_is_computed_in_it_and_the_heads_are_not(name)
     for values in read:
         assert values.dtype == torch.float32
         assert torch.equal(values.bfloat16().float(), values)
-    for found, exact in zip(model.every_head(x), expected, strict=True):
-        assert found.dtype == torch.float32
-        assert not torch.equal(found, exact)
-        torch.testing.assert_close(found, exact, rtol=0.1, atol=0.05)
+    for result, exact in zip(model.every_head(x), expected, strict=True):
+        assert result.dtype == torch.float32
+        assert not torch.equal(result, exact)
+        torch.testing.assert_close(result, exact, rtol=0.1, atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -1117,11 +1117,11 @@ def test_with_bf16_all_of_the_body_is_computed_in_it_and_the_heads_are_not(name)
 )
 @pytest.mark.parametrize("heads", [True, False])
 def test_cnn4_pools_only_where_2x2_is_left(size, maps, heads):
-    model, x = made("CNN4", (3, *size), heads=heads), random_images(2, (3, *size))
-    _, found = outputs_of([model.body[block] for block in range(4)], lambda: model(x))
-    assert [map_left.shape for map_left in found] == [(2, 64, *map_size) for map_size in maps]
+    model, x = create("CNN4", (3, *size), heads=heads), random_images(2, (3, *size))
+    _, outputs = outputs_of([model.body[block] for block in range(4)], lambda: model(x))
+    assert [map_left.shape for map_left in outputs] == [(2, 64, *map_size) for map_size in maps]
     assert maps_of_cnn4(*size) == maps
-    assert len(layers(model, nn.MaxPool2d)) == sum(one != other for one, other in zip([size, *maps], maps, strict=False))
+    assert len(layers(model, nn.MaxPool2d)) == sum(item != other for item, other in zip([size, *maps], maps, strict=False))
     assert model(x)[0].shape == (2, 64 * math.prod(maps[-1]))
 
 
@@ -1165,7 +1165,7 @@ def test_mobilenet_is_a_convolution_and_thirteen_depthwise_separable_blocks(size
 def test_mobilenet_takes_images_from_17x17_on_and_can_be_trained_on_a_single_one(heads):
     """Of a single pixel BatchNorm would have nothing to normalise over; four halvings, rounded up, leave one of sixteen."""
     for shape in [(3, 17, 17), (3, 17, 1), (3, 1, 17)]:
-        model = made("MobileNet", shape, heads=heads)
+        model = create("MobileNet", shape, heads=heads)
         assert all(torch.isfinite(logits).all() for logits in model.every_head(random_images(1, shape)))
     for shape in [(3, 16, 16), (3, 16, 1), (1, 8, 8)]:
         with pytest.raises(UserError) as raised:

@@ -36,7 +36,7 @@ def runs_of(line, classes=CLASSES):
     return parse(line, classes)[0]
 
 
-def one(line, classes=CLASSES):
+def run_of(line, classes=CLASSES):
     (run,) = runs_of(line, classes)
     return run
 
@@ -71,7 +71,7 @@ TOYS = {"left": Left, "right": Right}
 
 def test_no_algorithm_is_cfkd():
     for line in ("", "--seed 3"):
-        run = one(line)
+        run = run_of(line)
         assert run.algorithm == "cfkd"
         assert type(run) is CLASSES["cfkd"]
 
@@ -82,7 +82,7 @@ def test_algorithms_come_first_and_keep_their_order():
 
 
 def test_a_value_may_have_an_algorithms_name():
-    assert one("fedavg --init independent").init == "independent"
+    assert run_of("fedavg --init independent").init == "independent"
     assert [run.init for run in runs_of("fedavg --init shared independent")] == ["shared", "independent"]
     assert "put it before the flags" in refused("fedavg --init shared fd")
 
@@ -100,8 +100,8 @@ def test_an_algorithm_named_twice_runs_once():
 
 def test_several_values_are_a_grid_in_the_order_of_the_command_line():
     runs = runs_of("cfkd fd --seed 2 0 --lr 0.1 0.2 0.3 --n_clients 4")
-    found = [(run.algorithm, run.seed, run.lr) for run in runs]
-    assert found == list(itertools.product(("cfkd", "fd"), (2, 0), (0.1, 0.2, 0.3)))
+    results = [(run.algorithm, run.seed, run.lr) for run in runs]
+    assert results == list(itertools.product(("cfkd", "fd"), (2, 0), (0.1, 0.2, 0.3)))
     assert {run.n_clients for run in runs} == {4}
 
 
@@ -116,22 +116,22 @@ def test_a_grid_over_a_flag_that_a_run_does_not_read_does_not_multiply_it():
 
 
 def test_a_comma_keeps_values_together():
-    assert one("--model LeNet5,ResNet9").model == ("LeNet5", "ResNet9")
+    assert run_of("--model LeNet5,ResNet9").model == ("LeNet5", "ResNet9")
     assert [run.model for run in runs_of("--model LeNet5 ResNet9")] == [("LeNet5",), ("ResNet9",)]
     assert [run.model for run in runs_of("--model LeNet5,MLP MLP")] == [("LeNet5", "MLP"), ("MLP",)]
 
 
 def test_sizes_are_one_split_however_they_are_spelled():
     for line in ("--sizes 0.7,0.3", "--sizes 0.7 0.3"):
-        assert one(line).sizes == (0.7, 0.3)
+        assert run_of(line).sizes == (0.7, 0.3)
     assert [run.sizes for run in runs_of("--sizes 0.7,0.3 0.5,0.5")] == [(0.7, 0.3), (0.5, 0.5)]
-    assert one("--n_clients 1 --sizes 0.5").sizes == (0.5,)
+    assert run_of("--n_clients 1 --sizes 0.5").sizes == (0.5,)
 
 
 def test_sizes_may_add_up_to_one_in_floats():
     """0.2 + 0.4 + 0.3 + 0.1 is 1.0000000000000002 in floats, and ten times 0.1 is 0.9999999999999999."""
-    assert one("--n_clients 4 --sizes 0.2,0.4,0.3,0.1").sizes == (0.2, 0.4, 0.3, 0.1)
-    assert one("--n_clients 10 --sizes " + ",".join(["0.1"] * 10)).sizes == (0.1,) * 10
+    assert run_of("--n_clients 4 --sizes 0.2,0.4,0.3,0.1").sizes == (0.2, 0.4, 0.3, 0.1)
+    assert run_of("--n_clients 10 --sizes " + ",".join(["0.1"] * 10)).sizes == (0.1,) * 10
 
 
 def test_every_run_of_a_grid_is_checked():
@@ -142,8 +142,8 @@ def test_every_run_of_a_grid_is_checked():
 
 
 def test_an_algorithm_named_alone_has_its_own_defaults():
-    assert (one("left", TOYS).lr, one("right", TOYS).batch_size) == (0.5, 7)
-    run = one("fedavg")
+    assert (run_of("left", TOYS).lr, run_of("right", TOYS).batch_size) == (0.5, 7)
+    run = run_of("fedavg")
     assert (run.optimizer, run.lr, run.epoch_per_round, run.batch_size) == ("sgd", 0.05, 5, 10)  # McMahan et al. 2017
     assert parse("fedavg")[2] == []
 
@@ -166,7 +166,7 @@ def test_a_note_says_what_an_algorithm_alone_would_have_taken():
 
 
 def test_a_value_that_was_given_beats_every_default():
-    assert one("left --lr 0.125", TOYS).lr == 0.125
+    assert run_of("left --lr 0.125", TOYS).lr == 0.125
     assert {run.lr for run in runs_of("left right --lr 0.125", TOYS)} == {0.125}
 
 
@@ -194,11 +194,11 @@ def test_another_algorithms_flag_names_its_owner():
 def test_a_flag_that_nothing_reads_is_refused():
     assert refused("--alpha 0.5 --partition iid") == "--alpha 0.5: applies only with --partition dirichlet or lda"
     assert "applies only with --fast" in refused("left --depth 2", TOYS)
-    assert one("left --depth 2 --fast", TOYS).depth == 2
+    assert run_of("left --depth 2 --fast", TOYS).depth == 2
 
 
 def test_switches_take_no_value_and_are_off_by_default():
-    assert (one("left", TOYS).fast, one("left --fast", TOYS).fast) == (False, True)
+    assert (run_of("left", TOYS).fast, run_of("left --fast", TOYS).fast) == (False, True)
     assert parse("--force")[1] == Launch(force=True)
     assert parse("")[1] == Launch()
     refused("left --fast yes", TOYS)
@@ -206,7 +206,7 @@ def test_switches_take_no_value_and_are_off_by_default():
 
 def test_where_to_run_is_apart_from_what_to_run():
     (run,), launch, _ = parse("--export_dir out --data_dir in --json --quiet")
-    assert run == one("")
+    assert run == run_of("")
     assert (str(launch.export_dir), str(launch.data_dir), launch.json, launch.quiet) == ("out", "in", True, True)
     assert "takes one value" in refused("--export_dir a b")
 
@@ -217,7 +217,7 @@ def test_flags_are_never_guessed_from_their_beginning():
 
 
 def test_an_equals_sign_is_as_good_as_a_blank():
-    assert one("--lr=0.125") == one("--lr 0.125")
+    assert run_of("--lr=0.125") == run_of("--lr 0.125")
 
 
 # --- what a flag takes -------------------------------------------------------------------------------------------------
@@ -279,8 +279,8 @@ def test_the_nearest_name_is_offered_only_where_one_is_near():
 @pytest.mark.parametrize("name", CLASSES)
 def test_options_survive_json(name):
     cls = CLASSES[name]
-    sized = one(f"{name} --model MLP,MLP --n_clients 2 --partition dirichlet --alpha inf --sizes 0.6,0.4 --seed 7")
-    for run in (cls(), sized, one(f"{name} --partition dirichlet --alpha inf --threads 2")):
+    sized = run_of(f"{name} --model MLP,MLP --n_clients 2 --partition dirichlet --alpha inf --sizes 0.6,0.4 --seed 7")
+    for run in (cls(), sized, run_of(f"{name} --partition dirichlet --alpha inf --threads 2")):
         text = json.dumps(plain(run), allow_nan=False)
         again = from_plain(cls, json.loads(text))
         assert again == run
@@ -288,17 +288,17 @@ def test_options_survive_json(name):
 
 
 def test_inf_and_tuples_are_plain_text():
-    said = plain(Options(alpha=math.inf, sizes=(0.5, 0.5)))
-    assert (said["alpha"], said["sizes"], said["model"]) == ("inf", [0.5, 0.5], ["LeNet5"])
-    assert set(said) == {f.name for f in fields(Options)}
-    assert next(iter(said)) == "algorithm", "what a reader of config.json looks for"
-    assert from_plain(Options, said).alpha == math.inf
+    result = plain(Options(alpha=math.inf, sizes=(0.5, 0.5)))
+    assert (result["alpha"], result["sizes"], result["model"]) == ("inf", [0.5, 0.5], ["LeNet5"])
+    assert set(result) == {f.name for f in fields(Options)}
+    assert next(iter(result)) == "algorithm", "what a reader of config.json looks for"
+    assert from_plain(Options, result).alpha == math.inf
 
 
 def test_no_value_of_a_flag_is_left_out_of_the_plain_text():
     """Two runs that differ in any flag differ in what they are named by."""
-    said = [json.dumps(plain(run)) for run in runs_of("--seed 0 1 --lr 0.1 0.2 --n_clients 2 3 --model MLP LeNet5")]
-    assert len(set(said)) == 16
+    outputs = [json.dumps(plain(run)) for run in runs_of("--seed 0 1 --lr 0.1 0.2 --n_clients 2 3 --model MLP LeNet5")]
+    assert len(set(outputs)) == 16
 
 
 # --- the help ----------------------------------------------------------------------------------------------------------
@@ -387,10 +387,10 @@ def test_the_help_without_an_algorithm_is_one_page_of_what_works(capsys):
 
 
 def test_the_help_of_an_algorithm_says_whose_it_is(capsys):
-    told = " ".join(helped("fedbabu -h", capsys).split())
-    assert "fedbabu: FedBABU: clients train and share the body" in told
-    assert "S. Kim, S.-Y. Yun: FedBABU" in told
-    assert "Differences" not in told
+    message = " ".join(helped("fedbabu -h", capsys).split())
+    assert "fedbabu: FedBABU: clients train and share the body" in message
+    assert "S. Kim, S.-Y. Yun: FedBABU" in message
+    assert "Differences" not in message
 
 
 @pytest.mark.parametrize("line", ["--preset fl -h", "fedavg -h", "--lr 0.1 --preset fl -h"])
@@ -401,9 +401,9 @@ def test_the_help_of_what_names_an_algorithm_is_of_that(line, capsys):
 @pytest.mark.parametrize("cls", [Launch, *CLASSES.values()])
 def test_every_field_but_the_algorithm_is_a_flag_with_a_help_text(cls):
     """A field without a flag is an option that nobody can set."""
-    found = flags_of(cls)
-    assert [f.name for f in fields(cls) if f.name != "algorithm"] == list(found)
-    assert all(declared["help"] for declared in found.values())
+    flags = flags_of(cls)
+    assert [f.name for f in fields(cls) if f.name != "algorithm"] == list(flags)
+    assert all(declared["help"] for declared in flags.values())
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -456,17 +456,17 @@ def test_the_word_seed_draws_a_split_with_each_seed_and_a_number_keeps_one():
 @pytest.mark.parametrize(("name", "other"), SPELLED)
 def test_another_name_of_a_flag_is_the_flag(name, other):
     also = " --partition lda" if name == "alpha" else ""
-    assert one(f"fedavg --{other} {EXAMPLES[name]}{also}") == one(f"fedavg --{name} {EXAMPLES[name]}{also}")
+    assert run_of(f"fedavg --{other} {EXAMPLES[name]}{also}") == run_of(f"fedavg --{name} {EXAMPLES[name]}{also}")
     assert f"--{other}" in refused(f"fedavg --{other} {EXAMPLES[name]} --{name} {EXAMPLES[name]}{also}")
 
 
 def test_names_that_are_asked_back_are_no_flags_and_the_flags_in_question_are():
-    meant = {name: words for words, names in MEANT.items() for name in names}
-    assert len(meant) == sum(map(len, MEANT.values()))
+    by_name = {name: words for words, names in MEANT.items() for name in names}
+    assert len(by_name) == sum(map(len, MEANT.values()))
     known = set(flags_of(Options)) | set(flags_of(Launch)) | set(flags_of(Shorthand))
-    assert not meant.keys() & (known | {other for _, other in SPELLED})
+    assert not by_name.keys() & (known | {other for _, other in SPELLED})
     assert {flag for words in MEANT for flag in re.findall(r"--(\w+)", words)} <= known
-    for name, words in meant.items():
+    for name, words in by_name.items():
         assert refused(f"fedavg --{name} 3").endswith(f"; did you mean {words}?")
 
 
@@ -477,18 +477,18 @@ def test_an_algorithm_is_known_in_any_case_with_or_without_hyphens(name):
 
 
 def test_what_alpha_is_may_be_said_anywhere(tmp_path):
-    assert one("fedavg --partition lda --alpha inf").alpha == math.inf
-    assert one("fedavg --partition iid").partition == "iid"
+    assert run_of("fedavg --partition lda --alpha inf").alpha == math.inf
+    assert run_of("fedavg --partition iid").partition == "iid"
     saved = tmp_path / "config.json"
     for alpha in (0.5, math.inf):
-        saved.write_text(json.dumps(plain(one(f"fedavg --alpha {alpha}"))))
-        assert one(f"--config_file {saved} --partition lda") == one(f"fedavg --partition lda --alpha {alpha}")
+        saved.write_text(json.dumps(plain(run_of(f"fedavg --alpha {alpha}"))))
+        assert run_of(f"--config_file {saved} --partition lda") == run_of(f"fedavg --partition lda --alpha {alpha}")
 
     @dataclass(frozen=True)
     class Skewed(Options):
         alpha: float = 0.25
 
-    assert one("skewed --partition lda", {**CLASSES, "skewed": Skewed}).alpha == 0.25
+    assert run_of("skewed --partition lda", {**CLASSES, "skewed": Skewed}).alpha == 0.25
     assert "--alpha" in refused("skewed fedavg --partition lda", {**CLASSES, "skewed": Skewed})
 
 
@@ -504,23 +504,23 @@ def test_a_mistake_under_another_name_is_told_under_that_name():
 
 
 def test_names_are_read_in_any_case_and_other_systems_words_too():
-    assert one("--dataset mnist --model mlp --optimizer SGD").dataset == "MNIST"
-    assert one("--dataset mnist --model mlp --optimizer SGD").optimizer == "sgd"
-    assert one("--model resnet9").model == ("ResNet9",)
-    assert one("--partition_method homo").partition == "iid"
-    assert one("--partition_method hetero --partition_alpha 0.5") == one("--partition lda --alpha 0.5")
+    assert run_of("--dataset mnist --model mlp --optimizer SGD").dataset == "MNIST"
+    assert run_of("--dataset mnist --model mlp --optimizer SGD").optimizer == "sgd"
+    assert run_of("--model resnet9").model == ("ResNet9",)
+    assert run_of("--partition_method homo").partition == "iid"
+    assert run_of("--partition_method hetero --partition_alpha 0.5") == run_of("--partition lda --alpha 0.5")
 
 
 def test_a_number_of_selected_clients_is_a_fraction():
-    run = one("fedavg --num_clients 8 --num_select_clients 4")
-    assert run == one("fedavg --n_clients 8 --participation 0.5")
-    assert one("fedavg --n_clients 7 --num_select_clients 3").participation == 3 / 7
+    run = run_of("fedavg --num_clients 8 --num_select_clients 4")
+    assert run == run_of("fedavg --n_clients 8 --participation 0.5")
+    assert run_of("fedavg --n_clients 7 --num_select_clients 3").participation == 3 / 7
     assert [r.participation for r in runs_of("fedavg --n_clients 8 --num_select_clients 2 8")] == [0.25, 1.0]
     assert "at most --n_clients 8" in refused("fedavg --n_clients 8 --num_select_clients 9")
     assert "several --n_clients use --participation" in refused("fedavg --n_clients 8 9 --num_select_clients 4")
     assert "--frac" in refused("fedavg --n_clients 8 --num_select_clients 4 --frac 0.5")
     # the two clients that the shared defaults have
-    assert one("fedavg --num_select_clients 1").participation == 0.5
+    assert run_of("fedavg --num_select_clients 1").participation == 0.5
 
 
 def test_a_gpu_number_is_a_device_and_the_cpu_where_there_is_none(monkeypatch):
@@ -529,12 +529,12 @@ def test_a_gpu_number_is_a_device_and_the_cpu_where_there_is_none(monkeypatch):
     assert runs[0].device == "cpu"
     assert notes == ["--gpu 0 is --device cpu here, because no CUDA device is available"]
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert one("fedavg --gpu 1").device == "cuda:1"
-    assert one("fedavg --gpu -1").device == "cpu"
+    assert run_of("fedavg --gpu 1").device == "cuda:1"
+    assert run_of("fedavg --gpu -1").device == "cpu"
 
 
 def test_iid_is_a_partition():
-    assert one("fedavg --iid").partition == "iid"
+    assert run_of("fedavg --iid").partition == "iid"
     assert "--iid" in refused("fedavg --iid --partition lda")
     assert parse("fedavg --iid")[2] == ["--iid is --partition iid here"]
 
@@ -543,7 +543,7 @@ def test_the_command_of_another_system_as_typed():
     line = "--dataset MNIST --model CNN_scratch {} --batch_size 100 {} 5e-5 --optimizer adam"
     theirs = "--n_clients 8 --num_select_clients 4 --global_epoch 5 --local_epoch 5"
     ours = "--n_clients 8 --participation 0.5 --rounds 5 --epoch_per_round 5"
-    assert one(f"fedavg {line.format(theirs, '--init_lr')}") == one(f"fedavg {line.format(ours, '--lr')}")
+    assert run_of(f"fedavg {line.format(theirs, '--init_lr')}") == run_of(f"fedavg {line.format(ours, '--lr')}")
 
 
 def test_every_other_name_is_in_the_help(capsys):
@@ -557,7 +557,7 @@ def test_every_other_name_is_in_the_help(capsys):
 
 
 @pytest.mark.parametrize(
-    ("preset", "meant"),
+    ("preset", "suggestion"),
     [
         ("fl", "fedavg --optimizer adam --lr 1e-3 --batch_size 32 --epoch_per_round 1 --keep_optimizer"),
         ("fd", "fd --fd_variant mse_logits"),
@@ -565,15 +565,15 @@ def test_every_other_name_is_in_the_help(capsys):
         ("cl", "centralized"),
     ],
 )
-def test_a_preset_is_an_algorithm_with_its_flags(preset, meant):
-    assert one(f"--preset {preset} --n_clients 3 --seed 4") == one(f"{meant} --n_clients 3 --seed 4")
+def test_a_preset_is_an_algorithm_with_its_flags(preset, suggestion):
+    assert run_of(f"--preset {preset} --n_clients 3 --seed 4") == run_of(f"{suggestion} --n_clients 3 --seed 4")
 
 
 def test_a_flag_beside_a_preset_has_the_last_word():
-    assert one("--preset fl --lr 0.5").lr == 0.5
+    assert run_of("--preset fl --lr 0.5").lr == 0.5
     assert [run.lr for run in runs_of("--preset fl --lr 0.5 0.25")] == [0.5, 0.25]
     # what only Adam reads would be an error beside another optimizer, if it had been typed
-    assert one("--preset fl --optimizer sgd --momentum 0.5").optimizer == "sgd"
+    assert run_of("--preset fl --optimizer sgd --momentum 0.5").optimizer == "sgd"
 
 
 def test_a_preset_stands_alone():
@@ -581,7 +581,7 @@ def test_a_preset_stands_alone():
     assert "must be one of fl, fd, il, cl" in refused("--preset xx")
     for line in ("--preset fl fd", "--preset fl --preset fd", "--preset fl --config_file x"):
         assert "allows no second preset or configuration file; remove the others" in refused(line)
-    assert "a value is missing" in refused("--preset")
+    assert "the value is missing" in refused("--preset")
 
 
 # --- saved configurations ----------------------------------------------------------------------------------------------
@@ -608,39 +608,39 @@ def saved(tmp_path):
     ],
 )
 def test_a_saved_configuration_is_the_very_same_run(line, saved):
-    run = one(line)
+    run = run_of(line)
     for held in ({"options": plain(run), "source": "abc"}, plain(run)):
         path = saved(held)
-        again = one(f"--config_file {path}")
+        again = run_of(f"--config_file {path}")
         assert again == run
         assert type(again) is type(run)
-        assert one(f"{run.algorithm} --config_file {path}") == run  # the algorithm may be named
+        assert run_of(f"{run.algorithm} --config_file {path}") == run  # the algorithm may be named
 
 
 def test_a_saved_run_that_is_older_than_a_flag_is_the_very_same_run(saved):
     """The default may be another value than the one that says what was done before the flag was there."""
     held = plain(CLASSES["feddf"](algorithm="feddf", distill_steps=0, public_share=0.2))
     older = {name: value for name, value in held.items() if name not in ("distill_steps", "compress")}
-    assert one(f"--config_file {saved(older)}").distill_steps == 0
-    assert one(f"--config_file {saved({'algorithm': 'feddf', 'public_share': 0.2})}").distill_steps == 1000
+    assert run_of(f"--config_file {saved(older)}").distill_steps == 0
+    assert run_of(f"--config_file {saved({'algorithm': 'feddf', 'public_share': 0.2})}").distill_steps == 1000
 
 
 def test_a_flag_beside_a_saved_configuration_has_the_last_word(saved):
-    path = saved(plain(one("fedavg --partition lda --alpha 0.5 --rounds 3")))
+    path = saved(plain(run_of("fedavg --partition lda --alpha 0.5 --rounds 3")))
     assert [(run.seed, run.alpha) for run in runs_of(f"--config_file {path} --seed 1 2")] == [(1, 0.5), (2, 0.5)]
-    assert one(f"--config_file {path} --partition iid") == one("fedavg --partition iid --rounds 3")
+    assert run_of(f"--config_file {path} --partition iid") == run_of("fedavg --partition iid --rounds 3")
     assert "--alpha 0.1: applies only with" in refused(f"--config_file {path} --partition iid --alpha 0.1")
 
 
 def test_a_number_of_selected_clients_is_a_fraction_of_those_of_the_file(saved):
-    path = saved(plain(one("fedavg --n_clients 20")))
-    assert one(f"--config_file {path} --num_select_clients 5").participation == 0.25
-    assert one(f"--config_file {path} --num_select_clients 5 --n_clients 10").participation == 0.5
+    path = saved(plain(run_of("fedavg --n_clients 20")))
+    assert run_of(f"--config_file {path} --num_select_clients 5").participation == 0.25
+    assert run_of(f"--config_file {path} --num_select_clients 5 --n_clients 10").participation == 0.5
 
 
 def test_a_file_of_flags_need_not_name_an_algorithm(saved):
     path = saved({"n_clients": 5, "alpha": 0.5, "sizes": None, "seed": 3})
-    assert one(f"--config_file {path}") == one("cfkd --n_clients 5 --alpha 0.5 --seed 3")
+    assert run_of(f"--config_file {path}") == run_of("cfkd --n_clients 5 --alpha 0.5 --seed 3")
     runs = runs_of(f"fd independent --config_file {path}")
     assert runs == runs_of("fd independent --n_clients 5 --alpha 0.5 --seed 3")
 
@@ -657,9 +657,9 @@ def test_a_file_of_flags_need_not_name_an_algorithm(saved):
         ({"rounds": False}, "--rounds False: must be a whole number"),
         ({"rounds": {"a": 1}}, "--rounds"),
         ({"algorithm": "fedavg", "keep_optimizer": "yes"}, "yes"),
-        ({"config_file": "other.json"}, "holds --config_file"),
+        ({"config_file": "other.json"}, "contains --config_file"),
         ({"model": "-h"}, "--model -h: must be one of LeNet5"),
-        ("[1, 2]", "holds no flags"),
+        ("[1, 2]", "contains no flags"),
         ("{", "cannot be read as JSON"),
         ("", "cannot be read as JSON"),
         (b"\xff\xfe".decode("latin1"), "cannot be read as JSON"),
@@ -675,7 +675,7 @@ def test_a_file_that_is_no_configuration_is_one_line(held, words, saved):
 
 
 def test_a_configuration_of_another_algorithm_than_the_one_named(saved):
-    path = saved(plain(one("fedavg")))
+    path = saved(plain(run_of("fedavg")))
     for named in ("cfkd", "fedavg cfkd"):
         assert f"is for fedavg, but {named} is named" in refused(f"{named} --config_file {path}")
 
@@ -686,7 +686,7 @@ def test_a_configuration_of_another_algorithm_than_the_one_named(saved):
 def test_a_shell_is_told_algorithms_flags_and_names(tmp_path):
     """argcomplete's protocol: the line in the environment, the answers on descriptor 8, one a line."""
 
-    def asked(line):
+    def request(line):
         environment = {
             **{"_ARGCOMPLETE": "2", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SUPPRESS_SPACE": "1"},
             **{"COMP_TYPE": "9", "COMP_LINE": line, "COMP_POINT": str(len(line))},
@@ -695,6 +695,6 @@ def test_a_shell_is_told_algorithms_flags_and_names(tmp_path):
         subprocess.run(["sh", "-c", command], cwd=ROOT, env={**os.environ, **environment}, check=True, capture_output=True)
         return (tmp_path / "answers").read_text().split("\n")
 
-    assert asked("python run.py fedav") == ["fedavg"]
-    assert asked("python run.py cfkd --lambda") == ["--lambda_kd", "--lambda_disc"]
-    assert asked("python run.py cfkd --model LeN") == ["LeNet5", "LeNet5_classic"]
+    assert request("python run.py fedav") == ["fedavg"]
+    assert request("python run.py cfkd --lambda") == ["--lambda_kd", "--lambda_disc"]
+    assert request("python run.py cfkd --model LeN") == ["LeNet5", "LeNet5_classic"]

@@ -127,7 +127,7 @@ def problems(draw, partitions=tuple(PARTITIONS), alphas=ALPHAS):
         hands = generator.permutation(np.concatenate([of_each, generator.choice(n_writers, len(train) - len(of_each))]))
         flags["n_clients"] = draw(st.integers(1, min(n_writers, most))) if name == "writers" else n_writers
         flags["test_share"] = draw(st.sampled_from([1e-9, 0.2, 0.5, 0.999]))
-    asked = Options(
+    options = Options(
         partition=name,
         alpha=draw(st.sampled_from(alphas)),
         split_seed=draw(st.integers(0, 2**70)),
@@ -135,8 +135,8 @@ def problems(draw, partitions=tuple(PARTITIONS), alphas=ALPHAS):
     )
     data = labelled(train, test, n_classes, hands)
     if name not in (*ONE_EACH, *OF_TRAINING, *OVERLAPPING):  # a rule of which nothing is known here
-        assume(can_be_had(data, asked))
-    return data, asked
+        assume(can_be_had(data, options))
+    return data, options
 
 
 @st.composite
@@ -145,28 +145,28 @@ def sized_problems(draw):
     parts = draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
     whole = sum(parts) + draw(st.sampled_from([0, 0, 1, 7]))
     n_train, n_test = whole * draw(st.integers(1, 8)), whole * draw(st.integers(1, 8))
-    asked = Options(
+    options = Options(
         partition=draw(st.sampled_from(readers("counts"))),
         alpha=draw(st.sampled_from(ALPHAS)),
         n_clients=len(parts),
         sizes=tuple(part / whole for part in parts),
         split_seed=draw(st.integers(0, 1000)),
     )
-    return in_turn(n_train, n_test, draw(st.integers(1, 10))), asked, parts, whole
+    return in_turn(n_train, n_test, draw(st.integers(1, 10))), options, parts, whole
 
 
-def assert_proper(data, found, asked):
+def assert_proper(data, result, options):
     """Nothing twice (of a client, where clients may have the same), nothing out of range, nobody without an example, indices
     sorted."""
-    tests = (0, data.n_train) if asked.partition in OF_TRAINING else (data.n_train, len(data.y))
-    for shares, (least, end) in ((found.train, (0, data.n_train)), (found.test, tests)):
-        assert len(shares) == asked.n_clients
+    tests = (0, data.n_train) if options.partition in OF_TRAINING else (data.n_train, len(data.y))
+    for shares, (least, end) in ((result.train, (0, data.n_train)), (result.test, tests)):
+        assert len(shares) == options.n_clients
         assert all(len(share) >= 1 for share in shares)
         assert min(share.min() for share in shares) >= least
         assert max(share.max() for share in shares) < end
-    assert len(found.validation) == asked.n_clients
-    every = [*found.train, *found.validation, *found.test]
-    apart = zip(found.train, found.validation, found.test, strict=True) if asked.partition in OVERLAPPING else [every]
+    assert len(result.validation) == options.n_clients
+    every = [*result.train, *result.validation, *result.test]
+    apart = zip(result.train, result.validation, result.test, strict=True) if options.partition in OVERLAPPING else [every]
     for shares in apart:
         assert len(np.unique(np.concatenate(shares))) == sum(map(len, shares))
     for share in every:
@@ -174,24 +174,24 @@ def assert_proper(data, found, asked):
         assert (np.diff(share) > 0).all()
 
 
-def can_be_had(data, asked):
+def can_be_had(data, options):
     try:
-        return bool(split(data, asked))
+        return bool(split(data, options))
     except UserError:
         return False
 
 
-def refusal(data, asked):
+def refusal(data, options):
     """The one line that refuses what is asked."""
-    return line_of(split, data, asked)
+    return line_of(split, data, options)
 
 
-def split_or_refused(data, asked):
+def split_or_refused(data, options):
     """The split, or None where a client has a single image and cannot hold one out."""
     try:
-        return split(data, asked)
+        return split(data, options)
     except UserError:
-        assert asked.validation
+        assert options.validation
         return None
 
 
@@ -201,49 +201,49 @@ def split_or_refused(data, asked):
 @modestly
 @given(problems())
 def test_shares_are_disjoint_in_range_and_not_empty(problem):
-    data, asked = problem
-    assert_proper(data, split(data, asked), asked)
+    data, options = problem
+    assert_proper(data, split(data, options), options)
 
 
 @modestly
 @given(problems(partitions=APART))
 def test_every_example_is_dealt(problem):
-    data, asked = problem
-    found, y = split(data, asked), data.y.numpy()
-    every = np.concatenate([*found.train, *found.test])
-    expected = np.arange(data.n_train if asked.partition in OF_TRAINING else len(y))
-    if asked.partition in WHOLE_CLASSES:
+    data, options = problem
+    result, y = split(data, options), data.y.numpy()
+    every = np.concatenate([*result.train, *result.test])
+    expected = np.arange(data.n_train if options.partition in OF_TRAINING else len(y))
+    if options.partition in WHOLE_CLASSES:
         expected = np.flatnonzero(np.isin(y, y[every]))  # too few clients for all classes: those that are dealt are whole
-    if asked.partition == "classes":
-        assert len(np.unique(y[every])) == min(asked.n_clients * asked.classes_per_client, len(data.classes))
+    if options.partition == "classes":
+        assert len(np.unique(y[every])) == min(options.n_clients * options.classes_per_client, len(data.classes))
     assert np.array_equal(np.sort(every), expected)
 
 
 @modestly
 @given(problems(partitions=readers("counts")))
 def test_without_sizes_clients_get_equal_numbers_and_the_first_ones_the_rest(problem):
-    data, asked = problem
-    found = split(data, asked)
-    for shares, n in ((found.train, data.n_train), (found.test, len(data.y) - data.n_train)):
-        each, rest = divmod(n, asked.n_clients)
-        assert [len(share) for share in shares] == [each + 1] * rest + [each] * (asked.n_clients - rest)
+    data, options = problem
+    drawn_split = split(data, options)
+    for shares, n in ((drawn_split.train, data.n_train), (drawn_split.test, len(data.y) - data.n_train)):
+        each, rest = divmod(n, options.n_clients)
+        assert [len(share) for share in shares] == [each + 1] * rest + [each] * (options.n_clients - rest)
 
 
 @modestly
 @given(sized_problems())
 def test_sizes_are_exactly_as_asked(problem):
-    data, asked, parts, whole = problem
-    found = split(data, asked)
-    assert_proper(data, found, asked)
-    assert [len(share) * whole for share in found.train] == [part * data.n_train for part in parts]
-    assert [len(share) * whole for share in found.test] == [part * (len(data.y) - data.n_train) for part in parts]
+    data, options, parts, whole = problem
+    drawn_split = split(data, options)
+    assert_proper(data, drawn_split, options)
+    assert [len(share) * whole for share in drawn_split.train] == [part * data.n_train for part in parts]
+    assert [len(share) * whole for share in drawn_split.test] == [part * (len(data.y) - data.n_train) for part in parts]
 
 
 @modestly
 @given(problems())
 def test_the_same_split_seed_gives_the_same_split(problem):
-    data, asked = problem
-    assert split(data, asked).digest == split(data, asked).digest
+    data, options = problem
+    assert split(data, options).digest == split(data, options).digest
 
 
 @pytest.mark.parametrize("name", APART)
@@ -267,14 +267,14 @@ def test_the_pool_is_only_read(name):
 @pytest.mark.parametrize("name", RULES)
 def test_nobody_gets_nothing(name):
     """A rule that cannot deal to so many clients is refused."""
-    data, asked = in_turn(64, 64, 4), Options(partition=name, n_clients=20, classes_per_client=1)
+    data, options = in_turn(64, 64, 4), Options(partition=name, n_clients=20, classes_per_client=1)
     try:
-        found = split(data, asked)
+        drawn_split = split(data, options)
     except UserError as error:
         assert "use fewer clients" in str(error)
         assert name not in ONE_EACH
     else:
-        assert_proper(data, found, asked)
+        assert_proper(data, drawn_split, options)
 
 
 @pytest.mark.parametrize(("train", "test", "what"), [([2, 0, 3], [1, 1, 1], "training"), ([2, 1, 2], [1, 0, 2], "test")])
@@ -292,18 +292,18 @@ def test_a_rule_that_leaves_a_client_out_is_refused_by_name(train, test, what, m
 def test_as_many_clients_as_examples_get_one_each(name, alpha):
     """The tightest case: nothing is left to be drawn again until it fits."""
     data = in_turn(30, 30, 10)
-    asked = Options(partition=name, alpha=alpha, n_clients=30, shard_per_user=1, classes_per_client=1, digit_num=1)
-    found = split(data, asked)
-    assert_proper(data, found, asked)
-    assert {len(share) for share in (*found.train, *found.test)} == {1}
+    options = Options(partition=name, alpha=alpha, n_clients=30, shard_per_user=1, classes_per_client=1, digit_num=1)
+    drawn_split = split(data, options)
+    assert_proper(data, drawn_split, options)
+    assert {len(share) for share in (*drawn_split.train, *drawn_split.test)} == {1}
 
 
 @pytest.mark.parametrize("name", OF_TRAINING)
 def test_as_many_clients_as_pairs_of_examples_train_on_one_and_keep_the_other(name):
-    data, asked = in_turn(30, 30, 5), Options(partition=name, n_clients=15)
-    found = split(data, asked)
-    assert_proper(data, found, asked)
-    assert {len(share) for share in (*found.train, *found.test)} == {1}
+    data, options = in_turn(30, 30, 5), Options(partition=name, n_clients=15)
+    drawn_split = split(data, options)
+    assert_proper(data, drawn_split, options)
+    assert {len(share) for share in (*drawn_split.train, *drawn_split.test)} == {1}
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -334,21 +334,21 @@ def test_readers_are_the_partitioners_that_name_a_flag():
 @given(st.integers(1, 10_000), st.lists(st.integers(1, 100), min_size=1, max_size=20))
 def test_counts_are_the_whole_parts_of_size_times_n(n, hundredths):
     """0.29 * 100 is 28.999... in floats and 29 in fractions."""
-    asked = [Fraction(part, 100) for part in hundredths]
-    if sum(asked) >= 1:
-        asked = [Fraction(part, sum(hundredths) + 1) for part in hundredths]
-    expected = [math.floor(size * n) for size in asked]
-    assert counts_of([float(size) for size in asked], n, len(asked)).tolist() == expected
+    requests = [Fraction(part, 100) for part in hundredths]
+    if sum(requests) >= 1:
+        requests = [Fraction(part, sum(hundredths) + 1) for part in hundredths]
+    expected = [math.floor(size * n) for size in requests]
+    assert counts_of([float(size) for size in requests], n, len(requests)).tolist() == expected
 
 
 @modestly
 @given(st.integers(1, 10_000), st.lists(st.integers(1, 100), min_size=1, max_size=20))
 def test_sizes_that_add_up_to_one_deal_the_rest_to_the_first_clients(n, parts):
-    asked = [Fraction(part, sum(parts)) for part in parts]
-    whole = [math.floor(size * n) for size in asked]
+    requests = [Fraction(part, sum(parts)) for part in parts]
+    whole = [math.floor(size * n) for size in requests]
     rest = n - sum(whole)
     expected = [count + (k < rest) for k, count in enumerate(whole)]
-    assert counts_of([float(size) for size in asked], n, len(asked)).tolist() == expected
+    assert counts_of([float(size) for size in requests], n, len(requests)).tolist() == expected
 
 
 # --- iid ---------------------------------------------------------------------------------------------------------------
@@ -356,9 +356,9 @@ def test_sizes_that_add_up_to_one_deal_the_rest_to_the_first_clients(n, parts):
 
 def test_iid_does_not_look_at_the_labels():
     counts = [10, 25, 15]
-    one, _ = dealt("iid", pool_of(np.arange(50) % 5), counts=counts)
+    item, _ = dealt("iid", pool_of(np.arange(50) % 5), counts=counts)
     other, _ = dealt("iid", pool_of(np.zeros(50)), counts=counts)
-    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(item, other, strict=True))
 
 
 def test_iid_is_shuffled():
@@ -387,10 +387,10 @@ def assert_stratified(counted, totals, counts):
 @modestly
 @given(problem=problems(partitions=("dirichlet",), alphas=(math.inf,)))
 def test_dirichlet_at_inf_is_stratified(alpha, problem):
-    data, asked = problem
-    asked = Options(partition="dirichlet", alpha=alpha, n_clients=asked.n_clients)
-    found, labels, n_classes = split(data, asked), data.y.numpy(), len(data.classes)
-    for shares in (found.train, found.test):
+    data, options = problem
+    options = Options(partition="dirichlet", alpha=alpha, n_clients=options.n_clients)
+    result, labels, n_classes = split(data, options), data.y.numpy(), len(data.classes)
+    for shares in (result.train, result.test):
         counted = class_table(labels, shares, n_classes)
         assert_stratified(counted, counted.sum(0), counted.sum(1))
 
@@ -398,7 +398,7 @@ def test_dirichlet_at_inf_is_stratified(alpha, problem):
 @modestly
 @given(sized_problems())
 def test_dirichlet_at_inf_is_stratified_for_unequal_sizes_too(problem):
-    data, asked, parts, whole = problem
+    data, options, parts, whole = problem
     labels = data.y.numpy()[: data.n_train]
     counts = np.array(parts) * (data.n_train // whole)
     shares, _ = dealt("dirichlet", pool_of(labels), counts=(counts, counts))
@@ -484,11 +484,11 @@ def test_the_first_classes_of_a_mix_are_together_rounded_to_the_nearest_number(p
 def test_lda_at_inf_gives_every_client_the_same_of_every_class(alpha, problem):
     """A count is the difference of two roundings, so it is within 1 of the equal part; one example may be given away to a
     client that would have none."""
-    data, asked = problem
-    found = split(data, Options(partition="lda", alpha=alpha, n_clients=asked.n_clients))
-    for shares in (found.train, found.test):
+    data, options = problem
+    drawn_split = split(data, Options(partition="lda", alpha=alpha, n_clients=options.n_clients))
+    for shares in (drawn_split.train, drawn_split.test):
         counted = class_table(data.y.numpy(), shares, len(data.classes))
-        assert np.abs(counted - counted.sum(0) / asked.n_clients).max() <= 1 + 1e-9
+        assert np.abs(counted - counted.sum(0) / options.n_clients).max() <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -569,11 +569,11 @@ def test_a_shard_is_a_run_of_its_class_in_the_order_of_the_file(problem, seed):
 @given(problems(partitions=("shards",)))
 def test_one_shard_a_client_cuts_every_class_as_evenly_as_can_be(problem):
     """With one shard each a client is a shard: as many a class, give or take one, and the longer pieces first."""
-    data, asked = problem
-    n_clients = asked.n_clients * asked.shard_per_user
-    found, y = split(data, replace(asked, n_clients=n_clients, shard_per_user=1)), data.y.numpy()
+    data, options = problem
+    n_clients = options.n_clients * options.shard_per_user
+    result, y = split(data, replace(options, n_clients=n_clients, shard_per_user=1)), data.y.numpy()
     numbers = []
-    for shares, begin, end in ((found.train, 0, data.n_train), (found.test, data.n_train, len(y))):
+    for shares, begin, end in ((result.train, 0, data.n_train), (result.test, data.n_train, len(y))):
         by_class = [sorted((s for s in shares if y[s[0]] == c), key=lambda s: s[0]) for c in range(len(data.classes))]
         numbers.append([len(pieces) for pieces in by_class])
         for c, pieces in enumerate(by_class):
@@ -583,7 +583,7 @@ def test_one_shard_a_client_cuts_every_class_as_evenly_as_can_be(problem):
     assert numbers[0] == numbers[1]
     each, rest = divmod(n_clients, len(data.classes))
     assert sorted(numbers[0]) == [each] * (len(data.classes) - rest) + [each + 1] * rest
-    labels = [[y[share[0]] for share in shares] for shares in (found.train, found.test)]
+    labels = [[y[share[0]] for share in shares] for shares in (result.train, result.test)]
     assert labels[0] == labels[1]
 
 
@@ -625,10 +625,10 @@ def test_which_shard_of_a_class_is_whose_is_drawn_apart_for_training_and_test():
 @modestly
 @given(problems(partitions=("classes",)))
 def test_classes_are_exactly_as_many_as_asked_the_same_in_training_and_test_and_shared_evenly(problem):
-    data, asked = problem
-    found, y, n_classes = split(data, asked), data.y.numpy(), len(data.classes)
-    train, test = (class_table(y, shares, n_classes) for shares in (found.train, found.test))
-    assert ((train > 0).sum(1) == asked.classes_per_client).all()
+    data, options = problem
+    result, y, n_classes = split(data, options), data.y.numpy(), len(data.classes)
+    train, test = (class_table(y, shares, n_classes) for shares in (result.train, result.test))
+    assert ((train > 0).sum(1) == options.classes_per_client).all()
     assert np.array_equal(train > 0, test > 0)
     n_holders = (train > 0).sum(0)
     assert n_holders.max() - n_holders.min() <= 1
@@ -663,8 +663,8 @@ def test_a_class_is_shuffled_before_it_is_dealt():
 @pytest.mark.parametrize("name", ["shards", "classes"])
 def test_a_class_that_nobody_trains_on_is_nobodys_to_be_tested_on(name):
     data = labelled(np.arange(40) % 2, np.arange(30) % 3)
-    found, y = split(data, Options(partition=name, n_clients=2, shard_per_user=2, classes_per_client=2)), data.y.numpy()
-    assert sorted(np.concatenate(found.test)) == [i for i in range(40, 70) if y[i] < 2]
+    result, y = split(data, Options(partition=name, n_clients=2, shard_per_user=2, classes_per_client=2)), data.y.numpy()
+    assert sorted(np.concatenate(result.test)) == [i for i in range(40, 70) if y[i] < 2]
 
 
 # --- digit sets and blocks ---------------------------------------------------------------------------------------------
@@ -731,14 +731,14 @@ def test_the_blocks_are_cut_without_a_draw_and_from_what_is_kept():
 @modestly
 @given(problems(partitions=("digit_sets",)))
 def test_digit_sets_are_consecutive_apart_the_same_in_training_and_test_and_shared_evenly(problem):
-    data, asked = problem
-    found, y, n_classes = split(data, asked), data.y.numpy(), len(data.classes)
-    assert_proper(data, found, asked)
-    train, test = (class_table(y, shares, n_classes) for shares in (found.train, found.test))
+    data, options = problem
+    result, y, n_classes = split(data, options), data.y.numpy(), len(data.classes)
+    assert_proper(data, result, options)
+    train, test = (class_table(y, shares, n_classes) for shares in (result.train, result.test))
     assert np.array_equal(train > 0, test > 0)
     for row in train > 0:
-        assert row.sum() == asked.digit_num
-        runs = [all(row[(c + d) % n_classes] for d in range(asked.digit_num)) for c in range(n_classes)]
+        assert row.sum() == options.digit_num
+        runs = [all(row[(c + d) % n_classes] for d in range(options.digit_num)) for c in range(n_classes)]
         assert any(runs)
     for counted in (train, test):
         for column in counted.T:
@@ -799,23 +799,25 @@ def test_a_block_without_an_image_is_a_clear_line():
 # --- writers -----------------------------------------------------------------------------------------------------------
 
 
-def assert_whole_writers(data, found, asked):
+def assert_whole_writers(data, result, options):
     """No writer is two clients', none is left out, and the clients have as many of them to within one."""
     hands = data.owners.numpy()
-    own = [np.unique(hands[np.concatenate(parts)]) for parts in zip(found.train, found.validation, found.test, strict=True)]
+    own = [
+        np.unique(hands[np.concatenate(parts)]) for parts in zip(result.train, result.validation, result.test, strict=True)
+    ]
     every = np.concatenate(own)
     assert np.array_equal(np.sort(every), np.unique(hands[: data.n_train]))
     assert max(map(len, own)) - min(map(len, own)) <= 1
-    for train, held, test in zip(found.train, found.validation, found.test, strict=True):
+    for train, held, test in zip(result.train, result.validation, result.test, strict=True):
         n = len(train) + len(held) + len(test)
-        assert len(test) == min(max(round(asked.test_share * n), 1), n - 1)
+        assert len(test) == min(max(round(options.test_share * n), 1), n - 1)
 
 
 @modestly
 @given(problems(partitions=("writers",)))
 def test_writers_are_whole_and_their_test_images_are_a_share_of_their_own(problem):
-    data, asked = problem
-    assert_whole_writers(data, split(data, asked), asked)
+    data, options = problem
+    assert_whole_writers(data, split(data, options), options)
 
 
 def test_writers_are_dealt_at_random():
@@ -839,9 +841,9 @@ def test_the_test_images_of_a_client_are_drawn_at_random():
 
 def test_writers_of_the_images_that_are_kept_are_dealt():
     data = in_turn(100, 40, 5)
-    asked = Options(partition="writers", n_clients=5, reduced=0.4)
-    found = split(data, asked)
-    assert sorted(np.concatenate([*found.train, *found.test])) == list(range(40))
+    options = Options(partition="writers", n_clients=5, reduced=0.4)
+    drawn_split = split(data, options)
+    assert sorted(np.concatenate([*drawn_split.train, *drawn_split.test])) == list(range(40))
 
 
 @needs_mnist
@@ -851,11 +853,13 @@ def test_mnists_writers_in_fifty_clients():
     with np.load(WRITER_IDS) as ids:
         hands = np.concatenate([ids["train_writer"], ids["test_writer"]]).astype(np.int64)
     data = replace(datasets.load("MNIST", datasets.Source(ROOT / "data")), owners=torch.from_numpy(hands))
-    asked = Options(partition="writers", n_clients=50, validation=0.1)
-    found = split(data, asked)
-    assert_proper(data, found, asked)
-    assert_whole_writers(data, found, asked)
-    every = [np.concatenate(parts) for parts in zip(found.train, found.validation, found.test, strict=True)]
+    options = Options(partition="writers", n_clients=50, validation=0.1)
+    drawn_split = split(data, options)
+    assert_proper(data, drawn_split, options)
+    assert_whole_writers(data, drawn_split, options)
+    every = [
+        np.concatenate(parts) for parts in zip(drawn_split.train, drawn_split.validation, drawn_split.test, strict=True)
+    ]
     assert np.array_equal(np.sort(np.concatenate(every)), np.arange(60_000))
     assert Counter(len(np.unique(hands[own])) for own in every) == {11: 39, 10: 11}
 
@@ -875,40 +879,40 @@ def silos_of(data, **flags):
 
 def test_a_silo_is_a_client_with_all_that_it_has():
     data = brought([2, 0, 1, 2, 0, 2], [1, 0, 2, 1])
-    found = silos_of(data)
-    assert [share.tolist() for share in found.train] == [[1, 4], [2], [0, 3, 5]]
-    assert [share.tolist() for share in found.test] == [[7], [6, 9], [8]]
-    assert found.names == ("a", "b", "c")
+    silos = silos_of(data)
+    assert [share.tolist() for share in silos.train] == [[1, 4], [2], [0, 3, 5]]
+    assert [share.tolist() for share in silos.test] == [[7], [6, 9], [8]]
+    assert silos.names == ("a", "b", "c")
     assert not has_common_test(data)
-    assert global_test(data, found).tolist() == [6, 7, 8, 9]  # the union of what they have
-    assert silos_of(data, split_seed=1).digest == found.digest, "nothing is drawn"
+    assert global_test(data, silos).tolist() == [6, 7, 8, 9]  # the union of what they have
+    assert silos_of(data, split_seed=1).digest == silos.digest, "nothing is drawn"
 
 
 def test_a_silo_without_test_examples_holds_out_its_own():
     data = brought([0] * 10 + [1] * 10 + [2] * 5, [1, 1])
-    found = silos_of(data, test_share=0.3)
-    assert found.test.sizes.tolist() == [3, 2, 2]  # round(0.3 * 5) = 2
-    assert found.test[1].tolist() == [25, 26]
+    silos = silos_of(data, test_share=0.3)
+    assert silos.test.sizes.tolist() == [3, 2, 2]  # round(0.3 * 5) = 2
+    assert silos.test[1].tolist() == [25, 26]
     for k, whole in ((0, range(10)), (2, range(20, 25))):
-        assert np.array_equal(np.union1d(found.train[k], found.test[k]), whole)
-        assert not np.intersect1d(found.train[k], found.test[k]).size
-    assert np.array_equal(global_test(data, found), np.union1d([25, 26], found.test.values))
-    assert silos_of(data, test_share=0.3, split_seed=1).digest != found.digest
+        assert np.array_equal(np.union1d(silos.train[k], silos.test[k]), whole)
+        assert not np.intersect1d(silos.train[k], silos.test[k]).size
+    assert np.array_equal(global_test(data, silos), np.union1d([25, 26], silos.test.values))
+    assert silos_of(data, test_share=0.3, split_seed=1).digest != silos.digest
 
 
 def test_where_all_share_a_test_set_it_is_the_global_one_alone():
     data = brought([0, 0, 1, 1, 2, 2], [0, -1, 1, 2, -1])
-    found = silos_of(data)
+    silos = silos_of(data)
     assert has_common_test(data)
-    assert [share.tolist() for share in found.test] == [[6], [8], [9]]
-    assert global_test(data, found).tolist() == [7, 10]
+    assert [share.tolist() for share in silos.test] == [[6], [8], [9]]
+    assert global_test(data, silos).tolist() == [7, 10]
 
 
 def test_without_any_test_set_the_clients_hold_out_and_no_other_rule_can_deal():
     whole = brought([0] * 4 + [1] * 4 + [2] * 4, [0])
     data = replace(whole, x=whole.x[:12], y=whole.y[:12], owners=whole.owners[:12])
-    found = silos_of(data)
-    assert np.array_equal(global_test(data, found), np.sort(found.test.values))
+    silos = silos_of(data)
+    assert np.array_equal(global_test(data, silos), np.sort(silos.test.values))
     line = refusal(data, Options(partition="iid", n_clients=2))
     assert line.startswith("--partition iid: labelled has no test set to split; must be writers or silos")
 
@@ -916,8 +920,8 @@ def test_without_any_test_set_the_clients_hold_out_and_no_other_rule_can_deal():
 def test_names_stay_with_who_has_them(folder):
     """A client is called by a name where it has examples of that silo alone: as silos, or by a file that says the same."""
     data = brought([1, 1, 0, 0, 2, 2], [0, 1, 2])
-    found = silos_of(data)
-    shares = {part: [getattr(found, part)[k] for k in (2, 0, 1)] for part in PARTS}
+    silos = silos_of(data)
+    shares = {part: [getattr(silos, part)[k] for k in (2, 0, 1)] for part in PARTS}
     path = str(saved(folder / "other order.npz", data, Split(**shares)))
     assert split(data, Options(partition_file=path, n_clients=3)).names == ("c", "a", "b")
     assert split(data, Options(partition="iid", n_clients=3)).names == ()
@@ -925,16 +929,16 @@ def test_names_stay_with_who_has_them(folder):
 
 def test_silos_that_cannot_be_had_are_a_clear_line():
     data = brought([0, 0, 1, 1, 2], [0, 1])
-    asked = Options(partition="silos", n_clients=2)
-    assert refusal(data, asked) == "--n_clients 2: the data have 3 clients; must be 3"
-    line = refusal(data, replace(asked, n_clients=3))
+    options = Options(partition="silos", n_clients=2)
+    assert refusal(data, options) == "--n_clients 2: the data have 3 clients; must be 3"
+    line = refusal(data, replace(options, n_clients=3))
     assert (
         line
         == "--partition silos: c has a single example and no test examples, so it cannot hold one out; remove this client"
     )
-    line = refusal(data, replace(asked, n_clients=3, reduced=0.6))
+    line = refusal(data, replace(options, n_clients=3, reduced=0.6))
     assert line == "--reduced: keeps no training examples of c; use --reduced_draw random"
-    assert "do not name the clients" in refusal(replace(data, owners=None, clients=()), asked)
+    assert "do not name the clients" in refusal(replace(data, owners=None, clients=()), options)
 
 
 # --- train and test ----------------------------------------------------------------------------------------------------
@@ -973,16 +977,16 @@ def test_dirichlets_mixes_are_the_same_in_training_and_test_up_to_rounding(alpha
 
 def test_reduced_keeps_the_first_images():
     data = in_turn(100, 40, 5)
-    found = split(data, Options(reduced=0.29, n_clients=3))  # 0.29 * 100 is 28.999... in floats
-    assert sorted(np.concatenate(found.train)) == list(range(29))
-    assert sum(map(len, found.test)) == 40  # the test set stays whole
+    drawn_split = split(data, Options(reduced=0.29, n_clients=3))  # 0.29 * 100 is 28.999... in floats
+    assert sorted(np.concatenate(drawn_split.train)) == list(range(29))
+    assert sum(map(len, drawn_split.test)) == 40  # the test set stays whole
 
 
 def test_reduced_can_keep_a_random_draw():
     data = in_turn(1000, 40, 5)
-    asked = {"reduced": 0.2, "reduced_draw": "random", "n_clients": 3}
-    kept = [np.sort(np.concatenate(split(data, Options(**asked, split_seed=seed)).train)) for seed in (0, 0, 1)]
-    assert [len(one) for one in kept] == [200, 200, 200]
+    flags = {"reduced": 0.2, "reduced_draw": "random", "n_clients": 3}
+    kept = [np.sort(np.concatenate(split(data, Options(**flags, split_seed=seed)).train)) for seed in (0, 0, 1)]
+    assert [len(item) for item in kept] == [200, 200, 200]
     assert kept[0].max() < 1000
     assert np.array_equal(kept[0], kept[1])
     assert not np.array_equal(kept[0], kept[2])
@@ -991,40 +995,43 @@ def test_reduced_can_keep_a_random_draw():
 
 def test_the_random_draw_does_not_depend_on_who_gets_what():
     data = in_turn(1000, 40, 5)
-    asked = {"reduced": 0.2, "reduced_draw": "random"}
+    flags = {"reduced": 0.2, "reduced_draw": "random"}
     others = [{"n_clients": 2}, {"n_clients": 7}, {"partition": "lda", "alpha": 0.5}, {"partition": "iid"}]
-    kept = [np.sort(np.concatenate(split(data, Options(**asked, **other)).train)) for other in others]
-    assert all(np.array_equal(kept[0], one) for one in kept)
+    kept = [np.sort(np.concatenate(split(data, Options(**flags, **other)).train)) for other in others]
+    assert all(np.array_equal(kept[0], item) for item in kept)
 
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.25, 0.5, 0.999])
 def test_validation_is_held_out_of_each_share(name, fraction):
     data = in_turn(203, 50, 5)
-    asked = Options(partition=name, alpha=0.5, n_clients=6)
-    whole = split(data, asked)
+    options = Options(partition=name, alpha=0.5, n_clients=6)
+    whole = split(data, options)
     if name in OVERLAPPING and fraction == 0.999:  # what one of a block's holders leaves, the other takes
-        line = refusal(data, replace(asked, validation=fraction))
+        line = refusal(data, replace(options, validation=fraction))
         assert line.startswith(
             "--validation 0.999: every image of client 1 is held out by this client or by another client with the same image"
         )
         return
-    found = split(data, replace(asked, validation=fraction))
-    for before, train, held in zip(whole.train, found.train, found.validation, strict=True):
+    drawn_split = split(data, replace(options, validation=fraction))
+    for before, train, held in zip(whole.train, drawn_split.train, drawn_split.validation, strict=True):
         assert np.array_equal(np.sort(np.concatenate([train, held])), before)  # nothing else of the split changes
         least = min(max(round(fraction * len(before)), 1), len(before) - 1)
         assert len(held) >= least if name in OVERLAPPING else len(held) == least
-    assert all(np.array_equal(a, b) for a, b in zip(whole.test, found.test, strict=True))
-    assert_proper(data, found, asked)
+    assert all(np.array_equal(a, b) for a, b in zip(whole.test, drawn_split.test, strict=True))
+    assert_proper(data, drawn_split, options)
 
 
 def test_what_one_client_holds_out_no_other_trains_on():
     """Blocks belong to several clients whole: a client's held-out image was trained on by whoever had its block too."""
     data = in_turn(600, 100, 10)
     for fraction in (0.1, 0.5, 0.9):
-        found = split(data, Options(partition="reference_blocks", n_clients=5, digit_num=6, validation=fraction))
-        assert not np.intersect1d(np.concatenate(found.train), np.concatenate(found.validation)).size
-        parts = [len(held) / (len(held) + len(train)) for held, train in zip(found.validation, found.train, strict=True)]
+        drawn_split = split(data, Options(partition="reference_blocks", n_clients=5, digit_num=6, validation=fraction))
+        assert not np.intersect1d(np.concatenate(drawn_split.train), np.concatenate(drawn_split.validation)).size
+        parts = [
+            len(held) / (len(held) + len(train))
+            for held, train in zip(drawn_split.validation, drawn_split.train, strict=True)
+        ]
         assert fraction <= min(parts)
         assert max(parts) < 1 - (1 - fraction) ** 2, "less than if each of two holders had drawn for itself"
 
@@ -1032,8 +1039,8 @@ def test_what_one_client_holds_out_no_other_trains_on():
 def test_validation_of_two_images_holds_one_out_whatever_the_fraction():
     data = in_turn(6, 6, 2)
     for fraction in (0.001, 0.5, 0.999):
-        found = split(data, Options(n_clients=3, validation=fraction))
-        assert [len(share) for share in (*found.train, *found.validation)] == [1] * 6
+        drawn_split = split(data, Options(n_clients=3, validation=fraction))
+        assert [len(share) for share in (*drawn_split.train, *drawn_split.validation)] == [1] * 6
 
 
 def test_validation_is_a_random_part():
@@ -1049,48 +1056,48 @@ def test_validation_is_a_random_part():
 def test_public_examples_are_set_aside_before_the_rest_is_dealt(name, part):
     data = in_turn(203, 50, 5)
     data = replace(data, owners=torch.arange(253) % 6) if name == "silos" else data
-    asked = Options(partition=name, alpha=0.5, n_clients=6, public_share=part, validation=0.1)
-    found, others = split(data, asked), split(data, replace(asked, split_seed=1))
-    assert len(found.public) == int(part * 203)
-    assert not np.array_equal(found.public, others.public), "a random part"
-    assert not set(found.public) & set(np.concatenate([share for each in found.parts for share in each]))
-    assert not np.array_equal(found.public, np.arange(len(found.public)))
+    options = Options(partition=name, alpha=0.5, n_clients=6, public_share=part, validation=0.1)
+    result, others = split(data, options), split(data, replace(options, split_seed=1))
+    assert len(result.public) == int(part * 203)
+    assert not np.array_equal(result.public, others.public), "a random part"
+    assert not set(result.public) & set(np.concatenate([share for each in result.parts for share in each]))
+    assert not np.array_equal(result.public, np.arange(len(result.public)))
     rest = replace(data, x=data.x.clone(), y=data.y.clone())  # another owner of the very same examples
-    dealt = np.concatenate([*found.train, *found.validation])
-    assert set(dealt) <= set(range(203)) - set(found.public)
-    assert split(rest, asked).digest == found.digest != split(data, replace(asked, public_share=0)).digest
+    dealt = np.concatenate([*result.train, *result.validation])
+    assert set(dealt) <= set(range(203)) - set(result.public)
+    assert split(rest, options).digest == result.digest != split(data, replace(options, public_share=0)).digest
 
 
 def test_public_examples_are_of_what_reduced_keeps():
     data = in_turn(200, 50, 5)
     for drawn in ("first", "random"):
         kept = split(data, Options(reduced=0.5, reduced_draw=drawn, partition="iid"))
-        found = split(data, Options(reduced=0.5, reduced_draw=drawn, partition="iid", public_share=0.2))
-        assert len(found.public) == 20
-        assert set(np.concatenate([*found.train, found.public])) == set(np.concatenate(list(kept.train)))
+        drawn_split = split(data, Options(reduced=0.5, reduced_draw=drawn, partition="iid", public_share=0.2))
+        assert len(drawn_split.public) == 20
+        assert set(np.concatenate([*drawn_split.train, drawn_split.public])) == set(np.concatenate(list(kept.train)))
 
 
 def test_public_examples_of_another_data_set_leave_the_split_as_it_is():
     data = in_turn(200, 50, 5)
     joined = datasets.with_public(data, in_turn(40, 10, 5))
-    asked = Options(partition="lda", alpha=0.5, n_clients=4, validation=0.1)
-    plain, found = split(data, asked), split(joined, replace(asked, public_share=0.25, public_dataset="MNIST"))
-    assert all(np.array_equal(a.values, b.values) for a, b in zip(plain.parts, found.parts, strict=True))
-    assert len(found.public) == 10
-    assert set(found.public) <= set(range(250, 290)), "those of the other training set"
-    whole = split(joined, replace(asked, public_share=1.0, public_dataset="MNIST"))
+    options = Options(partition="lda", alpha=0.5, n_clients=4, validation=0.1)
+    plain, result = split(data, options), split(joined, replace(options, public_share=0.25, public_dataset="MNIST"))
+    assert all(np.array_equal(a.values, b.values) for a, b in zip(plain.parts, result.parts, strict=True))
+    assert len(result.public) == 10
+    assert set(result.public) <= set(range(250, 290)), "those of the other training set"
+    whole = split(joined, replace(options, public_share=1.0, public_dataset="MNIST"))
     assert whole.public.tolist() == list(range(250, 290))
 
 
 def test_public_examples_are_saved_with_the_split(folder):
-    data, asked = in_turn(100, 20, 5), Options(n_clients=2, public_share=0.1)
-    found = split(data, asked)
-    path = saved(folder / "split.npz", data, found)
+    data, options = in_turn(100, 20, 5), Options(n_clients=2, public_share=0.1)
+    drawn_split = split(data, options)
+    path = saved(folder / "split.npz", data, drawn_split)
     back = from_file(path, data, 2)
-    assert back.digest == found.digest
-    assert back.public.tolist() == found.public.tolist()
-    assert "public" not in arrays(data, split(data, replace(asked, public_share=0))), "as before there were any"
-    edited = {**arrays(data, found), "public": np.array([found.train[0][0]])}
+    assert back.digest == drawn_split.digest
+    assert back.public.tolist() == drawn_split.public.tolist()
+    assert "public" not in arrays(data, split(data, replace(options, public_share=0))), "as before there were any"
+    edited = {**arrays(data, drawn_split), "public": np.array([drawn_split.train[0][0]])}
     np.savez(path, **edited)
     assert "contains example" in line_of(from_file, path, data, 2), "public and somebody's"
     np.savez(path, **{**edited, "public": np.array([120])})
@@ -1104,19 +1111,19 @@ def test_public_examples_that_cannot_be_had_are_refused():
 
 
 def test_validation_is_empty_unless_asked_for():
-    found = split(in_turn(30, 30, 3), Options(n_clients=4))
-    assert [len(share) for share in found.validation] == [0] * 4
+    drawn_split = split(in_turn(30, 30, 3), Options(n_clients=4))
+    assert [len(share) for share in drawn_split.validation] == [0] * 4
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_split_depends_on_the_split_seed_alone(name):
     data = in_turn(300, 100, 5)
-    asked = {"partition": name, "n_clients": 4, "reduced": 0.5, "reduced_draw": "random", "validation": 0.2}
-    expected = split(data, options_for("fedavg", **asked)).digest
+    flags = {"partition": name, "n_clients": 4, "reduced": 0.5, "reduced_draw": "random", "validation": 0.2}
+    expected = split(data, options_for("fedavg", **flags)).digest
     other = {"seed": 5, "model": ("MLP",), "rounds": 7, "lr": 0.3, "participation": 0.5}
-    assert split(data, options_for("independent", **asked, **other)).digest == expected
-    assert split(data, options_for("cfkd", **asked, lambda_kd=3.0)).digest == expected
-    assert split(data, options_for("fedavg", **asked, split_seed=1)).digest != expected
+    assert split(data, options_for("independent", **flags, **other)).digest == expected
+    assert split(data, options_for("cfkd", **flags, lambda_kd=3.0)).digest == expected
+    assert split(data, options_for("fedavg", **flags, split_seed=1)).digest != expected
     bare = Options(partition=name, n_clients=4)  # of the partitioner's own draws alone
     assert (split(data, bare).digest != split(data, replace(bare, split_seed=1)).digest) == (name in APART)
 
@@ -1131,17 +1138,17 @@ def test_torch_and_numpys_global_generators_are_left_alone():
 @modestly
 @given(problems(), st.sampled_from([0.0, 0.3]))
 def test_the_table_adds_up(problem, validation):
-    data, asked = problem
-    found = split_or_refused(data, replace(asked, validation=validation))
-    if found is None:
+    data, options = problem
+    result = split_or_refused(data, replace(options, validation=validation))
+    if result is None:
         return
-    counted = table(data, found)
-    assert counted.shape == (asked.n_clients, len(data.classes))
-    every = data.y.numpy()[np.concatenate([*found.train, *found.validation])]
+    counted = table(data, result)
+    assert counted.shape == (options.n_clients, len(data.classes))
+    every = data.y.numpy()[np.concatenate([*result.train, *result.validation])]
     assert np.array_equal(counted.sum(0), np.bincount(every, minlength=len(data.classes)))
-    sizes = [len(train) + len(held) for train, held in zip(found.train, found.validation, strict=True)]
+    sizes = [len(train) + len(held) for train, held in zip(result.train, result.validation, strict=True)]
     assert np.array_equal(counted.sum(1), sizes)
-    for row, share, held in zip(counted, found.train, found.validation, strict=True):
+    for row, share, held in zip(counted, result.train, result.validation, strict=True):
         labels = data.y.numpy()[[*share, *held]].tolist()
         assert [labels.count(c) for c in range(len(data.classes))] == row.tolist()
 
@@ -1153,33 +1160,33 @@ whole_numbers = st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=6)
 
 @given(lists=whole_numbers, cut=st.slices(6))
 def test_shares_are_a_list_of_arrays(lists, cut):
-    found = Shares.of(lists)
-    assert [share.tolist() for share in found] == [found[k].tolist() for k in range(len(found))] == lists
-    assert found.sizes.tolist() == [len(one) for one in lists]
-    assert found.owners.tolist() == [k for k, one in enumerate(lists) for _ in one]
-    assert [share.tolist() for share in found[cut]] == lists[cut]
-    assert [share.tolist() for share in found.sorted()] == [sorted(one) for one in lists]
-    even = found.where(found.values % 2 == 0)
-    assert [share.tolist() for share in even] == [[i for i in one if i % 2 == 0] for one in lists]
-    assert Shares.of(found) is found
+    result = Shares.of(lists)
+    assert [share.tolist() for share in result] == [result[k].tolist() for k in range(len(result))] == lists
+    assert result.sizes.tolist() == [len(item) for item in lists]
+    assert result.owners.tolist() == [k for k, item in enumerate(lists) for _ in item]
+    assert [share.tolist() for share in result[cut]] == lists[cut]
+    assert [share.tolist() for share in result.sorted()] == [sorted(item) for item in lists]
+    even = result.where(result.values % 2 == 0)
+    assert [share.tolist() for share in even] == [[i for i in item if i % 2 == 0] for item in lists]
+    assert Shares.of(result) is result
     if lists:
-        assert found[-1].tolist() == lists[-1]
-        assert np.shares_memory(found[-1], found.values) or not lists[-1], "a view"
+        assert result[-1].tolist() == lists[-1]
+        assert np.shares_memory(result[-1], result.values) or not lists[-1], "a view"
     with pytest.raises(IndexError):
-        found[len(lists)]
+        result[len(lists)]
 
 
 @given(owners=st.lists(st.integers(0, 4)))
 def test_what_is_dealt_lies_with_its_owner_in_the_order_in_which_it_came(owners):
-    found = Shares.dealt(np.arange(len(owners)), np.array(owners, dtype=np.int64), 5)
-    assert [share.tolist() for share in found] == [[i for i, owner in enumerate(owners) if owner == k] for k in range(5)]
+    result = Shares.dealt(np.arange(len(owners)), np.array(owners, dtype=np.int64), 5)
+    assert [share.tolist() for share in result] == [[i for i, owner in enumerate(owners) if owner == k] for k in range(5)]
 
 
 @pytest.mark.parametrize("alpha", [1e-300, 1e-15, 0.01, 0.5, 100.0])
 def test_class_mixes_that_are_drawn_at_once_are_those_that_are_drawn_one_by_one(alpha):
-    prior, (one, other) = np.array([0.5, 0.0, 0.2, 0.3]), (streams.generator("mixes", 1) for _ in range(2))
-    assert np.array_equal(_mixes(prior, alpha, 50, one), [_mix(prior, alpha, other) for _ in range(50)])
-    assert one.random() == other.random(), "and the stream goes on alike"
+    prior, (item, other) = np.array([0.5, 0.0, 0.2, 0.3]), (streams.generator("mixes", 1) for _ in range(2))
+    assert np.array_equal(_mixes(prior, alpha, 50, item), [_mix(prior, alpha, other) for _ in range(50)])
+    assert item.random() == other.random(), "and the stream goes on alike"
 
 
 @modestly
@@ -1187,18 +1194,18 @@ def test_class_mixes_that_are_drawn_at_once_are_those_that_are_drawn_one_by_one(
 def test_who_has_nothing_is_given_one_by_who_has_most_of_the_class_it_has_the_largest_part_in(data):
     n_clients, n_classes = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 3))
     cells = st.lists(st.integers(0, 4), min_size=n_classes, max_size=n_classes)
-    found = np.array(data.draw(st.lists(cells, min_size=n_clients, max_size=n_clients)))
-    assume(found.sum() >= n_clients)
+    result = np.array(data.draw(st.lists(cells, min_size=n_clients, max_size=n_clients)))
+    assume(result.sum() >= n_clients)
     parts = np.array([[data.draw(st.sampled_from([0.1, 0.2, 0.3])) for _ in range(n_clients)] for _ in range(n_classes)])
-    expected = found.copy()
+    expected = result.copy()
     for k in np.flatnonzero(expected.sum(1) == 0):
         spare = np.where(expected.sum(1, keepdims=True) > 1, expected, 0)
         c = next(c for c in np.argsort(-parts[:, k], kind="stable") if spare[:, c].any())
         expected[spare[:, c].argmax(), c] -= 1
         expected[k, c] += 1
-    _fill_empty_clients(found, parts)
-    assert np.array_equal(found, expected)
-    assert found.sum(1).all()
+    _fill_empty_clients(result, parts)
+    assert np.array_equal(result, expected)
+    assert result.sum(1).all()
 
 
 # --- the digest --------------------------------------------------------------------------------------------------------
@@ -1209,18 +1216,18 @@ def shares_of(*shares):
 
 
 def test_the_digest_tells_splits_apart():
-    one = Split(shares_of([0, 1], [2]), shares_of([3], [4, 5]), shares_of([6], [7]))
+    item = Split(shares_of([0, 1], [2]), shares_of([3], [4, 5]), shares_of([6], [7]))
     others = [
-        Split(one.validation, one.train, one.test),  # training and validation swapped
-        Split(one.train, one.test, one.validation),
-        Split(one.train[::-1], one.validation, one.test),  # two clients swapped
-        Split(shares_of([0], [1, 2]), one.validation, one.test),  # the same indices, cut elsewhere
-        Split(shares_of([0, 1, 2], []), one.validation, one.test),
-        Split(shares_of([0, 1], [8]), one.validation, one.test),  # one index
-        Split(one.train, shares_of([3], [4, 8]), one.test),
-        Split(one.train, one.validation, shares_of([6], [8])),
+        Split(item.validation, item.train, item.test),  # training and validation swapped
+        Split(item.train, item.test, item.validation),
+        Split(item.train[::-1], item.validation, item.test),  # two clients swapped
+        Split(shares_of([0], [1, 2]), item.validation, item.test),  # the same indices, cut elsewhere
+        Split(shares_of([0, 1, 2], []), item.validation, item.test),
+        Split(shares_of([0, 1], [8]), item.validation, item.test),  # one index
+        Split(item.train, shares_of([3], [4, 8]), item.test),
+        Split(item.train, item.validation, shares_of([6], [8])),
     ]
-    digests = [part.digest for part in (one, *others)]
+    digests = [part.digest for part in (item, *others)]
     assert len(set(digests)) == len(digests)
 
 
@@ -1228,23 +1235,23 @@ def test_the_digest_tells_splits_apart():
 @given(problem=problems(), validation=st.sampled_from([0.0, 0.3]))
 def test_the_digest_is_of_one_share_after_the_other_its_length_and_its_indices(problem, validation):
     """As it stands in the names of runs and in recorded results."""
-    data, asked = problem
-    found = split_or_refused(data, replace(asked, validation=validation))
-    if found is None:
+    data, options = problem
+    result = split_or_refused(data, replace(options, validation=validation))
+    if result is None:
         return
     sha = hashlib.sha256()
-    for part in (found.train, found.validation, found.test):
+    for part in (result.train, result.validation, result.test):
         for share in part:
             sha.update(len(share).to_bytes(8, "little") + share.astype("<i8").tobytes())
-    assert found.digest == sha.hexdigest()[:16]
+    assert result.digest == sha.hexdigest()[:16]
 
 
 def test_the_digest_is_that_of_the_content():
-    one = Split(shares_of([0, 1], [2]), shares_of([], []), shares_of([6], [7]))
-    same = Split(tuple(share.astype(np.int32) for share in one.train), shares_of([], []), shares_of([6], [7]))
-    assert one.digest == same.digest
-    assert len(one.digest) == 16
-    int(one.digest, 16)
+    item = Split(shares_of([0, 1], [2]), shares_of([], []), shares_of([6], [7]))
+    same = Split(tuple(share.astype(np.int32) for share in item.train), shares_of([], []), shares_of([6], [7]))
+    assert item.digest == same.digest
+    assert len(item.digest) == 16
+    int(item.digest, 16)
 
 
 # --- a split from a file -----------------------------------------------------------------------------------------------
@@ -1255,14 +1262,14 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("splits")
 
 
-def saved(path, data, found, /, **edited):
+def saved(path, data, result, /, **edited):
     """The split, saved, with some of its arrays in place of what they were; None leaves one out."""
-    return written(path, {**arrays(data, found), **edited})
+    return written(path, {**arrays(data, result), **edited})
 
 
-def saved_as_before(path, data, found, /, **edited):
+def saved_as_before(path, data, result, /, **edited):
     """Likewise in the form of older runs, with an array of each client's share."""
-    return written(path, {**older(data, found), **edited})
+    return written(path, {**older(data, result), **edited})
 
 
 def written(path, kept):
@@ -1270,37 +1277,37 @@ def written(path, kept):
     return path
 
 
-def older(data, found):
-    kept = {name: array for name, array in arrays(data, found).items() if name.partition("_")[0] not in PARTS}
-    return kept | {f"{name}_{k}": share for name in PARTS for k, share in enumerate(getattr(found, name))}
+def older(data, result):
+    kept = {name: array for name, array in arrays(data, result).items() if name.partition("_")[0] not in PARTS}
+    return kept | {f"{name}_{k}": share for name in PARTS for k, share in enumerate(getattr(result, name))}
 
 
 @modestly
 @given(problem=problems(), validation=st.sampled_from([0.0, 0.3]))
 def test_a_split_reads_back_as_it_was(folder, problem, validation):
-    data, asked = problem
-    found = split_or_refused(data, replace(asked, validation=validation))
-    if found is None:
+    data, options = problem
+    result = split_or_refused(data, replace(options, validation=validation))
+    if result is None:
         return
     for save in (saved, saved_as_before):
-        path = save(folder / "split.npz", data, found)
-        back = split(data, Options(partition_file=str(path), n_clients=asked.n_clients, split_seed=asked.split_seed + 1))
-        assert back.digest == found.digest
+        path = save(folder / "split.npz", data, result)
+        back = split(data, Options(partition_file=str(path), n_clients=options.n_clients, split_seed=options.split_seed + 1))
+        assert back.digest == result.digest
         for part in ("train", "validation", "test"):
-            for before, after in zip(getattr(found, part), getattr(back, part), strict=True):
+            for before, after in zip(getattr(result, part), getattr(back, part), strict=True):
                 assert np.array_equal(before, after)
                 assert after.dtype == np.int64
 
 
 def test_what_is_saved_says_what_it_is(folder):
     data = in_turn(60, 30, 3)
-    found = split(data, Options(n_clients=2, validation=0.1))
-    with np.load(saved(folder / "split.npz", data, found)) as back:
+    drawn_split = split(data, Options(n_clients=2, validation=0.1))
+    with np.load(saved(folder / "split.npz", data, drawn_split)) as back:
         assert str(back["data"]) == data.digest
-        assert np.array_equal(back["table"], table(data, found))
+        assert np.array_equal(back["table"], table(data, drawn_split))
         assert tuple(back["classes"]) == data.classes
         start, end = back["validation_offsets"][1:3]
-        assert np.array_equal(back["validation"][start:end], found.validation[1])
+        assert np.array_equal(back["validation"][start:end], drawn_split.validation[1])
         assert not back["overlapping"]
         assert len(back.files) == 4 + 3 * 2, "an array and its offsets for each part, however many clients there are"
 
@@ -1309,15 +1316,15 @@ def test_what_is_saved_says_what_it_is(folder):
 def whole():
     """(data, a split of it for two clients, its options)."""
     data = in_turn(60, 30, 3)
-    asked = Options(n_clients=2, validation=0.1)
-    return data, split(data, asked), asked
+    options = Options(n_clients=2, validation=0.1)
+    return data, split(data, options), options
 
 
 def test_a_split_edited_by_hand_may_be_in_any_order_and_of_any_whole_numbers(folder, whole):
-    data, found, _ = whole
-    edited = {"train_0": found.train[0][::-1].astype(np.uint16), "validation_1": np.array([]), "table": None}
-    back = from_file(saved_as_before(folder / "split.npz", data, found, **edited), data, 2)
-    assert back.digest == Split(found.train, (found.validation[0], np.array([], dtype=np.int64)), found.test).digest
+    data, result, _ = whole
+    edited = {"train_0": result.train[0][::-1].astype(np.uint16), "validation_1": np.array([]), "table": None}
+    back = from_file(saved_as_before(folder / "split.npz", data, result, **edited), data, 2)
+    assert back.digest == Split(result.train, (result.validation[0], np.array([], dtype=np.int64)), result.test).digest
     assert back.validation[1].dtype == np.int64
 
 
@@ -1334,7 +1341,7 @@ NO_SPLIT = f"cannot be read as a split; {WANTED}"
         ({"data": np.array("0123456789abcdef")}, ["split of other data than --dataset labelled"]),
         ({"data": np.array([[1, 2], [3, 4]])}, ["split of other data"]),
         ({"train_2": np.array([0])}, [NO_SPLIT]),
-        ({"train_1": None}, ["deals to 1 clients", "--n_clients is 2", "add --n_clients 1"]),
+        ({"train_1": None}, ["has 1 clients", "--n_clients is 2", "use --n_clients 1"]),
         ({"train_0": np.array([0, 60])}, ["train_0 must be a list of indices from 0 to 59"]),
         ({"train_0": np.array([-1, 3])}, ["train_0 must be a list of indices from 0 to 59"]),
         ({"train_1": np.array([], dtype=np.int64)}, ["train has no example of client 1; each client needs at least one"]),
@@ -1350,23 +1357,23 @@ NO_SPLIT = f"cannot be read as a split; {WANTED}"
     ],
 )
 def test_a_file_that_is_no_proper_split_is_refused(folder, whole, edited, words):
-    data, found, asked = whole
-    path = saved_as_before(folder / "split.npz", data, found, **edited)
-    line = refusal(data, replace(asked, partition_file=str(path)))
+    data, result, options = whole
+    path = saved_as_before(folder / "split.npz", data, result, **edited)
+    line = refusal(data, replace(options, partition_file=str(path)))
     for word in (f"--partition_file {path}: ", *words):
         assert word in line
 
 
 def test_a_digest_of_the_data_need_not_be_there(folder, whole):
-    data, found, asked = whole
+    data, result, options = whole
     for save in (saved, saved_as_before):
-        path = save(folder / "split.npz", data, found, data=None)
-        assert split(data, replace(asked, partition_file=str(path))).digest == found.digest
+        path = save(folder / "split.npz", data, result, data=None)
+        assert split(data, replace(options, partition_file=str(path))).digest == result.digest
 
 
-def by_hand(found, names=None):
+def by_hand(result, names=None):
     """A split as the columns of one that is made by hand, in any order."""
-    parts = [(part, getattr(found, part)) for part in PARTS]
+    parts = [(part, getattr(result, part)) for part in PARTS]
     columns = {
         "example": np.concatenate([shares.values for _, shares in parts]),
         "client": np.concatenate([shares.owners for _, shares in parts]),
@@ -1390,13 +1397,13 @@ def written_by_hand(path, columns):
 @pytest.mark.parametrize("names", [None, ["ward_2", "ward_10"]])
 def test_a_split_made_by_hand_is_the_split_that_it_says(folder, whole, name, names):
     """Clients that have names come in the order in which people have them."""
-    data, found, asked = whole
-    back = split(data, replace(asked, partition_file=written_by_hand(folder / name, by_hand(found, names))))
-    assert back.digest == found.digest
+    data, result, options = whole
+    back = split(data, replace(options, partition_file=written_by_hand(folder / name, by_hand(result, names))))
+    assert back.digest == result.digest
     assert back.names == tuple(names or ())
     if names:  # which a run keeps
         again = saved(folder / "kept.npz", data, back)
-        assert split(data, replace(asked, partition_file=str(again))).names == back.names
+        assert split(data, replace(options, partition_file=str(again))).names == back.names
 
 
 @pytest.mark.parametrize(
@@ -1415,11 +1422,11 @@ def test_a_split_made_by_hand_is_the_split_that_it_says(folder, whole, name, nam
 )
 @pytest.mark.parametrize("name", ["split.npz", "split.csv"])
 def test_a_split_made_by_hand_that_is_none_is_one_line(folder, whole, name, column, value, words):
-    data, found, asked = whole
-    columns = {key: values.astype(object) for key, values in by_hand(found).items()}
+    data, result, options = whole
+    columns = {key: values.astype(object) for key, values in by_hand(result).items()}
     columns[column][0] = value
     columns = {key: np.array(values.tolist()) for key, values in columns.items()}
-    line = refusal(data, replace(asked, partition_file=written_by_hand(folder / name, columns)))
+    line = refusal(data, replace(options, partition_file=written_by_hand(folder / name, columns)))
     for word in (f"--partition_file {folder / name}: ", *words):
         assert word in line
 
@@ -1437,7 +1444,7 @@ def test_a_table_without_one_of_the_columns_is_no_split(folder, whole, lacking):
         ({"train": None}, [NO_SPLIT]),
         ({"test_offsets": None}, [NO_SPLIT]),
         ({"train": np.array([0.5])}, ["train must be a list of indices from 0 to 59"]),
-        ({"train_offsets": np.array([0, 26, 51, 52])}, ["deals to 3 clients", "--n_clients is 2", "add --n_clients 3"]),
+        ({"train_offsets": np.array([0, 26, 51, 52])}, ["has 3 clients", "--n_clients is 2", "use --n_clients 3"]),
         ({"train_offsets": np.array([0, 0, 54])}, ["train has no example of client 0; each client needs at least one"]),
         ({"train_offsets": np.array([1, 27, 54])}, ["train_offsets must be 3 numbers from 0 up to 54"]),
         ({"train_offsets": np.array([0, 55, 54])}, ["train_offsets must be 3 numbers from 0 up to 54"]),
@@ -1447,29 +1454,29 @@ def test_a_table_without_one_of_the_columns_is_no_split(folder, whole, lacking):
     ],
 )
 def test_shares_in_one_array_that_are_no_proper_split_are_refused(folder, whole, edited, words):
-    data, found, asked = whole
-    path = saved(folder / "split.npz", data, found, **edited)
-    line = refusal(data, replace(asked, partition_file=str(path)))
+    data, result, options = whole
+    path = saved(folder / "split.npz", data, result, **edited)
+    line = refusal(data, replace(options, partition_file=str(path)))
     for word in (f"--partition_file {path}: ", *words):
         assert word in line
 
 
 def test_an_example_in_two_shares_of_one_array_is_refused(folder, whole):
-    data, found, asked = whole
-    edited = {"test": np.where(found.test.values == found.test[0][0], found.test[1][0], found.test.values)}
-    line = refusal(data, replace(asked, partition_file=str(saved(folder / "split.npz", data, found, **edited))))
-    assert f"contains example {found.test[1][0]} 2 times; an example must belong to at most one client and part" in line
+    data, result, options = whole
+    edited = {"test": np.where(result.test.values == result.test[0][0], result.test[1][0], result.test.values)}
+    line = refusal(data, replace(options, partition_file=str(saved(folder / "split.npz", data, result, **edited))))
+    assert f"contains example {result.test[1][0]} 2 times; an example must belong to at most one client and part" in line
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
 @pytest.mark.parametrize("other", ["train_1", "validation_1", "test_1", "train_0", "validation_0", "test_0"])
 def test_an_example_in_two_shares_or_twice_in_one_is_refused(folder, whole, part, other):
-    data, found, asked = whole
-    before = older(data, found)
+    data, result, options = whole
+    before = older(data, result)
     twice = before[other][0]
     edited = {f"{part}_0": np.append(before[f"{part}_0"], twice)}
-    path = saved_as_before(folder / "split.npz", data, found, **edited)
-    line = refusal(data, replace(asked, partition_file=str(path)))
+    path = saved_as_before(folder / "split.npz", data, result, **edited)
+    line = refusal(data, replace(options, partition_file=str(path)))
     if other.startswith("test") and part != "test":
         assert f"{part}_0 must be a list of indices from 0 to 59" in line  # nobody trains on the test set
     else:
@@ -1480,51 +1487,51 @@ def test_an_example_in_two_shares_or_twice_in_one_is_refused(folder, whole, part
 def overlapping():
     """(data, blocks of it that three clients share, their options)."""
     data = in_turn(100, 50, 10)
-    asked = Options(partition="reference_blocks", n_clients=3, digit_num=3, validation=0.2)
-    return data, split(data, asked), asked
+    options = Options(partition="reference_blocks", n_clients=3, digit_num=3, validation=0.2)
+    return data, split(data, options), options
 
 
 def test_blocks_are_saved_as_what_they_are_and_read_again(folder, overlapping):
-    data, found, _ = overlapping
-    path = saved_as_before(folder / "split.npz", data, found)
+    data, result, _ = overlapping
+    path = saved_as_before(folder / "split.npz", data, result)
     with np.load(path) as back:
         assert back["overlapping"]
     back = split(data, Options(partition_file=str(path), n_clients=3))
-    assert back.digest == found.digest
+    assert back.digest == result.digest
     assert len(np.intersect1d([*back.train[0], *back.validation[0]], [*back.train[2], *back.validation[2]])) == 10
 
 
-@pytest.mark.parametrize("said", [None, np.array(False)])
-def test_blocks_of_which_it_is_not_said_that_they_overlap_are_refused(folder, overlapping, said):
-    data, found, _ = overlapping
-    path = saved_as_before(folder / "split.npz", data, found, overlapping=said)
+@pytest.mark.parametrize("output", [None, np.array(False)])
+def test_blocks_of_which_it_is_not_said_that_they_overlap_are_refused(folder, overlapping, output):
+    data, result, _ = overlapping
+    path = saved_as_before(folder / "split.npz", data, result, overlapping=output)
     line = refusal(data, Options(partition_file=str(path), n_clients=3))
     assert line.startswith(f"--partition_file {path}: contains example 2 2 times; ")  # block 2 is of 2, 12, 22, ...
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_an_example_that_one_client_has_twice_is_refused_even_where_clients_may_overlap(folder, overlapping, part):
-    data, found, _ = overlapping
-    twice = np.append(getattr(found, part)[0], found.train[0][0])
-    path = saved_as_before(folder / "split.npz", data, found, **{f"{part}_0": twice})
-    assert f"contains example {found.train[0][0]}" in refusal(data, Options(partition_file=str(path), n_clients=3))
+    data, result, _ = overlapping
+    twice = np.append(getattr(result, part)[0], result.train[0][0])
+    path = saved_as_before(folder / "split.npz", data, result, **{f"{part}_0": twice})
+    assert f"contains example {result.train[0][0]}" in refusal(data, Options(partition_file=str(path), n_clients=3))
 
 
 def test_a_split_of_other_clients_is_refused(folder, whole):
-    data, found, asked = whole
-    path = saved_as_before(folder / "split.npz", data, found)
+    data, result, options = whole
+    path = saved_as_before(folder / "split.npz", data, result)
     for n in (1, 3):
-        line = refusal(data, replace(asked, n_clients=n, partition_file=str(path)))
+        line = refusal(data, replace(options, n_clients=n, partition_file=str(path)))
         assert line == f"--partition_file {path}: has 2 clients, but --n_clients is {n}; use --n_clients 2"
 
 
 def test_a_split_of_data_that_differ_in_one_label_is_refused(folder, whole):
-    data, found, asked = whole
-    path = saved_as_before(folder / "split.npz", data, found)
+    data, result, options = whole
+    path = saved_as_before(folder / "split.npz", data, result)
     y = data.y.clone()
     y[0] += 1
     other = replace(data, y=y)
-    assert other.digest in refusal(other, replace(asked, partition_file=str(path)))
+    assert other.digest in refusal(other, replace(options, partition_file=str(path)))
 
 
 def text(path, whole):
@@ -1563,22 +1570,22 @@ def a_folder(path, whole):
     path.mkdir()
 
 
-@pytest.mark.parametrize("made", [Path.touch, text, truncated, damaged, one_array, too_large, a_folder])
-def test_a_file_that_is_something_else_is_refused(tmp_path, whole, made):
+@pytest.mark.parametrize("create", [Path.touch, text, truncated, damaged, one_array, too_large, a_folder])
+def test_a_file_that_is_something_else_is_refused(tmp_path, whole, create):
     path = tmp_path / "split.npz"
-    made(path) if made is Path.touch else made(path, whole)
+    create(path) if create is Path.touch else create(path, whole)
     line = refusal(whole[0], replace(whole[2], partition_file=str(path)))
     assert line.startswith(f"--partition_file {path}: ")
     assert line.endswith(f"; {WANTED}")
 
 
 def test_members_that_are_no_arrays_are_refused(tmp_path, whole):
-    data, found, asked = whole
-    path = saved_as_before(tmp_path / "split.npz", data, found, train_1=None)
+    data, result, options = whole
+    path = saved_as_before(tmp_path / "split.npz", data, result, train_1=None)
     with ZipFile(path, "a") as archive:
         archive.writestr("train_1.npy", "1 2 3")
     assert f"--partition_file {path}: cannot be read as the array train_1 (" in refusal(
-        data, replace(asked, partition_file=str(path))
+        data, replace(options, partition_file=str(path))
     )
 
 
@@ -1600,12 +1607,12 @@ class Touch:
 
 @pytest.mark.parametrize("name", ["data", "train_0", "test_1"])
 def test_a_pickle_inside_is_not_opened(tmp_path, whole, name):
-    data, found, asked = whole
+    data, result, options = whole
     path, mark = tmp_path / "split.npz", tmp_path / "mark"
-    np.savez(path, **{**older(data, found), name: np.array([Touch(mark)], dtype=object)})
-    assert f"{name} holds objects" in refusal(data, replace(asked, partition_file=str(path)))
+    np.savez(path, **{**older(data, result), name: np.array([Touch(mark)], dtype=object)})
+    assert f"{name} holds objects" in refusal(data, replace(options, partition_file=str(path)))
     path.write_bytes(pickle.dumps(Touch(mark)))
-    assert "cannot be read as an .npz file (" in refusal(data, replace(asked, partition_file=str(path)))
+    assert "cannot be read as an .npz file (" in refusal(data, replace(options, partition_file=str(path)))
     assert not mark.exists()
 
 
@@ -1672,19 +1679,19 @@ def test_shards_and_classes_that_cannot_be_had_are_a_clear_line(data, flags, wor
 
 @pytest.mark.parametrize("n", [3, 15])
 def test_the_numbers_of_shards_that_the_line_allows_can_be_had(n):
-    data, asked = in_turn(100, 30, 5), Options(partition="shards", n_clients=2, shard_per_user=n)
-    assert_proper(data, split(data, asked), asked)
+    data, options = in_turn(100, 30, 5), Options(partition="shards", n_clients=2, shard_per_user=n)
+    assert_proper(data, split(data, options), options)
 
 
 def test_writers_that_cannot_be_had_are_a_clear_line():
     data = in_turn(100, 60, 5)  # 50 writers of two images
-    asked = Options(partition="writers", n_clients=51)
-    assert refusal(data, asked) == "--n_clients 51: more clients than writers; must be at most 50"
-    assert "--n_clients 11" in refusal(data, replace(asked, n_clients=11, reduced=0.2))  # 10 writers are kept
-    line = refusal(replace(data, owners=None), asked)
+    options = Options(partition="writers", n_clients=51)
+    assert refusal(data, options) == "--n_clients 51: more clients than writers; must be at most 50"
+    assert "--n_clients 11" in refusal(data, replace(options, n_clients=11, reduced=0.2))  # 10 writers are kept
+    line = refusal(replace(data, owners=None), options)
     assert "--partition writers: these data do not name the writers; use" in line
     assert "--dataset MNIST" in line
-    line = refusal(labelled(np.zeros(6), np.zeros(6), hands=range(6)), replace(asked, n_clients=6))
+    line = refusal(labelled(np.zeros(6), np.zeros(6), hands=range(6)), replace(options, n_clients=6))
     assert line == "--partition writers: client 0 has a single image and cannot hold one out; use fewer clients"
 
 

@@ -15,10 +15,10 @@ def pixels(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def saved(path, array, mode=None, **how):
+def saved(path, array, mode=None, **flags):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(array)
-    (image.convert(mode) if mode else image).save(path, **how)
+    (image.convert(mode) if mode else image).save(path, **flags)
     return path
 
 
@@ -97,7 +97,7 @@ def test_resizing_is_bilinear(size, tmp_path):
 
 def test_images_of_different_sizes_are_named(tmp_path):
     files = [saved(tmp_path / "a.png", GREY), saved(tmp_path / "b.png", GREY), saved(tmp_path / "c.png", GREY[:4])]
-    with pytest.raises(ValueError, match="different sizes") as raised:
+    with pytest.raises(ValueError, match="images differ in size") as raised:
         decode(files, None, None, tmp_path / "kept")
     assert str(raised.value) == (
         f"images differ in size: {files[0]} has 7x5, {files[2]} has 7x4 (width x height); add --image_size to resize all"
@@ -157,9 +157,9 @@ def many(tmp_path, monkeypatch):
 @pytest.fixture
 def decoded(monkeypatch):
     """The files that were decoded."""
-    seen, inner = [], pictures._picture
-    monkeypatch.setattr(pictures, "_picture", lambda path, *how: seen.append(path) or inner(path, *how))
-    return seen
+    recorded, inner = [], pictures._picture
+    monkeypatch.setattr(pictures, "_picture", lambda path, *args: recorded.append(path) or inner(path, *args))
+    return recorded
 
 
 def test_many_images_are_decoded_once(many, decoded, tmp_path):
@@ -201,9 +201,9 @@ CHANGES = {
 def test_images_are_decoded_anew_after(change, many, decoded, tmp_path):
     decode(many, None, None, tmp_path / "kept")
     before = len(decoded)
-    act, how = CHANGES[change]
+    act, flags = CHANGES[change]
     act(many)
-    decode(many, *how, tmp_path / "kept")
+    decode(many, *flags, tmp_path / "kept")
     assert len(decoded) == before + 12
 
 

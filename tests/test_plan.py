@@ -40,8 +40,8 @@ CASES += [(name, {"as_published": True}) for name in algorithms.PUBLISHED]
 def prepared(name, export, **flags):
     cls = algorithms.options_of(name)
     network = {"server_model": "ResNet5"} if name == "fedgkt" else {}
-    asked = {"algorithm": name, **SMALL, "epoch_per_round": 1, "model": MODELS.get(name, ("MLP",)), **network, **flags}
-    return experiment.prepare(cls(**asked), Launch(export_dir=export))
+    options = {"algorithm": name, **SMALL, "epoch_per_round": 1, "model": MODELS.get(name, ("MLP",)), **network, **flags}
+    return experiment.prepare(cls(**options), Launch(export_dir=export))
 
 
 def counted(frame):
@@ -51,20 +51,20 @@ def counted(frame):
 
 @pytest.mark.parametrize(("name", "flags"), CASES, ids=str)
 def test_bytes_steps_and_flops_are_those_of_the_run_round_by_round_and_client_by_client(name, flags, tmp_path):
-    one = prepared(name, tmp_path, **flags)
-    planned = experiment.plan(one)
+    run_experiment = prepared(name, tmp_path, **flags)
+    planned = experiment.plan(run_experiment)
     assert not list(tmp_path.iterdir()), "nothing is saved"
-    finished = experiment.run(one)
+    finished = experiment.run(run_experiment)
     assert counted(planned.history).equals(counted(finished.history))
     assert set(planned.history) == {*counted(planned.history), *saves.TIMING}, "no accuracies of models that did not learn"
-    assert planned.state == planning.kept(finished.checkpoint()["state"], one.options.n_clients)
+    assert planned.state == planning.kept(finished.checkpoint()["state"], run_experiment.options.n_clients)
     network = finished.model(answer="personal" if name == "fedgkt" else None)
     assert planned.parameters == (sum(parameter.numel() for parameter in network.parameters()),)
 
 
 def test_a_plan_does_few_steps_however_many_the_run_has_and_leaves_torchs_generator_alone(tmp_path, monkeypatch):
     done, step = [], optimizers.OPTIMIZERS["adam"]
-    monkeypatch.setitem(optimizers.OPTIMIZERS, "adam", lambda *given: done.append(given) or step(*given))
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "adam", lambda *args: done.append(args) or step(*args))
     monkeypatch.setattr(planning, "PATIENCE", 0.0)
     before = torch.get_rng_state()
     planned = experiment.plan(prepared("fedavg", tmp_path, rounds=50, epoch_per_round=3, optimizer="adam"))
@@ -116,18 +116,18 @@ def test_the_state_of_fedproto_is_a_model_a_client_what_each_has_sent_and_the_pr
 
 def test_the_state_is_of_the_clients_that_have_taken_part_until_the_end(tmp_path):
     for rounds in (1, 2, 3):
-        one = prepared("pfedme", tmp_path, rounds=rounds, participation=0.4)  # one of three in a round
-        planned = experiment.plan(one)
+        run_experiment = prepared("pfedme", tmp_path, rounds=rounds, participation=0.4)  # one of three in a round
+        planned = experiment.plan(run_experiment)
         D = planned.parameters[0]
         took_part = {k for k in planned.history["client"][planned.history["steps"] > 0] if k >= 0}
         assert planned.state == (4 * D * len(took_part), 2 * 4 * D), "and the common start beside the model for all"
 
 
 def test_a_tensor_that_several_hold_is_counted_once():
-    one, other = torch.zeros(5), torch.zeros(3, dtype=torch.float64)
-    assert planning.kept({"rows": [one, one, one.detach()], "by": {0: other, 7: torch.zeros(2)}}, 3) == (20 + 24 + 8, 0)
-    assert planning.kept({"rows": [one, one, one], "all": one, "n": 4}, 3) == (0, 20), "it is common too"
-    assert planning.kept({"rows": [one, torch.zeros(5)], "x": ()}, 3) == (0, 40), "no rows of 3 clients"
+    item, other = torch.zeros(5), torch.zeros(3, dtype=torch.float64)
+    assert planning.kept({"rows": [item, item, item.detach()], "by": {0: other, 7: torch.zeros(2)}}, 3) == (20 + 24 + 8, 0)
+    assert planning.kept({"rows": [item, item, item], "all": item, "n": 4}, 3) == (0, 20), "it is common too"
+    assert planning.kept({"rows": [item, torch.zeros(5)], "x": ()}, 3) == (0, 40), "no rows of 3 clients"
 
 
 RATES = [
@@ -205,15 +205,15 @@ def test_work_is_timed_for_as_long_as_there_is_patience_and_the_mean_is_taken(cl
 
 
 def test_a_plan_has_most_patience_with_what_takes_most_of_the_time(tmp_path, monkeypatch):
-    asked, rehearsal = [], planning.Rehearsal
+    options, rehearsal = [], planning.Rehearsal
 
     def noted(patience=None):
-        asked.append((rehearsal(patience), patience))
-        return asked[-1][0]
+        options.append((rehearsal(patience), patience))
+        return options[-1][0]
 
     monkeypatch.setattr(planning, "Rehearsal", noted)
     experiment.plan(prepared("fedavg", tmp_path, epoch_per_round=10))
-    (first, nothing), (_, patience) = asked
+    (first, nothing), (_, patience) = options
     assert nothing is None
     seconds = first.passed_over
     assert patience == pytest.approx({kind: seconds[kind] * planning.PART * 5 / 4 for kind in seconds}), "of 5 rounds 4"
@@ -247,11 +247,11 @@ def test_the_seconds_of_a_planned_round_are_those_of_its_work(clock):
     ],
 )
 def test_rounds_that_are_alike_are_rehearsed_once(flags, first, second, tmp_path, monkeypatch):
-    played, play_one = [], measuring.play
-    monkeypatch.setattr(planning, "play", lambda e, f, s, r, **more: played.append(r) or play_one(e, f, s, r, **more))
+    run_rounds, play_one = [], measuring.play
+    monkeypatch.setattr(planning, "play", lambda e, f, s, r, **more: run_rounds.append(r) or play_one(e, f, s, r, **more))
     monkeypatch.setattr(planning, "_counts", lambda entry: {})  # even if sampled rounds cost the same by chance
     experiment.plan(prepared("fedavg", tmp_path, **{"rounds": 9, **flags}))
-    assert played == first + second
+    assert run_rounds == first + second
 
 
 def test_where_later_rounds_cost_something_else_every_round_is_rehearsed(tmp_path, monkeypatch):
@@ -266,22 +266,22 @@ def test_where_later_rounds_cost_something_else_every_round_is_rehearsed(tmp_pat
         return done
 
     monkeypatch.setattr(fedavg, "communicate", growing)
-    one = prepared("fedavg", tmp_path, rounds=6)
-    planned = experiment.plan(one)
+    run_experiment = prepared("fedavg", tmp_path, rounds=6)
+    planned = experiment.plan(run_experiment)
     assert planned.rounds["bytes_up:more"].tolist() == [0, 0, 0, 0, 3 * 16, 3 * 20, 3 * 24]
-    assert counted(planned.history).equals(counted(experiment.run(one).history))
+    assert counted(planned.history).equals(counted(experiment.run(run_experiment).history))
 
 
 def test_the_command_tells_what_each_run_of_the_grid_will_cost_and_runs_nothing(tmp_path, capsys):
     words = f"fedavg cfkd independent --seed 0 1 {QUICK} --export_dir {tmp_path}"
     assert command.main(shlex.split(f"{words} --plan --json")) == 0
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert not list(tmp_path.iterdir())
-    assert [(one["algorithm"], one["seed"]) for one in told] == [
+    assert [(item["algorithm"], item["seed"]) for item in lines] == [
         (n, s) for n in ("fedavg", "cfkd", "independent") for s in (0, 1)
     ]
     assert command.main(shlex.split(f"{words} --json")) == 0
-    for plan, line in zip(told, capsys.readouterr().out.splitlines(), strict=True):
+    for plan, line in zip(lines, capsys.readouterr().out.splitlines(), strict=True):
         run = json.loads(line)
         same = ("folder", "steps", "steps_server", "flops", "flops_server", "options")
         assert {name: plan[name] for name in same} == {name: run[name] for name in same}
@@ -297,24 +297,24 @@ def test_the_command_tells_what_each_run_of_the_grid_will_cost_and_runs_nothing(
 def test_a_plan_of_a_start_that_is_not_finite_is_a_line_and_the_others_are_planned(tmp_path, capsys, monkeypatch):
     play = planning.play
 
-    def diverging(one, *rest, **more):
-        if one.options.seed == 0:
+    def diverging(item, *rest, **more):
+        if item.options.seed == 0:
             raise DivergedError("fedavg: the training loss of client 0 is nan")
-        return play(one, *rest, **more)
+        return play(item, *rest, **more)
 
     monkeypatch.setattr(planning, "play", diverging)
     assert command.main(shlex.split(f"fedavg --seed 0 1 {QUICK} --export_dir {tmp_path} --plan --json")) == 1
-    said = capsys.readouterr()
-    assert "run.py: fedavg: the training loss of client 0 is nan" in said.err
-    assert [json.loads(line)["seed"] for line in said.out.splitlines()] == [1]
+    captured = capsys.readouterr()
+    assert "run.py: fedavg: the training loss of client 0 is nan" in captured.err
+    assert [json.loads(line)["seed"] for line in captured.out.splitlines()] == [1]
 
 
 def test_the_table_of_a_plan_has_a_row_a_run_and_a_row_for_every_kind_of_message(tmp_path, capsys):
     words = f"fedavg dpsgd --lr 0.1 0.2 {QUICK} --export_dir {tmp_path} --quiet --plan"
     assert command.main(shlex.split(words)) == 0
     runs, kinds, words = capsys.readouterr().out.split("\n\n")
-    one = prepared("fedavg", tmp_path, n_clients=3, reduced=0.1, rounds=3, image_size=None)
-    weights = 4 * experiment.plan(one).parameters[0]
+    run_experiment = prepared("fedavg", tmp_path, n_clients=3, reduced=0.1, rounds=3, image_size=None)
+    weights = 4 * experiment.plan(run_experiment).parameters[0]
     assert f"{3 * weights:,}" in kinds
     assert f"{9 * weights:,}" in kinds
     assert runs.splitlines()[0].split()[:2] == ["algorithm", "--lr"]
@@ -340,18 +340,21 @@ def test_the_table_of_a_plan_has_a_row_a_run_and_a_row_for_every_kind_of_message
 def test_what_is_said_to_cost_the_same_does(name, flags, tmp_path):
     """Runs that differ in all that costs nothing have one plan; where clients are drawn the seed is none of that."""
     flags = {**flags, **({"variate": 1} if name == "scaffold" else {})}  # the other one takes no momentum
-    one = prepared(name, tmp_path, optimizer="sgd", **flags)
-    sampled = one.options.participation < 1 or bool(one.options.straggler or one.options.client_failure)
+    run_experiment = prepared(name, tmp_path, optimizer="sgd", **flags)
+    sampled = run_experiment.options.participation < 1 or bool(
+        run_experiment.options.straggler or run_experiment.options.client_failure
+    )
     free = {"lr": 0.7, "lr_schedule": "cosine", "weight_decay": 0.1}
-    free |= {"ft_lr": 0.3} if one.options.ft_epochs else {}
+    free |= {"ft_lr": 0.3} if run_experiment.options.ft_epochs else {}
     other = prepared(name, tmp_path, optimizer="sgd", **flags, **free, **({} if sampled else {"seed": 5}))
-    assert experiment.costs_of(one) == experiment.costs_of(other)
-    planned, like_it = experiment.plan(one), experiment.plan(other)
+    assert experiment.costs_of(run_experiment) == experiment.costs_of(other)
+    planned, like_it = experiment.plan(run_experiment), experiment.plan(other)
     assert counted(planned.history).equals(counted(like_it.history))
     assert planned.state == like_it.state
-    assert (experiment.costs_of(prepared(name, tmp_path, optimizer="sgd", **flags, seed=5)) == experiment.costs_of(one)) != (
-        sampled
-    )
+    assert (
+        experiment.costs_of(prepared(name, tmp_path, optimizer="sgd", **flags, seed=5))
+        == experiment.costs_of(run_experiment)
+    ) != (sampled)
 
 
 def test_what_may_cost_something_else_is_planned_anew(tmp_path):
@@ -365,22 +368,22 @@ def test_what_may_cost_something_else_is_planned_anew(tmp_path):
         {"mu": 2.0},
         {"momentum": 0.5},  # which is remembered
     )
-    ready = [prepared("fedprox", tmp_path, **flags) for flags in others]
-    assert len({experiment.costs_of(one) for one in ready}) == len(others)
+    experiments = [prepared("fedprox", tmp_path, **flags) for flags in others]
+    assert len({experiment.costs_of(run_experiment) for run_experiment in experiments}) == len(others)
     drawn = [prepared("fedprox", tmp_path, partition="lda", alpha=0.5, split_seed="seed", seed=seed) for seed in (0, 1)]
-    assert len({experiment.costs_of(one) for one in drawn}) == 2, "another split"
+    assert len({experiment.costs_of(item) for item in drawn}) == 2, "another split"
 
 
 def test_runs_that_cost_the_same_are_planned_once_and_shown_for_all(tmp_path, capsys, monkeypatch):
     planned, plan_one = [], experiment.plan
-    monkeypatch.setattr(experiment, "plan", lambda one, watch: planned.append(one) or plan_one(one))
+    monkeypatch.setattr(experiment, "plan", lambda item, watch: planned.append(item) or plan_one(item))
     words = f"fedavg cfkd --lr 0.1 0.2 --seed 0 1 {QUICK} --export_dir {tmp_path} --quiet --plan --jobs 2"
     assert command.main(shlex.split(words)) == 0
-    assert [one.options.algorithm for one in planned] == ["fedavg", "cfkd"]
+    assert [item.options.algorithm for item in planned] == ["fedavg", "cfkd"]
     runs, _, words = capsys.readouterr().out.split("\n\n")
     assert [line.split()[:3] for line in runs.splitlines()[3:]] == [
         [name, lr, seed] for name in ("fedavg", "cfkd") for lr in ("0.1", "0.2") for seed in "01"
     ]
     assert words.startswith("8 runs: ")
-    assert "one run after another, or " in words
-    assert "in parallel with --jobs 2; 2 planned: seed, lr, " in words
+    assert "one run after another, or " in " ".join(words.split())
+    assert "in parallel with --jobs 2; 2 planned: seed, lr, " in " ".join(words.split())

@@ -100,8 +100,8 @@ def test_an_algorithm_in_a_file_runs_beside_those_of_the_house_and_names_its_own
     runs = {(run.options["algorithm"], run.options.get("server_momentum")): run for run in saves.find(tmp_path / "with")}
     assert len(runs) == 3
     assert runs["fedavg", None].folder.name == plain.folder.name
-    one, other = (run.weights()["global"] for run in (plain, runs["fedavgm", 0.0]))
-    assert all(torch.equal(one[name], other[name]) for name in one), "without momentum it is FedAvg"
+    item, other = (run.weights()["global"] for run in (plain, runs["fedavgm", 0.0]))
+    assert all(torch.equal(item[name], other[name]) for name in item), "without momentum it is FedAvg"
     assert runs["fedavgm", 0.9].config["source"] != plain.config["source"]
 
 
@@ -124,8 +124,8 @@ def test_ranks_find_it(folder, tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     elsewhere([*torchrun, ROOT / "run.py", folder / "fedavgm.py", *QUICK.split(), "--export_dir", "two"], tmp_path)
     assert main(f"{folder}/fedavgm.py {QUICK}", tmp_path / "one") == 0
-    (one,), (two,) = (saves.find(tmp_path / place) for place in ("one", "two"))
-    assert_same(one, two)
+    (item,), (two,) = (saves.find(tmp_path / place) for place in ("one", "two"))
+    assert_same(item, two)
 
 
 def test_a_study_names_it(folder, tmp_path, capsys):
@@ -141,12 +141,12 @@ def test_the_command_that_makes_a_run_names_what_it_takes_and_nothing_else(folde
     words = shlex.split(f"{folder}/fedavgm.py fedavg --plugin {folder}/mine.py --model Softmax MLP")
     classes = algorithms.all_options()
     runs, launch, _ = commandline.parse(words, classes, dict.fromkeys(classes, ""))
-    told = {(run.algorithm, run.model[0]): commandline.command_of(run, launch) for run in runs}
-    assert f"--plugin {folder}/fedavgm.py,{folder}/mine.py" in told["fedavgm", "Softmax"]
-    assert re.findall(r"--plugin (\S+)", told["fedavgm", "MLP"]) == [f"{folder}/fedavgm.py"]
-    assert re.findall(r"--plugin (\S+)", told["fedavg", "Softmax"]) == [f"{folder}/mine.py"]
-    assert "--plugin" not in told["fedavg", "MLP"]
-    for (name, model), line in told.items():
+    by_name = {(run.algorithm, run.model[0]): commandline.command_of(run, launch) for run in runs}
+    assert f"--plugin {folder}/fedavgm.py,{folder}/mine.py" in by_name["fedavgm", "Softmax"]
+    assert re.findall(r"--plugin (\S+)", by_name["fedavgm", "MLP"]) == [f"{folder}/fedavgm.py"]
+    assert re.findall(r"--plugin (\S+)", by_name["fedavg", "Softmax"]) == [f"{folder}/mine.py"]
+    assert "--plugin" not in by_name["fedavg", "MLP"]
+    for (name, model), line in by_name.items():
         again, _, _ = commandline.parse(shlex.split(line)[2:], classes, dict.fromkeys(classes, ""), alone=False)
         assert (again[0].algorithm, again[0].model) == (name, (model,))
 
@@ -184,44 +184,44 @@ def test_an_algorithm_counts_what_it_takes_of_the_house(folder, monkeypatch):
     (folder / "beside.py").write_text("from algorithms.moon import loss\n")
     (folder / "fedavgm.py").write_text(FEDAVGM.replace("import torch\n", "import torch\n\nimport beside\n", 1))
     plugins.load(folder / "fedavgm.py")
-    read, seen = plugins.text_of, []
-    monkeypatch.setattr(plugins, "text_of", lambda path: seen.append(path.stem) or read(path))
+    read, recorded = plugins.text_of, []
+    monkeypatch.setattr(plugins, "text_of", lambda path: recorded.append(path.stem) or read(path))
     source_of("fedavgm")
-    assert {"fedavgm", "beside", "moon", "helpers"} <= set(seen)
-    assert not {"scaffold", "options", "errors"} & set(seen)
+    assert {"fedavgm", "beside", "moon", "helpers"} <= set(recorded)
+    assert not {"scaffold", "options", "errors"} & set(recorded)
 
 
 def test_where_a_plugin_lies_is_no_part_of_a_run(folder, tmp_path):
-    found = []
+    results = []
     for place in (folder, tmp_path / "other", ROOT):
         path = place / "zz_fedavgm_of_a_test.py"
         try:
             place.mkdir(exist_ok=True)
             path.write_text(FEDAVGM)
             plugins.load(path)
-            found.append(source_of(path.stem))
+            results.append(source_of(path.stem))
         finally:
             path.unlink()
             sys.modules.pop(path.stem)
             plugins.LOADED.clear()
             algorithms.ALGORITHMS.pop(path.stem)
-    assert found[0] == found[1] == found[2], "in the checkout too, beside the modules of the house"
+    assert results[0] == results[1] == results[2], "in the checkout too, beside the modules of the house"
 
 
-@pytest.mark.parametrize("how", ["'beside'", "'be' + 'side'", "'.beside', 'package'"])
+@pytest.mark.parametrize("flags", ["'beside'", "'be' + 'side'", "'.beside', 'package'"])
 @pytest.mark.parametrize("late", [False, True])
-def test_a_run_is_named_by_what_importlib_imports_from_beside_a_plugin(how, late, folder):
+def test_a_run_is_named_by_what_importlib_imports_from_beside_a_plugin(flags, late, folder):
     """By a name in the file whenever it is imported, by one that is put together where the import of the plugin does it."""
-    if late and "+" in how:
+    if late and "+" in flags:
         pytest.skip("nobody can tell before")
     (folder / "package").mkdir()
     for place in ("package", "."):
         (folder / place / "beside.py").write_text("K = 1\n")
-    call = f"importlib.import_module({how}).K"
+    call = f"importlib.import_module({flags}).K"
     text = "import importlib\nfrom models import MODELS, MLP\nMODELS['Mine'] = lambda shape, n: MLP(shape, n)\n"
     text += f"def later():\n    return {call}\n" if late else f"K = {call}\n"
     changes = folder / "beside.py"
-    if "package" in how:
+    if "package" in flags:
         (folder / "package" / "__init__.py").write_text(text)
         text, changes = "import package\n", folder / "package" / "beside.py"
     (folder / "mine.py").write_text(text)
@@ -278,33 +278,35 @@ def in_a_child(*argv):
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(status)
     os.close(write)
-    with os.fdopen(read) as said:
-        text = said.read()
+    with os.fdopen(read) as result:
+        text = result.read()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_plugin_that_changes_chorus_or_its_libraries_is_refused_in_a_line(what, tmp_path):
     (tmp_path / "meddles.py").write_text(CHANGES[what] + "\n")
-    status, said = in_a_child("fedavg", *QUICK.split(), "--plugin", tmp_path / "meddles.py", "--export_dir", tmp_path)
-    assert (status, len(said.splitlines())) == (2, 1), said
-    assert f"meddles.py: changes {what}; it may add to ALGORITHMS" in said
+    status, output = in_a_child("fedavg", *QUICK.split(), "--plugin", tmp_path / "meddles.py", "--export_dir", tmp_path)
+    assert (status, len(output.splitlines())) == (2, 1), output
+    assert f"meddles.py: changes {what}; it may add to ALGORITHMS" in output
 
 
 def test_a_plugin_that_changes_chorus_once_it_is_used_is_refused_too(tmp_path):
     text = "import models\ndef Late(shape, n):\n    models.Net.every_head = print\n    return models.MLP(shape, n)\n"
     (tmp_path / "meddles.py").write_text(text + "models.MODELS['Late'] = Late\n")
     words = ("fedavg", *QUICK.replace("MLP", "Late").split(), "--plugin", tmp_path / "meddles.py", "--export_dir", tmp_path)
-    status, said = in_a_child(*words)
-    assert (status, len(said.splitlines())) == (2, 1), said
-    assert "has changed models.Net.every_head since it was loaded" in said
+    status, output = in_a_child(*words)
+    assert (status, len(output.splitlines())) == (2, 1), output
+    assert "has changed models.Net.every_head since it was loaded" in output
 
 
 def test_libraries_that_a_plugin_imports_may_load_what_they_like(tmp_path):
     """torch's compiler, which the classes of torch.optim import, puts a function of its own around torch.manual_seed."""
     (tmp_path / "imports.py").write_text("import pandas, scipy.stats, sklearn.datasets\nimport torch._dynamo\n")
-    told = elsewhere(["-c", f"import run, plugins\nplugins.load({str(tmp_path / 'imports.py')!r})\nplugins.check()"], ROOT)
-    assert "changes" not in told
+    message = elsewhere(
+        ["-c", f"import run, plugins\nplugins.load({str(tmp_path / 'imports.py')!r})\nplugins.check()"], ROOT
+    )
+    assert "changes" not in message
 
 
 # --- saved runs ----------------------------------------------------------------------------------------------------------
@@ -314,9 +316,9 @@ def test_saved_runs_are_read_without_the_files(folder, tmp_path):
     assert main(f"{folder}/fedavgm.py fedavg --plugin {folder}/mine.py {MINE} --seed 0 1", tmp_path / "saves") == 0
     for path in folder.iterdir():
         path.rename(path.with_suffix(".gone")) if path.is_file() else None
-    told = elsewhere(["-c", READ, ROOT, tmp_path / "saves"], tmp_path)
-    assert told.splitlines()[-1] == "--model Softmax: belongs to a plugin; load it first: plugins.load(FILE)"
-    assert re.search(r"^fedavgm .*\(2\)|^fedavgm +\d", told, re.MULTILINE)
+    message = elsewhere(["-c", READ, ROOT, tmp_path / "saves"], tmp_path)
+    assert message.splitlines()[-1] == "--model Softmax: belongs to a plugin; load it first: plugins.load(FILE)"
+    assert re.search(r"^fedavgm .*\(2\)|^fedavgm +\d", message, re.MULTILINE)
     assert (tmp_path / "report.html").exists()
 
 
@@ -349,8 +351,8 @@ def test_a_measure_in_a_file_is_measured_and_has_its_columns_without_the_file(fo
     runs = {run.options["algorithm"]: run.rounds.iloc[-1] for run in saves.find(tmp_path / "saves")}
     (folder / "mine.py").unlink()
     words = [tmp_path / "saves", "--columns", "accuracy", "gain", "--json"]
-    told = json.loads(elsewhere(["-c", TABLE, ROOT, *words], tmp_path))
-    rows = {row["algorithm"]: row for row in told["tables"][0]["rows"]}
+    result = json.loads(elsewhere(["-c", TABLE, ROOT, *words], tmp_path))
+    rows = {row["algorithm"]: row for row in result["tables"][0]["rows"]}
     for name, column in (("sureness", "global_sureness_mean"), ("personal_sureness", "personal_sureness_mean")):
         for algorithm, last in runs.items():
             assert rows[algorithm][f"{name} (%)"] == pytest.approx(100 * last[column])
@@ -396,10 +398,10 @@ def held_to(path, some, ok=0):
 
 def test_the_shared_tests_hold_it_to_what_all_must_keep_to(folder):
     """The second changes the server's model in place; the third is no algorithm."""
-    told = held_to(folder / "fedavgm.py", "in_place or worked_out_by_hand or goes_on or registered")
-    assert sorted(re.search(r"^([.s]+) +\[100%\]$", told, re.MULTILINE)[1]) == list("...ss")
-    assert "SKIPPED [2]" in told
-    assert "outside the house no closed form is known" in told
+    message = held_to(folder / "fedavgm.py", "in_place or worked_out_by_hand or goes_on or registered")
+    assert sorted(re.search(r"^([.s]+) +\[100%\]$", message, re.MULTILINE)[1]) == list("...ss")
+    assert "SKIPPED [2]" in message
+    assert "outside the house no closed form is known" in message
     in_place = 'before["classifier.bias"].add_(1)'
     (folder / "careless.py").write_text(FEDAVGM.replace("    aggregate(", f"    {in_place}\n    aggregate("))
     assert "1 failed" in held_to(folder / "careless.py", "in_place", ok=1)
@@ -431,9 +433,9 @@ MISTAKES = {
         "PARTITIONS['X'] reads ratio, which is not a flag of all methods; must be a function of (pool, generator, ",
     ),
     **{
-        f"{table}_{kind}.py".lower(): (f"{TABLES}{table}['X'] = {thing}\n", f"{table}['X'] {told}")
+        f"{table}_{kind}.py".lower(): (f"{TABLES}{table}['X'] = {thing}\n", f"{table}['X'] {message}")
         for table in ("LOADERS", "MODELS", "PARTITIONS", "OPTIMIZERS", "SCHEDULES")
-        for kind, thing, told in (
+        for kind, thing, message in (
             ("none", "None", "is None; must be a function of ("),
             ("call", "lambda: 1", "cannot be called: too many positional arguments; must be a function of ("),
         )
@@ -462,7 +464,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_wrong_file_is_one_line_and_leaves_nothing(name, tmp_path, capsys):
-    text, told = MISTAKES[name]
+    text, result = MISTAKES[name]
     if text:
         (tmp_path / name).write_text(text)
     tables, modules = [dict(table) for table in plugins.TABLES], set(sys.modules)
@@ -470,7 +472,7 @@ def test_a_wrong_file_is_one_line_and_leaves_nothing(name, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert err.startswith(f"run.py: algorithm {tmp_path}/{name}")
-    assert told in err
+    assert result in err
     assert [dict(table) for table in plugins.TABLES] == tables
     assert set(sys.modules) == modules
     assert not plugins.LOADED
@@ -501,12 +503,12 @@ USED = {  # flags, and what is said of them
 
 @pytest.mark.parametrize("text", USED)
 def test_what_a_plugin_adds_and_does_not_work_is_one_line(text, tmp_path, capsys):
-    flags, told = USED[text]
+    flags, message = USED[text]
     (tmp_path / "wrong.py").write_text(f"{TABLES}{text}\n")
     assert main(f"fedavg {QUICK.replace('--model MLP', flags)} --plugin {tmp_path}/wrong.py", tmp_path / "saves") == 2
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
-    assert told.replace("{file}", str(tmp_path / "wrong.py")) in err
+    assert message.replace("{file}", str(tmp_path / "wrong.py")) in err
 
 
 def test_a_plugin_may_be_written_in_another_encoding(folder):
@@ -534,7 +536,7 @@ def test_two_files_of_one_name_are_refused_and_one_file_twice_is_one(folder, tmp
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (
             "{code}/beside.py",
@@ -553,18 +555,18 @@ def test_two_files_of_one_name_are_refused_and_one_file_twice_is_one(folder, tmp
         ("fedavg --server_momentum 0.5", "--server_momentum: not a flag of these methods"),
     ],
 )
-def test_a_mistake_with_plugins_is_one_line(words, told, folder, tmp_path, capsys):
+def test_a_mistake_with_plugins_is_one_line(words, message, folder, tmp_path, capsys):
     assert main(words.replace("{code}", str(folder)), tmp_path / "saves") == 2
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
-    assert told in err
+    assert message in err
 
 
 def test_what_a_plugin_adds_is_told_by_the_flags(folder, capsys):
     with pytest.raises(SystemExit):
         command.main(["fedavg", "--plugin", str(folder / "mine.py"), "-h"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert "stripes" not in told, "names of data sets, models and partitions are in lists"
+    output = " ".join(capsys.readouterr().out.split())
+    assert "stripes" not in output, "names of data sets, models and partitions are in lists"
     for kind, name in (("datasets", "stripes"), ("models", "Softmax"), ("partitions", "halving")):
         assert command.main(["fedavg", "--plugin", str(folder / "mine.py"), "--list", kind]) == 0
         assert name in capsys.readouterr().out.splitlines()[-1]

@@ -39,8 +39,10 @@ QUICK = "--n_clients 4 --rounds 2 --reduced 0.2 --partition lda --alpha 0.5"
 def prepared(folder, line):
     """The experiment of a command line."""
     classes = algorithms.all_options()
-    (run,), how, _ = commandline.parse([*line.split(), "--export_dir", str(folder)], classes, dict.fromkeys(classes, ""))
-    return experiment.prepare(run, how)
+    (run,), launch_options, _ = commandline.parse(
+        [*line.split(), "--export_dir", str(folder)], classes, dict.fromkeys(classes, "")
+    )
+    return experiment.prepare(run, launch_options)
 
 
 # --- how tensors travel ---
@@ -76,10 +78,10 @@ def test_what_holds_tensors_arrives_too():
     got = pickle.loads(packed(sent))
     assert got["double"](4) == 8
     assert torch.equal(got["rows"][0][0], torch.arange(3))
-    for one, other in zip(model.parameters(), got["model"].parameters(), strict=True):
-        assert torch.equal(one, other)
-        assert one.requires_grad == other.requires_grad
-        assert one.stride() == other.stride()
+    for item, other in zip(model.parameters(), got["model"].parameters(), strict=True):
+        assert torch.equal(item, other)
+        assert item.requires_grad == other.requires_grad
+        assert item.stride() == other.stride()
 
 
 def test_a_sent_tensor_is_about_as_long_as_its_bytes():
@@ -114,8 +116,8 @@ def test_several_clients_go_to_the_workers_in_their_order_and_one_or_a_server_st
 
 def test_what_is_seen_otherwise_is_seen_so_by_the_workers(crowd):
     shares = (torch.tensor([5]), torch.tensor([6, 7]), torch.tensor([], dtype=torch.int64))
-    found = replace(crowd, shares=shares).map_clients(lambda federation, k: federation.shares[k], [0, 1, 2])
-    assert [one.tolist() for one in found] == [[5], [6, 7], []]
+    options = replace(crowd, shares=shares).map_clients(lambda federation, k: federation.shares[k], [0, 1, 2])
+    assert [item.tolist() for item in options] == [[5], [6, 7], []]
     assert len(crowd.map_clients(lambda federation, k: federation.shares[k], [0, 1])[1]) == 20, "for that call alone"
 
 
@@ -166,13 +168,13 @@ def test_a_worker_that_is_killed_ends_the_run_with_an_error():
         pool.close()
 
 
-def half_an_answer(told, federation, k):
+def half_an_answer(message, federation, k):
     """Begin to answer, as with rows that take a while to be written, and say so in a file."""
     frame = sys._getframe()
     while "result_queue" not in frame.f_locals:
         frame = frame.f_back
     os.write(frame.f_locals["result_queue"]._writer.fileno(), struct.pack("!i", 1000) + b"half")
-    (told / str(k)).touch()
+    (message / str(k)).touch()
     time.sleep(60)
 
 
@@ -180,9 +182,9 @@ def test_workers_that_end_in_the_middle_of_an_answer_hold_nobody_up(tmp_path):
     federation = tiny_federation()
     pool = Pool(federation, tiny_federation, n=2)
     pool.wait()
-    asked = partial(replace(federation, pool=pool).map_clients, partial(half_an_answer, tmp_path), [0, 1])
+    options = partial(replace(federation, pool=pool).map_clients, partial(half_an_answer, tmp_path), [0, 1])
     with ThreadPoolExecutor(1) as aside:
-        answers = aside.submit(asked)
+        answers = aside.submit(options)
         while len(list(tmp_path.iterdir())) < 2:
             time.sleep(0.01)
         closing = threading.Thread(target=pool.close, daemon=True)
@@ -209,8 +211,8 @@ def test_a_run_with_workers_leaves_the_same_files(line, tmp_path, monkeypatch):
 
 def test_closed_workers_are_gone_and_so_is_the_file_of_the_data(tmp_path):
     before = set(psutil.Process().children(recursive=True))
-    one = replace(prepared(tmp_path / "runs", f"fedavg {QUICK}"), workers=2)
-    with experiment.preparation.at_work(one) as federation:
+    run_experiment = replace(prepared(tmp_path / "runs", f"fedavg {QUICK}"), workers=2)
+    with experiment.preparation.at_work(run_experiment) as federation:
         federation.pool.wait()
         pids = {pid for pid, *_ in federation.map_clients(whoever, [0, 1, 2, 3])}
         assert list(scratch.of_process().glob("*/data.pt"))
@@ -274,14 +276,14 @@ def test_no_worker_and_no_file_outlives_a_killed_parent(temporary, tmp_path):
 def test_a_signal_to_all_processes_saves_the_last_finished_round(name, code, temporary, tmp_path):
     """As a terminal and a batch system send it."""
     process, workers = started(tmp_path / "runs", temporary)
-    for one in workers:
-        one.send_signal(getattr(signal, name))
+    for worker in workers:
+        worker.send_signal(getattr(signal, name))
     time.sleep(1)  # the run notices nothing
     process.send_signal(getattr(signal, name))
     assert process.wait(30) == code
-    told = process.stderr.read().decode()
-    assert "resume after the last finished round" in told
-    assert "Traceback" not in told, told
+    output = process.stderr.read().decode()
+    assert "resume after the last finished round" in output
+    assert "Traceback" not in output, output
     assert not psutil.wait_procs(workers, timeout=20)[1]
     (folder,) = {path.parent for path in (tmp_path / "runs").glob("*/checkpoint-*.pt")}
     assert saves.saved_round(folder) > 0
@@ -316,5 +318,5 @@ def test_where_a_server_of_workers_cannot_be_they_begin_from_nothing(monkeypatch
 
 
 def test_a_run_takes_the_cores_of_its_workers_or_threads(tmp_path):
-    one = prepared(tmp_path, f"fedavg {QUICK} --threads 2")
-    assert [replace(one, workers=n).cores for n in (1, 2, 3)] == [2, 2, 3]
+    run_experiment = prepared(tmp_path, f"fedavg {QUICK} --threads 2")
+    assert [replace(run_experiment, workers=n).cores for n in (1, 2, 3)] == [2, 2, 3]

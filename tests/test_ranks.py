@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, default_signals
 from hypothesis import given
 from hypothesis import strategies as st
-from on_ranks import played
+from on_ranks import run_case
 from test_algorithms import MODULES
 
 import run as command
@@ -28,12 +28,12 @@ QUICK = "--n_clients 5 --rounds 2 --reduced 0.2 --partition lda --alpha 0.5"
 LONG = "fedavg --n_clients 4 --epoch_per_round 1 --model MLP --lr 1e-4 --track_history 0"
 
 
-def torchrun(n, *words, **how):
+def torchrun(n, *words, **flags):
     """A command on n ranks of this machine."""
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(n), "--standalone"]
     with default_signals():
         return subprocess.Popen(
-            [*start, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
+            [*start, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **flags
         )
 
 
@@ -49,8 +49,8 @@ def ended(process, seconds=120):
 
 def ranks_of(process):
     """The processes of the ranks, the leader first."""
-    found = [p for p in psutil.Process(process.pid).children(recursive=True) if "run.py" in " ".join(p.cmdline()[:4])]
-    return sorted(found, key=lambda p: int(p.environ()["RANK"]))
+    results = [p for p in psutil.Process(process.pid).children(recursive=True) if "run.py" in " ".join(p.cmdline()[:4])]
+    return sorted(results, key=lambda p: int(p.environ()["RANK"]))
 
 
 def until(holds, process, seconds=60):
@@ -120,11 +120,11 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch):
     assert scheduling.cores() == max(1, alone // 2)
 
 
-@pytest.mark.parametrize("how", [{"jobs": 2}, {"ray": "local"}])
-def test_runs_side_by_side_are_refused(how, monkeypatch):
+@pytest.mark.parametrize("flags", [{"jobs": 2}, {"ray": "local"}])
+def test_runs_side_by_side_are_refused(flags, monkeypatch):
     as_rank(monkeypatch, 0, 2)
     with pytest.raises(UserError, match="not supported by torchrun, whose 2 ranks"):
-        list(launch([], Launch(**how)))
+        list(launch([], Launch(**flags)))
 
 
 def test_a_cuda_device_is_refused(monkeypatch):
@@ -140,7 +140,7 @@ def test_a_cuda_device_is_refused(monkeypatch):
 def expected(tmp_path_factory):
     """A file of what every algorithm leaves without ranks."""
     file = tmp_path_factory.mktemp("expected") / "played"
-    file.write_bytes(pickle.dumps({case: played(case) for case in MODULES}))
+    file.write_bytes(pickle.dumps({case: run_case(case) for case in MODULES}))
     return file
 
 
@@ -167,9 +167,9 @@ def test_runs_of_two_ranks_with_workers_leave_the_same_files_and_say_the_same_on
     code, out, err = ended(torchrun(2, "run.py", *line.split()))
     assert code == 0, err
     assert [json.loads(line)["algorithm"] for line in out.splitlines()] == ["fedavg", "cfkd", "fedbabu"]
-    found = runs_in(tmp_path)
-    assert sorted(found) == sorted(alone)
-    for name, run in found.items():
+    runs = runs_in(tmp_path)
+    assert sorted(runs) == sorted(alone)
+    for name, run in runs.items():
         assert apart(alone[name], run) == []
 
 
@@ -214,7 +214,7 @@ sys.exit(status)
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def failures(tmp_path_factory):
     """{a command of COMMANDS: (the leader's exit status, what both ranks tell on standard error, its runs)}; two ranks carry
     them all out, since it takes these seconds to begin."""
     place = tmp_path_factory.mktemp("told")
@@ -223,24 +223,24 @@ def told(tmp_path_factory):
     (place / "commands").write_text(json.dumps(lines))
     code, _, err = ended(torchrun(2, place / "script.py", place))
     assert code == 1, err
-    found = {}
+    results = {}
     for title in COMMANDS:
         both = [(place / f"{title} {rank}").read_text().splitlines() for rank in (0, 1)]
         of_leader, _ = (int(lines.pop()) for lines in both)
-        found[title] = of_leader, sum(both, []), runs_in(place / title)
-    return found
+        results[title] = of_leader, sum(both, []), runs_in(place / title)
+    return results
 
 
-def test_a_run_that_fails_on_all_ranks_stops_no_other(told):
-    status, lines, made = told["all ranks"]
+def test_a_run_that_fails_on_all_ranks_stops_no_other(failures):
+    status, lines, created = failures["all ranks"]
     assert status == 1
     assert "\n".join(lines).count("a smaller --lr") == 1
-    assert len(made) == 1
+    assert len(created) == 1
 
 
 @pytest.mark.parametrize("where", FAILING)
-def test_what_fails_on_one_rank_alone_is_told_by_the_leader(where, told):
-    status, lines, _ = told[where]
+def test_what_fails_on_one_rank_alone_is_told_by_the_leader(where, failures):
+    status, lines, _ = failures[where]
     assert status == 1
     of_rank_1 = [line for line in lines if line.startswith("run.py: rank 1 of 2 (")]
     assert len(of_rank_1) == 2, "of each run"

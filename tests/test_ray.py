@@ -35,8 +35,8 @@ def test_where_ray_is_not_installed_a_line_says_how_to_install_it(tmp_path, monk
     monkeypatch.delitem(sys.modules, "launch.ray", raising=False)
     monkeypatch.delattr("launch.ray", raising=False)
     assert command.main(f"{STUDY} --rounds 1 --ray auto --quiet --export_dir {tmp_path}".split()) == 2
-    told = "--ray auto: Ray is not installed; run python -m pip install -r requirements-cluster.txt"
-    assert capsys.readouterr().err == f"run.py: {told}\n"
+    text = "--ray auto: Ray is not installed; run python -m pip install -r requirements-cluster.txt"
+    assert capsys.readouterr().err == f"run.py: {text}\n"
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,11 @@ def cluster():
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    found = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "ray_client_server_port": port})
-    found.outside = f"ray://127.0.0.1:{port}"
-    found.add_node(num_cpus=1)
-    yield found
-    found.shutdown()
+    result = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "ray_client_server_port": port})
+    result.outside = f"ray://127.0.0.1:{port}"
+    result.add_node(num_cpus=1)
+    yield result
+    result.shutdown()
 
 
 @pytest.fixture
@@ -64,16 +64,16 @@ def second(cluster):
 
 def started(address: str, folder: Path) -> subprocess.Popen:
     """A study of eight runs of some seconds each, on the cluster."""
-    asked = f"{STUDY} --rounds {ROUNDS} --quiet --ray {address} --export_dir {folder}"
+    command = f"{STUDY} --rounds {ROUNDS} --quiet --ray {address} --export_dir {folder}"
     return subprocess.Popen(
-        [sys.executable, "run.py", *asked.split()], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "run.py", *command.split()], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
 def under_way(folder: Path) -> dict[str, int]:
     """{run: round of its checkpoint} of those that are not done."""
-    found = {path.parent for path in folder.glob("*/checkpoint-*.pt") if not path.with_name("done").exists()}
-    return {path.name: saves.saved_round(path) for path in found}
+    result = {path.parent for path in folder.glob("*/checkpoint-*.pt") if not path.with_name("done").exists()}
+    return {path.name: saves.saved_round(path) for path in result}
 
 
 def both_are_at_work(folder: Path) -> bool:
@@ -103,17 +103,17 @@ def files_of(run) -> set[str]:
 
 def assert_all_the_same(whole, folder: Path) -> dict[str, list[int]]:
     """The runs in the folder are those, to the last bit, each round once -> {run: after which rounds it went on}."""
-    found = list(saves.find(folder))
-    assert [run.folder.name for run in found] == [run.folder.name for run in whole]
-    for one, other in zip(whole, found, strict=True):
-        untimed = [run.history.drop(columns=list(saves.TIMING)) for run in (one, other)]
+    result = list(saves.find(folder))
+    assert [run.folder.name for run in result] == [run.folder.name for run in whole]
+    for item, other in zip(whole, result, strict=True):
+        untimed = [run.history.drop(columns=list(saves.TIMING)) for run in (item, other)]
         pd.testing.assert_frame_equal(*untimed, check_exact=True)
-        assert {a: saves.digest(w) for a, w in one.weights().items()} == {
+        assert {a: saves.digest(w) for a, w in item.weights().items()} == {
             a: saves.digest(w) for a, w in other.weights().items()
         }
-        assert files_of(one) == files_of(other)
+        assert files_of(item) == files_of(other)
         assert list(pd.read_csv(other.folder / "history.csv")["round"]) == list(range(ROUNDS + 1)), "each round once"
-    return {run.folder.name: resumed(run.folder) for run in found}
+    return {run.folder.name: resumed(run.folder) for run in result}
 
 
 def resumed(folder: Path) -> list[int]:
@@ -124,12 +124,12 @@ def begun(folder: Path) -> int:
     return (folder / "run.log").read_text().count(" DEBUG run.py ") if (folder / "run.log").exists() else 0
 
 
-def made(ready, cluster, display, **how) -> dict:
+def create(experiments, cluster, display, **flags) -> dict:
     """{folder: result} of runs that the nodes make."""
     from launch.ray import Nodes
 
-    place = Nodes(Launch(ray=cluster.address, **how), ready, loggers.ALWAYS)
-    return {one.folder: result for one, result in loop.make_runs(ready, place, display)}
+    place = Nodes(Launch(ray=cluster.address, **flags), experiments, loggers.ALWAYS)
+    return {run_experiment.folder: result for run_experiment, result in loop.make_runs(experiments, place, display)}
 
 
 @needs_ray
@@ -149,19 +149,19 @@ def test_a_run_on_another_node_is_the_same_bits_and_files_and_tells_its_rounds(c
 
     here = [result for _, result in launch(study(tmp_path / "here"), Launch(quiet=True))]
     away = study(tmp_path / "away")
-    came = made(away, cluster, shown := Hearing(away))
-    there = [came[one.folder] for one in away]
+    came = create(away, cluster, shown := Hearing(away))
+    there = [came[run_experiment.folder] for run_experiment in away]
     assert isinstance(there[0], Failed)
     assert there[0].reason == here[0].reason, "and it stops no other"
     assert (there[0].log.with_name("failed")).read_text() == (here[0].log.with_name("failed")).read_text()
-    for one, other in zip(here[1:], there[1:], strict=True):
-        assert_same(one, other)
-        assert files_of(one) == files_of(other)
-        assert {**one.config, "options": {**one.options}} == other.config
+    for item, other in zip(here[1:], there[1:], strict=True):
+        assert_same(item, other)
+        assert files_of(item) == files_of(other)
+        assert {**item.config, "options": {**item.options}} == other.config
     assert (tmp_path / "away" / "result.xlsx").exists(), "the row of a run on a graph, beside the runs"
-    assert {folder for folder, r in shown.heard if r > 0} >= {one.folder for one in away[1:]}
+    assert {folder for folder, r in shown.heard if r > 0} >= {run_experiment.folder for run_experiment in away[1:]}
     assert not shown.running
-    assert not any(saves.at_work(one.folder) for one in away)
+    assert not any(saves.at_work(run_experiment.folder) for run_experiment in away)
 
 
 @needs_ray
@@ -194,25 +194,25 @@ def test_a_run_whose_worker_is_killed_time_after_time_has_failed(cluster, tmp_pa
     class Killing(Display):
         every, begun = 0.0, 0
 
-        def begins(self, one):
-            super().begins(one)
+        def begins(self, item):
+            super().begins(item)
             self.begun += 1
 
         def write(self, lines):
             (node,) = cluster.worker_nodes
             (raylet,) = [started.process for started in node.all_processes["raylet"]]
             for child in psutil.Process(raylet.pid).children():
-                if child.name().startswith("ray::make_run") and times_in(one.folder) == self.begun:
+                if child.name().startswith("ray::make_run") and times_in(run_experiment.folder) == self.begun:
                     child.kill()
 
-    one = prepared("fedavg", tmp_path, rounds=100_000)
-    ((_, failed),) = made([one], cluster, display := Killing([one])).items()
+    run_experiment = prepared("fedavg", tmp_path, rounds=100_000)
+    ((_, failed),) = create([run_experiment], cluster, display := Killing([run_experiment])).items()
     assert isinstance(failed, Failed)
     assert failed.reason.startswith("fedavg --seed 0: ")
     assert failed.reason.endswith(f", {Nodes.tries} times")
     assert display.begun == Nodes.tries == 3
     assert not display.running
-    assert not saves.at_work(one.folder)
+    assert not saves.at_work(run_experiment.folder)
 
 
 @needs_ray
@@ -240,9 +240,9 @@ def test_the_same_command_after_its_caller_was_killed_does_only_what_is_missing(
 @needs_ray
 def test_two_callers_at_once_make_each_run_once(cluster, second, whole, tmp_path):
     both = [started(cluster.address, tmp_path) for _ in range(2)]
-    told = [caller.communicate() for caller in both]
-    assert [caller.returncode for caller in both] == [0, 0], told
-    assert told[0][0] == told[1][0]
+    lines = [caller.communicate() for caller in both]
+    assert [caller.returncode for caller in both] == [0, 0], lines
+    assert lines[0][0] == lines[1][0]
     assert not any(assert_all_the_same(whole, tmp_path).values())
     assert [begun(folder) for folder in tmp_path.iterdir()] == [1] * 8
 
@@ -270,15 +270,15 @@ def test_a_signal_saves_the_last_finished_round_of_every_run(name, code, place, 
 
 @needs_ray
 def test_a_node_of_another_kind_declines_unless_any_node(cluster, tmp_path):
-    one = prepared("fedavg", tmp_path)
-    elsewhere = {**one.config["environment"], "processor": "another one"}
-    one = replace(one, config={**one.config, "environment": elsewhere, "source": "0" * 64})
-    line = line_of(lambda: list(launch([one], Launch(quiet=True, ray=cluster.address))))
+    run_experiment = prepared("fedavg", tmp_path)
+    elsewhere = {**run_experiment.config["environment"], "processor": "another one"}
+    run_experiment = replace(run_experiment, config={**run_experiment.config, "environment": elsewhere, "source": "0" * 64})
+    line = line_of(lambda: list(launch([run_experiment], Launch(quiet=True, ray=cluster.address))))
     assert line.startswith("--ray: all nodes decline; ")
     assert "another one" in line
-    assert not (one.folder / "config.json").exists()
-    ((_, run),) = launch([one], Launch(quiet=True, ray=cluster.address, any_node=True))
-    assert run.folder == one.folder, "under the name that it was given"
+    assert not (run_experiment.folder / "config.json").exists()
+    ((_, run),) = launch([run_experiment], Launch(quiet=True, ray=cluster.address, any_node=True))
+    assert run.folder == run_experiment.folder, "under the name that it was given"
     assert run.config["environment"]["processor"] != "another one"
     assert run.config["any_node"]
 
@@ -300,20 +300,21 @@ def test_a_plugin_goes_to_the_nodes(cluster, tmp_path):
     run = [sys.executable, str(ROOT / "run.py"), *words.split(), cluster.address]
     done = subprocess.run(run, cwd=tmp_path / "mine", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (found,) = saves.find(tmp_path / "mine" / "saves")
-    assert found.folder.name.startswith("mine_of_ray-"), "paths are those of the folder in which the command was given"
+    (run_experiment,) = saves.find(tmp_path / "mine" / "saves")
+    assert run_experiment.folder.name.startswith("mine_of_ray-"), (
+        "paths are those of the folder in which the command was given"
+    )
 
 
 @needs_ray
 def test_a_node_that_does_not_share_the_folder_is_told_before_training(tmp_path, monkeypatch):
     from launch import ray as place
 
-    one = prepared("fedavg", tmp_path / "elsewhere")
-    line = line_of(place._as_it_is_here, one, Launch())
-    assert (
-        line == f"{one.folder}: does not exist on this node; the nodes of --ray must share --export_dir under the same path"
-    )
-    one.folder.mkdir(parents=True)
-    assert place._as_it_is_here(one, Launch()).config == one.config
-    other = replace(one, config={**one.config, "data": {"name": "digits", "digest": "0" * 16}})
+    run_experiment = prepared("fedavg", tmp_path / "elsewhere")
+    line = line_of(place._as_it_is_here, run_experiment, Launch())
+    missing = "does not exist on this node; the nodes of --ray must share --export_dir under the same path"
+    assert line == f"{run_experiment.folder}: {missing}"
+    run_experiment.folder.mkdir(parents=True)
+    assert place._as_it_is_here(run_experiment, Launch()).config == run_experiment.config
+    other = replace(run_experiment, config={**run_experiment.config, "data": {"name": "digits", "digest": "0" * 16}})
     assert line_of(place._as_it_is_here, other, Launch()).endswith("must be the same on all nodes")

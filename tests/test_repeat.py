@@ -23,7 +23,7 @@ def plain(tmp_path_factory):
 @pytest.mark.parametrize("number", range(len(repeat.TOGETHER)))
 def test_a_run_is_the_same_bits_whatever_is_around(number, plain, tmp_path):
     names = NAMES[number :: len(repeat.TOGETHER)]
-    assert repeat.given(repeat.TOGETHER[number], names, tmp_path / "läufe", **TINY) == []
+    assert repeat.run_condition(repeat.TOGETHER[number], names, tmp_path / "läufe", **TINY) == []
     expected = {name: run for name, run in plain.items() if run.options["algorithm"] in names}
     assert len(expected) == len(names)
     assert repeat.against(expected, methods.runs_in(tmp_path / "läufe")) == []
@@ -32,7 +32,7 @@ def test_a_run_is_the_same_bits_whatever_is_around(number, plain, tmp_path):
 def test_the_two_commands_are_under_all_conditions():
     for condition in repeat.CONDITIONS.values():
         for name, value in vars(condition).items():
-            there = [vars(one)[name] for one in repeat.TOGETHER]
+            there = [vars(item)[name] for item in repeat.TOGETHER]
             if name == "environment":
                 assert all(flag in {**there[0], **there[1]} for flag in value)
             else:

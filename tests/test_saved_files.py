@@ -37,7 +37,7 @@ READ = ("config.json", "history.npz", "weights.pt", "confusion.npz", "features.n
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return played(prepared("fedavg", tmp_path_factory.mktemp("saves"), track_features=1))
+    return run_rounds(prepared("fedavg", tmp_path_factory.mktemp("saves"), track_features=1))
 
 
 @pytest.fixture
@@ -48,14 +48,14 @@ def run(whole, tmp_path):
 @pytest.fixture
 def cut(tmp_path, monkeypatch):
     """A run that was stopped in its last round, with a checkpoint after each of the two before."""
-    one = prepared("fedavg", tmp_path, track_features=1)
+    run_experiment = prepared("fedavg", tmp_path, track_features=1)
     monkeypatch.setattr(checkpoints, "SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
-        played(one, watch=_stop_after(3))
-    return one
+        run_rounds(run_experiment, watch=_stop_after(3))
+    return run_experiment
 
 
-played = partial(experiment.run, loggers=ALWAYS)
+run_rounds = partial(experiment.run, loggers=ALWAYS)
 
 
 def _stop_after(r):
@@ -135,11 +135,11 @@ def test_damage_of_done_is_told_and_an_empty_one_is_of_an_older_version(run, cap
 @pytest.mark.parametrize("name", [*READ, "checkpoint", "done"])
 def test_the_same_command_makes_a_damaged_run_anew_to_the_same_bits_and_says_so(name, whole, tmp_path, caplog):
     caplog.set_level(logging.INFO, "chorus")
-    one = prepared("fedavg", tmp_path, track_features=1)
-    shutil.copytree(whole.folder, one.folder)
-    path = saves.checkpoints(one.folder)[0] if name == "checkpoint" else one.folder / name
+    run_experiment = prepared("fedavg", tmp_path, track_features=1)
+    shutil.copytree(whole.folder, run_experiment.folder)
+    path = saves.checkpoints(run_experiment.folder)[0] if name == "checkpoint" else run_experiment.folder / name
     damaged(path)
-    again = played(one)
+    again = run_rounds(run_experiment)
     assert (": is damaged" if name == "done" else f"{path.name}: is damaged") in caplog.text
     from_checkpoint = name in ("config.json", "split.npz", "history.npz", "features.npz", "done")
     assert ("resumed after round 3 of 3" in caplog.text) == from_checkpoint
@@ -150,7 +150,7 @@ def test_the_same_command_makes_a_damaged_run_anew_to_the_same_bits_and_says_so(
 
 def test_two_checkpoints_are_kept_while_a_run_goes_on_and_one_when_it_is_done(cut, whole):
     assert [path.name.split("-")[1] for path in saves.checkpoints(cut.folder)] == ["3", "2"]
-    assert len(saves.checkpoints(played(cut).folder)) == 1
+    assert len(saves.checkpoints(run_rounds(cut).folder)) == 1
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -158,7 +158,7 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_it_is_used_and_what
     caplog.set_level(logging.INFO, "chorus")
     last, before = saves.checkpoints(cut.folder)
     damaged(last, damage)
-    again = played(cut)
+    again = run_rounds(cut)
     assert (f"{last}: is damaged" in caplog.text) == (damage is not damages.removed)
     lost = "" if damage is damages.removed else "; repeating round 3"  # of which nothing is left
     assert f"{cut.folder.name}: resumed after round 2 of 3{lost}\n" in caplog.text
@@ -170,7 +170,7 @@ def test_where_both_are_damaged_it_begins_anew_and_says_so(cut, whole, caplog):
     caplog.set_level(logging.INFO, "chorus")
     for path in saves.checkpoints(cut.folder):
         damaged(path)
-    again = played(cut)
+    again = run_rounds(cut)
     assert (
         f"{cut.folder.name}: starts again from round 1, because it has no good checkpoint; repeating rounds 1 to 3"
         in caplog.text
@@ -181,14 +181,14 @@ def test_where_both_are_damaged_it_begins_anew_and_says_so(cut, whole, caplog):
 @pytest.mark.parametrize("name", ["weights.pt", "confusion.npz"])
 def test_a_checkpoint_of_the_last_round_is_good_where_what_was_written_in_it_is(name, cut, whole, caplog):
     damaged(cut.folder / name)
-    assert_same(whole, played(cut))
+    assert_same(whole, run_rounds(cut))
     assert f"{name}: is damaged: its content has changed since it was written; using the previous checkpoint" in caplog.text
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(cut):
     for name in (".weights.pt.0123abcd", ".checkpoint.pt.89abcdef", ".mine", "notes.0123abcd"):
         (cut.folder / name).touch()
-    played(cut)
+    run_rounds(cut)
     hidden = {path.name for path in cut.folder.iterdir() if path.name.startswith((".", "notes"))}
     assert hidden == {".lock", ".mine", "notes.0123abcd"}
 
@@ -249,7 +249,7 @@ def test_a_history_that_no_run_can_have_is_refused(run, whole):
         column[-1] = value
         return {**columns, name: column}
 
-    for strange, told in {
+    for strange, result in {
         "an accuracy": (changed("personal_accuracy", 7.5), "personal_accuracy is 7.5"),
         "a share": (changed("global_mean", -0.1), "global_mean is -0.1"),
         "bytes": (changed("bytes_up", -1), "bytes_up is -1"),
@@ -259,9 +259,9 @@ def test_a_history_that_no_run_can_have_is_refused(run, whole):
         "a text": ({**columns, "loss": np.array(["x"] * len(columns["loss"]))}, "its columns are not all numbers"),
         "lengths": ({**columns, "loss": np.zeros(2)}, "its columns differ in length"),
         "rows": ({"round": columns["round"]}, "it has no rounds and clients"),
-        "rounds": ({name: column[4:] for name, column in columns.items()}, "it has not a row for each of 3 rounds"),
+        "rounds": ({name: column[4:] for name, column in columns.items()}, "it does not have one row for each of 3 rounds"),
     }.values():
-        assert strange_history(strange, 3, 3) == told
+        assert strange_history(strange, 3, 3) == result
     np.savez(run.folder / "history.npz", **changed("global_mean", 7.5))
     with pytest.raises(saves.DamagedError, match=r"history.npz: is damaged: global_mean is 7.5"):
         _ = sealed(run.folder).history
@@ -326,10 +326,10 @@ def test_a_damaged_run_of_fewer_rounds_stops_no_longer_one_and_no_table(name, ru
     path = saves.checkpoints(run.folder)[0] if name == "checkpoint" else run.folder / name
     damaged(path, damages.truncated if name == "done" else damages.flipped, seed=1)  # in the middle
     longer = prepared("fedavg", run.folder.parent, track_features=1, rounds=run.options["rounds"] + 1)
-    one = played(longer)
-    told = [line for line in caplog.text.splitlines() if "is damaged" in line]
-    assert len(told) == (name != "history.npz"), "of which nothing is read"
-    assert_same(one, played(prepared("fedavg", run.folder.parent.parent / "alone", track_features=1, rounds=4)))
+    item = run_rounds(longer)
+    lines = [line for line in caplog.text.splitlines() if "is damaged" in line]
+    assert len(lines) == (name != "history.npz"), "of which nothing is read"
+    assert_same(item, run_rounds(prepared("fedavg", run.folder.parent.parent / "alone", track_features=1, rounds=4)))
 
 
 def test_nothing_is_compared_with_a_damaged_baseline_and_it_is_said(tmp_path, capsys):
@@ -340,10 +340,10 @@ def test_nothing_is_compared_with_a_damaged_baseline_and_it_is_said(tmp_path, ca
     (baseline,) = tmp_path.glob("independent-*")
     damaged(baseline / "history.npz")
     assert command.main(["cfkd", *words]) == 0
-    said = capsys.readouterr()
-    assert "cfkd" in said.out
-    assert "gain over alone" not in said.out
-    (line,) = [line for line in said.err.splitlines() if "history.npz" in line]
+    captured = capsys.readouterr()
+    assert "cfkd" in captured.out
+    assert "gain over alone" not in captured.out
+    (line,) = [line for line in captured.err.splitlines() if "history.npz" in line]
     assert line.endswith("is damaged: its content has changed since it was written; skipping the comparison with it")
 
 
@@ -383,9 +383,9 @@ def pairs(*names):
 def test_no_reader_hangs_where_a_file_is_none(name, damage, run, tmp_path):
     undamaged = corrupt.told_by(run.folder, tmp_path)
     damaged(saves.checkpoints(run.folder)[0] if name == "checkpoint" else run.folder / name, damage)
-    found = corrupt.told_by(run.folder, tmp_path)
-    assert corrupt.wrong(undamaged, found) == []
-    assert isinstance(found["config"], saves.DamagedError) == (name in ("done", "config.json"))
+    result = corrupt.told_by(run.folder, tmp_path)
+    assert corrupt.wrong(undamaged, result) == []
+    assert isinstance(result["config"], saves.DamagedError) == (name in ("done", "config.json"))
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ def folder(tmp_path_factory):
     export = tmp_path_factory.mktemp("runs")
     flags = "--n_clients 3 --rounds 2 --reduced 0.1 --model MLP --validation 0.2 --threads 1 --track_features 4 --quiet"
     assert command.main(["cfkd", *flags.split(), "--export_dir", str(export)]) == 0
-    (found,) = saves.find(export)
-    return found.folder
+    (run_experiment,) = saves.find(export)
+    return run_experiment.folder
 
 
 def test_a_folder_holds_what_the_design_lists_and_nothing_half_written(folder):
@@ -78,8 +78,8 @@ def test_what_a_client_predicts_is_what_was_counted(folder):
     data = run.data()
     assert data.digest == run.config["data"]["digest"]
     for k in range(3):
-        said = run.predict(k, data.x[own_of(split, "test", k)])
-        assert said.tolist() == saved["own_predicted"][slice(*saved["own_offsets"][k : k + 2])].tolist()
+        result = run.predict(k, data.x[own_of(split, "test", k)])
+        assert result.tolist() == saved["own_predicted"][slice(*saved["own_offsets"][k : k + 2])].tolist()
     many = data.x[:600]  # more than are predicted at once
     assert torch.equal(run.predict(1, many.numpy()), run.model(1)(data.images(torch.arange(600)))[1].argmax(1))
     assert run.predict(1, many[:0]).shape == (0,)
@@ -146,18 +146,18 @@ def many(tmp_path_factory):
 )
 @pytest.mark.parametrize("kind", [str, Path])
 def test_runs_are_found_by_their_options(options, n, kind, many):
-    found = saves.find(kind(many), **options)
-    assert len(found) == n
-    assert [run.folder.name for run in found] == sorted(run.folder.name for run in found)
+    result = saves.find(kind(many), **options)
+    assert len(result) == n
+    assert [run.folder.name for run in result] == sorted(run.folder.name for run in result)
     values = {name: value if isinstance(value, list) else [value] for name, value in options.items()}
-    for run in found:
+    for run in result:
         read = from_plain(algorithms.options_of(run.options["algorithm"]), run.options)
-        assert all(getattr(read, name) in (*of_it, *((one,) for one in of_it)) for name, of_it in values.items())
+        assert all(getattr(read, name) in (*of_it, *((item,) for item in of_it)) for name, of_it in values.items())
 
 
 def test_an_option_that_no_run_has_is_a_line(many, tmp_path):
-    told = f"alhpa: no run in {many} has this option; did you mean alpha?"
-    with pytest.raises(UserError, match=re.escape(told)):
+    text = f"alhpa: no run in {many} has this option; did you mean alpha?"
+    with pytest.raises(UserError, match=re.escape(text)):
         saves.find(many, alhpa=1)
     assert saves.find(tmp_path / "nowhere", alhpa=1) == []
 
@@ -168,8 +168,8 @@ def test_many_runs_are_a_frame_with_their_options_as_columns(many):
     assert len(frame) == 8
     for (_, row), run in zip(frame.iterrows(), runs, strict=True):
         summary = run.summary()
-        told = {name: value for name, value in summary.items() if name not in ("options", "tuned_by_epoch")}
-        assert all(row[name] == value or (pd.isna(row[name]) and value is None) for name, value in told.items())
+        by_name = {name: value for name, value in summary.items() if name not in ("options", "tuned_by_epoch")}
+        assert all(row[name] == value or (pd.isna(row[name]) and value is None) for name, value in by_name.items())
         assert (row["model"], row["alpha"], row["n_clients"]) == ("MLP", float(run.options["alpha"]), 2)
     assert frame["mu"].notna().tolist() == [run.options["algorithm"] == "fedprox" for run in runs]
     assert frame.groupby(["algorithm", "alpha"]).size().tolist() == [2, 2, 2, 2]
@@ -222,8 +222,8 @@ def test_the_headline_is_the_last_round_and_validation_chooses_only_by_validatio
 
 
 def test_the_best_round_on_validation_is_not_the_best_on_test(tmp_path):
-    found = ((1, 0.9, 0.5), (2, 0.6, 0.7), (3, 0.8, 0.7))  # of equals the first
-    rows = [{"round": r, "loss": 1.0, "global_mean": g, "validation_mean": v} for r, g, v in found]
+    result = ((1, 0.9, 0.5), (2, 0.6, 0.7), (3, 0.8, 0.7))  # of equals the first
+    rows = [{"round": r, "loss": 1.0, "global_mean": g, "validation_mean": v} for r, g, v in result]
     history = [{"round": row, "clients": {"client": torch.zeros(0)}} for row in rows]
     best = run_of(history).best_on_validation()
     assert (best["round"], best["global_mean"]) == (2, 0.6)
@@ -270,8 +270,8 @@ def test_a_history_reads_back_as_it_was(tmp_path):
 def test_a_column_of_clients_is_read_from_a_checkpoint_and_as_the_tensor_of_an_older_one(column, tmp_path):
     for stored in (saves.kept(np.array(column)), torch.tensor(column, dtype=torch.float64)):
         saves.write_tensors(tmp_path / "checkpoint.pt", {"client": stored})
-        found = saves.numbers(saves.read_tensors(tmp_path / "checkpoint.pt")["client"])
-        assert np.array_equal(found, column, equal_nan=True)
+        result = saves.numbers(saves.read_tensors(tmp_path / "checkpoint.pt")["client"])
+        assert np.array_equal(result, column, equal_nan=True)
 
 
 def test_bytes_that_a_client_did_not_send_are_0_and_what_was_not_measured_is_nan():

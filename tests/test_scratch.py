@@ -88,8 +88,8 @@ for left in range(1, 100):
 def test_what_a_command_leaves_that_is_killed_at_any_call_for_its_folder_is_removed_by_the_next(tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-c", KILLED]
-    told = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-    *killed, last = [line.split() for line in told.splitlines()]
+    output = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    *killed, last = [line.split() for line in output.splitlines()]
     assert last == ["0", "0", "True"], "a command that is not killed leaves nothing itself"
     assert {(status, swept) for status, _, swept in killed} == {("9", "True")}
     assert {left for _, left, _ in killed} == {"0", "1", "2"}, "before its lock, with a lock alone, with a folder"

@@ -21,7 +21,7 @@ KINDS = pytest.mark.parametrize("kind", shift.SHIFTS)
 NO_STREAM = np.random.default_rng(0)
 
 
-def asked(kind="rotation", strength=1.0, n_clients=3, **flags):
+def request(kind="rotation", strength=1.0, n_clients=3, **flags):
     return Options(feature_shift=kind, shift_strength=strength, n_clients=n_clients, partition="iid", **flags)
 
 
@@ -59,49 +59,49 @@ def test_half_of_a_half_turn_is_a_quarter_counterclockwise_and_a_whole_one_upsid
 
 def test_an_image_that_is_not_square_is_turned_and_not_stretched():
     x = torch.rand(2, 1, 8, 14)
-    found = turned(x, 0.5)
-    torch.testing.assert_close(found[..., 3:11], x[..., 3:11].rot90(dims=(2, 3)), rtol=0, atol=1e-5)
-    assert not found[..., :3].any(), "black, where nothing was"
-    assert not found[..., 11:].any()
+    result = turned(x, 0.5)
+    torch.testing.assert_close(result[..., 3:11], x[..., 3:11].rot90(dims=(2, 3)), rtol=0, atol=1e-5)
+    assert not result[..., :3].any(), "black, where nothing was"
+    assert not result[..., 11:].any()
     torch.testing.assert_close(turned(x, 1.0), x.flip(2, 3), rtol=0, atol=1e-5)
 
 
 def test_contrast_is_the_normalised_image_times_what_is_left_of_it():
-    data, options = floats(), asked("contrast", 0.8)
-    found, split, amounts = changed(data, options)
+    data, options = floats(), request("contrast", 0.8)
+    result, split, amounts = changed(data, options)
     for k, amount in enumerate(amounts):
         indices = torch.from_numpy(own(split, k))
-        torch.testing.assert_close(found.images(indices), (1 - amount) * data.images(indices), rtol=0, atol=1e-5)
+        torch.testing.assert_close(result.images(indices), (1 - amount) * data.images(indices), rtol=0, atol=1e-5)
 
 
 def test_noise_is_a_draw_of_the_client_in_standard_deviations_of_each_channel():
-    data, options = floats(), asked("noise", 0.8, split_seed=7)
-    found, split, amounts = changed(data, options)
+    data, options = floats(), request("noise", 0.8, split_seed=7)
+    result, split, amounts = changed(data, options)
     for k, amount in enumerate(amounts):
         indices = torch.from_numpy(own(split, k))
         drawn = streams.generator("feature shift", 7, k).standard_normal((len(indices), 2, 12, 12), dtype=np.float32)
-        difference = found.images(indices, torch.float64) - data.images(indices, torch.float64)
+        difference = result.images(indices, torch.float64) - data.images(indices, torch.float64)
         torch.testing.assert_close(difference, amount * torch.from_numpy(drawn).double(), rtol=0, atol=1e-5)
 
 
 def test_pixels_of_a_byte_are_rounded_and_cut():
-    data, options = tiny_data(), asked("noise")
-    found, split, amounts = changed(data, options)
-    assert found.x.dtype == torch.uint8
+    data, options = tiny_data(), request("noise")
+    result, split, amounts = changed(data, options)
+    assert result.x.dtype == torch.uint8
     for k, amount in enumerate(amounts):
         before = data.x[own(split, k)].double()
         drawn = torch.from_numpy(streams.generator("feature shift", 0, k).standard_normal(before.shape, dtype=np.float32))
         expected = (before + amount * data.std.view(-1, 1, 1) * drawn).round().clamp(0, 255)
-        assert (found.x[own(split, k)].double() - expected).abs().max() <= 1, "but for the last bit before rounding"
-    assert (found.x == 0).sum() > (data.x == 0).sum()
+        assert (result.x[own(split, k)].double() - expected).abs().max() <= 1, "but for the last bit before rounding"
+    assert (result.x == 0).sum() > (data.x == 0).sum()
 
 
 def test_images_are_changed_in_parts_as_at_once(monkeypatch):
     data = tiny_data()
     for kind in shift.SHIFTS:
-        whole = changed(data, asked(kind))[0].x
+        whole = changed(data, request(kind))[0].x
         monkeypatch.setattr(shift, "AT_ONCE", 7)
-        assert torch.equal(changed(data, asked(kind))[0].x, whole)
+        assert torch.equal(changed(data, request(kind))[0].x, whole)
         monkeypatch.undo()
 
 
@@ -110,54 +110,54 @@ def test_images_are_changed_in_parts_as_at_once(monkeypatch):
 
 def test_clients_have_equal_steps_from_none_to_the_strength_dealt_by_the_split_seed():
     for n in (2, 5, 40):
-        assert np.allclose(np.sort(shift.amounts(asked(n_clients=n, strength=0.6))), np.linspace(0, 0.6, n))
-    dealt = [shift.amounts(asked(n_clients=40, split_seed=seed)).tolist() for seed in (0, 0, 1)]
+        assert np.allclose(np.sort(shift.amounts(request(n_clients=n, strength=0.6))), np.linspace(0, 0.6, n))
+    dealt = [shift.amounts(request(n_clients=40, split_seed=seed)).tolist() for seed in (0, 0, 1)]
     assert dealt[0] == dealt[1] != dealt[2]
     assert dealt[0] != sorted(dealt[0])
-    assert shift.amounts(asked(n_clients=1)).tolist() == [0], "nobody to differ from"
+    assert shift.amounts(request(n_clients=1)).tolist() == [0], "nobody to differ from"
 
 
 @KINDS
 def test_all_examples_of_a_client_are_changed_once_and_those_of_nobody_are_not(kind):
-    data, options = tiny_data(), asked(kind, sizes=(0.3, 0.3, 0.2), validation=0.2)
+    data, options = tiny_data(), request(kind, sizes=(0.3, 0.3, 0.2), validation=0.2)
     before = data.x.clone()
-    found, split, amounts = changed(data, options)
+    result, split, amounts = changed(data, options)
     assert torch.equal(data.x, before), "the data set itself stays"
     nobodys = np.setdiff1d(np.arange(len(data.y)), np.concatenate([part.values for part in split.parts]))
     assert len(nobodys) == 18
-    assert torch.equal(found.x[nobodys], before[nobodys])
+    assert torch.equal(result.x[nobodys], before[nobodys])
     for k, amount in enumerate(amounts):
         for part in split.parts:
-            same = (found.x[part[k]] == before[part[k]]).flatten(1).all(1)
+            same = (result.x[part[k]] == before[part[k]]).flatten(1).all(1)
             assert same.all() if amount == 0 else not same.any()
     for name in ("y", "mean", "std"):
-        assert getattr(found, name) is getattr(data, name)
+        assert getattr(result, name) is getattr(data, name)
     assert sorted(amounts.tolist()) == [0, 0.5, 1]
 
 
 @KINDS
 def test_an_image_is_changed_alike_whatever_is_held_out(kind):
-    data, options = tiny_data(), asked(kind)
+    data, options = tiny_data(), request(kind)
     assert torch.equal(changed(data, options)[0].x, changed(data, options, validation=0.4)[0].x)
 
 
 @KINDS
 def test_what_a_client_sees_does_not_depend_on_what_others_have(kind):
-    data, options = tiny_data(), asked(kind)
-    found, split, _ = changed(data, options)
+    data, options = tiny_data(), request(kind)
+    result, split, _ = changed(data, options)
     others = data.x.clone()
     others[own(split, 0)] = 0
     again = shift.shifted(replace(data, x=others), split, options)
     for k in (1, 2):
-        assert torch.equal(again.x[own(split, k)], found.x[own(split, k)])
+        assert torch.equal(again.x[own(split, k)], result.x[own(split, k)])
 
 
 def test_none_is_the_very_data_set_and_no_strength_are_its_bits():
     data = tiny_data()
-    split = partition.split(data, asked())
+    split = partition.split(data, request())
     assert shift.shifted(data, split, Options(n_clients=3)) is data
     for kind in shift.SHIFTS:
-        assert torch.equal(shift.shifted(data, split, asked(kind, 0.0)).x, data.x)
+        assert torch.equal(shift.shifted(data, split, request(kind, 0.0)).x, data.x)
 
 
 @KINDS
@@ -171,22 +171,22 @@ def test_the_split_is_drawn_as_without_a_shift(kind):
 
 def test_the_test_set_of_writers_is_nobodys_and_stays_as_it_is():
     data = replace(tiny_data(), owners=torch.arange(90) // 3)
-    options = replace(asked(), partition="writers")
-    found, split, amounts = changed(data, options)
-    assert torch.equal(found.x[60:], data.x[60:])
+    options = replace(request(), partition="writers")
+    result, split, amounts = changed(data, options)
+    assert torch.equal(result.x[60:], data.x[60:])
     most = amounts.argmax()
-    assert torch.equal(found.x[split.test[most]], data.x[split.test[most]].flip(2, 3)), "its own test images are changed"
+    assert torch.equal(result.x[split.test[most]], data.x[split.test[most]].flip(2, 3)), "its own test images are changed"
 
 
 def test_an_example_of_several_owners_is_refused_with_the_split_by_name():
     twice = Split([[0, 1], [1, 2]], [[], []], [[60], [61]])
-    told = "several clients have the same image, and each would change it; must be none, or use a split in which each image "
-    assert line_of(shift.check, twice, replace(asked("noise"), partition="reference_blocks")) == (
-        f"--feature_shift noise: with --partition reference_blocks {told}has one client"
+    text = "several clients have the same image, and each would change it; must be none, or use a split in which each image "
+    assert line_of(shift.check, twice, replace(request("noise"), partition="reference_blocks")) == (
+        f"--feature_shift noise: with --partition reference_blocks {text}has one client"
     )
-    assert f"with --partition_file my.npz {told}" in line_of(shift.check, twice, asked(partition_file="my.npz"))
+    assert f"with --partition_file my.npz {text}" in line_of(shift.check, twice, request(partition_file="my.npz"))
     shift.check(twice, Options())
-    shift.check(Split([[0, 1], [2]], [[], []], [[60], [61]]), asked())
+    shift.check(Split([[0, 1], [2]], [[], []], [[60], [61]]), request())
 
 
 # --- in a run ---
@@ -194,10 +194,10 @@ def test_an_example_of_several_owners_is_refused_with_the_split_by_name():
 
 @KINDS
 def test_clients_train_and_are_tested_on_what_they_see(kind, tmp_path):
-    one = prepared("fedavg", tmp_path, feature_shift=kind)
-    expected = shift.shifted(one.data, one.split, one.options)
-    assert torch.equal(federation_of(one).data.x, expected.x)
-    assert not torch.equal(expected.x, one.data.x)
+    run_experiment = prepared("fedavg", tmp_path, feature_shift=kind)
+    expected = shift.shifted(run_experiment.data, run_experiment.split, run_experiment.options)
+    assert torch.equal(federation_of(run_experiment).data.x, expected.x)
+    assert not torch.equal(expected.x, run_experiment.data.x)
 
 
 def test_a_shift_of_no_strength_is_the_run_without_one_to_the_last_bit(tmp_path):
@@ -208,13 +208,13 @@ def test_a_shift_of_no_strength_is_the_run_without_one_to_the_last_bit(tmp_path)
 
 
 def test_workers_see_what_one_process_sees(tmp_path):
-    one = prepared("fedavg", tmp_path, feature_shift="rotation")
-    expected = federation_of(one)
-    with preparation.at_work(replace(one, workers=2)) as federation:
+    run_experiment = prepared("fedavg", tmp_path, feature_shift="rotation")
+    expected = federation_of(run_experiment)
+    with preparation.at_work(replace(run_experiment, workers=2)) as federation:
         federation.pool.wait()
-        seen = federation.map_clients(lambda federation, k: (os.getpid(), federation.data.x), federation.clients)
-    assert os.getpid() not in {process for process, _ in seen}
-    assert all(torch.equal(x, expected.data.x) for _, x in seen)
+        recorded = federation.map_clients(lambda federation, k: (os.getpid(), federation.data.x), federation.clients)
+    assert os.getpid() not in {process for process, _ in recorded}
+    assert all(torch.equal(x, expected.data.x) for _, x in recorded)
 
 
 def test_a_run_is_named_by_its_shift_and_without_one_as_before_there_was_any(tmp_path):
@@ -229,8 +229,8 @@ def test_a_run_is_named_by_its_shift_and_without_one_as_before_there_was_any(tmp
 
 
 def test_the_split_of_a_shifted_run_is_taken_with_a_shift_and_without(tmp_path):
-    one = prepared("fedavg", tmp_path, feature_shift="contrast")
-    path = str(experiment.save_split(one))
+    run_experiment = prepared("fedavg", tmp_path, feature_shift="contrast")
+    path = str(experiment.save_split(run_experiment))
     for kind in ("none", "contrast"):
         again = prepared("fedavg", tmp_path, partition_file=path, feature_shift=kind)
-        assert again.split.digest == one.split.digest
+        assert again.split.digest == run_experiment.split.digest

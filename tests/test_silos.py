@@ -26,8 +26,8 @@ IMAGES = {name: tuple(DRAW.integers(0, 256, (n, 8, 8), dtype=np.uint8) for n in 
 
 def arrays(name, test=True):
     """The .npz of a client."""
-    found = {f"{what}_{part}": of[name][p] for what, of in (("x", IMAGES), ("y", LABELS)) for p, part in enumerate(PARTS)}
-    return {key: array for key, array in found.items() if test or key.endswith("train")}
+    results = {f"{what}_{part}": of[name][p] for what, of in (("x", IMAGES), ("y", LABELS)) for p, part in enumerate(PARTS)}
+    return {key: array for key, array in results.items() if test or key.endswith("train")}
 
 
 PARTS = ("train", "test")
@@ -53,10 +53,10 @@ def as_pictures(root, test=True):
 
 def joined(test=True):
     """All clients' arrays in one, client after client, and whose each is."""
-    found = {key: np.concatenate([arrays(name)[key] for name in ORDER]) for key in arrays("annex")}
+    results = {key: np.concatenate([arrays(name)[key] for name in ORDER]) for key in arrays("annex")}
     for p, part in enumerate(PARTS):
-        found[f"client_{part}"] = np.repeat(ORDER, [N[name][p] for name in ORDER])
-    return {key: array for key, array in found.items() if test or key.endswith("train")}
+        results[f"client_{part}"] = np.repeat(ORDER, [N[name][p] for name in ORDER])
+    return {key: array for key, array in results.items() if test or key.endswith("train")}
 
 
 def in_one(root, test=True):
@@ -111,14 +111,14 @@ def test_silos_are_the_run_that_a_partition_file_of_the_pooled_data_makes(tmp_pa
     assert run.main(["fedavg", "--clients", str(silos), *words, str(tmp_path / "one")]) == 0
     pooled = ["--dataset", str(tmp_path / "pooled.npz"), "--partition_file", str(tmp_path / "split.csv"), "--n_clients", "3"]
     assert run.main(["fedavg", *pooled, *words, str(tmp_path / "other")]) == 0
-    (one,), (other,) = (saves.find(tmp_path / name) for name in ("one", "other"))
-    weights = [found.weights()["global"] for found in (one, other)]
+    (item,), (other,) = (saves.find(tmp_path / name) for name in ("one", "other"))
+    weights = [run.weights()["global"] for run in (item, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     columns = ["loss", "global_mean", "personal_mean", "global_loss"]
-    pd.testing.assert_frame_equal(one.rounds[columns], other.rounds[columns])
-    pd.testing.assert_series_equal(one.clients["personal_accuracy"], other.clients["personal_accuracy"])
-    assert (one.names, other.names) == (ORDER, [])
-    assert pd.read_excel(one.folder / "history.xlsx", sheet_name="clients")["name"].tolist() == ORDER
+    pd.testing.assert_frame_equal(item.rounds[columns], other.rounds[columns])
+    pd.testing.assert_series_equal(item.clients["personal_accuracy"], other.clients["personal_accuracy"])
+    assert (item.names, other.names) == (ORDER, [])
+    assert pd.read_excel(item.folder / "history.xlsx", sheet_name="clients")["name"].tolist() == ORDER
     assert "name" not in pd.read_excel(other.folder / "history.xlsx", sheet_name="clients")
 
 
@@ -126,16 +126,16 @@ def test_names_are_shown_with_the_split_and_the_global_test_set_is_told(tmp_path
     words = ["--model", "MLP", "--show_split", "--export_dir", str(tmp_path / "runs")]
     root = in_files(tmp_path / "own")
     assert run.main(["--clients", str(root), *words]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told[1:5]] == ["client", *ORDER]
+    result = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in result[1:5]] == ["client", *ORDER]
     assert (
-        told[5]
+        result[5]
         == "the data have no common test set: the global test set is the union of the clients' test sets (9 examples)"
     )
     assert run.main(["--dataset", str(root), "--partition", "iid", *words]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told[1:4]] == ["client", "0", "1"]
-    assert told[4] == "the data have 3 clients, but this split is new; use --clients to keep the clients of the data"
+    result = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in result[1:4]] == ["client", "0", "1"]
+    assert result[4] == "the data have 3 clients, but this split is new; use --clients to keep the clients of the data"
     shared = in_files(tmp_path / "shared")
     np.savez(shared / "test.npz", x_test=IMAGES["annex"][1], y_test=LABELS["annex"][1])
     assert run.main(["--clients", str(shared), *words]) == 0
@@ -148,8 +148,8 @@ def test_clients_stand_for_data_partition_and_number(tmp_path):
     words = ["--model", "MLP", "--rounds", "1", "--quiet", "--export_dir", str(tmp_path / "runs")]
     assert run.main(["fedavg", "--clients", path, *words]) == 0
     assert run.main(["fedavg", "--dataset", path, "--partition", "silos", "--n_clients", "3", *words]) == 0
-    (found,) = saves.find(tmp_path / "runs")
-    assert found.options["clients"] is None
+    (result,) = saves.find(tmp_path / "runs")
+    assert result.options["clients"] is None
 
 
 @pytest.mark.parametrize("shared", ["test", "test.npz"])
@@ -176,8 +176,8 @@ def test_a_client_may_lack_a_class_that_another_has(tmp_path):
 
 def test_test_examples_of_strangers_alone_are_nobodys(tmp_path):
     """As LEAF splits by user: those who are tested are not those who train."""
-    found = joined()
-    np.savez(tmp_path / "all.npz", **{**found, "client_test": np.full(9, "visitor")})
+    result = joined()
+    np.savez(tmp_path / "all.npz", **{**result, "client_test": np.full(9, "visitor")})
     data = load(str(tmp_path / "all.npz"), Source())
     assert data.owners[data.n_train :].tolist() == [-1] * 9
 
@@ -199,12 +199,12 @@ def csv(path, **columns):
 
 
 def test_a_table_is_its_numbers_and_its_label(tmp_path):
-    found = table(csv(tmp_path / "t.csv"))
-    assert found.features == ("age", "mass")
-    assert found.train.x.dtype == np.float64
-    assert np.array_equal(found.train.x[:, :, 0, 0], np.array([ROWS["age"], ROWS["mass"]]).T)
-    assert found.train.y.tolist() == ROWS["label"]  # NA is a name like any other
-    assert (found.train.clients, found.test) == (None, None)
+    result = table(csv(tmp_path / "t.csv"))
+    assert result.features == ("age", "mass")
+    assert result.train.x.dtype == np.float64
+    assert np.array_equal(result.train.x[:, :, 0, 0], np.array([ROWS["age"], ROWS["mass"]]).T)
+    assert result.train.y.tolist() == ROWS["label"]  # NA is a name like any other
+    assert (result.train.clients, result.test) == (None, None)
 
 
 def test_the_label_is_the_column_that_is_named_or_called_so_or_the_last(tmp_path):
@@ -216,8 +216,8 @@ def test_the_label_is_the_column_that_is_named_or_called_so_or_the_last(tmp_path
 
 
 def test_a_table_tells_clients_and_parts(tmp_path):
-    told = {"client": ["b", "a", "b", "b", "a", ""], "part": ["train"] * 3 + ["test"] * 3, "label": list("uvvuvu")}
-    path = csv(tmp_path / "t.csv", **told)
+    by_name = {"client": ["b", "a", "b", "b", "a", ""], "part": ["train"] * 3 + ["test"] * 3, "label": list("uvvuvu")}
+    path = csv(tmp_path / "t.csv", **by_name)
     data = load(str(path), Source())
     assert clients(path) == data.clients == ("a", "b")
     assert data.owners.tolist() == [1, 0, 1, 1, 0, -1]
@@ -227,9 +227,9 @@ def test_a_table_tells_clients_and_parts(tmp_path):
 def test_features_are_standardised_one_by_one_by_the_training_rows(tmp_path):
     path = csv(tmp_path / "t.csv", label=list("abaaba"), part=["train"] * 4 + ["test"] * 2)
     data = load(str(path), Source())
-    found = data.images(torch.arange(6), torch.float64)[:, :, 0, 0].numpy()
+    result = data.images(torch.arange(6), torch.float64)[:, :, 0, 0].numpy()
     x = np.array([ROWS["age"], ROWS["mass"]]).T
-    np.testing.assert_allclose(found, (x - x[:4].mean(0)) / x[:4].std(0), rtol=1e-6)
+    np.testing.assert_allclose(result, (x - x[:4].mean(0)) / x[:4].std(0), rtol=1e-6)
 
 
 def test_a_table_without_a_test_part_holds_a_fifth_out_always_the_same(tmp_path):
@@ -412,8 +412,8 @@ def test_a_leaf_file_that_contradicts_itself_is_refused(what, tmp_path):
 
 def test_a_leaf_user_in_two_files_is_refused(tmp_path):
     (tmp_path / "train").mkdir()
-    one, other = (leaf_of(tmp_path / "train" / f"{name}.json") for name in "ab")
-    assert f"{other}: user a is also in {one}" in line_of(load, str(tmp_path), Source(tmp_path))
+    item, other = (leaf_of(tmp_path / "train" / f"{name}.json") for name in "ab")
+    assert f"{other}: user a is also in {item}" in line_of(load, str(tmp_path), Source(tmp_path))
 
 
 def test_a_key_that_json_has_twice_is_refused(tmp_path):
@@ -556,7 +556,7 @@ def test_a_mistake_names_the_flag_that_was_typed(tmp_path, capsys):
 def test_a_large_offset_changes_no_normalised_number(tmp_path):
     """In a table, in vectors and in LEAF's JSON; also where clients have files of their own."""
     seconds = np.random.default_rng(0).permutation(80)[:60].reshape(2, 30)
-    made = {}
+    by_name = {}
     for offset in (0, 1_700_000_000):
         root = tmp_path / str(offset)
         root.mkdir()
@@ -570,9 +570,9 @@ def test_a_large_offset_changes_no_normalised_number(tmp_path):
         (root / "leaf.json").write_text(json.dumps({"users": list(users), "user_data": users}))
         for kind in ("csv", "npz", "leaf.json"):
             data = load(str(root / kind), Source())
-            made[kind, offset] = data.images(torch.arange(60)).flatten().numpy()
+            by_name[kind, offset] = data.images(torch.arange(60)).flatten().numpy()
     for kind in ("csv", "npz", "leaf.json"):
-        np.testing.assert_allclose(made[kind, 0], made[kind, 1_700_000_000], atol=1e-5)
+        np.testing.assert_allclose(by_name[kind, 0], by_name[kind, 1_700_000_000], atol=1e-5)
 
 
 def test_a_warning_reaches_the_user(tmp_path, capsys):

@@ -57,17 +57,17 @@ def calls(tmp_path, monkeypatch):
     (tmp_path / "bin" / "sbatch").write_text(SBATCH.format(python=sys.executable))
     (tmp_path / "bin" / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    made = tmp_path / "bin" / "calls.jsonl"
-    return lambda: [json.loads(line) for line in made.read_text().splitlines()] if made.exists() else []
+    path = tmp_path / "bin" / "calls.jsonl"
+    return lambda: [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def submitted(words: list[str], export: Path, options: str = "--array=1-2") -> list[str]:
     """Submit the command line -> the words with which an element calls run.py."""
     assert command.main([*words, "--export_dir", str(export), "--slurm", options]) == 0
     (script,) = export.rglob("slurm/1/job.sh")
-    _, program, *found = shlex.split(script.read_text().partition("\nexec ")[2])
+    _, program, *drawn_split = shlex.split(script.read_text().partition("\nexec ")[2])
     assert program == str(ROOT / "run.py")
-    return found
+    return drawn_split
 
 
 @contextmanager
@@ -88,11 +88,11 @@ def stopping_after(number: int):
 
     @contextmanager
     def logger(folder, rows):
-        def told(row):
+        def report(row):
             if row["round"] == number:
                 raise KeyboardInterrupt
 
-        yield told
+        yield report
 
     return logger
 
@@ -110,14 +110,14 @@ def test_elements_make_each_run_once_and_the_last_prints_the_table(calls, tmp_pa
     export = """it's "a" $HOME 5%d `b`"""
     words = [*RUNS.split(), "--export_dir", export, "--slurm", "--array=1-2 --comment 'carry out' '--comment=carry out'"]
     assert command.main(words) == 0
-    told = capsys.readouterr().out
-    assert "job 17: 4 of 4 runs are left\n" in told
+    output = capsys.readouterr().out
+    assert "job 17: 4 of 4 runs are left\n" in output
     folder = tmp_path / export / "slurm" / "1"
-    assert f"script and logs: {folder}\n" in told
-    (given,) = calls()
+    assert f"script and logs: {folder}\n" in output
+    (inputs,) = calls()
     log = str(folder).replace("%", "%%")
-    asked = ["--array=1-2", "--comment", "carry out", "--comment=carry out"]
-    assert given == ["--parsable", f"--output={log}/%A_%a.log", *asked, str(folder / "job.sh")]
+    requests = ["--array=1-2", "--comment", "carry out", "--comment=carry out"]
+    assert inputs == ["--parsable", f"--output={log}/%A_%a.log", *requests, str(folder / "job.sh")]
     runs = list(saves.find(tmp_path / export))
     assert [begun(run.folder) for run in runs] == [1] * 4
     logs = [(folder / f"17_{element}.log").read_text() for element in (1, 2)]
@@ -135,9 +135,9 @@ def test_elements_make_each_run_once_and_the_last_prints_the_table(calls, tmp_pa
 def test_the_script_calls_the_very_words_in_the_folder_where_they_were_typed(calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [*RUNS.split(), "--quiet", "--data_dir", "a 'b'; \n\"$c\""]
-    found = submitted(words, Path("saves"))
+    result = submitted(words, Path("saves"))
     named = tmp_path / "saves" / "slurm" / "1" / "named.json"
-    assert found == [*words, "--export_dir", "saves", "--slurm", "--array=1-2", "--named_by", str(named)]
+    assert result == [*words, "--export_dir", "saves", "--slurm", "--array=1-2", "--named_by", str(named)]
     assert f"\ncd {tmp_path} || exit 1\n" in named.with_name("job.sh").read_text()
     assert {"fedavg", "cfkd", "independent"} == set(json.loads(named.read_text())), "the table asks for independent too"
 
@@ -146,11 +146,11 @@ def test_what_is_submitted_once_more_has_a_folder_of_its_own(calls, tmp_path):
     for _ in range(2):
         assert command.main([*RUNS.split(), "--export_dir", str(tmp_path / "saves"), "--slurm", ""]) == 0
     assert sorted(path.name for path in (tmp_path / "saves" / "slurm").iterdir()) == ["1", "2"]
-    assert [Path(given[-1]).parent.name for given in calls()] == ["1", "2"]
+    assert [Path(inputs[-1]).parent.name for inputs in calls()] == ["1", "2"]
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("--slurm --array=1-2 --lr -1", "--lr -1: must be a number above 0"),
         ("--slurm --array=1-2 --n_clients 5000", "--n_clients 5000"),
@@ -164,11 +164,11 @@ def test_what_is_submitted_once_more_has_a_folder_of_its_own(calls, tmp_path):
         ("--slurm --array=1-2 --ray local", "--ray local: applies only with a command without --slurm"),
     ],
 )
-def test_a_mistake_submits_nothing_and_leaves_nothing(words, told, calls, tmp_path, capsys):
+def test_a_mistake_submits_nothing_and_leaves_nothing(words, message, calls, tmp_path, capsys):
     assert command.main(["fedavg", *shlex.split(words), "--export_dir", str(tmp_path / "saves")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert told in line
-    assert all("--partition=none" in given for given in calls()), "sbatch alone knows partitions"
+    assert message in line
+    assert all("--partition=none" in inputs for inputs in calls()), "sbatch alone knows partitions"
     assert not list(tmp_path.glob("saves/*"))
 
 
@@ -181,8 +181,8 @@ def test_without_sbatch_it_is_said_that_there_is_none(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("spelled", [["--slurm", "--lr=1 -p gpu"], ["--slurm=--lr=1 -p gpu"]])
 @pytest.mark.parametrize("others", [[], ["--preset", "fd"]])
 def test_the_flags_of_sbatch_are_not_taken_for_ours(spelled, others):
-    runs, how, _ = commandline.parse([*others, *spelled, "--seed", "3"], CLASSES, dict.fromkeys(CLASSES, ""))
-    assert how.slurm == "--lr=1 -p gpu"
+    runs, launch_options, _ = commandline.parse([*others, *spelled, "--seed", "3"], CLASSES, dict.fromkeys(CLASSES, ""))
+    assert launch_options.slurm == "--lr=1 -p gpu"
     assert [run.seed for run in runs] == [3]
 
 
@@ -191,25 +191,25 @@ def test_the_flags_of_sbatch_are_not_taken_for_ours(spelled, others):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_runs_at_which_others_are_at_work_are_left_to_them_once_there_is_no_other_work(jobs, tmp_path):
-    ready = [prepared("fedavg", tmp_path, seed=seed) for seed in range(4)]
-    with held(ready[0].folder, ready[2].folder):
-        found = list(launch(ready, Launch(quiet=True, jobs=jobs), patience=1))
-    assert [one for one, _ in found] == [ready[1], ready[3]]
-    assert all(run.done for _, run in found)
+    experiments = [prepared("fedavg", tmp_path, seed=seed) for seed in range(4)]
+    with held(experiments[0].folder, experiments[2].folder):
+        result = list(launch(experiments, Launch(quiet=True, jobs=jobs), patience=1))
+    assert [item for item, _ in result] == [experiments[1], experiments[3]]
+    assert all(run.done for _, run in result)
 
 
 def test_an_element_leaves_without_a_table_and_tells_who_prints_it(calls, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(slurm, "PATIENCE", 1)
     words = submitted([*RUNS.replace("0.01", "0.01 1e30").split(), "--optimizer", "sgd"], tmp_path / "saves")
-    runs, how, _ = commandline.parse(words, CLASSES, dict.fromkeys(CLASSES, ""))
-    first, *others = (nodes.prepare(run, how) for run in runs)
+    runs, launch_options, _ = commandline.parse(words, CLASSES, dict.fromkeys(CLASSES, ""))
+    first, *others = (nodes.prepare(run, launch_options) for run in runs)
     capsys.readouterr()
     with held(first.folder):
         status = command.main(words)
     out, err = capsys.readouterr()
-    failed = [one for one in others if (one.folder / "failed").exists()]
+    failed = [run_experiment for run_experiment in others if (run_experiment.folder / "failed").exists()]
     assert status == (1 if failed else 0)
-    assert "other processes are executing 1 of 8 runs; the last process to finish prints the table" in err
+    assert "other processes are executing 1 of 8 runs; the last process to finish prints the table" in " ".join(err.split())
     assert len(re.findall(r"^run\.py: .*training loss", err, re.MULTILINE)) == len(failed) > 0, "failures are told too"
     assert "algorithm  " not in out
     assert command.main(words) == 1
@@ -220,13 +220,13 @@ def test_elements_of_a_study_wait_for_all_settings_and_leave_results_to_others(c
     monkeypatch.setattr(slurm, "PATIENCE", 1)
     (tmp_path / "mine.toml").write_text(TEXT.replace("[0.1, 1.0]", "0.1"))
     words = submitted(["--study", str(tmp_path / "mine.toml"), "--jobs", "1"], tmp_path / "saves")
-    told = capsys.readouterr().out
-    assert "8 of 8 runs are left (tuning on held-out data), then the runs with the selected settings" in told
+    output = capsys.readouterr().out
+    assert "8 of 8 runs are left (tuning on held-out data), then the runs with the selected settings" in output
     folder = tmp_path / "saves" / "mine"
-    _, how, _ = commandline.parse(words, CLASSES, dict.fromkeys(CLASSES, ""))
-    asked = command.study.read(tmp_path / "mine.toml", CLASSES)
-    tried = nodes.prepare(asked.tried(CLASSES)["fedavg"][0], replace(how, export_dir=folder / "tuning"))
-    result = nodes.prepare(asked.runs(CLASSES)["independent"][0], replace(how, export_dir=folder))
+    _, launch_options, _ = commandline.parse(words, CLASSES, dict.fromkeys(CLASSES, ""))
+    options = command.study.read(tmp_path / "mine.toml", CLASSES)
+    tried = nodes.prepare(options.tried(CLASSES)["fedavg"][0], replace(launch_options, export_dir=folder / "tuning"))
+    result = nodes.prepare(options.runs(CLASSES)["independent"][0], replace(launch_options, export_dir=folder))
     with held(result.folder), held(tried.folder, seconds=8):
         assert command.main(words) == 0
     assert len(list(saves.find(folder / "tuning"))) == 8, "with the one that another had for longer than its patience"
@@ -251,8 +251,8 @@ def test_an_element_that_is_told_to_stop_saves_the_last_finished_round(calls, tm
 def test_an_element_takes_the_cores_that_it_was_given(monkeypatch):
     monkeypatch.undo()  # of one_core
     there = scheduling.cores()
-    for given, taken in (("1", 1), (str(there + 1), there)):
-        monkeypatch.setenv("SLURM_CPUS_ON_NODE", given)
+    for inputs, taken in (("1", 1), (str(there + 1), there)):
+        monkeypatch.setenv("SLURM_CPUS_ON_NODE", inputs)
         assert scheduling.cores() == taken
 
 
@@ -287,26 +287,26 @@ def test_a_node_of_another_kind_declines_in_a_line(calls, elsewhere, tmp_path, c
 
 def test_any_node_makes_the_runs_under_the_submitters_names_and_records_itself(calls, elsewhere, tmp_path, capsys):
     words = submitted([*RUNS.split(), "--any_node"], tmp_path / "saves")
-    runs, how, _ = commandline.parse(words, CLASSES, dict.fromkeys(CLASSES, ""))
-    names = {nodes.prepare(run, how).folder for run in runs}
+    runs, launch_options, _ = commandline.parse(words, CLASSES, dict.fromkeys(CLASSES, ""))
+    names = {nodes.prepare(run, launch_options).folder for run in runs}
     elsewhere()
     assert command.main(words) == 0
-    found = list(saves.find(tmp_path / "saves"))
-    assert {run.folder for run in found} == names
-    for run in found:
+    result = list(saves.find(tmp_path / "saves"))
+    assert {run.folder for run in result} == names
+    for run in result:
         assert run.config["any_node"] is True
         assert run.config["environment"]["processor"] == "aarch64 DEFAULT"
         assert not run.folder.name.endswith(run.config["source"][:6])
     # a node of the submitter's kind finds them
-    written = {run.folder: (run.folder / "weights.pt").stat().st_mtime_ns for run in found}
+    written = {run.folder: (run.folder / "weights.pt").stat().st_mtime_ns for run in result}
     assert command.main(words) == 0
     assert {folder: (folder / "weights.pt").stat().st_mtime_ns for folder in written} == written
 
 
 def test_a_run_that_several_kinds_of_nodes_have_made_names_them_all(calls, elsewhere, tmp_path, monkeypatch):
     words = submitted([*RUNS.replace("cfkd ", "").replace("0 1", "0").split(), "--any_node"], tmp_path / "saves")
-    runs, how, _ = commandline.parse(words, CLASSES, dict.fromkeys(CLASSES, ""))
-    here = nodes.prepare(runs[0], how)
+    runs, launch_options, _ = commandline.parse(words, CLASSES, dict.fromkeys(CLASSES, ""))
+    here = nodes.prepare(runs[0], launch_options)
     with monkeypatch.context() as stopped:
         stopped.setattr(loggers, "ALWAYS", (stopping_after(1),))
         assert command.main(words) == 130
@@ -327,9 +327,9 @@ def test_changed_code_is_another_kind_of_node_too(calls, tmp_path, monkeypatch, 
 
 
 def test_runs_that_are_submitted_together_are_named_for_one_kind_of_node(tmp_path):
-    one = prepared("fedavg", tmp_path)
-    other = replace(one, config={**one.config, "source": "0" * 64})
-    assert "--device: must be one" in line_of(nodes.write, [one, other], tmp_path / "named.json")
+    run_experiment = prepared("fedavg", tmp_path)
+    other = replace(run_experiment, config={**run_experiment.config, "source": "0" * 64})
+    assert "--device: must be the same" in line_of(nodes.write, [run_experiment, other], tmp_path / "named.json")
 
 
 def test_a_file_that_names_nothing_is_a_mistake(tmp_path, capsys):

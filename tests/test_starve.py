@@ -100,20 +100,20 @@ def refusing(monkeypatch, number, name):
 )
 def test_wherever_a_disk_gets_full_the_command_ends_and_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
     whole = experiment.run(prepared("fedavg", tmp_path / "whole"))
-    one = prepared("fedavg", tmp_path / "full")
+    run_experiment = prepared("fedavg", tmp_path / "full")
     with monkeypatch.context() as patched:
         refusing(patched, errno.ENOSPC, name)
-        ended = carried_out(one, False, (), nothing)
+        ended = carried_out(run_experiment, False, (), nothing)
     assert isinstance(ended, NoRoomError)
     assert re.search(r"/\S+: the disk is full; free some space, then rerun the same command$", str(ended))
-    assert not saves.finished(one.folder)
-    assert [path.name for path in one.folder.glob(".*")] == [".lock"], "nothing half-written is left"
-    assert_same(experiment.run(one), whole)
+    assert not saves.finished(run_experiment.folder)
+    assert [path.name for path in run_experiment.folder.glob(".*")] == [".lock"], "nothing half-written is left"
+    assert_same(experiment.run(run_experiment), whole)
 
 
 def test_a_finished_run_that_cannot_be_read_now_stays_finished(tmp_path, monkeypatch):
-    one = prepared("fedavg", tmp_path)
-    experiment.run(one)
+    run_experiment = prepared("fedavg", tmp_path)
+    experiment.run(run_experiment)
 
     def short(path, *others):
         with untrusted.refusing(path, "text"):
@@ -121,22 +121,22 @@ def test_a_finished_run_that_cannot_be_read_now_stays_finished(tmp_path, monkeyp
 
     with monkeypatch.context() as patched:
         patched.setattr(untrusted, "text", short)
-        failed = carried_out(one, False, (), nothing)
+        failed = carried_out(run_experiment, False, (), nothing)
     assert failed.reason.startswith("not enough memory; ")
-    assert experiment.run(one).done
-    assert (one.folder / "run.log").read_text().count(" in /") == 1, "and is not made again"
+    assert experiment.run(run_experiment).done
+    assert (run_experiment.folder / "run.log").read_text().count(" in /") == 1, "and is not made again"
 
 
 def test_a_good_checkpoint_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):
-    one = prepared("fedavg", tmp_path, rounds=3)
+    run_experiment = prepared("fedavg", tmp_path, rounds=3)
 
     def stop(row):
         if not isinstance(row, str) and row["round"] == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(one, watch=stop)
-    kept = saves.checkpoints(one.folder)
+        experiment.run(run_experiment, watch=stop)
+    kept = saves.checkpoints(run_experiment.folder)
     with monkeypatch.context() as patched:
 
         def no_more(path, *flags):
@@ -146,10 +146,10 @@ def test_a_good_checkpoint_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch
 
         regular = untrusted.regular
         patched.setattr(untrusted, "regular", no_more)
-        failed = carried_out(one, False, (), nothing)
+        failed = carried_out(run_experiment, False, (), nothing)
     assert ": too many files are open; " in failed.reason
-    assert saves.checkpoints(one.folder) == kept != []
-    assert experiment.run(one).done
+    assert saves.checkpoints(run_experiment.folder) == kept != []
+    assert experiment.run(run_experiment).done
 
 
 def test_who_is_told_to_stop_stops_though_the_disk_is_full(tmp_path, monkeypatch, caplog):

@@ -31,7 +31,7 @@ from saves import workbook
 
 @pytest.mark.parametrize("name", strangers.ATTACKS)
 def test_an_attack_is_refused_in_one_line_and_nothing_runs(name, tmp_path, capsys):
-    make, words, told = strangers.ATTACKS[name]
+    make, words, result = strangers.ATTACKS[name]
     tmp = tmp_path / "own"
     tmp.mkdir()
     make(tmp)
@@ -39,11 +39,11 @@ def test_an_attack_is_refused_in_one_line_and_nothing_runs(name, tmp_path, capsy
     words = words.format(tmp=tmp).split()
     words += [] if "--study" in words or "--config_file" in words else ["--n_clients", "2"]
     assert run.main([*words, "--export_dir", str(tmp / "saves")]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("run.py: ")
-    assert said.count("\n") == 1
-    assert told in said
-    assert said[:-1].isprintable()
+    errors = capsys.readouterr().err
+    assert errors.startswith("run.py: ")
+    assert errors.count("\n") == 1
+    assert result in errors
+    assert errors[:-1].isprintable()
     assert not (tmp / strangers.CANARY).exists()
     assert strangers._everything(tmp) == before
 
@@ -98,12 +98,12 @@ def is_inert(text: str) -> bool:
 
 
 def test_evil_names_are_inert_on_the_screen(of_evil_names, capsys):
-    folder, said = of_evil_names
+    folder, output = of_evil_names
     table.main([str(folder)])
     status.main([str(folder.parent)])
-    assert is_inert(said + capsys.readouterr().out)
-    assert "Traceback" not in said
-    assert "error" not in said
+    assert is_inert(output + capsys.readouterr().out)
+    assert "Traceback" not in output
+    assert "error" not in output
     assert is_inert(folder.name)
     assert is_inert((folder / "run.log").read_text())
     assert (folder / "split.png").exists()
@@ -142,9 +142,9 @@ def test_text_that_begins_like_a_formula_is_text(tmp_path):
             workbook.write_sheet(
                 writer, name, pd.DataFrame({"=1": ["=1+1", "\x00\uffff", "x" * 40_000]}), lambda *_: "General"
             )
-    found = load_workbook(tmp_path / "t.xlsx")
-    assert found.sheetnames == ["a_b", "a_b 2", "A_B 3"]
-    for sheet in found:
+    result = load_workbook(tmp_path / "t.xlsx")
+    assert result.sheetnames == ["a_b", "a_b 2", "A_B 3"]
+    for sheet in result:
         assert [cell.value[:12] for cell in sheet["A"]] == ["=1", "=1+1", r"\x00\uffff", "x" * 12]
         assert "f" not in {cell.data_type for cell in sheet["A"]}
         assert len(sheet["A4"].value) == workbook.MAX_TEXT
@@ -171,9 +171,9 @@ def test_evil_names_are_text_in_markdown_latex_and_csv():
     assert not re.search(r"^(?!%).*(?<!\\)[$]", by_form["latex"], re.M)
     assert r"\input" not in re.sub(r"^%.*", "", by_form["latex"], flags=re.M).replace("textbackslash", "")
     assert by_form["latex"].splitlines()[-1] == r"% of\n\input{x}"
-    told = [row[0] for row in csv.reader(io.StringIO(by_form["csv"]))][1:]
-    assert [text for text in told if text[0] in "=+-@"] == []
-    assert told[0] == "'=1+1"
+    actual = [row[0] for row in csv.reader(io.StringIO(by_form["csv"]))][1:]
+    assert [text for text in actual if text[0] in "=+-@"] == []
+    assert actual[0] == "'=1+1"
 
 
 def test_long_names_are_cut_and_told_apart_and_short_ones_stay():

@@ -44,10 +44,10 @@ def test_every_call_gives_the_stream_at_its_beginning():
 def test_a_stream_is_the_same_in_another_process():
     """Python's own hash of a text is salted anew in every process, so a stream must not be named by it."""
     code = f"import streams; print(streams.generator(*{NAME!r}).integers(2**63, size=4).tolist())"
-    found = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "1"}, capture_output=True, check=True
     )
-    assert found.stdout.decode().strip() == str(list(first(*NAME)))
+    assert completed.stdout.decode().strip() == str(list(first(*NAME)))
 
 
 @pytest.mark.parametrize("integer", [np.int64, np.int32, np.uint8, torch.tensor])
@@ -64,7 +64,7 @@ def test_other_seeds_parties_purposes_rounds_and_clients_are_other_streams():
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("item", "other"),
     [
         (("round", 1, 23), ("round", 12, 3)),  # names are not run together
         (("split", 1), ("split", "1")),  # a number is not its text
@@ -74,8 +74,8 @@ def test_other_seeds_parties_purposes_rounds_and_clients_are_other_streams():
         ((0,), (2**128,)),
     ],
 )
-def test_names_that_look_alike_are_different_streams(one, other):
-    assert first(*one) != first(*other)
+def test_names_that_look_alike_are_different_streams(item, other):
+    assert first(*item) != first(*other)
 
 
 def test_torch_seeded_is_repeatable_whatever_happened_before():

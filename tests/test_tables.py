@@ -34,11 +34,11 @@ def written(tmp_path, text, name="t.csv"):
     ],
 )
 def test_one_table_in_many_forms(text, tmp_path):
-    found = silos.table(written(tmp_path, text))
-    assert found.features == ("age", "mass")
-    assert found.train.x[:, :, 0, 0].tolist() == [[61, 23.5], [38, 21], [52, 30.25]]
-    assert found.train.y.tolist() == ["ill", "well", "ill"]
-    assert found.warnings == ()
+    result = silos.table(written(tmp_path, text))
+    assert result.features == ("age", "mass")
+    assert result.train.x[:, :, 0, 0].tolist() == [[61, 23.5], [38, 21], [52, 30.25]]
+    assert result.train.y.tolist() == ["ill", "well", "ill"]
+    assert result.warnings == ()
 
 
 WRONG = {
@@ -100,26 +100,26 @@ def test_columns_that_pandas_numbers_have_names(tmp_path):
 
 
 def test_truth_is_one_and_zero(tmp_path):
-    found = silos.table(written(tmp_path, "a,label\nTrue,u\nfalse,v\nTRUE,u\n"))
-    assert found.train.x[:, 0, 0, 0].tolist() == [1, 0, 1]
+    result = silos.table(written(tmp_path, "a,label\nTrue,u\nfalse,v\nTRUE,u\n"))
+    assert result.train.x[:, 0, 0, 0].tolist() == [1, 0, 1]
 
 
 @pytest.mark.parametrize("numbers", [range(6), range(100, 106), [3, 1, 2, 0, 5, 4]])
 def test_a_column_that_counts_the_rows_is_warned_of(numbers, tmp_path):
     rows = "".join(f"{i},{i * i},{'uv'[i % 2]}\n" for i in numbers)
     path = written(tmp_path, "id,x,label\n" + rows)
-    told = f"{path}: the column id looks like row numbers and is used as a feature; remove the column if it is an index"
-    assert silos.table(path).warnings == (told,)
+    text = f"{path}: the column id looks like row numbers and is used as a feature; remove the column if it is an index"
+    assert silos.table(path).warnings == (text,)
 
 
 def test_a_large_offset_takes_no_precision():
     """Seconds since 1970 are the run that the same seconds from 0 on are, to the rounding of 32 bits."""
     seconds = np.random.default_rng(0).permutation(80).astype(np.float64)
     x = np.stack([seconds + 1.7e9, seconds, seconds * 1e-50, np.full(80, 0.1)], 1)[:, :, None, None]
-    found = in_32_bits(x, 60).astype(np.float64)[:, :, 0, 0]
-    assert np.array_equal(found[:, 1], seconds)
-    assert np.array_equal(found[:, 3], np.full(80, np.float32(0.1)))
-    for column in found.T[:3]:
+    result = in_32_bits(x, 60).astype(np.float64)[:, :, 0, 0]
+    assert np.array_equal(result[:, 1], seconds)
+    assert np.array_equal(result[:, 3], np.full(80, np.float32(0.1)))
+    for column in result.T[:3]:
         standard = (seconds - seconds[:60].mean()) / seconds[:60].std()
         np.testing.assert_allclose((column - column[:60].mean()) / column[:60].std(), standard, atol=1e-5)
 
@@ -147,9 +147,9 @@ def test_a_table_is_the_same_as_csv_and_as_parquet(tmp_path):
         frame = FRAME if label == "kind" else FRAME.drop(columns="kind")
         frame.to_csv(tmp_path / "t.csv", index=False)
         frame.to_parquet(tmp_path / "t.parquet")
-        one, other = (silos.table(tmp_path / f"t.{end}", label) for end in ("csv", "parquet"))
-        assert one.features == other.features
-        for a, b in zip(one.parts, other.parts, strict=True):
+        item, other = (silos.table(tmp_path / f"t.{end}", label) for end in ("csv", "parquet"))
+        assert item.features == other.features
+        for a, b in zip(item.parts, other.parts, strict=True):
             assert np.array_equal(a.x.astype(np.float32), b.x.astype(np.float32))
             assert (a.y.tolist(), a.clients.tolist()) == (b.y.tolist(), b.clients.tolist())
     assert silos.clients(tmp_path / "t.parquet") == silos.clients(tmp_path / "t.csv") == ("n", "s")
@@ -249,8 +249,8 @@ def is_read(data, path):
     lines = [separator.join(_cell(value, separator) for value in row) for row in ([header] if header else []) + rows]
     path.write_bytes(draw(st.sampled_from(["\n", "\r\n"])).join(lines).encode())
     try:
-        found = silos.table(path)
-        classified(found)
+        result = silos.table(path)
+        classified(result)
     except ValueError as error:
         assert reason(error) == str(error), "one line"
         assert str(path) in str(error)
@@ -260,11 +260,11 @@ def is_read(data, path):
         return True
     assert separator == ","
     assert all(len(row) == len(header) for row in rows)
-    assert found.features == tuple(name.strip() for name in names)
-    assert len(set(found.features)) == len(names)
-    assert found.train.y.tolist() == labels
+    assert result.features == tuple(name.strip() for name in names)
+    assert len(set(result.features)) == len(names)
+    assert result.train.y.tolist() == labels
     assert len({meaning(label) for label in labels}) == len(set(labels)), "no class is spelled in two ways"
-    for read, column in zip(found.train.x[:, :, 0, 0].T, columns, strict=True):
+    for read, column in zip(result.train.x[:, :, 0, 0].T, columns, strict=True):
         assert read.tolist() == [float(value) for value in column]
     return True
 

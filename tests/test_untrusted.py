@@ -22,14 +22,14 @@ def member(array: np.ndarray, **header) -> bytes:
 
 
 def archive(path, members: dict[str, bytes], packed: int = zipfile.ZIP_DEFLATED):
-    with zipfile.ZipFile(path, "w", packed) as made:
+    with zipfile.ZipFile(path, "w", packed) as created:
         for name, content in members.items():
-            made.writestr(name, content)
+            created.writestr(name, content)
     return path
 
 
 def test_arrays_come_back_as_numpy_reads_them(tmp_path):
-    given = {
+    context = {
         "bytes": np.arange(256, dtype=np.uint8).reshape(2, 128),
         "columns": np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3)),
         "one": np.array(3.5),
@@ -39,15 +39,15 @@ def test_arrays_come_back_as_numpy_reads_them(tmp_path):
         "truth": np.array([True, False]),
     }
     for save in (np.savez, np.savez_compressed):
-        save(tmp_path / "a.npz", **given)
-        found = untrusted.arrays(tmp_path / "a.npz")
-        assert list(found) == list(given)
-        for name, array in given.items():
-            assert found[name].dtype == array.dtype
-            np.testing.assert_array_equal(found[name], array)
+        save(tmp_path / "a.npz", **context)
+        result = untrusted.arrays(tmp_path / "a.npz")
+        assert list(result) == list(context)
+        for name, array in context.items():
+            assert result[name].dtype == array.dtype
+            np.testing.assert_array_equal(result[name], array)
         assert list(untrusted.arrays(tmp_path / "a.npz", ["one", "another"])) == ["one"]
-    np.save(tmp_path / "a.npy", given["columns"])
-    np.testing.assert_array_equal(untrusted.array(tmp_path / "a.npy"), given["columns"])
+    np.save(tmp_path / "a.npy", context["columns"])
+    np.testing.assert_array_equal(untrusted.array(tmp_path / "a.npy"), context["columns"])
 
 
 NUMBERS = np.arange(4.0)
@@ -72,10 +72,10 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_arrays_that_are_none_or_ask_for_too_much_are_one_line(what, tmp_path):
-    members, told = WRONG[what]
+    members, result = WRONG[what]
     line = line_of(untrusted.arrays, archive(tmp_path / "a.npz", members))
     assert line.startswith(f"{tmp_path}/a.npz: ")
-    assert told in line
+    assert result in line
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
@@ -134,7 +134,7 @@ def test_toml_is_read_and_what_would_take_for_ever_is_one_line(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text("[a]\nb = [0.1, 0.2]")
     assert untrusted.toml(path) == {"a": {"b": [0.1, 0.2]}}
-    for content, told in (
+    for content, result in (
         ("a." * 100_000 + "b = 1", "a line with more than 1000 dots"),
         ("a." * 500 + "b = 1", "nested too deeply"),
         ("a = " + "[" * 3_000 + "]" * 3_000, "nested too deeply"),
@@ -142,7 +142,7 @@ def test_toml_is_read_and_what_would_take_for_ever_is_one_line(tmp_path):
         ("a = ", "cannot be read as TOML ("),
     ):
         path.write_text(content)
-        assert told in line_of(untrusted.toml, path)
+        assert result in line_of(untrusted.toml, path)
 
 
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):

@@ -71,8 +71,8 @@ def test_a_view_weighs_its_own_elements_not_the_memory_it_looks_into():
 
 def test_leaves_come_from_left_to_right():
     a, b, c, d = (torch.tensor(float(i)) for i in range(4))
-    found = list(leaves({"second": [a, (b,)], "first": {"x": c}, "last": d}))
-    assert [leaf.item() for leaf in found] == [0, 1, 2, 3]
+    result = list(leaves({"second": [a, (b,)], "first": {"x": c}, "last": d}))
+    assert [leaf.item() for leaf in result] == [0, 1, 2, 3]
 
 
 def test_examples_weigh_their_images_and_labels():
@@ -201,7 +201,7 @@ def test_counts_labels_examples_and_single_numbers_are_sent_exactly(name):
     row += single
     (arrived,) = wire.up("other", [row], [0])
     assert weigh(arrived) == weigh(row) == wire.collect()["up", "other"][0]
-    assert all(one is other for one, other in zip(leaves(arrived), leaves(row), strict=True))
+    assert all(item is other for item, other in zip(leaves(arrived), leaves(row), strict=True))
 
 
 def test_rows_and_trees_are_packed_within():

@@ -34,25 +34,25 @@ def main() -> int:
     parser.add_argument(
         "--record", action="store_true", help="keep what rounds and peers find, in results.json and docs/speed.md"
     )
-    asked = parser.parse_args()
-    if strange := set(asked.parts) - set(PARTS):
+    args = parser.parse_args()
+    if strange := set(args.parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(strange))}: must be one of {', '.join(PARTS)}")
-    how = {"times": asked.times, "record": asked.record}
+    flags = {"times": args.times, "record": args.record}
 
     def chosen(everyone: dict[str, Contestant]) -> dict[str, Contestant]:
-        return {who: one for who, one in everyone.items() if who.startswith(("Chorus", *asked.who))}
+        return {who: item for who, item in everyone.items() if who.startswith(("Chorus", *args.who))}
 
     does = {
-        "rounds": lambda: rounds.compared("rounds", chosen({**CHORUS, **BARE}), asked.jobs or JOBS, **how),
-        "peers": lambda: rounds.compared("peers", chosen({**CHORUS, **BARE, **PEERS}), asked.jobs or list(JOBS)[:2], **how),
-        "cuda": lambda: rounds.compared("cuda", ON_CUDA, asked.jobs or JOBS, **how),
-        "before": lambda: before.compared(asked.revision, asked.commands, asked.times),
-        "plan": lambda: plan.compared(asked.times),
-        "study": lambda: study.compared(asked.times),
+        "rounds": lambda: rounds.compared("rounds", chosen({**CHORUS, **BARE}), args.jobs or JOBS, **flags),
+        "peers": lambda: rounds.compared("peers", chosen({**CHORUS, **BARE, **PEERS}), args.jobs or list(JOBS)[:2], **flags),
+        "cuda": lambda: rounds.compared("cuda", ON_CUDA, args.jobs or JOBS, **flags),
+        "before": lambda: before.compared(args.revision, args.commands, args.times),
+        "plan": lambda: plan.compared(args.times),
+        "study": lambda: study.compared(args.times),
         "page": results.write,
         "defaults": defaults.measured,
     }
-    return sum(does[part]() or 0 for part in asked.parts)
+    return sum(does[part]() or 0 for part in args.parts)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from checks.bench.work import TEST_BATCH, Examples, Work, given, tell
+from checks.bench.work import TEST_BATCH, Examples, Work, read_options, tell
 
 # what is asked after a round, functions of images to (anything, logits): several kinds of them, the headline first
 Answers = list[list[Callable]]
@@ -31,7 +31,7 @@ class Loop:
     best: bool
     steps: int = 0
 
-    def ready(self, net: nn.Module) -> nn.Module:
+    def prepare(self, net: nn.Module) -> nn.Module:
         """A network in the layout of the settings."""
         return net.to(memory_format=torch.channels_last) if self.best else net
 
@@ -41,11 +41,11 @@ class Loop:
 
     def optimizer(self, parameters) -> torch.optim.Optimizer:
         """The one that the job asks for."""
-        asked = self.work.options
-        named = {"lr": asked["lr"], "weight_decay": asked["weight_decay"], "fused": self.best or None}
-        if asked["optimizer"] == "sgd":
-            return torch.optim.SGD(parameters, momentum=asked["momentum"], **named)
-        return torch.optim.Adam(parameters, amsgrad=asked["optimizer"] == "amsgrad", **named)
+        values = self.work.options
+        named = {"lr": values["lr"], "weight_decay": values["weight_decay"], "fused": self.best or None}
+        if values["optimizer"] == "sgd":
+            return torch.optim.SGD(parameters, momentum=values["momentum"], **named)
+        return torch.optim.Adam(parameters, amsgrad=values["optimizer"] == "amsgrad", **named)
 
     def batches(self, n: int, epochs: int) -> Iterator[Tensor]:
         """Positions in a new order every epoch, int64 [B] at a time."""
@@ -78,7 +78,7 @@ class Loop:
 
 def fedavg(loop: Loop) -> Iterator[Answers]:
     """Rounds of FedAvg; of FedBABU, where the head stays as it is."""
-    work, net = loop.work, loop.ready(loop.work.network())
+    work, net = loop.work, loop.prepare(loop.work.network())
     net.classifier.requires_grad_(work.options["algorithm"] != "fedbabu")
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     server = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -102,14 +102,14 @@ def cfkd(loop: Loop) -> Iterator[Answers]:
     from algorithms.cfkd import few_of_each, loss
     from helpers import Batch, class_means
 
-    work, asked = loop.work, SimpleNamespace(**loop.work.options)
-    nets = [loop.ready(work.network(weights)) for weights in work.own]
+    work, options = loop.work, SimpleNamespace(**loop.work.options)
+    nets = [loop.prepare(work.network(weights)) for weights in work.own]
     optimizers = [loop.optimizer(net.parameters()) for net in nets]
 
     def represent(net: nn.Module, examples: Examples) -> tuple[Tensor, Tensor, Tensor]:
         x, y = examples
         features, _ = loop.outputs(net.eval(), x)
-        few = few_of_each(y, asked.n_avg, SimpleNamespace(permutation=lambda n: torch.randperm(n).cpu().numpy()))
+        few = few_of_each(y, options.n_avg, SimpleNamespace(permutation=lambda n: torch.randperm(n).cpu().numpy()))
         return *class_means(features, y, work.n_classes), class_means(features[few], y[few], work.n_classes)[0]
 
     sent = [represent(net, share) for net, share in zip(nets, work.shares, strict=True)]
@@ -120,9 +120,9 @@ def cfkd(loop: Loop) -> Iterator[Answers]:
             _, held, observation = sent[(k + 1 + int(torch.randint(len(sent) - 1, ()))) % len(sent)]
             teacher = {"means": means, "held": counts > 0, "observation": observation, "observed": held > 0}
             net.train()
-            for i in loop.batches(len(y), asked.epoch_per_round):
+            for i in loop.batches(len(y), options.epoch_per_round):
                 batch = Batch(loop.laid(x[i]), y[i], i)
-                loop.step(optimizer, lambda net=net, batch=batch, teacher=teacher: loss(net, batch, teacher, asked))
+                loop.step(optimizer, lambda net=net, batch=batch, teacher=teacher: loss(net, batch, teacher, options))
         sent = [represent(net, share) for net, share in zip(nets, work.shares, strict=True)]
         yield [nets]
 
@@ -133,14 +133,14 @@ def fedgkt(loop: Loop) -> Iterator[Answers]:
     from helpers import Batch
     from models import StemNet
 
-    work, asked = loop.work, SimpleNamespace(**loop.work.options)
-    nets = [loop.ready(work.network(weights)) for weights in work.own]
-    server = loop.ready(work.made(asked.server_model, StemNet.map_shape(work.shape), work.server))
+    work, options = loop.work, SimpleNamespace(**loop.work.options)
+    nets = [loop.prepare(work.network(weights)) for weights in work.own]
+    server = loop.prepare(work.build(options.server_model, StemNet.map_shape(work.shape), work.server))
     optimizers = [loop.optimizer(net.parameters()) for net in nets]
     of_server = loop.optimizer(server.parameters())
     y = torch.cat([labels for _, labels in work.shares])
     sizes = [len(labels) for _, labels in work.shares]
-    said, weight = torch.zeros(len(y), work.n_classes), 0.0  # nothing has been said before the first round
+    output, weight = torch.zeros(len(y), work.n_classes), 0.0  # nothing has been said before the first round
 
     def extract(net: StemNet, x: Tensor) -> tuple[Tensor, Tensor]:
         middle = net.cut(x)
@@ -150,21 +150,21 @@ def fedgkt(loop: Loop) -> Iterator[Answers]:
         return server(net.cut(x))
 
     while True:
-        for net, optimizer, (x, labels), targets in zip(nets, optimizers, work.shares, said.split(sizes), strict=True):
-            given = {"targets": targets, "weight": weight}
+        for net, optimizer, (x, labels), targets in zip(nets, optimizers, work.shares, output.split(sizes), strict=True):
+            context = {"targets": targets, "weight": weight}
             net.train()
-            for i in loop.batches(len(labels), asked.epoch_per_round):
+            for i in loop.batches(len(labels), options.epoch_per_round):
                 batch = Batch(loop.laid(x[i]), labels[i], i)
-                loop.step(optimizer, lambda net=net, batch=batch, given=given: loss(net, batch, given, asked))
+                loop.step(optimizer, lambda net=net, batch=batch, inputs=context: loss(net, batch, inputs, options))
 
         sent = [loop.outputs(partial(extract, net.eval()), x) for net, (x, _) in zip(nets, work.shares, strict=True)]
         maps, targets = (torch.cat(part) for part in zip(*sent, strict=True))
-        given = {"targets": targets, "said": torch.zeros_like(said)}
+        context = {"targets": targets, "said": torch.zeros_like(output)}
         server.train()
-        for i in loop.batches(len(y), asked.epochs_server):
+        for i in loop.batches(len(y), options.epochs_server):
             batch = Batch(loop.laid(maps[i]), y[i], i)
-            loop.step(of_server, lambda batch=batch, given=given: server_loss(server, batch, given, asked))
-        said, weight = given["said"], asked.kd_alpha
+            loop.step(of_server, lambda batch=batch, inputs=context: server_loss(server, batch, inputs, options))
+        output, weight = context["said"], options.kd_alpha
         server.eval()
         yield [[partial(behind, net) for net in nets], nets]
 
@@ -179,19 +179,19 @@ def finished(device: str) -> None:
 
 
 def main() -> None:
-    asked = given()
-    torch.set_num_threads(asked.threads)
-    torch.set_default_device(asked.device)
+    options = read_options()
+    torch.set_num_threads(options.threads)
+    torch.set_default_device(options.device)
     torch.manual_seed(0)
-    loop = Loop(Work.read(asked.work, asked.device), asked.best)
-    wanted = loop.work.options
-    rounds, tests, playing = [], [], ROUNDS[wanted["algorithm"]](loop)
-    for r in range(1, wanted["rounds"] + 1):
+    loop = Loop(Work.read(options.work, options.device), options.best)
+    expected = loop.work.options
+    rounds, tests, playing = [], [], ROUNDS[expected["algorithm"]](loop)
+    for r in range(1, expected["rounds"] + 1):
         began = time.perf_counter()
         answers = next(playing)
-        finished(asked.device)
+        finished(options.device)
         rounds.append(time.perf_counter() - began)
-        if r == wanted["rounds"] or wanted["track_history"]:
+        if r == expected["rounds"] or expected["track_history"]:
             began = time.perf_counter()
             accuracy, *_ = [loop.accuracy(kind) for kind in answers]
             tests.append(time.perf_counter() - began)

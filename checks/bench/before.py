@@ -59,8 +59,10 @@ def compared(revision: str, names: list[str], times: int) -> int:
                     print(f"  training {train:.2f} s a round, test {test:.2f} s, command {command:.1f} s  {way}", flush=True)
             base = [median(column) for column in list(zip(*taken[revision], strict=True))[:3]]
             for way, samples in taken.items():
-                found = [median(column) for column in list(zip(*samples, strict=True))[:3]]
-                ratios = " ".join(f"{one:>8.2f} s {before / one:>5.2f}" for one, before in zip(found, base, strict=True))
+                results = [median(column) for column in list(zip(*samples, strict=True))[:3]]
+                ratios = " ".join(
+                    f"{item:>8.2f} s {before / item:>5.2f}" for item, before in zip(results, base, strict=True)
+                )
                 print(f"  {ratios}  {way}")
                 same = all(sample[3] == taken[one_thread][0][3] for sample in samples)
                 if not same and "bf16" not in way and way != revision:
@@ -89,7 +91,7 @@ def _done(where: Path, line: str) -> tuple[float, float, float, list[float]]:
         if done.returncode:
             sys.exit(done.stderr)
         seconds = time.perf_counter() - began
-        found = [json.loads(line) for line in done.stdout.splitlines()]
-        rounds = saves.load(found[-1]["folder"]).rounds
+        results = [json.loads(line) for line in done.stdout.splitlines()]
+        rounds = saves.load(results[-1]["folder"]).rounds
         tests = rounds["evaluation_seconds"].iloc[-1]
-        return median(rounds["train_seconds"].iloc[1:]), tests, seconds, [one["global_mean"] for one in found]
+        return median(rounds["train_seconds"].iloc[1:]), tests, seconds, [item["global_mean"] for item in results]

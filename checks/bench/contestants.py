@@ -52,8 +52,8 @@ def chorus(workers: int = 1, flags: str = "--device cpu") -> Contestant:
     """Chorus, so many clients side by side."""
 
     def command(job: Job, work: Path, folder: Path) -> list[str]:
-        how = f"--workers {workers} {flags} --quiet --json --unverified_data --export_dir {folder}"
-        return [sys.executable, "run.py", *job.command.split(), *how.split()]
+        settings = f"--workers {workers} {flags} --quiet --json --unverified_data --export_dir {folder}"
+        return [sys.executable, "run.py", *job.command.split(), *settings.split()]
 
     return Contestant(command, read=_of_run)
 
@@ -74,8 +74,8 @@ def bare(threads: int = 1, best: bool = False, device: str = "cpu") -> Contestan
     """A bare loop of so many threads; with the best public settings."""
 
     def command(job: Job, work: Path, folder: Path) -> list[str]:
-        how = ["--threads", str(threads), "--device", device, *["--best"] * best]
-        return [sys.executable, "-m", "checks.bench.bare", str(work), *how]
+        flags = ["--threads", str(threads), "--device", device, *["--best"] * best]
+        return [sys.executable, "-m", "checks.bench.bare", str(work), *flags]
 
     return Contestant(command, {"OMP_NUM_THREADS": str(threads), **(KEPT if best else {})})
 
@@ -118,21 +118,26 @@ PEERS = {
 def prepared(job: Job) -> Experiment:
     """Chorus's run of a job, of which nothing is written. Raises UserError where the data are not there."""
     classes = algorithms.all_options()
-    (options,), how, _ = commandline.parse([*job.command.split(), "--unverified_data"], classes, dict.fromkeys(classes, ""))
-    return experiment.prepare(options, how)
+    (options,), launch_options, _ = commandline.parse(
+        [*job.command.split(), "--unverified_data"], classes, dict.fromkeys(classes, "")
+    )
+    return experiment.prepare(options, launch_options)
 
 
-def work_of(one: Experiment) -> Work:
+def work_of(run_experiment: Experiment) -> Work:
     """What all start from."""
-    federation, data = experiment.federation_of(one), one.data
+    federation, data = experiment.federation_of(run_experiment), run_experiment.data
 
     def examples(indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return data.images(indices).clone(memory_format=torch.contiguous_format), data.y[indices]
 
     test = torch.arange(data.n_train, len(data.y))
-    shares, state = [examples(share) for share in federation.shares], one.module.start(federation, one.options)
+    shares, state = (
+        [examples(share) for share in federation.shares],
+        run_experiment.module.start(federation, run_experiment.options),
+    )
     own, server = state.get("weights", []), state.get("server", {})
-    return Work(shares, examples(test), federation.initial(), own, server, plain(one.options))
+    return Work(shares, examples(test), federation.initial(), own, server, plain(run_experiment.options))
 
 
 def done(contestant: Contestant, job: Job, work: Path) -> Sample:
@@ -161,6 +166,6 @@ def _look(process: psutil.Process, watched: dict[int, float]) -> None:
     """What a process and those below it have spent, in core-seconds by number. Ray does not wait for its processes, so that
     nobody is told at the end."""
     with suppress(psutil.Error):
-        for one in (process, *process.children(recursive=True)):
+        for item in (process, *process.children(recursive=True)):
             with suppress(psutil.Error):
-                watched[one.pid] = sum(one.cpu_times()[:2])
+                watched[item.pid] = sum(item.cpu_times()[:2])

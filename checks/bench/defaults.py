@@ -28,7 +28,7 @@ def measured(folder: Path = FOLDER) -> int:
     """Run what no finished run is there of, and write the table; returns how many runs failed."""
     failed = 0
     for method in METHODS:
-        for network in (network for network in NETWORKS if (method, network) not in found(folder)):
+        for network in (network for network in NETWORKS if (method, network) not in runs_by_network(folder)):
             words = shlex.split(COMMAND.format(method=method, network=network))[1:]
             limit = lambda: resource.setrlimit(resource.RLIMIT_CPU, (MOST, MOST))  # noqa: E731
             done = subprocess.run(
@@ -39,7 +39,7 @@ def measured(folder: Path = FOLDER) -> int:
     return failed
 
 
-def found(folder: Path) -> dict[tuple[str, str], saves.Run]:
+def runs_by_network(folder: Path) -> dict[tuple[str, str], saves.Run]:
     """The finished runs of a folder, by method and network."""
     return {(run.options["algorithm"], ",".join(run.options["model"])): run for run in saves.find(folder)}
 
@@ -56,7 +56,7 @@ def table(folder: Path) -> str:
     """
     rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().partition("<!-- defaults: begin -->")[2].splitlines()]
     earlier = {row[0]: row[2:] for row in rows}
-    runs, both = found(folder), [f"{network}: {what} %" for network in NETWORKS for what in ("global", "personal")]
+    runs, both = runs_by_network(folder), [f"{network}: {what} %" for network in NETWORKS for what in ("global", "personal")]
     lines = [["method", "rounds of its defaults", *both], ["---"] * (2 + len(both))]
     for method in METHODS:
         rounds = flags_of(algorithms.options_of(method))["rounds"]["default"]

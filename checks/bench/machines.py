@@ -35,7 +35,7 @@ class Actors:
     """Actors of a Ray cluster, each with a replica of a federation, which are sent a client at a time: the longest first,
     each to the first that is free. What an actor is at as it dies is sent to another."""
 
-    ready = True
+    is_ready = True
 
     def __init__(self, n: int, build: Callable[[], Federation]) -> None:
         import ray
@@ -43,9 +43,11 @@ class Actors:
         self._ray = ray
         actor = ray.remote(num_cpus=1)(_Actor)
         self._free = [actor.remote(pool.packed(build)) for _ in range(n)]
-        ray.get([one.ready.remote() for one in self._free])
+        ray.get([item.is_ready.remote() for item in self._free])
 
-    def each(self, federation: Federation, work: Callable[..., Any], clients: Sequence[int], rows: Sequence) -> list[Any]:
+    def map_clients(
+        self, federation: Federation, work: Callable[..., Any], clients: Sequence[int], rows: Sequence
+    ) -> list[Any]:
         """[work(federation, k, row of the first, ...) for every client k]."""
         tasks = list(zip(clients, *rows, strict=True))
         waiting = sorted(range(len(tasks)), key=lambda place: -len(federation.shares[clients[place]]))
@@ -53,7 +55,7 @@ class Actors:
         while len(done) < len(tasks):
             while waiting and self._free:
                 place, actor = waiting.pop(0), self._free.pop()
-                out[actor.carry_out.remote(pool.packed((federation.round, work, *tasks[place])))] = place, actor
+                out[actor.execute.remote(pool.packed((federation.round, work, *tasks[place])))] = place, actor
             (reference,), _ = self._ray.wait(list(out))
             place, actor = out.pop(reference)
             try:
@@ -72,11 +74,11 @@ class _Actor:
         torch.set_num_threads(1)
         self._federation = pickle.loads(build)()
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """It is there."""
         return True
 
-    def carry_out(self, task: bytes) -> bytes:
+    def execute(self, task: bytes) -> bytes:
         """One client's work, and what it counted."""
         r, work, k, *row = pickle.loads(task)
         (done,) = self._federation.at(r).map_clients(work, [k], *([part] for part in row))
@@ -89,14 +91,14 @@ def _replica(name: str) -> Federation:
     return experiment.federation_of(prepared(JOBS[name]))
 
 
-def _played(name: str, made: Callable[[], Any]) -> None:
-    one = prepared(JOBS[name])
+def _played(name: str, create: Callable[[], Any]) -> None:
+    run_experiment = prepared(JOBS[name])
     torch.set_num_threads(1)
-    federation = replace(experiment.federation_of(one), pool=made())
-    state, seconds, crossed = one.module.start(federation, one.options), [], [_crossed()]
-    for r in range(1, one.options.rounds + 1):
+    federation = replace(experiment.federation_of(run_experiment), pool=create())
+    state, seconds, crossed = run_experiment.module.start(federation, run_experiment.options), [], [_crossed()]
+    for r in range(1, run_experiment.options.rounds + 1):
         began = time.perf_counter()
-        done = one.module.communicate(federation.at(r), state, one.options)
+        done = run_experiment.module.communicate(federation.at(r), state, run_experiment.options)
         seconds.append(time.perf_counter() - began)
         crossed.append(_crossed())
         if ranks.rank() == 0:
@@ -123,17 +125,17 @@ def main() -> None:
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("--address", default="auto")
     parser.add_argument("--n", type=int, default=2, help="how many actors")
-    asked = parser.parse_args()
-    if asked.way == "actors":
+    args = parser.parse_args()
+    if args.way == "actors":
         import ray
 
-        ray.init(asked.address, log_to_driver=False)
-        _played(asked.job, lambda: Actors(asked.n, partial(_replica, asked.job)))
-    elif asked.way == "alone":
-        _played(asked.job, lambda: None)
+        ray.init(args.address, log_to_driver=False)
+        _played(args.job, lambda: Actors(args.n, partial(_replica, args.job)))
+    elif args.way == "alone":
+        _played(args.job, lambda: None)
     else:
         with ranks.joined():
-            _played(asked.job, ranks.Ranks)
+            _played(args.job, ranks.Ranks)
             if ranks.rank() > 0:
                 ranks.follow(print)
 

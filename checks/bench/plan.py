@@ -29,7 +29,7 @@ MNIST = (
 )
 
 
-def told(command: str, folder: str) -> dict:
+def describe(command: str, folder: str) -> dict:
     """What a command line of run.py says in JSON."""
     words = [sys.executable, "run.py", *command.split(), *SHARED.split(), "--export_dir", folder]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -47,7 +47,7 @@ def compared(times: int) -> int:
         planned, real = [], []
         for _ in range(times):
             with tempfile.TemporaryDirectory() as folder:
-                plan, run = told(f"{command} --plan", folder), told(command, folder)
+                plan, run = describe(f"{command} --plan", folder), describe(command, folder)
             planned.append(plan["seconds"] + plan["evaluation_seconds"])
             real.append(run["seconds"] + run["evaluation_seconds"])
             sent = sum(nbytes["run"] for nbytes in plan["bytes"].values())

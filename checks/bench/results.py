@@ -29,8 +29,8 @@ def here(ours: Experiment) -> dict[str, Any]:
     environment = ours.config["environment"]
     versions = {name: environment[name] for name in ("python", "torch", "numpy")}
     for name, package in PACKAGES.items():
-        found = list(map(str, (ENVIRONMENTS / name).glob("lib/*/site-packages")))
-        versions |= {one.name: one.version for one in metadata.distributions(name=package, path=found)}
+        result = list(map(str, (ENVIRONMENTS / name).glob("lib/*/site-packages")))
+        versions |= {item.name: item.version for item in metadata.distributions(name=package, path=result)}
     machine = {"cores": CORES, "processor": f"{(names or ['unknown'])[0]}, {environment['processor']}"}
     code = {name: ours.config[name] for name in ("source", "revision")}
     return {**machine, **code, "versions": versions, "data": ours.data.unverified}
@@ -44,7 +44,7 @@ def summary(sample: Sample) -> Sample:
     return {"training": median(sample["rounds"][1:]), "test": median(tests) if tests else None, **kept}
 
 
-def told(taken: Taken, absent: Mapping[str, str], job: Job) -> str:
+def describe(taken: Taken, absent: Mapping[str, str], job: Job) -> str:
     """A table in Markdown: a row a contestant, medians over the times that it did the job."""
     rows = [HEADER, tuple("---" for _ in HEADER)]
     base = next((_seconds(samples, job) for name, samples in taken.items() if name.startswith(YARDSTICK)), None)
@@ -72,8 +72,8 @@ def _of(sample: Sample, job: Job) -> float:
 
 def _seconds(samples: list[Sample], job: Job, part: str = "") -> float | None:
     """Median over the times of doing the job."""
-    found = [sample[part] if part else _of(sample, job) for sample in samples]
-    return None if None in found else median(found)
+    results = [sample[part] if part else _of(sample, job) for sample in samples]
+    return None if None in results else median(results)
 
 
 def read() -> dict[str, Any]:
@@ -81,25 +81,25 @@ def read() -> dict[str, Any]:
     return json.loads(FILE.read_text()) if FILE.exists() else {}
 
 
-def record(part: str, name: str, found: dict[str, Any]) -> None:
+def record(part: str, name: str, result: dict[str, Any]) -> None:
     """Keep what was found of a job. Samples of the same command, code, machine and versions are added to those that are
     kept; what was taken otherwise is replaced. The same code is the same `source`, whatever revision it stands in."""
     kept = read()
     there = kept.setdefault(part, {}).get(name)
-    if there and _alike(there) == _alike(found):
-        for contestant, samples in found["taken"].items():
+    if there and _alike(there) == _alike(result):
+        for contestant, samples in result["taken"].items():
             there["taken"].setdefault(contestant, []).extend(samples)
-        absent = {**there["absent"], **found["absent"]}
+        absent = {**there["absent"], **result["absent"]}
         there["absent"] = {who: why for who, why in absent.items() if who not in there["taken"]}
     else:
-        kept[part][name] = found
+        kept[part][name] = result
     FILE.write_text(json.dumps(kept, indent=1) + "\n")
     write()
 
 
-def _alike(found: dict[str, Any]) -> list[Any]:
-    here = {name: value for name, value in found["here"].items() if name != "revision"}
-    return [found["command"], here]
+def _alike(result: dict[str, Any]) -> list[Any]:
+    here = {name: value for name, value in result["here"].items() if name != "revision"}
+    return [result["command"], here]
 
 
 def write() -> None:
@@ -109,8 +109,8 @@ def write() -> None:
         blocks = [_block(JOBS[name], jobs[name]) for name in JOBS if name in jobs]
         page = between(page, f"bench {part}", "\n\n" + "\n\n".join(blocks) + "\n\n")
     PAGE.write_text(page)
-    if found := kept.get("rounds", {}).get("fedavg"):
-        README.write_text(between(README.read_text(), "bench", _sentence(JOBS["fedavg"], found)))
+    if result := kept.get("rounds", {}).get("fedavg"):
+        README.write_text(between(README.read_text(), "bench", _sentence(JOBS["fedavg"], result)))
 
 
 def between(text: str, name: str, new: str) -> str:
@@ -120,13 +120,13 @@ def between(text: str, name: str, new: str) -> str:
     return before + begin + new + end + rest.partition(end)[2]
 
 
-def _sentence(job: Job, found: dict[str, Any]) -> str:
+def _sentence(job: Job, result: dict[str, Any]) -> str:
     """How fast Chorus is with all cores, in words."""
-    seconds = {who: _seconds(samples, job) for who, samples in found["taken"].items()}
+    seconds = {who: _seconds(samples, job) for who, samples in result["taken"].items()}
     ours = next(name for name in reversed(seconds) if name.startswith("Chorus"))
     others = [name for name in seconds if name.startswith("bare loop")]
     ratios = [f"{seconds[other] / seconds[ours]:.1f} ({other.removeprefix('bare loop, ')})" for other in others]
-    here, n = found["here"], len(found["taken"][ours])
+    here, n = result["here"], len(result["taken"][ours])
     words = (
         f"{job.words}: with {ours.removeprefix('Chorus, ')} a round and its test take {seconds[ours]:.2f} s; a bare PyTorch "
         f"loop takes {', '.join(ratios)} times as long. Medians of {n} commands on {here['cores']} cores of "
@@ -135,15 +135,15 @@ def _sentence(job: Job, found: dict[str, Any]) -> str:
     return "\n" + textwrap.fill(words, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False) + "\n  "
 
 
-def _block(job: Job, found: dict[str, Any]) -> str:
-    here = found["here"]
-    times = sorted({len(samples) for samples in found["taken"].values()})
+def _block(job: Job, result: dict[str, Any]) -> str:
+    here = result["here"]
+    times = sorted({len(samples) for samples in result["taken"].values()})
     n = " to ".join(str(times[i]) for i in sorted({0, len(times) - 1}))
     versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
     tested = "tested after every round" if job.every_round else "tested after the last round"
     data = "; files without their published checksum" if here["data"] else ""
     return (
         f"**{job.words}**, {tested}: `run.py {job.command}`{data}\n\n"
-        f"{told(found['taken'], found['absent'], job)}\n\n"
+        f"{describe(result['taken'], result['absent'], job)}\n\n"
         f"n = {n}; {here['cores']} cores of {here['processor']}; {versions}; code of {here['revision']}."
     )

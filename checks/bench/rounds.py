@@ -23,7 +23,7 @@ def compared(part: str, contestants: Mapping[str, Contestant], names: Iterable[s
         job = JOBS[name]
         print(f"\n{name}: {job.words}\n  run.py {job.command}", flush=True)
         try:
-            one = prepared(job)
+            run_experiment = prepared(job)
         except UserError as error:
             print(f"  left out: {error}")
             continue
@@ -31,7 +31,7 @@ def compared(part: str, contestants: Mapping[str, Contestant], names: Iterable[s
         taken: results.Taken = {who: [] for who in contestants if who not in absent}
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder) / "work.pt"
-            work_of(one).write(work)
+            work_of(run_experiment).write(work)
             for _ in range(times):
                 for who in [who for who in taken if who not in absent]:
                     try:
@@ -43,24 +43,26 @@ def compared(part: str, contestants: Mapping[str, Contestant], names: Iterable[s
                     taken[who].append(sample)
                     print("  " + "  ".join(f"{key} {value:.4g}" for key, value in sample.items() if value), who, flush=True)
         taken = {who: samples for who, samples in taken.items() if samples}
-        print(f"\n{results.told(taken, absent, job)}")
+        print(f"\n{results.describe(taken, absent, job)}")
         for line in others(taken, job):
             print(f"  WRONG: {line}")
             wrong += 1
         if record:
-            results.record(part, name, {"command": job.command, "here": results.here(one), "taken": taken, "absent": absent})
+            results.record(
+                part, name, {"command": job.command, "here": results.here(run_experiment), "taken": taken, "absent": absent}
+            )
     return wrong
 
 
 def others(taken: results.Taken, job: Job) -> list[str]:
     """Who did other work than Chorus, of which more workers are to give the same bits, in words."""
-    found = []
+    result = []
     (base, *_) = next(samples for who, samples in taken.items() if who.startswith("Chorus"))
     for who, samples in taken.items():
         apart = 0 if who.endswith(("worker", "workers")) else job.apart / 100
         for sample in samples:
             if sample["steps"] != base["steps"]:
-                found.append(f"{who} took {sample['steps']} steps, Chorus {base['steps']}")
+                result.append(f"{who} took {sample['steps']} steps, Chorus {base['steps']}")
             if abs(sample["accuracy"] - base["accuracy"]) > apart:
-                found.append(f"{who} ended at {sample['accuracy']:.4f}, Chorus at {base['accuracy']:.4f}")
-    return found
+                result.append(f"{who} ended at {sample['accuracy']:.4f}, Chorus at {base['accuracy']:.4f}")
+    return result

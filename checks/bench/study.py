@@ -19,9 +19,9 @@ STUDY_ROUNDS = 20
 WAYS = {"--jobs 1": "--jobs 1", "--jobs 2": "--jobs 2", "--jobs 1, two threads": "--jobs 1 --threads 2"}
 
 
-def studied(how: str, folder: str) -> tuple[float, dict[str, saves.Run]]:
+def studied(flags: str, folder: str) -> tuple[float, dict[str, saves.Run]]:
     """Seconds of the study, and its runs by the names of their folders."""
-    words = [sys.executable, "run.py", *f"{STUDY} --rounds {STUDY_ROUNDS} {how} --export_dir {folder}".split()]
+    words = [sys.executable, "run.py", *f"{STUDY} --rounds {STUDY_ROUNDS} {flags} --export_dir {folder}".split()]
     began = time.perf_counter()
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -34,14 +34,14 @@ def compared(times: int) -> int:
     seconds, wrong = {way: [] for way in WAYS}, 0
     for _ in range(times):
         with tempfile.TemporaryDirectory() as folder:
-            found = {}
-            for way, how in WAYS.items():
-                taken, found[way] = studied(how, f"{folder}/{len(found)}")
+            results = {}
+            for way, flags in WAYS.items():
+                taken, results[way] = studied(flags, f"{folder}/{len(results)}")
                 seconds[way].append(taken)
                 print(f"{taken:>8.1f} s  {way}", flush=True)
-            one, other = found["--jobs 1"], found["--jobs 2"]
-            wrong += one.keys() != other.keys()
-            wrong += sum(bool(apart(one[name], other[name])) for name in one.keys() & other.keys())
+            item, other = results["--jobs 1"], results["--jobs 2"]
+            wrong += item.keys() != other.keys()
+            wrong += sum(bool(apart(item[name], other[name])) for name in item.keys() & other.keys())
     base = median(seconds["--jobs 1"])
     for way, taken in seconds.items():
         print(f"{median(taken):>8.1f} s  {base / median(taken):>5.2f} times as fast  {way}")

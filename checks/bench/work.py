@@ -55,9 +55,9 @@ class Work:
 
     def network(self, weights: dict[str, Tensor] | None = None) -> models.Net:
         """The network of the job, with the weights of the common start or others."""
-        return self.made(self.options["model"][0], self.shape, weights or self.start)
+        return self.build(self.options["model"][0], self.shape, weights or self.start)
 
-    def made(self, name: str, shape: tuple[int, int, int], weights: dict[str, Tensor]) -> models.Net:
+    def build(self, name: str, shape: tuple[int, int, int], weights: dict[str, Tensor]) -> models.Net:
         """A network with these weights, for images or maps of a shape; of torch's own layers, without what Chorus has in
         place of one to be faster."""
         net = models.make(name, shape, self.n_classes, self.options["feature_dim"])
@@ -88,7 +88,7 @@ def accuracy_of(network: Logits, test: Examples) -> float:
     return sum((network(x).argmax(1) == y).sum().item() for x, y in parts) / len(test[1])
 
 
-def given() -> argparse.Namespace:
+def read_options() -> argparse.Namespace:
     """What a program that does a job is called with: `work`, the file, and `threads`; `best` and `device`, of bare loops."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work", type=Path)
@@ -98,7 +98,7 @@ def given() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def tell(**told) -> None:
+def tell(**named) -> None:
     """The last words of such a program: `rounds`, seconds of each round, `tests`, seconds of each test (none where these are
     part of `rounds`), `accuracy` after the last, a fraction, and `steps` in all."""
-    print(json.dumps(told), flush=True)
+    print(json.dumps(named), flush=True)

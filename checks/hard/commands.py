@@ -97,12 +97,12 @@ def _number(name: str, takes: Number) -> st.SearchStrategy:
     low = max(takes.least, takes.above if math.isfinite(takes.above) else -math.inf)
     low, high = (max(low, -1.0), min(takes.most, takes.below, max(low, 0) + 2)) if name not in RANGES else RANGES[name]
     if takes.type is int:
-        found = st.integers(int(low), int(high)).map(str)
+        result = st.integers(int(low), int(high)).map(str)
     else:
         steps = 20  # inside, where a bound is not allowed itself
         share = st.integers(1, steps - 1) if name not in RANGES else st.integers(0, steps)
-        found = share.map(lambda i: f"{low + (high - low) * i / steps:.6g}")
-    return found | st.sampled_from(takes.words) if takes.words else found
+        result = share.map(lambda i: f"{low + (high - low) * i / steps:.6g}")
+    return result | st.sampled_from(takes.words) if takes.words else result
 
 
 @st.composite
@@ -178,8 +178,8 @@ def _agreeing(names, classes, flags, chosen: dict, left=()) -> dict:
     flag needs is looked for among the values of one other."""
     for name in [name for name in chosen if name in flags]:
         if name in chosen and isinstance(flags[name]["implies"], dict) and chosen[name] is True:
-            for other, said in stood_for(flags[name], True).items():
-                if other != name and chosen.get(other, said) != said:
+            for other, result in stood_for(flags[name], True).items():
+                if other != name and chosen.get(other, result) != result:
                     del chosen[other]
     for name in list(chosen):
         readers_of = [cls for cls in classes.values() if name in flags_of(cls)]
@@ -414,8 +414,8 @@ IMPOSSIBLE: tuple[tuple[str, dict[str, st.SearchStrategy]], ...] = (
 @st.composite
 def impossible(draw) -> Command:
     """A command of which each word is right, and that asks for what is not there."""
-    name, wanted = draw(st.sampled_from(IMPOSSIBLE))
-    flags = {**BASE, **{flag: draw(texts) for flag, texts in wanted.items()}}
+    name, expected = draw(st.sampled_from(IMPOSSIBLE))
+    flags = {**BASE, **{flag: draw(texts) for flag, texts in expected.items()}}
     for flag in draw(st.lists(st.sampled_from(BESIDE), max_size=3, unique=True)):
         flags.setdefault(f"--{flag}", draw(value(flag, flags_of(Options)[flag]["type"])))
     words = [[f"{flag}={text}"] for flag, text in flags.items()]

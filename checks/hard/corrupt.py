@@ -88,33 +88,33 @@ READERS: dict[str, Callable[[Path, Path], object]] = {
 
 def told_by(folder: Path, scratch: Path) -> dict[str, object]:
     """What each reader says of a run; of one that refuses the UserError, and of one that fails any other."""
-    found = {}
+    results = {}
     for name, read in READERS.items():
         try:
             with in_time(PATIENCE):
-                found[name] = read(folder, scratch)
+                results[name] = read(folder, scratch)
         except (Exception, HangsError) as error:  # whatever it is: that is what is asked here
-            found[name] = error
-    return found
+            results[name] = error
+    return results
 
 
 def wrong(undamaged: dict[str, object], damaged: dict[str, object]) -> list[str]:
     """Where something else is read than what was written, or the refusal is not one line."""
-    found = []
-    for name, told in damaged.items():
-        if isinstance(told, UserError):
-            if len(str(told).splitlines()) != 1:
-                found.append(f"{name} refuses in other than one line: {str(told)!r}")
-        elif isinstance(told, BaseException):
-            found.append(f"{name} fails with {type(told).__name__}: {str(told)[:200]!r}")
-        elif told != undamaged[name] and not is_passed_over(name, told):
-            found.append(f"{name} reads something else")
-    return found
+    results = []
+    for name, result in damaged.items():
+        if isinstance(result, UserError):
+            if len(str(result).splitlines()) != 1:
+                results.append(f"{name} refuses in other than one line: {str(result)!r}")
+        elif isinstance(result, BaseException):
+            results.append(f"{name} fails with {type(result).__name__}: {str(result)[:200]!r}")
+        elif result != undamaged[name] and not is_passed_over(name, result):
+            results.append(f"{name} reads something else")
+    return results
 
 
-def is_passed_over(reader: str, told) -> bool:
+def is_passed_over(reader: str, values) -> bool:
     """Whether a reader takes the run for one that is not finished, and reads nothing of it."""
-    return told == [] if reader == "find" else reader == "figures.status" and told["status"] != "done"
+    return values == [] if reader == "find" else reader == "figures.status" and values["status"] != "done"
 
 
 # --- all of it ---------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class Victim:
 class Damage:
     """What was done, in words, to a copy of a victim's folder; which file, and whether a command must tell of it."""
 
-    told: str
+    description: str
     victim: Victim
     copy: Path
     name: str
@@ -148,27 +148,27 @@ class Damage:
 def tried(seed: int) -> Outcome:
     """Damage everything, at places that are drawn from `seed`."""
     outcome, idle = Outcome(), SimpleQueue()
-    with tempfile.TemporaryDirectory(dir="/tmp") as scratch, Forks() as one, Forks() as two, ThreadPoolExecutor(2) as both:
-        idle.put(one)
+    with tempfile.TemporaryDirectory(dir="/tmp") as scratch, Forks() as item, Forks() as two, ThreadPoolExecutor(2) as both:
+        idle.put(item)
         idle.put(two)
 
         def again(damage: Damage) -> list[str]:
             forks = idle.get()
             try:
-                return [f"{damage.told}: {what}" for what in _again(forks, damage)]
+                return [f"{damage.description}: {what}" for what in _again(forks, damage)]
             finally:
                 idle.put(forks)
                 shutil.rmtree(damage.copy.parent)
 
         for name in CASES:
-            for victim in _victims(one, name, Path(scratch) / name):
+            for victim in _victims(item, name, Path(scratch) / name):
                 done = list(_damaged(victim, np.random.default_rng(seed), Path(scratch) / name / f"damaged {victim.kind}"))
                 outcome.count(f"damages of a {victim.kind} run", len(done))
                 if victim.kind == "finished":
                     _read(victim, done, Path(scratch), outcome)
-                for found in both.map(again, done):
-                    outcome.failures += found
-                    outcome.count("commands given again that end in the right bits", not found)
+                for result in both.map(again, done):
+                    outcome.failures += result
+                    outcome.count("commands given again that end in the right bits", not result)
     return outcome
 
 
@@ -195,23 +195,23 @@ def _damaged(victim: Victim, draw: np.random.Generator, place: Path) -> Iterator
             copy = place / str(number) / victim.folder.name
             shutil.copytree(victim.folder, copy)
             done = damage(copy / path.name, draw)
-            told = f"{victim.words[0]}, {victim.kind}: {path.name} {done}"
-            yield Damage(told, victim, copy, path.name, path in victim.read and done != REMOVED)
+            text = f"{victim.words[0]}, {victim.kind}: {path.name} {done}"
+            yield Damage(text, victim, copy, path.name, path in victim.read and done != REMOVED)
 
 
 def _read(victim: Victim, done: Sequence[Damage], scratch: Path, outcome: Outcome) -> None:
     undamaged = told_by(victim.folder, scratch)
-    failed = {name: told for name, told in undamaged.items() if isinstance(told, BaseException)}
-    outcome.failures += [f"{victim.words[0]}, whole: {name} fails with {told!r}" for name, told in failed.items()]
+    failed = {name: result for name, result in undamaged.items() if isinstance(result, BaseException)}
+    outcome.failures += [f"{victim.words[0]}, whole: {name} fails with {message!r}" for name, message in failed.items()]
     for damage in done:
-        found = told_by(damage.copy, scratch)
-        outcome.failures += [f"{damage.told}: {what}" for what in wrong(undamaged, found)]
-        outcome.count("readings of a finished run", len(found))
-        outcome.count("of these refused in a line", sum(isinstance(told, UserError) for told in found.values()))
+        actual = told_by(damage.copy, scratch)
+        outcome.failures += [f"{damage.description}: {what}" for what in wrong(undamaged, actual)]
+        outcome.count("readings of a finished run", len(actual))
+        outcome.count("of these refused in a line", sum(isinstance(result, UserError) for result in actual.values()))
 
 
-def _plan(words: list[str], folder: Path, **how) -> Plan:
-    return Plan([*words, "--quiet", "--export_dir", str(folder)], str(folder), eager=True, **how)
+def _plan(words: list[str], folder: Path, **flags) -> Plan:
+    return Plan([*words, "--quiet", "--export_dir", str(folder)], str(folder), eager=True, **flags)
 
 
 def _made(forks: Forks, words: list[str], folder: Path) -> saves.Run:
@@ -230,25 +230,25 @@ def _killed(forks: Forks, words: list[str], folder: Path) -> Path:
         (folder / str(rename)).mkdir(parents=True)
         ended = forks.run(_plan(words, folder / str(rename), rename=rename))
         assert ended.cut, ended
-        (found,) = (folder / str(rename)).glob(f"{words[0]}-*")  # temporary files are beside it
-        if len(list(found.glob("checkpoint-*"))) == 2 and saves.saved_round(found) == 3:
-            return found
+        (result,) = (folder / str(rename)).glob(f"{words[0]}-*")  # temporary files are beside it
+        if len(list(result.glob("checkpoint-*"))) == 2 and saves.saved_round(result) == 3:
+            return result
 
 
 def _again(forks: Forks, damage: Damage) -> list[str]:
     """What is wrong with the command: its end, what it says, and the run that is there then."""
     ended = forks.run(_plan(damage.victim.words, damage.copy.parent))
-    lines, expected = ended.said.strip().splitlines(), damage.victim.expected
-    found = [f"a traceback: {ended.said[-400:]!r}"] if "Traceback" in ended.said else []
+    lines, expected = ended.output.strip().splitlines(), damage.victim.expected
+    result = [f"a traceback: {ended.output[-400:]!r}"] if "Traceback" in ended.output else []
     if ended.status and not (damage.copy / damage.name).is_file():  # which nobody but the user can put right
-        return found if damage.name in lines[-1] else [*found, f"not told: {lines}"]
+        return result if damage.name in lines[-1] else [*result, f"not told: {lines}"]
     if ended.status:
-        return [*found, f"exit status {ended.status}, {lines[-3:]}"]
+        return [*result, f"exit status {ended.status}, {lines[-3:]}"]
     try:
         apart = methods.apart(expected, saves.load(damage.copy.parent / expected.folder.name))
     except UserError as error:
         apart = [str(error)]
-    found += [f"the command ends in another run: {', '.join(apart)}"] if apart else []
+    result += [f"the command ends in another run: {', '.join(apart)}"] if apart else []
     if damage.to_be_told and not any("is damaged" in line or "has no digests" in line for line in lines):
-        found.append(f"nothing is said of it: {lines}")
-    return found
+        result.append(f"nothing is said of it: {lines}")
+    return result

@@ -62,8 +62,8 @@ def a_socket(path: Path, draw: np.random.Generator) -> str:
     """A socket has its name."""
     path.unlink()
     short = Path(tempfile.mkdtemp(dir="/tmp")) / "s"  # the name of a socket has at most 107 bytes
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(str(short))
+    with socket.socket(socket.AF_UNIX) as item:
+        item.bind(str(short))
     shutil.move(short, path)
     short.parent.rmdir()
     return "replaced by a socket"

@@ -50,7 +50,7 @@ class Ended:
     cut: bool
     file: str
     renames: int
-    said: str
+    output: str
     left: list[str]
     lingered: float
 
@@ -96,12 +96,12 @@ def _serve() -> None:
 def _carried_out(plan: Plan) -> Ended:
     import psutil
 
-    said, moment = Path(plan.folder) / "said", Path(plan.folder) / "moment"
+    result, moment = Path(plan.folder) / "said", Path(plan.folder) / "moment"
     moment.unlink(missing_ok=True)
     began = time.perf_counter()
     pid = os.fork()
     if pid == 0:
-        _be(plan, said, moment)
+        _be(plan, result, moment)
     ended, cut, children = 0, False, []
     while not ended:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -120,15 +120,15 @@ def _carried_out(plan: Plan) -> Ended:
     file = renamed[-1].partition(" ")[0] if renamed else ""
     code = os.waitstatus_to_exitcode(status)
     cut = cut if not plan.rename else bool(file)
-    text = said.read_text(errors="replace") if said.exists() else ""
+    text = result.read_text(errors="replace") if result.exists() else ""
     return Ended(code, seconds, cut, file, len(renamed), text, left, time.perf_counter() - gone_at)
 
 
-def _be(plan: Plan, said: Path, moment: Path) -> None:
+def _be(plan: Plan, output: Path, moment: Path) -> None:
     """Become the command; never returns."""
     status = 70
     try:
-        out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        out = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         nothing = os.open(os.devnull, os.O_RDWR)
         for there, here in ((nothing, 0), (nothing, 1), (out, 2)):
             os.dup2(there, here)
@@ -176,17 +176,17 @@ def _end_at_rename(number: int, behind: bool, moment: Path) -> None:
     count = 0
 
     def counted(rename):
-        def renamed(source, target, **how):
+        def renamed(source, target, **flags):
             nonlocal count
             count += 1
             if count == number and behind:
-                rename(source, target, **how)
-            told = os.open(moment, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # a line a rename: it may be killed right here
-            os.write(told, f"{Path(target).name if count == number else ''} {count}\n".encode())
-            os.close(told)
+                rename(source, target, **flags)
+            result = os.open(moment, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # a line a rename: it may be killed right here
+            os.write(result, f"{Path(target).name if count == number else ''} {count}\n".encode())
+            os.close(result)
             if count == number:
                 os.kill(os.getpid(), signal.SIGKILL)
-            rename(source, target, **how)
+            rename(source, target, **flags)
 
         return renamed
 

@@ -61,7 +61,7 @@ class Told:
     status: int = 0
     out: str = ""
     err: str = ""
-    ready: list = dataclasses.field(default_factory=list)
+    experiments: list = dataclasses.field(default_factory=list)
     failed: list[str] = dataclasses.field(default_factory=list)
     launched: list[list[str]] = dataclasses.field(default_factory=list)  # each time the names of the runs
 
@@ -69,62 +69,65 @@ class Told:
 def carried_out(words: tuple[str, ...], largest: float = 8) -> Told:
     """What comes of a command in the folder where this process is; runs of more than `largest` rounds times epochs in all
     are not begun."""
-    told = Told()
+    captured = Told()
 
     def noting(function: Callable, note: Callable) -> Callable:
-        def noted(*given, **named):
-            found = function(*given, **named)
-            note(found)
-            return found
+        def noted(*args, **named):
+            result = function(*args, **named)
+            note(result)
+            return result
 
         return noted
 
     def launching(function: Callable) -> Callable:
-        def launched(ready, *given, **named):
-            told.stage = "run"
-            told.launched.append([str(one.folder) for one in ready])
-            if sum(one.options.rounds * one.options.epoch_per_round for one in ready) > largest:
+        def launched(experiments, *args, **named):
+            captured.stage = "run"
+            captured.launched.append([str(run_experiment.folder) for run_experiment in experiments])
+            if (
+                sum(run_experiment.options.rounds * run_experiment.options.epoch_per_round for run_experiment in experiments)
+                > largest
+            ):
                 return iter(())
-            return function(ready, *given, **named)
+            return function(experiments, *args, **named)
 
         return launched
 
     def at(stage: str, function: Callable) -> Callable:
-        def reached(*given, **named):
-            told.stage = stage
-            return function(*given, **named)
+        def reached(*args, **named):
+            captured.stage = stage
+            return function(*args, **named)
 
         return reached
 
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", how) for how in ("strict", "backslashreplace"))
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", flags) for flags in ("strict", "backslashreplace"))
     with contextlib.ExitStack() as stack:
-        for one in (_logging_as_before(), in_time(PATIENCE), warnings.catch_warnings()):
-            stack.enter_context(one)
+        for item in (_logging_as_before(), in_time(PATIENCE), warnings.catch_warnings()):
+            stack.enter_context(item)
         for owner, name, wrapped in (
-            (commandline, "parse", noting(commandline.parse, lambda _: setattr(told, "stage", "data"))),
-            (run, "_prepared", noting(run._prepared, told.ready.append)),
+            (commandline, "parse", noting(commandline.parse, lambda _: setattr(captured, "stage", "data"))),
+            (run, "_prepared", noting(run._prepared, captured.experiments.append)),
             (run, "launch", launching(run.launch)),
             (tuning, "launch", launching(tuning.launch)),
             (plan, "tell_all", at("run", plan.tell_all)),
             (split, "show", at("run", split.show)),
             (study, "save", at("run", study.save)),
-            (single, "failed", noting(single.failed, lambda failure: told.failed.append(failure.reason))),
+            (single, "failed", noting(single.failed, lambda failure: captured.failed.append(failure.reason))),
             (socket, "create_connection", mock.Mock(side_effect=OSError("no network"))),
             (sys, "stdout", out),
             (sys, "stderr", err),
         ):
             stack.enter_context(mock.patch.object(owner, name, wrapped))
         try:
-            told.status = run.main(list(words))
+            captured.status = run.main(list(words))
         except SystemExit as left:  # of -h
-            told.status = left.code or 0
-            told.stage = "parser"
-        if told.status > 128:  # a signal that was meant for this process
+            captured.status = left.code or 0
+            captured.stage = "parser"
+        if captured.status > 128:  # a signal that was meant for this process
             raise KeyboardInterrupt
         out.flush()
         err.flush()
-        told.out, told.err = (stream.buffer.getvalue().decode() for stream in (out, err))
-    return told
+        captured.out, captured.err = (stream.buffer.getvalue().decode() for stream in (out, err))
+    return captured
 
 
 @contextlib.contextmanager
@@ -149,43 +152,49 @@ def held_to(command: Command, folder: Path, largest: float = 8) -> str:
     before, back = _tree(folder), Path.cwd()
     os.chdir(folder)
     try:
-        told = carried_out(command.words, largest)
+        captured = carried_out(command.words, largest)
     finally:
         os.chdir(back)
-    both = told.out + told.err
+    both = captured.out + captured.err
     assert "Traceback (most recent call last)" not in both, both
-    assert told.status in (0, 1, 2), told.status
-    if told.status == 2:
-        lines = [line for line in told.err.splitlines() if not line.startswith(tuple(run.algorithms.ALGORITHMS))]
-        assert len(lines) == 1, f"a refusal of {len(lines)} lines: {told.err}"
-        assert re.match("run.py: .", lines[0]), told.err
+    assert captured.status in (0, 1, 2), captured.status
+    if captured.status == 2:
+        lines = [line for line in captured.err.splitlines() if not line.startswith(tuple(run.algorithms.ALGORITHMS))]
+        assert len(lines) == 1, f"a refusal of {len(lines)} lines: {captured.err}"
+        assert re.match("run.py: .", lines[0]), captured.err
         assert not re.search(r"\b[A-Z]\w+(Error|Exception): ", lines[0]), lines[0]
         assert _tree(folder) == before, f"a refused command left {sorted(_tree(folder).items() ^ before.items())}"
-    if told.status == 1:
-        reasons = told.failed or [told.err]
+    if captured.status == 1:
+        reasons = captured.failed or [captured.err]
         assert all(any(words in reason for words in ALLOWED) for reason in reasons), reasons
-    if told.status == 0:
-        assert told.err == "" or "run.py:" not in told.err, told.err
-        _whole_json(told, command)
+    if captured.status == 0:
+        assert captured.err == "" or "run.py:" not in captured.err, captured.err
+        _whole_json(captured, command)
     if "--study" in command.words:
-        twice = [name for names in told.launched for name in names if names.count(name) > 1]
+        twice = [name for names in captured.launched for name in names if names.count(name) > 1]
         assert not twice, f"a run is counted twice: {twice[0]}"
     if command.finishes:
-        assert told.status == 0 or all("all clients failed" in reason for reason in told.failed or ["?"]), told.err
-        assert told.stage == "run"
+        assert captured.status == 0 or all("all clients failed" in reason for reason in captured.failed or ["?"]), (
+            captured.err
+        )
+        assert captured.stage == "run"
         if not {"--plan", "--show_split"} & set(command.words):
-            assert all(saves.finished(folder / one.folder) for one in told.ready if not told.failed)
-    return told.stage
+            assert all(
+                saves.finished(folder / run_experiment.folder)
+                for run_experiment in captured.experiments
+                if not captured.failed
+            )
+    return captured.stage
 
 
-def _whole_json(told: Told, command: Command) -> None:
+def _whole_json(captured: Told, command: Command) -> None:
     """With --json every line on standard output is an object, and there is one a run."""
-    if "--json" in command.words and not {"-h", "--help", "--show_split"} & set(command.words) and told.stage == "run":
+    if "--json" in command.words and not {"-h", "--help", "--show_split"} & set(command.words) and captured.stage == "run":
 
         def refused(name: str) -> None:
             raise AssertionError(f"{name} is no JSON")
 
-        for line in told.out.splitlines():
+        for line in captured.out.splitlines():
             json.loads(line, parse_constant=refused)
 
 
@@ -203,8 +212,8 @@ def start() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as place:
         words = "fedavg --dataset mine.npz --n_clients 3 --rounds 1 --batch_size 16 --model MLP --jobs 1 --workers 1"
         assert held_to(Command(tuple(words.split()), finishes=True), Path(place)) == "run"
-        (made,) = (Path(place) / "saves").iterdir()
-        return {f"start/{path.name}": path.read_bytes() for path in made.iterdir() if path.suffix in KEPT}
+        (created,) = (Path(place) / "saves").iterdir()
+        return {f"start/{path.name}": path.read_bytes() for path in created.iterdir() if path.suffix in KEPT}
 
 
 KINDS: dict[str, Callable[[], st.SearchStrategy]] = {
@@ -284,16 +293,16 @@ def tried(seeded: int, n: int = N, small: bool = True) -> Outcome:
     torch.set_num_threads(1)
     faulthandler.enable()
 
-    def more(kind: str, wanted: int, chunk: int) -> None:
-        found, failures = some(kind, wanted, 100_000 * seeded + chunk, place, small)
-        reached.update(found)
-        outcome.count(f"{kind}", sum(found.values()))
+    def more(kind: str, expected: int, chunk: int) -> None:
+        result, failures = some(kind, expected, 100_000 * seeded + chunk, place, small)
+        reached.update(result)
+        outcome.count(f"{kind}", sum(result.values()))
         outcome.failures += [f"{kind}: {line}" for line in failures]
 
     for kind, share in MIX.items():
-        wanted = round(share * n)
-        for chunk, first in enumerate(range(0, wanted, AT_ONCE)):
-            more(kind, min(AT_ONCE, wanted - first), chunk)
+        required = round(share * n)
+        for chunk, first in enumerate(range(0, required, AT_ONCE)):
+            more(kind, min(AT_ONCE, required - first), chunk)
     for chunk in range(1000, 1000 + n // 10):
         few = [stage for stage in STAGES if reached[stage] * 4 < reached.total()]
         if not few:

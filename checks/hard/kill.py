@@ -57,7 +57,7 @@ class Trials:
         ended = self.forks.run(Plan(argv, str(undisturbed), eager=True))
         whole = methods.runs_in(undisturbed / "runs")
         if ended.status:
-            self.failures.append(f"{' '.join(words)}: exit status {ended.status}, {ended.said[-300:]!r}")
+            self.failures.append(f"{' '.join(words)}: exit status {ended.status}, {ended.output[-300:]!r}")
             return
         at_renames, number = 0, 0
         while len(self.moments) < n or (ended.renames and at_renames < len(self.moments) / 3):
@@ -73,16 +73,16 @@ class Trials:
     def chain(self, words: list[str], whole: dict[str, saves.Run], seconds: float, renames: int, folder: Path) -> None:
         """A command that is ended up to `LINKS` times and then left to its end, whose runs must be those of `whole`."""
         runs, eager = folder / "runs", bool(self.draw.random() < 0.75)
-        told = f"{' '.join(words)} ({'a checkpoint a round' if eager else 'checkpoints as ever'})"
+        text = f"{' '.join(words)} ({'a checkpoint a round' if eager else 'checkpoints as ever'})"
         argv = [*words, "--quiet", "--export_dir", str(runs)]
         for _ in range(LINKS):
             plan = Plan(argv, str(folder), eager=eager, **self._end(seconds, renames))
             before, files = standing(runs), for_a_while(folder)
             ended = self.forks.run(plan)
             self.lingered = max(self.lingered, ended.lingered)
-            told += f"; {in_words(plan, ended)}"
-            self.failures += [f"{told}: {what}" for what in wrong(plan, ended, before, standing(runs))]
-            self.failures += [f"{told}: {path} is left" for path in left(plan, ended, for_a_while(folder) - files)]
+            text += f"; {in_words(plan, ended)}"
+            self.failures += [f"{text}: {what}" for what in wrong(plan, ended, before, standing(runs))]
+            self.failures += [f"{text}: {path} is left" for path in left(plan, ended, for_a_while(folder) - files)]
             if not ended.cut:
                 break
             self.moments.append(
@@ -98,14 +98,14 @@ class Trials:
             )
         before = standing(runs)
         ended = self.forks.run(Plan(argv, str(folder), eager=eager))
-        found = methods.runs_in(runs)
-        self.failures += [f"{told}; then: not said: {line!r}" for line in loss(before) if line not in ended.said]
-        if ended.status or found.keys() != whole.keys():
-            self.failures.append(f"{told}; then: exit status {ended.status}, {len(found)} runs, {ended.said[-300:]!r}")
-        self.failures += [f"{told}; then: {path} is left" for path in for_a_while(folder)]
-        apart = {name: methods.apart(whole[name], found[name]) for name in found.keys() & whole.keys()}
-        self.failures += [f"{told}; then: {name} differs in {', '.join(what)}" for name, what in apart.items() if what]
-        self.whole += found.keys() == whole.keys() and not any(apart.values())
+        result = methods.runs_in(runs)
+        self.failures += [f"{text}; then: not said: {line!r}" for line in loss(before) if line not in ended.output]
+        if ended.status or result.keys() != whole.keys():
+            self.failures.append(f"{text}; then: exit status {ended.status}, {len(result)} runs, {ended.output[-300:]!r}")
+        self.failures += [f"{text}; then: {path} is left" for path in for_a_while(folder)]
+        apart = {name: methods.apart(whole[name], result[name]) for name in result.keys() & whole.keys()}
+        self.failures += [f"{text}; then: {name} differs in {', '.join(what)}" for name, what in apart.items() if what]
+        self.whole += result.keys() == whole.keys() and not any(apart.values())
 
     def _end(self, seconds: float, renames: int) -> dict:
         """At which rename, or when and by which signal, a command is ended."""
@@ -119,14 +119,14 @@ class Trials:
 def standing(runs: Path) -> dict[str, tuple[int, int, int, bool]]:
     """{name of a run's folder: the last round of its history.csv, that of its checkpoint, bytes of its log, whether it is
     done}."""
-    found = {}
+    results = {}
     for folder in sorted(path for path in runs.glob("*-*") if path.is_dir()):
         csv, log = folder / "history.csv", folder / "run.log"
         lines = csv.read_text().splitlines()[1:] if csv.exists() else []
         last = max((int(line.split(",")[0]) for line in lines if "," in line), default=0)
         grown = log.stat().st_size if log.exists() else 0
-        found[folder.name] = (last, saves.saved_round(folder), grown, saves.finished(folder))
-    return found
+        results[folder.name] = (last, saves.saved_round(folder), grown, saves.finished(folder))
+    return results
 
 
 def for_a_while(folder: Path) -> set[str]:
@@ -143,15 +143,15 @@ def left(plan: Plan, ended: Ended, names: set[str]) -> list[str]:
 
 def loss(before: dict) -> list[str]:
     """What a command says of each run that it goes on with, and of the rounds that are lost of it."""
-    found = []
+    results = []
     for name, (last, saved, _, done) in before.items():
         again = f"; repeating round {last}" if last == saved + 1 else ""
         again = f"; repeating rounds {saved + 1} to {last}" if last > saved + 1 else again
         if saved and not done:
-            found.append(f"{name}: resumed after round {saved} of ")
+            results.append(f"{name}: resumed after round {saved} of ")
         if again and not done:
-            found.append(f"{again}\n")
-    return found
+            results.append(f"{again}\n")
+    return results
 
 
 def in_words(plan: Plan, ended: Ended) -> str:
@@ -165,20 +165,20 @@ def in_words(plan: Plan, ended: Ended) -> str:
 
 def wrong(plan: Plan, ended: Ended, before: dict, after: dict) -> list[str]:
     """What is not as it must be after an end."""
-    found = [f"{process} outlived it" for process in ended.left]
+    results = [f"{process} outlived it" for process in ended.left]
     if plan.signal == signal.SIGKILL and ended.cut:  # those whose parent was killed as they began may say what they like
-        return found
-    if "Traceback" in ended.said:
-        found.append(f"a traceback: {ended.said[-500:]!r}")
+        return results
+    if "Traceback" in ended.output:
+        results.append(f"a traceback: {ended.output[-500:]!r}")
     if not ended.cut:
-        return found
+        return results
     heard = ended.status in (0, 128 + plan.signal)
     if not heard and not (ended.status == -plan.signal and before == after):  # before it could hear, or when all was done
-        found.append(f"exit status {ended.status}: {ended.said[-500:]!r}")
+        results.append(f"exit status {ended.status}: {ended.output[-500:]!r}")
     at_work = [stands for name, stands in after.items() if stands != before.get(name)]
     if ended.status == 128 + plan.signal and not all(done or saved >= last for last, saved, _, done in at_work):
-        found.append("a round that was told is not saved")
-    return found
+        results.append("a round that was told is not saved")
+    return results
 
 
 # --- all of it ---------------------------------------------------------------------------------------------------------
@@ -190,8 +190,13 @@ def tried(seed: int) -> Outcome:
     jobs += [(words, IN_A_GRID) for flags, names in GRIDS for words in methods.commands(names, **flags)]
     outcome, idle = Outcome(), SimpleQueue()
     # in a folder whose name is short enough for a socket's
-    with tempfile.TemporaryDirectory(dir="/tmp") as scratch, Forks() as one, Forks() as other, ThreadPoolExecutor(2) as both:
-        idle.put(one)
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as scratch,
+        Forks() as item,
+        Forks() as other,
+        ThreadPoolExecutor(2) as both,
+    ):
+        idle.put(item)
         idle.put(other)
 
         def attacked(number: int) -> Trials:
@@ -202,17 +207,17 @@ def tried(seed: int) -> Outcome:
                 idle.put(trials.forks)
             return trials
 
-        found = list(both.map(attacked, range(len(jobs))))
-    outcome.failures += [failure for trials in found for failure in trials.failures]
-    moments = [moment for trials in found for moment in trials.moments]
+        result = list(both.map(attacked, range(len(jobs))))
+    outcome.failures += [failure for trials in result for failure in trials.failures]
+    moments = [moment for trials in result for moment in trials.moments]
     MOMENTS.parent.mkdir(parents=True, exist_ok=True)
     MOMENTS.write_text("".join(f"{json.dumps(moment)}\n" for moment in moments))
     outcome.figures |= {"methods": len(methods.NAMES), "grids and runs with workers": len(jobs) - len(methods.NAMES)}
     outcome.figures["ends"] = len(moments)
     for moment in sorted(moments, key=_kind):
         outcome.count(_kind(moment))
-    outcome.figures["chains to the same bits"] = sum(trials.whole for trials in found)
-    outcome.figures["seconds that children outlived a parent, at most"] = f"{max(t.lingered for t in found):.1f}"
+    outcome.figures["chains to the same bits"] = sum(trials.whole for trials in result)
+    outcome.figures["seconds that children outlived a parent, at most"] = f"{max(t.lingered for t in result):.1f}"
     outcome.figures["moments"] = str(MOMENTS.relative_to(ROOT))
     return outcome
 

@@ -111,18 +111,18 @@ def held_to(name: str, place: Path, plain: Path, forks: Forks, outcome: Outcome)
     text = PLUGINS[name]
     (place / "brought.py").write_bytes(text if isinstance(text, bytes) else text.encode())
     ended = _run(forks, place, "--plugin", str(place / "brought.py"))
-    lines = ended.said.strip().splitlines()
+    lines = ended.output.strip().splitlines()
     if any(line.startswith("Traceback") for line in lines):
-        yield f"a traceback: {ended.said[-400:]!r}"
+        yield f"a traceback: {ended.output[-400:]!r}"
     elif ended.status:
         refused = ended.status in (1, 2) and len(lines) == 1 and "brought.py" in lines[0]
         outcome.count("refused in one line", int(refused))
         if not refused:
             yield f"exit status {ended.status}, {len(lines)} lines that must be one and name the file: {lines[-2:]}"
-    expected, found = methods.runs_in(plain / "saves"), methods.runs_in(place / "saves")
-    if not ended.status and not found:
+    expected, result = methods.runs_in(plain / "saves"), methods.runs_in(place / "saves")
+    if not ended.status and not result:
         yield "exit status 0, and no run is there"
-    for folder, run in found.items():
+    for folder, run in result.items():
         if folder not in expected:
             outcome.count("named another run")
         elif apart := methods.apart(expected[folder], run):

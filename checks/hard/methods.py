@@ -39,36 +39,36 @@ def commands(names: Sequence[str] = NAMES, **flags) -> list[list[str]]:
     of_models: dict[str, list[str]] = {}
     for name in names:
         of_models.setdefault(MODELS.get(name, "MLP"), []).append(name)
-    found = []
+    results = []
     for model, some in of_models.items():
         own = {flag: value for name in some for flag, value in OWN.get(name, {}).items()}
-        said = {"model": model, **FLAGS, **own, **flags}
-        found.append([*some, *(word for flag, value in said.items() for word in (f"--{flag}", *str(value).split()))])
-    return found
+        by_name = {"model": model, **FLAGS, **own, **flags}
+        results.append([*some, *(word for flag, value in by_name.items() for word in (f"--{flag}", *str(value).split()))])
+    return results
 
 
-def apart(one: saves.Run, other: saves.Run) -> list[str]:
+def apart(item: saves.Run, other: saves.Run) -> list[str]:
     """What of two runs is not the same bits: columns of the history but those of time, weights, and every array."""
-    found = []
+    results = []
     for name, kept, again in [
-        ("history", _untimed(one), _untimed(other)),
-        *((name, one.arrays(name) or {}, other.arrays(name) or {}) for name in ("confusion", "features", "split")),
-        ("weights", *({name: saves.digest(rows) for name, rows in run.weights().items()} for run in (one, other))),
+        ("history", _untimed(item), _untimed(other)),
+        *((name, item.arrays(name) or {}, other.arrays(name) or {}) for name in ("confusion", "features", "split")),
+        ("weights", *({name: saves.digest(rows) for name, rows in run.weights().items()} for run in (item, other))),
     ]:
-        found += [f"{name} {part}" for part in sorted(kept.keys() ^ again.keys())]
-        found += [f"{name} {part}" for part in sorted(kept.keys() & again.keys()) if not _same(kept[part], again[part])]
-    return found
+        results += [f"{name} {part}" for part in sorted(kept.keys() ^ again.keys())]
+        results += [f"{name} {part}" for part in sorted(kept.keys() & again.keys()) if not _same(kept[part], again[part])]
+    return results
 
 
 def _untimed(run: saves.Run) -> dict[str, np.ndarray]:
     return {name: run.history[name].to_numpy() for name in run.history if name not in saves.TIMING}
 
 
-def _same(one, other) -> bool:
+def _same(item, other) -> bool:
     """Whether two values are equal, of two arrays all bits, NaNs too."""
-    if not isinstance(one, np.ndarray):
-        return one == other
-    return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+    if not isinstance(item, np.ndarray):
+        return item == other
+    return (item.dtype, item.shape, item.tobytes()) == (other.dtype, other.shape, other.tobytes())
 
 
 def runs_in(folder: Path) -> dict[str, saves.Run]:

@@ -63,14 +63,14 @@ TOGETHER = (
 )
 
 
-def given(condition: Condition, names: Sequence[str], folder: Path, **flags) -> list[str]:
+def run_condition(condition: Condition, names: Sequence[str], folder: Path, **flags) -> list[str]:
     """Give the commands of these methods, whose runs are then in `folder` -> what went wrong, in words."""
     failures = []
     names = tuple(reversed(names)) if condition.reverse else tuple(names)
     rounds = int(flags.pop("rounds", methods.FLAGS["rounds"]))
     others = [{"rounds": rounds - 1}, {"rounds": rounds + 1}, {"rounds": rounds, "seed": 7}]
-    for asked in [*(others if condition.beside_others else ()), {"rounds": rounds}]:
-        for words in methods.commands(names if asked == {"rounds": rounds} else names[:2], **{**flags, **asked}):
+    for options in [*(others if condition.beside_others else ()), {"rounds": rounds}]:
+        for words in methods.commands(names if options == {"rounds": rounds} else names[:2], **{**flags, **options}):
             ended = _python(condition, [*words, *condition.words, "--quiet", "--export_dir", str(folder)])
             if ended.returncode or "Traceback" in ended.stderr:
                 failures.append(f"{' '.join(words)}: exit status {ended.returncode}, {ended.stderr[-500:]!r}")
@@ -94,11 +94,11 @@ def _python(condition: Condition, words: Sequence[str]) -> subprocess.CompletedP
         )
 
 
-def against(plain: dict[str, saves.Run], found: dict[str, saves.Run]) -> list[str]:
+def against(plain: dict[str, saves.Run], result: dict[str, saves.Run]) -> list[str]:
     """Where the runs of `plain` are others, or are not there."""
     failures = []
     for name, run in plain.items():
-        apart = methods.apart(run, found[name]) if name in found else ["no such run"]
+        apart = methods.apart(run, result[name]) if name in result else ["no such run"]
         failures += [f"{name} differs in {', '.join(apart)}"] if apart else []
     return failures
 
@@ -111,13 +111,13 @@ def tried(seed: int) -> Outcome:
     outcome = Outcome()
     with tempfile.TemporaryDirectory(dir="/tmp") as scratch, ThreadPoolExecutor(2) as both:
         plain = Path(scratch) / "plain"
-        outcome.failures += [f"plain: {failure}" for failure in given(Condition(), methods.NAMES, plain)]
+        outcome.failures += [f"plain: {failure}" for failure in run_condition(Condition(), methods.NAMES, plain)]
         expected = methods.runs_in(plain)
         folders = {title: Path(scratch) / title.replace(" ", "_") for title in CONDITIONS}
-        asked = [(condition, methods.NAMES, folders[title]) for title, condition in CONDITIONS.items()]
-        told = dict(zip(CONDITIONS, both.map(lambda one: given(*one), asked), strict=True))
-        folders["--workers 2"], told["--workers 2"] = Path(scratch) / "workers", _with_workers(Path(scratch) / "workers")
-        for title, failures in told.items():
+        requests = [(condition, methods.NAMES, folders[title]) for title, condition in CONDITIONS.items()]
+        result = dict(zip(CONDITIONS, both.map(lambda item: run_condition(*item), requests), strict=True))
+        folders["--workers 2"], result["--workers 2"] = Path(scratch) / "workers", _with_workers(Path(scratch) / "workers")
+        for title, failures in result.items():
             failures = [*failures, *against(expected, methods.runs_in(folders[title]))]
             outcome.failures += [f"{title}: {failure}" for failure in failures]
             outcome.figures[title] = f"{len(expected) - len(failures)} of {len(methods.NAMES)} methods to the same bits"
@@ -133,5 +133,5 @@ def _with_workers(folder: Path) -> list[str]:
             argv = [*words, "--jobs", "1", "--workers", "2", "--quiet", "--export_dir", str(folder)]
             ended = forks.run(Plan(argv, str(folder), eager=True))
             if ended.status:
-                failures.append(f"{' '.join(words)}: exit status {ended.status}, {ended.said[-500:]!r}")
+                failures.append(f"{' '.join(words)}: exit status {ended.status}, {ended.output[-500:]!r}")
     return failures

@@ -141,13 +141,13 @@ def of_arrays(draw, arrays: dict[str, np.ndarray]) -> bytes:
         other = draw(st.sampled_from(("classes", "client_train", "client_test", "public", "data", "overlapping", "clients")))
         arrays[other] = draw(st.sampled_from((np.arange(3), np.zeros((2, 2)), np.array(["a", "", "b"]), np.array("x"), of)))
     elif what == "nested":
-        return _zipped({f"{key}.npy": material.npz_of({"x": one}) for key, one in arrays.items()})
+        return _zipped({f"{key}.npy": material.npz_of({"x": item}) for key, item in arrays.items()})
     if what != "header":
         return material.npz_of(arrays)
     members = {}
-    for key, one in arrays.items():
+    for key, entry in arrays.items():
         file = io.BytesIO()
-        np.save(file, one)
+        np.save(file, entry)
         members[f"{key}.npy"] = file.getvalue()
     old, new = draw(
         st.sampled_from(((b"(", b"(99999999, "), (b"(60", b"(61"), (b"'descr'", b"'dexcr'"), (b"|u1", b"|O8"), (b"{", b"[")))
@@ -171,7 +171,7 @@ def of_tree(draw, tree: Any, values: tuple = VALUES) -> Any:
         key = draw(st.sampled_from(sorted(tree)))
         match draw(st.integers(0, 5)):
             case 0:
-                return {name: one for name, one in tree.items() if name != key}
+                return {name: item for name, item in tree.items() if name != key}
             case 1:
                 return {
                     **tree,
@@ -186,13 +186,13 @@ def of_tree(draw, tree: Any, values: tuple = VALUES) -> Any:
 
 
 def _json(tree: Any) -> st.SearchStrategy:
-    return of_tree(tree).map(lambda found: json.dumps(found).encode())
+    return of_tree(tree).map(lambda result: json.dumps(result).encode())
 
 
 def _tensors(tree: Any) -> st.SearchStrategy:
-    def saved(found: Any) -> bytes:
+    def saved(result: Any) -> bytes:
         file = io.BytesIO()
-        torch.save(found, file)
+        torch.save(result, file)
         return file.getvalue()
 
     odd = (*VALUES, torch.zeros(3), torch.full((2, 2), torch.nan), torch.zeros(0), torch.zeros((), dtype=torch.bool))
@@ -202,7 +202,7 @@ def _tensors(tree: Any) -> st.SearchStrategy:
 def _toml(tree: Any) -> st.SearchStrategy:
     plain = tuple(value for value in VALUES if value is not None and value != 10**25)
     changed = of_tree(tree, plain).map(
-        lambda found: (tomli_w.dumps(found) if isinstance(found, dict) else repr(found)).encode()
+        lambda result: (tomli_w.dumps(result) if isinstance(result, dict) else repr(result)).encode()
     )
     return changed | of_lines(tomli_w.dumps(tree), " ")
 

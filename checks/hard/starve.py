@@ -85,7 +85,7 @@ class Starvation:
     limits: dict[int, int] = field(default_factory=dict)
     out: str | None = None  # where standard output goes
     mounts: bool = False  # whether it needs a disk of its own
-    how: tuple[str, ...] = tuple(HOW)
+    modes: tuple[str, ...] = tuple(HOW)
 
 
 def _free(place: Place) -> None:
@@ -97,24 +97,24 @@ STARVED = {
     "disk nearly full": Starvation(lambda place: place.fill(300_000), undo=_free, mounts=True),
     "disk full after some rounds": Starvation(after_rounds=Place.fill, undo=_free, mounts=True),
     "folder of all runs removed": Starvation(after_rounds=lambda place: shutil.rmtree(place.saves, ignore_errors=True)),
-    "folders of the runs removed": Starvation(after_rounds=Place.runs_removed, how=("alone", "--jobs 2")),
+    "folders of the runs removed": Starvation(after_rounds=Place.runs_removed, modes=("alone", "--jobs 2")),
     "folder made read-only": Starvation(
-        after_rounds=lambda place: place.permit("a-w"), undo=lambda place: place.permit("u+w"), how=("alone", "--jobs 2")
+        after_rounds=lambda place: place.permit("a-w"), undo=lambda place: place.permit("u+w"), modes=("alone", "--jobs 2")
     ),
     "TMPDIR removed": Starvation(
         after_rounds=lambda place: shutil.rmtree(place.disk / "tmp", ignore_errors=True),
-        how=("--jobs 2", "--workers 2"),
+        modes=("--jobs 2", "--workers 2"),
     ),
     "8 descriptors": Starvation(limits={resource.RLIMIT_NOFILE: 8}),
-    "16 descriptors": Starvation(limits={resource.RLIMIT_NOFILE: 16}, how=("--jobs 2", "--workers 2")),
-    "500 MB of memory, too little to load": Starvation(limits={resource.RLIMIT_AS: 500 << 20}, how=("alone",)),
+    "16 descriptors": Starvation(limits={resource.RLIMIT_NOFILE: 16}, modes=("--jobs 2", "--workers 2")),
+    "500 MB of memory, too little to load": Starvation(limits={resource.RLIMIT_AS: 500 << 20}, modes=("alone",)),
     "700 MB of memory, too little to finish": Starvation(limits={resource.RLIMIT_AS: 700 << 20}),
-    "files of 1 kB": Starvation(limits={resource.RLIMIT_FSIZE: 1_000}, how=("alone", "--jobs 2")),
-    "files of 100 kB": Starvation(limits={resource.RLIMIT_FSIZE: 100_000}, how=("alone", "--jobs 2")),
-    "standard output full": Starvation(out="/dev/full", how=("alone",)),
-    "worker killed": Starvation(after_rounds=Place.kill_worker, how=("--jobs 2", "--workers 2")),
+    "files of 1 kB": Starvation(limits={resource.RLIMIT_FSIZE: 1_000}, modes=("alone", "--jobs 2")),
+    "files of 100 kB": Starvation(limits={resource.RLIMIT_FSIZE: 100_000}, modes=("alone", "--jobs 2")),
+    "standard output full": Starvation(out="/dev/full", modes=("alone",)),
+    "worker killed": Starvation(after_rounds=Place.kill_worker, modes=("--jobs 2", "--workers 2")),
     "all killed": Starvation(
-        after_rounds=lambda place: os.kill(place.process.pid, signal.SIGKILL), how=("alone", "--jobs 2", "--workers 2")
+        after_rounds=lambda place: os.kill(place.process.pid, signal.SIGKILL), modes=("alone", "--jobs 2", "--workers 2")
     ),
 }
 
@@ -128,21 +128,21 @@ def tried(seed: int) -> Outcome:
         whole = Path(scratch) / "whole"
         _begun("--jobs 2", whole, Path(scratch), stdout=subprocess.DEVNULL).wait(LIMIT)
         for name, starvation in STARVED.items():
-            for how in starvation.how:
+            for flags in starvation.modes:
                 with _disk(Path(scratch)) as (place, mounted):
                     if starvation.mounts and not mounted:
                         outcome.figures[f"skipped: {name}"] = "no disk may be mounted here, which takes root"
                         continue
                     outcome.count("tried")
-                    for line in _starve(starvation, how, place, whole, outcome):
-                        outcome.failures.append(f"{name}, {how}: {line}")
+                    for line in _starve(starvation, flags, place, whole, outcome):
+                        outcome.failures.append(f"{name}, {flags}: {line}")
     return outcome
 
 
-def _starve(starvation: Starvation, how: str, place: Place, whole: Path, outcome: Outcome) -> Iterator[str]:
+def _starve(starvation: Starvation, mode: str, place: Place, whole: Path, outcome: Outcome) -> Iterator[str]:
     """Try one; yields what is wrong."""
     starvation.before(place)
-    told, out = place.disk.parent / "stderr", Path(starvation.out or os.devnull)
+    result, out = place.disk.parent / "stderr", Path(starvation.out or os.devnull)
 
     def limit() -> None:
         for which, most in starvation.limits.items():
@@ -150,9 +150,9 @@ def _starve(starvation: Starvation, how: str, place: Place, whole: Path, outcome
         if os.geteuid() == 0:
             ctypes.CDLL(None).prctl(BOUNDING, DAC_OVERRIDE, 0, 0, 0)
 
-    with told.open("w") as err, out.open("w") as to:
+    with result.open("w") as err, out.open("w") as to:
         streams = {"stdout": to, "stderr": err, "start_new_session": True}
-        place.process = _begun(how, place.saves, place.disk / "tmp", preexec_fn=limit, **streams)
+        place.process = _begun(mode, place.saves, place.disk / "tmp", preexec_fn=limit, **streams)
         acted = starvation.after_rounds is None or _after_rounds(starvation.after_rounds, place)
         try:
             status = place.process.wait(LIMIT)
@@ -163,28 +163,28 @@ def _starve(starvation: Starvation, how: str, place: Place, whole: Path, outcome
         yield "was over before it could be starved"
     if _left(place.process.pid):
         yield "leaves processes behind"
-    lines = told.read_text().splitlines()
+    lines = result.read_text().splitlines()
     if any("Traceback" in line or "Logging error" in line for line in lines):
         yield f"a traceback: {lines[0]} ... {lines[-1]}"
     elif status in (1, 2):
         last = [line for line in lines if line.startswith("run.py: ") and "the same command" in line]
-        if len(last) == 1 or (last and how == "--jobs 2"):  # a line a run, where each fails of its own
+        if len(last) == 1 or (last and mode == "--jobs 2"):  # a line a run, where each fails of its own
             outcome.count("ended in one line")
         else:
             yield f"{len(last)} lines that say what to do: {' | '.join(lines)}"
     elif status is not None:
         outcome.count({0: "did without", -signal.SIGKILL: "killed"}.get(status, "ended otherwise"))
     starvation.undo(place)
-    yield from _goes_on(how, place, whole, outcome)
+    yield from _goes_on(mode, place, whole, outcome)
 
 
-def _goes_on(how: str, place: Place, whole: Path, outcome: Outcome) -> Iterator[str]:
+def _goes_on(mode: str, place: Place, whole: Path, outcome: Outcome) -> Iterator[str]:
     scratch = place.disk / "tmp"
     scratch.mkdir(exist_ok=True)
-    again = _begun(how, place.saves, scratch, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    told = again.communicate(timeout=LIMIT)[1]
+    again = _begun(mode, place.saves, scratch, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    message = again.communicate(timeout=LIMIT)[1]
     if again.returncode:
-        yield f"the same command ends with {again.returncode}: {told.strip()}"
+        yield f"the same command ends with {again.returncode}: {message.strip()}"
         return
     wrong = [f"{path.name} is left in TMPDIR" for path in scratch.glob("chorus-*")]
     for run in saves.find(place.saves):
@@ -195,15 +195,15 @@ def _goes_on(how: str, place: Place, whole: Path, outcome: Outcome) -> Iterator[
     outcome.count("resumed to the same bits", not wrong)
 
 
-def _differences(one: saves.Run, other: saves.Run) -> list[str]:
-    histories = [run.history.drop(columns=list(saves.TIMING), errors="ignore") for run in (one, other)]
-    found = [] if histories[0].equals(histories[1]) else ["history"]
-    weights = [{name: saves.digest(rows) for name, rows in run.weights().items()} for run in (one, other)]
-    return found + ([] if weights[0] == weights[1] else ["weights"])
+def _differences(item: saves.Run, other: saves.Run) -> list[str]:
+    histories = [run.history.drop(columns=list(saves.TIMING), errors="ignore") for run in (item, other)]
+    results = [] if histories[0].equals(histories[1]) else ["history"]
+    weights = [{name: saves.digest(rows) for name, rows in run.weights().items()} for run in (item, other)]
+    return results + ([] if weights[0] == weights[1] else ["weights"])
 
 
-def _begun(how: str, folder: Path, scratch: Path, **others) -> subprocess.Popen:
-    words = [sys.executable, *RUN.split(), *HOW[how].split(), "--export_dir", str(folder), "--data_dir", str(ROOT / "data")]
+def _begun(mode: str, folder: Path, scratch: Path, **others) -> subprocess.Popen:
+    words = [sys.executable, *RUN.split(), *HOW[mode].split(), "--export_dir", str(folder), "--data_dir", str(ROOT / "data")]
     return subprocess.Popen(words, cwd=ROOT, env={**os.environ, "TMPDIR": str(scratch)}, **others)
 
 
@@ -238,13 +238,13 @@ def _disk(scratch: Path) -> Iterator[tuple[Place, bool]]:
 
 def _parents(session: int) -> dict[int, tuple[int, bytes]]:
     """{process: (its parent, its command)} of a session, where the system tells."""
-    found = {}
+    results = {}
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             fields = (path / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == session:
-                found[int(path.name)] = int(fields[1]), (path / "cmdline").read_bytes()
-    return found
+                results[int(path.name)] = int(fields[1]), (path / "cmdline").read_bytes()
+    return results
 
 
 def _left(session: int) -> bool:
@@ -253,8 +253,8 @@ def _left(session: int) -> bool:
     until = time.monotonic() + 20
     while _parents(session) and time.monotonic() < until:
         time.sleep(0.1)
-    found = _parents(session)
-    for pid in found:
+    result = _parents(session)
+    for pid in result:
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-    return bool(found)
+    return bool(result)

@@ -56,9 +56,9 @@ def member(array: np.ndarray, **header) -> bytes:
 def archive(path: Path, members: dict[str, bytes], packed: int = zipfile.ZIP_DEFLATED) -> Path:
     """A zip file of these."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", packed) as made:
+    with zipfile.ZipFile(path, "w", packed) as created:
         for name, content in members.items():
-            made.writestr(name, content)
+            created.writestr(name, content)
     return path
 
 
@@ -76,13 +76,13 @@ def objects(folder: Path) -> bytes:
     return content.getvalue()
 
 
-def lying(path: Path, said: int = 0xFFFFFFF0) -> None:
+def lying(path: Path, output: int = 0xFFFFFFF0) -> None:
     """A small archive that says that it unpacks to four gigabytes."""
     content = bytearray(archive(path, parts()).read_bytes())
     for mark, place in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
         start = content.find(mark)
         while start >= 0:
-            struct.pack_into("<I", content, start + place, said)
+            struct.pack_into("<I", content, start + place, output)
             start = content.find(mark, start + 4)
     path.write_bytes(content)
 
@@ -90,7 +90,7 @@ def lying(path: Path, said: int = 0xFFFFFFF0) -> None:
 def npz(**changed) -> Callable[[Path], None]:
     """A data set x.npz with some members replaced; a function is given the folder."""
     return lambda tmp: archive(
-        tmp / "x.npz", parts(**{name: one(tmp) if callable(one) else one for name, one in changed.items()})
+        tmp / "x.npz", parts(**{name: single(tmp) if callable(single) else single for name, single in changed.items()})
     )
 
 
@@ -144,15 +144,15 @@ def tarred(path: str) -> Callable[[Path], None]:
 
     def make(tmp: Path) -> None:
         (tmp / path).parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(tmp / path, "w:gz") as made:
+        with tarfile.open(tmp / path, "w:gz") as created:
             for name in ("../escaped", str(tmp / "escaped"), "cifar-10-batches-py/data_batch_1"):
-                told = tarfile.TarInfo(name)
-                told.size = 4
-                made.addfile(told, io.BytesIO(b"evil"))
+                result = tarfile.TarInfo(name)
+                result.size = 4
+                created.addfile(result, io.BytesIO(b"evil"))
             for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
-                told = tarfile.TarInfo("link")
-                told.type, told.linkname = kind, "../.."
-                made.addfile(told)
+                result = tarfile.TarInfo("link")
+                result.type, result.linkname = kind, "../.."
+                created.addfile(result)
 
     return make
 
@@ -337,8 +337,8 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 def sealed(folder: Path) -> None:
     """`done` with the digests of what is there now: whoever changes a file can do that too."""
-    told = [line.split(None, 1)[1].lstrip("*") for line in (folder / "done").read_text().splitlines() if line.strip()]
-    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in told]
+    texts = [line.split(None, 1)[1].lstrip("*") for line in (folder / "done").read_text().splitlines() if line.strip()]
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in texts]
     (folder / "done").write_text("".join(lines))
 
 
@@ -351,9 +351,9 @@ def _forged_storage(path: Path, tmp: Path) -> None:
     """A file of torch's whose tensor is larger than what is stored of it."""
     torch.save({"global": {"w": torch.zeros(4)}}, path)
     with zipfile.ZipFile(path) as old:
-        members = {one.filename: old.read(one) for one in old.infolist()}
-    told = next(name for name in members if name.endswith("data.pkl"))
-    members[told] = members[told].replace(b"K\x04\x85", b"J\xff\xff\xff\x7f\x85")  # its shape
+        members = {item.filename: old.read(item) for item in old.infolist()}
+    result = next(name for name in members if name.endswith("data.pkl"))
+    members[result] = members[result].replace(b"K\x04\x85", b"J\xff\xff\xff\x7f\x85")  # its shape
     archive(path, members, zipfile.ZIP_STORED)
 
 
@@ -402,7 +402,7 @@ class Seen:
     """What came of a command: exit status (None where its time was over), what it said, and what it must not have done."""
 
     status: int | None
-    said: str
+    output: str
     ran: bool
     written: list[str]
 
@@ -415,7 +415,7 @@ def watched(words: list[str], tmp: Path) -> Seen:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
-    status, said = None, "its time was over"
+    status, result = None, "its time was over"
     with suppress(subprocess.TimeoutExpired):
         done = subprocess.run(
             [sys.executable, *words],
@@ -426,39 +426,43 @@ def watched(words: list[str], tmp: Path) -> Seen:
             preexec_fn=limited,
             stdin=subprocess.DEVNULL,
         )
-        status, said = done.returncode, (done.stderr if done.returncode else done.stdout).decode(errors="replace")
+        status, result = done.returncode, (done.stderr if done.returncode else done.stdout).decode(errors="replace")
     after = _everything(tmp)
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    return Seen(status, said, (tmp / CANARY).exists(), [name for name in changed if name != CANARY])
+    return Seen(status, result, (tmp / CANARY).exists(), [name for name in changed if name != CANARY])
 
 
 def _everything(tmp: Path) -> dict[str, tuple]:
     """{path: what it is} of all in a folder and beside it, but for saves/."""
-    found = {}
+    results = {}
     for path in sorted([*tmp.rglob("*"), *tmp.parent.iterdir()]):
         name = os.path.relpath(path, tmp)
         if not name.startswith("saves"):
-            told = path.lstat()
-            found[name] = (told.st_mode, told.st_size, told.st_mtime_ns if path.is_file() else 0)
-    return found
+            result = path.lstat()
+            results[name] = (result.st_mode, result.st_size, result.st_mtime_ns if path.is_file() else 0)
+    return results
 
 
-def refused(seen: Seen) -> str:
+def refused(recorded: Seen) -> str:
     """What is wrong with how an attack was refused; "" where it was, in one line."""
-    lines = seen.said.strip().split("\n")
-    if seen.status != 2 or len(lines) != 1 or "Traceback" in seen.said:
-        return f"exit status {seen.status}, {len(lines)} lines: {lines[-1][-300:]}"
-    return "" if all(c.isprintable() or c in " \n" for c in seen.said) else "what it said is not inert"
+    lines = recorded.output.strip().split("\n")
+    if recorded.status != 2 or len(lines) != 1 or "Traceback" in recorded.output:
+        return f"exit status {recorded.status}, {len(lines)} lines: {lines[-1][-300:]}"
+    return "" if all(c.isprintable() or c in " \n" for c in recorded.output) else "what it said is not inert"
 
 
-def _counted(outcome: Outcome, name: str, seen: Seen, complaint: str, told: str = "") -> None:
+def _counted(outcome: Outcome, name: str, recorded: Seen, complaint: str, message: str = "") -> None:
     outcome.count("attacks tried")
-    outcome.count("refused in one line", int(seen.status == 2 and not complaint))
-    outcome.count("code run", int(seen.ran))
-    outcome.count("written outside the folder of runs", len(seen.written))
-    if told and told not in seen.said:
-        complaint = complaint or f"its line lacks {told!r}: {seen.said.strip()[-300:]}"
-    for wrong in (complaint, "code has run" * seen.ran, f"wrote {', '.join(seen.written)}" if seen.written else ""):
+    outcome.count("refused in one line", int(recorded.status == 2 and not complaint))
+    outcome.count("code run", int(recorded.ran))
+    outcome.count("written outside the folder of runs", len(recorded.written))
+    if message and message not in recorded.output:
+        complaint = complaint or f"its line lacks {message!r}: {recorded.output.strip()[-300:]}"
+    for wrong in (
+        complaint,
+        "code has run" * recorded.ran,
+        f"wrote {', '.join(recorded.written)}" if recorded.written else "",
+    ):
         if wrong:
             outcome.failures.append(f"{name}: {wrong}")
 
@@ -468,15 +472,15 @@ def tried(seed: int) -> Outcome:
     outcome = Outcome(
         dict.fromkeys(("attacks tried", "refused in one line", "code run", "written outside the folder of runs"), 0)
     )
-    for name, (make, words, told) in ATTACKS.items():
+    for name, (make, words, result) in ATTACKS.items():
         with tempfile.TemporaryDirectory() as beside:
             tmp = Path(beside) / "own"
             (tmp / "saves").mkdir(parents=True)
             make(tmp)
-            given = f"{words} --export_dir {{tmp}}/saves --n_clients 2".format(tmp=tmp).split()
-            given = given[:-2] if "--study" in given or "--config_file" in given else given
-            seen = watched(["run.py", *given], tmp)
-            _counted(outcome, name, seen, refused(seen), told)
+            inputs = f"{words} --export_dir {{tmp}}/saves --n_clients 2".format(tmp=tmp).split()
+            inputs = inputs[:-2] if "--study" in inputs or "--config_file" in inputs else inputs
+            recorded = watched(["run.py", *inputs], tmp)
+            _counted(outcome, name, recorded, refused(recorded), result)
     with tempfile.TemporaryDirectory() as beside:
         on_runs(outcome, Path(beside) / "own")
     return outcome
@@ -485,10 +489,10 @@ def tried(seed: int) -> Outcome:
 def on_runs(outcome: Outcome, tmp: Path) -> None:
     """Attacks on the folder of a finished run, by all that read such."""
     (tmp / "saves").mkdir(parents=True)
-    made = watched(["run.py", *SMALL.split(), "--dataset", "digits", "--export_dir", f"{tmp}/saves"], tmp)
-    run = next(path.parent for path in (tmp / "saves").glob("*/done")) if made.status == 0 else None
+    created = watched(["run.py", *SMALL.split(), "--dataset", "digits", "--export_dir", f"{tmp}/saves"], tmp)
+    run = next(path.parent for path in (tmp / "saves").glob("*/done")) if created.status == 0 else None
     if run is None:
-        outcome.failures.append(f"no run to attack: {made.said[-300:]}")
+        outcome.failures.append(f"no run to attack: {created.output[-300:]}")
         return
     whole = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     for name, (file, spoil) in OF_RUNS.items():
@@ -500,14 +504,16 @@ def on_runs(outcome: Outcome, tmp: Path) -> None:
                 (run / path).write_bytes(content)
             spoil(run / file, tmp)
             sealed(run)
-            seen = watched(words.format(run=run, tmp=tmp).split(), tmp)
+            recorded = watched(words.format(run=run, tmp=tmp).split(), tmp)
             # what a reader does not read does not disturb it
-            complaint = "" if seen.status == 0 and "Traceback" not in seen.said else refused(seen) and _lines(seen)
-            _counted(outcome, f"{name}, {reader}", seen, complaint)
+            complaint = (
+                "" if recorded.status == 0 and "Traceback" not in recorded.output else refused(recorded) and _lines(recorded)
+            )
+            _counted(outcome, f"{name}, {reader}", recorded, complaint)
 
 
-def _lines(seen: Seen) -> str:
+def _lines(recorded: Seen) -> str:
     """What is wrong with how a command of figures/ refused: its usage stands before the line."""
-    last = seen.said.strip().split("\n")[-1]
-    proper = seen.status == 2 and "Traceback" not in seen.said and "error:" in last
-    return "" if proper else f"exit status {seen.status}: {last[-300:]}"
+    last = recorded.output.strip().split("\n")[-1]
+    proper = recorded.status == 2 and "Traceback" not in recorded.output and "error:" in last
+    return "" if proper else f"exit status {recorded.status}: {last[-300:]}"

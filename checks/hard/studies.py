@@ -55,8 +55,8 @@ GOOD = {"problem": {"dataset": "mine.npz", "n_clients": 2, "model": "MLP"}, "set
 @st.composite
 def some(draw, values: tuple) -> Any:
     """A value, or a list in which one may stand twice; the good one as often as all others."""
-    one = st.just(values[0]) | st.sampled_from(values)
-    return draw(one | st.lists(one, max_size=2))
+    item = st.just(values[0]) | st.sampled_from(values)
+    return draw(item | st.lists(item, max_size=2))
 
 
 @st.composite

@@ -49,11 +49,11 @@ class Step:
     user: int
     does: str
     status: int = 0
-    said: str = ""
+    expected: str = ""
     umask: int = 0o022
 
 
-CLOSED = "may not be read or written"
+CLOSED = "cannot be read or written"
 CASES: dict[str, tuple[Step, ...]] = {
     "root's runs are open": (
         Step(ROOT, "grid 0"),
@@ -168,36 +168,39 @@ def held_to(steps: tuple[Step, ...], place: Path, forks: Forks, outcome: Outcome
     """Do what a case says; yields what is wrong."""
     finished: dict[Path, str] = {}
     for number, step in enumerate(steps, 1):
-        what, _, how = step.does.partition(" ")
+        what, _, flags = step.does.partition(" ")
         if what in ("chmod", "rm"):
-            _changed(place / "saves", what, how)
+            _changed(place / "saves", what, flags)
         else:
             outcome.count("commands")
             ended = forks.run(_plan(step, place))
-            lines = ended.said.strip().splitlines()
+            lines = ended.output.strip().splitlines()
             outcome.count("of these refused in lines", int(bool(step.status)))
-            told = f"step {number}, {step.does} of user {step.user}"
-            if "Traceback" in ended.said or ended.status != step.status or step.said not in ended.said:
-                yield f"{told}: exit status {ended.status}, must be {step.status} with {step.said!r}: {ended.said[-600:]!r}"
+            text = f"step {number}, {step.does} of user {step.user}"
+            if "Traceback" in ended.output or ended.status != step.status or step.expected not in ended.output:
+                expected = f"must be {step.status} with {step.expected!r}"
+                yield f"{text}: exit status {ended.status}, {expected}: {ended.output[-600:]!r}"
             if ended.status and not lines[-1].startswith(("run.py: ", "python -m ")):
-                yield f"{told}: its last line does not say why: {lines[-1]}"
+                yield f"{text}: its last line does not say why: {lines[-1]}"
         there = _digests(place / "saves")
         for folder, digest in finished.items():
             if what != "rm" and there.get(folder) != digest:
                 outcome.count("runs lost or changed")
                 yield f"step {number}, {step.does} of user {step.user}: {folder.name} is not what it was"
         finished = there
-    made = {(run.options["algorithm"], run.options["seed"]) for run in saves.find(place / "saves")}
-    asked = {int(one) for step in steps if step.does.startswith("grid") and step.status < 2 for one in step.does.split()[1:]}
-    if lacking := {(name, one) for name in ("fedavg", "independent") for one in asked} - made:
+    created = {(run.options["algorithm"], run.options["seed"]) for run in saves.find(place / "saves")}
+    options = {
+        int(item) for step in steps if step.does.startswith("grid") and step.status < 2 for item in step.does.split()[1:]
+    }
+    if lacking := {(name, item) for name in ("fedavg", "independent") for item in options} - created:
         yield f"in the end there is no run of {sorted(lacking)}"
 
 
 def _plan(step: Step, place: Path) -> Plan:
-    what, _, how = step.does.partition(" ")
+    what, _, flags = step.does.partition(" ")
     folder = str(place / "saves")
     argv = {
-        "grid": [*GRID.split(), "--seed", *how.split(), "--export_dir", folder],
+        "grid": [*GRID.split(), "--seed", *flags.split(), "--export_dir", folder],
         "table": [folder],
         "report": [folder, "-o", str(place / f"{step.user}.html")],
         "status": [folder],
@@ -206,8 +209,8 @@ def _plan(step: Step, place: Path) -> Plan:
     return Plan(argv, str(place), user=step.user, umask=step.umask, module=module)
 
 
-def _changed(folder: Path, what: str, how: str) -> None:
-    mode, _, pattern = how.rpartition(" ")
+def _changed(folder: Path, what: str, flags: str) -> None:
+    mode, _, pattern = flags.rpartition(" ")
     for path in [folder] if pattern == "." else list(folder.glob(pattern)):
         path.chmod(int(mode, 8)) if what == "chmod" else path.unlink()
 

@@ -47,7 +47,7 @@ def examples(federation, indices):
     return federation.data.images(indices, torch.float64), federation.data.y[indices]
 
 
-def asked(federation, row, indices, client=0):
+def request(federation, row, indices, client=0):
     """Ask a network in evaluation mode about images -> (features, logits)."""
     with torch.no_grad():
         return network(federation, row, client, train=False)(federation.data.images(indices, torch.float64))
@@ -361,9 +361,9 @@ def fml(federation, options, rounds):
         for k in clients:
             row, fresh, (x, y) = shared, {}, examples(federation, federation.shares[k])
             for _ in range(options.epoch_per_round):
-                said, shared_said = (network(federation, net)(x)[1].detach() for net in (own[k], row))
+                result, shared_said = (network(federation, net)(x)[1].detach() for net in (own[k], row))
                 _, g = slope(federation, own[k], objective(shared_said, y, x, options.mutual_own))
-                _, g_shared = slope(federation, row, objective(said, y, x, options.mutual_shared))
+                _, g_shared = slope(federation, row, objective(result, y, x, options.mutual_shared))
                 own[k], kept[k] = stepped(own[k], g, kept[k])
                 row, fresh = stepped(row, g_shared, fresh)
             rows.append(row)
@@ -396,7 +396,7 @@ def fedproto(federation, options, rounds):
                 _, g = slope(federation, weights[k], objective(x, y, known[k] or {}))
                 velocities[k] = with_momentum(g, velocities[k], options.momentum)
                 weights[k] = moved(weights[k], velocities[k], options.lr)
-            features, _ = asked(federation, weights[k], federation.shares[k])
+            features, _ = request(federation, weights[k], federation.shares[k])
             sent[k] = [features[y == c] for c in range(n_classes)]
         pooled = {c: torch.cat([of[c] for of in sent.values()]) for c in range(n_classes)}
         for k in clients:
@@ -430,7 +430,7 @@ def fedmd(federation, options, rounds):
     )
     for r in range(1, rounds + 1):
         clients = federation.at(r).sample()
-        consensus = sum(asked(federation, weights[k], federation.public, k)[1] for k in clients) / len(clients)
+        consensus = sum(request(federation, weights[k], federation.public, k)[1] for k in clients) / len(clients)
         for k in clients:
             for objective in (
                 lambda net, consensus=consensus: (net(x)[1] - consensus).abs().mean(),
@@ -453,7 +453,7 @@ def feddf(federation, options, rounds):
                 sent[k] = moved(
                     sent[k], slope(federation, sent[k], error_on(federation, federation.shares[k]), k)[1], options.lr
                 )
-        target = (sum(asked(federation, row, federation.public, k)[1] for k, row in sent.items()) / len(sent)).softmax(1)
+        target = (sum(request(federation, row, federation.public, k)[1] for k, row in sent.items()) / len(sent)).softmax(1)
         assert federation.participation == 1 or list(sent) == [0, 2], "nobody of the second architecture is of the round"
         for a, before in enumerate(prototypes):
             own = [k for k in clients if k % n_models == a]
@@ -598,11 +598,11 @@ def fedproto_loss(federation, model, batch, extra, options):
 def fml_loss(federation, model, batch, extra, options):
     """Let each learn from the labels and from the other, image by image, class by class; a teacher is a constant."""
     nets = {part: network(federation, row_of(getattr(model, part))) for part in ("own", "shared")}
-    said = {part: net(batch.x)[1].softmax(1) for part, net in nets.items()}
+    by_name = {part: net(batch.x)[1].softmax(1) for part, net in nets.items()}
     total = 0.0
     for b, label in enumerate(batch.y):
         for student, other, labels in (("own", "shared", options.mutual_own), ("shared", "own", options.mutual_shared)):
-            p, q = said[student][b], said[other][b].detach()
+            p, q = by_name[student][b], by_name[other][b].detach()
             divergence = sum(q[c] * (q[c] / p[c]).log() for c in range(len(q)))
             total = total + (-labels * p[label].log() + (1 - labels) * divergence) / len(batch.y)
     total.backward()

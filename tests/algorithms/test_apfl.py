@@ -64,16 +64,16 @@ def by_hand(federation, v, rounds, alpha, lr, batch_size, decay):
 def test_alpha_is_that_of_projected_sgd_and_is_not_decayed(decay):
     data = tiny_data(size=2)
     federation = Federation.of(data, [np.arange(24)], [lambda: models.Net(torch.nn.Flatten(), 4, 3)], dtype=torch.float64)
-    asked = options(mixture=0.95, lr=0.3, batch_size=4, weight_decay=decay)
+    requested = options(mixture=0.95, lr=0.3, batch_size=4, weight_decay=decay)
     v, draw = federation.initial(), torch.Generator().manual_seed(5)
     v = {name: w + torch.randn(w.shape, generator=draw, dtype=w.dtype) for name, w in v.items()}
     expected, left, back = by_hand(federation, v, 12, 0.95, 0.3, 4, decay)
     assert left > 0, "a step leads out of [0, 1]"
     assert back > 0, "and a later one leads back: alpha is not frozen at an end"
-    state = apfl.start(federation, asked)
+    state = apfl.start(federation, requested)
     state["begin"]["v"] = v
     for r in range(1, 13):
-        apfl.communicate(federation.at(r), state, asked)
+        apfl.communicate(federation.at(r), state, requested)
     assert state["mine"][0]["alpha"].item() == pytest.approx(expected, abs=1e-9)
 
 

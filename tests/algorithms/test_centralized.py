@@ -8,8 +8,8 @@ from helpers import outputs
 
 def test_all_data_are_used_whatever_the_participation():
     full, partial = tiny_federation(), tiny_federation(participation=0.4)
-    expected, found = (weights_of(play(f, options_for("centralized"))[1].models["global"]) for f in (full, partial))
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    expected, result = (weights_of(play(f, options_for("centralized"))[1].models["global"]) for f in (full, partial))
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 
 def test_the_work_is_the_servers_and_its_model_is_the_only_one():
@@ -20,11 +20,11 @@ def test_the_work_is_the_servers_and_its_model_is_the_only_one():
     assert federation.meter.spent["samples", "server", 0] == 3 * 60
     assert list(done.models) == ["global"]
     assert list(done.clients) == []
-    said = outputs(federation, 0, state["weights"])
+    result = outputs(federation, 0, state["weights"])
     model = done.models["global"](2)
     with torch.no_grad():
         _, logits = model(federation.data.images(federation.shares[0], torch.float64))
-    assert torch.equal(logits, said.logits), "evaluated where it is"
+    assert torch.equal(logits, result.logits), "evaluated where it is"
 
 
 def test_with_one_client_it_sees_what_that_client_has():

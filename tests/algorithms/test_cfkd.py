@@ -45,30 +45,30 @@ def scene(scale=1.0, dtype=torch.float64):
     """A model, a batch and what is given: not every class has a mean, nor does the observed client hold every class."""
     model = Fixed(draw(B, D).tanh().to(dtype), scale * draw(C, D, seed=1).to(dtype), draw(C, seed=2).to(dtype))
     batch = Batch(torch.zeros(B, 1), torch.tensor([0, 2, 1, 1, 3, 0, 2]), torch.arange(B))
-    given = {
+    context = {
         "means": draw(C, D, seed=3).tanh().to(dtype),
         "held": torch.tensor([True, True, False, True]),
         "observation": draw(C, D, seed=4).tanh().to(dtype),
         "observed": torch.tensor([True, False, True, True]),
     }
-    return model, batch, given
+    return model, batch, context
 
 
 def slow_loss(model, batch, context, lambda_kd, lambda_disc, through_observation=True):
     """As the paper has it, with the code's scaling: everything in probabilities, pair after pair."""
     features, logits = model(batch.x)
-    said = model.classifier(context["observation"]).softmax(1)
-    said = said if through_observation else said.detach()
+    result = model.classifier(context["observation"]).softmax(1)
+    result = result if through_observation else result.detach()
     distillation = discrimination = 0.0
     for b in range(len(batch.y)):
         if context["held"][batch.y[b]]:
             distillation = distillation + F.mse_loss(features[b], context["means"][batch.y[b]], reduction="sum")
-        for c in range(len(said)):
+        for c in range(len(result)):
             if context["observed"][c]:
-                h = (logits[b].softmax(0) * said[c]).sum()  # the probability that both say the same
+                h = (logits[b].softmax(0) * result[c]).sum()  # the probability that both say the same
                 label = torch.tensor(float(batch.y[b] == c), dtype=h.dtype)
                 discrimination = discrimination + F.binary_cross_entropy(h, label)
-    n, n_classes, dimension = len(batch.y), len(said), features.shape[1]
+    n, n_classes, dimension = len(batch.y), len(result), features.shape[1]
     return (
         F.cross_entropy(logits, batch.y)
         + lambda_kd * distillation / (n * dimension)
@@ -89,11 +89,11 @@ def mean_of(vectors):
 
 def class_means_of(federation, rows, clients):
     """{class: mean feature over all its examples of these clients, each by its own client's model}."""
-    found = {}
+    results = {}
     for k in clients:
         for y, s in features_one_by_one(federation, k, rows[k]):
-            found.setdefault(y, []).append(s)
-    return {c: mean_of(vectors) for c, vectors in found.items()}
+            results.setdefault(y, []).append(s)
+    return {c: mean_of(vectors) for c, vectors in results.items()}
 
 
 def uneven(**others):
@@ -108,71 +108,71 @@ def uneven(**others):
 
 @pytest.mark.parametrize(("lambda_kd", "lambda_disc"), [(10.0, 1.0), (0.0, 2.0), (3.0, 0.0)])
 def test_the_loss_and_its_gradient_are_those_of_a_loop_over_pairs_of_probabilities(lambda_kd, lambda_disc):
-    model, batch, given = scene()
-    found = cfkd.loss(model, batch, given, options_for("cfkd", lambda_kd=lambda_kd, lambda_disc=lambda_disc))
-    expected = slow_loss(model, batch, given, lambda_kd, lambda_disc)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
-    gradients = [torch.autograd.grad(value, list(model.parameters())) for value in (found, expected)]
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    model, batch, inputs = scene()
+    result = cfkd.loss(model, batch, inputs, options_for("cfkd", lambda_kd=lambda_kd, lambda_disc=lambda_disc))
+    expected = slow_loss(model, batch, inputs, lambda_kd, lambda_disc)
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(value, list(model.parameters())) for value in (result, expected)]
+    for item, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(item, other, rtol=0, atol=1e-12)
 
 
 def test_the_classifier_learns_through_the_observation_as_well():
-    model, batch, given = scene()
+    model, batch, inputs = scene()
     weight = model.classifier.weight
-    found = cfkd.loss(model, batch, given, options_for("cfkd"))
-    through_one = slow_loss(model, batch, given, 10.0, 1.0, through_observation=False)
-    torch.testing.assert_close(found, through_one, rtol=1e-12, atol=0)
-    (both,), (one,) = (torch.autograd.grad(value, [weight]) for value in (found, through_one))
-    assert not torch.allclose(both, one, rtol=1e-3)
+    result = cfkd.loss(model, batch, inputs, options_for("cfkd"))
+    through_one = slow_loss(model, batch, inputs, 10.0, 1.0, through_observation=False)
+    torch.testing.assert_close(result, through_one, rtol=1e-12, atol=0)
+    (both,), (item,) = (torch.autograd.grad(value, [weight]) for value in (result, through_one))
+    assert not torch.allclose(both, item, rtol=1e-3)
 
 
 def test_a_class_without_a_mean_or_an_observation_has_weight_0():
-    model, batch, given = scene()
+    model, batch, inputs = scene()
     flags = options_for("cfkd")
-    expected = cfkd.loss(model, batch, given, flags)
+    expected = cfkd.loss(model, batch, inputs, flags)
     for name, c in (("means", 2), ("observation", 1)):
-        other = given[name].clone()
+        other = inputs[name].clone()
         other[c] = 5.0
-        assert torch.equal(cfkd.loss(model, batch, {**given, name: other}, flags), expected)
+        assert torch.equal(cfkd.loss(model, batch, {**inputs, name: other}, flags), expected)
         other[0] = 5.0
-        assert not torch.equal(cfkd.loss(model, batch, {**given, name: other}, flags), expected)
+        assert not torch.equal(cfkd.loss(model, batch, {**inputs, name: other}, flags), expected)
 
 
 def test_the_divisors_are_those_of_the_whole_batch_whatever_is_missing():
-    model, batch, given = scene()
+    model, batch, inputs = scene()
     nothing = {"held": torch.zeros(C, dtype=torch.bool), "observed": torch.zeros(C, dtype=torch.bool)}
     _, logits = model(batch.x)
     alone = F.cross_entropy(logits, batch.y)
-    assert torch.equal(cfkd.loss(model, batch, {**given, **nothing}, options_for("cfkd")), alone)
+    assert torch.equal(cfkd.loss(model, batch, {**inputs, **nothing}, options_for("cfkd")), alone)
     # features and means are one apart in all D places, for the two examples of class 0 only: 2 D / (B D)
-    one_apart = {**given, **nothing, "means": torch.zeros(C, D).double(), "held": torch.arange(C) == 0}
+    one_apart = {**inputs, **nothing, "means": torch.zeros(C, D).double(), "held": torch.arange(C) == 0}
     flat = Fixed(torch.ones(B, D).double(), draw(C, D, seed=1), draw(C, seed=2))
     _, logits = flat(batch.x)
-    found = cfkd.loss(flat, batch, one_apart, options_for("cfkd")) - F.cross_entropy(logits, batch.y)
-    torch.testing.assert_close(found.item(), 10.0 * 2 / B)
+    result = cfkd.loss(flat, batch, one_apart, options_for("cfkd")) - F.cross_entropy(logits, batch.y)
+    torch.testing.assert_close(result.item(), 10.0 * 2 / B)
 
 
 def test_two_uniform_predictions_agree_with_probability_one_in_c():
     # h = sum_c 1/C^2 = 1/C for every pair: an example has one pair of the same class and C - 1 of others
-    model, batch, given = scene()
+    model, batch, context = scene()
     model = Fixed(draw(B, D), torch.zeros(C, D).double(), torch.zeros(C).double())
-    given = {**given, "observed": torch.ones(C, dtype=torch.bool)}
-    found = cfkd.loss(model, batch, given, options_for("cfkd", lambda_kd=0.0))
+    context = {**context, "observed": torch.ones(C, dtype=torch.bool)}
+    result = cfkd.loss(model, batch, context, options_for("cfkd", lambda_kd=0.0))
     c = torch.tensor(float(C), dtype=torch.float64)
-    torch.testing.assert_close(found, c.log() + (c.log() - (C - 1) * torch.log1p(-1 / c)) / C)
+    torch.testing.assert_close(result, c.log() + (c.log() - (C - 1) * torch.log1p(-1 / c)) / C)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [1e2, 1e4])
 def test_extreme_logits_give_finite_losses_and_gradients(scale, dtype):
-    model, batch, given = scene(scale, dtype)
+    model, batch, context = scene(scale, dtype)
     _, logits = model(batch.x)
     assert logits.abs().max() > scale
-    given["observation"][0] = model.features.detach()[1]  # sure of the same, and of something else
-    found = cfkd.loss(model, batch, given, options_for("cfkd"))
-    assert torch.isfinite(found)
-    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(found, list(model.parameters())))
+    context["observation"][0] = model.features.detach()[1]  # sure of the same, and of something else
+    result = cfkd.loss(model, batch, context, options_for("cfkd"))
+    assert torch.isfinite(result)
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(result, list(model.parameters())))
 
 
 def test_certain_agreement_costs_nothing_where_the_class_is_the_same_and_all_there_is_where_it_is_not():
@@ -194,8 +194,8 @@ def test_certain_agreement_costs_nothing_where_the_class_is_the_same_and_all_the
 def test_each_of_its_two_losses_moves_the_models_from_round_1_on(name):
     nothing = {"lambda_kd": 0.0, "lambda_disc": 0.0}
     expected, _ = play(tiny_federation(), options_for("cfkd", **nothing))
-    found, _ = play(tiny_federation(), options_for("cfkd", **{**nothing, name: 1.0}))
-    assert not any(same(a, b) for a, b in zip(found["weights"], expected["weights"], strict=True))
+    result, _ = play(tiny_federation(), options_for("cfkd", **{**nothing, name: 1.0}))
+    assert not any(same(a, b) for a, b in zip(result["weights"], expected["weights"], strict=True))
 
 
 # --- the rounds ---
@@ -204,25 +204,25 @@ def test_each_of_its_two_losses_moves_the_models_from_round_1_on(name):
 @pytest.mark.parametrize("quirks", [{}, {"as_published": True}], ids=["paper", "as published"])
 def test_teachers_are_those_of_the_end_of_the_round_before_and_untrained_in_round_1(monkeypatch, quirks):
     federation, module = tiny_federation(), published if quirks else cfkd
-    flags, seen = options_for("cfkd", batch_size=WHOLE, n_avg=EVERY, **quirks), spied(monkeypatch, module)
+    flags, recorded = options_for("cfkd", batch_size=WHOLE, n_avg=EVERY, **quirks), spied(monkeypatch, module)
     state = module.start(federation, flags)
     rows = [federation.initial(k) for k in federation.clients]
     for r in (1, 2, 3):
         pooled = class_means_of(federation, rows, federation.clients)
         own = [class_means_of(federation, rows, [k]) for k in federation.clients]
-        seen.clear()
+        recorded.clear()
         module.communicate(federation.at(r), state, flags)
-        assert len(seen) == 3
-        for k, given in enumerate(seen):
+        assert len(recorded) == 3
+        for k, context in enumerate(recorded):
             for c in range(3):
-                torch.testing.assert_close(given["means"][c], pooled[c])
+                torch.testing.assert_close(context["means"][c], pooled[c])
             # everything is averaged, so an observation tells whose it is
-            whose = [j for j in federation.clients if torch.allclose(given["observation"][0], own[j][0])]
+            whose = [j for j in federation.clients if torch.allclose(context["observation"][0], own[j][0])]
             assert len(whose) == 1
             if not quirks:
                 assert whose != [k]
             for c in range(3):
-                torch.testing.assert_close(given["observation"][c], own[whose[0]][c])
+                torch.testing.assert_close(context["observation"][c], own[whose[0]][c])
         rows = state["weights"]
 
 
@@ -231,34 +231,34 @@ def test_global_means_are_weighted_by_counts_and_nobodys_class_has_none():
     state = cfkd.start(federation, options_for("cfkd"))
     pooled = class_means_of(federation, state["weights"], federation.clients)
     assert pooled.keys() == {0, 1, 2}
-    for given in cfkd.teachers(federation, state["sent"], [0, 1, 2]):
-        assert given["held"].tolist() == [True, True, True, False]
+    for context in cfkd.teachers(federation, state["sent"], [0, 1, 2]):
+        assert context["held"].tolist() == [True, True, True, False]
         for c in range(3):
-            torch.testing.assert_close(given["means"][c], pooled[c])
-        assert torch.equal(given["means"][3], torch.zeros(6).double())
+            torch.testing.assert_close(context["means"][c], pooled[c])
+        assert torch.equal(context["means"][3], torch.zeros(6).double())
         unweighted = mean_of([row["means"][0] for row in (state["sent"][0], state["sent"][2])])  # of 6 and 3 examples
-        assert not torch.allclose(given["means"][0], unweighted, rtol=1e-3)
+        assert not torch.allclose(context["means"][0], unweighted, rtol=1e-3)
 
 
 def test_what_the_observed_client_does_not_hold_is_marked():
     federation = uneven()
     state = cfkd.start(federation, options_for("cfkd", n_avg=EVERY))
     holds = [[True, True, False, False], [False, True, False, False], [True, True, True, False]]
-    found = set()
+    results = set()
     for r in range(20):
-        for k, given in enumerate(cfkd.teachers(federation.at(r), state["sent"], [0, 1, 2])):
-            (j,) = (j for j in range(3) if torch.equal(given["observation"], state["sent"][j]["observation"]))
-            assert given["observed"].tolist() == holds[j]
-            found.add((k, j))
-    assert found == {(k, j) for k in range(3) for j in range(3) if j != k}
+        for k, context in enumerate(cfkd.teachers(federation.at(r), state["sent"], [0, 1, 2])):
+            (j,) = (j for j in range(3) if torch.equal(context["observation"], state["sent"][j]["observation"]))
+            assert context["observed"].tolist() == holds[j]
+            results.add((k, j))
+    assert results == {(k, j) for k in range(3) for j in range(3) if j != k}
 
 
 def observed_by(federation, r):
     """Whose observation each client gets in round r: every client's own is full of its number."""
-    one = {"means": torch.zeros(3, 2), "counts": torch.ones(3, dtype=torch.int64)}
-    sent = [{**one, "observation": torch.full((3, 2), float(j))} for j in federation.clients]
-    given = cfkd.teachers(federation.at(r), sent, list(federation.clients))
-    return [int(row["observation"][0, 0]) for row in given]
+    entry = {"means": torch.zeros(3, 2), "counts": torch.ones(3, dtype=torch.int64)}
+    sent = [{**entry, "observation": torch.full((3, 2), float(j))} for j in federation.clients]
+    inputs = cfkd.teachers(federation.at(r), sent, list(federation.clients))
+    return [int(row["observation"][0, 0]) for row in inputs]
 
 
 def test_the_teacher_is_another_client_drawn_uniformly_anew_each_round():
@@ -292,29 +292,29 @@ def test_as_published_the_teacher_may_be_oneself_and_nothing_is_masked():
     sent = published.start(federation, options_for("cfkd", as_published=True))["sent"]
     drawn = [Counter() for _ in range(3)]
     for r in range(rounds):
-        for k, given in enumerate(published.teachers(federation.at(r), sent, [0, 1, 2])):
-            assert given["held"].all()
-            assert given["observed"].all()
-            (j,) = (j for j in range(3) if torch.equal(given["observation"], sent[j]["observation"]))
+        for k, context in enumerate(published.teachers(federation.at(r), sent, [0, 1, 2])):
+            assert context["held"].all()
+            assert context["observed"].all()
+            (j,) = (j for j in range(3) if torch.equal(context["observation"], sent[j]["observation"]))
             drawn[k][j] += 1
     deviation = (rounds * (1 / 3) * (2 / 3)) ** 0.5
     for k in range(3):
         assert drawn[k].keys() == {0, 1, 2}
         assert all(abs(n - rounds / 3) < 5 * deviation for n in drawn[k].values())
     paper = cfkd.teachers(federation, sent, [0, 1, 2])
-    for one, other in zip(published.teachers(federation, sent, [0, 1, 2]), paper, strict=True):
-        assert torch.equal(one["means"], other["means"]), "global means are the same"
+    for item, other in zip(published.teachers(federation, sent, [0, 1, 2]), paper, strict=True):
+        assert torch.equal(item["means"], other["means"]), "global means are the same"
 
 
 def test_as_published_a_class_that_was_not_observed_counts_with_an_observation_of_0():
     federation = uneven()
     sent = published.start(federation, options_for("cfkd", as_published=True))["sent"]
     assert torch.equal(sent[1]["observation"][[0, 2, 3]], torch.zeros(3, 6).double())
-    model, batch, given = scene()
-    given = {**given, "held": torch.ones(C, dtype=torch.bool), "observed": torch.ones(C, dtype=torch.bool)}
-    given["observation"][1] = 0.0
-    found = published.loss(model, batch, given, options_for("cfkd", as_published=True))
-    torch.testing.assert_close(found, slow_loss(model, batch, given, 10.0, 1.0), rtol=1e-12, atol=0)
+    model, batch, context = scene()
+    context = {**context, "held": torch.ones(C, dtype=torch.bool), "observed": torch.ones(C, dtype=torch.bool)}
+    context["observation"][1] = 0.0
+    result = published.loss(model, batch, context, options_for("cfkd", as_published=True))
+    torch.testing.assert_close(result, slow_loss(model, batch, context, 10.0, 1.0), rtol=1e-12, atol=0)
 
 
 def test_the_server_keeps_what_it_last_received_of_those_that_sit_out():
@@ -330,9 +330,9 @@ def test_the_server_keeps_what_it_last_received_of_those_that_sit_out():
             else:
                 assert same(state["sent"][k], before[k])
         pooled = class_means_of(federation, latest, federation.clients)
-        (given,) = cfkd.teachers(federation, state["sent"], [0])
+        (context,) = cfkd.teachers(federation, state["sent"], [0])
         for c in range(3):
-            torch.testing.assert_close(given["means"][c], pooled[c])
+            torch.testing.assert_close(context["means"][c], pooled[c])
 
 
 def test_models_stay_with_their_clients_and_each_answers_with_its_own():
@@ -352,9 +352,9 @@ def test_an_observation_is_the_mean_of_n_avg_distinct_examples_of_a_class_or_of_
     rows = [federation.initial(k) for k in federation.clients]
     sent = cfkd.upload(federation.at(1), [0, 1, 2], rows, options_for("cfkd", n_avg=3))
     for k in federation.clients:
-        said = features_one_by_one(federation, k, rows[k])
+        result = features_one_by_one(federation, k, rows[k])
         for c in range(4):
-            mine = [s for y, s in said if y == c]
+            mine = [s for y, s in result if y == c]
             assert sent[k]["counts"][c] == len(mine)
             if mine:
                 torch.testing.assert_close(sent[k]["means"][c], mean_of(mine))
@@ -372,9 +372,9 @@ def test_an_observation_is_drawn_anew_each_round_and_by_each_client():
     def observed(r):
         return [row["observation"] for row in cfkd.upload(federation.at(r), [0, 1], rows, options_for("cfkd", n_avg=2))]
 
-    found = [*observed(1), *observed(2)]
-    assert not any(torch.equal(one, other) for one, other in combinations(found, 2))
-    assert all(torch.equal(one, other) for one, other in zip(observed(1), found[:2], strict=True)), "and repeatably"
+    results = [*observed(1), *observed(2)]
+    assert not any(torch.equal(item, other) for item, other in combinations(results, 2))
+    assert all(torch.equal(item, other) for item, other in zip(observed(1), results[:2], strict=True)), "and repeatably"
 
 
 def test_what_is_sent_is_said_in_evaluation_mode():
@@ -399,8 +399,8 @@ def test_few_of_each_are_distinct_examples_of_each_class_and_as_many_as_there_ca
     for seed in range(20):
         drawn = cfkd.few_of_each(y, n, streams.generator("test", seed)).tolist()
         assert len(set(drawn)) == len(drawn)
-        found, there = Counter(y[drawn].tolist()), Counter(y.tolist())
-        assert found == {c: min(n, there[c]) for c in there}
+        result, there = Counter(y[drawn].tolist()), Counter(y.tolist())
+        assert result == {c: min(n, there[c]) for c in there}
 
 
 def test_few_of_each_draws_every_example_of_a_class_as_often_as_any_other():

@@ -39,12 +39,12 @@ def parse(line):
     return run
 
 
-def asked(n=5, name="data_exchange", **flags):
+def request(n=5, name="data_exchange", **flags):
     return options_for(name, n_clients=n, **flags)
 
 
 def net_of(n=5, topology="tree", **flags):
-    return graph.of(n, asked(n, topology=topology, **flags))
+    return graph.of(n, request(n, topology=topology, **flags))
 
 
 def path_of(n):
@@ -76,14 +76,14 @@ def rows_of(done, n=5):
     return [weights_of(answer, k) for k in range(n)]
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(item, other):
+    return item.keys() == other.keys() and all(torch.equal(item[name], other[name]) for name in item)
 
 
-def close(one, other, tolerance=1e-12):
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=0, atol=tolerance)
+def close(item, other, tolerance=1e-12):
+    assert item.keys() == other.keys()
+    for name in item:
+        torch.testing.assert_close(item[name], other[name], rtol=0, atol=tolerance)
 
 
 def rounds_of(federation, flags, n):
@@ -176,16 +176,16 @@ def test_an_edge_list_may_have_comments_blank_lines_and_an_edge_twice(edge_list)
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("0 1\n1 two\n", ["line 2 must be two clients", "whole numbers"]),
-        ("0 1\n1 2.0\n", ["line 2 must be two clients"]),
+        ("0 1\n1 two\n", ["line 2 must be two whole numbers (clients)", "separated by a blank"]),
+        ("0 1\n1 2.0\n", ["line 2 must be two whole numbers (clients)"]),
         ("0 1\n1 4\n", ["names client 4", "--n_clients 4", "0 to 3"]),
-        ("0 1\n-1 2\n", ["line 2 must be two clients"]),
+        ("0 1\n-1 2\n", ["line 2 must be two whole numbers (clients)"]),
         ("0 1\n1 2\n2 2\n2 3\n", ["edge from client 2 to itself"]),
     ],
 )
 def test_a_file_that_is_no_graph_of_these_clients_is_one_line(edge_list, text, words):
     flags = edge_list(text)
-    line = line_of(graph.check, asked(4, **flags), None, 0)
+    line = line_of(graph.check, request(4, **flags), None, 0)
     assert line.startswith(f"--topology_file {flags['topology_file']}: ")
     assert all(word in line for word in words), line
 
@@ -193,64 +193,64 @@ def test_a_file_that_is_no_graph_of_these_clients_is_one_line(edge_list, text, w
 @pytest.mark.parametrize("text", ["0 1\n2\n1 2\n", "0,1\n1,2\n"])
 def test_a_line_that_is_no_edge_is_not_passed_over(edge_list, text):
     assert "must be two whole numbers (clients)" in line_of(
-        graph.check, asked(3, allow_disconnected=True, **edge_list(text)), None, 0
+        graph.check, request(3, allow_disconnected=True, **edge_list(text)), None, 0
     )
 
 
 def test_a_file_that_is_not_there_not_text_or_not_named_is_one_line(tmp_path):
-    assert "the edge list is missing" in line_of(graph.check, asked(topology="file"), None, 0)
+    assert "the edge list is missing" in line_of(graph.check, request(topology="file"), None, 0)
     for path in (tmp_path / "none.txt", tmp_path):
-        line = line_of(graph.check, asked(topology="file", topology_file=path), None, 0)
+        line = line_of(graph.check, request(topology="file", topology_file=path), None, 0)
         assert "cannot be read" in line
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00 1\n")
-    line = line_of(graph.check, asked(topology="file", topology_file=tmp_path / "bytes"), None, 0)
+    line = line_of(graph.check, request(topology="file", topology_file=tmp_path / "bytes"), None, 0)
     assert "cannot be read as text" in line
 
 
 def test_a_graph_of_several_parts_is_refused_unless_allowed_and_told_part_by_part(edge_list):
     flags = edge_list("0 3\n1 4\n4 2\n")
-    line = line_of(graph.check, asked(6, **flags), None, 0)
+    line = line_of(graph.check, request(6, **flags), None, 0)
     assert line.startswith("--topology file: the graph has 3 separate components")
     assert "no path from client 0 to client 1" in line
     assert "--allow_disconnected" in line
-    allowed = asked(6, allow_disconnected=True, **flags)
-    said = graph.check(allowed, None, 0)
-    assert said.startswith("data_exchange: file of 6 clients with 3 edges; ")
+    allowed = request(6, allow_disconnected=True, **flags)
+    output = graph.check(allowed, None, 0)
+    assert output.startswith("data_exchange: file of 6 clients with 3 edges; ")
     for words in ("client 0 (2 clients) 1", "client 1 (3 clients) 0.5", "client 5 (1 clients) 1"):
-        assert f"spectral gap of the component with {words}" in said  # the path of three: 1 - 1/2
-    told = graph.metrics(graph.of(6, allowed), allowed)
-    assert told["component"] == {0: 0.0, 3: 0.0, 1: 1.0, 2: 1.0, 4: 1.0, 5: 5.0}
-    assert told["spectral_gap"] == pytest.approx(0, abs=1e-12)
+        assert f"spectral gap of the component with {words}" in output  # the path of three: 1 - 1/2
+    result = graph.metrics(graph.of(6, allowed), allowed)
+    assert result["component"] == {0: 0.0, 3: 0.0, 1: 1.0, 2: 1.0, 4: 1.0, 5: 5.0}
+    assert result["spectral_gap"] == pytest.approx(0, abs=1e-12)
 
 
 def test_a_connected_graph_is_told_with_its_gap_where_models_are_mixed_and_without_parts():
-    assert graph.check(asked(topology="full"), None, 0) == (
+    assert graph.check(request(topology="full"), None, 0) == (
         "data_exchange: full of 5 clients with 10 edges; uniform mixing, spectral gap 1"
     )
-    assert "metropolis mixing, spectral gap 0.138" in graph.check(asked(name="dpsgd"), None, 0)
-    assert graph.check(asked(aggr_model="ps"), None, 0) == "data_exchange: tree of 5 clients with 4 edges"
-    assert graph.metrics(net_of(), asked(aggr_model="ps")) == {}
-    assert list(graph.metrics(net_of(), asked())) == ["spectral_gap"]
+    assert "metropolis mixing, spectral gap 0.138" in graph.check(request(name="dpsgd"), None, 0)
+    assert graph.check(request(aggr_model="ps"), None, 0) == "data_exchange: tree of 5 clients with 4 edges"
+    assert graph.metrics(net_of(), request(aggr_model="ps")) == {}
+    assert list(graph.metrics(net_of(), request())) == ["spectral_gap"]
 
 
 def test_the_gap_of_a_part_is_that_of_its_clients_in_order(edge_list):
     """The matrix of the authors' code depends on the order."""
     text = "\n".join(f"{i} {j}" for i, j in [(5, 33), (33, 49), (33, 53), (49, 53)])
-    said = graph.check(asked(64, mixing="reference", allow_disconnected=True, **edge_list(text)), None, 0)
+    output = graph.check(request(64, mixing="reference", allow_disconnected=True, **edge_list(text)), None, 0)
     in_order = nx.Graph()
     in_order.add_nodes_from(range(4))
     in_order.add_edges_from([(0, 1), (1, 2), (1, 3), (2, 3)])
     gap = graph.spectral_gap(graph.reference(in_order))
-    assert f"the component with client 5 (4 clients) {gap:.3g}" in said
+    assert f"the component with client 5 (4 clients) {gap:.3g}" in output
 
 
 def test_parts_mix_among_themselves_alone(edge_list):
-    flags = asked(share_ratio=0.5, allow_disconnected=True, **edge_list("0 1\n2 3\n3 4\n"))
+    flags = request(share_ratio=0.5, allow_disconnected=True, **edge_list("0 1\n2 3\n3 4\n"))
     _, done = play(five(), flags, 8)
     other = [*SHARES[:2], range(16, 20), *SHARES[3:]]
     _, as_done = play(five(shares=other), flags, 8)
-    for k, (one, two) in enumerate(zip(rows_of(done), rows_of(as_done), strict=True)):
-        assert same(one, two) == (k < 2), "clients 0 and 1 never hear of client 2"
+    for k, (item, two) in enumerate(zip(rows_of(done), rows_of(as_done), strict=True)):
+        assert same(item, two) == (k < 2), "clients 0 and 1 never hear of client 2"
     assert done.metrics["component"] == {0: 0.0, 1: 0.0, 2: 2.0, 3: 2.0, 4: 2.0}
 
 
@@ -354,13 +354,13 @@ def test_mixing_over_the_wire_is_the_matrix_times_the_weights_of_those_that_are_
     federation = SimpleNamespace(wire=wire, drawn=lambda: list(clients))
     there = [rows[k] for k in clients]
     before = [{name: tensor.clone() for name, tensor in row.items()} for row in there]
-    mixed = graph.mix(federation, clients, there, [list(edge) for edge in net.edges], asked(7, mixing=mixing))
+    mixed = graph.mix(federation, clients, there, [list(edge) for edge in net.edges], request(7, mixing=mixing))
     near = nx.relabel_nodes(net.subgraph(clients), {k: place for place, k in enumerate(clients)})
     matrix = graph.MIXINGS[mixing](nx.from_numpy_array(nx.to_numpy_array(near, nodelist=range(len(clients)))))
     for name in ("w", "b"):
         stacked = np.stack([row[name].numpy().ravel() for row in before])
-        found = np.stack([row[name].numpy().ravel() for row in mixed])
-        np.testing.assert_allclose(found, matrix @ stacked, rtol=0, atol=1e-12)
+        result = np.stack([row[name].numpy().ravel() for row in mixed])
+        np.testing.assert_allclose(result, matrix @ stacked, rtol=0, atol=1e-12)
     assert [row["counter"].item() for row in mixed] == [10 + k for k in clients], "one's own"
     assert all(same(row, kept) for row, kept in zip(there, before, strict=True)), "nothing is changed in place"
     ways = sides(edge for edge in net.edges if set(edge) <= set(clients))
@@ -381,7 +381,7 @@ def test_where_the_wire_is_cut_a_client_is_left_with_its_own_part():
     rows, net = drawn_rows(5), net_of()
     for mixing in ("uniform", "metropolis"):
         federation = SimpleNamespace(wire=CutWire(), drawn=lambda: range(5))
-        mixed = graph.mix(federation, range(5), rows, net.edges, asked(mixing=mixing))
+        mixed = graph.mix(federation, range(5), rows, net.edges, request(mixing=mixing))
         matrix = graph.MIXINGS[mixing](net)
         for k in range(5):
             torch.testing.assert_close(mixed[k]["w"], matrix[k, k] * rows[k]["w"])
@@ -389,29 +389,29 @@ def test_where_the_wire_is_cut_a_client_is_left_with_its_own_part():
 
 def test_the_clients_of_a_round_mix_among_themselves_and_the_absent_keep_their_models():
     wire = Heard()
-    federation, flags = five(participation=0.6, wire=wire), asked(topology="full", share_ratio=0.0)
-    previous, seen = [federation.initial()] * 5, set()
+    federation, flags = five(participation=0.6, wire=wire), request(topology="full", share_ratio=0.0)
+    previous, recorded = [federation.initial()] * 5, set()
     for state, done in rounds_of(federation, flags, 4):
         assert len(done.clients) == len(done.local_weights) == 3
-        found, ways = rows_of(done), sides(itertools.combinations(done.clients, 2))
+        result, ways = rows_of(done), sides(itertools.combinations(done.clients, 2))
         assert {(j, k) for _, j, k, _ in wire.messages} == ways
         assert len(wire.messages) == 6
         wire.messages.clear()
         mean = {name: sum(row[name] for row in done.local_weights) / 3 for name in previous[0]}
         for k in range(5):
-            assert same(found[k], state["weights"][k])
+            assert same(result[k], state["weights"][k])
             if k in done.clients:
-                close(found[k], mean)
+                close(result[k], mean)
             else:
-                assert same(found[k], previous[k])
-        previous, seen = found, seen | set(done.clients)
-    assert len(seen) == 5
+                assert same(result[k], previous[k])
+        previous, recorded = result, recorded | set(done.clients)
+    assert len(recorded) == 5
 
 
 @pytest.mark.parametrize("mixing", graph.MIXINGS)
 def test_neighbours_on_the_tree_and_nobody_else_send_weights_in_every_round(mixing):
     wire = Heard()
-    federation, flags = five(wire=wire), asked(mixing=mixing, share_ratio=0.0)
+    federation, flags = five(wire=wire), request(mixing=mixing, share_ratio=0.0)
     n_parameters = sum(tensor.numel() for tensor in federation.initial().values())
     for _, done in rounds_of(federation, flags, 2):
         assert {(j, k) for _, j, k, _ in wire.messages} == sides(net_of().edges)
@@ -422,24 +422,24 @@ def test_neighbours_on_the_tree_and_nobody_else_send_weights_in_every_round(mixi
         for name in done.local_weights[0]:
             stacked = torch.stack([row[name] for row in done.local_weights])
             expected = torch.einsum("kj,j...->k...", torch.from_numpy(matrix), stacked)
-            found = torch.stack([row[name] for row in rows_of(done)])
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+            result = torch.stack([row[name] for row in rows_of(done)])
+            torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
         assert list(done.models) == ["personal"]
 
 
 def test_a_round_begins_where_mixing_ended(monkeypatch):
-    federation, flags, seen, inner = five(), asked(batch_size=60, share_ratio=0.0), [], data_exchange.loss
+    federation, flags, recorded, inner = five(), request(batch_size=60, share_ratio=0.0), [], data_exchange.loss
 
     def watchful(model, batch, context, options):
-        seen.append(weights_of(lambda _: model))
+        recorded.append(weights_of(lambda _: model))
         return inner(model, batch, context, options)
 
     monkeypatch.setattr(data_exchange, "loss", watchful)
     expected = [federation.initial()] * 5
     for _, done in rounds_of(federation, flags, 3):
-        assert all(same(*rows) for rows in zip(seen, expected, strict=True))
+        assert all(same(*rows) for rows in zip(recorded, expected, strict=True))
         expected = rows_of(done)
-        seen.clear()
+        recorded.clear()
 
 
 # --- equal to what is known ---
@@ -448,9 +448,9 @@ def test_a_round_begins_where_mixing_ended(monkeypatch):
 @pytest.mark.parametrize("mixing", ["uniform", "metropolis"])
 def test_on_a_full_graph_it_is_fedavg_of_equal_shares(mixing):
     equal, flags = [range(12 * k, 12 * k + 12) for k in range(5)], {"momentum": 0.5, "epoch_per_round": 2}
-    found = rounds_of(five(shares=equal), asked(topology="full", mixing=mixing, share_ratio=0.0, **flags), 3)
-    expected = rounds_of(five(shares=equal), asked(name="fedavg", **flags), 3)
-    for (_, done), (_, as_fedavg) in zip(found, expected, strict=True):
+    rounds = rounds_of(five(shares=equal), request(topology="full", mixing=mixing, share_ratio=0.0, **flags), 3)
+    expected = rounds_of(five(shares=equal), request(name="fedavg", **flags), 3)
+    for (_, done), (_, as_fedavg) in zip(rounds, expected, strict=True):
         server = weights_of(as_fedavg.models["global"])
         for row in rows_of(done):
             close(row, server)
@@ -458,7 +458,7 @@ def test_on_a_full_graph_it_is_fedavg_of_equal_shares(mixing):
 
 
 def test_a_parameter_server_averages_without_weights_and_is_asked_after_the_last_average():
-    federation, flags = five(wire=Heard()), asked(aggr_model="ps", share_ratio=0.0)
+    federation, flags = five(wire=Heard()), request(aggr_model="ps", share_ratio=0.0)
     n_bytes = 8 * sum(tensor.numel() for tensor in federation.initial().values())
     answers = []
     for state, done in rounds_of(federation, flags, 3):
@@ -477,10 +477,10 @@ def test_a_parameter_server_averages_without_weights_and_is_asked_after_the_last
 
 def test_with_equal_shares_a_parameter_server_is_fedavg():
     equal = [range(12 * k, 12 * k + 12) for k in range(5)]
-    one, other = (five(shares=equal, participation=0.6) for _ in range(2))
-    found = rounds_of(one, asked(aggr_model="ps", share_ratio=0.0, momentum=0.5), 3)
-    expected = rounds_of(other, asked(name="fedavg", momentum=0.5), 3)
-    for (_, done), (_, as_fedavg) in zip(found, expected, strict=True):
+    item, other = (five(shares=equal, participation=0.6) for _ in range(2))
+    rounds = rounds_of(item, request(aggr_model="ps", share_ratio=0.0, momentum=0.5), 3)
+    expected = rounds_of(other, request(name="fedavg", momentum=0.5), 3)
+    for (_, done), (_, as_fedavg) in zip(rounds, expected, strict=True):
         assert list(done.clients) == list(as_fedavg.clients)
         close(weights_of(done.models["global"]), weights_of(as_fedavg.models["global"]))
 
@@ -488,22 +488,22 @@ def test_with_equal_shares_a_parameter_server_is_fedavg():
 @pytest.mark.parametrize("topology", ["tree", "random"])
 def test_dpsgd_is_data_exchange_without_an_exchange_and_with_metropolis_to_the_last_bit(topology):
     flags = {"topology": topology, "momentum": 0.5, "epoch_per_round": 2}
-    one, other = (five(participation=0.8, dtype=torch.float32, model="CNN4") for _ in range(2))
-    found = rounds_of(one, asked(name="dpsgd", **flags), 3)
-    expected = rounds_of(other, asked(share_ratio=0.0, mixing="metropolis", **flags), 3)
-    for (state, done), (as_state, as_done) in zip(found, expected, strict=True):
+    item, other = (five(participation=0.8, dtype=torch.float32, model="CNN4") for _ in range(2))
+    rounds = rounds_of(item, request(name="dpsgd", **flags), 3)
+    expected = rounds_of(other, request(share_ratio=0.0, mixing="metropolis", **flags), 3)
+    for (state, done), (as_state, as_done) in zip(rounds, expected, strict=True):
         assert all(same(*rows) for rows in zip(state["weights"], as_state["weights"], strict=True))
         assert torch.equal(done.loss, as_done.loss)
         assert list(done.models) == list(as_done.models) == ["personal"]
         assert done.metrics == as_done.metrics
-        crossed = one.wire.collect()
+        crossed = item.wire.collect()
         assert crossed == other.wire.collect()
         assert list(crossed) == [("between", "weights")], "no image moves"
-    assert all(torch.equal(*rows) for rows in zip(state["shares"], one.shares, strict=True))
+    assert all(torch.equal(*rows) for rows in zip(state["shares"], item.shares, strict=True))
 
 
 def test_one_client_alone_exchanges_and_mixes_with_nobody():
-    for flags in (asked(1), asked(1, mixing="reference"), asked(1, name="dpsgd"), asked(1, aggr_model="ps")):
+    for flags in (request(1), request(1, mixing="reference"), request(1, name="dpsgd"), request(1, aggr_model="ps")):
         _, done = play(five(shares=[range(20)]), flags, 2)
         assert same(weights_of(next(iter(done.models.values()))), done.local_weights[0])
         assert done.metrics["exchange_kl"] == done.metrics["images_left"] == {0: 0.0}
@@ -608,7 +608,7 @@ def test_where_the_wire_is_cut_everyone_is_left_with_its_own():
 
 @pytest.mark.parametrize("aggr_model", ["de", "ps"])
 def test_clients_train_on_what_they_have_after_the_exchange_which_happens_once(aggr_model):
-    federation, flags = five(wire=Heard()), asked(share_ratio=1.0, aggr_model=aggr_model, batch_size=60)
+    federation, flags = five(wire=Heard()), request(share_ratio=1.0, aggr_model=aggr_model, batch_size=60)
     *_, after = exchanged(1.0)
     module = algorithms.module_of(flags)
     state = module.start(federation, flags)
@@ -616,12 +616,12 @@ def test_clients_train_on_what_they_have_after_the_exchange_which_happens_once(a
     for r in (1, 2):
         federation.meter.spent.clear()
         done = module.communicate(federation.at(r), state, flags)
-        found = {k: n for (what, _, k), n in federation.meter.spent.items() if what == "samples"}
-        assert found == {k: len(share) for k, share in enumerate(after)}
+        results = {k: n for (what, _, k), n in federation.meter.spent.items() if what == "samples"}
+        assert results == {k: len(share) for k, share in enumerate(after)}
         assert ("between", "images") not in federation.wire.collect()
     assert [share.tolist() for share in federation.shares] == [list(share) for share in SHARES], "the split stays"
     as_if = five(shares=[share.tolist() for share in after])
-    _, expected = play(as_if, asked(share_ratio=0.0, aggr_model=aggr_model, batch_size=60), 2)
+    _, expected = play(as_if, request(share_ratio=0.0, aggr_model=aggr_model, batch_size=60), 2)
     torch.testing.assert_close(done.loss, expected.loss, rtol=0, atol=0)
 
 
@@ -638,11 +638,11 @@ def intensity(data, indices):
 
 def slow_kl(data, sent, after):
     """sum over pixels of (P + eps) ln((P + eps) / (Q + eps))."""
-    p, q, found = intensity(data, sent), intensity(data, after), 0.0
+    p, q, result = intensity(data, sent), intensity(data, after), 0.0
     for row, other in zip(p, q, strict=True):
         for a, b in zip(row, other, strict=True):
-            found += (a + 1e-5) * math.log((a + 1e-5) / (b + 1e-5))
-    return found
+            result += (a + 1e-5) * math.log((a + 1e-5) / (b + 1e-5))
+    return result
 
 
 def told_of(federation, ratio, topology="tree"):
@@ -654,30 +654,30 @@ def told_of(federation, ratio, topology="tree"):
 @pytest.mark.parametrize(("ratio", "topology"), [(0.5, "tree"), (0.3, "full"), (1.0, "ring")])
 def test_exchange_kl_is_the_formula_in_a_loop_over_pixels(ratio, topology):
     federation = five(data=tiny_data(size=5, n_classes=5), dtype=torch.float32)
-    told, sent, after = told_of(federation, ratio, topology)
+    result, sent, after = told_of(federation, ratio, topology)
     expected = dict.fromkeys(range(5), 0.0)
     for (i, j), images in sent.items():
         expected[i] += ratio * slow_kl(federation.data, images, after[j])
-    assert told["exchange_kl"] == pytest.approx(expected, abs=1e-6, rel=1e-6)
-    assert told["exchange_kl"] == pytest.approx(expected, abs=1e-12, rel=1e-9), "it is computed in float64"
-    assert told["exchange_kl_sum"] == pytest.approx(sum(expected.values()), rel=1e-9)
+    assert result["exchange_kl"] == pytest.approx(expected, abs=1e-6, rel=1e-6)
+    assert result["exchange_kl"] == pytest.approx(expected, abs=1e-12, rel=1e-9), "it is computed in float64"
+    assert result["exchange_kl_sum"] == pytest.approx(sum(expected.values()), rel=1e-9)
     assert min(expected.values()) > 0
 
 
 def test_exchange_kl_is_nothing_where_all_is_sent_to_one_that_has_the_same():
     """The weakness of the figure: everything has left, and it is 0."""
-    told, *_ = told_of(five(shares=[range(30), range(30)]), 1.0)
-    assert told["exchange_kl"] == pytest.approx({0: 0, 1: 0}, abs=1e-12)
-    assert told["exchange_kl_sum"] == pytest.approx(0, abs=1e-12)
-    assert told["images_left"] == {0: 1.0, 1: 1.0}
-    assert told["holders"] == {0: 2.0, 1: 2.0}
+    result, *_ = told_of(five(shares=[range(30), range(30)]), 1.0)
+    assert result["exchange_kl"] == pytest.approx({0: 0, 1: 0}, abs=1e-12)
+    assert result["exchange_kl_sum"] == pytest.approx(0, abs=1e-12)
+    assert result["images_left"] == {0: 1.0, 1: 1.0}
+    assert result["holders"] == {0: 2.0, 1: 2.0}
 
 
 def test_nothing_is_told_of_an_exchange_that_is_none():
     for ratio in (0.0, 0.01):  # of none of at most 17 images
-        told, *_ = told_of(five(), ratio)
+        result, *_ = told_of(five(), ratio)
         nothing = dict.fromkeys(range(5), 0.0)
-        assert told == {
+        assert result == {
             **{"exchange_kl": nothing, "exchange_kl_sum": 0.0, "images_left": nothing},
             "holders": dict.fromkeys(range(5), 1.0),
         }
@@ -685,30 +685,30 @@ def test_nothing_is_told_of_an_exchange_that_is_none():
 
 @pytest.mark.parametrize("shares", [SHARES, [range(20), range(10, 30), range(25, 45), range(45, 60), range(60)]])
 def test_images_left_and_holders_are_counted_by_hand(shares):
-    told, sent, after = told_of(five(shares=shares), 0.5)
+    result, sent, after = told_of(five(shares=shares), 0.5)
     held = [set(share.tolist()) for share in after]
     for k, own in enumerate(shares):
         gone = set().union(*(images for (i, _), images in sent.items() if i == k))
-        assert told["images_left"][k] == len(gone) / len(own)
-        assert told["holders"][k] == pytest.approx(sum(image in share for image in own for share in held) / len(own))
-    assert len(set(told["images_left"].values())) > 1
+        assert result["images_left"][k] == len(gone) / len(own)
+        assert result["holders"][k] == pytest.approx(sum(image in share for image in own for share in held) / len(own))
+    assert len(set(result["images_left"].values())) > 1
 
 
 def test_maps_are_the_intensities_before_of_all_that_was_sent_and_after():
     federation = five(data=tiny_data(size=5), shares=SHARES[:3])
     federation, _, edges, sent, after = exchanged(0.7, "star", federation)
     rows = [torch.tensor(sent[edge], dtype=torch.int64) for edge in edges]
-    found, _ = exchange.leakage(federation, edges, rows, after, 0.5)
-    assert len(found) == 3
+    result, _ = exchange.leakage(federation, edges, rows, after, 0.5)
+    assert len(result) == 3
     assert set(sent[0, 1]) & set(sent[0, 2]), "an image sent twice counts once"
-    for k, (before, gone, afterwards) in enumerate(found):
+    for k, (before, gone, afterwards) in enumerate(result):
         assert before.dtype == federation.dtype
         every = sorted(set(itertools.chain(*(images for (i, _), images in sent.items() if i == k))))
-        for one, indices in ((before, SHARES[k]), (gone, every), (afterwards, after[k])):
-            torch.testing.assert_close(one[0], torch.tensor(intensity(federation.data, indices), dtype=torch.float64))
+        for item, indices in ((before, SHARES[k]), (gone, every), (afterwards, after[k])):
+            torch.testing.assert_close(item[0], torch.tensor(intensity(federation.data, indices), dtype=torch.float64))
     federation, _, edges, sent, after = exchanged(0.0, "star", federation)
     none, _ = exchange.leakage(federation, edges, [torch.zeros(0, dtype=torch.int64)] * len(edges), after, 0.0)
-    for (before, gone, afterwards), (expected, *_) in zip(none, found, strict=True):
+    for (before, gone, afterwards), (expected, *_) in zip(none, result, strict=True):
         assert torch.equal(gone, torch.zeros_like(gone))
         assert torch.equal(before, afterwards)
         assert torch.equal(before, expected)
@@ -726,9 +726,9 @@ def blocks_of(digit_num):
 def test_the_sums_on_mnist_are_those_that_the_authors_plot(ratio, digit_num):
     federation = blocks_of(digit_num)
     edges, sent, after = exchange.send(federation, net_of(), ratio)
-    _, told = exchange.leakage(federation, edges, sent, after, ratio)
+    _, result = exchange.leakage(federation, edges, sent, after, ratio)
     published = PUBLISHED[ratio, digit_num]
-    assert abs(told["exchange_kl_sum"] - published) < max(0.1 * published, 0.01)
+    assert abs(result["exchange_kl_sum"] - published) < max(0.1 * published, 0.01)
     assert [len(images) for images in sent] == [int(ratio * 6000 * digit_num)] * 8
 
 
@@ -772,27 +772,27 @@ def test_a_graph_of_several_parts_is_refused_before_a_run_begins(tmp_path):
     (tmp_path / "edges").write_text("0 1\n2 3\n3 4\n")
     flags = {"topology": "file", "topology_file": tmp_path / "edges", "reduced": 0.3, "dataset": "digits"}
     for name in ("data_exchange", "dpsgd"):
-        found = CLASSES[name](algorithm=name, model=("MLP",), **flags)
-        line = line_of(experiment.prepare, found, Launch(export_dir=tmp_path / "saves"))
+        result = CLASSES[name](algorithm=name, model=("MLP",), **flags)
+        line = line_of(experiment.prepare, result, Launch(export_dir=tmp_path / "saves"))
         assert line.startswith("--topology file: the graph has 2 parts")
 
 
 def test_the_personal_test_share_stays_ones_own_whatever_is_exchanged(tmp_path):
     """With a network that does not train, so that models are alike, personal accuracy is that of the split's own share."""
     flags = {"lr": 1e-30, "momentum": 0.0, "rounds": 1}
-    one, other = (ran("data_exchange", tmp_path, share_ratio=ratio, **flags).clients for ratio in (0.0, 1.0))
-    for found in (one, other):
-        assert found["personal_accuracy"].notna().any()
-    assert list(one["personal_accuracy"].dropna()) == list(other["personal_accuracy"].dropna())
+    item, other = (ran("data_exchange", tmp_path, share_ratio=ratio, **flags).clients for ratio in (0.0, 1.0))
+    for result in (item, other):
+        assert result["personal_accuracy"].notna().any()
+    assert list(item["personal_accuracy"].dropna()) == list(other["personal_accuracy"].dropna())
 
 
 def test_a_run_is_named_by_the_edges_in_its_file(tmp_path, edge_list):
-    found = []
+    results = []
     for text in ("0 1\n1 2\n2 3\n3 4\n", "0 1\n0 2\n0 3\n0 4\n"):
         flags = {"reduced": 0.3, "dataset": "digits", "model": ("MLP",), **edge_list(text)}
         asked_for = CLASSES["dpsgd"](algorithm="dpsgd", **flags)
-        found.append(experiment.prepare(asked_for, Launch(export_dir=tmp_path / "saves")).folder)
-    assert found[0] != found[1]
+        results.append(experiment.prepare(asked_for, Launch(export_dir=tmp_path / "saves")).folder)
+    assert results[0] != results[1]
 
 
 @pytest.mark.parametrize("name", ["data_exchange", "dpsgd"])
@@ -861,8 +861,8 @@ def test_mixing_is_for_neighbours_alone_and_the_exchange_for_data_exchange_alone
 def test_the_help_says_which_mixing_converges_to_the_plain_average(capsys):
     with pytest.raises(SystemExit):
         parse("data_exchange --help")
-    said = " ".join(capsys.readouterr().out.split())
-    assert "only by metropolis do all models converge to the plain average" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "metropolis converges to the plain average of all models" in output
 
 
 def test_the_stream_of_an_edge_is_named_by_its_ends():

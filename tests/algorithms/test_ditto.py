@@ -4,9 +4,9 @@ from conftest import options_for, play, tiny_federation
 
 
 def test_both_trainings_of_a_round_are_the_clients_steps():
-    one, other = tiny_federation(), tiny_federation()
-    play(one, options_for("ditto"))
+    run, other = tiny_federation(), tiny_federation()
+    play(run, options_for("ditto"))
     play(other, options_for("fedavg"))
-    for k in one.clients:
+    for k in run.clients:
         for what in ("steps", "samples", "flops"):
-            assert one.meter.spent[what, "client", k] == 2 * other.meter.spent[what, "client", k]
+            assert run.meter.spent[what, "client", k] == 2 * other.meter.spent[what, "client", k]

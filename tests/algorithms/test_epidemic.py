@@ -22,39 +22,39 @@ def crowd(n, **others):
 
 @pytest.mark.parametrize("peers", PEERS)
 def test_every_client_sends_to_so_many_others_others_in_every_round(peers):
-    federation, seen = crowd(8), set()
+    federation, recorded = crowd(8), set()
     for r in range(1, 30):
-        found = epidemic.recipients(federation.at(r), range(8), options(peers=peers, fanout=3))
-        assert list(found) == list(range(8))
-        for k, receivers in found.items():
+        result = epidemic.recipients(federation.at(r), range(8), options(peers=peers, fanout=3))
+        assert list(result) == list(range(8))
+        for k, receivers in result.items():
             assert len(set(receivers)) == 3
             assert k not in receivers
-        seen.add(str(found))
-    assert len(seen) == 29
+        recorded.add(str(result))
+    assert len(recorded) == 29
     assert epidemic.recipients(federation.at(1), range(8), options(peers=peers, fanout=3)) == epidemic.recipients(
         crowd(8).at(1), range(8), options(peers=peers, fanout=3)
     )
 
 
 def test_clients_draw_for_themselves_so_that_some_receive_more_than_others():
-    found = epidemic.recipients(crowd(8).at(1), range(8), options(fanout=2))
-    received = Counter(k for receivers in found.values() for k in receivers)
+    result = epidemic.recipients(crowd(8).at(1), range(8), options(fanout=2))
+    received = Counter(k for receivers in result.values() for k in receivers)
     assert len(set(received.values())) > 1
 
 
 def test_who_a_client_draws_is_any_other_as_likely():
-    federation, found = crowd(5), Counter()
+    federation, result = crowd(5), Counter()
     for r in range(2000):
-        found.update(epidemic.recipients(federation.at(r), range(5), options(fanout=1))[2])
-    assert set(found) == {0, 1, 3, 4}
-    assert all(abs(n - 500) < 4 * (2000 * 0.25 * 0.75) ** 0.5 for n in found.values())
+        result.update(epidemic.recipients(federation.at(r), range(5), options(fanout=1))[2])
+    assert set(result) == {0, 1, 3, 4}
+    assert all(abs(n - 500) < 4 * (2000 * 0.25 * 0.75) ** 0.5 for n in result.values())
 
 
 def test_the_oracles_graph_has_edges_both_ways_and_as_many_neighbours_for_each():
     for r in range(1, 10):
-        found = epidemic.recipients(crowd(9).at(r), range(9), options(peers="oracle", fanout=4))
-        assert all(k in found[j] for k, receivers in found.items() for j in receivers)
-        assert {len(receivers) for receivers in found.values()} == {4}
+        result = epidemic.recipients(crowd(9).at(r), range(9), options(peers="oracle", fanout=4))
+        assert all(k in result[j] for k, receivers in result.items() for j in receivers)
+        assert {len(receivers) for receivers in result.values()} == {4}
     odd = epidemic.recipients(crowd(9).at(1), range(9), options(peers="oracle", fanout=3))
     assert {len(receivers) for receivers in odd.values()} == {4}, "9 clients cannot have 3 neighbours each"
 
@@ -65,17 +65,17 @@ def test_auto_is_the_logarithm_of_the_clients_rounded_up(n, expected):
 
 
 def test_among_the_clients_of_a_round_alone():
-    found = epidemic.recipients(crowd(8), [1, 4, 6], options(fanout=7))
-    assert found == {1: [4, 6], 4: [1, 6], 6: [1, 4]}
+    result = epidemic.recipients(crowd(8), [1, 4, 6], options(fanout=7))
+    assert result == {1: [4, 6], 4: [1, 6], 6: [1, 4]}
 
 
 def test_a_model_becomes_the_mean_of_its_own_and_of_those_that_it_received():
-    federation, asked = crowd(6), options(fanout=2)
-    state = epidemic.start(federation, asked)
+    federation, requested = crowd(6), options(fanout=2)
+    state = epidemic.start(federation, requested)
     at = federation.at(1)
-    trained = train(at, range(6), state["weights"], epidemic.loss, asked).weights
-    sends = epidemic.recipients(at, range(6), asked)
-    done = epidemic.communicate(at, state, asked)
+    trained = train(at, range(6), state["weights"], epidemic.loss, requested).weights
+    sends = epidemic.recipients(at, range(6), requested)
+    done = epidemic.communicate(at, state, requested)
     for k in range(6):
         held = [trained[k], *(trained[j] for j in range(6) if k in sends[j])]
         for name, tensor in state["weights"][k].items():

@@ -18,10 +18,10 @@ from models import Net
 VARIANT = {"fd_variant": "mse_logits"}
 
 
-def same_runs(one, other):
+def same_runs(item, other):
     """Whether two states have the same models and the same optimizer memory, bit for bit."""
-    weights = all(same(a, b) for a, b in zip(one["weights"], other["weights"], strict=True))
-    memory = zip(one["memory"], other["memory"], strict=True)
+    weights = all(same(a, b) for a, b in zip(item["weights"], other["weights"], strict=True))
+    memory = zip(item["memory"], other["memory"], strict=True)
     return weights and all(same(a[name], b[name]) for a, b in memory for name in a)
 
 
@@ -42,9 +42,9 @@ def labels(federation, k):
 
 def softmax_means(federation, k, row):
     """{class: mean softmax output of client k's model over its examples of it}."""
-    said = [z.softmax(0) for z in logits_one_by_one(federation, k, row)]
+    outputs = [z.softmax(0) for z in logits_one_by_one(federation, k, row)]
     y = labels(federation, k)
-    return {c: mean_of([p for p, label in zip(said, y, strict=True) if label == c]) for c in set(y)}
+    return {c: mean_of([p for p, label in zip(outputs, y, strict=True) if label == c]) for c in set(y)}
 
 
 def uneven(**others):
@@ -87,8 +87,8 @@ def test_the_loss_is_that_of_a_loop_over_the_examples():
         total += minus_log[label]  # CE(F(w, b), y_b)
         if held[label]:
             total += 0.7 * sum(p * m for p, m in zip(targets[label].tolist(), minus_log, strict=True))
-    found = fd.loss(model, batch_of(y), {"targets": targets, "held": held}, options_for("fd", fd_gamma=0.7))
-    assert found.item() == pytest.approx(total / 7, rel=1e-14)
+    result = fd.loss(model, batch_of(y), {"targets": targets, "held": held}, options_for("fd", fd_gamma=0.7))
+    assert result.item() == pytest.approx(total / 7, rel=1e-14)
 
 
 def test_a_class_without_a_target_contributes_its_cross_entropy_alone():
@@ -103,8 +103,8 @@ def test_the_loss_of_a_target_that_is_met_is_its_entropy():
     # CE(p, p) is the entropy of p, the least it can be; its gradient vanishes there
     p = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64)
     model, batch = Fixed(p.log()), batch_of([0])
-    given = {"targets": p.expand(3, 3), "held": torch.ones(3, dtype=torch.bool)}
-    distillation = fd.loss(model, batch, given, options_for("fd")) - F.cross_entropy(model.logits, batch.y)
+    context = {"targets": p.expand(3, 3), "held": torch.ones(3, dtype=torch.bool)}
+    distillation = fd.loss(model, batch, context, options_for("fd")) - F.cross_entropy(model.logits, batch.y)
     torch.testing.assert_close(distillation.item(), 0.5 * math.log(2) + 2 * 0.25 * math.log(4))
     (gradient,) = torch.autograd.grad(distillation, model.parameters())
     torch.testing.assert_close(gradient, torch.zeros_like(gradient))
@@ -115,9 +115,9 @@ def test_the_loss_of_a_target_that_is_met_is_its_entropy():
 
 def test_the_leave_one_out_mean_of_1_2_and_6_for_device_0_is_4():
     sent = [{"means": torch.full((2, 2), v), "held": torch.tensor([True, True])} for v in (1.0, 2.0, 6.0)]
-    found = fd.leave_one_out(sent, [0, 1, 2])
-    assert [row["targets"].tolist() for row in found] == [[[v, v], [v, v]] for v in (4.0, 3.5, 1.5)]
-    assert all(row["held"].tolist() == [True, True] for row in found)
+    result = fd.leave_one_out(sent, [0, 1, 2])
+    assert [row["targets"].tolist() for row in result] == [[[v, v], [v, v]] for v in (4.0, 3.5, 1.5)]
+    assert all(row["held"].tolist() == [True, True] for row in result)
     assert fd.leave_one_out(sent, [1])[0]["targets"][0, 0] == 3.5, "of those that ask"
 
 
@@ -127,9 +127,9 @@ def test_the_mean_is_over_the_others_that_hold_the_class():
     sent = [
         {"means": torch.tensor(v).view(3, 1).expand(3, 3), "held": torch.tensor(h)} for v, h in zip(value, held, strict=True)
     ]
-    found = fd.leave_one_out(sent, [0, 1, 2])
-    assert [row["held"].tolist() for row in found] == [[True, True, False]] * 3
-    assert [row["targets"][:2, 0].tolist() for row in found] == [[7.0, 6.0], [5.0, 4.0], [3.0, 2.0]]
+    result = fd.leave_one_out(sent, [0, 1, 2])
+    assert [row["held"].tolist() for row in result] == [[True, True, False]] * 3
+    assert [row["targets"][:2, 0].tolist() for row in result] == [[7.0, 6.0], [5.0, 4.0], [3.0, 2.0]]
 
 
 def test_a_class_that_nobody_else_holds_has_no_target():
@@ -163,9 +163,9 @@ def test_what_is_sent_is_said_in_evaluation_mode(flags):
     federation = Federation.of(tiny_data(), [range(10), range(10, 30)], [normed], dtype=torch.float64)
     state, _ = play(federation, options_for("fd", **flags), rounds=1)
     for k, row in enumerate(state["weights"]):
-        said = logits_one_by_one(federation, k, row)  # of single examples, which BatchNorm in training mode would refuse
+        result = logits_one_by_one(federation, k, row)  # of single examples, which BatchNorm in training mode would refuse
         for c in range(3):
-            mine = [z if flags else z.softmax(0) for z, y in zip(said, labels(federation, k), strict=True) if y == c]
+            mine = [z if flags else z.softmax(0) for z, y in zip(result, labels(federation, k), strict=True) if y == c]
             torch.testing.assert_close(state["sent"][k]["means"][c], mean_of(mine))
 
 
@@ -174,50 +174,54 @@ def test_what_is_sent_is_said_in_evaluation_mode(flags):
 
 def test_the_first_round_has_no_targets_and_is_independent_learning():
     flags = {"optimizer": "adam", "epoch_per_round": 2}
-    found, done = play(uneven(), options_for("fd", **flags))
+    result, done = play(uneven(), options_for("fd", **flags))
     expected, alone = play(uneven(), options_for("independent", **flags))
-    assert same_runs(found, expected)
+    assert same_runs(result, expected)
     assert torch.equal(done.loss, alone.loss)
 
 
 def test_the_targets_are_the_others_means_at_the_end_of_the_round_before(monkeypatch):
-    federation, flags, seen = uneven(), options_for("fd", batch_size=WHOLE), spied(monkeypatch, fd)
+    federation, flags, recorded = uneven(), options_for("fd", batch_size=WHOLE), spied(monkeypatch, fd)
     state = fd.start(federation, flags)
     fd.communicate(federation.at(1), state, flags)
-    assert not any(given["held"].any() for given in seen)
+    assert not any(context["held"].any() for context in recorded)
     for r in (2, 3):
         sent = [softmax_means(federation, k, row) for k, row in enumerate(state["weights"])]
-        seen.clear()
+        recorded.clear()
         fd.communicate(federation.at(r), state, flags)
-        assert len(seen) == 3
-        for k, given in enumerate(seen):
+        assert len(recorded) == 3
+        for k, inputs in enumerate(recorded):
             others = [sent[j] for j in federation.clients if j != k]
             for c in range(3):
-                said = [means[c] for means in others if c in means]
-                assert given["held"][c] == bool(said)
-                if said:
-                    torch.testing.assert_close(given["targets"][c], mean_of(said))
+                outputs = [means[c] for means in others if c in means]
+                assert inputs["held"][c] == bool(outputs)
+                if outputs:
+                    torch.testing.assert_close(inputs["targets"][c], mean_of(outputs))
 
 
 def test_a_class_that_one_client_alone_holds_teaches_that_client_nothing(monkeypatch):
-    federation, seen = uneven(), spied(monkeypatch, fd)
+    federation, recorded = uneven(), spied(monkeypatch, fd)
     play(federation, options_for("fd", batch_size=WHOLE), rounds=2)
-    assert seen[3 + 2]["held"].tolist() == [True, True, False], "client 2 is the only one with class 2"
-    assert seen[3 + 0]["held"].tolist() == [True, True, True]
+    assert recorded[3 + 2]["held"].tolist() == [True, True, False], "client 2 is the only one with class 2"
+    assert recorded[3 + 0]["held"].tolist() == [True, True, True]
 
 
 def test_the_server_keeps_what_it_last_received_of_those_that_sit_out(monkeypatch):
-    federation, flags, seen = tiny_federation(participation=0.7), options_for("fd", batch_size=WHOLE), spied(monkeypatch, fd)
+    federation, flags, recorded = (
+        tiny_federation(participation=0.7),
+        options_for("fd", batch_size=WHOLE),
+        spied(monkeypatch, fd),
+    )
     state, latest = fd.start(federation, flags), {}
     for r in range(1, 6):
-        seen.clear()
+        recorded.clear()
         before = dict(latest)
         done = fd.communicate(federation.at(r), state, flags)
-        for k, given in zip(done.clients, seen, strict=True):
+        for k, context in zip(done.clients, recorded, strict=True):
             others = [before[j][0] for j in before if j != k]  # every client holds every class
-            assert given["held"].tolist() == [bool(others)] * 3
+            assert context["held"].tolist() == [bool(others)] * 3
             if others:
-                torch.testing.assert_close(given["targets"][0], mean_of(others))
+                torch.testing.assert_close(context["targets"][0], mean_of(others))
         latest |= {k: softmax_means(federation, k, state["weights"][k]) for k in done.clients}
     assert len(latest) == 3
 
@@ -250,26 +254,26 @@ def test_the_default_weighs_distillation_as_much_as_the_labels():
 
 def pooled_logits(federation, rows):
     """{class: mean of the logits over all its examples of all clients, each by its own client's model}."""
-    said = {}
+    by_name = {}
     for k, row in enumerate(rows):
         for z, y in zip(logits_one_by_one(federation, k, row), labels(federation, k), strict=True):
-            said.setdefault(y, []).append(z)
-    return {c: mean_of(vectors) for c, vectors in said.items()}
+            by_name.setdefault(y, []).append(z)
+    return {c: mean_of(vectors) for c, vectors in by_name.items()}
 
 
 def test_the_mean_logits_are_those_of_all_examples_of_all_clients_and_untrained_models_send_first(monkeypatch):
-    federation, flags, seen = uneven(), options_for("fd", **VARIANT, batch_size=WHOLE), spied(monkeypatch, mse)
+    federation, flags, recorded = uneven(), options_for("fd", **VARIANT, batch_size=WHOLE), spied(monkeypatch, mse)
     state = mse.start(federation, flags)
     rows = [federation.initial(k) for k in federation.clients]
     for r in (1, 2, 3):
         expected = pooled_logits(federation, rows)  # at the end of the round before
-        seen.clear()
+        recorded.clear()
         mse.communicate(federation.at(r), state, flags)
-        assert len(seen) == 3
-        for given in seen:  # the same for all, one's own examples included
-            assert given["held"].tolist() == [True] * 3
+        assert len(recorded) == 3
+        for context in recorded:  # the same for all, one's own examples included
+            assert context["held"].tolist() == [True] * 3
             for c in range(3):
-                torch.testing.assert_close(given["means"][c], expected[c])
+                torch.testing.assert_close(context["means"][c], expected[c])
         rows = state["weights"]
 
 
@@ -292,14 +296,14 @@ def test_the_loss_of_mse_logits_is_that_of_a_loop_over_examples_and_classes():
         for z, m in zip(row, means[label].tolist(), strict=True)
     )
     expected = F.cross_entropy(model.logits, torch.tensor(y)).item() + 3.0 * distance / (5 * 4)  # of batch and classes
-    found = mse.loss(model, batch_of(y), {"means": means, "held": held}, flags)
-    assert found.item() == pytest.approx(expected, rel=1e-14)
+    result = mse.loss(model, batch_of(y), {"means": means, "held": held}, flags)
+    assert result.item() == pytest.approx(expected, rel=1e-14)
 
 
 def test_as_published_is_the_variant_mse_logits():
-    one, done = play(tiny_federation(), options_for("fd", as_published=True), rounds=2)
+    item, done = play(tiny_federation(), options_for("fd", as_published=True), rounds=2)
     other, redone = play(tiny_federation(), options_for("fd", **VARIANT), rounds=2)
-    assert same_runs(one, other)
+    assert same_runs(item, other)
     assert torch.equal(done.loss, redone.loss)
     assert options_for("fd", **VARIANT).lambda_kd == 10.0
 
@@ -311,6 +315,6 @@ def test_the_server_keeps_the_mean_logits_of_those_that_sit_out():
         done = mse.communicate(federation.at(r), state, flags)
         for k in done.clients:
             latest[k] = state["weights"][k]
-        expected, found = pooled_logits(federation, latest), mse.pooled(state["sent"])
+        expected, result = pooled_logits(federation, latest), mse.pooled(state["sent"])
         for c in range(3):
-            torch.testing.assert_close(found["means"][c], expected[c])
+            torch.testing.assert_close(result["means"][c], expected[c])

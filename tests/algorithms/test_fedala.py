@@ -37,17 +37,17 @@ def test_weights_descend_the_loss_at_the_start_and_are_clipped_and_go_on_where_t
     names = names or parameters
     flags = options_for("fedala", ala_layers=layers, ala_share=1.0, ala_lr=1000.0, ala_first=3, batch_size=WHOLE)
     share = federation.shares[2]
-    found, W = fedala.between(federation, 2, received, own, {}, options=flags)
+    result, W = fedala.between(federation, 2, received, own, {}, options=flags)
     expected, at = begun(federation, own, received, names, {n: torch.ones_like(own[n]) for n in names}, [share] * 3, 1000.0)
-    close(found, expected)
+    close(result, expected)
     close(W, at)
     values = torch.cat([w.flatten() for w in W.values()])
     assert values.min() == 0, "clipped"
     assert values.max() == 1
     assert ((values > 0) & (values < 1)).any()
-    found, W = fedala.between(federation, 2, received, further, W, options=flags)
+    result, W = fedala.between(federation, 2, received, further, W, options=flags)
     expected, at = begun(federation, further, received, names, at, [share], 1000.0)  # one epoch from now on
-    close(found, expected)
+    close(result, expected)
     close(W, at)
 
 
@@ -55,17 +55,17 @@ def test_what_is_not_in_the_last_layers_is_what_was_received_buffers_too():
     federation = tiny_federation(model="CNN4")
     received = federation.initial()
     own = {n: w + 1 for n, w in received.items()}
-    found, W = fedala.between(federation, 0, received, own, {}, options=options_for("fedala", ala_lr=1e3, ala_layers=1))
+    result, W = fedala.between(federation, 0, received, own, {}, options=options_for("fedala", ala_lr=1e3, ala_layers=1))
     assert set(W) == {"classifier.weight", "classifier.bias"}
     for name in received:
-        assert torch.equal(found[name], received[name]) == (name not in W)
+        assert torch.equal(result[name], received[name]) == (name not in W)
 
 
 def test_weights_are_learned_on_a_part_of_the_share_that_is_drawn_anew_each_round(monkeypatch):
-    federation, seen, inner = tiny_federation(), [], fedala.gradient
+    federation, recorded, inner = tiny_federation(), [], fedala.gradient
 
     def watchful(model, batch, at):
-        seen.append(batch.index.tolist())
+        recorded.append(batch.index.tolist())
         return inner(model, batch, at)
 
     monkeypatch.setattr(fedala, "gradient", watchful)
@@ -74,14 +74,14 @@ def test_weights_are_learned_on_a_part_of_the_share_that_is_drawn_anew_each_roun
     for r in (1, 2):
         flags = options_for("fedala", ala_share=0.5, ala_first=3, batch_size=8)
         fedala.between(federation.at(r), 2, federation.initial(), own, {}, options=flags)
-        epochs = [sorted(sum(seen[e : e + 2], [])) for e in (0, 2, 4)]
-        assert [len(i) for i in seen] == [8, 7] * 3
+        epochs = [sorted(sum(recorded[e : e + 2], [])) for e in (0, 2, 4)]
+        assert [len(i) for i in recorded] == [8, 7] * 3
         assert epochs[0] == epochs[1] == epochs[2], "the same examples in every epoch"
         assert len(set(epochs[0])) == 15
         assert set(epochs[0]) <= set(range(30, 60))
-        assert seen[0] != seen[2], "in another order"
+        assert recorded[0] != recorded[2], "in another order"
         drawn.append(epochs[0])
-        seen.clear()
+        recorded.clear()
     assert drawn[0] != drawn[1]
 
 
@@ -94,26 +94,26 @@ def test_a_client_that_comes_for_the_first_time_starts_from_what_it_received_and
 
     monkeypatch.setattr(fedala, "train", watchful)
     flags = options_for("fedala", ala_lr=10.0)
-    state, seen = fedala.start(federation, flags), set()
+    state, recorded = fedala.start(federation, flags), set()
     for r in range(1, 5):
         sent, own = state["server"], state["personal"]
         done = fedala.communicate(federation.at(r), state, flags)
-        assert set(own) == seen, "of those alone that took part"
+        assert set(own) == recorded, "of those alone that took part"
         for k in done.clients:
-            assert same(starts[-1][k], sent) == (k not in seen)
-            if k in seen:
+            assert same(starts[-1][k], sent) == (k not in recorded)
+            if k in recorded:
                 between = fedala.blended(own[k], sent, state["W"][k])
                 assert same({n: starts[-1][k][n] for n in between}, between), "by its own weights"
-        seen |= set(done.clients)
+        recorded |= set(done.clients)
     assert list(done.models) == ["personal", "global"]
-    assert seen == {0, 1, 2}
+    assert recorded == {0, 1, 2}
 
 
 def test_a_client_without_examples_starts_from_what_it_received():
     federation = tiny_federation(shares=[[], range(30)])
     own = {n: w + 0.1 for n, w in federation.initial().items()}
-    found, W = fedala.between(federation, 0, federation.initial(), own, {}, options=options_for("fedala"))
-    assert same(found, federation.initial())
+    result, W = fedala.between(federation, 0, federation.initial(), own, {}, options=options_for("fedala"))
+    assert same(result, federation.initial())
     assert all((w == 1).all() for w in W.values())
 
 

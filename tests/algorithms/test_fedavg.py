@@ -51,14 +51,14 @@ def adam(parameters):
 
 def first_weights(monkeypatch, module):
     """What each model holds when its training begins, in the order of training, as rounds of full batches go on."""
-    seen, inner = [], module.loss
+    recorded, inner = [], module.loss
 
     def watchful(model, batch, context, options):
-        seen.append({name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
+        recorded.append({name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
         return inner(model, batch, context, options)
 
     monkeypatch.setattr(module, "loss", watchful)
-    return seen
+    return recorded
 
 
 # --- the paper's algorithm ---
@@ -93,16 +93,16 @@ def test_several_local_steps_are_averaged_with_n_k():
 
 
 def test_every_client_of_a_round_starts_from_what_the_server_broadcast(monkeypatch):
-    federation, seen = tiny_federation(), first_weights(monkeypatch, fedavg)
+    federation, recorded = tiny_federation(), first_weights(monkeypatch, fedavg)
     flags = options_for("fedavg", batch_size=WHOLE)
     state = fedavg.start(federation, flags)
     broadcast = federation.initial()
     for r in (1, 2):
         fedavg.communicate(federation.at(r), state, flags)
-        assert len(seen) == 3
-        assert all(same(row, broadcast) for row in seen)
+        assert len(recorded) == 3
+        assert all(same(row, broadcast) for row in recorded)
         broadcast = state["server"]
-        seen.clear()
+        recorded.clear()
 
 
 def test_with_one_client_it_is_plain_training():
@@ -146,19 +146,19 @@ def test_running_statistics_are_averaged_like_weights_and_counters_are_kept():
         descended(federation, federation.initial(), share, partial(torch.optim.SGD, lr=0.01))[0]
         for share in federation.shares
     ]
-    found, averaged = weights_of(done.models["global"]), mean_of(rows, [4, 8])
+    result, averaged = weights_of(done.models["global"]), mean_of(rows, [4, 8])
     buffers = [name for name, _ in federation.skeletons[0].named_buffers()]
     running = [name for name in buffers if "running" in name]
     assert len(running) == 2 * 8, "of eight normalisations"
-    for name in found:
-        if not found[name].is_floating_point():
+    for name in result:
+        if not result[name].is_floating_point():
             assert name.endswith("num_batches_tracked")
-            assert found[name].dtype == torch.int64
-            assert found[name] == 1, "one batch"
+            assert result[name].dtype == torch.int64
+            assert result[name] == 1, "one batch"
         else:
-            torch.testing.assert_close(found[name], averaged[name], rtol=0, atol=1e-10)
+            torch.testing.assert_close(result[name], averaged[name], rtol=0, atol=1e-10)
     first = running[0]
-    assert not torch.allclose(found[first], mean_of(rows, [1, 1])[first], rtol=0, atol=1e-6), "n_k tells"
+    assert not torch.allclose(result[first], mean_of(rows, [1, 1])[first], rtol=0, atol=1e-6), "n_k tells"
 
 
 def test_the_counter_of_batches_is_the_first_clients():
@@ -312,20 +312,20 @@ def test_init_independent_starts_each_client_from_weights_of_its_own_in_round_1_
 def test_as_published_is_its_three_flags_and_an_average_without_weights():
     federation = four(model="MLP")  # of equal size, so that weights make no difference
     flags = {"optimizer": "adam", "lr": 0.01}
-    one = options_for("fedavg", as_published=True, **flags)
+    options = options_for("fedavg", as_published=True, **flags)
     three = options_for("fedavg", select="fixed", aggregate="all", keep_optimizer=True, **flags)
-    found, expected = (weights_of(play(federation, o, rounds=3)[1].models["global"]) for o in (one, three))
-    close(found, expected, tolerance=1e-9)
+    result, expected = (weights_of(play(federation, o, rounds=3)[1].models["global"]) for o in (options, three))
+    close(result, expected, tolerance=1e-9)
 
 
 def test_the_quirks_are_off_by_default_and_then_it_is_the_papers_algorithm():
     flags = options_for("fedavg", optimizer="adam")
-    found = published.start(four(), flags)
+    result = published.start(four(), flags)
     expected = fedavg.start(four(), flags)
     for r in (1, 2, 3):
-        published.communicate(four().at(r), found, flags)
+        published.communicate(four().at(r), result, flags)
         fedavg.communicate(four().at(r), expected, flags)
-        assert same(found["server"], expected["server"])
+        assert same(result["server"], expected["server"])
     assert flags_of(published.Options).keys() - flags_of(fedavg.Options).keys() == {
         *("init", "keep_optimizer", "aggregate", "select", "as_published")
     }
@@ -365,16 +365,16 @@ WAYS = pytest.mark.parametrize(
 @WAYS
 def test_normalisation_that_is_local_never_travels_and_stays_with_its_client(flags):
     federation = tiny_federation(model="CNN4", participation=0.7, wire=Heard())
-    asked, bn = options_for("fedavg", bn="local", **flags), federation.names("bn")
-    module, averaged = algorithms.module_of(asked), federation.names("full") - federation.names("bn")
+    options, bn = options_for("fedavg", bn="local", **flags), federation.names("bn")
+    module, averaged = algorithms.module_of(options), federation.names("full") - federation.names("bn")
     assert {name.rpartition(".")[2] for name in bn} == {
         *("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     }
     assert len(bn) == 4 * 5, "four layers with all they have"
-    state, absent = module.start(federation, asked), 0
+    state, absent = module.start(federation, options), 0
     previous = [federation.initial(k if "init" in flags else None) for k in federation.clients]
     for r in (1, 2, 3):
-        done = module.communicate(federation.at(r), state, asked)
+        done = module.communicate(federation.at(r), state, options)
         assert len(federation.wire.weights) == (2 if r == 1 and "init" in flags else 4)
         assert all(row.keys() == averaged for row in federation.wire.weights)
         federation.wire.weights.clear()
@@ -393,18 +393,18 @@ def test_normalisation_that_is_local_never_travels_and_stays_with_its_client(fla
 
 
 def test_a_client_goes_on_training_with_its_own_normalisation_in_the_common_model(monkeypatch):
-    federation, seen = tiny_federation(model="CNN4"), first_weights(monkeypatch, fedavg)
-    asked = options_for("fedavg", bn="local", batch_size=WHOLE)
-    state = fedavg.start(federation, asked)
+    federation, recorded = tiny_federation(model="CNN4"), first_weights(monkeypatch, fedavg)
+    options = options_for("fedavg", bn="local", batch_size=WHOLE)
+    state = fedavg.start(federation, options)
     expected = [federation.initial()] * 3
     for r in (1, 2, 3):
-        done = fedavg.communicate(federation.at(r), state, asked)
-        assert len(seen) == 3
+        done = fedavg.communicate(federation.at(r), state, options)
+        assert len(recorded) == 3
         for k in federation.clients:
             # the running statistics move in the forward pass, after which the loss is worked out; all else is as it was
-            assert all(torch.equal(seen[k][n], expected[k][n]) for n in expected[k] if "running" not in n)
+            assert all(torch.equal(recorded[k][n], expected[k][n]) for n in expected[k] if "running" not in n)
         expected = [weights_of(done.models["personal"], k) for k in federation.clients]
-        seen.clear()
+        recorded.clear()
 
 
 def test_the_absent_are_averaged_too_without_their_normalisation_where_all_models_are():
@@ -441,17 +441,17 @@ def test_with_local_normalisation_clients_of_other_contrast_answer_as_if_all_had
     away = {}
     for bn in ("local", "average"):
         logits = []
-        for seen in (data, shifted):
-            federation = Federation.of(seen, parts, [normalised_first], dtype=torch.float64)
+        for recorded in (data, shifted):
+            federation = Federation.of(recorded, parts, [normalised_first], dtype=torch.float64)
             _, done = play(federation, options_for("fedavg", bn=bn), rounds=3)
             (answer,) = done.models.values()
-            images = [seen.images(torch.from_numpy(own), torch.float64) for own in tests]
+            images = [recorded.images(torch.from_numpy(own), torch.float64) for own in tests]
             logits.append(torch.cat([answer(k).eval()(images[k])[1].detach() for k in range(3)]))
             learnt = [{name: row[name] for name, _ in answer(0).named_parameters()} for row in done.local_weights]
             away.setdefault(f"{bn}, weights", []).append(learnt)
         away[bn] = (logits[0] - logits[1]).abs().max().item()
-        for one, other in zip(*away[f"{bn}, weights"], strict=True):
-            close(one, other, 1e-5)  # pixels are float32
+        for item, other in zip(*away[f"{bn}, weights"], strict=True):
+            close(item, other, 1e-5)  # pixels are float32
     assert away["local"] < 1e-6 < 1e-2 < away["average"]
 
 

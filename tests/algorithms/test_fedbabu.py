@@ -91,7 +91,7 @@ class Heard(Wire):
 
 def test_the_head_is_the_initial_one_to_the_last_bit_and_the_body_moves():
     federation = two_of_three()
-    initial, seen = federation.initial(), set()
+    initial, recorded = federation.initial(), set()
     for _, state, done in rounds_of(federation, options_for("fedbabu", momentum=0.9, weight_decay=0.1), 4):
         assert list(done.models) == ["global"], "nothing stays with a client"
         row = weights_of(done.models["global"])
@@ -99,8 +99,8 @@ def test_the_head_is_the_initial_one_to_the_last_bit_and_the_body_moves():
         assert all(same(head_of(trained), head_of(initial)) for trained in done.local_weights)
         assert not any(torch.equal(row[name], initial[name]) for name in body_of(row))
         assert same(body_of(row), state["server"])
-        seen |= set(done.clients)
-    assert seen == {0, 1, 2}
+        recorded |= set(done.clients)
+    assert recorded == {0, 1, 2}
 
 
 def test_the_body_is_the_mean_weighted_by_n_k_of_what_the_clients_trained():
@@ -109,37 +109,37 @@ def test_the_body_is_the_mean_weighted_by_n_k_of_what_the_clients_trained():
     flags = options_for("fedbabu", batch_size=WHOLE, epoch_per_round=3, momentum=0.9)
     state, done = play(federation, flags)
     rows = [descended(federation, initial, share, 3, momentum=0.9) for share in federation.shares]
-    for found, expected in zip(done.local_weights, rows, strict=True):
-        close(found, expected)
+    for result, expected in zip(done.local_weights, rows, strict=True):
+        close(result, expected)
     close(state["server"], body_of(mean_of(rows, [10, 20, 30])))
     assert not torch.allclose(state["server"]["body.1.weight"], mean_of(rows, [1, 1, 1])["body.1.weight"], rtol=0, atol=1e-9)
 
 
 def test_the_clients_of_a_round_start_from_the_servers_body_under_the_head_of_the_beginning(monkeypatch):
-    federation, seen, inner = two_of_three(), [], fedbabu.loss
+    federation, recorded, inner = two_of_three(), [], fedbabu.loss
 
     def watchful(model, batch, context, options):
-        seen.append(weights_of(lambda _: model))
+        recorded.append(weights_of(lambda _: model))
         return inner(model, batch, context, options)
 
     monkeypatch.setattr(fedbabu, "loss", watchful)
     expected = federation.initial()
     for _, state, done in rounds_of(federation, options_for("fedbabu", batch_size=WHOLE), 3):
-        assert len(seen) == len(done.clients) == 2
-        assert all(same(row, expected) for row in seen)
+        assert len(recorded) == len(done.clients) == 2
+        assert all(same(row, expected) for row in recorded)
         expected = {**expected, **state["server"]}
-        seen.clear()
+        recorded.clear()
 
 
 @pytest.mark.parametrize("trained", ["body", "head"])
 def test_what_is_not_trained_does_not_travel_even_where_full_is_averaged(trained):
-    one, other = two_of_three(), two_of_three()
-    state, done = play(one, options_for("fedbabu", local_upt_part=trained, aggr_part="full"), 3)
+    item, other = two_of_three(), two_of_three()
+    state, done = play(item, options_for("fedbabu", local_upt_part=trained, aggr_part="full"), 3)
     expected, as_expected = play(other, options_for("fedbabu", local_upt_part=trained, aggr_part=trained), 3)
     assert same(state["server"], expected["server"])
     assert state["own"] == expected["own"] == {}
     assert torch.equal(done.loss, as_expected.loss)
-    assert one.wire.collect() == other.wire.collect()
+    assert item.wire.collect() == other.wire.collect()
 
 
 @pytest.mark.parametrize("model", ["CNN4", "ResNet9"])
@@ -182,10 +182,10 @@ def test_running_statistics_are_of_the_body_and_averaged_with_it():
 def test_the_rate_falls_to_a_tenth_in_the_first_round_of_the_second_half_and_to_a_hundredth_in_the_last_quarter(
     flags, expected
 ):
-    asked = options_for("fedbabu", batch_size=WHOLE, lr=0.1, **{"lr_schedule": "constant", **flags})
+    options = options_for("fedbabu", batch_size=WHOLE, lr=0.1, **{"lr_schedule": "constant", **flags})
     federation = tiny_federation(shares=[range(20)], model="MLP")
     before = federation.initial()
-    for r, _, done in rounds_of(federation, asked, 8):
+    for r, _, done in rounds_of(federation, options, 8):
         after = weights_of(done.models["global"])
         moved = body_of(descended(federation, before, federation.shares[0], lr=1.0))
         for name in moved:  # the one step of plain SGD is lr times the gradient
@@ -202,9 +202,11 @@ def test_momentum_is_fresh_in_every_round():
     for _ in (1, 2):
         row = descended(federation, row, federation.shares[0], steps=2, momentum=0.9)
     _, done = play(federation, options_for("fedbabu", batch_size=WHOLE, epoch_per_round=2, momentum=0.9), rounds=2)
-    found = weights_of(done.models["global"])
-    close(found, row)
-    assert not torch.allclose(found["body.1.weight"], kept["body.1.weight"], rtol=0, atol=1e-6), "one memory is another run"
+    weights = weights_of(done.models["global"])
+    close(weights, row)
+    assert not torch.allclose(weights["body.1.weight"], kept["body.1.weight"], rtol=0, atol=1e-6), (
+        "one memory is another run"
+    )
 
 
 # --- its settings: FedPer and LG-FedAvg ---
@@ -244,8 +246,8 @@ def test_a_personal_part_goes_on_from_where_its_client_left_it():
         ]
         body = body_of(mean_of(trained, [10, 20, 30]))
         rows = [{**row, **body} for row in trained]
-        for found, expected in zip(rows_of(federation, done), rows, strict=True):
-            close(found, expected)
+        for result, expected in zip(rows_of(federation, done), rows, strict=True):
+            close(result, expected)
 
 
 # --- the wire ---
@@ -315,8 +317,8 @@ def test_where_the_head_alone_is_trained_local_normalisation_is_nobodys_own():
 @pytest.mark.parametrize("name", ["fedbabu", "mhmd"])
 @pytest.mark.parametrize(("trained", "averaged"), [("body", "head"), ("head", "body")])
 def test_parts_that_share_nothing_are_one_line(name, trained, averaged, tmp_path):
-    asked = CLASSES[name](algorithm=name, local_upt_part=trained, aggr_part=averaged, image_size=8, reduced=0.1)
-    line = line_of(experiment.prepare, asked, Launch(export_dir=tmp_path))
+    options = CLASSES[name](algorithm=name, local_upt_part=trained, aggr_part=averaged, image_size=8, reduced=0.1)
+    line = line_of(experiment.prepare, options, Launch(export_dir=tmp_path))
     assert line.startswith(f"--aggr_part {averaged}: clients do not train this part with --local_upt_part {trained}")
     assert f"must be full or {trained}" in line
 
@@ -324,19 +326,19 @@ def test_parts_that_share_nothing_are_one_line(name, trained, averaged, tmp_path
 def test_every_other_pair_of_parts_is_ready_to_run(tmp_path):
     parts = ("body", "head", "full")
     for trained, averaged in [(a, b) for a in parts for b in parts if {a, b} != {"body", "head"}]:
-        asked = CLASSES["fedbabu"](
+        options = CLASSES["fedbabu"](
             algorithm="fedbabu", local_upt_part=trained, aggr_part=averaged, image_size=8, reduced=0.1
         )
-        experiment.prepare(asked, Launch(export_dir=tmp_path))
+        experiment.prepare(options, Launch(export_dir=tmp_path))
 
 
 @pytest.mark.parametrize("name", ["fedbabu", "mhmd"])
 def test_the_help_says_which_parts_there_are(name, capsys):
     with pytest.raises(SystemExit):
         parse(f"{name} --help")
-    said = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for flag in ("local_upt_part", "aggr_part"):
-        assert "one of body, head, full (default: body)" in said.partition(f"--{flag} NAME")[2][:200]
+        assert "one of body, head, full (default: body)" in output.partition(f"--{flag} NAME")[2][:200]
 
 
 @pytest.mark.parametrize("name", ["fedper", "lg_fedavg"])
@@ -348,8 +350,8 @@ def test_a_setting_has_no_flag_for_what_it_sets(name):
 @pytest.mark.parametrize("name", ["fedbabu", "mhmd"])
 def test_the_spellings_of_the_reference_are_understood(name):
     (run,) = parse(f"{name} --epochs 32 --model mobile --num_users 100 --frac 0.1 --local_ep 10 --local_bs 25 --wd 0.5")
-    found = (run.rounds, run.model, run.n_clients, run.participation, run.epoch_per_round, run.batch_size, run.weight_decay)
-    assert found == (32, ("MobileNet",), 100, 0.1, 10, 25, 0.5)
+    result = (run.rounds, run.model, run.n_clients, run.participation, run.epoch_per_round, run.batch_size, run.weight_decay)
+    assert result == (32, ("MobileNet",), 100, 0.1, 10, 25, 0.5)
     assert [run.model for run in parse(f"{name} --model cnn mobile")] == [("CNN4",), ("MobileNet",)]
     assert parse(f"{name} --comm_round 7")[0].rounds == parse(f"{name} --rounds 7")[0].rounds == 7
 

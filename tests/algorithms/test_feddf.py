@@ -19,15 +19,15 @@ def test_several_architectures_are_answered_by_each_clients_own_and_one_by_one_f
 
 def test_a_client_of_an_architecture_starts_from_its_average():
     """Two rounds: what is sent down in the second is the fused model of the client's own architecture."""
-    federation, seen = public_federation(model=("MLP", "LeNet5")), []
+    federation, recorded = public_federation(model=("MLP", "LeNet5")), []
     carry = federation.wire.down
-    federation.wire.down = lambda kind, rows, clients: seen.append(rows) or carry(kind, rows, clients)
+    federation.wire.down = lambda kind, rows, clients: recorded.append(rows) or carry(kind, rows, clients)
     options = options_for("feddf")
     state = feddf.start(federation, options)
     feddf.communicate(federation.at(1), state, options)
     fused = list(state["server"])
     feddf.communicate(federation.at(2), state, options)
-    assert [away(row, fused[k % 2]) for k, row in enumerate(seen[1])] == [0, 0, 0]
+    assert [away(row, fused[k % 2]) for k, row in enumerate(recorded[1])] == [0, 0, 0]
 
 
 def test_no_label_of_a_public_image_is_read_but_every_image_is():

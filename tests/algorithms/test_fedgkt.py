@@ -34,12 +34,12 @@ WHOLE = 64  # one full batch an epoch, of a client and of the server
 B, C = 7, 4
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(item, other):
+    return item.keys() == other.keys() and all(torch.equal(item[name], other[name]) for name in item)
 
 
 def all_same(rows, others):
-    return all(same(one, other) for one, other in zip(rows, others, strict=True))
+    return all(same(item, other) for item, other in zip(rows, others, strict=True))
 
 
 def flags_for(name="fedgkt", **flags):
@@ -72,8 +72,8 @@ def said_of(federation, k, weights, indices, drawn=None, name="ResNet8"):
     """(map behind the stem, logits of the client's own head), in evaluation mode, each example alone."""
     model, maps, logits = filled(name, weights, federation.data.shape).eval(), [], []
     for p, i in enumerate(indices):
-        one = {step: rows[p : p + 1] for step, rows in (drawn or {}).items()}
-        x = federation.data.images(torch.tensor([int(i)]), federation.dtype, one)
+        entry = {step: rows[p : p + 1] for step, rows in (drawn or {}).items()}
+        x = federation.data.images(torch.tensor([int(i)]), federation.dtype, entry)
         maps.append(model.body[0](x))
         logits.append(model(x)[1])
     return torch.cat(maps), torch.cat(logits)
@@ -99,31 +99,31 @@ class Heard(Wire):
 
     def take(self, kind):
         """{client: row} of the messages of a kind, all of which are forgotten."""
-        found = {m.client: m.row for m in self.messages if m.kind == kind}
+        results = {m.client: m.row for m in self.messages if m.kind == kind}
         self.messages.clear()
-        return found
+        return results
 
 
 class Step(NamedTuple):
     """One call of a loss: the batch, what was given, and the model as it was then, in the mode that it was in."""
 
     batch: Batch
-    given: dict
+    context: dict
     model: nn.Module
     options: object
 
 
 def watched(monkeypatch, name, module=fedgkt):
     """The calls of a loss, in their order."""
-    seen, inner = [], getattr(module, name)
+    recorded, inner = [], getattr(module, name)
 
     def watchful(model, batch, context, options):
         kept = context and {key: v.clone() if isinstance(v, torch.Tensor) else v for key, v in context.items()}
-        seen.append(Step(Batch(*(part.clone() for part in batch)), kept, deepcopy(model), options))
+        recorded.append(Step(Batch(*(part.clone() for part in batch)), kept, deepcopy(model), options))
         return inner(model, batch, context, options)
 
     monkeypatch.setattr(module, name, watchful)
-    return seen
+    return recorded
 
 
 def rounds_of(federation, flags, n, module=fedgkt):
@@ -158,9 +158,9 @@ def scene():
     return Fixed(3 * draw(B, C)), Batch(torch.zeros(B, 1), torch.tensor([0, 2, 1, 1, 3, 0, 2]), i), 4 * draw(9, C, seed=1)
 
 
-def assert_same_loss(model, found, expected):
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
-    gradients = [torch.autograd.grad(value, [model.logits])[0] for value in (found, expected)]
+def assert_same_loss(model, result, expected):
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(value, [model.logits])[0] for value in (result, expected)]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-13)
 
 
@@ -170,36 +170,36 @@ CASES = pytest.mark.parametrize(("T", "alpha"), [(3.0, 1.0), (1.0, 0.3), (0.5, 2
 @CASES
 def test_a_clients_loss_and_its_gradient_are_cross_entropy_and_alpha_times_the_transfer_of_its_own_targets(T, alpha):
     model, batch, targets = scene()
-    found = fedgkt.loss(model, batch, {"targets": targets, "weight": alpha}, flags_for(temperature=T, kd_alpha=9.0))
+    result = fedgkt.loss(model, batch, {"targets": targets, "weight": alpha}, flags_for(temperature=T, kd_alpha=9.0))
     expected = F.cross_entropy(model.logits, batch.y) + alpha * transferred(model.logits, targets[batch.index], T)
-    assert_same_loss(model, found, expected)
+    assert_same_loss(model, result, expected)
 
 
 @CASES
 def test_the_servers_loss_and_its_gradient_are_the_transfer_and_alpha_times_cross_entropy(T, alpha):
     model, batch, targets = scene()
-    given = {"targets": targets, "said": torch.zeros(9, C).double()}
-    found = fedgkt.server_loss(model, batch, given, flags_for(temperature=T, kd_alpha=alpha, distill_server="1"))
+    context = {"targets": targets, "said": torch.zeros(9, C).double()}
+    result = fedgkt.server_loss(model, batch, context, flags_for(temperature=T, kd_alpha=alpha, distill_server="1"))
     expected = transferred(model.logits, targets[batch.index], T) + alpha * F.cross_entropy(model.logits, batch.y)
-    assert_same_loss(model, found, expected)
+    assert_same_loss(model, result, expected)
 
 
 def test_a_server_that_does_not_distill_has_cross_entropy_whole_whatever_alpha():
     model, batch, targets = scene()
-    given = {"targets": targets, "said": torch.zeros(9, C).double()}
+    context = {"targets": targets, "said": torch.zeros(9, C).double()}
     for alpha in (0.0, 0.3):
-        found = fedgkt.server_loss(model, batch, given, flags_for(kd_alpha=alpha, distill_server="0"))
-        assert torch.equal(found, F.cross_entropy(model.logits, batch.y))
+        result = fedgkt.server_loss(model, batch, context, flags_for(kd_alpha=alpha, distill_server="0"))
+        assert torch.equal(result, F.cross_entropy(model.logits, batch.y))
 
 
 @pytest.mark.parametrize("distill", ["0", "1"])
 def test_the_server_notes_its_logits_at_the_places_of_the_batch_and_nowhere_else(distill):
     model, batch, targets = scene()
-    given = {"targets": targets, "said": torch.full((9, C), 7.0).double()}
-    fedgkt.server_loss(model, batch, given, flags_for(distill_server=distill))
-    assert torch.equal(given["said"][batch.index], model.logits)
-    assert torch.equal(given["said"][[4, 6]], torch.full((2, C), 7.0).double())
-    assert not given["said"].requires_grad
+    context = {"targets": targets, "said": torch.full((9, C), 7.0).double()}
+    fedgkt.server_loss(model, batch, context, flags_for(distill_server=distill))
+    assert torch.equal(context["said"][batch.index], model.logits)
+    assert torch.equal(context["said"][[4, 6]], torch.full((2, C), 7.0).double())
+    assert not context["said"].requires_grad
 
 
 def test_the_constant_beside_the_targets_counts():
@@ -207,11 +207,11 @@ def test_the_constant_beside_the_targets_counts():
     model, batch, _ = scene()
     sure = torch.zeros(9, C).double()
     sure[:, 0] = 1e4
-    found = fedgkt.transfer(model.logits, sure[batch.index], flags_for(temperature=1.0))
+    result = fedgkt.transfer(model.logits, sure[batch.index], flags_for(temperature=1.0))
     z = model.logits.detach().log_softmax(1)
     by_hand = (1 + 1e-7) * (math.log1p(1e-7) - z[:, 0]) + 1e-7 * (math.log(1e-7) - z[:, 1:]).sum(1)
-    torch.testing.assert_close(found.item(), by_hand.mean().item(), rtol=1e-13, atol=0)
-    assert abs(found.item() + z[:, 0].mean().item()) > 1e-6
+    torch.testing.assert_close(result.item(), by_hand.mean().item(), rtol=1e-13, atol=0)
+    assert abs(result.item() + z[:, 0].mean().item()) > 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -219,24 +219,24 @@ def test_the_constant_beside_the_targets_counts():
 def test_extreme_logits_give_finite_losses_and_gradients(scale, dtype):
     _, batch, _ = scene()
     model, targets = Fixed((scale * draw(B, C)).to(dtype)), (scale * draw(9, C, seed=1)).to(dtype)
-    given = {"targets": targets, "said": torch.zeros_like(targets), "weight": 1.0}
+    context = {"targets": targets, "said": torch.zeros_like(targets), "weight": 1.0}
     for loss in (fedgkt.loss, fedgkt.server_loss):
-        value = loss(model, batch, given, flags_for(temperature=1.0))
+        value = loss(model, batch, context, flags_for(temperature=1.0))
         assert torch.isfinite(value)
         assert torch.isfinite(torch.autograd.grad(value, [model.logits])[0]).all()
 
 
 def test_weights_are_kd_alpha_and_in_the_first_round_0(monkeypatch):
-    federation, seen = federation_of(), watched(monkeypatch, "loss")
+    federation, recorded = federation_of(), watched(monkeypatch, "loss")
     for r, _, done in rounds_of(federation, flags_for(kd_alpha=0.7, batch_size=WHOLE), 3):
-        assert [step.given["weight"] for step in seen] == [0.0 if r == 1 else 0.7] * 3
-        for k, step in enumerate(seen):
+        assert [step.context["weight"] for step in recorded] == [0.0 if r == 1 else 0.7] * 3
+        for k, step in enumerate(recorded):
             _, logits = step.model(step.batch.x)
             taught = F.cross_entropy(logits, step.batch.y)
             if r > 1:
-                taught = taught + 0.7 * transferred(logits, step.given["targets"][step.batch.index], 3.0)
+                taught = taught + 0.7 * transferred(logits, step.context["targets"][step.batch.index], 3.0)
             torch.testing.assert_close(done.loss[k].item(), taught.item(), rtol=1e-12, atol=0)
-        seen.clear()
+        recorded.clear()
 
 
 # --- limits ---
@@ -254,13 +254,13 @@ def test_without_distillation_to_the_clients_it_is_independent_learning_bit_for_
     ends = []
     for others in servers:
         flags = options_for("fedgkt", **{"server_model": "ResNet19", "distill_client": "0", **shared, **others})
-        found, done = play(federation_of(validation=HELD_OUT), flags, rounds=3)
-        assert all_same(found["weights"], expected["weights"])
-        for a, b in zip(found["memory"], expected["memory"], strict=True):
+        result, done = play(federation_of(validation=HELD_OUT), flags, rounds=3)
+        assert all_same(result["weights"], expected["weights"])
+        for a, b in zip(result["memory"], expected["memory"], strict=True):
             assert a.keys() == b.keys()
             assert all(same(a[name], b[name]) for name in b)
         assert torch.equal(done.loss, alone.loss)
-        ends.append(found["server"])
+        ends.append(result["server"])
     assert not same(ends[0], ends[1]), "the servers differ, and the clients do not"
 
 
@@ -268,27 +268,27 @@ def test_without_distillation_to_the_clients_it_is_independent_learning_bit_for_
 def test_distillation_moves_the_clients_from_round_2_on_unless_alpha_is_0(option):
     federation, alone = federation_of(), federation_of()
     pairs = zip(rounds_of(federation, flags_for(**option), 2), rounds_of(alone, alone_for(), 2, independent), strict=True)
-    for (r, found, _), (_, expected, _) in pairs:
-        for one, other in zip(found["weights"], expected["weights"], strict=True):
-            assert same(one, other) == (r == 1 or bool(option))
+    for (r, pair, _), (_, expected, _) in pairs:
+        for item, other in zip(pair["weights"], expected["weights"], strict=True):
+            assert same(item, other) == (r == 1 or bool(option))
 
 
 @pytest.mark.parametrize(
-    "how",
+    "values",
     [{"optimizer": "amsgrad", "lr": 0.01, "weight_decay": 1e-2}, {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0}],
     ids=["amsgrad", "momentum"],
 )
-def test_the_servers_phase_is_a_plain_loop_over_the_maps_of_a_frozen_stem(how, monkeypatch):
+def test_the_servers_phase_is_a_plain_loop_over_the_maps_of_a_frozen_stem(values, monkeypatch):
     monkeypatch.setitem(server.DTYPES, "float32", torch.float64)  # nothing is rounded
     share, n, epochs = range(3, 14), 11, 2
     federation = federation_of([share])
-    flags = flags_for(distill_server="0", epochs_server=epochs, batch_size=4, rounds=3, epoch_per_round=3, **how)
-    flags = replace(flags, lr_schedule="step" if how["optimizer"] == "sgd" else "constant")
+    flags = flags_for(distill_server="0", epochs_server=epochs, batch_size=4, rounds=3, epoch_per_round=3, **values)
+    flags = replace(flags, lr_schedule="step" if values["optimizer"] == "sgd" else "constant")
     with streams.torch_seeded(0, "server", "initial"):
         net = models.make("ResNet19", (16, SIZE, SIZE), 3, 6).double()
     assert same(fedgkt.start(federation, flags)["server"], net.state_dict())
     parameters = net.parameters()
-    if how["optimizer"] == "amsgrad":
+    if values["optimizer"] == "amsgrad":
         optimizer = torch.optim.Adam(parameters, lr=0.01, weight_decay=1e-2, amsgrad=True)
     else:
         optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
@@ -296,7 +296,7 @@ def test_the_servers_phase_is_a_plain_loop_over_the_maps_of_a_frozen_stem(how, m
     for r, state, done in rounds_of(federation, flags, 3):
         maps, _ = said_of(federation, 0, state["weights"][0], share)
         order, losses = streams.generator(0, "server", "batches", r, 0), []
-        if how["optimizer"] == "sgd":
+        if values["optimizer"] == "sgd":
             optimizer.param_groups[0]["lr"] = 0.05 * (1, 1, 0.1)[r - 1]  # --lr_schedule is the server's as well
         net.train()
         for _ in range(epochs):
@@ -315,14 +315,14 @@ def test_the_servers_phase_is_a_plain_loop_over_the_maps_of_a_frozen_stem(how, m
 
 
 def test_the_server_learns_from_all_clients_in_one_random_order(monkeypatch):
-    federation, seen = federation_of(), watched(monkeypatch, "server_loss")
+    federation, recorded = federation_of(), watched(monkeypatch, "server_loss")
     play(federation, flags_for(epochs_server=2, augment="crop_flip"))
-    epochs = [torch.cat([step.batch.index for step in steps]) for steps in (seen[:3], seen[3:])]
+    epochs = [torch.cat([step.batch.index for step in steps]) for steps in (recorded[:3], recorded[3:])]
     assert [sorted(i.tolist()) for i in epochs] == [list(range(N))] * 2, "every example once an epoch, 19 in 8, 8 and 3"
     assert not torch.equal(*epochs)
     of_client = torch.tensor([0] * 4 + [1] * 6 + [2] * 9)
-    assert any(len(of_client[step.batch.index].unique()) > 1 for step in seen), "a batch is of several clients"
-    assert all(step.options.augment == "none" for step in seen)
+    assert any(len(of_client[step.batch.index].unique()) > 1 for step in recorded), "a batch is of several clients"
+    assert all(step.options.augment == "none" for step in recorded)
 
 
 def test_clients_do_epoch_per_round_and_the_server_epochs_server():
@@ -349,11 +349,11 @@ def test_up_go_maps_in_evaluation_mode_the_clients_own_logits_and_labels_and_dow
         for k, share in enumerate(SHARES):
             assert up[k].keys() == {"maps", "logits", "labels"}
             maps, logits = said_of(federation, k, state["weights"][k], share)
-            found = up[k]["maps"].tensor
-            assert found.dtype == getattr(torch, feature_dtype)
-            assert found.shape == (len(share), 16, SIZE, SIZE)
+            result = up[k]["maps"].tensor
+            assert result.dtype == getattr(torch, feature_dtype)
+            assert result.shape == (len(share), 16, SIZE, SIZE)
             rough = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2}[feature_dtype]
-            torch.testing.assert_close(found.double(), maps, rtol=rough, atol=1e-6)
+            torch.testing.assert_close(result.double(), maps, rtol=rough, atol=1e-6)
             torch.testing.assert_close(up[k]["logits"].tensor, logits, rtol=0, atol=1e-12)  # of the map unrounded
             assert torch.equal(up[k]["labels"].tensor, federation.data.y[list(share)])
             assert down[k].shape == (len(share), 3)
@@ -367,14 +367,14 @@ def test_up_go_maps_in_evaluation_mode_the_clients_own_logits_and_labels_and_dow
 
 @pytest.mark.parametrize("feature_dtype", ["float32", "float16", "bfloat16"])
 def test_the_server_trains_on_the_maps_as_they_were_rounded(feature_dtype, monkeypatch):
-    federation, seen = federation_of(wire=Heard()), watched(monkeypatch, "server_loss")
+    federation, recorded = federation_of(wire=Heard()), watched(monkeypatch, "server_loss")
     play(federation, flags_for(feature_dtype=feature_dtype, batch_size=WHOLE))
     sent = federation.wire.take("features")
     pooled = {name: torch.cat([sent[k][name].tensor for k in range(3)]) for name in ("maps", "logits", "labels")}
-    (step,) = seen
+    (step,) = recorded
     assert torch.equal(step.batch.x, pooled["maps"].double()[step.batch.index])
     assert torch.equal(step.batch.y, pooled["labels"][step.batch.index])
-    assert torch.equal(step.given["targets"], pooled["logits"])
+    assert torch.equal(step.context["targets"], pooled["logits"])
 
 
 def test_down_go_logits_to_the_clients_of_the_round_alone():
@@ -397,11 +397,11 @@ def pairs_of(steps):
 
 @pytest.mark.parametrize("augment", ["none", "crop_flip_cutout"])
 def test_targets_are_what_the_last_server_epoch_said_of_the_very_map_before_the_step(augment, monkeypatch):
-    federation, seen = federation_of(), watched(monkeypatch, "server_loss")
+    federation, recorded = federation_of(), watched(monkeypatch, "server_loss")
     flags = flags_for(epochs_server=3, augment=augment)
     for _, state, _ in rounds_of(federation, flags, 2):
-        assert all(step.model.training for step in seen)
-        *earlier, last = (pairs_of(seen[e : e + 3]) for e in (0, 3, 6))
+        assert all(step.model.training for step in recorded)
+        *earlier, last = (pairs_of(recorded[e : e + 3]) for e in (0, 3, 6))
         assert len(last) == N
         for k, share in enumerate(SHARES):
             maps, _ = said_of(federation, k, state["weights"][k], share, state["draws"][k])
@@ -412,21 +412,21 @@ def test_targets_are_what_the_last_server_epoch_said_of_the_very_map_before_the_
                 for epoch in earlier:
                     (other,) = [z for x, z in epoch if torch.allclose(x, maps[p], rtol=1e-5, atol=1e-6)]
                     assert not torch.allclose(state["targets"][k][p], other, rtol=1e-4, atol=1e-4)
-        seen.clear()
+        recorded.clear()
 
 
 def test_what_a_client_receives_is_what_it_learns_from_in_the_next_round(monkeypatch):
-    federation, seen = federation_of(wire=Heard()), watched(monkeypatch, "loss")
+    federation, recorded = federation_of(wire=Heard()), watched(monkeypatch, "loss")
     before = None
     for r, state, _ in rounds_of(federation, flags_for(batch_size=WHOLE), 3):
-        for k, step in enumerate(seen):
+        for k, step in enumerate(recorded):
             if r > 1:
-                assert torch.equal(step.given["targets"], before[k])
+                assert torch.equal(step.context["targets"], before[k])
                 x = federation.data.images(torch.tensor(SHARES[k])[step.batch.index], torch.float64)
                 assert torch.equal(step.batch.x, x), "positions in the share, as those of the targets"
         before = federation.wire.take("logits")
         assert all(torch.equal(state["targets"][k], before[k]) for k in range(3))
-        seen.clear()
+        recorded.clear()
 
 
 def test_targets_follow_a_permutation_of_a_clients_share(monkeypatch):
@@ -437,10 +437,10 @@ def test_targets_follow_a_permutation_of_a_clients_share(monkeypatch):
     moved[1] = [moved[1][p] for p in order]
     flags = flags_for(batch_size=WHOLE, epochs_server=2)
     expected, done = play(federation_of(), flags, rounds=3)
-    found, redone = play(federation_of(moved), flags, rounds=3)
+    result, redone = play(federation_of(moved), flags, rounds=3)
     for k in range(3):
         targets = expected["targets"][k]
-        torch.testing.assert_close(found["targets"][k], targets[order] if k == 1 else targets, rtol=0, atol=1e-9)
+        torch.testing.assert_close(result["targets"][k], targets[order] if k == 1 else targets, rtol=0, atol=1e-9)
         assert not torch.allclose(targets[0], targets[1], atol=1e-4)
     torch.testing.assert_close(redone.loss, done.loss, rtol=0, atol=1e-9)
 
@@ -449,8 +449,8 @@ def test_permuting_the_clients_changes_nothing(monkeypatch):
     monkeypatch.setitem(server.DTYPES, "float32", torch.float64)
     was = [2, 0, 1]  # client j is what client was[j] was
     flags = flags_for(batch_size=WHOLE, epochs_server=2, augment="crop_flip")
-    one = federation_of(validation=HELD_OUT)
-    expected, done = play(one, flags, rounds=3)
+    federation = federation_of(validation=HELD_OUT)
+    expected, done = play(federation, flags, rounds=3)
     shares, held_out = ([part[k] for k in was] for part in (SHARES, HELD_OUT))
     stream = Federation.stream
 
@@ -458,16 +458,16 @@ def test_permuting_the_clients_changes_nothing(monkeypatch):
         return stream(self, purpose, was[client] if self.party == "client" and client >= 0 else client)
 
     monkeypatch.setattr(Federation, "stream", moved)
-    other = federation_of(shares, validation=held_out, start=[one.initial(k) for k in was])
-    found, redone = play(other, flags, rounds=3)
+    other = federation_of(shares, validation=held_out, start=[federation.initial(k) for k in was])
+    result, redone = play(other, flags, rounds=3)
     for j, k in enumerate(was):
-        assert same(found["draws"][j], expected["draws"][k])
-        torch.testing.assert_close(found["targets"][j], expected["targets"][k], rtol=0, atol=1e-9)
+        assert same(result["draws"][j], expected["draws"][k])
+        torch.testing.assert_close(result["targets"][j], expected["targets"][k], rtol=0, atol=1e-9)
         torch.testing.assert_close(redone.loss[j], done.loss[k], rtol=0, atol=1e-9)
         for name in expected["weights"][k]:
-            torch.testing.assert_close(found["weights"][j][name], expected["weights"][k][name], rtol=0, atol=1e-9)
+            torch.testing.assert_close(result["weights"][j][name], expected["weights"][k][name], rtol=0, atol=1e-9)
     for name in expected["server"]:
-        torch.testing.assert_close(found["server"][name], expected["server"][name], rtol=0, atol=1e-9)
+        torch.testing.assert_close(result["server"][name], expected["server"][name], rtol=0, atol=1e-9)
     assert redone.metrics == pytest.approx(done.metrics)
 
 
@@ -476,36 +476,36 @@ def test_permuting_the_clients_changes_nothing(monkeypatch):
 
 def batches_of(steps):
     """{client: [its batches]}: clients are told apart by how many targets they have."""
-    found = {}
+    results = {}
     for step in steps:
-        k = [len(share) for share in SHARES].index(len(step.given["targets"]))
-        found.setdefault(k, []).append(step.batch)
-    return found
+        k = [len(share) for share in SHARES].index(len(step.context["targets"]))
+        results.setdefault(k, []).append(step.batch)
+    return results
 
 
 def fresh_batches(monkeypatch, rounds, **flags):
     """What independent learning trains on, round by round, in the order of the clients."""
-    seen, found = watched(monkeypatch, "loss", independent), []
+    recorded, result = watched(monkeypatch, "loss", independent), []
     for _ in rounds_of(federation_of(), alone_for(**flags), rounds, independent):
-        found.append([step.batch for step in seen])
-        seen.clear()
-    return found
+        result.append([step.batch for step in recorded])
+        recorded.clear()
+    return result
 
 
 def test_what_is_extracted_in_a_round_is_what_every_epoch_of_the_next_trains_on(monkeypatch):
     shared = {"augment": "crop_flip_cutout", "epoch_per_round": 2}
     fresh = fresh_batches(monkeypatch, 1, **shared)
-    federation, seen, before = federation_of(wire=Heard()), watched(monkeypatch, "loss"), None
+    federation, recorded, before = federation_of(wire=Heard()), watched(monkeypatch, "loss"), None
     for r, state, _ in rounds_of(federation, flags_for(**shared), 3):
-        for k, batches in batches_of(seen).items():
+        for k, batches in batches_of(recorded).items():
             assert sum(len(batch.y) for batch in batches) == 2 * len(SHARES[k])
             for batch in batches if r > 1 else []:
                 drawn = data.augment.part(before[k], batch.index)
                 x = federation.data.images(torch.tensor(SHARES[k])[batch.index], torch.float64, drawn)
                 assert torch.equal(batch.x, x)
         if r == 1:  # as drawn anew
-            assert len(seen) == len(fresh[0])
-            for step, batch in zip(seen, fresh[0], strict=True):
+            assert len(recorded) == len(fresh[0])
+            for step, batch in zip(recorded, fresh[0], strict=True):
                 assert torch.equal(step.batch.x, batch.x)
         sent = federation.wire.take("features")
         for k, share in enumerate(SHARES):
@@ -518,23 +518,23 @@ def test_what_is_extracted_in_a_round_is_what_every_epoch_of_the_next_trains_on(
             plain, _ = said_of(federation, k, state["weights"][k], share)
             assert not torch.allclose(maps, plain, atol=1e-2)
         before = state["draws"]
-        seen.clear()
+        recorded.clear()
 
 
 def test_without_an_augmented_extraction_maps_are_of_plain_images_and_training_of_fresh_draws(monkeypatch):
     shared = {"augment": "crop_flip_cutout", "epoch_per_round": 2}
     fresh = fresh_batches(monkeypatch, 3, **shared)
-    federation, seen = federation_of(wire=Heard()), watched(monkeypatch, "loss")
+    federation, recorded = federation_of(wire=Heard()), watched(monkeypatch, "loss")
     for r, state, _ in rounds_of(federation, flags_for(augment_extract="0", **shared), 3):
-        assert [step.given["weight"] for step in seen] == [float(r > 1)] * len(seen)
-        for step, batch in zip(seen, fresh[r - 1], strict=True):
+        assert [step.context["weight"] for step in recorded] == [float(r > 1)] * len(recorded)
+        for step, batch in zip(recorded, fresh[r - 1], strict=True):
             assert torch.equal(step.batch.x, batch.x)
             assert torch.equal(step.batch.index, batch.index)
         sent = federation.wire.take("features")
         for k, share in enumerate(SHARES):
             maps, _ = said_of(federation, k, state["weights"][k], share)
             torch.testing.assert_close(sent[k]["maps"].tensor.double(), maps, rtol=1e-6, atol=1e-6)
-        seen.clear()
+        recorded.clear()
 
 
 # --- who takes part ---
@@ -549,12 +549,12 @@ def assert_same_examples(step, rows):
     assert (equal.sum(1) == 1).all()
     which = equal.int().argmax(1)
     assert torch.equal(step.batch.y, labels[which])
-    assert torch.equal(step.given["targets"][step.batch.index], logits[which])
+    assert torch.equal(step.context["targets"][step.batch.index], logits[which])
 
 
 @pytest.mark.parametrize("stale", ["keep", "drop"])
 def test_the_server_learns_from_those_present_and_with_keep_from_what_the_absent_sent_last(stale, monkeypatch):
-    federation, seen = federation_of(wire=Heard(), participation=0.7), watched(monkeypatch, "server_loss")
+    federation, recorded = federation_of(wire=Heard(), participation=0.7), watched(monkeypatch, "server_loss")
     flags = flags_for(stale=stale, batch_size=WHOLE, augment="crop_flip")
     last, before, ages = {}, None, []
     for r, state, done in rounds_of(federation, flags, 6):
@@ -562,7 +562,7 @@ def test_the_server_learns_from_those_present_and_with_keep_from_what_the_absent
         assert len(present) == 2
         last |= {k: (r, row) for k, row in federation.wire.take("features").items()}
         held = sorted(last) if stale == "keep" else present
-        (step,) = seen
+        (step,) = recorded
         assert_same_examples(step, [last[k][1] for k in held])
         old = {k: r - last[k][0] for k in held}
         sizes = {k: len(SHARES[k]) for k in held}
@@ -586,27 +586,27 @@ def test_the_server_learns_from_those_present_and_with_keep_from_what_the_absent
             assert len(state["targets"][k]) == len(SHARES[k])
             assert all((row == expected.view(-1, 3)).all(1).any() for row in state["targets"][k])
         before = dict(state)
-        seen.clear()
+        recorded.clear()
     assert max(ages) == (2 if stale == "keep" else 0), "somebody is away twice running"
 
 
 def test_a_client_that_comes_back_learns_from_the_targets_and_the_draw_of_when_it_was_last_there(monkeypatch):
-    federation, seen = federation_of(participation=0.4), watched(monkeypatch, "loss")
+    federation, recorded = federation_of(participation=0.4), watched(monkeypatch, "loss")
     flags, last, came_back = flags_for(augment="crop_flip_cutout", batch_size=WHOLE), {}, 0
     for r, state, done in rounds_of(federation, flags, 7):
         (k,) = done.clients
-        (step,) = seen
-        assert step.given["weight"] == float(k in last)
+        (step,) = recorded
+        assert step.context["weight"] == float(k in last)
         if k in last:
             came_back += last[k][0] < r - 1
             _, targets, drawn = last[k]
-            assert torch.equal(step.given["targets"], targets)
+            assert torch.equal(step.context["targets"], targets)
             x = federation.data.images(
                 torch.tensor(SHARES[k])[step.batch.index], torch.float64, data.augment.part(drawn, step.batch.index)
             )
             assert torch.equal(step.batch.x, x)
         last[k] = r, state["targets"][k], state["draws"][k]
-        seen.clear()
+        recorded.clear()
     assert came_back
 
 
@@ -659,16 +659,16 @@ KINDS = ("random", "rising", "constant", "zero", "barely better", "better by a l
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_plateau_is_that_of_torch(kind):
-    accuracies, found = accuracies_of(kind), []
+    accuracies, result = accuracies_of(kind), []
     plateau = server.start(federation_of(), flags_for())["plateau"]
     for accuracy in accuracies:
-        found.append(plateau["factor"])
+        result.append(plateau["factor"])
         plateau = server._plateau(plateau, accuracy)
-    assert found == pytest.approx(plateau_of_torch(accuracies), rel=1e-12)
+    assert result == pytest.approx(plateau_of_torch(accuracies), rel=1e-12)
     if kind in ("better by a little", "every eleventh"):
-        assert found[-1] == 1
+        assert result[-1] == 1
     elif kind != "rising":
-        assert found[-1] < 1
+        assert result[-1] < 1
 
 
 def test_the_servers_learning_rate_is_lr_times_the_factor_and_the_clients_is_not(monkeypatch):
@@ -680,16 +680,16 @@ def test_the_servers_learning_rate_is_lr_times_the_factor_and_the_clients_is_not
     state = fedgkt.start(federation, flags)
     for r in range(1, 26):
         before = state["server"]
-        told = fedgkt.communicate(federation.at(r), state, flags).metrics
-        assert told["server_validation"] == 0.5
+        result = fedgkt.communicate(federation.at(r), state, flags).metrics
+        assert result["server_validation"] == 0.5
         (step,) = of_server
-        assert step.options.lr == told["server_lr"] == pytest.approx(0.02 * factors[r - 1], rel=1e-12)
-        assert all(one.options.lr == 0.02 for one in of_clients)
+        assert step.options.lr == result["server_lr"] == pytest.approx(0.02 * factors[r - 1], rel=1e-12)
+        assert all(of_client.options.lr == 0.02 for of_client in of_clients)
         bias = "classifier.bias"  # a step of gradient descent shows the rate that was taken
-        given = {**step.given, "said": step.given["said"].clone()}
-        value = fedgkt.server_loss(step.model, step.batch, given, flags)
+        context = {**step.context, "said": step.context["said"].clone()}
+        value = fedgkt.server_loss(step.model, step.batch, context, flags)
         (gradient,) = torch.autograd.grad(value, [step.model.classifier.bias])
-        moved = before[bias] - told["server_lr"] * (gradient + 1e-4 * before[bias])
+        moved = before[bias] - result["server_lr"] * (gradient + 1e-4 * before[bias])
         torch.testing.assert_close(state["server"][bias], moved, rtol=1e-10, atol=1e-12)
         of_server.clear()
         of_clients.clear()
@@ -707,13 +707,13 @@ def accuracy_of(federation, state, clients):
 
 
 def test_validation_is_of_held_out_examples_through_stem_and_server_after_the_round_and_is_counted():
-    found = set()
+    results = set()
     federation = federation_of(validation=HELD_OUT, participation=0.7, wire=Heard())
     flags = flags_for(augment="crop_flip_cutout", optimizer="amsgrad", lr=0.005, epochs_server=3)
     for _, state, done in rounds_of(federation, flags, 6):
         clients = done.clients
         assert done.metrics["server_validation"] == accuracy_of(federation, state, clients)
-        found.add(done.metrics["server_validation"])
+        results.add(done.metrics["server_validation"])
         sent = federation.wire.take("validation features")
         assert sorted(sent) == clients
         counted = federation.wire.collect()
@@ -724,7 +724,7 @@ def test_validation_is_of_held_out_examples_through_stem_and_server_after_the_ro
             assert torch.equal(sent[k]["labels"].tensor, federation.data.y[list(HELD_OUT[k])])
             assert counted["up", "validation features"][k] == n * 16 * SIZE * SIZE * 4 + n * 3 * 8 + n * 8
             assert counted["up", "features"][k] == len(SHARES[k]) * (16 * SIZE * SIZE * 4 + 3 * 8 + 8)
-    assert len(found) > 1
+    assert len(results) > 1
 
 
 def test_only_held_out_examples_move_the_plateau():
@@ -734,16 +734,16 @@ def test_only_held_out_examples_move_the_plateau():
     y[tiny.n_train :] = 0
     flags = flags_for()
     expected, done = play(federation_of(validation=HELD_OUT), flags, rounds=2)
-    found, redone = play(federation_of(data=replace(tiny, x=x, y=y), validation=HELD_OUT), flags, rounds=2)
-    assert found["plateau"] == expected["plateau"]
+    result, redone = play(federation_of(data=replace(tiny, x=x, y=y), validation=HELD_OUT), flags, rounds=2)
+    assert result["plateau"] == expected["plateau"]
     assert redone.metrics == done.metrics
     y = tiny.y.clone()
     y[[i for share in HELD_OUT for i in share]] = 0
-    found, redone = play(federation_of(data=replace(tiny, y=y), validation=HELD_OUT), flags, rounds=2)
+    result, redone = play(federation_of(data=replace(tiny, y=y), validation=HELD_OUT), flags, rounds=2)
     assert redone.metrics["server_validation"] != done.metrics["server_validation"]
-    assert found["plateau"] != expected["plateau"]
-    assert same(found["server"], expected["server"]), "nobody is trained on them"
-    assert all_same(found["weights"], expected["weights"])
+    assert result["plateau"] != expected["plateau"]
+    assert same(result["server"], expected["server"]), "nobody is trained on them"
+    assert all_same(result["weights"], expected["weights"])
 
 
 def test_without_validation_the_learning_rate_stays():
@@ -808,7 +808,7 @@ def test_an_experiment_is_checked_before_it_starts(tmp_path, monkeypatch):
         prepared(model=("MLP",))
     n = sum(len(share) for share in prepared().split.train)
     monkeypatch.setattr(server.psutil, "virtual_memory", lambda: SimpleNamespace(available=n * 16 * 8 * 8 * 4 - 1))
-    with pytest.raises(UserError, match="GiB are free"):
+    with pytest.raises(UserError, match="GiB free"):
         prepared()
 
 
@@ -826,11 +826,11 @@ def test_the_answers_are_stem_and_server_and_the_clients_own_network(feature_dty
         maps, logits = said_of(federation, k, state["weights"][k], test)
         rounded = maps.to(getattr(torch, feature_dtype)).double()
         with torch.no_grad():
-            found = done.models["server"](k)(x)
+            result = done.models["server"](k)(x)
             personal = done.models["personal"](k)(x)[1]
-            for one, expected in zip(found, net(rounded), strict=True):
-                torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5)
-            assert feature_dtype == "float32" or not torch.allclose(found[1], net(maps)[1], rtol=1e-7, atol=1e-7)
+            for item, expected in zip(result, net(rounded), strict=True):
+                torch.testing.assert_close(item, expected, rtol=1e-5, atol=1e-5)
+            assert feature_dtype == "float32" or not torch.allclose(result[1], net(maps)[1], rtol=1e-7, atol=1e-7)
         torch.testing.assert_close(personal, logits, rtol=0, atol=1e-12)
 
 
@@ -841,8 +841,8 @@ def test_a_relay_is_the_server_behind_the_stem_with_the_map_rounded_between_them
         x = torch.randn(5, 1, 8, 8)
     relay = server.Relay(client.stem, net, dtype)
     with torch.no_grad():
-        for found, expected in zip(relay(x), net(client.stem(x).to(dtype).float()), strict=True):
-            assert torch.equal(found, expected)
+        for result, expected in zip(relay(x), net(client.stem(x).to(dtype).float()), strict=True):
+            assert torch.equal(result, expected)
         assert not torch.equal(relay(x)[1], net(client.stem(x))[1])
         plain = relay(x)[1]
         relay.precision = "bf16"
@@ -868,11 +868,11 @@ DIGITS = options_for(
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_models_of_a_saved_run_have_the_accuracies_of_its_history(precision, tmp_path):
-    ready = experiment.prepare(replace(DIGITS, precision=precision), Launch(export_dir=tmp_path))
-    run = experiment.run(ready)
+    run_experiment = experiment.prepare(replace(DIGITS, precision=precision), Launch(export_dir=tmp_path))
+    run = experiment.run(run_experiment)
     last = run.clients[run.clients["round"] == 1]
-    test = torch.arange(ready.data.n_train, len(ready.data.y))
-    x, y = ready.data.images(test), ready.data.y[test]
+    test = torch.arange(run_experiment.data.n_train, len(run_experiment.data.y))
+    x, y = run_experiment.data.images(test), run_experiment.data.y[test]
     for k in range(2):
         for answer, column in (
             (None, "global_accuracy"),
@@ -899,16 +899,16 @@ def test_the_models_of_a_saved_run_have_the_accuracies_of_its_history(precision,
 
 def test_clients_may_have_different_networks_behind_and_in_front_of_their_stems(monkeypatch):
     names = ("ResNet8", "ResNet4")  # of three clients the third has the first again
-    federation, seen = federation_of(model=names, wire=Heard()), watched(monkeypatch, "server_loss")
+    federation, recorded = federation_of(model=names, wire=Heard()), watched(monkeypatch, "server_loss")
     for _, state, done in rounds_of(federation, flags_for(batch_size=WHOLE), 2):
         sent = federation.wire.take("features")
         for k, share in enumerate(SHARES):
             maps, logits = said_of(federation, k, state["weights"][k], share, name=names[k % 2])
             torch.testing.assert_close(sent[k]["maps"].tensor.double(), maps, rtol=1e-6, atol=1e-6)
             torch.testing.assert_close(sent[k]["logits"].tensor, logits, rtol=0, atol=1e-12)
-        (step,) = seen
+        (step,) = recorded
         assert_same_examples(step, list(sent.values()))
-        seen.clear()
+        recorded.clear()
         x = federation.data.images(torch.arange(60, 70), torch.float64)
         net = filled("ResNet19", state["server"], (16, SIZE, SIZE)).eval()
         for k in (2, 1, 0):
@@ -927,7 +927,7 @@ def dtypes_in(tree):
 
 
 def test_with_bf16_networks_are_computed_in_it_and_states_and_losses_are_not(monkeypatch):
-    found, of_server, of_clients = {}, watched(monkeypatch, "server_loss"), watched(monkeypatch, "loss")
+    result, of_server, of_clients = {}, watched(monkeypatch, "server_loss"), watched(monkeypatch, "loss")
     for precision in ("float32", "bf16"):
         federation = federation_of(dtype=torch.float32, precision=precision, validation=HELD_OUT, wire=Heard())
         state, done = play(federation, flags_for(optimizer="amsgrad", lr=0.01), rounds=2)
@@ -943,10 +943,10 @@ def test_with_bf16_networks_are_computed_in_it_and_states_and_losses_are_not(mon
             assert torch.equal(maps.bfloat16().float(), maps) == (precision == "bf16")
         of_server.clear()
         of_clients.clear()
-        found[precision] = state
-    one, other = found.values()
-    assert not same(one["server"], other["server"])
-    for a, b in zip(one["weights"], other["weights"], strict=True):
+        result[precision] = state
+    item, other = result.values()
+    assert not same(item["server"], other["server"])
+    for a, b in zip(item["weights"], other["weights"], strict=True):
         assert not same(a, b)
         for name in a:
             assert torch.allclose(a[name].double(), b[name].double(), rtol=0.1, atol=0.3), "the same but for rounding"
@@ -958,17 +958,17 @@ def test_with_bf16_networks_are_computed_in_it_and_states_and_losses_are_not(mon
 def test_as_published_predictions_meet_other_images_and_draws_are_new(monkeypatch):
     shared = {"augment": "crop_flip_cutout", "epoch_per_round": 2}
     fresh = fresh_batches(monkeypatch, 3, **shared)
-    federation, seen = federation_of(wire=Heard()), watched(monkeypatch, "loss")  # the algorithm's own
+    federation, recorded = federation_of(wire=Heard()), watched(monkeypatch, "loss")  # the algorithm's own
     flags, received = flags_for(as_published=True, **shared), None
     for r, _, _ in rounds_of(federation, flags, 3, published):
-        for step, batch in zip(seen, fresh[r - 1], strict=True):
+        for step, batch in zip(recorded, fresh[r - 1], strict=True):
             assert torch.equal(step.batch.x, batch.x)
         orders = []
-        for step in seen if r > 1 else []:
-            k = [len(share) for share in SHARES].index(len(step.given["targets"]))
-            equal = (step.given["targets"][:, None] == received[k][None]).all(2)
+        for step in recorded if r > 1 else []:
+            k = [len(share) for share in SHARES].index(len(step.context["targets"]))
+            equal = (step.context["targets"][:, None] == received[k][None]).all(2)
             assert (equal.sum(0) == 1).all(), "the same predictions"
             orders.append(equal.int().argmax(1).tolist())
         assert all(order != sorted(order) for order in orders), "in another order"
         received = federation.wire.take("logits")
-        seen.clear()
+        recorded.clear()

@@ -18,17 +18,17 @@ def test_the_mean_is_over_the_clients_of_the_round_alone():
     federation = public_federation(participation=0.7)
     _, done = play(federation, options_for("fedmd", **LONE))
     assert len(done.clients) == 2
-    seen = []
+    recorded = []
     carry = federation.wire.broadcast
-    federation.wire.broadcast = lambda kind, tree, clients: seen.append((kind, tree)) or carry(kind, tree, clients)
+    federation.wire.broadcast = lambda kind, tree, clients: recorded.append((kind, tree)) or carry(kind, tree, clients)
     state = fedmd.start(federation, options := options_for("fedmd", **LONE, **ONE_BATCH))
     done = fedmd.communicate(federation.at(1), state, options)
     x = federation.data.images(federation.public, torch.float64)
-    said = [federation.model(k, federation.initial(k))(x)[1].detach() for k in done.clients]
-    kind, sent = seen[-1]
+    outputs = [federation.model(k, federation.initial(k))(x)[1].detach() for k in done.clients]
+    kind, sent = recorded[-1]
     assert kind == "mean logits"
     at = torch.from_numpy(federation.at(1).stream("alignment").permutation(12))
-    assert (sent - (sum(said) / 2)[at]).abs().max() < 1e-12
+    assert (sent - (sum(outputs) / 2)[at]).abs().max() < 1e-12
 
 
 def test_before_round_1_everyone_learns_from_the_public_labels_and_then_from_its_own():
@@ -46,19 +46,20 @@ def test_before_round_1_everyone_learns_from_the_public_labels_and_then_from_its
 
 
 def test_a_round_is_about_some_public_images_the_same_for_all_and_others_in_every_round():
-    federation, options, seen = public_federation(), options_for("fedmd", alignment=5, **LONE), []
+    federation, options, recorded = public_federation(), options_for("fedmd", alignment=5, **LONE), []
     carry = federation.wire.up
-    federation.wire.up = lambda kind, rows, clients: seen.append(rows) or carry(kind, rows, clients)
+    federation.wire.up = lambda kind, rows, clients: recorded.append(rows) or carry(kind, rows, clients)
     state = fedmd.start(federation, options)
     x = federation.data.images(federation.public, torch.float64)
     drawn = []
     for r in (1, 2):
-        said = [federation.model(k, state["weights"][k])(x)[1].detach() for k in federation.clients]
+        outputs = [federation.model(k, state["weights"][k])(x)[1].detach() for k in federation.clients]
         fedmd.communicate(federation.at(r), state, options)
         about = [
-            [int((logits - row).abs().sum(1).argmin()) for row in rows] for logits, rows in zip(said, seen[-1], strict=True)
+            [int((logits - row).abs().sum(1).argmin()) for row in rows]
+            for logits, rows in zip(outputs, recorded[-1], strict=True)
         ]
-        assert [len(rows) for rows in seen[-1]] == [5, 5, 5]
+        assert [len(rows) for rows in recorded[-1]] == [5, 5, 5]
         assert about[0] == about[1] == about[2]
         assert len(set(about[0])) == 5
         drawn.append(set(about[0]))

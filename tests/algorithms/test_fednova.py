@@ -41,15 +41,15 @@ def test_a_client_of_more_steps_weighs_no_more_at_the_optimum_as_it_does_in_feda
 @pytest.mark.parametrize("compress", ["fp16", "int8"])
 def test_the_number_of_steps_arrives_exactly_where_weights_are_rounded(compress, monkeypatch):
     # fp16 knows no 2051, which would arrive as 2052
-    steps, wire, seen = [2051, 3, 70], Wire(compress), {}
+    steps, wire, recorded = [2051, 3, 70], Wire(compress), {}
     inner = Wire._carry
 
     def heard(self, direction, kind, rows, clients):
-        seen[kind] = inner(self, direction, kind, rows, clients)
-        return seen[kind]
+        recorded[kind] = inner(self, direction, kind, rows, clients)
+        return recorded[kind]
 
     monkeypatch.setattr(Wire, "_carry", heard)
     monkeypatch.setattr(fednova, "train", lambda *args: train(*args)._replace(steps=steps))
     play(tiny_federation(model="MLP", wire=wire), options_for("fednova", momentum=0.0))
-    assert [a_k.item() for a_k in seen["|a_k|"]] == steps
+    assert [a_k.item() for a_k in recorded["|a_k|"]] == steps
     assert wire.collect()["up", "|a_k|"] == {0: 8, 1: 8, 2: 8}

@@ -43,20 +43,20 @@ def test_a_servers_optimizer_is_one_line_in_the_table(monkeypatch):
 
 
 def test_adagrad_has_no_momentum_unless_it_is_given():
-    found = {}
-    for given in ({}, {"beta1": 0.9}):
+    results = {}
+    for inputs in ({}, {"beta1": 0.9}):
         federation = tiny_federation(model="MLP")
-        flags = options_for("fedopt", server_optimizer="adagrad", batch_size=WHOLE, **given)
+        flags = options_for("fedopt", server_optimizer="adagrad", batch_size=WHOLE, **inputs)
         expected = oracles.fedopt(federation, replace(flags, beta1=0.0), 3)["models"]["global"]
-        found[flags.beta1] = away(weights_of(play(federation, flags, rounds=3)[1].models["global"]), expected)
-    assert found[0.0] < 1e-10
-    assert found[0.9] > 1e-3
+        results[flags.beta1] = away(weights_of(play(federation, flags, rounds=3)[1].models["global"]), expected)
+    assert results[0.0] < 1e-10
+    assert results[0.9] > 1e-3
 
 
 @pytest.mark.parametrize(("server", "beta1"), [("adam", 0.9), ("yogi", 0.9), ("sgd", 0.9), ("adagrad", 0.0)])
 def test_a_default_that_follows_names_a_run_by_the_number_that_it_becomes(server, beta1):
-    implied, given = (options_for("fedopt", server_optimizer=server, **flags) for flags in ({}, {"beta1": beta1}))
-    assert implied == given, "so runs of adam and yogi keep the names that they had"
+    implied, inputs = (options_for("fedopt", server_optimizer=server, **flags) for flags in ({}, {"beta1": beta1}))
+    assert implied == inputs, "so runs of adam and yogi keep the names that they had"
     assert plain(implied)["beta1"] == beta1
 
 

@@ -17,7 +17,7 @@ def options(**flags):
 def test_in_the_first_round_there_are_no_prototypes_and_in_the_second_those_of_the_first_teach():
     first, second = (play(tiny_federation(), options(lambda_proto=lam), rounds=1)[0] for lam in (0.0, 5.0))
     assert all(
-        torch.equal(one[n], other[n]) for one, other in zip(first["weights"], second["weights"], strict=True) for n in one
+        torch.equal(item[n], other[n]) for item, other in zip(first["weights"], second["weights"], strict=True) for n in item
     )
     first, second = (play(tiny_federation(), options(lambda_proto=lam), rounds=2)[0] for lam in (0.0, 5.0))
     assert not torch.equal(first["weights"][0]["body.0.weight"], second["weights"][0]["body.0.weight"])
@@ -32,8 +32,8 @@ def test_the_headline_is_the_class_of_the_nearest_prototype_and_the_other_answer
         answer, net = done.models["prototypes"](k), federation.model(k, state["weights"][k])
         features, logits = net(x)
         away = torch.cdist(features, state["known"][k]["prototypes"])
-        found, scores = answer(x)
-        assert torch.equal(found, features)
+        result, scores = answer(x)
+        assert torch.equal(result, features)
         assert torch.equal(scores.argmax(1), away.argmin(1))
         torch.testing.assert_close(scores, -away.square())
         assert torch.equal(done.models["personal"](k)(x)[1], logits)
@@ -81,8 +81,8 @@ def test_a_class_that_one_client_alone_holds_has_its_mean_and_one_that_nobody_ho
 def test_a_saved_answer_can_be_made_anew(answer):
     federation = tiny_federation()
     _, done = play(federation, options())
-    asked = {"model": ["LeNet5"], "feature_dim": 6}
-    again = algorithms.ALGORITHMS["fedproto"].rebuild(asked, [list(federation.data.shape), 3], 1, answer).double()
+    flags = {"model": ["LeNet5"], "feature_dim": 6}
+    again = algorithms.ALGORITHMS["fedproto"].rebuild(flags, [list(federation.data.shape), 3], 1, answer).double()
     again.load_state_dict(weights_of(done.models[answer], 1))
     x = federation.data.images(torch.arange(9), federation.dtype)
     torch.testing.assert_close(again.eval()(x)[1], done.models[answer](1)(x)[1])

@@ -20,14 +20,14 @@ def test_what_the_others_learn_reaches_a_client_through_the_shared_model():
 
 def test_own_models_may_be_of_other_kinds_than_the_shared_one():
     federation = tiny_federation(model=("LeNet5", "MLP"))
-    asked = options(model=("LeNet5", "MLP"), shared_model="ResNet4")
-    state, done = play(federation, asked, rounds=2)
+    requested = options(model=("LeNet5", "MLP"), shared_model="ResNet4")
+    state, done = play(federation, requested, rounds=2)
     assert [row.keys() for row in state["weights"]] == [federation.initial(k).keys() for k in range(3)]
-    assert state["server"].keys() == fml.shared_of(federation, asked).state_dict().keys()
+    assert state["server"].keys() == fml.shared_of(federation, requested).state_dict().keys()
     assert list(done.models) == ["personal", "global"]
     for answer, client in (("personal", 1), ("global", 0)):
-        config = {"model": ["LeNet5", "MLP"], "shared_model": "ResNet4", "feature_dim": asked.feature_dim}
-        config["feature_dim"] = 6 if answer == "personal" else asked.feature_dim
+        config = {"model": ["LeNet5", "MLP"], "shared_model": "ResNet4", "feature_dim": requested.feature_dim}
+        config["feature_dim"] = 6 if answer == "personal" else requested.feature_dim
         inputs = [list(federation.data.shape), 3]
         again = algorithms.ALGORITHMS["fml"].rebuild(config, inputs, client, answer).double().eval()
         again.load_state_dict(weights_of(done.models[answer], client))

@@ -19,5 +19,5 @@ def test_a_client_learns_the_same_alone_and_in_company():
     expected = weights_of(done["company"].models["personal"], 0)
     alone = tiny_federation(shares=[range(10)])
     _, done["alone"] = play(alone, options_for("independent"), rounds=2)
-    found = weights_of(done["alone"].models["personal"], 0)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    weights = weights_of(done["alone"].models["personal"], 0)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)

@@ -117,8 +117,8 @@ def assert_is_the_slow_loss(options):
     value = loss_of(leaves, y, options)
     numbers, labels = [of_head.tolist() for of_head in logits], y.tolist()
     assert value.item() == pytest.approx(slow_loss(numbers, numbers, labels, options), rel=1e-12)
-    found = torch.stack(torch.autograd.grad(value, leaves))
-    torch.testing.assert_close(found, slow_gradient(numbers, labels, options), rtol=1e-6, atol=1e-8)
+    result = torch.stack(torch.autograd.grad(value, leaves))
+    torch.testing.assert_close(result, slow_gradient(numbers, labels, options), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("detach_teacher", [False, True])
@@ -186,15 +186,15 @@ def test_a_teacher_that_is_never_right_teaches_nothing(wrong, detach_teacher):
     options = flags_for(w_aux=0.7, w_kd=1.3, temperature=2.5, detach_teacher=detach_teacher)
     leaves = [of_head.clone().requires_grad_() for of_head in logits]
     value = loss_of(leaves, y, options)
-    found = torch.stack(torch.autograd.grad(value, leaves))
+    result = torch.stack(torch.autograd.grad(value, leaves))
     numbers, labels = [of_head.tolist() for of_head in logits], y.tolist()
     assert value.item() == pytest.approx(slow_loss(numbers, numbers, labels, options), rel=1e-12)
-    torch.testing.assert_close(found, slow_gradient(numbers, labels, options), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(result, slow_gradient(numbers, labels, options), rtol=1e-6, atol=1e-8)
     if len(wrong) == 4:
         plain = [of_head.clone().requires_grad_() for of_head in logits]
         entropies = F.cross_entropy(plain[3], y) + 0.7 * sum(F.cross_entropy(head, y) for head in plain[:3])
         assert value.item() == pytest.approx(entropies.item(), rel=1e-12)
-        torch.testing.assert_close(found, torch.stack(torch.autograd.grad(entropies, plain)), rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(result, torch.stack(torch.autograd.grad(entropies, plain)), rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -219,15 +219,15 @@ def test_no_gradient_reaches_a_detached_teacher_and_the_value_is_the_same(distil
         gradients.append(torch.stack(torch.autograd.grad(values[-1], leaves)))
     assert torch.equal(*values)
     # of an image, (q - p) / (n C) is the gradient into the student, where the teacher is right
-    right, said = [of_head.argmax(1) == y for of_head in logits], [of_head.softmax(1) for of_head in logits]
+    right, result = [of_head.argmax(1) == y for of_head in logits], [of_head.softmax(1) for of_head in logits]
     for head in range(3):
-        expected = right[3].unsqueeze(1) * (said[head] - said[3]) / (right[3].sum() * C)
+        expected = right[3].unsqueeze(1) * (result[head] - result[3]) / (right[3].sum() * C)
         torch.testing.assert_close(gradients[1][head], expected)
         assert torch.allclose(gradients[0][head], expected) == (distill == "deep_to_shallow"), "here a head only learns"
-    expected = (said[3] - F.one_hot(y, C)) / B
+    expected = (result[3] - F.one_hot(y, C)) / B
     if distill == "mutual":
         for head in range(3):
-            expected = expected + right[head].unsqueeze(1) * (said[3] - said[head]) / (right[head].sum() * C)
+            expected = expected + right[head].unsqueeze(1) * (result[3] - result[head]) / (right[head].sum() * C)
     torch.testing.assert_close(gradients[1][3], expected)
     assert not torch.allclose(gradients[0][3], expected)
 
@@ -247,19 +247,19 @@ def test_a_round_of_full_batches_is_a_step_of_each_body_on_the_loss_of_its_share
     for share in federation.shares:
         model = federation.architectures[0]().double().train()
         model.load_state_dict(initial)
-        said = model.every_head(federation.data.images(share, torch.float64))  # scaled, as in training
-        value = torchs(said, federation.data.y[share], flags, 0.01 if w_aux is None else w_aux)
+        result = model.every_head(federation.data.images(share, torch.float64))  # scaled, as in training
+        value = torchs(result, federation.data.y[share], flags, 0.01 if w_aux is None else w_aux)
         named = dict(model.body.named_parameters())
         gradients = dict(zip(named, torch.autograd.grad(value, list(named.values())), strict=True))
         after = model.body.state_dict()
         rows.append({name: after[name] - flags.lr * gradients.get(name, 0) for name in after})
         values.append(value.item())
     assert done.loss.tolist() == pytest.approx(values, rel=1e-9)
-    found = weights_of(done.models["global"])
+    weights = weights_of(done.models["global"])
     for name, tensor in federation.architectures[0]().body.state_dict().items():
         if tensor.is_floating_point():
             expected = sum(n * row[name] for n, row in zip((10, 20, 30), rows, strict=True)) / 60
-            torch.testing.assert_close(found[f"body.{name}"], expected, rtol=0, atol=1e-9)
+            torch.testing.assert_close(weights[f"body.{name}"], expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("flags", [{}, {"participation": 0.7}, {"bn": "local"}], ids=str)
@@ -296,11 +296,11 @@ def test_rounds_are_trained_with_temperatures_and_evaluated_without(monkeypatch)
 @pytest.mark.parametrize("flags", [{"w_kd": 0.0}, {"distill": "none"}], ids=str)
 def test_auxiliary_heads_of_no_weight_leave_fedbabu(flags):
     state, done = play(federation_of(heads=False), flags_for("fedbabu"), rounds=2)
-    found, redone = play(federation_of(), flags_for(w_aux=0.0, **flags), rounds=2)
+    result, redone = play(federation_of(), flags_for(w_aux=0.0, **flags), rounds=2)
     torch.testing.assert_close(redone.loss, done.loss, rtol=0, atol=1e-9)
-    assert found["server"].keys() == state["server"].keys()
+    assert result["server"].keys() == state["server"].keys()
     for name, tensor in state["server"].items():
-        torch.testing.assert_close(found["server"][name], tensor, rtol=0, atol=1e-9)
+        torch.testing.assert_close(result["server"][name], tensor, rtol=0, atol=1e-9)
     other, _ = play(federation_of(), flags_for(), rounds=2)
     name = "body.3.0.weight"
     assert not torch.allclose(other["server"][name], state["server"][name], rtol=0, atol=1e-9)
@@ -325,14 +325,14 @@ def prepared(export, **flags):
 
 def heads_by_hand(model, x):
     """Classes [n] that each head of a CNN4 says, the classifier last: the largest of all but its temperature."""
-    said, hidden = [], x
+    result, hidden = [], x
     for place in range(3):
         hidden = model.body[place](hidden)
         u = hidden.mean(dim=(2, 3)) @ model.heads[place][1].weight.T
         assert u.shape[1] == 11
-        said.append(u[:, :10].argmax(1))
+        result.append(u[:, :10].argmax(1))
     features = model.body[3](hidden).flatten(1)
-    return [*said, (features @ model.classifier.weight.T + model.classifier.bias).argmax(1)]
+    return [*result, (features @ model.classifier.weight.T + model.classifier.bias).argmax(1)]
 
 
 @pytest.mark.parametrize(("flags", "answer"), [({}, "global"), ({"bn": "local"}, "personal")], ids=str)
@@ -344,10 +344,10 @@ def test_the_history_has_the_accuracies_of_every_head(flags, answer, tmp_path, m
         return inner(model, batch, context, options)
 
     monkeypatch.setattr(mhmd, "tuning_loss", watched)
-    ready = prepared(tmp_path, ft_epochs=1, ft_lr=0.01, **flags)
-    run = experiment.run(ready)
+    run_experiment = prepared(tmp_path, ft_epochs=1, ft_lr=0.01, **flags)
+    run = experiment.run(run_experiment)
     row, of_clients = run.rounds.iloc[-1], run.clients[run.clients["round"] == 1].set_index("client")
-    data, split = ready.data, ready.split
+    data, split = run_experiment.data, run_experiment.split
     x = data.images(torch.arange(len(data.y)))
     accuracies = {}  # (head, whose): of the clients
     for k in range(2):
@@ -355,8 +355,8 @@ def test_the_history_has_the_accuracies_of_every_head(flags, answer, tmp_path, m
         assert isinstance(model, models.HeadsNet)
         assert answer in run.weights()
         with torch.no_grad():
-            said = heads_by_hand(model, x)
-        for head, classes in enumerate(said):
+            result = heads_by_hand(model, x)
+        for head, classes in enumerate(result):
             right = (classes == data.y).double()
             examples = {"global": range(data.n_train, len(data.y)), "personal": split.test[k]}
             for what, indices in {**examples, "validation": split.validation[k]}.items():
@@ -369,8 +369,8 @@ def test_the_history_has_the_accuracies_of_every_head(flags, answer, tmp_path, m
             assert of_clients[f"{what}_accuracy{suffix}"].tolist() == pytest.approx(values, abs=1e-12)
         assert math.isfinite(row[f"global_loss{suffix}"])
     assert len({tuple(values) for (_, what), values in accuracies.items() if what == "global"}) > 1, "heads differ"
-    found = {name for name in (*run.rounds, *run.clients) if ":head" in name}
-    assert {name.rpartition(":")[2] for name in found} == {"head 1", "head 2", "head 3"}
+    actual = {name for name in (*run.rounds, *run.clients) if ":head" in name}
+    assert {name.rpartition(":")[2] for name in actual} == {"head 1", "head 2", "head 3"}
     assert tuned == [models.HeadsNet] * sum(-(-len(share) // 16) for share in split.train)
 
 
@@ -383,8 +383,8 @@ def test_a_model_without_auxiliary_heads_is_refused_and_one_that_does_not_fit(tm
 
 
 def test_a_federation_of_an_experiment_has_heads_where_the_algorithm_is_mhmd_alone(tmp_path):
-    ready = prepared(tmp_path)
-    assert isinstance(experiment.federation_of(ready).skeletons[0], models.HeadsNet)
+    run_experiment = prepared(tmp_path)
+    assert isinstance(experiment.federation_of(run_experiment).skeletons[0], models.HeadsNet)
     of_fedbabu = algorithms.options_of("fedbabu")(**{**vars(options_for("fedbabu")), "model": ("CNN4",), "reduced": 0.1})
-    ready = experiment.prepare(replace(of_fedbabu, device="cpu"), Launch(export_dir=tmp_path))
-    assert type(experiment.federation_of(ready).skeletons[0]) is models.Net
+    run_experiment = experiment.prepare(replace(of_fedbabu, device="cpu"), Launch(export_dir=tmp_path))
+    assert type(experiment.federation_of(run_experiment).skeletons[0]) is models.Net

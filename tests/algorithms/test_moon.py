@@ -14,14 +14,14 @@ def test_other_weights_are_asked_as_in_evaluation_and_leave_no_trace():
     kept = {name: w.clone() for name, w in received.items()}
     model, x = federation.model(0, row).train(), federation.data.images(torch.arange(5), torch.float64)
     model.drop_from(federation.stream("dropout", 0))
-    found = moon.features_of(model, received, x)
-    assert not found.requires_grad
+    features = moon.features_of(model, received, x)
+    assert not features.requires_grad
     assert all(module.training for module in model.modules()), "the model goes on training"
     assert same(dict(model.state_dict()), row)
     assert same(received, kept)
     reference = federation.architectures[0]().double().eval()
     reference.load_state_dict(received)
-    torch.testing.assert_close(found, reference(x)[0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(features, reference(x)[0], rtol=0, atol=1e-10)
 
 
 def test_the_first_time_the_term_is_log_2_and_has_no_gradient():
@@ -34,20 +34,20 @@ def test_the_first_time_the_term_is_log_2_and_has_no_gradient():
 
 
 def test_teachers_are_what_was_received_and_what_the_client_trained_last_whenever_that_was(monkeypatch):
-    federation, seen = tiny_federation(participation=0.7), spied(monkeypatch, moon)
+    federation, recorded = tiny_federation(participation=0.7), spied(monkeypatch, moon)
     flags = options_for("moon", batch_size=WHOLE)
     state, last, again = moon.start(federation, flags), {}, 0
     for r in range(1, 6):
         sent = state["server"]
         done = moon.communicate(federation.at(r), state, flags)
-        assert len(seen) == 2
-        for k, (received, previous) in zip(done.clients, seen, strict=True):
+        assert len(recorded) == 2
+        for k, (received, previous) in zip(done.clients, recorded, strict=True):
             assert same(received, sent)
             assert same(previous, last.get(k, sent))
             again += k in last
         last |= dict(zip(done.clients, done.local_weights, strict=True))
         assert state["previous"].keys() == last.keys()
-        seen.clear()
+        recorded.clear()
     assert again > 4
 
 

@@ -530,15 +530,15 @@ def test_what_is_sent(case):
 @pytest.mark.parametrize("name", ["fedprox", "ditto"])
 def test_clients_are_drawn_back_to_what_the_server_sent_in_that_round(name, monkeypatch):
     module = algorithms.ALGORITHMS[name]
-    federation, seen = tiny_federation(**TWO_OF_THREE), spied(monkeypatch, module)
+    federation, recorded = tiny_federation(**TWO_OF_THREE), spied(monkeypatch, module)
     options = options_for(name, **FULL)
     state = module.start(federation, options)
     for r in (1, 2, 3):
         sent = state["server"]
         module.communicate(federation.at(r), state, options)
-        assert len(seen) == 2, "of ditto, the personal models; the other training has the cross-entropy"
-        assert all(same(anchor, sent) for anchor in seen)
-        seen.clear()
+        assert len(recorded) == 2, "of ditto, the personal models; the other training has the cross-entropy"
+        assert all(same(anchor, sent) for anchor in recorded)
+        recorded.clear()
 
 
 @pytest.mark.parametrize(
@@ -598,16 +598,16 @@ def test_the_server_steps_in_parameters_that_travel_and_averages_statistics(name
 def test_the_servers_correction_is_the_mean_of_all_clients_and_the_absent_keep_theirs(name, flags, of_server, of_clients):
     federation = tiny_federation(model="MLP", participation=0.4, shares=[range(k, 60, 5) for k in range(5)])
     module, options = algorithms.ALGORITHMS[name], options_for(name, **flags)
-    state, seen = module.start(federation, options), set()
+    state, recorded = module.start(federation, options), set()
     for r in range(1, 6):
         before = state[of_clients]
         done = module.communicate(federation.at(r), state, options)
-        seen |= set(done.clients)
-        assert state[of_clients].keys() == seen, "nobody has one who never took part"
+        recorded |= set(done.clients)
+        assert state[of_clients].keys() == recorded, "nobody has one who never took part"
         assert all(row is before[k] for k, row in state[of_clients].items() if k not in done.clients)
         everyone = [state[of_clients].get(k, oracles.zeros(state[of_server])) for k in federation.clients]
         assert away(state[of_server], oracles.even(everyone)) < 1e-12
-    assert len(seen) > 2
+    assert len(recorded) > 2
 
 
 DRIFT = {"batch_size": WHOLE, "epoch_per_round": 5, "lr": 0.2, "weight_decay": 0.1}

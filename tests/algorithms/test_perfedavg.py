@@ -13,10 +13,10 @@ def test_a_client_makes_its_model_by_one_step_over_its_whole_share_in_evaluation
     w = weights_of(done.models["global"])
     assert list(done.models) == ["personal", "global"]
     for k, share in enumerate(federation.shares):  # of everyone, whoever took part
-        one = federation.architectures[0]().double().eval()
-        one.load_state_dict(w)
-        F.cross_entropy(one(federation.data.images(share, torch.float64))[1], federation.data.y[share]).backward()
-        slopes = {name: p.grad for name, p in one.named_parameters()}
+        single = federation.architectures[0]().double().eval()
+        single.load_state_dict(w)
+        F.cross_entropy(single(federation.data.images(share, torch.float64))[1], federation.data.y[share]).backward()
+        slopes = {name: p.grad for name, p in single.named_parameters()}
         expected = {name: tensor - 0.2 * slopes[name] if name in slopes else tensor for name, tensor in w.items()}
         close(weights_of(done.models["personal"], k), expected)
 
@@ -26,8 +26,8 @@ def test_what_a_client_makes_of_the_model_is_nobodys_work_and_changes_nothing():
     flags = options_for("perfedavg")
     state, done = play(federation, flags)
     before, spent = weights_of(done.models["global"]), federation.meter.spent.copy()
-    one, again = (weights_of(done.models["personal"], 1) for _ in range(2))
-    close(one, again, tolerance=0)
+    item, again = (weights_of(done.models["personal"], 1) for _ in range(2))
+    close(item, again, tolerance=0)
     close(weights_of(done.models["global"]), before, tolerance=0)
     counted = {key: n for key, n in federation.meter.spent.items() if key[1] in ("client", "server")}
     assert counted == dict(spent)

@@ -14,8 +14,8 @@ INNER = {"lam": 2.0, "inner_lr": 0.1, "inner_steps": 3}
 def test_the_inner_problem_of_a_quadratic_ends_in_its_fixed_point():
     # f(theta) = a/2 (theta - b)^2: where a (theta - b) + lambda (theta - w) = 0
     a, b, w = (torch.tensor(values, dtype=torch.float64) for values in ([1.0, 4.0], [3.0, -1.0], [0.5, 2.0]))
-    found = gradient_descent(lambda theta: {"w": a * (theta["w"] - b)}, {"w": w}, lr=0.1, steps=300, pull=5.0)
-    torch.testing.assert_close(found["w"], (a * b + 5 * w) / (a + 5), rtol=0, atol=1e-12)
+    result = gradient_descent(lambda theta: {"w": a * (theta["w"] - b)}, {"w": w}, lr=0.1, steps=300, pull=5.0)
+    torch.testing.assert_close(result["w"], (a * b + 5 * w) / (a + 5), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("beta", [0.5, 2.0])
@@ -26,14 +26,14 @@ def test_the_server_goes_a_part_beta_of_the_way_in_parameters_and_averages_buffe
     initial = federation.initial()
     trained = train(federation.at(1), [0, 1, 2], [initial] * 3, pfedme.loss, flags).weights
     learnt = {name for name, _ in federation.skeletons[0].named_parameters()}
-    for name, found in weights_of(done.models["global"]).items():
+    for name, model in weights_of(done.models["global"]).items():
         mean = sum(row[name] for row in trained) / 3
         if name in learnt:
-            torch.testing.assert_close(found, initial[name] + beta * (mean - initial[name]), rtol=0, atol=1e-10)
-        elif found.is_floating_point():
-            torch.testing.assert_close(found, mean, rtol=0, atol=1e-10)
+            torch.testing.assert_close(model, initial[name] + beta * (mean - initial[name]), rtol=0, atol=1e-10)
+        elif model.is_floating_point():
+            torch.testing.assert_close(model, mean, rtol=0, atol=1e-10)
         else:
-            assert torch.equal(found, trained[0][name])
+            assert torch.equal(model, trained[0][name])
 
 
 def test_the_personal_model_is_theta_of_the_clients_own_w_and_whole_share_in_evaluation_mode():

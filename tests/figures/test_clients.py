@@ -21,11 +21,11 @@ def dots(runs):
     """{name of a row: {marker: accuracies}} in percent, "circle" of clients, "x" of those harmed, the worst first."""
     panel = clients.panel(ordered(runs))
     names = [name.partition(" (n")[0] for name in panel.y.ticks.values()]
-    told = {name: {"circle": [], "x": []} for name in names}
+    by_name = {name: {"circle": [], "x": []} for name in names}
     for mark in panel.marks:
         if len(mark.hover) and mark.style.marker and isinstance(mark, Points) and len(mark.x):
-            told[names[round(mark.y[0])]][mark.style.marker] += list(mark.x)
-    return told
+            by_name[names[round(mark.y[0])]][mark.style.marker] += list(mark.x)
+    return by_name
 
 
 def ticks(axes):
@@ -44,8 +44,8 @@ def runs(tmp_path):
 
 
 def test_on_one_split_a_client_is_the_mean_over_its_seeds(runs):
-    found = ordered(runs)
-    frame = clients.accuracies(found[0], found, together=True)
+    result = ordered(runs)
+    frame = clients.accuracies(result[0], result, together=True)
     assert frame["client"].tolist() == [0, 1, 2]
     assert frame["accuracy"].tolist() == pytest.approx([0.5, 0.65, 0.8])
     assert frame["gain"].tolist() == pytest.approx([0.1, -0.05, -0.1])
@@ -75,10 +75,10 @@ def test_a_bar_is_a_deviation_over_seeds_and_the_pointer_is_told_who_it_is(runs)
     half = 100 * np.std([0.6, 0.4], ddof=1)
     assert list(fine.across) == pytest.approx([half])
     assert list(harmed.across) == pytest.approx([half / 2, half])
-    (told,) = fine.hover
-    assert told == "fedavg (n = 2)\nclient 0 (12 training examples)\n50.0 % ± 14.1\n+10.0 points over learning alone"
+    (result,) = fine.hover
+    assert result == "fedavg (n = 2)\nclient 0 (12 training examples)\n50.0 % ± 14.1\n+10.0 points over learning alone"
     (axes,) = clients.draw(runs).axes
-    (bar,) = next(one for one in axes.containers if one.has_xerr).lines[2]
+    (bar,) = next(container for container in axes.containers if container.has_xerr).lines[2]
     assert bar.get_segments()[0][:, 0] == pytest.approx([50 - half, 50 + half])
 
 
@@ -105,9 +105,9 @@ def test_on_several_splits_every_seed_has_its_clients(tmp_path):
     runs = [of(tmp_path, "independent", s, (0.5, 0.7), split=str(s), split_seed=s) for s in (0, 1)]
     runs += [of(tmp_path, "cfkd", s, (0.6, 0.6 - s / 10), split=str(s), split_seed=s) for s in (0, 1)]
     figure = clients.draw(runs)
-    told = dots(runs)
-    assert told["cfkd"] == {"circle": pytest.approx([60, 60]), "x": pytest.approx([50, 60])}
-    assert told["independent"]["circle"] == pytest.approx([50, 50, 70, 70])
+    result = dots(runs)
+    assert result["cfkd"] == {"circle": pytest.approx([60, 60]), "x": pytest.approx([50, 60])}
+    assert result["independent"]["circle"] == pytest.approx([50, 50, 70, 70])
     assert words(figure.axes[0])[:2] == ["client 1, seed 1", "client 0, seed 0"]
     assert ticks(figure.axes[0]) == ["cfkd (n = 2)\n2 of 4 harmed", "independent (n = 2)"]
     assert "several splits" in figure.axes[0].get_xlabel()
@@ -115,10 +115,10 @@ def test_on_several_splits_every_seed_has_its_clients(tmp_path):
 
 def test_harm_is_held_against_the_same_seed_and_is_not_told_without_any(tmp_path):
     runs = [of(tmp_path, "fedavg", s, (0.5, 0.6)) for s in (0, 1)] + [of(tmp_path, "independent", 1, (0.4, 0.7))]
-    found = ordered(runs)
-    told = clients.accuracies(found[0], found, together=False)
-    assert told.loc[told["seed"] == 0, "gain"].isna().all()
-    assert told.loc[told["seed"] == 1, "gain"].tolist() == pytest.approx([0.1, -0.1])
+    result = ordered(runs)
+    actual = clients.accuracies(result[0], result, together=False)
+    assert actual.loc[actual["seed"] == 0, "gain"].isna().all()
+    assert actual.loc[actual["seed"] == 1, "gain"].tolist() == pytest.approx([0.1, -0.1])
     figure = clients.draw(runs[:2])
     assert ticks(figure.axes[0]) == ["fedavg (n = 2)"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["client", "mean over clients"]
@@ -126,8 +126,8 @@ def test_harm_is_held_against_the_same_seed_and_is_not_told_without_any(tmp_path
 
 def test_of_several_settings_of_independent_the_one_with_the_same_flags_counts(tmp_path):
     runs = [of(tmp_path, name, 0, (0.5 + lr,), lr=lr) for name in ("fedavg", "independent") for lr in (0.1, 0.2)]
-    found = ordered(runs)
-    assert [clients.accuracies(group, found, True)["gain"].tolist() for group in found[:2]] == [[0], [0]]
+    result = ordered(runs)
+    assert [clients.accuracies(group, result, True)["gain"].tolist() for group in result[:2]] == [[0], [0]]
 
 
 def test_the_command(runs, tmp_path, capsys):

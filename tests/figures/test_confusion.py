@@ -24,7 +24,7 @@ def test_the_matrices_are_counts_of_what_was_said_one_by_one(tmp_path):
         assert np.array_equal(confusion.counts(run, True, client), of_own)
         assert np.array_equal(confusion.counts(run, False, client), of_test), "one model for all"
     line = line_of(confusion.counts, run, True, 3)
-    assert line == f"--client 3: the clients of {run.folder} are 0 to 2"
+    assert line == f"--client 3: must be 0 to 2 for {run.folder}"
 
 
 def tables(figure):
@@ -35,17 +35,17 @@ def tables(figure):
 
 def test_a_panel_is_a_method_of_all_models_and_seeds_in_percent_of_the_true_class(tmp_path):
     runs = [kept(saved(tmp_path, "cfkd", seed), test) for seed, test in enumerate(([ONE, OTHER], [ONE, ONE]))]
-    told = tables(confusion.draw([*runs, kept(saved(tmp_path), [ONE])]))
-    assert list(told) == ["cfkd (n = 2)", "fedavg (n = 1)"]
-    assert told["cfkd (n = 2)"] == pytest.approx(np.array([[10, 6], [4, 12]]) / 16 * 100)
-    assert told["fedavg (n = 1)"] == pytest.approx(np.array([[75, 25], [0, 100]]))
+    result = tables(confusion.draw([*runs, kept(saved(tmp_path), [ONE])]))
+    assert list(result) == ["cfkd (n = 2)", "fedavg (n = 1)"]
+    assert result["cfkd (n = 2)"] == pytest.approx(np.array([[10, 6], [4, 12]]) / 16 * 100)
+    assert result["fedavg (n = 1)"] == pytest.approx(np.array([[75, 25], [0, 100]]))
 
 
 def test_own_and_a_single_client(tmp_path):
     runs = [kept(saved(tmp_path, "cfkd"), [ONE, OTHER], own=[OTHER, 2 * ONE]), kept(saved(tmp_path), [ONE])]
 
-    def drawn(**how):
-        return list(tables(confusion.draw(runs, **how)).values())
+    def drawn(**flags):
+        return list(tables(confusion.draw(runs, **flags)).values())
 
     assert drawn(own=True)[0] == pytest.approx(np.array([[7, 5], [4, 8]]) / 12 * 100)
     assert drawn(own=True, client=1)[0] == pytest.approx(np.array([[75, 25], [0, 100]]))
@@ -74,10 +74,10 @@ def test_the_command_and_its_mistakes(tmp_path, capsys):
     confusion.main([str(run.folder), "--own", "--client", "0", "-o", str(tmp_path / "confusion.png")])
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
     for client in ("2", "-1"):
-        told = refused(capsys, confusion.main, run.folder, "--client", client)
-        assert told == f"--client {client}: the clients of {run.folder} are 0 to 1"
+        text = refused(capsys, confusion.main, run.folder, "--client", client)
+        assert text == f"--client {client}: must be 0 to 1 for {run.folder}"
     older = saved(tmp_path / "saves", "fd")
-    told = f"{older.folder}: confusion.npz, which every run writes, is missing"
-    assert refused(capsys, confusion.main, tmp_path / "saves") == told
+    text = f"{older.folder}: confusion.npz, which every run writes, is missing"
+    assert refused(capsys, confusion.main, tmp_path / "saves") == text
     kept(saved(tmp_path / "saves", "fd", alpha=9), [ONE])
     assert refused(capsys, confusion.main, tmp_path / "saves").startswith("different splits cannot be compared: --alpha")

@@ -45,33 +45,33 @@ def counted(export, algorithm="fedavg", seed=0, **changed):
 
 def test_a_band_is_the_mean_over_seeds_and_a_standard_deviation_of_a_sample(tmp_path):
     runs = [saved(tmp_path, seed=i, curve=curve) for i, curve in enumerate(((0.2, 0.6), (0.4, 0.6), (0.6, 0.9)))]
-    told = curves.band(runs, "rounds")
-    assert told.x.tolist() == [1, 2]
-    assert told.mean == pytest.approx([0.4, 0.7])
+    result = curves.band(runs, "rounds")
+    assert result.x.tolist() == [1, 2]
+    assert result.mean == pytest.approx([0.4, 0.7])
     spread = np.array([0.2, np.sqrt(0.03)])  # deviations -0.2, 0, 0.2 and -0.1, -0.1, 0.2
-    assert told.spread == pytest.approx(spread)
+    assert result.spread == pytest.approx(spread)
 
 
 def test_where_seeds_spent_differently_points_are_between_what_all_have_spent(tmp_path):
-    one = saved(tmp_path, curve=(0.2, 0.6), nbytes=(10, 0, 0))  # 10, 20 bytes
+    run = saved(tmp_path, curve=(0.2, 0.6), nbytes=(10, 0, 0))  # 10, 20 bytes
     other = saved(tmp_path, seed=1, curve=(0.1, 0.5), nbytes=(15, 0, 0))  # 15, 30 bytes
-    told = curves.band([one, other], "bytes")
-    assert told.x.tolist() == [15, 20]
+    result = curves.band([run, other], "bytes")
+    assert result.x.tolist() == [15, 20]
     # at 15 bytes half the way from 0.2 to 0.6, at 20 a third of that from 0.1 to 0.5
-    assert told.mean == pytest.approx([(0.4 + 0.1) / 2, (0.6 + 0.1 + 0.4 / 3) / 2])
+    assert result.mean == pytest.approx([(0.4 + 0.1) / 2, (0.6 + 0.1 + 0.4 / 3) / 2])
 
 
 def test_rounds_that_one_seed_did_not_evaluate_are_on_its_line(tmp_path):
     runs = [saved(tmp_path, curve=(0.2, 0.4, 0.6)), saved(tmp_path, seed=1, curve=(0.4, NAN, 1.0))]
-    told = curves.band(runs, "rounds")
-    assert told.x.tolist() == [1, 2, 3]
-    assert told.mean == pytest.approx([0.3, 0.55, 0.8])
+    result = curves.band(runs, "rounds")
+    assert result.x.tolist() == [1, 2, 3]
+    assert result.mean == pytest.approx([0.3, 0.55, 0.8])
 
 
 def test_a_single_run_has_no_spread_and_a_history_without_the_quantity_no_band(tmp_path):
     run = saved(tmp_path)
-    told = curves.band([run], "rounds")
-    assert (told.mean.tolist(), told.spread) == ([0.2, 0.6, 0.4, 0.8], None)
+    result = curves.band([run], "rounds")
+    assert (result.mean.tolist(), result.spread) == ([0.2, 0.6, 0.4, 0.8], None)
     assert curves.band([run], "flops") is None
 
 
@@ -119,7 +119,7 @@ def test_what_is_evaluated_once_is_a_point_with_a_bar_over_seeds(tmp_path):
 def test_seeds_that_never_spent_alike_are_refused_in_a_line(tmp_path):
     runs = [saved(tmp_path, curve=(0.2,), nbytes=(10, 0, 0)), saved(tmp_path, seed=1, curve=(0.3,), nbytes=(15, 0, 0))]
     assert line_of(curves.draw, runs, None, ("bytes",)).startswith(
-        "--against bytes: the runs of fedavg have no point in common"
+        "--against bytes: the seeds of fedavg have no common range"
     )
 
 
@@ -157,13 +157,13 @@ def test_against_bytes_references_and_what_sends_nothing_are_level_after_the_las
     ]
     runs += [saved(tmp_path, "centralized", curve=(0.3, 0.9), nbytes=(0, 0, 77)), saved(tmp_path, curve=(0.2, 0.6))]
     of_bytes, of_rounds = (panel_of(runs, quantity) for quantity in ("bytes", "rounds"))
-    told = lines_of(of_bytes)
+    lines = lines_of(of_bytes)
     for name, last in (("independent (n = 2)", 50), ("silent (n = 2)", 50), ("centralized (n = 1)", 90)):
-        x, y = told[name]
+        x, y = lines[name]
         assert (x[0], x[-1]) == of_bytes.x.span == (0, pytest.approx(168)), "from the left to the right of the panel"
         assert y == pytest.approx([last] * len(x))
         assert lines_of(of_rounds)[name][0] == [1, 2]
-    assert told["fedavg (n = 1)"][0] == [130, 160]
+    assert lines["fedavg (n = 1)"][0] == [130, 160]
     half = 100 * np.std([0.4, 0.6], ddof=1)
     spreads = {mark.label: mark.spread for mark in of_bytes.marks}
     assert spreads["silent (n = 2)"] == pytest.approx([half] * 41)
@@ -179,12 +179,12 @@ SEEDS = ((0, 0.4), (1, 0.6))
 def test_the_order_of_the_runs_changes_neither_lines_nor_styles(tmp_path):
     runs = [saved(tmp_path, name, seed) for name in ("fd", "cfkd", "independent") for seed in (0, 1)]
 
-    def told(runs):
+    def report(runs):
         lines = curves.draw(runs).axes[0].lines
         return [(line.get_label(), line.get_color(), line.get_linestyle(), list(line.get_ydata())) for line in lines]
 
-    assert told(runs) == told(runs[::-1])
-    assert [label for label, *_ in told(runs)] == ["cfkd (n = 2)", "fd (n = 2)", "independent (n = 2)"]
+    assert report(runs) == report(runs[::-1])
+    assert [label for label, *_ in report(runs)] == ["cfkd (n = 2)", "fd (n = 2)", "independent (n = 2)"]
 
 
 def test_a_group_has_one_style_in_all_panels_and_no_other_group_has_it(tmp_path):
@@ -219,7 +219,7 @@ def test_a_column_of_panels_is_of_any_accuracy_that_the_runs_have(tmp_path):
     (line,) = panel_of([run], metric="global:head 1").marks
     assert list(line.y) == pytest.approx([10, 20, 30, 40])
     axes = curves.draw([run], metric=["global", "global:head 1"]).axes
-    assert [one.get_title() for one in axes[:2]] == ["global: the whole test set", "global:head 1: the whole test set"]
+    assert [axe.get_title() for axe in axes[:2]] == ["global: the whole test set", "global:head 1: the whole test set"]
 
 
 def refused(capsys, command, *words):
@@ -235,9 +235,9 @@ def test_mistakes_are_a_line(tmp_path, capsys):
     run, other = saved(tmp_path), saved(tmp_path, "fd", alpha=9)
     assert refused(capsys, curves.main, tmp_path).startswith("different splits cannot be compared: --alpha is ")
     assert line_of(curves.draw, [run, other]).startswith("different splits cannot be compared: --alpha is 0.5 in ")
-    assert "there are global, personal, worst" in refused(capsys, curves.main, run.folder, "--metric", "globl")
-    told = refused(capsys, curves.main, run.folder, "--against", "flops")
-    assert told == f"--against flops: the history of {run.folder}, or of another seed, does not count this quantity"
+    assert "must be one of global, personal, worst" in refused(capsys, curves.main, run.folder, "--metric", "globl")
+    result = refused(capsys, curves.main, run.folder, "--against", "flops")
+    assert result == f"--against flops: the history of {run.folder}, or of another seed, does not count this quantity"
     assert "invalid choice: 'parameters'" in refused(capsys, curves.main, run.folder, "--against", "parameters")
     assert "not supported" in refused(capsys, curves.main, run.folder, "-o", tmp_path / "a.txt")
     assert "No such file" in refused(capsys, curves.main, run.folder, "-o", tmp_path / "none" / "a.png")
@@ -247,6 +247,6 @@ def test_mistakes_are_a_line(tmp_path, capsys):
 def test_a_method_looks_alike_whatever_stands_beside_it(tmp_path):
     runs = {name: saved(tmp_path, name) for name in ("cfkd", "fd", "fedavg", "independent")}
     alone = {name: styles_of(ordered([run]))[0] for name, run in runs.items()}
-    found = ordered(list(runs.values()))
-    assert {group.algorithm: style for group, style in zip(found, styles_of(found), strict=True)} == alone
+    result = ordered(list(runs.values()))
+    assert {group.algorithm: style for group, style in zip(result, styles_of(result), strict=True)} == alone
     assert len(set(alone.values())) == 4

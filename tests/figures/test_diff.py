@@ -18,9 +18,9 @@ def compared(capsys, *runs):
 
 
 def test_a_run_with_other_seconds_and_nothing_else_is_the_same_bits(tmp_path, capsys):
-    one = saved(tmp_path)
+    run = saved(tmp_path)
     other = saved(tmp_path, columns={"seconds": [3.0, 1, 2, 3, 4], "evaluation_seconds": 0.1})
-    out = compared(capsys, one, other)
+    out = compared(capsys, run, other)
     assert "the same options\n" in out
     assert "the same data, code and environment\n" in out
     assert out.splitlines()[-1] == "histories: bit-identical (except seconds); not both runs have saved weights"
@@ -29,23 +29,23 @@ def test_a_run_with_other_seconds_and_nothing_else_is_the_same_bits(tmp_path, ca
 
 
 def test_weights_are_compared_where_both_are_saved(tmp_path, capsys):
-    one = saved(tmp_path)
-    shutil.copytree(one.folder, tmp_path / "copy")
+    run_experiment = saved(tmp_path)
+    shutil.copytree(run_experiment.folder, tmp_path / "copy")
     copy = saves.load(tmp_path / "copy")
-    for run in (one, copy):
+    for run in (run_experiment, copy):
         keeping(run, "weights.pt", {"global": {"w": torch.arange(3.0)}})
-    out = compared(capsys, one, copy)
+    out = compared(capsys, run_experiment, copy)
     assert out.endswith("histories and weights after the last round: bit-identical (except seconds)\n")
     keeping(copy, "weights.pt", {"global": {"w": torch.arange(3.0) + 1}})
-    assert "the weights after the last round differ" in compared(capsys, one, copy)
+    assert "the weights after the last round differ" in compared(capsys, run_experiment, copy)
 
 
 def test_the_first_round_that_differs_is_named_with_its_columns(tmp_path, capsys):
-    one = saved(tmp_path, curve=(0.2, 0.6, 0.4, 0.8), clients={4: [0.8]})
+    run = saved(tmp_path, curve=(0.2, 0.6, 0.4, 0.8), clients={4: [0.8]})
     other = saved(tmp_path, curve=(0.2, 0.6, 0.4, 0.7), clients={4: [0.8]}, columns={"steps": [0, 7, 7, 8, 7]})
-    assert compared(capsys, one, other).splitlines()[-1] == "the histories differ from round 3 on, in steps"
+    assert compared(capsys, run, other).splitlines()[-1] == "the histories differ from round 3 on, in steps"
     fewer = saved(tmp_path, clients={3: [0.4], 4: [0.8]})
-    last = compared(capsys, one, fewer).splitlines()[-1]
+    last = compared(capsys, run, fewer).splitlines()[-1]
     assert last == "the histories differ from round 3 on, where they have rows of different clients"
 
 
@@ -59,9 +59,9 @@ def test_accuracies_are_those_after_the_last_round_and_costs_those_of_all_rounds
 
 
 def test_options_code_and_environment_that_differ_are_listed_and_the_others_are_not(tmp_path, capsys):
-    one = saved(tmp_path, lr=0.1, mu=1.0, environment={"torch": "1", "numpy": "1"})
+    run = saved(tmp_path, lr=0.1, mu=1.0, environment={"torch": "1", "numpy": "1"})
     other = saved(tmp_path, lr=0.2, source="1", environment={"torch": "2", "numpy": "1"})
-    lines = [line.split() for line in compared(capsys, one, other).splitlines()]
+    lines = [line.split() for line in compared(capsys, run, other).splitlines()]
     assert ["lr", "0.1", "0.2"] in lines
     assert ["mu", "1.0", "(none)"] in lines
     assert ["source", "0", "1"] in lines
@@ -74,7 +74,7 @@ def test_runs_of_other_lengths_are_not_compared_round_by_round_and_columns_of_on
     assert out.endswith("not compared round by round: A has 4 rounds, B 2\n")
     counted = saved(tmp_path, columns={"flops": np.ones(5)})
     out = compared(capsys, saved(tmp_path), counted)
-    assert "only B has the columns flops\ncommon columns of the histories: the same bits" in out
+    assert "only B has the columns flops\ncommon columns of the histories: bit-identical" in out
 
 
 def test_what_is_no_run_is_refused_in_a_line(tmp_path, capsys):

@@ -19,8 +19,8 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saves")
     for name in ("fedavg", "fd", "independent"):
         for seed in (0, 1):
-            asked = algorithms.options_of(name)(algorithm=name, seed=seed, n_clients=3, **QUICK)
-            experiment.run(experiment.prepare(asked, Launch(export_dir=folder)))
+            options = algorithms.options_of(name)(algorithm=name, seed=seed, n_clients=3, **QUICK)
+            experiment.run(experiment.prepare(options, Launch(export_dir=folder)))
     return folder
 
 
@@ -42,11 +42,11 @@ def test_every_cell_runs_and_shows_its_figure_or_says_why_there_is_none(finished
     drawn = ("curves", "curves", "clients", "pareto", "split", "confusion")
     assert [source.removeprefix("show(").partition(".")[0] for source in pictures] == list(drawn)
     assert all(len(shown[source]) == 1 for source in pictures), "once"
-    table, *_, representations, frame, costs, said = shown.values()
+    table, *_, representations, frame, costs, result = shown.values()
     assert "| fedavg" in table[0].data["text/markdown"]
     assert "has no features; rerun it with --track_features N" in representations[0].text
     assert len(shown) == len(pictures) + 5
-    texts = [outputs[0].data["text/html"] for outputs in (frame, costs, said)]
+    texts = [outputs[0].data["text/html"] for outputs in (frame, costs, result)]
     assert [text.count("<tr") - 1 for text in texts] == [6, 3, 10], "runs, rounds, images"
     assert all(word in text for word, text in zip(("personal_mean", "bytes_up", "taken for"), texts, strict=True))
 

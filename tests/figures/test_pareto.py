@@ -46,11 +46,11 @@ def place(mark):
 @pytest.fixture
 def runs(tmp_path):
     """fd: 20 bytes, 30 and 50 %; fedavg: 60 bytes, 80 %; cfkd: 100 bytes, 70 %; references at 55 and 95 %."""
-    made = [saved(tmp_path, "fd", s, curve=(0.9, value), nbytes=(10, 0, 0)) for s, value in enumerate((0.3, 0.5))]
-    made += [saved(tmp_path, "fedavg", curve=(0.9, 0.8), nbytes=(10, 15, 10))]
-    made += [saved(tmp_path, "cfkd", curve=(0.9, 0.7), nbytes=(50, 0, 0))]
-    made += [saved(tmp_path, "independent", curve=(0.9, 0.55), nbytes=(0, 0, 0))]
-    return [*made, saved(tmp_path, "centralized", curve=(0.1, 0.95), nbytes=(0, 0, 7))]
+    created = [saved(tmp_path, "fd", s, curve=(0.9, value), nbytes=(10, 0, 0)) for s, value in enumerate((0.3, 0.5))]
+    created += [saved(tmp_path, "fedavg", curve=(0.9, 0.8), nbytes=(10, 15, 10))]
+    created += [saved(tmp_path, "cfkd", curve=(0.9, 0.7), nbytes=(50, 0, 0))]
+    created += [saved(tmp_path, "independent", curve=(0.9, 0.55), nbytes=(0, 0, 0))]
+    return [*created, saved(tmp_path, "centralized", curve=(0.1, 0.95), nbytes=(0, 0, 7))]
 
 
 def test_a_point_is_the_last_round_against_all_bytes_with_a_deviation_over_seeds(runs):

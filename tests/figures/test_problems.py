@@ -28,16 +28,16 @@ ACCURACY = {  # (method, alpha): by seed
 
 @pytest.fixture
 def runs(tmp_path):
-    found = []
+    results = []
     for (name, alpha), values in ACCURACY.items():
         split = f"split of {alpha}"
-        found += [saved(tmp_path, name, s, curve=(0.1, v), alpha=alpha, split=split) for s, v in enumerate(values)]
-    return found
+        results += [saved(tmp_path, name, s, curve=(0.1, v), alpha=alpha, split=split) for s, v in enumerate(values)]
+    return results
 
 
 def rows_of(result):
-    (found,) = result.tables
-    return dict(zip(found.names, found.rows, strict=True))
+    (run,) = result.tables
+    return dict(zip(run.names, run.rows, strict=True))
 
 
 def test_problems_are_columns_and_methods_rows_whose_cells_are_means_over_seeds(runs):
@@ -84,12 +84,12 @@ def test_ranks_are_means_over_problems_and_a_test_takes_six(runs):
 
 def test_from_six_problems_on_there_is_a_test(tmp_path):
     def over(n, names):
-        found = []
+        results = []
         for alpha in range(1, n + 1):
             for place, name in enumerate(names):
                 value = 0.5 + place / 10
-                found.append(saved(tmp_path, name, curve=(0.1, value), alpha=float(alpha), split=str(alpha)))
-        return problems.overview(found).notes
+                results.append(saved(tmp_path, name, curve=(0.1, value), alpha=float(alpha), split=str(alpha)))
+        return problems.overview(results).notes
 
     assert any("Wilcoxon over 6 problems: p = 0.031" in note for note in over(6, ("fd", "fedavg"))), "2 / 2**6"
     notes = over(6, ("cfkd", "fd", "fedavg"))
@@ -111,8 +111,8 @@ def test_settings_are_selected_on_each_problem_for_itself_and_the_method_keeps_i
     for alpha, best in ((0.1, 0.01), (1.0, 0.1)):
         for lr in (0.01, 0.1):
             columns = {"validation_mean": [np.nan, 0.2, 0.9 if lr == best else 0.3]}
-            how = {"alpha": alpha, "lr": lr, "columns": columns, "validation": 0.1, "split": str(alpha)}
-            runs.append(saved(tmp_path, "fedavg", curve=(0.1, lr), **how))
+            flags = {"alpha": alpha, "lr": lr, "columns": columns, "validation": 0.1, "split": str(alpha)}
+            runs.append(saved(tmp_path, "fedavg", curve=(0.1, lr), **flags))
     rows = rows_of(problems.overview(runs, select=["lr"]))
     assert list(rows) == ["fedavg"]
     assert [rows["fedavg"][f"alpha {alpha}"].value for alpha in ("0.1", "1")] == pytest.approx([1, 10])
@@ -131,16 +131,16 @@ def test_every_form_has_the_same_numbers(runs, capsys, tmp_path):
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert len(rows) == len(ACCURACY), "a row a method and problem, where it was run"
     first = next(row for row in rows if (row["algorithm"], row["--alpha"]) == ("fedavg", "0.1"))
-    told = [float(first[name]) for name in ("n", "global (%)", "global std (%)")]
-    assert told == pytest.approx([3, 52, 2])
+    lines = [float(first[name]) for name in ("n", "global (%)", "global std (%)")]
+    assert lines == pytest.approx([3, 52, 2])
     assert first["mark"] == "best"
 
 
 def test_latex_groups_the_problems_by_their_first_option(tmp_path):
     runs = []
     for dataset, alpha in itertools.product(("MNIST", "digits"), (0.1, 1.0)):
-        how = {"dataset": dataset, "alpha": alpha, "split": f"{dataset} {alpha}", "data": dataset}
-        runs += [saved(tmp_path, name, curve=(0.1, 0.5), **how) for name in ("fd", "fedavg")]
+        flags = {"dataset": dataset, "alpha": alpha, "split": f"{dataset} {alpha}", "data": dataset}
+        runs += [saved(tmp_path, name, curve=(0.1, 0.5), **flags) for name in ("fd", "fedavg")]
     latex = render(problems.overview(runs), "latex")
     assert r"\multicolumn{2}{c}{MNIST} & \multicolumn{2}{c}{digits}" in latex
     assert r"\cmidrule(lr){2-3} \cmidrule(lr){4-5}" in latex
@@ -162,15 +162,15 @@ def test_where_keeps_the_runs_with_these_values(runs):
     assert len(where(runs, {"alpha": ["0.1"]})) == 12
     assert len(where(runs, {"alpha": ["0.10", "inf"], "algorithm": ["fd", "cfkd"]})) == 12
     assert line_of(where, runs, {"beta": ["1"]}) == "--where beta: no run has this option"
-    assert line_of(where, runs, {"alpha": ["7"]}) == "--where alpha=7: none of the 21 runs"
+    assert line_of(where, runs, {"alpha": ["7"]}) == "--where alpha=7: matches none of the 21 runs"
 
 
 def test_a_run_from_before_a_flag_of_the_problem_is_of_the_problem_without_it(tmp_path):
     older, plain = saved(tmp_path), saved(tmp_path, "cfkd", feature_shift="none", shift_strength=0.5)
     shifted = saved(tmp_path, "cfkd", feature_shift="noise", shift_strength=0.5)
-    names, found = groups.problems([older, plain, shifted])
+    names, result = groups.problems([older, plain, shifted])
     assert names == ["feature_shift"]
-    assert [(problem.values, problem.runs) for problem in found] == [(("noise",), [shifted]), (("none",), [older, plain])]
+    assert [(problem.values, problem.runs) for problem in result] == [(("noise",), [shifted]), (("none",), [older, plain])]
     assert where([older, plain, shifted], {"feature_shift": ["none"]}) == [older, plain]
     assert where([older], {"feature_shift": ["none"]}) == [older]
 
@@ -179,7 +179,7 @@ def test_a_picture_of_several_problems_says_how_to_take_one(runs, tmp_path, caps
     folders = [str(run.folder) for run in runs]
     with pytest.raises(SystemExit):
         curves.main([*folders, "-o", str(tmp_path / "x.png")])
-    assert "; --where alpha=" in capsys.readouterr().err.splitlines()[-1]
+    assert "; add --where alpha=" in capsys.readouterr().err.splitlines()[-1]
     curves.main([*folders, "--where", "alpha=inf", "-o", str(tmp_path / "x.png")])
     assert capsys.readouterr().out.strip().endswith("x.png: 9 runs")
 

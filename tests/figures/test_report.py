@@ -39,7 +39,7 @@ FEATURES = {
 }
 
 
-def made(export, with_confusion=True):
+def create(export, with_confusion=True):
     """Two seeds each of fedavg in two settings, one of them nasty, of fd and of both references, with splits."""
     runs = []
     for seed, more in enumerate((0.0, 0.1)):
@@ -98,18 +98,18 @@ class Page(HTMLParser):
 
     def rows(self):
         """Of the comparison: {first two cells: {header: (value, text)}}."""
-        found = {}
+        results = {}
         for header, *rows in self.tables[:3]:  # what was reached, what the target cost, what it took
             names = [" ".join(text.split()) for _, text in header]
             for row in rows:
                 name = " ".join(text for _, text in row[:2])
-                found[name] = found.get(name, {}) | dict(zip(names, map(tuple, row), strict=True))
-        return found
+                results[name] = results.get(name, {}) | dict(zip(names, map(tuple, row), strict=True))
+        return results
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("saves"))
+    return create(tmp_path_factory.mktemp("saves"))
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +124,8 @@ def page(text):
 
 def trace(spec, name):
     """The trace that stands in the legend by this name."""
-    (found,) = [one for one in spec["data"] if one.get("name") == name and one.get("showlegend", True)]
-    return found
+    (results,) = [item for item in spec["data"] if item.get("name") == name and item.get("showlegend", True)]
+    return results
 
 
 PLAIN = "fedavg (--topology_file plain) (n = 2)"
@@ -153,12 +153,12 @@ def test_rows_are_those_of_the_histories(page):
 
 
 def test_curves_are_means_over_seeds_in_percent_with_their_band(runs, page):
-    nasty = next(name for name in (one["name"] for one in page.specs["curves"]["rounds/global"]["data"]) if "&lt;" in name)
+    nasty = next(name for name in (spec["name"] for spec in page.specs["curves"]["rounds/global"]["data"]) if "&lt;" in name)
     line = trace(page.specs["curves"]["rounds/global"], nasty)
     assert line["x"] == [1, 2, 3]
     assert line["y"] == pytest.approx([20, 40, 65])
     assert line["customdata"] == pytest.approx([0, 0, 10 / np.sqrt(2)], abs=1e-4), "one standard deviation over seeds"
-    (area,) = [one for one in page.specs["curves"]["rounds/global"]["data"] if one["name"] == nasty and one is not line]
+    (area,) = [spec for spec in page.specs["curves"]["rounds/global"]["data"] if spec["name"] == nasty and spec is not line]
     assert area["x"] == [1, 2, 3, 3, 2, 1]
     assert area["y"][2:4] == pytest.approx([65 + 10 / np.sqrt(2), 65 - 10 / np.sqrt(2)])
 
@@ -197,12 +197,12 @@ def test_a_price_is_the_total_of_the_run_and_the_unbeaten_are_joined(page):
 def rows_of_clients(spec):
     """{method: {hover text: accuracy}} of the dots, the worst client first."""
     names = [name.partition(" (n")[0] for name in spec["layout"]["yaxis"]["ticktext"]]
-    told = {name: {} for name in names}
-    for one in spec["data"]:
-        if "markers" in one["mode"] and isinstance(one.get("hovertext"), list):
-            for x, y, words in zip(one["x"], one["y"], one["hovertext"], strict=True):
-                told[names[round(y)]][words] = x
-    return told
+    by_name = {name: {} for name in names}
+    for item in spec["data"]:
+        if "markers" in item["mode"] and isinstance(item.get("hovertext"), list):
+            for x, y, words in zip(item["x"], item["y"], item["hovertext"], strict=True):
+                by_name[names[round(y)]][words] = x
+    return by_name
 
 
 def test_clients_have_their_own_accuracies_on_each_split(page):
@@ -212,10 +212,10 @@ def test_clients_have_their_own_accuracies_on_each_split(page):
         f"<b>fd (n = 2)</b><br>client 0 (8 training examples)<br>50.0 % ± 0.0<br>{gain}": pytest.approx(50),
         f"<b>fd (n = 2)</b><br>client 1 (8 training examples)<br>75.0 % ± 7.1<br>{gain}": pytest.approx(75),
     }
-    bars = [value for one in spec["data"] for value in one.get("error_x", {}).get("array", ())]
+    bars = [value for item in spec["data"] for value in item.get("error_x", {}).get("array", ())]
     assert bars[:2] == [0, pytest.approx(10 / np.sqrt(2))]
     assert spec["layout"]["yaxis"]["ticktext"][0] == "fd (n = 2)", "these runs do not tell who is harmed"
-    assert [list(one["text"]) for one in spec["data"] if "text" in one][0] == ["client 0\u2002", "client 1\u2002"]
+    assert [list(item["text"]) for item in spec["data"] if "text" in item][0] == ["client 0\u2002", "client 1\u2002"]
 
 
 def test_a_client_that_is_harmed_is_a_cross(tmp_path):
@@ -227,9 +227,11 @@ def test_a_client_that_is_harmed_is_a_cross(tmp_path):
     ]
     (spec,) = Page(report.page(runs)).specs["clients"].values()
     crosses = [
-        one for one in spec["data"] if one.get("marker", {}).get("symbol") == "x" and isinstance(one.get("hovertext"), list)
+        item
+        for item in spec["data"]
+        if item.get("marker", {}).get("symbol") == "x" and isinstance(item.get("hovertext"), list)
     ]
-    assert [words for one in crosses for words in one["hovertext"]] == [
+    assert [words for crosse in crosses for words in crosse["hovertext"]] == [
         "<b>fd (n = 1)</b><br>client 1<br>60.0 %<br>-10.0 points over learning alone"
     ]
     assert spec["layout"]["yaxis"]["ticktext"] == ["fd (n = 1)<br>1 of 2 harmed", "independent (n = 1)"]
@@ -253,12 +255,12 @@ def test_representations_are_principal_components_by_class_with_the_client_of_ea
     specs = {key.partition("/")[2]: spec for key, spec in page.specs["representations"].items()}
     assert list(specs) == ["3", "1"], "the last round first"
     for r, scale in (("1", 0.5), ("3", 1.0)):
-        cat, cat_of_other, other = (one for one in specs[r]["data"] if one["x"] != [None])
+        cat, cat_of_other, other = (spec for spec in specs[r]["data"] if spec["x"] != [None])
         assert (cat["name"], cat_of_other["name"], other["name"]) == ("class cat", "class cat", "class &lt;i&gt;")
         assert cat["hovertext"] == ["<b>class cat, client 0</b>"]
         assert cat_of_other["hovertext"] == ["<b>class cat, client 1</b>"]
         assert other["hovertext"] == ["<b>class &lt;i&gt;, client 0</b>"] * 2
-        assert [one["marker"]["symbol"] for one in (cat, cat_of_other, other)] == ["circle", "square", "circle"]
+        assert [item["marker"]["symbol"] for item in (cat, cat_of_other, other)] == ["circle", "square", "circle"]
         assert cat["legendgroup"] == cat_of_other["legendgroup"], "one click hides both"
         for axis, at in (("x", AT[:, 0]), ("y", AT[:, 1])):
             both = np.array([*cat[axis], *cat_of_other[axis]])
@@ -276,22 +278,22 @@ def test_every_figure_is_one_that_plotly_takes(page):
 
 
 def test_a_page_takes_no_matplotlib(runs):
-    asked = "import sys; from pathlib import Path; from figures import report; from figures.groups import read"
-    asked += f"; report.page(read([Path({str(runs[0].folder.parent)!r})])); print('matplotlib' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert told.stdout == "False\n"
+    command = "import sys; from pathlib import Path; from figures import report; from figures.groups import read"
+    command += f"; report.page(read([Path({str(runs[0].folder.parent)!r})])); print('matplotlib' in sys.modules)"
+    completed = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert completed.stdout == "False\n"
 
 
 def test_an_algorithm_has_one_colour_everywhere(page):
     line = trace(page.specs["curves"]["rounds/global"], "fd (n = 2)")["line"]["color"]
     assert trace(page.specs["price"]["bytes/global"], "fd (n = 2)")["marker"]["color"] == line
-    dots = next(one for one in page.specs["clients"]["0"]["data"] if "<b>fd (n = 2)</b>" in one.get("hovertext", [""])[0])
+    dots = next(spec for spec in page.specs["clients"]["0"]["data"] if "<b>fd (n = 2)</b>" in spec.get("hovertext", [""])[0])
     assert dots["marker"]["color"] == line
 
 
 def test_what_the_runs_lack_is_left_out_with_a_sentence(tmp_path):
-    told = Page(report.page([saved(tmp_path, "independent", environment=ENVIRONMENT)]))
-    assert {name: len(specs) for name, specs in told.specs.items()} == {
+    result = Page(report.page([saved(tmp_path, "independent", environment=ENVIRONMENT)]))
+    assert {name: len(specs) for name, specs in result.specs.items()} == {
         "curves": 6,  # three accuracies against rounds and seconds
         "price": 0,
         "clients": 1,
@@ -299,7 +301,7 @@ def test_what_the_runs_lack_is_left_out_with_a_sentence(tmp_path):
         "confusion": 0,
         "representations": 0,
     }
-    words = " ".join(told.words)
+    words = " ".join(result.words)
     assert "There is no method to compare, only independent and centralized." in words
     assert "No run's folder has its split (split.npz)." in words
     assert "No run's folder has confusion matrices (confusion.npz)." in words
@@ -402,17 +404,17 @@ def opened(text, tmp_path_factory):
     """The page in headless Chromium, and what it complained of or asked for."""
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(text, encoding="utf-8")
-    told = []
+    result = []
     with sync_playwright() as player:
         root = hasattr(os, "geteuid") and os.geteuid() == 0
         browser = player.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"] if root else [])
         tab = browser.new_page(viewport={"width": 1366, "height": 768})
-        tab.on("console", lambda message: told.append(f"{message.type}: {message.text}"))
-        tab.on("pageerror", lambda error: told.append(str(error)))
-        tab.on("dialog", lambda dialog: (told.append("dialog"), dialog.dismiss()))
-        tab.on("request", lambda request: told.append(request.url))
+        tab.on("console", lambda message: result.append(f"{message.type}: {message.text}"))
+        tab.on("pageerror", lambda error: result.append(str(error)))
+        tab.on("dialog", lambda dialog: (result.append("dialog"), dialog.dismiss()))
+        tab.on("request", lambda request: result.append(request.url))
         tab.goto(path.as_uri())
-        yield tab, told, path.as_uri()
+        yield tab, result, path.as_uri()
         browser.close()
 
 
@@ -493,8 +495,8 @@ def test_in_a_browser_tabs_change_the_axis_and_by_keyboard_too(opened):
 
 @needs_browser
 def test_in_a_browser_nothing_was_complained_of_or_asked_of_the_network(opened):
-    _, told, address = opened
-    assert [line for line in told if not line.startswith(("data:", "blob:"))] == [address]
+    _, result, address = opened
+    assert [line for line in result if not line.startswith(("data:", "blob:"))] == [address]
 
 
 def test_command_table_and_report_say_the_same_word_for_word(tmp_path, capsys):
@@ -502,17 +504,18 @@ def test_command_table_and_report_say_the_same_word_for_word(tmp_path, capsys):
     words = "cfkd fedavg fd independent --n_clients 3 --rounds 2 --reduced 0.1 --model MLP --seed 0 1 2 --lr 0.01 --jobs 1"
     assert command.main([*words.split(), "--export_dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    told = [line for line in out.splitlines() if " best of the collaborating methods" in line or "Told apart:" in line]
-    assert len(told) == 3, "global, personal, the rule"
-    assert "95 % interval" in told[0]
+    lines = out.replace("\n  ", " ").splitlines()  # long lines are wrapped
+    texts = [line for line in lines if " is the best collaborating method" in line or "Significantly different:" in line]
+    assert len(texts) == 3, "global, personal, the rule"
+    assert "95 % interval" in texts[0]
     table.main([str(tmp_path), "--metric", "personal", "--baseline", "independent", "--columns", "difference"])
     again = capsys.readouterr().out
     page = Page(report.page(list(saves.find(tmp_path))))
-    for line in told:
-        assert line in again
+    for line in texts:
+        assert line in again.replace("\n  ", " ")
         assert line in " ".join(page.words)
-    (points, low, high) = re.search(r"([\d.]+) points above .*?interval ([+-][\d.]+) to ([+-][\d.]+)", told[1]).groups()
-    best = re.search(r"distributions (\S+) is best", told[1])[1]
+    (points, low, high) = re.search(r"([\d.]+) points above .*?interval ([+-][\d.]+) to ([+-][\d.]+)", texts[1]).groups()
+    best = re.search(r"distributions (\S+) is the best", texts[1])[1]
     (row,) = [line.split() for line in again.splitlines() if line.startswith(best)]
     difference, *interval = [float(cell) for cell in row if re.fullmatch(r"[+-]\d+\.\d\d", cell)][:3]
     assert [f"{difference:.1f}", f"{interval[0]:+.1f}", f"{interval[1]:+.1f}"] == [points, low, high]

@@ -58,9 +58,9 @@ def test_pca_is_on_the_axes_of_the_last_round_so_that_what_moves_is_seen_to_move
 
 def test_tsne_is_the_same_whenever_it_is_repeated_and_takes_few_points():
     values = np.random.default_rng(0).normal(size=(1, 8, D)).astype(np.float32)
-    one, other = (representations.embedded(values, "tsne") for _ in range(2))
-    assert one.shape == (1, 8, 2)
-    assert np.array_equal(one, other)
+    item, other = (representations.embedded(values, "tsne") for _ in range(2))
+    assert item.shape == (1, 8, 2)
+    assert np.array_equal(item, other)
 
 
 def test_rows_are_runs_columns_rounds_and_dots_are_of_a_client_in_the_colours_of_its_classes(tmp_path):
@@ -119,7 +119,9 @@ def test_more_clients_than_markers_share_them_and_a_class_has_a_colour_however_m
     for n in (2, 10, 11, 100):
         assert len(set(of_classes(n))) == n
     colours = matplotlib.color_sequences["petroff10"]
-    assert [matplotlib.colors.to_rgb(one) for one in of_classes(10)] == [matplotlib.colors.to_rgb(one) for one in colours]
+    assert [matplotlib.colors.to_rgb(item) for item in of_classes(10)] == [
+        matplotlib.colors.to_rgb(colour) for colour in colours
+    ]
 
 
 def test_less_than_a_plane_is_refused_in_a_line(tmp_path):
@@ -132,16 +134,16 @@ def test_the_command_and_its_mistakes(tmp_path, capsys):
     representations.main([str(run.folder), "--method", "tsne", "--rounds", "3", "-o", str(tmp_path / "r.png")])
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
     main = representations.main
-    told = refused(capsys, main, run.folder, "--rounds", 1, 7)
-    assert told == "--rounds 7: must be a round with features of all these runs: 1, 2, 3"
+    text = refused(capsys, main, run.folder, "--rounds", 1, 7)
+    assert text == "--rounds 7: must be a round with features of all these runs: 1, 2, 3"
     assert refused(capsys, main, run.folder, "--clients", 2) == "--clients 2: must be 0 to 1"
     without = saved(tmp_path / "saves", "fd")
-    told = f"{without.folder}: has no features; rerun it with --track_features N --force"
-    assert refused(capsys, main, tmp_path / "saves") == told
+    text = f"{without.folder}: has no features; rerun it with --track_features N --force"
+    assert refused(capsys, main, tmp_path / "saves") == text
     kept(without, rounds=(8, 9))
     assert refused(capsys, main, tmp_path / "saves") == "these runs have no common round with features"
     keeping(without, "features.npz", {**without.arrays("features"), "features_1": np.zeros((2, 5, 7), np.float32)})
-    told = f"{without.folder}: the clients' features differ in dimension (5 and 7), so they have no common axes"
-    assert refused(capsys, main, without.folder) == told
+    text = f"{without.folder}: the clients' features differ in dimension (5 and 7), so they have no common axes"
+    assert refused(capsys, main, without.folder) == text
     kept(saved(tmp_path / "saves", "cfkd", alpha=9))
     assert refused(capsys, main, tmp_path / "saves").startswith("different splits cannot be compared: --alpha")

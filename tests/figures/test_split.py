@@ -60,8 +60,8 @@ def test_sixty_clients_have_a_row_each_and_of_more_it_is_told_how_many_have_how_
         "1": pytest.approx([40, 0, 40]),
         "0": pytest.approx([49, 50, 0]),
     }
-    told = "100 clients; classes per client: 1 to 2, median 1; examples per client: 1 to 13, median 5"
-    assert axes.get_title().endswith(told)
+    text = "100 clients; classes per client: 1 to 2, median 1; examples per client: 1 to 13, median 5"
+    assert axes.get_title().endswith(text)
 
 
 def ticks(axis):

@@ -19,16 +19,16 @@ from figures.units import UNITS
 T_2 = 4.302652729911275  # 97.5 % of Student's t with 2 degrees of freedom: x = 0.95 sqrt(2 / (1 - 0.95**2))
 
 
-def rows_of(runs, **asked):
+def rows_of(runs, **flags):
     """{name of the row: {name of the column: value}}, of all columns; "NAME std" is a spread over seeds."""
-    (found,) = compare(runs, **{"columns": ["all"], **asked}).tables
-    keys = [key.name for key in found.keys if key.name != "n"]
-    named = [" ".join("" if row[key].value is None else str(row[key].value) for key in keys) for row in found.rows]
-    told = [
+    (comparison,) = compare(runs, **{"columns": ["all"], **flags}).tables
+    keys = [key.name for key in comparison.keys if key.name != "n"]
+    named = [" ".join("" if row[key].value is None else str(row[key].value) for key in keys) for row in comparison.rows]
+    lines = [
         {name: cell.value for name, cell in row.items()} | {f"{name} std": cell.std for name, cell in row.items()}
-        for row in found.rows
+        for row in comparison.rows
     ]
-    return dict(zip(named, told, strict=True))
+    return dict(zip(named, lines, strict=True))
 
 
 def seeds(export, algorithm, values, **changed):
@@ -54,9 +54,9 @@ def of(*values):
 
 def test_the_interval_is_students_by_its_formula():
     assert pytest.approx(T_2) == 0.95 * math.sqrt(2 / (1 - 0.95**2))  # t with 2 degrees of freedom has a closed form
-    told = paired(of(0.51, 0.62, 0.73), of(0.5, 0.6, 0.7))
+    result = paired(of(0.51, 0.62, 0.73), of(0.5, 0.6, 0.7))
     half = T_2 * 0.01 / math.sqrt(3)  # the differences 1, 2, 3 points have mean 2 and standard deviation 1
-    assert told == pytest.approx((3, 0.02, 0.02 - half, 0.02 + half, None))
+    assert result == pytest.approx((3, 0.02, 0.02 - half, 0.02 + half, None))
 
 
 def test_p_is_of_the_paired_t_test_and_from_six_common_seeds_on():
@@ -72,8 +72,8 @@ def test_p_is_of_the_paired_t_test_and_from_six_common_seeds_on():
 
 
 def test_one_common_seed_has_a_difference_and_no_interval_and_none_has_nothing():
-    told = paired({(0, 0): 0.6, (1, 0): 0.9}, {(0, 0): 0.5, (0, 1): 0.1})
-    assert told == (1, pytest.approx(0.1), None, None, None)
+    result = paired({(0, 0): 0.6, (1, 0): 0.9}, {(0, 0): 0.5, (0, 1): 0.1})
+    assert result == (1, pytest.approx(0.1), None, None, None)
     assert paired({(0, 0): 0.6}, {(0, 1): 0.5}) is None
 
 
@@ -116,11 +116,11 @@ def test_a_row_has_mean_and_deviation_over_seeds_and_the_paired_difference_to_th
 def test_the_order_of_the_runs_changes_nothing(tmp_path):
     runs = [run for name in ("independent", "fedavg") for run in seeds(tmp_path, name, (0.5, 0.6, 0.4))]
     runs += seeds(tmp_path, "fedavg", (0.5, 0.7), lr=0.01, nbytes=(5, 5, 5))
-    asked = {"baseline": "independent", "target": 0.45, "equal": "bytes"}
-    told = render(compare(runs, **asked))
+    flags = {"baseline": "independent", "target": 0.45, "equal": "bytes"}
+    result = render(compare(runs, **flags))
     for seed in range(5):
         shuffled = [runs[i] for i in np.random.default_rng(seed).permutation(len(runs))]
-        assert render(compare(shuffled, **asked)) == told
+        assert render(compare(shuffled, **flags)) == result
 
 
 def test_settings_are_rows_in_the_order_of_their_numbers_and_references_come_last(tmp_path):
@@ -207,7 +207,7 @@ def test_targets_are_columns_of_rounds_bytes_flops_and_seconds(tmp_path):
         ">3",
     ]
     assert [rows[name]["reached"] for name in ("fedavg", "fd")] == [3, 0]
-    assert any("read off the test curve (global)" in note for note in compare(runs, target=0.4).notes)
+    assert any("running maximum of the test curve (global)" in note for note in compare(runs, target=0.4).notes)
 
 
 VALIDATED = {"validation": 0.1, "curve": (0.5, 0.9, 0.7), "columns": {"validation_mean": [np.nan, 0.3, 0.4, 0.6]}}
@@ -226,7 +226,7 @@ def test_on_validation_every_number_is_of_the_round_best_there(tmp_path):
     assert personal["fedavg"]["gain_personal"] == pytest.approx(50 - 30)
     assert rows["independent"]["global"] == pytest.approx(70)
     assert rows["independent"]["rounds_to_target"] == pytest.approx(2.75), "read off validation: 0.4, then 0.6"
-    assert any("read off validation," in note for note in compare(runs, on="validation", target=0.5).notes)
+    assert any("running maximum of validation reaches" in note for note in compare(runs, on="validation", target=0.5).notes)
     assert rows_of(runs)["fedavg"]["global"] == pytest.approx(70), "and the last round unless asked"
 
 
@@ -242,13 +242,13 @@ def test_of_each_algorithms_settings_the_one_best_on_validation_is_chosen_and_it
     runs = tried(tmp_path, "fedavg", {0.1: (0.6, 0.9), 0.2: (0.8, 0.7)}) + tried(
         tmp_path, "fd", {0.1: (0.5, 0.4), 0.3: (0.4, 0.8)}
     )
-    told = compare(runs, select=["lr"])
+    result = compare(runs, select=["lr"])
     rows = rows_of(runs, select=["lr"])
     assert list(rows) == ["fedavg 0.2", "fd 0.1"]
     assert [rows[name]["global"] for name in rows] == pytest.approx([70, 40])
-    assert told.tables[0].names == ["fedavg --lr 0.2", "fd --lr 0.1"], "what was chosen stands in the name"
+    assert result.tables[0].names == ["fedavg --lr 0.2", "fd --lr 0.1"], "what was chosen stands in the name"
     assert [rows[name]["tried"] for name in rows] == [2, 2]
-    assert not any("warning" in note for note in told.notes)
+    assert not any("warning" in note for note in result.notes)
 
 
 def test_the_choice_is_by_the_mean_over_seeds(tmp_path):
@@ -309,7 +309,7 @@ def test_a_method_that_has_sent_more_before_its_first_evaluated_round_has_no_val
 
 def test_other_rules_of_the_split_other_data_and_other_splits_of_one_seed_are_refused(tmp_path, capsys):
     run = saved(tmp_path / "one")
-    for changed, told in (
+    for changed, message in (
         ({"alpha": 0.1}, "different splits cannot be compared: --alpha is 0.5 in "),
         ({"partition": "iid"}, "different splits cannot be compared: --partition is 'lda' in "),
         ({"n_clients": 3}, "different splits cannot be compared: --n_clients is 2 in "),
@@ -319,27 +319,29 @@ def test_other_rules_of_the_split_other_data_and_other_splits_of_one_seed_are_re
         ({"split": "1", "seed": 7}, "different splits cannot be compared: the split's digest at --split_seed 0 is 0 in "),
     ):
         other = saved(tmp_path / "others", "cfkd", **changed)
-        assert line_of(compare, [run, other]).startswith(f"{told}{run.folder}, but ")
+        assert line_of(compare, [run, other]).startswith(f"{message}{run.folder}, but ")
         if not {"alpha", "partition", "n_clients", "feature_shift"} & changed.keys():  # these are problems side by side
-            assert refused(capsys, run.folder, other.folder).startswith(f"{told}{run.folder}, but ")
+            assert refused(capsys, run.folder, other.folder).startswith(f"{message}{run.folder}, but ")
     another = saved(tmp_path / "others", "cfkd", split="1", split_seed=1)
     assert len(rows_of([run, another])) == 2, "another seed of the split has another split"
 
 
 def test_runs_that_differ_in_more_than_seeds_are_not_averaged(tmp_path, capsys):
     runs = [saved(tmp_path, lr=lr, validation=0.1) for lr in (0.1, 0.2)]
-    told = "--by algorithm: runs of fedavg that differ in lr (0.1 and 0.2) are not averaged; "
-    assert refused(capsys, tmp_path, "--by", "algorithm") == f"{told}--by algorithm,lr separates them"
+    text = "--by algorithm: runs of fedavg that differ in lr (0.1 and 0.2) are not averaged; "
+    assert refused(capsys, tmp_path, "--by", "algorithm") == f"{text}--by algorithm,lr separates them"
     assert list(rows_of(runs, by=["lr"])) == ["0.1", "0.2"]
 
 
 def test_the_same_seed_twice_is_refused_and_the_same_run_twice_is_one(tmp_path, capsys):
-    one, other = saved(tmp_path), saved(tmp_path, source="1")
+    run_experiment, other = saved(tmp_path), saved(tmp_path, source="1")
     line = refused(capsys, tmp_path)
     assert line.startswith("fedavg has two runs with --seed 0 --split_seed 0, but a seed counts once: ")
-    assert str(one.folder) in line
+    assert str(run_experiment.folder) in line
     assert str(other.folder) in line
-    assert [run.folder for run in read([one.folder, one.folder / ".." / one.folder.name])] == [one.folder]
+    assert [
+        run.folder for run in read([run_experiment.folder, run_experiment.folder / ".." / run_experiment.folder.name])
+    ] == [run_experiment.folder]
 
 
 def test_last_and_best_on_validation_are_never_mixed(tmp_path, capsys):
@@ -392,7 +394,7 @@ def test_a_baseline_may_be_a_row_by_its_whole_name(tmp_path):
 def test_what_weakens_a_comparison_is_said(tmp_path):
     runs = seeds(tmp_path, "fedavg", (0.5, 0.6))
     assert any(note.startswith("2 seeds on 1 split:") for note in compare(runs).notes)
-    assert any(note.startswith("one seed: an illustration") for note in compare(runs[:1]).notes)
+    assert any(note.startswith("one seed is only an illustration") for note in compare(runs[:1]).notes)
     own = [saved(tmp_path, seed=seed, split_seed=seed, split=str(seed)) for seed in (7, 8)]
     assert "2 seeds, each with its own split" in compare(own).notes
     runs.append(saved(tmp_path, seed=2, split_seed=2, curve=(0.1, 0.4), source="1", environment={"torch": "2"}))
@@ -428,8 +430,8 @@ def test_markdown_read_back(folder, capsys):
 
 
 def test_a_run_from_before_a_flag_has_another_name_than_one_after_it(tmp_path):
-    found = groups([saved(tmp_path, "fd"), saved(tmp_path, "fd", track_features=0)])
-    assert [name_of(group, found) for group in found] == ["fd", "fd (--track_features 0)"]
+    run_groups = groups([saved(tmp_path, "fd"), saved(tmp_path, "fd", track_features=0)])
+    assert [name_of(group, run_groups) for group in run_groups] == ["fd", "fd (--track_features 0)"]
 
 
 def test_latex_is_escaped_and_all_but_the_table_is_comment(folder, capsys):
@@ -442,7 +444,7 @@ def test_latex_is_escaped_and_all_but_the_table_is_comment(folder, capsys):
     assert [line for line in tabular if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
     rows = [[cell.strip() for cell in line.removesuffix(r"\\").split(" & ")] for line in tabular if line.endswith(r"\\")]
     upper, lower, *rows = rows
-    spans = [int(found[1]) if (found := re.match(r"\\multicolumn\{(\d+)\}", cell)) else 1 for cell in upper]
+    spans = [int(matches[1]) if (matches := re.match(r"\\multicolumn\{(\d+)\}", cell)) else 1 for cell in upper]
     assert {sum(spans), len(lower), *map(len, rows)} == {len(lower)}, "a header over several columns spans them"
     assert r"\multicolumn{4}{c}{to 90 \%}" in upper
     assert "global" in lower
@@ -479,7 +481,7 @@ def test_the_workbook_read_back_has_numbers_as_numbers(folder, tmp_path, capsys)
 def test_a_title_fits_a_sheet_of_excel(tmp_path):
     saved(tmp_path, **VALIDATED)
     table.main([str(tmp_path), "--on", "validation", "--xlsx", str(tmp_path / "x.xlsx")])
-    assert openpyxl.load_workbook(tmp_path / "x.xlsx").sheetnames[0] == "in the round with the best validation accuracy"
+    assert openpyxl.load_workbook(tmp_path / "x.xlsx").sheetnames[0] == "in the best validation round"
 
 
 def test_a_function_refuses_as_the_command_does(tmp_path):
@@ -494,8 +496,8 @@ def with_answers(export):
     """ditto, whose other answer is one model for all and has a head more, beside fedavg, whose headline is such a model."""
     others = {"personal_mean:global": [np.nan, 0.3, 0.4], "global_mean:global head 1": [np.nan, 0.1, 0.2]}
     two = saved(export, "ditto", curve=(0.5, 0.6), columns={**others, "validation_mean": [np.nan, 0.7, 0.8]})
-    one = saved(export, "fedavg", curve=(0.3, 0.5))
-    return keeping(two, "weights.pt", {"personal": [], "global": {}}), keeping(one, "weights.pt", {"global": {}})
+    run = saved(export, "fedavg", curve=(0.3, 0.5))
+    return keeping(two, "weights.pt", {"personal": [], "global": {}}), keeping(run, "weights.pt", {"global": {}})
 
 
 @pytest.mark.parametrize(
@@ -516,14 +518,14 @@ def test_the_headline_has_its_own_name_too(tmp_path):
 
 
 def test_a_name_that_no_run_has_or_that_one_lacks_is_refused_with_those_that_there_are(tmp_path, capsys):
-    two, one = with_answers(tmp_path)
+    two, run_experiment = with_answers(tmp_path)
     there = "global, global:global head 1, personal, personal:global, worst, validation"
     for words in (["globl"], ["personal:globl"], ["global:head 1"], ["steps"]):
-        told = refused(capsys, tmp_path, "--metric", *words)
-        assert told == f"--metric {words[0]}: no run has this metric; must be one of {there}"
+        result = refused(capsys, tmp_path, "--metric", *words)
+        assert result == f"--metric {words[0]}: no run has this metric; must be one of {there}"
     assert refused(capsys, tmp_path, "--metric", "validation") == (
-        f"--metric validation: {one.folder} does not have this metric; it has global, personal, worst; it requires "
-        "--validation; runs "
+        f"--metric validation: {run_experiment.folder} does not have this metric; it has global, personal, worst; "
+        "it requires --validation; runs "
         "of ditto have it (--where algorithm=ditto)"
     )
     assert refused(capsys, tmp_path, "--metric", "personal:personal").endswith(
@@ -536,4 +538,6 @@ def test_the_notes_say_what_a_name_is_of(tmp_path):
     assert notes[0].startswith("After the last round, best personal:global first.")
     assert 'personal:global: accuracy on each client\'s own distribution, mean over clients, of "global"' in notes
     two, _ = with_answers(tmp_path / "more")
-    assert any("read off validation (validation)" in note for note in compare([two], "validation", target=0.7).notes)
+    assert any(
+        "running maximum of validation (validation)" in note for note in compare([two], "validation", target=0.7).notes
+    )

@@ -66,15 +66,15 @@ NUMBERS = itertools.count()
 
 def right(run, *clients):
     """The run, that keeps which of their test examples its clients got right: a row of 0 and 1 a client."""
-    sizes, said = [len(of_client) for of_client in clients], np.concatenate(clients).astype(int)
-    own = {"own_true": np.ones_like(said), "own_predicted": said, "own_offsets": np.cumsum([0, *sizes])}
+    sizes, result = [len(of_client) for of_client in clients], np.concatenate(clients).astype(int)
+    own = {"own_true": np.ones_like(result), "own_predicted": result, "own_offsets": np.cumsum([0, *sizes])}
     arrays = {"test": np.array([[[0, 0], [0, 9]]]), "classes": np.array(["a", "b"]), **own}
     return keeping(run, "confusion.npz", arrays)
 
 
 def test_which_examples_were_right_is_what_was_said_of_each_one(tmp_path):
-    found = alone.own_right(right(saved(tmp_path), [1, 0, 1], [], [0]))
-    assert [of_client.tolist() for of_client in found] == [[1, 0, 1], [], [0]]
+    result = alone.own_right(right(saved(tmp_path), [1, 0, 1], [], [0]))
+    assert [of_client.tolist() for of_client in result] == [[1, 0, 1], [], [0]]
 
 
 def test_a_target_between_two_evaluated_rounds_is_on_the_line_between_them(tmp_path):
@@ -105,9 +105,9 @@ def test_rounds_that_were_not_evaluated_are_no_points_of_the_curve_and_their_byt
 
 
 def test_a_target_that_is_not_reached_is_told_by_the_total(tmp_path):
-    told = targets.bytes_to(saved(tmp_path), 0.81)
-    assert (told.value, told.total, told.arrived, told.n) == (None, 220, 0, 1)
-    assert told.text() == ">220"
+    result = targets.bytes_to(saved(tmp_path), 0.81)
+    assert (result.value, result.total, result.arrived, result.n) == (None, 220, 0, 1)
+    assert result.text() == ">220"
     assert targets.rounds_to(saved(tmp_path), 0.81).text() == ">4"
 
 
@@ -115,20 +115,20 @@ def test_seeds_have_their_median_and_those_that_never_arrive_are_the_last_of_it(
     early, late, never = (saved(tmp_path, seed=i, curve=c) for i, c in enumerate(((0.2, 0.6), (0.2, 0.4), (0.1, 0.2))))
     # 0.4 after rounds 1.5, 2 and never
     assert targets.rounds_to([early, late], 0.4).value == pytest.approx(1.75)
-    told = targets.rounds_to([early, late, never], 0.4)
-    assert (told.value, told.arrived, told.n, told.text()) == (2, 2, 3, "2")
+    result = targets.rounds_to([early, late, never], 0.4)
+    assert (result.value, result.arrived, result.n, result.text()) == (2, 2, 3, "2")
     assert targets.rounds_to([early, never, never], 0.4).text() == ">2"
     assert targets.rounds_to([early, never], 0.4).text() == ">2", "the upper of the two in the middle did not arrive"
     for order in itertools.permutations([early, late, never]):
-        assert targets.rounds_to(order, 0.4) == told
+        assert targets.rounds_to(order, 0.4) == result
 
 
 def test_an_answer_says_what_it_was_read_off(tmp_path):
     run = saved(tmp_path, columns={"validation_mean": [np.nan, 0.1, 0.3, 0.5, 0.7]})
     assert targets.rounds_to(run, 0.6).read_off == "the test curve"
-    told = targets.rounds_to(run, 0.6, "validation_mean")
-    assert told.read_off == "validation"
-    assert told.value == pytest.approx(3.5)
+    result = targets.rounds_to(run, 0.6, "validation_mean")
+    assert result.read_off == "validation"
+    assert result.value == pytest.approx(3.5)
     assert targets.rounds_to(run, 0.6, "personal_mean").value == 2
 
 

@@ -28,7 +28,7 @@ def ids(pair):
 
 def ran(line, export):
     """The runs of a command line, saved."""
-    prepared = [experiment.prepare(made.options, Launch(export_dir=export)) for made in runs_of(line)]
+    prepared = [experiment.prepare(created.options, Launch(export_dir=export)) for created in runs_of(line)]
     return [run for _, run in launch(prepared, Launch(quiet=True))]
 
 
@@ -47,9 +47,9 @@ def test_every_cell_has_a_command_that_is_understood_and_a_metric(pair):
 
 def test_a_key_is_a_command_that_makes_the_same_run_again():
     for _, table in TABLES:
-        for made in {made.key: made for cell in table.cells for made in runs_of(cell.command)}.values():
-            (again,) = runs_of(made.key)
-            assert again.options == made.options
+        for created in {built.key: built for cell in table.cells for built in runs_of(cell.command)}.values():
+            (again,) = runs_of(created.key)
+            assert again.options == created.options
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -73,18 +73,20 @@ def calls(name, tmp_path, *words):
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_papers_script_runs_every_command_of_its_tables(name, tmp_path):
-    told = calls(name, tmp_path, *(table.name for table in PAPERS[name].TABLES))
-    ours = [line.removeprefix("run.py ") for line in told if line.startswith("run.py ")]
-    wanted = [cell.command for table in PAPERS[name].TABLES for cell in table.cells if not cell.start]
-    assert {made.options for line in ours for made in runs_of(line)} == {m.options for line in wanted for m in runs_of(line)}
+    result = calls(name, tmp_path, *(table.name for table in PAPERS[name].TABLES))
+    ours = [line.removeprefix("run.py ") for line in result if line.startswith("run.py ")]
+    expected = [cell.command for table in PAPERS[name].TABLES for cell in table.cells if not cell.start]
+    assert {created.options for line in ours for created in runs_of(line)} == {
+        m.options for line in expected for m in runs_of(line)
+    }
     starting = [f"-m papers {name}/{t.name}" for t in PAPERS[name].TABLES if any(cell.start for cell in t.cells)]
-    assert [line for line in told if not line.startswith("run.py ")] == starting
+    assert [line for line in result if not line.startswith("run.py ")] == starting
 
 
 def test_flags_behind_two_dashes_go_to_every_command_and_a_light_table_is_run_unless_named(tmp_path):
-    told = calls("cfkd", tmp_path, "--", "--slurm", "--array=1-8")
-    assert len(told) == len({cell.command for cell in PAPERS["cfkd"].TABLES[0].cells})
-    assert all(line.endswith("--slurm --array=1-8") for line in told)
+    result = calls("cfkd", tmp_path, "--", "--slurm", "--array=1-8")
+    assert len(result) == len({cell.command for cell in PAPERS["cfkd"].TABLES[0].cells})
+    assert all(line.endswith("--slurm --array=1-8") for line in result)
 
 
 def test_a_table_that_a_papers_script_does_not_have_is_a_line():
@@ -124,10 +126,10 @@ HERE = ("digits", *(["MNIST"] if MNIST_FILES.exists() else []))
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_recorded_row_has_the_identity_of_the_run_that_its_command_makes(name, tmp_path):
     recorded, checked = results.read(PAPERS[name]).rows, 0
-    for made in runs_in(PAPERS[name].TABLES):
-        if made.key in recorded and made.options.dataset in HERE and made.start is None:
-            one = experiment.prepare(made.options, Launch(export_dir=tmp_path))
-            assert recorded[made.key]["run"] == experiment.identity.request_digest(one.config), made.key
+    for run_experiment in runs_in(PAPERS[name].TABLES):
+        if run_experiment.key in recorded and run_experiment.options.dataset in HERE and run_experiment.start is None:
+            item = experiment.prepare(run_experiment.options, Launch(export_dir=tmp_path))
+            assert recorded[run_experiment.key]["run"] == experiment.identity.request_digest(item.config), run_experiment.key
             checked += 1
     if not checked:
         pytest.skip(f"no recorded row of {name} is of data that are here")
@@ -146,14 +148,14 @@ def test_a_run_of_other_settings_in_the_same_folder_is_not_taken_for_a_cell(tmp_
     others = ("--lambda_kd 0 --lambda_disc 8", "--lr 0.5", "--participation 0.5", "--rounds 2", "--as_published")
     for flags in others:
         ran(f"cfkd {QUICK} {flags}" if "--rounds" not in flags else f"cfkd {QUICK.replace('--rounds 1', flags)}", tmp_path)
-    how = Launch(export_dir=tmp_path)
-    found = results.collect([table], how)
-    assert found.rows == {}
-    assert found.missing(table) == [runs_of(f"cfkd {QUICK}")[0].key], "the table says with which command to make it"
-    (one,), _ = results.missing([table], how)
+    settings = Launch(export_dir=tmp_path)
+    result = results.collect([table], settings)
+    assert result.rows == {}
+    assert result.missing(table) == [runs_of(f"cfkd {QUICK}")[0].key], "the table says with which command to make it"
+    (run_experiment,), _ = results.missing([table], settings)
     (run,) = ran(f"cfkd {QUICK}", tmp_path)
-    assert run.folder == one.folder
-    (row,) = results.collect([table], how).rows.values()
+    assert run.folder == run_experiment.folder
+    (row,) = results.collect([table], settings).rows.values()
     assert row["global"] == 100 * run.summary()["global_mean"]
 
 
@@ -163,40 +165,40 @@ def test_a_run_that_other_code_made_counts_and_is_marked(tmp_path, monkeypatch):
         before.setattr(experiment.identity, "_sources", lambda algorithm: ["older"])
         before.setattr(experiment.identity, "revision", lambda: "0123abcd")
         (older,) = ran(f"independent {QUICK}", tmp_path)
-    found = results.collect([table], Launch(export_dir=tmp_path))
-    assert [row["other"] for row in found.rows.values()] == ["code of 0123abcd"]
-    assert f"{100 * older.summary()['global_mean']:.2f}*" in render(table, found)
+    result = results.collect([table], Launch(export_dir=tmp_path))
+    assert [row["other"] for row in result.rows.values()] == ["code of 0123abcd"]
+    assert f"{100 * older.summary()['global_mean']:.2f}*" in render(table, result)
     ran(f"independent {QUICK}", tmp_path)
-    found = results.collect([table], Launch(export_dir=tmp_path))
-    assert [row["other"] for row in found.rows.values()] == [""], "today's code goes before any other"
-    assert "*" not in render(table, found)
+    result = results.collect([table], Launch(export_dir=tmp_path))
+    assert [row["other"] for row in result.rows.values()] == [""], "today's code goes before any other"
+    assert "*" not in render(table, result)
 
 
 def test_a_run_that_starts_from_another_starts_from_the_one_with_its_seed(tmp_path):
     fedavg, command = f"fedavg {QUICK} --seed 0 1", f"lg_fedavg {QUICK} --seed 0 1"
-    table, how = table_of(lg_fedavg=Cell(command, start=fedavg)), Launch(export_dir=tmp_path)
-    ready, waiting = results.missing([table], how)
-    assert [one.options.algorithm for one in ready] == ["fedavg", "fedavg"]
-    assert [made.options.seed for made in waiting] == [0, 1]
+    table, flags = table_of(lg_fedavg=Cell(command, start=fedavg)), Launch(export_dir=tmp_path)
+    experiments, waiting = results.missing([table], flags)
+    assert [run_experiment.options.algorithm for run_experiment in experiments] == ["fedavg", "fedavg"]
+    assert [run_experiment.options.seed for run_experiment in waiting] == [0, 1]
     starts = {run.options["seed"]: run for run in ran(fedavg, tmp_path)}
-    ready, waiting = results.missing([table], how)
+    experiments, waiting = results.missing([table], flags)
     assert not waiting
-    for one in ready:
-        assert one.start["classifier.weight"].equal(starts[one.options.seed].weights()["global"]["classifier.weight"]), (
+    for item in experiments:
+        assert item.start["classifier.weight"].equal(starts[item.options.seed].weights()["global"]["classifier.weight"]), (
             "FedAvg's last model"
         )
     ran(command, tmp_path)
-    assert results.collect([table], how).rows == {}, "one that started anew is another run"
-    list(launch(ready, Launch(quiet=True)))
-    assert len(results.collect([table], how).of(table.cells[0])) == 2
+    assert results.collect([table], flags).rows == {}, "one that started anew is another run"
+    list(launch(experiments, Launch(quiet=True)))
+    assert len(results.collect([table], flags).of(table.cells[0])) == 2
 
 
 def test_a_cell_is_the_mean_over_its_seeds_and_a_table_says_how_many_are_there():
     cells = {"a": Cell(f"fedavg {QUICK} --seed 0 1 2", published=60.0), "b": Cell(f"fd {QUICK} --seed 0")}
-    keys = [made.key for made in runs_of(cells["a"].command)]
-    found = Results({key: {"global": value} for key, value in zip(keys, (50.0, 52.0, 57.0), strict=True)})
+    keys = [cell.key for cell in runs_of(cells["a"].command)]
+    result = Results({key: {"global": value} for key, value in zip(keys, (50.0, 52.0, 57.0), strict=True)})
     header, _, first, second = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in render(table_of(**cells), found).splitlines()
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in render(table_of(**cells), result).splitlines()
     )
     assert header == ["", "accuracy (published)", "accuracy", "n"]
     assert first == ["a", "60", f"53.00 ±{np.std([50, 52, 57], ddof=1):.2f}", "3"]
@@ -205,23 +207,23 @@ def test_a_cell_is_the_mean_over_its_seeds_and_a_table_says_how_many_are_there()
 
 def test_what_is_further_from_the_published_number_than_allowed_is_said():
     table = table_of(a=Cell(f"fedavg {QUICK}", published=60.0, tolerance=2.5))
-    found = Results({runs_of(table.cells[0].command)[0].key: {"global": 63.0}})
-    assert failures(table, found) == ["a, accuracy: +3.00 from the published 60, allowed 2.5"]
+    result = Results({runs_of(table.cells[0].command)[0].key: {"global": 63.0}})
+    assert failures(table, result) == ["a, accuracy: +3.00 from the published 60, allowed 2.5"]
 
 
 @pytest.fixture
 def paper(tmp_path, monkeypatch):
     """A paper with one table, in a folder of its own, beside a page for it."""
     table = table_of(a=Cell(f"independent {QUICK} --seed 0 1", published=50.0))
-    made = SimpleNamespace(__name__="papers.tiny", TITLE="Tiny", ABOUT="A paper.", TABLES=(table,))
-    made.words = lambda found: f"The mean is {found.mean(table, 'a', 'accuracy'):.2f}."
+    created = SimpleNamespace(__name__="papers.tiny", TITLE="Tiny", ABOUT="A paper.", TABLES=(table,))
+    created.words = lambda result: f"The mean is {result.mean(table, 'a', 'accuracy'):.2f}."
     (tmp_path / "tiny").mkdir()
     for module in (papers, page, results, __main__):
-        monkeypatch.setattr(module, "PAPERS", {"tiny": made})
+        monkeypatch.setattr(module, "PAPERS", {"tiny": created})
     monkeypatch.setattr(results, "HERE", tmp_path)
     monkeypatch.setattr(page, "PATH", tmp_path / "RESULTS.md")
     page.PATH.write_text("# Results\n\n<!-- papers/tiny: begin --><!-- papers/tiny: end -->\n\nThe end.\n")
-    return made
+    return created
 
 
 def test_one_command_runs_what_is_missing_prints_it_and_records_it(paper, tmp_path, capsys):
@@ -246,15 +248,15 @@ def test_one_command_runs_what_is_missing_prints_it_and_records_it(paper, tmp_pa
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_runs_are_side_by_side_and_a_signal_stops_them(number, status, paper, tmp_path, capsys, monkeypatch):
-    asked = {}
+    flags = {}
 
-    def launch(ready, how):
-        asked.update(n=len(ready), jobs=how.jobs, workers=how.workers, quiet=how.quiet)
+    def launch(experiments, settings):
+        flags.update(n=len(experiments), jobs=settings.jobs, workers=settings.workers, quiet=settings.quiet)
         signal.raise_signal(number)
 
     monkeypatch.setattr(__main__, "launch", launch)
     assert __main__.main(["tiny", "--export_dir", str(tmp_path / "saves"), "--jobs", "3"]) == status
-    assert asked == {"n": 2, "jobs": 3, "workers": "auto", "quiet": False}
+    assert flags == {"n": 2, "jobs": 3, "workers": "auto", "quiet": False}
     assert "rerun the same command to resume after the last finished round" in capsys.readouterr().err
 
 
@@ -267,7 +269,7 @@ def test_results_md_is_made_again_from_what_is_recorded_without_any_run(paper, t
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["nothing"], "nothing: must be one of tiny"),
         (["tiny/other"], "tiny/other: must be a table of tiny: tiny"),
@@ -276,12 +278,12 @@ def test_results_md_is_made_again_from_what_is_recorded_without_any_run(paper, t
         (["tiny", "--data_dir", "/nowhere"], ""),
     ],
 )
-def test_a_mistake_is_a_line(paper, words, told, tmp_path, capsys):
+def test_a_mistake_is_a_line(paper, words, message, tmp_path, capsys):
     status = __main__.main([*words, "--export_dir", str(tmp_path / "saves"), "--quiet", "--show"])
-    said = capsys.readouterr().err
-    if told:
+    result = capsys.readouterr().err
+    if message:
         assert status == 2
-        assert said == f"papers: {told}\n"
+        assert result == f"papers: {message}\n"
     else:
         assert status == 0, "the embedded digits lie nowhere"
 

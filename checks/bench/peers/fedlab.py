@@ -20,7 +20,7 @@ from fedlab.contrib.dataset.basic_dataset import FedDataset
 from fedlab.core.standalone import StandalonePipeline
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from checks.bench.work import Logits, Work, accuracy_of, given, tell
+from checks.bench.work import Logits, Work, accuracy_of, read_options, tell
 
 
 class Shares(FedDataset):
@@ -48,22 +48,22 @@ class Pipeline(StandalonePipeline):
 
 
 def main() -> None:
-    asked = given()
-    torch.set_num_threads(asked.threads)
+    options = read_options()
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    work = Work.read(asked.work)
-    wanted = work.options
+    work = Work.read(options.work)
+    job = work.options
     network = Logits(work.network())
     trainer = SGDSerialClientTrainer(network, len(work.shares))
     trainer.setup_dataset(Shares(work))
-    trainer.setup_optim(wanted["epoch_per_round"], wanted["batch_size"], wanted["lr"])
-    handler = SyncServerHandler(network, wanted["rounds"], wanted["participation"])
+    trainer.setup_optim(job["epoch_per_round"], job["batch_size"], job["lr"])
+    handler = SyncServerHandler(network, job["rounds"], job["participation"])
     pipeline = Pipeline(handler, trainer, work)
     pipeline.ends.append(time.perf_counter())
     pipeline.main()
     rounds = [end - begin for begin, end in zip(pipeline.ends, pipeline.ends[1:], strict=False)]
-    a_round = work.per_round * wanted["epoch_per_round"] * len(trainer.dataset.get_dataloader(0, wanted["batch_size"]))
-    tell(rounds=rounds, tests=[], accuracy=pipeline.accuracy, steps=a_round * wanted["rounds"])
+    a_round = work.per_round * job["epoch_per_round"] * len(trainer.dataset.get_dataloader(0, job["batch_size"]))
+    tell(rounds=rounds, tests=[], accuracy=pipeline.accuracy, steps=a_round * job["rounds"])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from checks.bench.work import Logits, Work, accuracy_of, given, tell
+from checks.bench.work import Logits, Work, accuracy_of, read_options, tell
 
 
 @cache
@@ -29,12 +29,12 @@ def read(path: Path) -> tuple[Work, Logits]:
 
 
 def main() -> None:
-    asked = given()
+    options = read_options()
     torch.manual_seed(0)
     random.seed(0)
-    work, _ = read(asked.work)
-    torch.set_num_threads(asked.threads)
-    wanted, path = work.options, asked.work
+    work, _ = read(options.work)
+    torch.set_num_threads(options.threads)
+    job, path = work.options, options.work
     server, ends, accuracies = Logits(work.network()), [], []
     client_app, server_app = ClientApp(), ServerApp()
 
@@ -45,11 +45,11 @@ def main() -> None:
         work, network = read(path)
         network.load_state_dict(message.content["arrays"].to_torch_state_dict())
         network.train()
-        optimizer = torch.optim.SGD(network.parameters(), lr=wanted["lr"], momentum=wanted["momentum"])
+        optimizer = torch.optim.SGD(network.parameters(), lr=job["lr"], momentum=job["momentum"])
         x, y = work.shares[context.node_config["partition-id"]]
         steps = 0
-        for _ in range(wanted["epoch_per_round"]):
-            for i in torch.randperm(len(y)).split(wanted["batch_size"]):
+        for _ in range(job["epoch_per_round"]):
+            for i in torch.randperm(len(y)).split(job["batch_size"]):
                 optimizer.zero_grad()
                 F.cross_entropy(network(x[i]), y[i]).backward()
                 optimizer.step()
@@ -67,18 +67,18 @@ def main() -> None:
     @server_app.main()
     def serve(grid, context) -> None:
         strategy = FedAvg(
-            fraction_train=wanted["participation"],
+            fraction_train=job["participation"],
             fraction_evaluate=0.0,
             min_train_nodes=work.per_round,
             min_available_nodes=len(work.shares),
         )
         initial = ArrayRecord(server.state_dict())
-        result = strategy.start(grid, initial, wanted["rounds"], train_config=ConfigRecord(), evaluate_fn=evaluate)
+        result = strategy.start(grid, initial, job["rounds"], train_config=ConfigRecord(), evaluate_fn=evaluate)
         mean = [metrics["steps"] for metrics in result.train_metrics_clientapp.values()]
         rounds = [end - begin for begin, end in zip(ends, ends[1:], strict=False)]
         tell(rounds=rounds, tests=[], accuracy=accuracies[-1], steps=round(sum(mean) * work.per_round))
 
-    resources = {"init_args": {"num_cpus": asked.threads}, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+    resources = {"init_args": {"num_cpus": options.threads}, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     run_simulation(server_app, client_app, num_supernodes=len(work.shares), backend_config=resources)
 
 

@@ -21,7 +21,7 @@ from fluke.evaluation import ClassificationEval
 from fluke.utils import FederationObserver
 from torchmetrics import Accuracy
 
-from checks.bench.work import TEST_BATCH, Logits, Work, given, tell
+from checks.bench.work import TEST_BATCH, Logits, Work, read_options, tell
 
 
 class Watch(FederationObserver):
@@ -42,10 +42,10 @@ class Watch(FederationObserver):
 
 
 def main() -> None:
-    asked = given()
-    torch.set_num_threads(asked.threads)
-    work = Work.read(asked.work)
-    wanted = work.options
+    options = read_options()
+    torch.set_num_threads(options.threads)
+    work = Work.read(options.work)
+    job = work.options
     environment = FlukeENV()
     environment.set_seed(0)
     environment.set_device("cpu")
@@ -56,12 +56,12 @@ def main() -> None:
     def loader(examples, batch_size: int, shuffle: bool) -> FastDataLoader:
         return FastDataLoader(*examples, num_labels=work.n_classes, batch_size=batch_size, shuffle=shuffle)
 
-    shares = [loader(share, wanted["batch_size"], True) for share in work.shares]
+    shares = [loader(share, job["batch_size"], True) for share in work.shares]
     data = DummyDataContainer(shares, [None] * len(shares), loader(work.test, TEST_BATCH, False), work.n_classes)
-    optimizer = {"name": "SGD", "lr": wanted["lr"], "momentum": wanted["momentum"]}
+    optimizer = {"name": "SGD", "lr": job["lr"], "momentum": job["momentum"]}
     client = {
-        "batch_size": wanted["batch_size"],
-        "local_epochs": wanted["epoch_per_round"],
+        "batch_size": job["batch_size"],
+        "local_epochs": job["epoch_per_round"],
         "loss": "CrossEntropyLoss",
         "optimizer": optimizer,
         "scheduler": {"name": "StepLR", "step_size": 1, "gamma": 1},
@@ -69,9 +69,9 @@ def main() -> None:
     settings = DDict(client=DDict(client), server=DDict(weighted=True), model=Logits(work.network()))
     watch, algorithm = Watch(), FedAVG(len(shares), DataSplitter(data, distribution="iid"), settings)
     algorithm.set_callbacks(watch)
-    algorithm.run(wanted["rounds"], wanted["participation"], finalize=False)
+    algorithm.run(job["rounds"], job["participation"], finalize=False)
     rounds = [end - begin for begin, end in zip(watch.ends, watch.ends[1:], strict=False)]
-    steps = work.per_round * wanted["rounds"] * wanted["epoch_per_round"] * shares[0].n_batches
+    steps = work.per_round * job["rounds"] * job["epoch_per_round"] * shares[0].n_batches
     tell(rounds=rounds, tests=[], accuracy=watch.accuracy, steps=steps)
 
 

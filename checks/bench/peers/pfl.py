@@ -23,7 +23,7 @@ from pfl.hyperparam.base import NNEvalHyperParams, NNTrainHyperParams
 from pfl.metrics import Metrics, StringMetricName, Weighted
 from pfl.model.pytorch import PyTorchModel
 
-from checks.bench.work import TEST_BATCH, Logits, Work, given, tell
+from checks.bench.work import TEST_BATCH, Logits, Work, read_options, tell
 
 
 class Network(Logits):
@@ -57,12 +57,12 @@ class Watch(TrainingProcessCallback):
 
 
 def main() -> None:
-    asked = given()
-    torch.set_num_threads(asked.threads)
+    options = read_options()
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     np.random.seed(0)
-    work = Work.read(asked.work)
-    wanted = work.options
+    work = Work.read(options.work)
+    job = work.options
     sampler = get_user_sampler("minimize_reuse", list(range(len(work.shares))))
     shares = [PyTorchTensorDataset(share) for share in work.shares]
     data = FederatedDataset(lambda k: shares[k], sampler)
@@ -71,25 +71,25 @@ def main() -> None:
     watch, evaluated = Watch(), NNEvalHyperParams(local_batch_size=TEST_BATCH)
     FederatedAveraging().run(
         NNAlgorithmParams(
-            central_num_iterations=wanted["rounds"],
-            evaluation_frequency=wanted["rounds"] + 1,  # of the clients' own evaluation: in the first round alone
+            central_num_iterations=job["rounds"],
+            evaluation_frequency=job["rounds"] + 1,  # of the clients' own evaluation: in the first round alone
             train_cohort_size=work.per_round,
             val_cohort_size=None,
         ),
         SimulatedBackend(data, data),
         model,
         model_train_params=NNTrainHyperParams(
-            local_num_epochs=wanted["epoch_per_round"],
-            local_learning_rate=wanted["lr"],
-            local_batch_size=wanted["batch_size"],
+            local_num_epochs=job["epoch_per_round"],
+            local_learning_rate=job["lr"],
+            local_batch_size=job["batch_size"],
         ),
         model_eval_params=evaluated,
         callbacks=[CentralEvaluationCallback(PyTorchTensorDataset(work.test), model_eval_params=evaluated), watch],
     )
     rounds = [end - begin for begin, end in zip(watch.ends, watch.ends[1:], strict=False)]
-    a_round = work.per_round * wanted["epoch_per_round"] * -(-len(shares[0]) // wanted["batch_size"])
+    a_round = work.per_round * job["epoch_per_round"] * -(-len(shares[0]) // job["batch_size"])
     if os.environ.get("RANK", "0") == "0":
-        tell(rounds=rounds, tests=[], accuracy=watch.accuracy, steps=a_round * wanted["rounds"])
+        tell(rounds=rounds, tests=[], accuracy=watch.accuracy, steps=a_round * job["rounds"])
 
 
 if __name__ == "__main__":
