@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tabulate import tabulate
 from tqdm import tqdm
 
 import experiment
@@ -185,4 +184,6 @@ def _label_plans(plans: Sequence[Plan]) -> list[dict[str, str]]:
 
 def _format_table(rows: Sequence[dict[str, str]], text_columns: Sequence[str]) -> str:
     aligned = ["left" if name in text_columns else "right" for name in rows[0]]
+    from tabulate import tabulate  # imported here, so that help texts and error messages appear without delay
+
     return tabulate(rows, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)
