@@ -33,7 +33,7 @@ from figures.groups import groups, problems
 from figures.problems import overview
 from figures.render import render
 from figures.verdict import best_on_validation
-from launch import Failed, ending, launch, loggers, nodes, refuse, slurm, tell_failed, torchrun
+from launch import Failed, ending, launch, loggers, nodes, refuse, scheduling, slurm, tell_failed, torchrun
 from launch.display import log_to_stderr
 from options import Launch, Options
 from untrusted import print_escaped
@@ -122,9 +122,10 @@ def _announce(requested: RequestedRuns) -> Callable[..., None]:
                 f"the code, a library or the processor has changed since {older_run} was made: "
                 "it is kept, and this is run anew"
             )
-    distinct_splits = split.distinct(
-        [run_experiment for run_experiment in experiments if not saves.finished(run_experiment.folder)]
-    )
+    unfinished = [run_experiment for run_experiment in experiments if not saves.finished(run_experiment.folder)]
+    if (hint := scheduling.bf16_hint(unfinished)) is not None:
+        print_lines(hint)
+    distinct_splits = split.distinct(unfinished)
     print_lines(*(split.text(run_experiment) for run_experiment in distinct_splits[:SPLITS_SHOWN]))
     if len(distinct_splits) > SPLITS_SHOWN:
         print_lines(f"and {len(distinct_splits) - SPLITS_SHOWN} more splits; --show_split draws them")
