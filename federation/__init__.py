@@ -188,8 +188,8 @@ class Federation:
         """
         skeleton = self.skeletons[client % len(self.skeletons)]
         with torch.no_grad():
-            for name, tensor in skeleton.state_dict().items():
-                tensor.copy_(weights[name])
+            tensors = skeleton.state_dict()
+            torch._foreach_copy_(list(tensors.values()), [weights[name] for name in tensors])
         return skeleton.requires_grad_(True).eval()
 
     def count_flops(self, do: Callable[[], Any], client: int, *kind: Hashable) -> Any:
