@@ -63,12 +63,13 @@ def evaluation(folder: Path) -> str:
     )
     rounds = run_experiment(prepare(replace(options, threads=1), Launch(export_dir=folder))).rounds
     first, *later = rounds["evaluation_seconds"][1:]
-    return f"evaluation of {N_CLIENTS} models: {first:.2f} s, again with 10 new ones {median(later):.2f} s, {first / median(later):.0f} times less"
+    again = median(later)
+    return f"evaluation of {N_CLIENTS} models: {first:.2f} s, with 10 new {again:.2f} s, {first / again:.0f} times less"
 
 
 def results_table(folder: Path) -> str:
     """The same run under 1,000 seeds."""
-    command.main([*TINY.split(), "--export_dir", str(folder / "first")])
+    seconds(lambda: command.main([*TINY.split(), "--export_dir", str(folder / "first")]))
     (run,) = saves.find(folder / "first")
     for seed in range(N_RUNS):
         copy = folder / "many" / f"run-{seed}"
