@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import streams
 from errors import UserError
 
 
@@ -237,7 +238,7 @@ class Dropout(nn.Module):
             return (F.dropout2d if self.channels else F.dropout)(x, self.p)
         shape = (*x.shape[:2], 1, 1) if self.channels else x.shape
         draws = self.stream.random(shape, dtype=np.float32)  # the same draws for any precision of x
-        return x * torch.from_numpy((draws >= self.p) / (1 - self.p)).to(x)
+        return x * streams.moved(torch.from_numpy((draws >= self.p) / (1 - self.p)).to(x.dtype), x.device)
 
 
 def LeNet5(shape, n_classes: int, feature_dim: int) -> Net:

@@ -33,7 +33,7 @@ from figures.groups import groups, problems
 from figures.problems import overview
 from figures.render import render
 from figures.verdict import best_on_validation
-from launch import Failed, ending, launch, loggers, nodes, refuse, slurm, tell_failed, torchrun
+from launch import Failed, ending, launch, loggers, nodes, refuse, scheduling, slurm, tell_failed, torchrun
 from launch.display import log_to_stderr
 from options import Launch, Options
 from untrusted import print_escaped, wrap
@@ -119,9 +119,10 @@ def _announce(requested: RequestedRuns) -> Callable[..., None]:
             print_lines(wrap(f"already finished, reading {run_experiment.folder} (--force repeats it)"))
         elif (older_run := experiment.earlier(run_experiment.folder)) is not None:
             print_lines(wrap(f"code, libraries or CPU changed since {older_run}; keeping it and starting a new run"))
-    distinct_splits = split.distinct(
-        [run_experiment for run_experiment in experiments if not saves.finished(run_experiment.folder)]
-    )
+    unfinished = [run_experiment for run_experiment in experiments if not saves.finished(run_experiment.folder)]
+    if (hint := scheduling.bf16_hint(unfinished)) is not None:
+        print_lines(wrap(hint))
+    distinct_splits = split.distinct(unfinished)
     print_lines(*(split.text(run_experiment) for run_experiment in distinct_splits[:SPLITS_SHOWN]))
     if len(distinct_splits) > SPLITS_SHOWN:
         print_lines(f"and {len(distinct_splits) - SPLITS_SHOWN} more splits; --show_split draws them")

@@ -32,3 +32,8 @@ def torch_seeded(*key: str | int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_digest(key) % 2**32)
         yield
+
+
+def moved(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor drawn on the CPU on the device. A GPU copies it from pinned memory, so that the CPU does not wait."""
+    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)

@@ -5,6 +5,7 @@ before unpacking the file. A faulty file raises a `RefusedError`, whose single l
 """
 
 import argparse
+import io
 import json
 import logging
 import math
@@ -18,6 +19,7 @@ import unicodedata
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -269,14 +271,23 @@ def affordable(path: Path, unpacked: int, packed: int) -> None:
         raise RefusedError(path, f"needs {size(unpacked)} of memory, more than the limit of {size(limit)}")
 
 
+HEADERS = {(1, 0): (2, npy.read_array_header_1_0), (2, 0): (4, npy.read_array_header_2_0)}  # bytes of the length, reader
+
+
+@lru_cache(maxsize=100)  # the columns of a history share a header
+def _header(version: tuple[int, int], header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return shape, order and type. Numpy refuses a header of more than 10,000 bytes."""
+    return HEADERS[version][1](io.BytesIO(header))
+
+
 def _array(path: Path, name: str, file, n_bytes: int) -> np.ndarray:
     """Return one array from the next `n_bytes` bytes of a file. The header and the values must fill these bytes exactly.
     (`np.load` allocates the memory that a header names before reading a value.)"""
     version = npy.read_magic(file)
-    reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
-    if reader is None:
+    if version not in HEADERS:
         raise RefusedError(path, f"{name} has the npy version {version}; must be 1.0 or 2.0")
-    shape, fortran, dtype = reader(file)  # numpy refuses a header of more than 10,000 bytes
+    length_bytes = file.read(HEADERS[version][0])
+    shape, fortran, dtype = _header(version, length_bytes + file.read(int.from_bytes(length_bytes, "little")))
     if dtype.kind not in KINDS:
         raise RefusedError(path, f"{name} holds {'objects' if dtype.hasobject else dtype}; only numbers and text are read")
     length = math.prod(shape) * dtype.itemsize

@@ -3,9 +3,9 @@
     python checks/on_cuda.py              # or: --device cpu, to see that it is in order where there is no CUDA device
 
 Every algorithm plays two rounds with tiny networks in float64, on the device twice and on the processor: the same bits when
-it is repeated, weights that agree to a tolerance, the same bytes and counts, and no step that waits for the device. Then the
-table of `make run`, on the device. No machine with such a device was at hand when this was written. The exit status is the
-number of algorithms with a difference.
+it is repeated, weights that agree to a tolerance, the same bytes and counts, and no step that waits for the device. Then how
+often an evaluation waits for the device, and the table of `make run`, on the device. No machine with such a device was at
+hand when this was written. The exit status is the number of algorithms with a difference.
 """
 
 import argparse
@@ -21,8 +21,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import play  # noqa: E402
 from test_algorithms import MODULES, answers_of, equal, federation_for, options_of, tensors  # noqa: E402
+from test_evaluation import SPLIT  # noqa: E402
 
 import helpers  # noqa: E402
+from experiment.evaluation import evaluate  # noqa: E402
 
 CLOSE = 1e-6  # relative and absolute: float64, after two rounds
 JOB = (
@@ -49,6 +51,19 @@ def differing(case: str, device: str) -> list[str]:
     if waited:
         results.append(f"{len(waited)} times a step waited for the device, first in {waited[0]}")
     return results
+
+
+def waits_of_evaluation(device: str) -> tuple[int, int]:
+    """How often an evaluation waits for the device, and of how many models it is. Few are right: one for the models that are
+    evaluated together, and each that torch makes for the labels; not one a model or a batch."""
+    federation = federation_for("independent", device=device)
+    _, done = play(federation, options_of("independent"))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        _tell("warn")
+        evaluate(federation, SPLIT, done)
+        _tell("default")
+    return sum("synchroniz" in str(warning.message) for warning in warned), len(federation.clients)
 
 
 class _waits:
@@ -88,11 +103,14 @@ def main() -> int:
         print("no CUDA device is there")
         return 1
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.allow_tf32 = False
     wrong = 0
     for case in MODULES:
         result = differing(case, args.device)
         wrong += bool(result)
         print(f"{case}: {'; '.join(result) or 'the same'}", flush=True)
+    n_waits, n_models = waits_of_evaluation(args.device)
+    print(f"an evaluation of {n_models} models waits {n_waits} times for the device")
     words = [sys.executable, "run.py", *JOB.split(), "--device", args.device]
     return wrong + bool(subprocess.run(words, cwd=ROOT, check=False).returncode)
 

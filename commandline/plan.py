@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tabulate import tabulate
 from tqdm import tqdm
 
 import experiment
@@ -182,6 +181,8 @@ def _label_plans(plans: Sequence[Plan]) -> list[dict[str, str]]:
 
 
 def _format_table(rows: Sequence[dict[str, str]], text_columns: Sequence[str]) -> str:
+    from tabulate import tabulate  # imported here, so that help texts and error messages appear without delay
+
     def table(columns: Sequence[str]) -> str:
         cells = [{name: row[name] for name in columns} for row in rows]
         aligned = ["left" if name in text_columns else "right" for name in columns]

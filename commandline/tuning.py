@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tabulate import tabulate
 
 import algorithms
 from commandline.study import Study, read
@@ -113,6 +112,8 @@ def of_study(launch_options: Launch) -> RequestedRuns:
 
 def table(settings: Sequence[Setting]) -> str:
     """Return the settings that were tried, with the choice, as a table."""
+    from tabulate import tabulate  # imported here, so that help texts and error messages appear without delay
+
     return tabulate(rows_of(settings), headers="keys", tablefmt="simple", floatfmt=".2f")
 
 

@@ -73,7 +73,9 @@ def from_checkpoint(saved: dict[str, Any], device: torch.device) -> tuple[dict, 
 
 def _move_to(tree: Any, device: torch.device) -> Any:
     if isinstance(tree, dict):
-        return {key: _move_to(value, device) for key, value in tree.items()}
+        # Adam counts its steps on the CPU: a step would wait for a counter on a GPU
+        counters = {"step"} if "exp_avg" in tree else ()
+        return {key: value if key in counters else _move_to(value, device) for key, value in tree.items()}
     if isinstance(tree, list):
         return [_move_to(value, device) for value in tree]
     return tree.to(device) if isinstance(tree, Tensor) else tree

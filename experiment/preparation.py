@@ -258,6 +258,7 @@ def federation_of(experiment: Experiment) -> Federation:
 
 def _federation(experiment: Experiment, data: datasets.Data) -> Federation:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.allow_tf32 = False  # --precision float32 means float32, whose products TF32 rounds to 10 bits
     options = experiment.options
     return Federation.of(
         data,

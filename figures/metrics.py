@@ -79,11 +79,16 @@ def column_of(run: Run, metric: str) -> str | None:
     """Return the column of an accuracy; None where the run has no accuracy of that name.
 
     The name of the headline answer is accepted too: "personal:global" of `fedavg` is its "personal"."""
-    available, (name, _, suffix) = metrics(run), metric.partition(":")
+    name, _, suffix = metric.partition(":")
     answer, _, head = suffix.partition(" ")
-    if metric not in available and answer and answer == run.headline:
-        metric = f"{name}:{head}" if head else name
-    return available.get(metric)
+    first, rounds = columns([run]).get(name), run.rounds
+
+    def column_with(suffix: str) -> str | None:
+        column = f"{first}:{suffix}" if suffix else first
+        return column if column in rounds and rounds[column].to_numpy()[-1] >= 0 else None
+
+    column = column_with(suffix)
+    return column_with(head) if column is None and answer and answer == run.headline else column
 
 
 def check_metric(runs: Sequence[Run], metric: str) -> None:
@@ -126,20 +131,26 @@ def accuracy(run: Run, metric: str, on: str) -> float:
     """Return an accuracy of a run that `check_metric` has accepted, as a fraction of 1.
 
     Raises UserError for an accuracy that was not measured in that round."""
-    value = row_of(run, on)[column_of(run, metric)]
+    value = _value(run, column_of(run, metric), on)
     if np.isnan(value):
         raise UserError(f"--metric {metric}: {run.folder} has no value {ROUND[on]}")
-    return float(value)
+    return value
+
+
+def _value(run: Run, column: str | None, on: str) -> float:
+    """Return a column of the last round, or of the round best on validation; NaN without the column."""
+    if on != "last" or column is None:
+        return float(row_of(run, on).get(column, np.nan))
+    return float(run.rounds[column].to_numpy()[-1])  # the whole row takes pandas ten times as long
 
 
 def values_of(runs: Iterable[Run], metric: str, on: str) -> Values | None:
     """Return {seed: a fraction of 1}; None where a run has no such accuracy in that round."""
     values: Values = {}
     for run in runs:
-        value = row_of(run, on).get(column_of(run, metric), np.nan)
+        values[seed_of(run)] = value = _value(run, column_of(run, metric), on)
         if np.isnan(value):
             return None
-        values[seed_of(run)] = float(value)
     return values
 
 

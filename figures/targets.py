@@ -87,7 +87,7 @@ def cumulated(run: Run, quantity: str) -> np.ndarray | None:
     if quantity == "rounds":
         return rounds["round"].to_numpy(dtype=float)
     present = [name for name in ADDED_UP.get(quantity, (quantity,)) if name in rounds]
-    return rounds[present].fillna(0).sum(axis=1).cumsum().to_numpy(dtype=float) if present else None
+    return sum(np.nan_to_num(rounds[name].to_numpy()) for name in present).cumsum().astype(float) if present else None
 
 
 def evaluated(run: Run, curve: str) -> tuple[np.ndarray, np.ndarray]:

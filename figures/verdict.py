@@ -14,6 +14,7 @@ from figures.statistics import Paired, Values, least_errors, paired
 from options import flags_of
 from saves import Run
 
+Confusion = dict[str, np.ndarray]  # the arrays of a run's `confusion.npz`
 RULE = (
     "Significantly different: Student's 95 % interval of the differences, paired by seed, excludes 0; with n = {n} seeds "
     "this takes {t:.1f} standard errors."
@@ -34,14 +35,16 @@ def chosen(groups: Sequence[Group]) -> list[Group] | None:
     return best
 
 
-def largest_class_share(run: Run, metric: str = "global") -> float | None:
+def largest_class_share(run: Run, metric: str = "global", saved: Confusion | None = None) -> float | None:
     """Return the accuracy of always predicting the largest class, a fraction of 1.
 
     On the global test set this is the share of its largest class. On the clients' own test examples this is the share of
     each client's own largest class, mean over clients (for "worst": the smallest). None for a metric that is not an accuracy
-    on test examples, and where the run did not keep the classes."""
+    on test examples, and where the run did not keep the classes. `saved`: the run's "confusion", if it is read already."""
     kind, examples = measure_of(metric)
-    saved = run.arrays("confusion") if kind == "accuracy" and examples in ("global", "personal", "tuned", "worst") else None
+    if kind != "accuracy" or examples not in ("global", "personal", "tuned", "worst"):
+        return None
+    saved = saved or run.arrays("confusion")
     if saved is None:
         return None
     if examples == "global":
@@ -58,21 +61,21 @@ def no_better_than_largest_class(run: Run, metric: str | None = None) -> bool:
     """Return whether an accuracy of a run after its last round is not above that of always predicting the largest class.
 
     The default metric is that of the headline answer."""
-    metric = metric or _headline(run)
-    return _lead(run, metric, run.summary()[f"{metric}_mean"]) <= EQUAL
-
-
-def _headline(run: Run) -> str:
-    """Return the metric of the headline answer: "global" for one model for all, "personal" for a model per client."""
     saved = run.arrays("confusion")
+    metric = metric or _headline(saved)
+    return _lead(run, metric, run.summary()[f"{metric}_mean"], saved) <= EQUAL
+
+
+def _headline(saved: Confusion | None) -> str:
+    """Return the metric of the headline answer: "global" for one model for all, "personal" for a model per client."""
     return "global" if saved is None or len(saved["test"]) == 1 else "personal"
 
 
-def _lead(run: Run, metric: str, value: float) -> float:
+def _lead(run: Run, metric: str, value: float, saved: Confusion | None = None) -> float:
     """Return how far an accuracy is above the accuracy of always predicting the largest class.
 
     inf where the latter is unknown, and where no accuracy could be above it: every client has examples of one class."""
-    share = largest_class_share(run, metric)
+    share = largest_class_share(run, metric, saved)
     return math.inf if share in (None, 1.0) else value - share
 
 
@@ -168,7 +171,7 @@ def at_chance(groups: Sequence[Group]) -> list[str]:
         bad = [run for run in group.runs if run.diverged is None and no_better_than_largest_class(run)]
         if not bad:
             continue
-        metric = _headline(bad[0])
+        metric = _headline(bad[0].arrays("confusion"))
         accuracy = np.mean([run.summary()[f"{metric}_mean"] for run in bad])
         largest = np.mean([largest_class_share(run, metric) for run in bad])
         place = "on the test set" if metric == "global" else "on the clients' own test examples"

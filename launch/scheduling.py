@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
+import torch
+
 import algorithms
 import models
 import saves
@@ -15,6 +17,7 @@ from experiment import Experiment
 from federation import n_sampled, ranks
 
 LONG = 5e9  # work of a run in units of `work_of`: some seconds, the time that worker processes take to start
+MINUTES = 1e11  # work that takes some minutes
 POLL = 1.0  # seconds between checks of the runs on which other processes work
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a Linux container: microseconds of work per period, and length of the period
 TRAINING = 3  # times the operations of a forward pass: forward, and backward to the inputs and to the weights
@@ -79,6 +82,28 @@ def work_of(experiment: Experiment) -> float:
     n_trained = n_train * (options.rounds * options.epoch_per_round * options.participation + options.ft_epochs)
     n_models = options.n_clients if algorithms.says(options.algorithm, "mixed") else 1
     return mean(sizes) * (TRAINING * n_trained + n_evaluations * n_test * n_models)
+
+
+def bf16_hint(experiments: Iterable[Experiment]) -> str | None:
+    """Return a line that names `--precision bf16` if a long float32 run of CNN4 or a ResNet is on a processor with bf16.
+
+    Chorus never changes the precision itself, since the results would be others.
+    """
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return None
+    names = {
+        name
+        for experiment in experiments
+        if experiment.options.precision == "float32" and experiment.options.device == "cpu" and work_of(experiment) > MINUTES
+        for name in experiment.options.model
+        if name == "CNN4" or name.startswith("ResNet")
+    }
+    if not names:
+        return None
+    return (
+        f"this processor computes in bf16: --precision bf16 may be 1.4 to 1.7 times as fast for {', '.join(sorted(names))}, "
+        "with other results"
+    )
 
 
 @cache

@@ -148,17 +148,29 @@ class Run:
         no run can have."""
         import pandas as pd
 
-        path = self._checked("history.npz")
-        columns = read_arrays(path)
-        if problem := strange_history(columns, self.options["n_clients"], self.options["rounds"]):
-            raise damaged(path, problem)
-        return pd.DataFrame(columns)
+        return pd.DataFrame(self._columns)
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
         """Return a row per round, including round 0 (messages before the first round)."""
-        rows = self.history[self.history["client"] == ALL]
-        return rows.drop(columns="client").dropna(axis=1, how="all").reset_index(drop=True)
+        import pandas as pd
+
+        return pd.DataFrame(self._round_columns)
+
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        path = self._checked("history.npz")
+        columns = read_arrays(path)
+        if problem := strange_history(columns, self.options["n_clients"], self.options["rounds"]):
+            raise damaged(path, problem)
+        return columns
+
+    @cached_property
+    def _round_columns(self) -> dict[str, np.ndarray]:
+        """Return the columns of `rounds`: those with a value. (A frame takes ten times as long to make and to read.)"""
+        is_round = self._columns["client"] == ALL
+        columns = {name: column[is_round] for name, column in self._columns.items() if name != "client"}
+        return {name: column for name, column in columns.items() if not np.isnan(column).all()}
 
     @property
     def clients(self) -> pd.DataFrame:
@@ -185,24 +197,28 @@ class Run:
         """Return whether the run is finished."""
         return finished(self.folder)
 
-    @property
+    @cached_property
     def diverged(self) -> int | None:
         """Return the first round in which a client or the server diverged while the run continued (`--on_divergence`), 0 for
         divergence before round 1, None without divergence."""
-        rounds = self.rounds
-        flags = rounds[[name for name in rounds if name.partition(":")[0] in ("diverged", "tuned_diverged")]]
-        rounds_diverged = rounds["round"][flags.notna().any(axis=1)]
-        return int(rounds_diverged.iloc[0]) if len(rounds_diverged) else None
+        columns = self._round_columns
+        flags = [flag for name, flag in columns.items() if name.partition(":")[0] in ("diverged", "tuned_diverged")]
+        rounds_diverged = columns["round"][~np.isnan(flags).all(axis=0)] if flags else []
+        return int(rounds_diverged[0]) if len(rounds_diverged) else None
 
     def summary(self) -> dict[str, Any]:
         """Return the keys of `--json`: accuracies after the last round; totals over the run of bytes, of steps and flops of
         the clients and, separately, of the server, of seconds without the evaluation and seconds of the evaluation; and the
         first round in which the run diverged."""
-        rounds = self.rounds
-        last = rounds.iloc[-1]
+        return dict(self._summary)
+
+    @cached_property
+    def _summary(self) -> dict[str, Any]:
+        columns = self._round_columns
+        last = {name: column[-1] for name, column in columns.items()}
 
         def total(name: str) -> int | None:
-            return int(rounds[name].sum()) if name in rounds else None  # older runs lack some columns
+            return int(np.nansum(columns[name])) if name in columns else None  # older runs lack some columns
 
         epochs = range(self.options.get("ft_epochs", 0) + 1)
         by_epoch = [float(last[f"tuned_mean:epoch {e}"]) for e in epochs if f"tuned_mean:epoch {e}" in last]
@@ -219,7 +235,7 @@ class Run:
             "tuned_by_epoch": by_epoch or None,
             **{name: total(name) or 0 for name in ("bytes_up", "bytes_down", "bytes_between")},
             **{name.replace(":", "_"): total(name) for name in ("steps", f"steps{SERVER}", "flops", f"flops{SERVER}")},
-            **{name: round(float(rounds[name].sum()), 3) for name in ("seconds", "evaluation_seconds")},
+            **{name: round(float(np.nansum(columns[name])), 3) for name in ("seconds", "evaluation_seconds")},
             "diverged": self.diverged,
             "options": self.options,
         }

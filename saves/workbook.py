@@ -15,6 +15,7 @@ import saves
 from saves import flat
 from untrusted import escape
 
+LEFT, RIGHT = Alignment(horizontal="left"), Alignment(horizontal="right")
 MAX_ROWS, MAX_COLUMNS, MAX_TEXT = 1_048_576, 16_384, 32_767  # Excel's limits
 
 
@@ -139,7 +140,7 @@ def dress(sheet, form: Callable[[str, float], str]) -> None:
             number = isinstance(cell.value, int | float) and not isinstance(cell.value, bool)
             if number and sheet.title != "config":  # options keep the form of the command line
                 cell.number_format = form(description, cell.value)
-            cell.alignment = Alignment(horizontal="right" if number and sheet.title != "config" else "left")
+            cell.alignment = RIGHT if number and sheet.title != "config" else LEFT
 
 
 def _format(description: str, value: float) -> str:

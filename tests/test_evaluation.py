@@ -594,7 +594,7 @@ def same_evaluation(one, other):
 @pytest.mark.parametrize("name", ["independent", "ditto", "fedproto", "fedrep"])
 def test_a_client_with_the_same_weights_is_not_evaluated_again_and_has_the_same_accuracy(name, scored):
     """With one client a round, the others' personal models stay; a shared body changes the models of all clients."""
-    federation, flags = federation_for(name, participation=0.4), options_of(name)
+    federation, flags = federation_for(name, participation=0.4), request(name)
     state, remembered = algorithms.module_of(flags).start(federation, flags), {}
     for r in range(1, 5):
         done = algorithms.module_of(flags).communicate(federation.at(r), state, flags)

@@ -552,3 +552,19 @@ def test_a_round_leaves_no_tensor_behind(tmp_path):
 
     experiment.run(prepared("fedavg", tmp_path, rounds=8, track_history=1, track_features=0), watch=count)
     assert results[2:7] == [results[2]] * 5, "the first rounds fill what is kept once, the last one writes"
+
+
+def test_a_resumed_adam_counts_its_steps_on_the_processor():
+    """On a GPU a step would wait for its counter; all else moves to the device ("meta" stands for it)."""
+    adam = {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}
+    saved = {"state": {"memory": [{"w": adam}, None], "step": torch.zeros(1)}, "history": [], "files": {}, "round": 1}
+    state, *_ = checkpoints.from_checkpoint(saved, torch.device("meta"))
+    assert state["memory"][0]["w"]["step"] is adam["step"]
+    assert {state["memory"][0]["w"][name].device.type for name in ("exp_avg", "exp_avg_sq")} == {"meta"}
+    assert state["step"].device.type == "meta", "a tensor of that name that is no counter of Adam's"
+
+
+def test_a_convolution_in_float32_is_in_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    preparation.federation_of(prepared("fedavg", tmp_path))
+    assert not torch.backends.cudnn.allow_tf32

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import torch
 from conftest import ROOT, carried_out, default_signals
 from test_experiment import assert_same, prepared
 
@@ -603,3 +604,26 @@ def test_json_lines_of_a_study_side_by_side_are_in_the_order_of_the_runs(tmp_pat
     assert command.main([*f"{STUDY} --rounds 1 --json --jobs 2 --export_dir {tmp_path}".split()]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(line["algorithm"], line["seed"]) for line in lines] == [("fedavg", 0), ("fedavg", 1), ("cfkd", 0), ("cfkd", 1)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "native", "named"),
+    [
+        ({"model": ("CNN4",)}, True, True),
+        ({"model": ("CNN4",)}, False, False),
+        ({"model": ("CNN4",), "precision": "bf16"}, True, False),
+        ({"model": ("CNN4",), "rounds": 1}, True, False),  # a short run
+        ({"model": ("MLP",)}, True, False),
+    ],
+    ids=str,
+)
+def test_bf16_is_named_for_a_long_run_of_a_network_that_gains_on_a_processor_that_has_it(
+    flags, native, named, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    one = prepared("fedavg", tmp_path, **{"rounds": 10_000, **flags})
+    hint = scheduling.bf16_hint([one])
+    assert (hint is not None) == named
+    assert hint is None or "--precision bf16" in hint
+    assert one.options.precision == flags.get("precision", "float32"), "which only the user changes"

@@ -17,7 +17,7 @@ import run as command
 import saves
 from data.datasets import LOADERS, from_arrays
 from experiment import identity
-from figures import curves, report, split, status, table, verdict
+from figures import curves, folder, report, split, status, table, verdict
 from figures.compare import compare
 from figures.groups import groups
 from figures.render import render
@@ -311,6 +311,24 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning_and_the_run_is_made(tmp_pat
     assert line.endswith("finished and saved, but a picture cannot be drawn: ValueError: no canvas")
     (run,) = saves.find(tmp_path)
     assert not (run.folder / "split.png").exists()
+
+
+def test_runs_on_one_split_have_the_picture_that_is_drawn_once(tmp_path, monkeypatch):
+    """A run on another split has its own; a run whose picture is gone gets it again."""
+    drawn, draw_one = [], split.draw_one
+    monkeypatch.setattr(folder, "_pictures", {})
+    monkeypatch.setattr(split, "draw_one", lambda saved, png: drawn.append(png) or draw_one(saved, png))
+    main(f"fedavg independent {QUICK} --jobs 1 --quiet --split_seed 0 1", tmp_path)
+    runs = saves.find(tmp_path)
+    pictures = {}
+    for run in runs:
+        pictures.setdefault(run.config["split"], set()).add((run.folder / "split.png").read_bytes())
+    assert len(runs) == 4
+    assert len(drawn) == len(pictures) == 2
+    assert all(len(of_split) == 1 for of_split in pictures.values())
+    (runs[0].folder / "split.png").unlink()
+    folder.complete(runs[0])
+    assert (runs[0].folder / "split.png").read_bytes() in pictures[runs[0].config["split"]]
 
 
 @pytest.mark.parametrize("program", ["/usr/bin/chorus", "run.py"])

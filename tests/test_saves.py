@@ -366,7 +366,7 @@ def test_a_folder_at_work_is_refused_to_a_second_process(tmp_path):
 def run_of(history, **options) -> saves.Run:
     """A run with these rows and nothing else."""
     run = saves.Run(Path(), {"options": options}, {})
-    vars(run).update(history=saves.frame_of(history), names=[])
+    vars(run).update(_columns={name: column.to_numpy() for name, column in saves.frame_of(history).items()}, names=[])
     return run
 
 
@@ -485,3 +485,23 @@ def test_a_split_reads_back(tmp_path):
         assert own_of(back, "test", 1).tolist() == [5]
         assert list(back["classes"]) == ["a", "b"]
         assert back["table"].tolist() == [[2, 1], [0, 1]]  # labels in turn: images 0, 2 and 3 (held out); image 1
+
+
+def test_a_history_is_read_once_and_a_summary_is_the_callers_own(folder, monkeypatch):
+    """Tables ask for rounds and summary of each run many times."""
+    paths, read = [], saves.read_arrays
+    monkeypatch.setattr(saves, "read_arrays", lambda path, *only: paths.append(path.name) or read(path, *only))
+    run = saves.load(folder)
+    expected = run.summary()
+    run.summary()["global_mean"] = None
+    assert run.summary() == expected
+    assert run.rounds is run.rounds
+    assert len(run.history) > len(run.rounds)
+    assert paths == ["history.npz"]
+
+
+def test_rounds_are_the_rows_of_the_history_without_the_clients(folder):
+    """As pandas selects them: without columns that no round has."""
+    run = saves.load(folder)
+    rows = run.history[run.history["client"] == saves.ALL]
+    assert run.rounds.equals(rows.drop(columns="client").dropna(axis=1, how="all").reset_index(drop=True))

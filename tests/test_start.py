@@ -7,7 +7,19 @@ import pytest
 from conftest import ROOT
 
 WEIGHTY = (
-    *("networkx", "pandas", "matplotlib", "sklearn", "torchvision", "scipy", "openpyxl", "plotly", "jinja2", "PIL"),
+    *(
+        "networkx",
+        "pandas",
+        "matplotlib",
+        "sklearn",
+        "torchvision",
+        "scipy",
+        "openpyxl",
+        "plotly",
+        "jinja2",
+        "PIL",
+        "tabulate",
+    ),
     *("torch._dynamo", "torch._inductor", "sympy"),
 )
 LOADED = f"""
@@ -30,7 +42,7 @@ SAVED = {"pandas", "openpyxl", "matplotlib", "PIL"}  # the history, the workbook
         ("fedavg --rounds x", set()),
         ("fedavg --dataset nowhere.npz", set()),
         ("fedavg --show_split --dataset digits", {"matplotlib", "PIL"}),
-        (f"fedavg --plan {A_RUN}", {"pandas"}),
+        (f"fedavg --plan {A_RUN}", {"pandas", "tabulate"}),
         (f"fedavg {A_RUN}", SAVED),
         (f"cfkd --optimizer sgd {A_RUN}", SAVED),
         (f"fedgkt --server_model ResNet5 --optimizer amsgrad --precision bf16 {A_RUN.replace('MLP', 'ResNet4')}", SAVED),

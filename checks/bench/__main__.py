@@ -6,7 +6,8 @@
 
 *rounds*: Chorus and bare PyTorch loops on the jobs of `jobs.py`. *peers*: Chorus and other systems on the first two of them.
 *cuda*: as rounds, on a CUDA device. *before*: Chorus beside an earlier revision of itself. *plan*: what `--plan` foretells
-against what runs take. *study*: many runs, side by side with `--jobs`. *page*: the tables of docs/speed.md, made anew from
+against what runs take. *study*: many runs, side by side with `--jobs`. *growth*: 1,000 clients, 1,000 runs, 200 tiny runs,
+and the start-up. *page*: the tables of docs/speed.md, made anew from
 what is recorded. *defaults*, which is not about speed: the table in docs/settings.md of what every method reaches with its
 own defaults; runs what saves/defaults does not have. The exit status is the number of results that are wrong.
 """
@@ -14,11 +15,11 @@ own defaults; runs what saves/defaults does not have. The exit status is the num
 import argparse
 import sys
 
-from checks.bench import before, defaults, plan, results, rounds, study
+from checks.bench import before, defaults, growth, plan, results, rounds, study
 from checks.bench.contestants import BARE, CHORUS, ON_CUDA, PEERS, Contestant
 from checks.bench.jobs import JOBS
 
-PARTS = ("rounds", "plan", "study", "peers", "cuda", "before", "page", "defaults")
+PARTS = ("rounds", "plan", "study", "peers", "cuda", "before", "page", "defaults", "growth")
 
 
 def main() -> int:
@@ -49,6 +50,7 @@ def main() -> int:
         "before": lambda: before.compared(args.revision, args.commands, args.times),
         "plan": lambda: plan.compared(args.times),
         "study": lambda: study.compared(args.times),
+        "growth": lambda: growth.compared(args.times),
         "page": results.write,
         "defaults": defaults.measured,
     }
