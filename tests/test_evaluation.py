@@ -583,11 +583,11 @@ def scored(monkeypatch):
     return clients
 
 
-def same_evaluation(one, other):
+def same_evaluation(first, second):
     return (
-        one.of_round == other.of_round
-        and one.of_clients == other.of_clients
-        and all(torch.equal(one.confusion[name], other.confusion[name]) for name in one.confusion)
+        first.of_round == second.of_round
+        and first.of_clients == second.of_clients
+        and all(torch.equal(first.confusion[name], second.confusion[name]) for name in first.confusion)
     )
 
 

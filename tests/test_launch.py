@@ -622,8 +622,8 @@ def test_bf16_is_named_for_a_long_run_of_a_network_that_gains_on_a_processor_tha
 ):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    one = prepared("fedavg", tmp_path, **{"rounds": 10_000, **flags})
-    hint = scheduling.bf16_hint([one])
+    long_run = prepared("fedavg", tmp_path, **{"rounds": 10_000, **flags})
+    hint = scheduling.bf16_hint([long_run])
     assert (hint is not None) == named
     assert hint is None or "--precision bf16" in hint
-    assert one.options.precision == flags.get("precision", "float32"), "which only the user changes"
+    assert long_run.options.precision == flags.get("precision", "float32"), "which only the user changes"

@@ -79,7 +79,7 @@ def results_table(folder: Path) -> str:
                 os.link(path, copy / path.name)
         config = {**run.config, "options": {**run.options, "seed": seed}}
         saves.write_done(copy, {**run.digests, "config.json": saves.write_json(copy / "config.json", config)})
-    reading = seconds(lambda: [found.history for found in saves.find(folder / "many")])
+    reading = seconds(lambda: [saved.history for saved in saves.find(folder / "many")])
     showing = seconds(lambda: table.main([str(folder / "many")]))
     return f"table of {N_RUNS} runs: {showing:.2f} s, {showing / reading:.1f} times reading them"
 
