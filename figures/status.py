@@ -18,8 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 import saves
 from errors import UserError
 from figures.units import duration
@@ -109,6 +107,8 @@ def table(export_dir: Path) -> str:
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
     aligned = ["right" if name in ("round", "global %", "personal %", "left") else "left" for name in columns]
     shown = [[row[name] for name in columns] for row in rows]
+    from tabulate import tabulate  # imported here, so that a command that prints no such table starts without delay
+
     text = tabulate(shown, headers=columns, tablefmt="simple", colalign=aligned, disable_numparse=True)
     return f"{text}\n\n{len(rows)} runs: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}"
 
