@@ -1,4 +1,4 @@
-"""MHMD: fixed random heads teach each other; sends the body both ways.
+"""MHMD: clients with fixed random heads distil mutually; sends the body both ways.
 
 Multi-Head Model Distillation, in the code of CAIVIAC/FL_SD (2024), an extension of FedBABU. The body has auxiliary heads,
 each with a temperature for every image. They learn from the labels and, where the classifier is right, from the classifier

@@ -1,4 +1,4 @@
-"""How the runs of a folder stand: done, at work, stopped or failed, in which round, and how well.
+"""Print the state of each run in a folder (done, running, stopped, failed), its round and its accuracy.
 
     python -m figures.status [saves]
 
