@@ -1,4 +1,4 @@
-"""FML: each client's own model and a shared model distil mutually; sends the shared model.
+"""FML: own models and a shared model teach each other; sends the shared model.
 
 T. Shen, J. Zhang, X. Jia, F. Zhang, G. Huang, P. Zhou, K. Kuang, F. Wu, C. Wu: Federated Mutual Learning, 2020 (arXiv
 2006.16765), Algorithm 1. The shared model travels both ways. In every step the own model learns from the labels and from the
