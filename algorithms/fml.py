@@ -13,9 +13,9 @@ Differences from the paper:
 
 `--clip_grad` limits the gradient of both networks together.
 
-Defaults: of the authors' code, 90 rounds of one epoch: a rate of 0.1, momentum 0.9, weight decay 5e-4, batches of 128.
-There the rate falls by 10 after 30 and 60 rounds; here it is constant (`--lr_schedule step`: after 45 and 67). The weights
-of 0.5 are Chorus's.
+Defaults: from the authors' code, 90 rounds of one epoch: a learning rate of 0.1, momentum 0.9, weight decay 5e-4, batches
+of 128. There the rate falls by 10 after 30 and 60 rounds; here it is constant (`--lr_schedule step`: after 45 and 67). The
+weights of 0.5 are Chorus's.
 """
 
 from dataclasses import dataclass
