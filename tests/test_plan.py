@@ -383,4 +383,4 @@ def test_runs_that_cost_the_same_are_planned_once_and_shown_for_all(tmp_path, ca
     ]
     assert words.startswith("8 runs: ")
     assert "one run after another, or " in words
-    assert "in parallel with --jobs 2; 2 planned: seed, lr, " in words
+    assert "in parallel with --jobs 2; only 2 planned: seed, lr, " in words
