@@ -1,7 +1,7 @@
 """The steps of a communication round, named as in the papers' pseudo-code.
 
-Functions take and return rows: lists with one entry per client, aligned with `clients`. No function changes an input tensor
-in place. A function belongs here only if two algorithms call it.
+Functions take and return rows: lists with one entry per client, in the order of `clients`. No function changes an input
+tensor in place. A function belongs here only if two algorithms call it.
 """
 
 import math
@@ -30,8 +30,7 @@ class Batch(NamedTuple):
     """One training batch.
 
     `x`: images [B, channels, height, width], normalised and changed by `--augment`. `y`: labels int64 [B]. `index`: int64
-    [B], positions in the client's own share. A teacher of single examples is indexed by these positions, so that its values
-    cannot meet another image.
+    [B], positions in the client's own share; select a teacher's values per example by these positions.
     """
 
     x: Tensor
@@ -44,9 +43,9 @@ class Round(NamedTuple):
 
     `clients`: the clients that trained. `loss`: float [S], the training loss of each client (of the server, if only the
     server trained). `models`: {name: k -> the current model of client k}; "global" is one model for all clients, any other
-    name is one model per client; the first is the headline. `metrics`: further columns of the history, a value for the round
-    or {client: value}. `local_weights`: the clients' rows of weights after their local epochs, if the models have other
-    weights.
+    name is one model per client; the first is the headline, which tables show. `metrics`: further columns of the history, a
+    value for the round or {client: value}. `local_weights`: the clients' weights after their local epochs, if these differ
+    from the weights of `models`.
     """
 
     clients: Sequence[int]
@@ -87,15 +86,14 @@ def train(
 
     `loss(model, batch, context, options)` is the loss of one client on one batch. `context`: rows of teachers and other
     constants. `memory`: rows of optimizer state, as an earlier call returned them; the row of a client without state is
-    None. Without `memory`, every optimizer is fresh and no state is returned, since the state would have to travel from
-    other processes. `only`: names of the parameters to train (None: all). A body or head without a trained parameter
-    computes as in evaluation, so that its BatchNorm statistics do not change. `augmentation`: rows of image changes that all
+    None. Without `memory`, every optimizer is new and no state is returned, because other processes would have to send
+    the state. `only`: names of the parameters to train (None: all). A body or head without a trained parameter
+    is in evaluation mode, so that its BatchNorm statistics do not change. `augmentation`: rows of image changes that all
     epochs share (None: new changes every epoch, as `--augment` says). A loss is the mean over the examples of all local
     epochs.
 
-    Batches have `options.batch_size` examples, in a new order every epoch. A left-over batch of one example joins the batch
-    before it. A share without examples takes no step, and its loss is 0. A client that straggles (`--straggler`) stops
-    early.
+    Batches have `options.batch_size` examples, in a new order every epoch. A last batch of one example is joined to the
+    batch before it. A share without examples takes no step, and its loss is 0. A straggler (`--straggler`) stops early.
 
     A model may have `bounds`, {name: (least, most)} of some parameters. Each step ends with the projection of these
     parameters onto their intervals, and they have no weight decay.
@@ -367,7 +365,7 @@ def average(rows: Sequence[Any], n: Sequence[Tensor]) -> Any:
     """Return sum_k n_k row_k / sum_k n_k over rows of tensors, or of dicts of tensors; n_k broadcasts against the row.
 
     If all n_k are 0, the average is 0. Integer tensors (BatchNorm's counter of batches) are not averaged: the result has the
-    first row's.
+    tensor of the first row.
     """
     if isinstance(rows[0], dict):
         return {name: average([row[name] for row in rows], n) for name in rows[0]}
@@ -405,9 +403,9 @@ def add_scaled(row: Weights, step: Weights, rate: float | Tensor) -> Weights:
 def one_model(federation: Federation, kept: Collection[str] = (), frozen: Collection[str] = ()) -> dict[str, Any]:
     """Return the part of a state that holds one global model, from the common start.
 
-    "server": the weights that travel. "kept": the weights named in `kept`, which stay with a client. "own": {client: its row
-    of the kept weights} for each client that has taken part. "frozen": weights that nobody changes or sends, since every
-    party draws the common start from the run's seed.
+    "server": the weights that are sent. "kept": initial values of the weights named in `kept`, which stay with a client.
+    "own": {client: its row of the kept weights} for each client that has taken part. "frozen": weights that nobody changes
+    or sends, because every party draws the common initial weights from the run's seed.
     """
     (frozen,), (trained_part,) = _parted([federation.initial()], frozen)
     (kept,), (server,) = _parted([trained_part], kept)

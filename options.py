@@ -162,8 +162,9 @@ class Requires:
 
     @property
     def words(self) -> str:
-        """The condition in words."""
-        return self.text if isinstance(self.text, str) else self.text()
+        """Return the condition in words, after "only": "with ..." or "without ..."."""
+        text = self.text if isinstance(self.text, str) else self.text()
+        return text if text.startswith("without ") else f"with {text}"
 
 
 def flag(
@@ -229,7 +230,7 @@ SPLIT = Requires(
     "a random split, graph or feature shift",
     lambda o: not o.partition_file or getattr(o, "topology", "") == "random" or SHIFTED.holds(o),
 )
-DRAWN = Requires("a command without --partition_file", lambda o: not o.partition_file)
+DRAWN = Requires("without --partition_file", lambda o: not o.partition_file)
 
 
 ROUNDS = ("comm_round", "global_epoch", "global_rounds", "num_rounds")  # other names of --rounds
@@ -537,13 +538,13 @@ class Averaging(Options):
     bn: str = flag(
         "average",
         Choice(("average", "local")),
-        "BatchNorm layers and their statistics: average them like all weights, or keep them local (FedBN); a frozen part "
-        "uses its running statistics",
+        "BatchNorm layers and their statistics: average them like all weights, or keep them local (FedBN); frozen layers "
+        "use their running statistics",
     )
 
 
 SUBMITTED = Requires("--slurm", lambda launch_options: launch_options.slurm is not None)
-UNSUBMITTED = Requires("a command without --slurm", lambda launch_options: launch_options.slurm is None)
+UNSUBMITTED = Requires("without --slurm", lambda launch_options: launch_options.slurm is None)
 CLUSTER = Requires(
     "--slurm or --ray", lambda launch_options: launch_options.slurm is not None or launch_options.ray is not None
 )
@@ -559,7 +560,7 @@ class Launch:
     data_dir: Path = flag(Path("data"), Path, "folder with the data sets")
     export_dir: Path = flag(Path("saves"), Path, "folder for the saved runs, one subfolder per run")
     unverified_data: bool = flag(
-        False, None, "use data files without their published checksum; prints and records a warning"
+        False, None, "accept data files whose checksum differs from the published checksum; prints and records a warning"
     )
     plugin: tuple[str, ...] | None = flag(
         None,
@@ -603,7 +604,7 @@ class Launch:
         Path,
         "TOML file of a study to run: methods, problems, seeds, and a tuning grid for each method",
         Requires(
-            "a command without --save_study and --show_split",
+            "without --save_study and --show_split",
             lambda launch_options: not (launch_options.save_study or launch_options.show_split),
         ),
     )
@@ -625,12 +626,12 @@ class Launch:
     any_node: bool = flag(
         False,
         None,
-        "allow nodes with another CPU, device or library; this changes the last bits of results; each run records its "
-        "environment",
+        "continue runs on nodes with another CPU, device or library; the last bits of results may change; each run records "
+        "its environment",
         CLUSTER,
     )
     named_by: Path | None = flag(
-        None, Path, "file that --slurm passes to the elements of its job; it names the kind of node for the runs", SUBMITTED
+        None, Path, "internal: file with the kind of node, which --slurm passes to the elements of its job", SUBMITTED
     )
 
 

@@ -15,9 +15,9 @@ Differences from the paper:
 
 `--clip_grad` limits the gradient of both networks and alpha together.
 
-Defaults: the rate of 0.1 and the alpha of 0.5 of the authors' MNIST example, 20 rounds of an MLP. A round of the example is
-10 steps in batches of 50; batches of 32, epochs and 100 rounds are Chorus's. The number of rounds in the paper is unknown
-here.
+Defaults: the learning rate of 0.1 and the alpha of 0.5 of the authors' MNIST example, 20 rounds of an MLP. A round of the
+example is 10 steps in batches of 50; batches of 32, epochs and 100 rounds are Chorus's. The number of rounds in the paper
+is unknown to us.
 """
 
 import copy

@@ -4,7 +4,7 @@ The upper reference line. Before round 1 every client sends all its training exa
 them; after that nothing is sent. A round is `--epoch_per_round` epochs over the pooled data. The server evaluates the
 model; sending the model back to the clients is not counted.
 
-Defaults: Chorus's, the shared training: Adam with a rate of 0.001, batches of 32, one epoch a round.
+Defaults: chosen by Chorus, shared by all methods: Adam with a learning rate of 0.001, batches of 32, one epoch a round.
 """
 
 from dataclasses import dataclass

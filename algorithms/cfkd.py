@@ -1,22 +1,22 @@
 """CFKD: clients learn from others' class mean features; sends features only.
 
 F. Berdoz, A. Singh, M. Jaggi, R. Raskar: Scalable Collaborative Learning via Representation Sharing, 2022 (arXiv
-2211.10943); CFKD, contrastive and feature-based knowledge distillation, in its code. A client sends the mean features of
-each class and observations, averages of a few features of a class. It receives the global means and the observations of
-another client.
+2211.10943). CFKD is the name in its code: contrastive and feature-based knowledge distillation. A client sends the mean
+feature of each class and observations: averages of a few features of a class. A client receives the global class means and
+the observations of another client.
 
 Differences from the paper:
 1. Means over the D features and over the C classes, as in the reference code and its published weights; the paper sums.
-2. The global mean of a class is the mean of all its examples, as in the code (the text: the mean of means). So counts
-   travel too.
-3. One observation per client and round (M_up = M_down = 1, as in all of the paper's experiments), from a random *other*
-   client.
+2. The global mean of a class is the mean over all its examples, as in the code (the paper's text: the mean of the clients'
+   means). So clients also send their class counts.
+3. Each client receives one observation per round (M_up = M_down = 1, as in all of the paper's experiments), from a random
+   *other* client.
 4. A class that no client has sent, or that the observed client does not have, has weight 0 in the loss.
 5. With `--participation` below 1 the server keeps the last features of absent clients. The code's random draw:
    `published/cfkd.py`.
 
-Defaults: of the authors' code and experiments, 100 rounds of one epoch: the shared training (Adam, a rate of 0.001, batches
-of 32), both weights and n_avg.
+Defaults: from the authors' code and experiments, 100 rounds of one epoch: Adam with a learning rate of 0.001 and batches of
+32 (the shared defaults of Chorus are the same), lambda_kd, lambda_disc and n_avg.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def loss(model, batch, context, options):
 
 
 def start(federation, options):
-    own = own_models(federation)  # the untrained models are the teachers of round 1
+    own = own_models(federation)  # in round 1 the features of the untrained models teach
     return {**own, "sent": upload(federation, federation.clients, own["weights"], options)}
 
 

@@ -16,7 +16,8 @@ Differences from the paper:
 6. No attacks, and none of the robust averages.
 
 Defaults: the training of `fedavg`, and a lambda of 0.1, the smallest of the 0.1, 1 and 2 among which the authors' code
-chooses. Its scripts have lambda 1, batches of 16, a rate of 0.05, 2 steps instead of epochs in a round, and 5,000 rounds.
+chooses. Its scripts have lambda 1, batches of 16, a learning rate of 0.05, 2 steps instead of epochs in a round, and 5,000
+rounds.
 """
 
 from dataclasses import dataclass

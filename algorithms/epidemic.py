@@ -12,8 +12,8 @@ Differences from the paper:
 3. With `--participation` below 1 a round takes place among its clients. A client that fails (`--client_failure`) sends, and
    others send to it; but it receives nothing, and nobody receives what it sent.
 
-Defaults: Chorus's, the rate of `fedavg` and one epoch a round; the fanout of log2(K) is of the paper. The rates of its
-experiments are unknown here.
+Defaults: chosen by Chorus: the learning rate of `fedavg` and one epoch a round; the fanout of log2(K) is of the paper. The
+rates of its experiments are unknown to us.
 """
 
 from dataclasses import dataclass

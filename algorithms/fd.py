@@ -17,7 +17,7 @@ Differences from the paper:
 
 The variant with which CFKD was compared is in `algorithms/published/fd.py`.
 
-Defaults: Chorus's, a weight of 1 and the shared training. The settings of the paper are unknown here.
+Defaults: chosen by Chorus: a weight of 1 and the shared defaults. The settings of the paper are unknown to us.
 """
 
 from dataclasses import dataclass

@@ -18,8 +18,8 @@ Differences from the paper:
    The authors' code counts tensors, of which the classifier has two.
 5. The personal model is the one after local training; the authors also test the one before it.
 
-Defaults: the paper's 2,000 rounds of a CNN of four layers: a rate of 0.005, batches of 10, one epoch, W of the classifier
-alone on 80 % of the examples. The authors' code has 1,000 rounds by default.
+Defaults: the paper's 2,000 rounds of a CNN of four layers: a learning rate of 0.005, batches of 10, one epoch, W of the
+classifier alone on 80 % of the examples. The authors' code has 1,000 rounds by default.
 """
 
 from dataclasses import dataclass

@@ -12,8 +12,8 @@ Differences from the paper:
 
 Two reference systems differ further; see `algorithms/published/fedavg.py`.
 
-Defaults: batches of 10 and 5 epochs, as the paper has for its MNIST CNN; the rate of 0.05 is Chorus's. The paper tunes
-the rate for each task, and has 100 clients of which 10 take part in a round.
+Defaults: batches of 10 and 5 epochs, as in the paper's experiments with an MNIST CNN; the learning rate of 0.05 is ours.
+The paper tunes the learning rate for each task, and has 100 clients, of which 10 take part in a round.
 """
 
 from dataclasses import dataclass

@@ -19,9 +19,9 @@ Differences from the paper and the authors' code:
 4. Fine-tuning starts from the last model; in the code, from that of the round with the best test accuracy.
 5. The server has no data (`server_data_ratio` of the code, FedBABU+).
 
-Defaults: of the authors' runs, 320 local epochs of CNN4 with 100 clients: SGD with a rate of 0.1, batches of
+Defaults: from the authors' runs, 320 local epochs of CNN4 with 100 clients: SGD with a learning rate of 0.1, batches of
 50 and momentum 0.9. They have 320 rounds of one epoch, 80 of four or 32 of ten; here the default is 320 rounds. The code's
-flags default to other values (a rate of 0.01, batches of 10, an MLP).
+flags default to other values (a learning rate of 0.01, batches of 10, an MLP).
 """
 
 from dataclasses import dataclass

@@ -14,8 +14,8 @@ Differences from the paper:
 Without server steps this is fedavg. The public images stay at the server and are not sent to clients. The result is one
 global model, or with several architectures one model per client.
 
-Defaults: of the authors' code on CIFAR-10, 100 rounds of ResNet-8 with 20 clients: 40 epochs, batches of 64, a rate of 0.1.
-The public images there are another data set (CIFAR-100); here a tenth of the training set.
+Defaults: from the authors' code on CIFAR-10, 100 rounds of ResNet-8 with 20 clients: 40 epochs, batches of 64, a learning
+rate of 0.1. The public images there are another data set (CIFAR-100); here a tenth of the training set.
 """
 
 from dataclasses import dataclass, replace

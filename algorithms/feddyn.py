@@ -15,8 +15,8 @@ Differences from the paper:
 5. `--compress` rounds the messages without error feedback, so that h drifts from the mean of the g_k.
 6. g_k and h cover the parameters that travel; BatchNorm's statistics are averaged.
 
-Defaults: of the authors' CIFAR-10 script, 1,000 rounds with 100 clients: a rate of 0.1, batches of 50, 5 epochs, weight
-decay 1e-3, alpha 0.01.
+Defaults: from the authors' CIFAR-10 script, 1,000 rounds with 100 clients: a learning rate of 0.1, batches of 50, 5 epochs,
+weight decay 1e-3, alpha 0.01.
 """
 
 from dataclasses import dataclass

@@ -15,9 +15,9 @@ Differences from the paper:
    on a client's own, and 5 only after that.
 5. The digest starts with a new optimizer in each round; the optimizer of a client's own images keeps its memory.
 
-Defaults: of the authors' code on CIFAR, 20 rounds with 10 clients of 3 images a class: 4 epochs in batches of 5, 5,000
-public images in batches of 256; Adam with a rate of 0.001. The digest's mean absolute difference of logits and the 20 epochs
-of pretraining are also the code's.
+Defaults: from the authors' code on CIFAR, 20 rounds with 10 clients of 3 images a class: 4 epochs in batches of 5, 5,000
+public images in batches of 256; Adam with a learning rate of 0.001. The digest's mean absolute difference of logits and the
+20 epochs of pretraining are also the code's.
 """
 
 from dataclasses import dataclass, replace

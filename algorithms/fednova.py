@@ -13,9 +13,9 @@ Differences from the paper:
    of all clients.
 3. BatchNorm's statistics are averaged, as in `fedavg`: they are not a sum of gradients.
 
-Defaults: of the paper's CIFAR-10, VGG-11 with 16 clients: a rate of 0.02 that falls by 10 at half and at three quarters of
-the rounds, momentum 0.9, batches of 32, 2 epochs, weight decay 1e-4. The authors' code has other default values (a rate of
-0.1, batches of 512, 200 rounds, no momentum).
+Defaults: from the paper's CIFAR-10, VGG-11 with 16 clients: a learning rate of 0.02 that falls by 10 at half and at three
+quarters of the rounds, momentum 0.9, batches of 32, 2 epochs, weight decay 1e-4. The authors' code has other default values
+(a learning rate of 0.1, batches of 512, 200 rounds, no momentum).
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ Differences from the paper:
 3. The differences of `fedbabu` in training and averaging.
 
 Defaults: those of `fedbabu`, in whose authors' code FedPer is a setting, 320 local epochs of CNN4. The settings of FedPer's
-own paper (ResNet-34, MobileNet) are unknown here.
+own paper (ResNet-34, MobileNet) are unknown to us.
 """
 
 from dataclasses import dataclass

@@ -14,8 +14,8 @@ Differences from the paper:
 6. With `--participation` below 1 the server keeps the last prototypes of absent clients; it sends prototypes to the clients
    of the round.
 
-Defaults: of the authors' code on MNIST, 100 rounds with 20 clients of about 3 classes: a rate of 0.01, momentum 0.5,
-batches of 4, weight 1.
+Defaults: from the authors' code on MNIST, 100 rounds with 20 clients of about 3 classes: a learning rate of 0.01, momentum
+0.5, batches of 4, weight 1.
 """
 
 from dataclasses import dataclass

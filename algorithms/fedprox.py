@@ -12,7 +12,8 @@ Differences from the paper:
 3. The proximal term covers the parameters, not BatchNorm's statistics.
 
 Defaults: the training of `fedavg`, and a mu of 0.1 that is Chorus's choice. The authors' code says that no mu fits all
-tasks, and tries 0.001, 0.01, 0.1, 0.5 and 1; its scripts have 200 rounds of 20 epochs, batches of 10 and a rate of 0.01.
+tasks, and tries 0.001, 0.01, 0.1, 0.5 and 1; its scripts have 200 rounds of 20 epochs, batches of 10 and a learning rate of
+0.01.
 """
 
 from dataclasses import dataclass

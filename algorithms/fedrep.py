@@ -14,8 +14,8 @@ Differences from the paper:
 5. The authors' code decays weights and not biases; here weight decay applies to all trained parameters.
 6. A client that was never sampled uses the head of the common start; the authors' code trains heads before it tests.
 
-Defaults: of the authors' code on CIFAR-10, 100 rounds with 10 of 100 clients of two classes: ten epochs of the head and one
-of the body, a rate of 0.01, momentum 0.5, batches of 10, weight decay 1e-4.
+Defaults: from the authors' code on CIFAR-10, 100 rounds with 10 of 100 clients of two classes: ten epochs of the head and
+one of the body, learning rate 0.01, momentum 0.5, batches of 10, weight decay 1e-4.
 """
 
 from dataclasses import dataclass, replace

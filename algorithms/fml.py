@@ -1,4 +1,4 @@
-"""FML: each client's own model and a shared one teach each other; sends the latter.
+"""FML: own models and a shared model teach each other; sends the shared model.
 
 T. Shen, J. Zhang, X. Jia, F. Zhang, G. Huang, P. Zhou, K. Kuang, F. Wu, C. Wu: Federated Mutual Learning, 2020 (arXiv
 2006.16765), Algorithm 1. The shared model travels both ways. In every step the own model learns from the labels and from the
@@ -13,9 +13,9 @@ Differences from the paper:
 
 `--clip_grad` limits the gradient of both networks together.
 
-Defaults: of the authors' code, 90 rounds of one epoch: a rate of 0.1, momentum 0.9, weight decay 5e-4, batches of 128.
-There the rate falls by 10 after 30 and 60 rounds; here it is constant (`--lr_schedule step`: after 45 and 67). The weights
-of 0.5 are Chorus's.
+Defaults: from the authors' code, 90 rounds of one epoch: a learning rate of 0.1, momentum 0.9, weight decay 5e-4, batches
+of 128. There the rate falls by 10 after 30 and 60 rounds; here it is constant (`--lr_schedule step`: after 45 and 67). The
+weights of 0.5 are Chorus's.
 """
 
 from dataclasses import dataclass

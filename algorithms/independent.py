@@ -3,7 +3,7 @@
 The lower reference line, also known as local-only training. Each client starts from its own weights and keeps its
 optimizer's memory from round to round, so that `--rounds 100` is one training of 100 epochs.
 
-Defaults: Chorus's, the shared training: Adam with a rate of 0.001, batches of 32, one epoch a round.
+Defaults: chosen by Chorus, shared by all methods: Adam with a learning rate of 0.001, batches of 32, one epoch a round.
 """
 
 from dataclasses import dataclass

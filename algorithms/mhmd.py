@@ -1,4 +1,4 @@
-"""MHMD: fixed random heads teach each other; sends the body both ways.
+"""MHMD: clients with fixed random heads distil mutually; sends the body both ways.
 
 Multi-Head Model Distillation, in the code of CAIVIAC/FL_SD (2024), an extension of FedBABU. The body has auxiliary heads,
 each with a temperature for every image. They learn from the labels and, where the classifier is right, from the classifier
@@ -18,7 +18,8 @@ What the code leaves open, or does differently from its intention:
    4 (one auxiliary head) and 1003 (all images if any is right) are left out.
 Everything else is as in `fedbabu`, with its differences; the published table compares the two with different BatchNorms.
 
-Defaults: of the authors' code, its mode 1005 and w_aux by architecture, 320 local epochs; the training is that of `fedbabu`.
+Defaults: from the authors' code, its mode 1005 and w_aux by architecture, 320 local epochs; the training is that of
+`fedbabu`.
 """
 
 from dataclasses import dataclass

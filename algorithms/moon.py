@@ -11,9 +11,9 @@ Differences from the paper:
    received model; then the term is log 2 and has no gradient.
 3. Both models compute as in evaluation, with their running statistics and without dropout.
 
-Defaults: of the paper's CIFAR-10, 100 rounds with 10 clients: a rate of 0.01, momentum 0.9, weight decay 1e-5, batches of
-64, 10 epochs, a temperature of 0.5. mu is 1 as for CIFAR-100 and Tiny-ImageNet; the example of the authors' code for
-CIFAR-10 has 5.
+Defaults: from the paper's CIFAR-10, 100 rounds with 10 clients: a learning rate of 0.01, momentum 0.9, weight decay 1e-5,
+batches of 64, 10 epochs, a temperature of 0.5. mu is 1 as for CIFAR-100 and Tiny-ImageNet; the example of the authors' code
+for CIFAR-10 has 5.
 """
 
 from dataclasses import dataclass

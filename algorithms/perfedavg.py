@@ -16,9 +16,9 @@ Differences from the paper:
 3. Local epochs pass over the share; the paper takes tau steps. Both forward passes update BatchNorm's statistics.
 4. The average is weighted by n_k, as in `fedavg`; the paper's is unweighted.
 
-Defaults: the paper's 1,000 rounds, alpha 0.01 and batches of 40; the rate of 0.1 is Chorus's. The paper has beta 0.001, for
-a network of two small hidden layers, 4 or 10 steps a round and 10 of 50 clients. 0.1 is the better of 0.1 and 0.3 by
-validation accuracy on the problem of docs/settings.md. The authors' code is unknown here.
+Defaults: the paper's 1,000 rounds, alpha 0.01 and batches of 40; the learning rate of 0.1 is Chorus's. The paper has beta
+0.001, for a network of two small hidden layers, 4 or 10 steps a round and 10 of 50 clients. 0.1 is the better of 0.1 and
+0.3 by validation accuracy on the problem of docs/settings.md. The authors' code is unknown to us.
 """
 
 from dataclasses import dataclass

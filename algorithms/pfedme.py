@@ -18,9 +18,9 @@ Differences from the paper:
 7. The server steps in the parameters. BatchNorm's statistics, which change with every inner step, are averaged; its counters
    are one client's.
 
-Defaults: of the authors' MNIST script for a convex model, 800 rounds of softmax regression: lambda 15, 5 inner steps of
-0.1, beta 1, a rate of 0.005, batches of 20. A round there is 20 batches, and 5 of 20 clients take part. For a network of
-two layers it has inner steps of 0.09.
+Defaults: from the authors' MNIST script for a convex model, 800 rounds of softmax regression: lambda 15, 5 inner steps of
+0.1, beta 1, a learning rate of 0.005, batches of 20. A round there is 20 batches, and 5 of 20 clients take part. For a
+network of two layers it has inner steps of 0.09.
 """
 
 from dataclasses import dataclass

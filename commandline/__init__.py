@@ -118,7 +118,7 @@ def parse(
             and getattr(launch_options, name) != flag["default"]
             and not flag["requires"].holds(launch_options)
         ):
-            raise UserError(f"--{name} {getattr(launch_options, name)}: applies only with {flag['requires'].words}")
+            raise UserError(f"--{name} {getattr(launch_options, name)}: applies only {flag['requires'].words}")
 
     if launch_options.study and (algorithm_words or origin or typed_values.keys() - launch_flags):
         raise UserError(
@@ -170,7 +170,7 @@ def combined(
             runs[options_class(**{**start_values, **used, "algorithm": name})] = None
     for name in set_flags:
         if name not in read_flags:
-            raise UserError(f"--{name} {_format_values(values[name])}: applies only with {declared[name]['requires'].words}")
+            raise UserError(f"--{name} {_format_values(values[name])}: applies only {declared[name]['requires'].words}")
     for run in runs:
         _check_run(run)
     return list(runs)
@@ -359,7 +359,7 @@ def _describe(name: str, text: str) -> str:
 
 def _add_flag(group, name: str, declared: Mapping[str, Any]) -> None:
     flag_type, requires = declared["type"], declared["requires"]
-    help = declared["help"] + (f" [only with {requires.words}]" if requires else "")
+    help = declared["help"] + (f" [only {requires.words}]" if requires else "")
     if flag_type is None:
         group.add_argument(f"--{name}", action="store_true", help=help)
         return

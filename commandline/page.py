@@ -53,6 +53,7 @@ def names(table: Mapping[str, Callable | str]) -> str:
     lines = []
     for name, entry in table.items():
         text = entry if isinstance(entry, str) else entry.__doc__ or ""
+        text = text.removeprefix("Return ")  # of a docstring
         sentence = re.split(r"(?<! al)\.(?: |$)", " ".join(text.split()), maxsplit=1)[0]
         lines.append(f"{name:<{width}}{textwrap.shorten(sentence, WIDTH - width, placeholder=' ...')}".rstrip())
     return "\n".join(lines)

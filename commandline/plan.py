@@ -85,7 +85,7 @@ def report(plans: Sequence[Plan], cores: int = 1) -> str:
         parallel = side_by_side([(plan.seconds, plan.experiment.options.threads) for plan in plans], cores)
         order += f", or {duration(parallel)} in parallel with --jobs {cores}"
     n_planned = len({id(plan.history) for plan in plans})
-    planned_note = f"; {n_planned} planned: {', '.join(NO_COST)} do not change the cost" if n_planned < len(plans) else ""
+    planned_note = f"; only {n_planned} planned: {', '.join(NO_COST)} do not change cost" if n_planned < len(plans) else ""
     summary_line = (
         f"{subject}: {size(total)}, about {duration(seconds)} on this machine at its current load, {order}{planned_note}; "
         "nothing was trained or saved"

@@ -43,7 +43,8 @@ class Shorthand:
     preset: str | None = flag(
         None,
         Choice(tuple(PRESETS)),
-        "name of a baseline in the CFKD code, for its algorithm and flags; requires a command without an algorithm",
+        "algorithm and flags of a baseline in the code of the CFKD paper: fl is FedAvg, fd is FD, il is independent, cl is "
+        "centralized; only without an algorithm on the command line",
     )
     config_file: Path | None = flag(None, Path, "JSON file with flags: config.json of a saved run repeats that run")
 

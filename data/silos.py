@@ -241,7 +241,7 @@ def table(path: Path, label: str | None = None) -> Brought:
     if label not in others:
         raise ValueError(
             f"{path} has no column {label} for --label; the columns are {files.listed(columns)}, "
-            "but client and part hold no labels"
+            "and client and part are never labels"
         )
     for name in others:
         lower = name.lower()

@@ -25,13 +25,13 @@ class Federation:
     """The environment of a round. Only the counters `wire` and `meter` change.
 
     `shares`: K tensors int64 [n_k], each client's training examples as indices into `data`. `validation`: each client's
-    held-out examples, in the same form. `public` int64 [n]: examples that every party may use, and that count on the wire
-    when sent. `architectures`: functions that build a model, assigned to the clients in turn. `skeletons`: one model of each
+    held-out examples, in the same form. `public` int64 [n]: examples that every party may use; sending them counts bytes.
+    `architectures`: functions that build a model, assigned to the clients in turn. `skeletons`: one model of each
     architecture, into which weights are loaded on demand. `start`: initial weights from another run, one row of a global
     model or one row per client; None draws new weights. `absent`: clients that take no part in the round, even if sampled.
-    `threads`: the number of threads for a phase that trains a single model, and for evaluation; a client always trains with
-    one thread. `precision`: float32 or bf16, in which networks are computed. `pool`: processes that run clients in parallel;
-    None: one after another.
+    `threads`: the number of threads for training a single model (server, centralized) and for evaluation; a client always
+    trains with one thread. `precision`: float32 or bf16, in which networks are computed. `pool`: processes that run clients
+    in parallel; None: one after another.
     """
 
     data: Data
@@ -204,8 +204,8 @@ class Federation:
         """Return [work(self, k, row of the first, row of the second, ...) for every client k].
 
         The pool, if any, runs clients in parallel. `work` must not change its arguments or use the wire. A client computes
-        with one thread, so that the result does not depend on the number of parallel clients; a server computes with all of
-        `threads`.
+        with one thread, so that the result does not depend on the number of parallel clients; a server computes with
+        `threads` threads.
         """
         threads = self.threads if self.party == "server" else 1
         if self.pool and self.pool.is_ready and threads == 1 and len(clients) > 1:

@@ -1,4 +1,4 @@
-"""Each client's accuracy on its own distribution after the last round, of saved runs.
+"""Draw the personal accuracy of each client of saved runs after the last round.
 
     python -m figures.clients RUN [RUN ...] -o clients.png
 

@@ -34,7 +34,7 @@ ABSENT = "(none)"  # of an option that an algorithm or an older run does not hav
 SHORT = {
     "global": "whole test set",
     "personal": "each client's own distribution",
-    "worst": "the worst client's own",
+    "worst": "the worst client's own distribution",
     "tuned": "personal after fine-tuning",
 }
 

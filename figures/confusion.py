@@ -1,4 +1,4 @@
-"""Which classes are taken for which after the last round, of saved runs.
+"""Draw the confusion matrix of saved runs after the last round.
 
     python -m figures.confusion RUN [RUN ...] -o confusion.png --own --client 3
 

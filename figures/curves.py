@@ -1,4 +1,4 @@
-"""Accuracy against rounds, bytes, floating-point operations or seconds, of saved runs.
+"""Draw learning curves of saved runs: accuracy against rounds, bytes, floating-point operations or seconds.
 
     python -m figures.curves RUN [RUN ...] --against rounds bytes -o curves.png
 

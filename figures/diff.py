@@ -1,4 +1,4 @@
-"""What two saved runs differ in.
+"""Print the differences between two saved runs.
 
     python -m figures.diff RUN RUN
 

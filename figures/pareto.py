@@ -1,4 +1,4 @@
-"""What accuracy costs in bytes, of saved runs, and which methods are on the Pareto front.
+"""Draw accuracy against bytes of saved runs, with the Pareto front.
 
     python -m figures.pareto RUN [RUN ...] -o pareto.png
 

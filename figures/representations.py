@@ -1,4 +1,4 @@
-"""Where the clients' representations lie, round by round, of saved runs made with `--track_features`.
+"""Draw a map of the clients' features by round, of saved runs made with `--track_features`.
 
     python -m figures.representations RUN [RUN ...] --method tsne --rounds 1 10 25 -o representations.png
 

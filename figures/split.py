@@ -1,4 +1,4 @@
-"""The picture of a split: who has what.
+"""Draw the split of a run: the classes of each client.
 
     python -m figures.split RUN [RUN ...] -o split.png
 

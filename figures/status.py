@@ -1,4 +1,4 @@
-"""How the runs of a folder stand: done, at work, stopped or failed, in which round, and how well.
+"""Print the state of each run in a folder (done, running, stopped, failed), its round and its accuracy.
 
     python -m figures.status [saves]
 
@@ -17,8 +17,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from tabulate import tabulate
 
 import saves
 from errors import UserError
@@ -109,6 +107,8 @@ def table(export_dir: Path) -> str:
     columns = [name for name in SHOWN[:-1] if any(row[name] for row in rows)]
     aligned = ["right" if name in ("round", "global %", "personal %", "time left") else "left" for name in columns]
     shown = [[row[name] for name in columns] for row in rows]
+    from tabulate import tabulate  # imported here, so that a command that prints no such table starts without delay
+
     text = tabulate(shown, headers=columns, tablefmt="simple", colalign=aligned, disable_numparse=True)
     reasons = [wrap(f"{row['run']}: {row['reason']}") for row in rows if row["reason"]]
     total = f"{len(rows)} runs: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}"

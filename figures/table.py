@@ -1,4 +1,4 @@
-"""Saved runs compared over their seeds: a row a setting, what it reaches, how far it is from a baseline, and what it costs.
+"""Compare saved runs over seeds: one row per setting with accuracy, difference to a baseline, and cost.
 
     python -m figures.table RUN [RUN ...] --baseline fedavg --target 0.9
 
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         "--equal",
         type=_budget,
         metavar="BYTES",
-        help='budget of bytes at which to compare too, such as 20MB; "bytes" is the most that all methods have sent',
+        help='also compare at this number of bytes, such as 20MB; "bytes" is the total of the method that sent least',
     )
     parser.add_argument(
         "--columns",

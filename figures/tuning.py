@@ -1,4 +1,4 @@
-"""What fine-tuning makes of saved runs: a table, and a picture of accuracy against epochs of fine-tuning.
+"""Show the effect of fine-tuning: a table, and a picture of accuracy against epochs of fine-tuning.
 
     python -m figures.tuning RUN [RUN ...] -o tuning.png
 

@@ -185,8 +185,8 @@ def at_chance(groups: Sequence[Group]) -> list[str]:
             "another --model",
         ]
         lines.append(
-            f"{name_of(group, groups)} ended{seeds} no better than the largest class: {accuracy:.1%} {place}, the largest "
-            f"class {largest:.1%}, after {rounds} rounds of {model}"
+            f"{name_of(group, groups)} ended{seeds} no better than the largest class: {accuracy:.1%} {place}; always "
+            f"predicting the largest class gives {largest:.1%}; after {rounds} round{'s' * (rounds > 1)} of {model}"
             + (f"; its defaults are {source}" if source else "")
             + f". Use {', '.join(suggestions[:-1])} or {suggestions[-1]}."
         )

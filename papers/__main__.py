@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with the data sets (default: data)")
     parser.add_argument("--export_dir", type=Path, default=Path("saves"), help="folder with the saved runs (default: saves)")
-    parser.add_argument("--unverified_data", action="store_true", help="use data files without their published checksum")
+    parser.add_argument("--unverified_data", action="store_true", help="accept data files with another checksum")
     jobs = flags_of(Launch)["jobs"]
     parser.add_argument("--jobs", default=jobs["default"], metavar="N", help=f"{jobs['help']} (default: {jobs['default']})")
     parser.add_argument("--quiet", action="store_true", help="hide progress bars")

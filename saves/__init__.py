@@ -377,7 +377,7 @@ def _why_not_finished(folder: Path) -> str:
     """Return why a folder is not the folder of a finished run."""
     if there(folder / "config.json"):
         return "the run is not finished; the command in its run.log resumes it"
-    return f"{'holds no run' if there(folder) else 'no such folder'}; must be the folder of a finished run"
+    return f"{'not a saved run' if there(folder) else 'no such folder'}; use the folder of a finished run"
 
 
 def verify(run: Run) -> None:

@@ -325,7 +325,7 @@ def test_every_flag_is_in_the_help_of_its_algorithm_with_its_text_and_default(na
             assert len(declared["help"]) > 10
             assert re.sub(r"\s+", "", declared["help"]) in text
             if declared["requires"]:
-                assert re.sub(r"\s+", "", f"only with {declared['requires'].words}") in text
+                assert re.sub(r"\s+", "", f"only {declared['requires'].words}") in text
             if one_flag in commandline.LISTED:
                 assert f"--list{commandline.LISTED[one_flag]}" in text
             elif isinstance(declared["type"], Number | Choice | Several | Matching):

@@ -385,5 +385,6 @@ def test_runs_that_cost_the_same_are_planned_once_and_shown_for_all(tmp_path, ca
         [name, lr, seed] for name in ("fedavg", "cfkd") for lr in ("0.1", "0.2") for seed in "01"
     ]
     assert words.startswith("8 runs: ")
-    assert "one run after another, or " in " ".join(words.split())
-    assert "in parallel with --jobs 2; 2 planned: seed, lr, " in " ".join(words.split())
+    joined = " ".join(words.split())
+    assert "one run after another, or " in joined
+    assert "in parallel with --jobs 2; only 2 planned: seed, lr, " in joined

@@ -161,7 +161,7 @@ def test_what_is_submitted_once_more_has_a_folder_of_its_own(calls, tmp_path):
         ("--slurm --array=1-2 --force", "--force: each element of the --slurm job would repeat every run"),
         ("--slurm --quiet 3", "--slurm: takes one value, got 2"),
         ("--any_node", "--any_node True: applies only with --slurm"),
-        ("--slurm --array=1-2 --ray local", "--ray local: applies only with a command without --slurm"),
+        ("--slurm --array=1-2 --ray local", "--ray local: applies only without --slurm"),
     ],
 )
 def test_a_mistake_submits_nothing_and_leaves_nothing(words, message, calls, tmp_path, capsys):

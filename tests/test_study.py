@@ -240,7 +240,7 @@ def test_a_study_is_not_passed_over_by_a_flag_that_runs_nothing(words, tmp_path,
     read(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert command.main([*words, "--study", str(tmp_path / "mine.toml")]) == 2
-    assert "applies only with a command without --save_study and --show_split" in capsys.readouterr().err
+    assert "applies only without --save_study and --show_split" in capsys.readouterr().err
 
 
 LINES = (

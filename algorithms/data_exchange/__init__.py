@@ -14,7 +14,7 @@ Differences from the report and the authors' code:
 5. `--ft_epochs` fine-tunes on a client's own images alone, without the received images: the model should fit the client's
    own distribution. Neither report nor code fine-tunes.
 
-Defaults: of the authors' code, 5 rounds of an MLP on MNIST with 5 clients of 3 classes: 3 epochs, batches of 64, a rate of
+Defaults: from the authors' code, 5 rounds of an MLP on MNIST with 5 clients of 3 classes: 3 epochs, batches of 64, a rate of
 0.01, momentum 0.5, a tenth of the images. The report has 10 rounds.
 """
 

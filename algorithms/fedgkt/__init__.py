@@ -19,8 +19,9 @@ Differences from the paper and the authors' code:
 6. `--optimizer sgd` is plain SGD with `--momentum`; the code's has momentum 0.9 and Nesterov's step.
 7. `--distill_server` is 1, as in the paper's equations; in the code it defaults to 0 (labels alone), as in its README.
 
-Defaults: of the authors' code, 200 rounds of ResNet-8 and ResNet-56: AMSGrad with weight decay 1e-4, batches of 64, 3
-epochs of the server, temperature 3. Their script has a rate of 0.001, as here, batches of 256 and 20 epochs of the server.
+Defaults: from the authors' code, 200 rounds of ResNet-8 and ResNet-56: AMSGrad with weight decay 1e-4, batches of 64, 3
+epochs of the server, temperature 3. Their script has a learning rate of 0.001, as here, batches of 256 and 20 epochs of
+the server.
 """
 
 from dataclasses import dataclass

@@ -40,7 +40,8 @@ class Options(fedavg.Options):
     as_published: bool = flag(
         False,
         None,
-        'follow "Your Data Stays With You!": --aggregate all --select fixed --keep_optimizer, and an unweighted average',
+        'follow "Your Data Stays With You!" (Agarwal 2021): --aggregate all --select fixed --keep_optimizer, and an '
+        "unweighted average",
         implies={"aggregate": "all", "select": "fixed", "keep_optimizer": True, "init": "shared", "bn": "average"},
     )
 

@@ -128,8 +128,8 @@ def _sentence(job: Job, result: dict[str, Any]) -> str:
     ratios = [f"{seconds[other] / seconds[ours]:.1f} ({other.removeprefix('bare loop, ')})" for other in others]
     here, n = result["here"], len(result["taken"][ours])
     words = (
-        f"{job.words}: with {ours.removeprefix('Chorus, ')} a round and its test take {seconds[ours]:.2f} s; a bare PyTorch "
-        f"loop takes {', '.join(ratios)} times as long. Medians of {n} commands on {here['cores']} cores of "
+        f"{job.words}: with {ours.removeprefix('Chorus, ')}, a round and its test take {seconds[ours]:.2f} s. Time of a "
+        f"bare PyTorch loop relative to that: {', '.join(ratios)}. Medians of {n} commands on {here['cores']} cores of "
         f"{here['processor']}, torch {here['versions']['torch']}, code of {here['revision']}."
     )
     return "\n" + textwrap.fill(words, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False) + "\n  "
