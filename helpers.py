@@ -121,77 +121,100 @@ def train(
     return Trained(trained, remembered, torch.stack(losses), steps)
 
 
-def _local_epochs(
-    federation: Federation,
-    k: int,
-    weights: Weights,
-    context,
-    memory,
-    augmentation,
-    *,
-    loss: Loss,
-    options,
-    only,
-    remembers: bool,
-):
-    """Train one client for `train`.
+class _LocalEpochs:
+    """The local epochs of one client: a plan, drawn from its streams, the sums of its steps, and a finish.
 
-    Return (weights, memory, loss, steps, samples, whether weights and loss are finite).
+    `batches` yields the plan: the positions of a batch in the client's share, int64 [B], and the image changes of the share.
     """
+
+    def __init__(self, federation: Federation, k: int, options, augmentation: augment.Draw | None) -> None:
+        self.federation, self.k, self.share = federation, k, federation.shares[k]
+        self.batches = islice(self._plan(options, augmentation), _last_step(federation, k, options))
+        self.total = torch.zeros((), device=federation.device, dtype=torch.float64)
+        self.steps = self.samples = 0
+
+    def _plan(self, options, augmentation: augment.Draw | None) -> Iterator[tuple[Tensor, augment.Draw]]:
+        federation, n = self.federation, len(self.share)
+        order_stream, augment_stream = federation.stream("batches", self.k), federation.stream("augment", self.k)
+        for _ in range(options.epoch_per_round):
+            positions = torch.from_numpy(order_stream.permutation(n)).to(federation.device)
+            draw = augmentation
+            if draw is None:
+                draw = augment.draw(options.augment, n, federation.data.shape, augment_stream, federation.device)
+            yield from ((i, draw) for i in _batches(positions, options.batch_size))
+
+    def batch(self, i: Tensor, draw: augment.Draw) -> Batch:
+        """Return the batch at these positions."""
+        indices, data = self.share[i], self.federation.data
+        return Batch(data.images(indices, self.federation.dtype, augment.part(draw, i)), data.y[indices], i)
+
+    def add(self, batch_loss: Tensor, n: int) -> None:
+        """Count a step on n examples."""
+        self.total += batch_loss * n  # stays on the device, so that an epoch never waits for the value
+        self.steps, self.samples = self.steps + 1, self.samples + n
+
+    def finish(self, weights: Weights, memory, optimizer_state, kind: tuple, remembers: bool):
+        """Return (weights, memory, loss, steps, samples, whether weights and loss are finite)."""
+        meter, architecture = self.federation.meter, self.k % len(self.federation.skeletons)
+        if self.steps:
+            optimizer_state = meter.remembered(optimizer_state, (self.federation.party, architecture, *kind))
+        new_memory = {**(memory or {}), **optimizer_state} if remembers else None
+        is_finite = finite([self.total, *weights.values()])
+        return weights, new_memory, self.total / max(self.samples, 1), self.steps, self.samples, is_finite
+
+
+def _local_epochs(
+    federation: Federation, k: int, weights: Weights, context, memory, augmentation, *, loss: Loss, options, only, remembers
+):
+    """Train one client for `train`; return what `_LocalEpochs.finish` returns."""
     model = federation.model(k, weights).train()
     model.drop_from(federation.stream("dropout", k))  # set for each client: clients share their skeletons
+    trained = _trainable(model, only)
+    optimizer_state, local = recalled(memory, trained), _LocalEpochs(federation, k, options, augmentation)
+    update = _updater(trained, getattr(model, "bounds", {}), options, federation.round)
+
+    def step(i: Tensor, draw: augment.Draw) -> Tensor:
+        batch = local.batch(i, draw)
+        for parameter in trained.values():
+            parameter.grad = None
+        batch_loss = loss(model, batch, context, options)
+        batch_loss.backward()
+        update(optimizer_state)
+        return batch_loss.detach()
+
+    kind = "train", loss, frozenset(trained), federation.data.shape
+    for i, draw in local.batches:
+        local.add(federation.count_flops(partial(step, i, draw), k, *kind, len(i)), len(i))
+    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return local.finish(weights, memory, optimizer_state, kind, remembers)
+
+
+def _trainable(model: Net, only: Collection[str] | None) -> Weights:
+    """Return the parameters to train, by name. A body or head without such a parameter computes as in evaluation."""
     trained = {name: p for name, p in model.named_parameters() if only is None or name in only}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
     for module in model.children():
         module.train(any(parameter.requires_grad for parameter in module.parameters()))
-    lr = learning_rate(options, federation.round)
-    optimizer_state, bounds = recalled(memory, trained), getattr(model, "bounds", {})
-    free, bounded = ({name: p for name, p in trained.items() if (name in bounds) == inside} for inside in (False, True))
-    update, undecayed = OPTIMIZERS[options.optimizer], replace(options, weight_decay=0.0) if bounded else options
-    share, order_stream, augment_stream = (
-        federation.shares[k],
-        federation.stream("batches", k),
-        federation.stream("augment", k),
-    )
+    return trained
 
-    def step(i: Tensor, draw: augment.Draw) -> Tensor:
-        indices = share[i]
-        images = federation.data.images(indices, federation.dtype, augment.part(draw, i))
-        for parameter in trained.values():
-            parameter.grad = None
-        batch_loss = loss(model, Batch(images, federation.data.y[indices], i), context, options)
-        batch_loss.backward()
+
+def _updater(trained: Weights, bounds: dict[str, tuple[float, float]], options, round: int) -> Callable[[Any], None]:
+    """Return the update of one client's parameters by their gradients, a function of the optimizer's state."""
+    lr, step = learning_rate(options, round), OPTIMIZERS[options.optimizer]
+    free, bounded = ({name: p for name, p in trained.items() if (name in bounds) == inside} for inside in (False, True))
+    undecayed = replace(options, weight_decay=0.0) if bounded else options
+
+    def update(optimizer_state) -> None:
         if options.clip_grad:
             torch.nn.utils.clip_grad_norm_(trained.values(), options.clip_grad)
-        update(free, optimizer_state, lr, options)
+        step(free, optimizer_state, lr, options)
         if bounded:
-            update(bounded, optimizer_state, lr, undecayed)
+            step(bounded, optimizer_state, lr, undecayed)
             for name, parameter in bounded.items():
                 parameter.data.clamp_(*bounds[name])
-        return batch_loss.detach()
 
-    def batches() -> Iterator[tuple[Tensor, augment.Draw]]:
-        for _ in range(options.epoch_per_round):
-            positions = torch.from_numpy(order_stream.permutation(len(share))).to(federation.device)
-            draw = augmentation
-            if draw is None:
-                draw = augment.draw(options.augment, len(share), federation.data.shape, augment_stream, federation.device)
-            yield from ((i, draw) for i in _batches(positions, options.batch_size))
-
-    kind = "train", loss, frozenset(trained), federation.data.shape
-    total, steps, samples = torch.zeros((), device=federation.device, dtype=torch.float64), 0, 0
-    for i, draw in islice(batches(), _last_step(federation, k, options)):
-        batch_loss = federation.count_flops(partial(step, i, draw), k, *kind, len(i))
-        total += batch_loss * len(i)  # stays on the device, so that an epoch never waits for the value
-        steps, samples = steps + 1, samples + len(i)
-    if steps:
-        optimizer_state = federation.meter.remembered(
-            optimizer_state, (federation.party, k % len(federation.skeletons), *kind)
-        )
-    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    new_memory, is_finite = {**(memory or {}), **optimizer_state} if remembers else None, finite([total, *weights.values()])
-    return weights, new_memory, total / max(samples, 1), steps, samples, is_finite
+    return update
 
 
 def _last_step(federation: Federation, k: int, options) -> int | None:

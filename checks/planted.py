@@ -22,8 +22,8 @@ RECORD, BEGIN, END = ROOT / "checks" / "planted.md", "<!-- planted: begin -->", 
 
 PLANTS = r"""
 every epoch of a round has the order of its first | helpers.py | test_helpers.py
-- torch.from_numpy(order_stream.permutation(len(share)))
-+ torch.from_numpy(federation.stream("batches", k).permutation(len(share)))
+- torch.from_numpy(order_stream.permutation(n))
++ torch.from_numpy(federation.stream("batches", self.k).permutation(n))
 the optimizer works in the memory that the state holds | federation/optimizers.py | test_helpers.py
 - key: value.clone() if isinstance(value, Tensor) else value for key
 + key: value for key
@@ -445,8 +445,8 @@ a client's measures are those of the whole test set | experiment/evaluation.py |
 - dict(zip(clients, personal, strict=True))
 + dict.fromkeys(clients, test)
 the weights after the last step are not looked at | helpers.py | test_divergence.py -k "last_step"
-- is_finite = {**(memory or {}), **optimizer_state} if remembers else None, finite([total, *weights.values()])
-+ is_finite = {**(memory or {}), **optimizer_state} if remembers else None, finite([total])
+- finite([self.total, *weights.values()])
++ finite([self.total])
 what the server makes of weights is not looked at | experiment/divergence.py | test_divergence.py -k "new_in_a_state"
 - return diverged or dict.fromkeys(
 + return diverged and dict.fromkeys(
