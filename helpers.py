@@ -4,12 +4,9 @@ Functions take and return rows: lists with one entry per client, aligned with `c
 in place. A function belongs here only if two algorithms call it.
 """
 
-import math
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -18,25 +15,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from data import augment
-from federation import Federation, Weights
-from federation.meter import finite
-from federation.optimizers import OPTIMIZERS, recalled
+from federation import Federation, Weights, local
+from federation.local import SCHEDULES, Batch, Common, Loss, learning_rate  # noqa: F401 - words of algorithms
 from models import Net
 
 EVALUATION_BATCH = 250  # images in a batch without gradients: the activations fit a CPU's cache
-
-
-class Batch(NamedTuple):
-    """One training batch.
-
-    `x`: images [B, channels, height, width], normalised and changed by `--augment`. `y`: labels int64 [B]. `index`: int64
-    [B], positions in the client's own share. A teacher of single examples is indexed by these positions, so that its values
-    cannot meet another image.
-    """
-
-    x: Tensor
-    y: Tensor
-    index: Tensor
 
 
 class Round(NamedTuple):
@@ -54,9 +37,6 @@ class Round(NamedTuple):
     models: dict[str, Callable[[int], Net]]
     metrics: dict[str, float | dict[int, float]] = {}  # noqa: RUF012
     local_weights: Sequence[Weights] | None = None
-
-
-Loss = Callable[[Net, Batch, Any, Any], Tensor]
 
 
 class Trained(NamedTuple):
@@ -101,10 +81,9 @@ def train(
     parameters onto their intervals, and they have no weight decay.
     """
     start_time, no_rows = federation.meter.now(), [None] * len(clients)
-    local_epochs = partial(_local_epochs, loss=loss, options=options, only=only, remembers=memory is not None)
-    results = federation.map_clients(
-        local_epochs, clients, weights, context or no_rows, memory or no_rows, augmentation or no_rows
-    )
+    common = Common(loss, options, only, memory is not None)
+    rows = (weights, context or no_rows, memory or no_rows, augmentation or no_rows)
+    results = local.epochs(federation, clients, rows, common)
     for k, (_, _, _, steps, samples, _) in zip(clients, results, strict=True):
         federation.meter.spent["steps", federation.party, k] += steps
         federation.meter.spent["samples", federation.party, k] += samples
@@ -119,115 +98,6 @@ def train(
     }
     federation.meter.seconds["train", federation.party] += federation.meter.now() - start_time
     return Trained(trained, remembered, torch.stack(losses), steps)
-
-
-class _LocalEpochs:
-    """The local epochs of one client: a plan, drawn from its streams, the sums of its steps, and a finish.
-
-    `batches` yields the plan: the positions of a batch in the client's share, int64 [B], and the image changes of the share.
-    """
-
-    def __init__(self, federation: Federation, k: int, options, augmentation: augment.Draw | None) -> None:
-        self.federation, self.k, self.share = federation, k, federation.shares[k]
-        self.batches = islice(self._plan(options, augmentation), _last_step(federation, k, options))
-        self.total = torch.zeros((), device=federation.device, dtype=torch.float64)
-        self.steps = self.samples = 0
-
-    def _plan(self, options, augmentation: augment.Draw | None) -> Iterator[tuple[Tensor, augment.Draw]]:
-        federation, n = self.federation, len(self.share)
-        order_stream, augment_stream = federation.stream("batches", self.k), federation.stream("augment", self.k)
-        for _ in range(options.epoch_per_round):
-            positions = torch.from_numpy(order_stream.permutation(n)).to(federation.device)
-            draw = augmentation
-            if draw is None:
-                draw = augment.draw(options.augment, n, federation.data.shape, augment_stream, federation.device)
-            yield from ((i, draw) for i in _batches(positions, options.batch_size))
-
-    def batch(self, i: Tensor, draw: augment.Draw) -> Batch:
-        """Return the batch at these positions."""
-        indices, data = self.share[i], self.federation.data
-        return Batch(data.images(indices, self.federation.dtype, augment.part(draw, i)), data.y[indices], i)
-
-    def add(self, batch_loss: Tensor, n: int) -> None:
-        """Count a step on n examples."""
-        self.total += batch_loss * n  # stays on the device, so that an epoch never waits for the value
-        self.steps, self.samples = self.steps + 1, self.samples + n
-
-    def finish(self, weights: Weights, memory, optimizer_state, kind: tuple, remembers: bool):
-        """Return (weights, memory, loss, steps, samples, whether weights and loss are finite)."""
-        meter, architecture = self.federation.meter, self.k % len(self.federation.skeletons)
-        if self.steps:
-            optimizer_state = meter.remembered(optimizer_state, (self.federation.party, architecture, *kind))
-        new_memory = {**(memory or {}), **optimizer_state} if remembers else None
-        is_finite = finite([self.total, *weights.values()])
-        return weights, new_memory, self.total / max(self.samples, 1), self.steps, self.samples, is_finite
-
-
-def _local_epochs(
-    federation: Federation, k: int, weights: Weights, context, memory, augmentation, *, loss: Loss, options, only, remembers
-):
-    """Train one client for `train`; return what `_LocalEpochs.finish` returns."""
-    model = federation.model(k, weights).train()
-    model.drop_from(federation.stream("dropout", k))  # set for each client: clients share their skeletons
-    trained = _trainable(model, only)
-    optimizer_state, local = recalled(memory, trained), _LocalEpochs(federation, k, options, augmentation)
-    update = _updater(trained, getattr(model, "bounds", {}), options, federation.round)
-
-    def step(i: Tensor, draw: augment.Draw) -> Tensor:
-        batch = local.batch(i, draw)
-        for parameter in trained.values():
-            parameter.grad = None
-        batch_loss = loss(model, batch, context, options)
-        batch_loss.backward()
-        update(optimizer_state)
-        return batch_loss.detach()
-
-    kind = "train", loss, frozenset(trained), federation.data.shape
-    for i, draw in local.batches:
-        local.add(federation.count_flops(partial(step, i, draw), k, *kind, len(i)), len(i))
-    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    return local.finish(weights, memory, optimizer_state, kind, remembers)
-
-
-def _trainable(model: Net, only: Collection[str] | None) -> Weights:
-    """Return the parameters to train, by name. A body or head without such a parameter computes as in evaluation."""
-    trained = {name: p for name, p in model.named_parameters() if only is None or name in only}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trained)
-    for module in model.children():
-        module.train(any(parameter.requires_grad for parameter in module.parameters()))
-    return trained
-
-
-def _updater(trained: Weights, bounds: dict[str, tuple[float, float]], options, round: int) -> Callable[[Any], None]:
-    """Return the update of one client's parameters by their gradients, a function of the optimizer's state."""
-    lr, step = learning_rate(options, round), OPTIMIZERS[options.optimizer]
-    free, bounded = ({name: p for name, p in trained.items() if (name in bounds) == inside} for inside in (False, True))
-    undecayed = replace(options, weight_decay=0.0) if bounded else options
-
-    def update(optimizer_state) -> None:
-        if options.clip_grad:
-            torch.nn.utils.clip_grad_norm_(trained.values(), options.clip_grad)
-        step(free, optimizer_state, lr, options)
-        if bounded:
-            step(bounded, optimizer_state, lr, undecayed)
-            for name, parameter in bounded.items():
-                parameter.data.clamp_(*bounds[name])
-
-    return update
-
-
-def _last_step(federation: Federation, k: int, options) -> int | None:
-    """Return the number of local steps after which client k stops in this round; None if the client does all local epochs.
-
-    A client straggles with the probability `--straggler`. A straggler stops after a fraction of its steps, which is drawn
-    uniformly from (0, 1].
-    """
-    if federation.party != "client" or not options.straggler:
-        return None
-    straggles, fraction = federation.stream("straggler", k).random(2)
-    steps_per_epoch = len(_batches(torch.empty(len(federation.shares[k])), options.batch_size))
-    return math.ceil((1 - fraction) * options.epoch_per_round * steps_per_epoch) if straggles < options.straggler else None
 
 
 def cross_entropy(model: Net, batch: Batch, context, options) -> Tensor:
@@ -279,30 +149,6 @@ def linear_term(model: Net, direction: Weights) -> Tensor:
     """
     inner_product = sum((direction[name] * w).sum() for name, w in model.named_parameters() if name in direction)
     return inner_product - inner_product.detach()
-
-
-def _batches(positions: Tensor, batch_size: int) -> list[Tensor]:
-    """Cut int64 [n] into batches.
-
-    A left-over batch of one joins the batch before it, since BatchNorm cannot normalise one example.
-    """
-    batches = list(positions.split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1 < batch_size:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches if len(positions) else []
-
-
-# factor of the learning rate in a round, by the fraction of rounds that are finished: 0 in the first round
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "step": lambda progress: 0.1 ** ((progress >= 0.5) + (progress >= 0.75)),
-    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
-}
-
-
-def learning_rate(options, round: int) -> float:
-    """Return `--lr` in a round, following `--lr_schedule`."""
-    return options.lr * SCHEDULES[options.lr_schedule]((round - 1) / options.rounds)
 
 
 # --- personal models: the state of algorithms whose clients keep the models that they train ------------------------------

@@ -440,6 +440,14 @@ class Execution:
         "processor threads to evaluate, and to train one model (centralized), which change the last bits of a result; a "
         "client trains with one; auto is 1, since cores are for runs side by side (--jobs)",
     )
+    stacked: int = flag(
+        1,
+        Number(int, least=1, most=1024),
+        "most clients of one architecture that train as one network, which changes the last bits of a result; faster for "
+        "small networks on a processor; what cannot be stacked trains one client after another, and the run says so; 1 is "
+        "every client by itself",
+        legacy_value=1,
+    )
 
 
 @dataclass(frozen=True)
