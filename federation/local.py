@@ -290,7 +290,7 @@ class _Together:
 
     def __init__(self, clients: list[LocalEpochs], stack: Stack) -> None:
         self.clients, self._stack, self._common = clients, stack, clients[0].common
-        stack.load([client.weights for client in clients], [client.dropout for client in clients])
+        stack.fill([client.weights for client in clients], [client.dropout for client in clients])
         self._trained, self._state, options = trainable(stack.net.train(), self._common.only), None, self._common.options
         if options.optimizer in ELEMENTWISE and not options.clip_grad:
             self._state = optimizers.stacked([client.optimizer_state for client in clients])

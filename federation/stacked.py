@@ -115,7 +115,7 @@ class Stack:
             for name, buffer in list(module.named_buffers(recurse=False)):
                 setattr(module, name, _rows_like(buffer, n))
 
-    def load(self, rows: Sequence[dict[str, Tensor]], streams: Sequence[np.random.Generator]) -> None:
+    def fill(self, rows: Sequence[dict[str, Tensor]], streams: Sequence[np.random.Generator]) -> None:
         """Take over the clients' weights, and the streams of their dropout."""
         for name, tensor in self.net.state_dict().items():
             for stacked, row in zip(tensor, rows, strict=True):

@@ -141,12 +141,13 @@ def test_no_number_of_a_client_enters_another_not_even_nan():
 
 
 def test_batches_of_one_size_are_of_one_step_and_epochs_begin_together(stacked_clients):
-    federation = tiny_federation(shares=[range(20), range(20, 36), range(36, 56), range(56, 60)], model="MLP")
-    rows = [federation.initial()] * 4
-    trained = train(federation, [0, 1, 2, 3], rows, cross_entropy, options_for("fedavg", stacked=4, epoch_per_round=2))
-    epoch = [[0, 2, 1], [0, 2, 1], [0, 2, 3]]  # 8, 8, and 4 of those with 20 and 4
+    shares = [range(12), range(12, 20), range(20, 28), range(28, 36), range(36, 40)]
+    federation = tiny_federation(shares=shares, model="MLP")
+    rows, options = [federation.initial()] * 5, options_for("fedavg", stacked=5, epoch_per_round=2)
+    trained = train(federation, federation.clients, rows, cross_entropy, options)
+    epoch = [[0, 1, 2, 3], [0, 4]]  # of 8 examples each, and then of 4
     assert stacked_clients == [*epoch, *epoch]
-    assert trained.steps == [6, 4, 6, 2]
+    assert trained.steps == [4, 2, 2, 2, 2]
 
 
 def test_stacks_are_of_one_architecture_of_at_most_so_many_and_of_similar_sizes():
