@@ -4,12 +4,9 @@ Functions take and return rows: lists with one entry per client, in the order of
 tensor in place. A function belongs here only if two algorithms call it.
 """
 
-import math
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -18,24 +15,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from data import augment
-from federation import Federation, Weights
-from federation.meter import finite
-from federation.optimizers import OPTIMIZERS, recalled
+from federation import Federation, Weights, local
+from federation.local import SCHEDULES, Batch, Common, Loss, learning_rate  # noqa: F401 - words of algorithms
 from models import Net
 
 EVALUATION_BATCH = 250  # images in a batch without gradients: the activations fit a CPU's cache
-
-
-class Batch(NamedTuple):
-    """One training batch.
-
-    `x`: images [B, channels, height, width], normalised and changed by `--augment`. `y`: labels int64 [B]. `index`: int64
-    [B], positions in the client's own share; select a teacher's values per example by these positions.
-    """
-
-    x: Tensor
-    y: Tensor
-    index: Tensor
 
 
 class Round(NamedTuple):
@@ -53,9 +37,6 @@ class Round(NamedTuple):
     models: dict[str, Callable[[int], Net]]
     metrics: dict[str, float | dict[int, float]] = {}  # noqa: RUF012
     local_weights: Sequence[Weights] | None = None
-
-
-Loss = Callable[[Net, Batch, Any, Any], Tensor]
 
 
 class Trained(NamedTuple):
@@ -99,10 +80,9 @@ def train(
     parameters onto their intervals, and they have no weight decay.
     """
     start_time, no_rows = federation.meter.now(), [None] * len(clients)
-    local_epochs = partial(_local_epochs, loss=loss, options=options, only=only, remembers=memory is not None)
-    results = federation.map_clients(
-        local_epochs, clients, weights, context or no_rows, memory or no_rows, augmentation or no_rows
-    )
+    common = Common(loss, options, only, memory is not None)
+    rows = (weights, context or no_rows, memory or no_rows, augmentation or no_rows)
+    results = local.epochs(federation, clients, rows, common)
     for k, (_, _, _, steps, samples, _) in zip(clients, results, strict=True):
         federation.meter.spent["steps", federation.party, k] += steps
         federation.meter.spent["samples", federation.party, k] += samples
@@ -117,92 +97,6 @@ def train(
     }
     federation.meter.seconds["train", federation.party] += federation.meter.now() - start_time
     return Trained(trained, remembered, torch.stack(losses), steps)
-
-
-def _local_epochs(
-    federation: Federation,
-    k: int,
-    weights: Weights,
-    context,
-    memory,
-    augmentation,
-    *,
-    loss: Loss,
-    options,
-    only,
-    remembers: bool,
-):
-    """Train one client for `train`.
-
-    Return (weights, memory, loss, steps, samples, whether weights and loss are finite).
-    """
-    model = federation.model(k, weights).train()
-    model.drop_from(federation.stream("dropout", k))  # set for each client: clients share their skeletons
-    trained = {name: p for name, p in model.named_parameters() if only is None or name in only}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trained)
-    for module in model.children():
-        module.train(any(parameter.requires_grad for parameter in module.parameters()))
-    lr = learning_rate(options, federation.round)
-    optimizer_state, bounds = recalled(memory, trained), getattr(model, "bounds", {})
-    free, bounded = ({name: p for name, p in trained.items() if (name in bounds) == inside} for inside in (False, True))
-    update, undecayed = OPTIMIZERS[options.optimizer], replace(options, weight_decay=0.0) if bounded else options
-    share, order_stream, augment_stream = (
-        federation.shares[k],
-        federation.stream("batches", k),
-        federation.stream("augment", k),
-    )
-
-    def step(i: Tensor, draw: augment.Draw) -> Tensor:
-        indices = share[i]
-        images = federation.data.images(indices, federation.dtype, augment.part(draw, i))
-        for parameter in trained.values():
-            parameter.grad = None
-        batch_loss = loss(model, Batch(images, federation.data.y[indices], i), context, options)
-        batch_loss.backward()
-        if options.clip_grad:
-            torch.nn.utils.clip_grad_norm_(trained.values(), options.clip_grad)
-        update(free, optimizer_state, lr, options)
-        if bounded:
-            update(bounded, optimizer_state, lr, undecayed)
-            for name, parameter in bounded.items():
-                parameter.data.clamp_(*bounds[name])
-        return batch_loss.detach()
-
-    def batches() -> Iterator[tuple[Tensor, augment.Draw]]:
-        for _ in range(options.epoch_per_round):
-            positions = torch.from_numpy(order_stream.permutation(len(share))).to(federation.device)
-            draw = augmentation
-            if draw is None:
-                draw = augment.draw(options.augment, len(share), federation.data.shape, augment_stream, federation.device)
-            yield from ((i, draw) for i in _batches(positions, options.batch_size))
-
-    kind = "train", loss, frozenset(trained), federation.data.shape
-    total, steps, samples = torch.zeros((), device=federation.device, dtype=torch.float64), 0, 0
-    for i, draw in islice(batches(), _last_step(federation, k, options)):
-        batch_loss = federation.count_flops(partial(step, i, draw), k, *kind, len(i))
-        total += batch_loss * len(i)  # stays on the device, so that an epoch never waits for the value
-        steps, samples = steps + 1, samples + len(i)
-    if steps:
-        optimizer_state = federation.meter.remembered(
-            optimizer_state, (federation.party, k % len(federation.skeletons), *kind)
-        )
-    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    new_memory, is_finite = {**(memory or {}), **optimizer_state} if remembers else None, finite([total, *weights.values()])
-    return weights, new_memory, total / max(samples, 1), steps, samples, is_finite
-
-
-def _last_step(federation: Federation, k: int, options) -> int | None:
-    """Return the number of local steps after which client k stops in this round; None if the client does all local epochs.
-
-    A client straggles with the probability `--straggler`. A straggler stops after a fraction of its steps, which is drawn
-    uniformly from (0, 1].
-    """
-    if federation.party != "client" or not options.straggler:
-        return None
-    straggles, fraction = federation.stream("straggler", k).random(2)
-    steps_per_epoch = len(_batches(torch.empty(len(federation.shares[k])), options.batch_size))
-    return math.ceil((1 - fraction) * options.epoch_per_round * steps_per_epoch) if straggles < options.straggler else None
 
 
 def cross_entropy(model: Net, batch: Batch, context, options) -> Tensor:
@@ -254,30 +148,6 @@ def linear_term(model: Net, direction: Weights) -> Tensor:
     """
     inner_product = sum((direction[name] * w).sum() for name, w in model.named_parameters() if name in direction)
     return inner_product - inner_product.detach()
-
-
-def _batches(positions: Tensor, batch_size: int) -> list[Tensor]:
-    """Cut int64 [n] into batches.
-
-    A left-over batch of one joins the batch before it, since BatchNorm cannot normalise one example.
-    """
-    batches = list(positions.split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1 < batch_size:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches if len(positions) else []
-
-
-# factor of the learning rate in a round, by the fraction of rounds that are finished: 0 in the first round
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "step": lambda progress: 0.1 ** ((progress >= 0.5) + (progress >= 0.75)),
-    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
-}
-
-
-def learning_rate(options, round: int) -> float:
-    """Return `--lr` in a round, following `--lr_schedule`."""
-    return options.lr * SCHEDULES[options.lr_schedule]((round - 1) / options.rounds)
 
 
 # --- personal models: the state of algorithms whose clients keep the models that they train ------------------------------

@@ -443,6 +443,14 @@ class Execution:
         "CPU threads for evaluation and centralized training (clients train with 1); changes the last bits of a result; "
         "auto is 1",
     )
+    stacked: int = flag(
+        1,
+        Number(int, least=1, most=1024),
+        "most clients of one architecture that train as one network, which changes the last bits of a result; faster for "
+        "small networks on a processor; what cannot be stacked trains one client after another, and the run says so; 1 is "
+        "every client by itself",
+        legacy_value=1,
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
     python checks/costs.py batches           # microseconds an image of an evaluation, by its batches
     python checks/costs.py pooling           # microseconds an image of an evaluation, pooled by torch and by slices
     python checks/costs.py step              # microseconds a step: of Chorus, of a bare loop, and where they go
+    python checks/costs.py stacked           # local training of ten clients: one after another, and --stacked 5 and 10
     python checks/costs.py start             # seconds until an answer, and until the first step
 
 Medians of what is measured in turn, one thread each; but for the seconds of *start* it is time of the processor, which other
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -68,7 +70,7 @@ def of_one(model: str, n: int, precision: str = "float32"):
 def options_of(batch_size: int, optimizer: str = "sgd"):
     """What `helpers.train` reads."""
     others = {"momentum": 0.0, "weight_decay": 0.0, "clip_grad": 0.0, "augment": "none", "lr_schedule": "constant"}
-    others |= {"straggler": 0.0}
+    others |= {"straggler": 0.0, "stacked": 1}
     return SimpleNamespace(batch_size=batch_size, optimizer=optimizer, lr=1e-3, rounds=1, epoch_per_round=1, **others)
 
 
@@ -245,6 +247,45 @@ def of_a_step(model: str, size: int, optimizer: str) -> dict[str, tuple[Callable
     }
 
 
+# --- stacked clients ---------------------------------------------------------------------------------------------------
+
+STACKED = {  # model, examples of a client, batch size, optimizer
+    "LeNet5_classic, 600, 32, SGD": ("LeNet5_classic", 600, 32, "sgd"),
+    "LeNet5_classic, 300, 10, SGD": ("LeNet5_classic", 300, 10, "sgd"),
+    "LeNet5, 240, 32, Adam": ("LeNet5", 240, 32, "adam"),
+    "MLP, 100, 10, SGD": ("MLP", 100, 10, "sgd"),
+    "CNN_McMahan, 100, 10, SGD": ("CNN_McMahan", 100, 10, "sgd"),
+    "CNN4, 100, 50, SGD": ("CNN4", 100, 50, "sgd"),
+    "ResNet8, 128, 64, SGD": ("ResNet8", 128, 64, "sgd"),
+}
+
+
+def stacked(*names: str) -> None:
+    import torch
+
+    from federation import allocator
+    from helpers import cross_entropy, train
+
+    allocator.keep_blocks()
+    torch.set_num_threads(1)
+    ways = (1, 5, 10)
+    print(f"{'ms a round of ten clients':<32}" + "".join(f"{way:>9}" for way in ways) + f"{'ratios':>14}")
+    for name in names or STACKED:
+        model, n, size, optimizer = STACKED[name]
+        federation = of_one(model, 10 * n)
+        federation = replace(federation, shares=federation.shares[0].split(n)).at(1)
+        rows, timings = [federation.initial()] * 10, {way: [] for way in ways}
+        for _ in range(2 * TIMES + 1):
+            for way in ways:
+                options = SimpleNamespace(**{**vars(options_of(size, optimizer)), "stacked": way})
+                began = time.process_time()
+                train(federation, range(10), rows, cross_entropy, options)
+                timings[way].append((time.process_time() - began) * 1e3)
+        ms = [median(taken[1:]) for taken in timings.values()]  # of the first round, operations are counted
+        ratios = "".join(f"{ms[0] / part:>7.2f}" for part in ms[1:])
+        print(f"{name:<32}" + "".join(f"{part:>9.0f}" for part in ms) + ratios, flush=True)
+
+
 # --- the start ---------------------------------------------------------------------------------------------------------
 
 FIRST_STEP = """
@@ -310,5 +351,6 @@ def _of_children() -> float:
 
 
 if __name__ == "__main__":
-    parts = {"memory": memory, "batches": batches, "pooling": pooling, "step": step, "start": start, "one": print_row}
+    parts = {"memory": memory, "batches": batches, "pooling": pooling, "step": step, "stacked": stacked, "start": start}
+    parts["one"] = print_row
     parts[sys.argv[1]](*sys.argv[2:])

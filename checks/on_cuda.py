@@ -23,8 +23,8 @@ from conftest import play  # noqa: E402
 from test_algorithms import MODULES, answers_of, equal, federation_for, options_of, tensors  # noqa: E402
 from test_evaluation import SPLIT  # noqa: E402
 
-import helpers  # noqa: E402
 from experiment.evaluation import evaluate  # noqa: E402
+from federation import local  # noqa: E402
 
 CLOSE = 1e-6  # relative and absolute: float64, after two rounds
 JOB = (
@@ -70,7 +70,7 @@ class _waits:
     """Inside, a list of where local steps wait for a CUDA device."""
 
     def __enter__(self) -> list[str]:
-        self._epochs, self._found = helpers._batches, []
+        self._epochs, self._found = local.cut_batches, []
         self._caught = warnings.catch_warnings(record=True)
         self._warned = self._caught.__enter__()
         warnings.simplefilter("always")
@@ -81,11 +81,11 @@ class _waits:
             yield from self._epochs(*args)
             _tell("default")
 
-        helpers._batches = batches
+        local.cut_batches = batches
         return self._found
 
     def __exit__(self, *_) -> None:
-        helpers._batches = self._epochs
+        local.cut_batches = self._epochs
         self._caught.__exit__(None, None, None)
         self._found += [f"{w.filename}:{w.lineno}" for w in self._warned if "synchroniz" in str(w.message)]
 

@@ -105,6 +105,9 @@ class Rehearsal(Meter):
         self._known[kind] = seconds, result
         return result
 
+    def note(self, message: str) -> None:
+        """Log nothing: the run will."""
+
     def remembered(self, memory: dict[str, Any], kind: Hashable) -> dict[str, Any]:
         """Return the optimizer state after steps of a kind.
 

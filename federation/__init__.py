@@ -12,7 +12,7 @@ from torch import Tensor
 import streams
 from data.datasets import Data
 from data.partition import Shares
-from federation.meter import Meter
+from federation.meter import Clients, Meter, several
 from federation.pool import Pool
 from federation.wire import Examples, Wire
 from models import Net, Pair
@@ -192,20 +192,25 @@ class Federation:
             torch._foreach_copy_(list(tensors.values()), [weights[name] for name in tensors])
         return skeleton.requires_grad_(True).eval()
 
-    def count_flops(self, do: Callable[[], Any], client: int, *kind: Hashable) -> Any:
+    def count_flops(self, do: Callable[[], Any], client: Clients, *kind: Hashable) -> Any:
         """Return do(), the work of a client (or of another party), and count its floating point operations.
 
-        `kind` contains everything that determines their number, besides the party and the client's architecture: see
-        `Meter.work`.
+        Several clients, of one architecture, do equal parts of the work. `kind` contains everything that determines the
+        number of operations, besides the party and the client's architecture: see `Meter.work`.
         """
-        return self.meter.work(do, self.party, client, (self.party, client % len(self.skeletons), *kind))
+        first, *_ = several(client)
+        return self.meter.work(do, self.party, client, (self.party, first % len(self.skeletons), *kind))
 
-    def map_clients(self, work: Callable[..., Any], clients: Sequence[int], *rows: Sequence[Any]) -> list[Any]:
+    def n_examples(self, client: Clients) -> int:
+        """Return the number of training examples of a client, or of several together."""
+        return sum(len(self.shares[k]) for k in several(client))
+
+    def map_clients(self, work: Callable[..., Any], clients: Sequence[Clients], *rows: Sequence[Any]) -> list[Any]:
         """Return [work(self, k, row of the first, row of the second, ...) for every client k].
 
-        The pool, if any, runs clients in parallel. `work` must not change its arguments or use the wire. A client computes
-        with one thread, so that the result does not depend on the number of parallel clients; a server computes with
-        `threads` threads.
+        In place of a client there may be several, whose work is done together. The pool, if any, runs clients in parallel.
+        `work` must not change its arguments or use the wire. A client computes with one thread, so that the result does not
+        depend on the number of parallel clients; a server computes with `threads` threads.
         """
         threads = self.threads if self.party == "server" else 1
         if self.pool and self.pool.is_ready and threads == 1 and len(clients) > 1:

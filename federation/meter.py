@@ -1,5 +1,6 @@
 """The costs of each party, counted where they occur: steps, examples, floating point operations, seconds."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
@@ -9,6 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry
+
+log = logging.getLogger("chorus")
+Clients = int | tuple[int, ...]  # a client, or several whose work is done together
+
+
+def several(client: Clients) -> tuple[int, ...]:
+    """Return a client, or several, as a tuple."""
+    return client if isinstance(client, tuple) else (client,)
 
 
 class Meter:
@@ -24,25 +33,34 @@ class Meter:
         self.diverged: set[tuple[str, int]] = set()
         self.seconds: Counter[tuple[str, str]] = Counter()
         self._flops: dict[Hashable, int] = {}
+        self._notes: set[str] = set()
 
     def now(self) -> float:
         """Return seconds on this meter's clock, of which only differences have a meaning."""
         return time.perf_counter()
 
-    def work(self, do: Callable[[], Any], party: str, client: int, kind: Hashable) -> Any:
-        """Return do(), and count its floating point operations.
+    def work(self, do: Callable[[], Any], party: str, client: Clients, kind: Hashable) -> Any:
+        """Return do(), and count its floating point operations, of a client, or in equal parts of several.
 
         Matrix products and convolutions count, forward and backward; a multiply-add counts as two operations. The operations
         are counted the first time that work of this `kind` is done; later work of the kind adds the known number. So `kind`
         must contain everything that determines the number, such as the batch size.
         """
         result = self._done(do, kind)
-        self.spent["flops", party, client] += self._flops[kind]
+        clients = several(client)
+        for k in clients:
+            self.spent["flops", party, k] += self._flops[kind] // len(clients)
         return result
 
     def remembered(self, memory: dict[str, Any], kind: Hashable) -> dict[str, Any]:
         """Return an optimizer's state after steps of a kind, which have changed it in place."""
         return memory
+
+    def note(self, message: str) -> None:
+        """Log a message to the user, once in a run."""
+        if message not in self._notes:
+            self._notes.add(message)
+            log.warning("%s", message)
 
     def clear(self) -> None:
         """Reset all counts; the known numbers of operations stay."""

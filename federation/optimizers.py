@@ -8,7 +8,7 @@ parameters without a gradient do not change. `memory`: {name: the optimizer stat
 step}.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,30 @@ def recalled(memory: Memory | None, names: Collection[str]) -> Memory:
     return {
         name: {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
         for name, state in states.items()
+    }
+
+
+def stacked(memories: Sequence[Memory]) -> Memory | None:
+    """Return the memories of several clients as one, for weights [C, ...].
+
+    Return None if their numbers of steps differ: an optimizer counts steps once for all numbers of a weight.
+    """
+    steps = [{name: (*state, float(state.get("step", 0))) for name, state in memory.items()} for memory in memories]
+    if any(other != steps[0] for other in steps):
+        return None
+    return {
+        name: {
+            key: v.clone() if key == "step" else torch.stack([m[name][key] for m in memories]) for key, v in state.items()
+        }
+        for name, state in memories[0].items()
+    }
+
+
+def row(memory: Memory, c: int) -> Memory:
+    """Return the memory of the client at position c, of a stacked one, as copies."""
+    return {
+        name: {key: (value if key == "step" else value[c]).clone() for key, value in state.items()}
+        for name, state in memory.items()
     }
 
 
@@ -79,3 +103,5 @@ OPTIMIZERS: dict[str, Callable[[dict[str, Tensor], Memory, float, Any], None]] =
     "sgd": _sgd,
     "amsgrad": partial(_adam, amsgrad=True),
 }
+# whose step treats every number of a weight alike, so that a step on stacked weights is a step on each
+ELEMENTWISE = tuple(OPTIMIZERS)

@@ -99,7 +99,7 @@ class Pool:
             if f.name not in OWN and getattr(federation, f.name) is not getattr(self._base, f.name)
         }
         tasks = list(zip(clients, *rows, strict=True))
-        order = sorted(range(len(tasks)), key=lambda i: -len(federation.shares[clients[i]]))
+        order = sorted(range(len(tasks)), key=lambda i: -federation.n_examples(clients[i]))
         futures = {i: self._executor.submit(_run_task, packed((work, changed, *tasks[i]))) for i in order}
         results = []
         for i in range(len(tasks)):

@@ -95,7 +95,7 @@ class Ranks:
         Raise LostError if any rank has failed.
         """
         name = getattr(work, "func", work).__qualname__
-        positions = self.dealt(name, clients, [len(federation.shares[k]) for k in clients])[rank()]
+        positions = self.dealt(name, clients, [federation.n_examples(k) for k in clients])[rank()]
         local_federation = replace(federation, pool=self._local, meter=self._meter)
         local_rows = [[row[position] for position in positions] for row in (clients, *rows)]
         try:

@@ -12,10 +12,9 @@ from torch import nn
 import streams
 from algorithms.independent import loss
 from federation import Federation
+from federation.local import cut_batches, last_step
 from helpers import (
     SCHEDULES,
-    _batches,
-    _last_step,
     _parted,
     adapted,
     add_scaled,
@@ -289,7 +288,7 @@ def test_every_example_is_seen_once_an_epoch_in_an_order_that_is_new_for_each_ep
 )
 def test_batches_are_cut_in_order_and_a_left_over_one_joins_the_batch_before(n, size, lengths):
     positions = torch.arange(n).flip(0)
-    cut = _batches(positions, size)
+    cut = cut_batches(positions, size)
     assert [len(batch) for batch in cut] == lengths
     assert [i for batch in cut for i in batch.tolist()] == positions.tolist()
 
@@ -553,7 +552,7 @@ def test_a_straggler_takes_the_first_steps_of_those_that_it_would_take_and_is_co
 def test_a_client_straggles_as_often_as_is_said_for_a_part_of_its_steps_that_is_drawn_evenly():
     federation = tiny_federation(shares=[range(60)])
     options = options_for("independent", batch_size=1, epoch_per_round=100, straggler=0.3)
-    results = [_last_step(federation.at(r), 0, options) for r in range(2000)]
+    results = [last_step(federation.at(r), 0, options) for r in range(2000)]
     late = np.array([steps for steps in results if steps is not None])
     assert abs(len(late) / 2000 - 0.3) < 3 * np.sqrt(0.3 * 0.7 / 2000)
     assert late.min() >= 1
@@ -563,10 +562,10 @@ def test_a_client_straggles_as_often_as_is_said_for_a_part_of_its_steps_that_is_
 
 def test_whoever_is_no_client_does_not_straggle_and_nobody_does_by_default():
     federation, options = tiny_federation(), options_for("independent", straggler=1.0)
-    assert _last_step(federation, 0, options) is not None
-    assert _last_step(federation.with_party("tuning"), 0, options) is None
-    assert _last_step(federation.server(federation.shares[0]), 0, options) is None
-    assert _last_step(federation, 0, options_for("independent")) is None
+    assert last_step(federation, 0, options) is not None
+    assert last_step(federation.with_party("tuning"), 0, options) is None
+    assert last_step(federation.server(federation.shares[0]), 0, options) is None
+    assert last_step(federation, 0, options_for("independent")) is None
 
 
 # --- terms of a loss ---

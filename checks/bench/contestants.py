@@ -98,7 +98,11 @@ BARE = {
     "bare loop, 1 thread, best settings": bare(1, best=True),
     f"bare loop, {CORES} threads, best settings": bare(CORES, best=True),
 }
-CHORUS = {"Chorus, 1 worker": chorus(1), f"Chorus, {CORES} workers": chorus(CORES)}
+CHORUS = {
+    "Chorus, 1 worker": chorus(1),
+    f"Chorus, {CORES} workers": chorus(CORES),
+    f"Chorus, {CORES} workers, stacked": chorus(CORES, "--device cpu --stacked 5"),
+}
 ON_CUDA = {
     "Chorus": chorus(flags="--device cuda"),
     "Chorus, bf16": chorus(flags="--device cuda --precision bf16"),

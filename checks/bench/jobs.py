@@ -40,6 +40,11 @@ JOBS = {
         f"fedavg {MNIST} --n_clients 100 --participation 0.1 --rounds 10",
         3,
     ),
+    "fedavg_batch_10": Job(
+        "FedAvg, LeNet5_classic, MNIST, 10 clients of 300 images, in batches of 10",
+        f"fedavg {MNIST.replace('--batch_size 32', '--batch_size 10')} --reduced 0.05 --n_clients 10 --rounds 10",
+        3,
+    ),
     "cfkd": Job(
         "CFKD, LeNet5, MNIST, 5 clients of 240 images",
         "cfkd --dataset MNIST --reduced 0.02 --n_clients 5 --partition iid --model LeNet5 --batch_size 32 --rounds 100 "
