@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+import streams
 from data import augment
 from federation import Federation, Weights, optimizers
 from federation.meter import finite
@@ -102,7 +103,7 @@ class LocalEpochs:
         federation, options, n = self.federation, self.common.options, len(self.share)
         order_stream, augment_stream = federation.stream("batches", self.k), federation.stream("augment", self.k)
         for _ in range(options.epoch_per_round):
-            positions = torch.from_numpy(order_stream.permutation(n)).to(federation.device)
+            positions = streams.moved(torch.from_numpy(order_stream.permutation(n)), federation.device)
             draw = augmentation
             if draw is None:
                 draw = augment.draw(options.augment, n, federation.data.shape, augment_stream, federation.device)
