@@ -1,5 +1,6 @@
 """Draw the pictures in a run's own folder from what the run saved, whichever process started the run."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import saves
@@ -7,8 +8,14 @@ from figures import exchange, split
 from saves import Run
 from untrusted import read_bytes
 
-KEPT = 100  # pictures of splits that a process keeps
-_pictures: dict[str, bytes] = {}  # by the digest of `split.npz`: a study has many runs on one split
+
+@lru_cache(maxsize=100)
+def _picture_of(digest: str) -> list[bytes]:
+    """Return a list with the picture of a split, by the digest of `split.npz`; it is empty until the split is drawn.
+
+    A study has many runs on one split.
+    """
+    return []
 
 
 def complete(run: Run) -> None:
@@ -24,11 +31,9 @@ def complete(run: Run) -> None:
 
 def _draw_split(run: Run, png: Path) -> None:
     """Draw the split of a run, or write the picture of the same split again."""
-    digest = run.digests["split.npz"]
-    if digest in _pictures:
-        saves.written(png, lambda path: path.write_bytes(_pictures[digest]))
-        return
-    split.draw_one(run.arrays("split"), png)
-    if len(_pictures) == KEPT:
-        _pictures.clear()
-    _pictures[digest] = read_bytes(png)
+    picture = _picture_of(run.digests["split.npz"])
+    if picture:
+        saves.written(png, lambda path: path.write_bytes(picture[0]))
+    else:
+        split.draw_one(run.arrays("split"), png)
+        picture.append(read_bytes(png))

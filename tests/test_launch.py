@@ -588,7 +588,7 @@ def test_a_damaged_run_is_told_among_the_others(tmp_path):
     (stopped.folder / "config.json").write_text("{")
     message = status.table(tmp_path)
     assert "2 runs: 1 damaged, 1 done" in message
-    assert f"{stopped.folder / 'config.json'}: is damaged: cannot be read as JSON" in message
+    assert f"{stopped.folder / 'config.json'}: is damaged: cannot be read as JSON" in " ".join(message.split())
 
 
 def test_status_of_a_folder_that_is_not_there_is_one_line(tmp_path, capsys):

@@ -127,6 +127,6 @@ def test_a_measure_is_shown_by_its_name_and_said_how_to_get_where_it_is_not(tmp_
         assert f"{100 * value:.2f}" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         table.main([str(tmp_path), "--metric", "calibration"])
-    assert "it takes --measure calibration" in capsys.readouterr().err
+    assert "it requires --measure calibration" in capsys.readouterr().err
     assert command.main([*words.split(), "--measure", "accuracy"]) == 2
     assert "must be one of balanced_accuracy, macro_f1, auc, calibration" in capsys.readouterr().err
