@@ -316,7 +316,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning_and_the_run_is_made(tmp_pat
 def test_runs_on_one_split_have_the_picture_that_is_drawn_once(tmp_path, monkeypatch):
     """A run on another split has its own; a run whose picture is gone gets it again."""
     drawn, draw_one = [], split.draw_one
-    monkeypatch.setattr(folder, "_pictures", {})
+    folder._picture_of.cache_clear()
     monkeypatch.setattr(split, "draw_one", lambda saved, png: drawn.append(png) or draw_one(saved, png))
     main(f"fedavg independent {QUICK} --jobs 1 --quiet --split_seed 0 1", tmp_path)
     runs = saves.find(tmp_path)
