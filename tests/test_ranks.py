@@ -184,7 +184,7 @@ FAILING = {
         dict.fromkeys(("federation.Federation.server", "federation.Federation.sample"), "fails"),
         "ZeroDivisionError",
     ),
-    "a client": ({"helpers.OPTIMIZERS": "empty"}, "KeyError"),
+    "a client": ({"federation.local.OPTIMIZERS": "empty"}, "KeyError"),
 }
 BOTH = "fedavg independent"
 COMMANDS = {"all ranks": ("fedavg --lr 1e30 0.01 --optimizer sgd", {})} | {
