@@ -273,6 +273,8 @@ def _values_of_runs(runs: Sequence[Options]) -> dict[str, list]:
             getattr(replace(run, **{name: default}), name) == getattr(run, name) for run in runs
         ):
             values[name] = [default]
+    if len(values["seed"]) > 1 and all(run.split_seed == run.seed for run in runs):
+        values["split_seed"] = ["seed"]  # the lists of both would ask for each split with each seed
     return values
 
 

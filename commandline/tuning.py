@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import algorithms
-from commandline.study import Study, read
+from commandline.study import Method, Study, read
 from errors import UserError
 from experiment import Experiment
 from launch import Failed, ending, launch, nodes, slurm, tell_failed
@@ -75,11 +75,11 @@ def of_study(launch_options: Launch) -> RequestedRuns:
         (method, nodes.prepare(run, tuning_options)) for method, method_runs in tuning_runs.items() for run in method_runs
     ]
     experiments = [entry for _, entry in candidates]
-    if launch_options.plan:  # settings cost about the same: plan only the first run of each method's results
-        return RequestedRuns(
-            [*experiments, *(nodes.prepare(method_runs[0], launch_options) for method_runs in all_runs.values())],
-            launch_options,
+    if launch_options.plan:  # settings cost about the same: plan the results with the first setting of each method
+        results = dict.fromkeys(  # two methods may request the same run
+            run for method in study.methods for run in all_runs[method.name] if _is_first(run, method)
         )
+        return RequestedRuns([*experiments, *(nodes.prepare(run, launch_options) for run in results)], launch_options)
     if slurm.is_asked(experiments, launch_options):
         return RequestedRuns(
             experiments,
@@ -108,6 +108,10 @@ def of_study(launch_options: Launch) -> RequestedRuns:
         f"print this table again: {table_command} (other formats: --latex, --markdown, --csv)",
     ]
     return RequestedRuns(final, launch_options, notes, chosen_flags, settings)
+
+
+def _is_first(run: Options, method: Method) -> bool:
+    return _values(run, method.flags) == tuple(values[0] for values in method.flags.values())
 
 
 def table(settings: Sequence[Setting]) -> str:

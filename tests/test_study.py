@@ -224,7 +224,11 @@ def test_a_study_is_planned_without_any_training(tmp_path, capsys):
     assert (
         command.main(shlex.split(f"--study {tmp_path / 'mine.toml'} --export_dir {tmp_path / 'saves'} --quiet --plan")) == 0
     )
-    assert "nothing was trained or saved" in " ".join(capsys.readouterr().out.split())
+    words, content = " ".join(capsys.readouterr().out.split()), study.read(tmp_path / "mine.toml", CLASSES)
+    n_tuning = sum(map(len, content.tried(CLASSES).values()))
+    n_results = sum(len(content.runs(CLASSES)[method.name]) // method.n_settings for method in content.methods)
+    assert f"{n_tuning + n_results} runs: " in words, "as many as will be trained"
+    assert "nothing was trained or saved" in words
     assert not (tmp_path / "saves").exists()
 
 
@@ -246,6 +250,7 @@ def test_a_study_is_not_passed_over_by_a_flag_that_runs_nothing(words, tmp_path,
 LINES = (
     "fedavg cfkd --lr 0.01 0.1 --alpha 0.1 inf --partition lda --seed 0 1 --rounds 5 --lambda_kd 3",
     "fedavg --seed 3",
+    "fedavg cfkd --seed 0 1 2 --split_seed seed",
     "fedavg fedprox --partition iid lda --alpha inf",
     "cfkd fd --model LeNet5,ResNet4 --feature_dim 16 --sizes 0.5,0.5 --n_clients 2",
     "fedavg fedprox --as_published --mu 0 1 --participation 0.5 --track_history 0",
