@@ -177,6 +177,9 @@ def print_no_more() -> None:
 
 def in_a_line(kind, error, trace) -> None:
     """Print an uncaught error (`sys.excepthook`): an error of the system, and an interrupt, in one line."""
+    if isinstance(error, BrokenPipeError):  # the reader of the output has gone: | head
+        print_no_more()
+        return
     message = "stopped" if isinstance(error, KeyboardInterrupt) else refused(error)
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr) if message else sys.__excepthook__(kind, error, trace)
 

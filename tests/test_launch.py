@@ -359,6 +359,11 @@ def test_whoever_is_impatient_while_libraries_load_is_told_in_a_line(capsys):
     assert capsys.readouterr().err.endswith(": stopped\n")
 
 
+def test_output_whose_reader_is_gone_ends_a_command_without_a_word(capsys):
+    errors.in_a_line(BrokenPipeError, BrokenPipeError(), None)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_process_that_ends_is_not_interrupted():
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
