@@ -82,12 +82,14 @@ class Number:
 class Choice:
     """One of some names, in any case.
 
-    `names` may be a table, to which a plugin may add. `also`: {another system's word: the name}. `paths`: a description of
-    the files that are allowed too; then text that is a path is taken unchanged.
+    `names` may be a table, to which a plugin may add. `also`: {another system's word: the name}. `meant`: {a word that fits
+    several names: the suggestion}. `paths`: a description of the files that are allowed too; then text that is a path is
+    taken unchanged.
     """
 
     names: Collection[str]
     also: Mapping[str, str] = field(default_factory=dict)
+    meant: Mapping[str, str] = field(default_factory=dict)
     paths: str = ""
 
     def __call__(self, text: str) -> str:
@@ -98,7 +100,8 @@ class Choice:
             return match
         if self.paths and ("/" in text or text.endswith((*silos.FILES, ".json")) or is_there(text)):
             return text
-        raise ValueError(nearest(text, list(self.names)))
+        suggestion = self.meant.get(re.sub("[-_ ]", "", text.lower()))
+        raise ValueError(f"; did you mean {suggestion}?" if suggestion else nearest(text, list(self.names)))
 
     def __str__(self) -> str:
         return f"one of {', '.join(self.names)}{f', or {self.paths}' if self.paths else ''}"
@@ -295,7 +298,11 @@ class Problem:
     )
     partition: str = flag(
         "dirichlet",
-        Choice(PARTITIONS, also={"homo": "iid", "hetero": "lda"}),
+        Choice(
+            PARTITIONS,
+            also={"homo": "iid", "hetero": "lda", "dir": "lda"},
+            meant=dict.fromkeys(("noniid", "niid", "heterogeneous", "pat"), "lda --alpha 0.3, or shards"),
+        ),
         "rule that splits the data over the clients",
         DRAWN,
         aliases=("partition_method",),
@@ -306,7 +313,7 @@ class Problem:
         "Dirichlet concentration; smaller is more heterogeneous, inf is IID (each client has the class mix of the whole "
         "data)",
         _requires_partition("alpha"),
-        aliases=("partition_alpha",),
+        aliases=("partition_alpha", "dirichlet_alpha"),
     )
     shard_per_user: int = flag(
         2, Number(int, least=1), "number of shards per client, each of one class", _requires_partition("shard_per_user")

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 import models
 import plugins
 from commandline import shorthand
-from commandline.page import names, page
-from commandline.shorthand import MEANT, SETTINGS, TRANSLATIONS, Shorthand, words_of
+from commandline.page import names, page, version
+from commandline.shorthand import MEANT, SETTINGS, SHORT, TRANSLATIONS, Shorthand, words_of
 from data.datasets import LOADERS
 from data.partition import PARTITIONS, readers
 from errors import UserError
@@ -75,7 +75,7 @@ def parse(
     its own defaults for shared flags; None: only where no other algorithm is named. Raises UserError; `-h` prints the help
     and exits.
     """
-    argv = _shield_other_flags(argv)
+    argv = [SHORT.get(word, word) for word in _shield_other_flags(argv)]
     algorithm_words = _leading_words(argv)
     algorithm_names = [
         _find_algorithm(Path(word).stem if word.endswith(".py") else word, algorithms) for word in algorithm_words
@@ -316,6 +316,15 @@ def _expand(words: Sequence[str], algorithm_names: Sequence[str], algorithms: Ma
     return origin, base_flags, other_words
 
 
+class _Version(argparse.Action):
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(nargs=0, **arguments)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_) -> None:
+        print(version())
+        parser.exit()
+
+
 def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Mapping[str, str]):
     """Return the parser of all flags of these algorithms, and {flag: its declaration}."""
     parser = _Parser(
@@ -344,6 +353,7 @@ def parser_of(names: Sequence[str], algorithms: Mapping[str, type], describe: Ma
             if name not in declared:
                 declared[name] = flag
                 _add_flag(group, name, flag)
+    parser.add_argument("--version", action=_Version, help="print the versions of Chorus, Python and torch")
     group = parser.add_argument_group("shorthands for several flags (an explicit flag takes precedence)")
     for name, flag in flags_of(Shorthand).items():
         _add_flag(group, name, flag)
@@ -440,7 +450,8 @@ def _reject_strange_flags(words: Sequence[str], parser: argparse.ArgumentParser,
             owners = [name for name, cls in algorithms.items() if text[2:] in flags_of(cls)]
             suggestion = next((words for words, others in MEANT.items() if text[2:] in others), "")
             alternative = f"; did you mean {suggestion}?" if suggestion else nearest(text, list(known_names))
-            hint = f"; it is a flag of {', '.join(owners)}" if owners else alternative
+            owner_hint = f"; it is a flag of {', '.join(owners)}" if owners else ""
+            hint = owner_hint + (alternative if suggestion or not owners else "")
             raise UserError(f"{text}: not a flag of these methods{hint}")
         name = known_names[text]
         if typed_names.get(name) == text[2:]:

@@ -1,9 +1,14 @@
 """The short texts of the command line: the page of `python run.py -h`, and the names that `--list` prints."""
 
+import platform
 import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping
+from importlib import metadata
 
+import torch
+
+from experiment.identity import revision
 from untrusted import WIDTH
 
 HEAD = """\
@@ -57,3 +62,12 @@ def names(table: Mapping[str, Callable | str]) -> str:
         sentence = re.split(r"(?<! al)\.(?: |$)", " ".join(text.split()), maxsplit=1)[0]
         lines.append(f"{name:<{width}}{textwrap.shorten(sentence, WIDTH - width, placeholder=' ...')}".rstrip())
     return "\n".join(lines)
+
+
+def version() -> str:
+    """Return the versions of Chorus (the commit of a checkout), Python and torch, in one line."""
+    try:
+        chorus = revision() or metadata.version("chorus-bench")
+    except metadata.PackageNotFoundError:
+        chorus = "(a copy without a version)"
+    return f"Chorus {chorus}, Python {platform.python_version()}, torch {torch.__version__}"

@@ -132,6 +132,19 @@ def _no_cuda(number: int) -> str:
     return ", because no CUDA device is available" if number >= 0 and not torch.cuda.is_available() else ""
 
 
+# short flags of PFLlib
+SHORT = {
+    "-gr": "--rounds",
+    "-nc": "--n_clients",
+    "-jr": "--participation",
+    "-ls": "--epoch_per_round",
+    "-lbs": "--batch_size",
+    "-lr": "--lr",
+    "-data": "--dataset",
+    "-m": "--model",
+    "-did": "--gpu",
+}
+
 # {suggestion: names that are less precise than a flag of Chorus, or close to it}; the error message asks "did you mean ...?"
 MEANT = {
     "an algorithm's name without a flag, before all flags": ("algorithm", "algo", "method", "strategy"),
@@ -139,6 +152,9 @@ MEANT = {
     "--export_dir": ("output", "output_dir", "out", "out_dir", "save_dir", "save_path", "log_dir", "results"),
     "--dataset or --data_dir": ("data", "data_path", "data_root"),
     "--partition with --alpha": ("non_iid", "noniid", "niid", "split"),
+    "--alpha": ("beta", "dir_alpha", "concentration"),
+    "--seed 0 1 2, a run per seed": ("times", "repeat", "repeats", "n_runs", "trials"),
+    "the same command without the flag, which resumes": ("resume", "continue", "resume_from"),
     "--participation": ("clients_per_round", "fraction", "client_fraction", "sample_rate"),
     "--model": ("arch", "net", "network", "backbone"),
     "--lr_schedule": ("scheduler", "lr_scheduler", "lr_decay"),

@@ -167,6 +167,10 @@ CASES = [
     # flags of other systems that say less than ours
     ("fedavg --epochs 3", ["--epochs", "did you mean --epoch_per_round or --rounds?"]),
     ("fedavg --output x", ["--output", "did you mean --export_dir?"]),
+    ("fedavg --beta 0.5", ["--beta", "it is a flag of pfedme", "did you mean --alpha?"]),
+    ("fedavg --times 3", ["--times", "did you mean --seed 0 1 2, a run per seed?"]),
+    ("fedavg --resume", ["--resume", "did you mean the same command without the flag, which resumes?"]),
+    ("--partition noniid", ["--partition noniid", "one of dirichlet, lda, iid", "did you mean lda --alpha 0.3, or shards?"]),
     ("--algorithm fedavg", ["--algorithm", "did you mean an algorithm's name without a flag, before all flags?"]),
     ("--learning_rate fast", ["--learning_rate fast", "a number above 0"]),
     ("Fed-Avgg", ["algorithm Fed-Avgg", "did you mean fedavg?"]),

@@ -428,7 +428,7 @@ def test_an_algorithm_does_not_declare_a_shared_flag_anew(name):
 
 
 def test_a_flag_given_twice_is_refused_rather_than_half_heard():
-    assert "--lr: given twice" in refused("fedavg --lr 0.1 --lr 0.2")
+    assert "--lr: is set twice" in refused("fedavg --lr 0.1 --lr 0.2")
 
 
 def test_a_negative_number_in_any_spelling_is_a_value():
@@ -451,6 +451,20 @@ def test_the_word_seed_draws_a_split_with_each_seed_and_a_number_keeps_one():
     runs = runs_of("fedavg --seed 1 2 --split_seed 3")
     assert [(run.seed, run.split_seed) for run in runs] == [(1, 3), (2, 3)]
     assert Options(seed=4, split_seed="seed") == Options(seed=4, split_seed=4), "a run has what it does"
+
+
+def test_short_flags_of_pfllib_are_the_flags():
+    short = "-data digits -m MLP -gr 3 -nc 7 -jr 0.25 -ls 4 -lbs 11 -lr 0.125 -did -1 --partition dir --alpha 0.5"
+    own = "--dataset digits --model MLP --rounds 3 --n_clients 7 --participation 0.25 --epoch_per_round 4 --batch_size 11"
+    assert run_of(f"fedavg {short}") == run_of(f"fedavg {own} --lr 0.125 --device cpu --partition lda --alpha 0.5")
+
+
+def test_the_versions_are_printed_with_or_without_a_method(capsys):
+    for line in ("--version", "fedavg --version"):
+        with pytest.raises(SystemExit) as exit:
+            parse(line)
+        assert exit.value.code == 0
+        assert re.fullmatch(r"Chorus \S+, Python 3\.\d+\.\d+, torch \S+\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("name", "other"), SPELLED)
@@ -517,7 +531,7 @@ def test_a_number_of_selected_clients_is_a_fraction():
     assert run_of("fedavg --n_clients 7 --num_select_clients 3").participation == 3 / 7
     assert [r.participation for r in runs_of("fedavg --n_clients 8 --num_select_clients 2 8")] == [0.25, 1.0]
     assert "at most --n_clients 8" in refused("fedavg --n_clients 8 --num_select_clients 9")
-    assert "several --n_clients use --participation" in refused("fedavg --n_clients 8 9 --num_select_clients 4")
+    assert "several --n_clients; use --participation" in refused("fedavg --n_clients 8 9 --num_select_clients 4")
     assert "--frac" in refused("fedavg --n_clients 8 --num_select_clients 4 --frac 0.5")
     # the two clients that the shared defaults have
     assert run_of("fedavg --num_select_clients 1").participation == 0.5
@@ -649,7 +663,7 @@ def test_a_file_of_flags_need_not_name_an_algorithm(saved):
     ("held", "words"),
     [
         ({"n_clientss": 3}, "--n_clientss: not a flag of these methods; did you mean --n_clients?"),
-        ({"foo": False}, "--foo: no algorithm"),
+        ({"foo": False}, "--foo: not a flag of these methods"),
         ({"algorithm": "fedavg", "lambda_kd": 1}, "--lambda_kd: not a flag of these methods; it is a flag of"),
         ({"algorithm": "fedsgd"}, "algorithm fedsgd: must be one of fedavg"),
         ({"algorithm": 3}, "algorithm 3: must be one of fedavg"),
