@@ -131,7 +131,7 @@ def test_ranks_find_it(folder, tmp_path):
 def test_a_study_names_it(folder, tmp_path, capsys):
     words = f"{folder}/fedavgm.py fedavg {QUICK} --lr 0.01 --seed 0 1"
     assert main(f"{words} --save_study {tmp_path}/two.toml", tmp_path / "saves") == 0
-    (again,) = re.findall(r"python run.py (.*) runs it", capsys.readouterr().out)
+    (again,) = re.findall(r"run it with: python run.py (.*)", " ".join(capsys.readouterr().out.split()))
     assert main(f"{again} --quiet", tmp_path / "saves") == 0
     assert len(list(saves.find(tmp_path / "saves" / "two"))) == 4
 
@@ -288,7 +288,7 @@ def test_a_plugin_that_changes_chorus_or_its_libraries_is_refused_in_a_line(what
     (tmp_path / "meddles.py").write_text(CHANGES[what] + "\n")
     status, output = in_a_child("fedavg", *QUICK.split(), "--plugin", tmp_path / "meddles.py", "--export_dir", tmp_path)
     assert (status, len(output.splitlines())) == (2, 1), output
-    assert f"meddles.py: changes {what}; it may add to ALGORITHMS" in output
+    assert f"meddles.py: changes {what}; a plugin may add to ALGORITHMS" in output
 
 
 def test_a_plugin_that_changes_chorus_once_it_is_used_is_refused_too(tmp_path):
