@@ -25,7 +25,7 @@ def strange_config(config: Any) -> str | None:
     for tree, types in ((config, CONFIG), (config.get("options"), OPTIONS), (config.get("data"), DATA)):
         for name, expected in types.items():
             if not isinstance(tree, dict) or not isinstance(tree.get(name), expected):
-                return f"its {name} is not a {expected.__name__}"
+                return f"its {name} is of the wrong type; must be {expected.__name__}"
     options = config["options"]
     if not (options["n_clients"] > 0 and options["rounds"] > 0):
         return f"{options['n_clients']} clients in {options['rounds']} rounds"

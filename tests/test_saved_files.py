@@ -271,10 +271,16 @@ def test_a_config_that_no_run_can_have_is_refused(whole):
     config = whole.config
     assert strange_config(config) is None
     assert strange_config([]) == "it is not a configuration"
-    assert strange_config({**config, "options": []}) == "its options is not a dict"
-    assert strange_config({**config, "options": {**config["options"], "rounds": "3"}}) == "its rounds is no int"
+    assert strange_config({**config, "options": []}) == "its options is of the wrong type; must be dict"
+    assert (
+        strange_config({**config, "options": {**config["options"], "rounds": "3"}})
+        == "its rounds is of the wrong type; must be int"
+    )
     assert strange_config({**config, "options": {**config["options"], "rounds": 0}}) == "3 clients in 0 rounds"
-    assert strange_config({name: value for name, value in config.items() if name != "data"}) == "its data is no dict"
+    assert (
+        strange_config({name: value for name, value in config.items() if name != "data"})
+        == "its data is of the wrong type; must be dict"
+    )
 
 
 def test_weights_that_no_run_can_have_are_refused(run, whole):

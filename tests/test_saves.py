@@ -372,7 +372,7 @@ def run_of(history, **options) -> saves.Run:
 
 @pytest.mark.parametrize("name", ["x" * 5_000, "a\0b", "none"])
 def test_of_a_name_that_no_folder_can_have_there_is_none(name, tmp_path):
-    with pytest.raises(UserError, match="no such folder; must be the folder of a finished run"):
+    with pytest.raises(UserError, match="no such folder; use the folder of a finished run"):
         saves.load(tmp_path / name)
 
 

@@ -128,14 +128,15 @@ def test_names_are_shown_with_the_split_and_the_global_test_set_is_told(tmp_path
     assert run.main(["--clients", str(root), *words]) == 0
     result = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in result[1:5]] == ["client", *ORDER]
-    assert (
-        result[5]
-        == "the data have no common test set: the global test set is the union of the clients' test sets (9 examples)"
+    assert " ".join(" ".join(result[5:]).split()).startswith(
+        "the data have no common test set: the global test set is the union of the clients' test sets (9 examples)"
     )
     assert run.main(["--dataset", str(root), "--partition", "iid", *words]) == 0
     result = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in result[1:4]] == ["client", "0", "1"]
-    assert result[4] == "the data have 3 clients, but this split is new; use --clients to keep the clients of the data"
+    assert " ".join(" ".join(result[4:]).split()).startswith(
+        "the data have 3 clients, but this split is new; use --clients to keep the clients of the data"
+    )
     shared = in_files(tmp_path / "shared")
     np.savez(shared / "test.npz", x_test=IMAGES["annex"][1], y_test=LABELS["annex"][1])
     assert run.main(["--clients", str(shared), *words]) == 0
