@@ -1106,7 +1106,7 @@ def test_public_examples_are_saved_with_the_split(folder):
 
 def test_public_examples_that_cannot_be_had_are_refused():
     data = in_turn(100, 20, 5)
-    assert refusal(data, Options(public_share=0.001)).startswith("--public_share 0.001: is none of 100 images")
+    assert refusal(data, Options(public_share=0.001)).startswith("--public_share 0.001: rounds to 0 of 100 images")
     assert "leaves no training image of labelled to deal" in refusal(data, Options(public_share=1.0))
 
 
@@ -1623,10 +1623,13 @@ def test_a_pickle_inside_is_not_opened(tmp_path, whole, name):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"n_clients": 31}, ("--n_clients 31", "30 test", "at most 30")),
-        ({"n_clients": 11, "reduced": 0.1}, ("--n_clients 11", "10 training", "--reduced 0.1", "at most 10")),
-        ({"n_clients": 101}, ("--n_clients 101", "100 training")),
-        ({"n_clients": 10**24}, ("100 training", "at most 100")),
+        ({"n_clients": 31}, ("--n_clients 31", "than test images", "must be at most 30")),
+        (
+            {"n_clients": 11, "reduced": 0.1},
+            ("--n_clients 11", "than training images", "--reduced 0.1", "must be at most 10"),
+        ),
+        ({"n_clients": 101}, ("--n_clients 101", "than training images", "must be at most 100")),
+        ({"n_clients": 10**24}, ("than training images", "must be at most 100")),
         ({"n_clients": 1, "reduced": 0.001}, ("--reduced 0.001", "none of the 100 training images")),
         ({"n_clients": 2, "sizes": (0.5, 0.01)}, ("--sizes 0.5,0.01", "30 test", "at least 0.033")),
         ({"n_clients": 2, "sizes": (0.5, 0.005)}, ("--sizes 0.5,0.005", "100 training", "at least 0.01")),
