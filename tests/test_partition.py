@@ -1107,7 +1107,7 @@ def test_public_examples_are_saved_with_the_split(folder):
 def test_public_examples_that_cannot_be_had_are_refused():
     data = in_turn(100, 20, 5)
     assert refusal(data, Options(public_share=0.001)).startswith("--public_share 0.001: rounds to 0 of 100 images")
-    assert "leaves no training image of labelled to deal" in refusal(data, Options(public_share=1.0))
+    assert "leaves no training image of labelled for the clients" in refusal(data, Options(public_share=1.0))
 
 
 def test_validation_is_empty_unless_asked_for():
