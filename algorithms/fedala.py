@@ -53,10 +53,7 @@ class Options(options.Options):
         0.8, Number(float, above=0, most=1), "fraction of its examples on which a client learns the aggregation weights"
     )
     ala_lr: float = flag(
-        1.0,
-        Number(float, least=0),
-        "learning rate of the aggregation weights; 0 keeps them at 1, which is FedAvg",
-        rate=True,
+        1.0, Number(float, least=0), "learning rate of the weights; 0 keeps them at 1, which is FedAvg", rate=True
     )
     ala_first: int = flag(10, Number(int, least=0), "epochs for the aggregation weights the first time; later 1")
     optimizer: str = "sgd"

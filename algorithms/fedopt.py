@@ -63,9 +63,7 @@ class Options(fedavg.Options):
     epoch_per_round: int = 1
     batch_size: int = 20
     rounds: int = 1500
-    server_optimizer: str = flag(
-        "adam", Choice(tuple(SERVER_STEPS)), "optimizer of the server, applied to the clients' mean update"
-    )
+    server_optimizer: str = flag("adam", Choice(tuple(SERVER_STEPS)), "optimizer of the server, on the clients' mean update")
     server_lr: float | None = flag(
         None,
         Number(float, above=0),
@@ -74,9 +72,7 @@ class Options(fedavg.Options):
         rate=True,
         follows=lambda o: SERVER_LR[o.server_optimizer],
     )
-    server_momentum: float = flag(
-        0.9, Number(float, least=0, below=1), "momentum of the server's SGD; 0 is plain SGD", MOMENTUM
-    )
+    server_momentum: float = flag(0.9, Number(float, least=0, below=1), "momentum of the server's SGD; 0 is plain", MOMENTUM)
     beta1: float | None = flag(
         None,
         Number(float, least=0, below=1),
@@ -85,12 +81,7 @@ class Options(fedavg.Options):
         follows=lambda o: 0.0 if o.server_optimizer == "adagrad" else 0.9,
     )
     beta2: float = flag(0.99, Number(float, least=0, below=1), "decay of the second moment of the mean update", SECOND)
-    tau: float = flag(
-        1e-3,
-        Number(float, above=0),
-        "constant in the denominator; larger is less adaptive, with shorter steps",
-        ADAPTIVE,
-    )
+    tau: float = flag(1e-3, Number(float, above=0), "constant in the denominator; larger is less adaptive", ADAPTIVE)
 
 
 loss = cross_entropy

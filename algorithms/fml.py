@@ -47,12 +47,8 @@ class Options(options.Options):
         "architecture of the shared (meme) model; default: the first of --model",
         follows=lambda o: o.model[0],
     )
-    mutual_own: float = flag(
-        0.5, Number(float, least=0, most=1), "weight of the labels in the personal model's loss; 1 is learning alone"
-    )
-    mutual_shared: float = flag(
-        0.5, Number(float, least=0, most=1), "weight of the labels in the shared model's loss; 1 is FedAvg"
-    )
+    mutual_own: float = flag(0.5, Number(float, least=0, most=1), "weight of labels in the own model's loss; 1 is alone")
+    mutual_shared: float = flag(0.5, Number(float, least=0, most=1), "weight of labels in the shared loss; 1 is FedAvg")
 
 
 def check(options, data, n_train):

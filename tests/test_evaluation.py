@@ -465,7 +465,7 @@ def test_fine_tuning_that_diverges_names_its_rate():
     line = str(raised.value)
     assert len(line.splitlines()) == 1
     assert line.startswith("fedavg: the loss or the weights of client 0 are not finite after epoch 1 ")
-    assert "a smaller --ft_lr (it is 1e+30) may help" in line
+    assert "a smaller --ft_lr (now 1e+30) may help" in line
 
 
 @pytest.mark.parametrize("run_experiment", ["--ft_part head", "--ft_lr 0.1", "--ft_lr 0.1 --ft_epochs 0"])

@@ -234,7 +234,7 @@ def test_a_run_that_is_killed_beside_such_rounds_goes_on_to_the_same_bits(name, 
 
 def test_a_run_of_which_nothing_ever_arrives_is_told(tmp_path):
     run = partial(experiment.run, prepared("fedavg", tmp_path, rounds=2, client_failure=1.0, track_features=0))
-    assert line_of(run) == "--client_failure 1: all clients failed in all 2 rounds"
+    assert line_of(run) == "--client_failure 1: all clients failed in all 2 rounds; use a smaller value"
 
 
 def test_nothing_changes_where_nobody_fails():

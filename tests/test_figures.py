@@ -95,8 +95,10 @@ def test_pictures_of_the_graph_and_the_intensities_are_drawn_and_cleared_with_th
 def test_fine_tuning_is_reported_by_epoch_mean_over_clients_and_seeds(tmp_path, capsys):
     runs = [run("fedavg", tmp_path, n_clients=3, ft_epochs=2, seed=seed) for seed in (0, 1)]
     tuning.main([*(str(run_experiment.folder) for run_experiment in runs), "-o", str(tmp_path / "tuning.png")])
-    header, _, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines())
-    shown = dict(zip(header, row, strict=True))
+    shown = {}
+    for block in capsys.readouterr().out.strip().split("\n\n"):  # a wide table comes in several
+        header, _, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines())
+        shown |= dict(zip(header, row, strict=True))
     last = [run.rounds.iloc[-1] for run in runs]
     for name, column in (("as sent", "tuned_mean:epoch 0"), ("epoch 1", "tuned_mean:epoch 1"), ("local", "local_mean")):
         assert shown[name] == f"{100 * np.mean([rounds[column] for rounds in last]):.2f}"

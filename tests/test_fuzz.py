@@ -65,7 +65,7 @@ FOUND = {  # what was found: (the command, files, the stage that it reaches, wor
     "two lines in a stray word": (
         "fedavg --unverified_data 'a\nb'",
         dict,
-        *("parser", [r"a\nb: belongs to no flag"]),
+        *("parser", [r"a\nb: does not belong to a flag"]),
     ),
     "two lines in an algorithm's name": ("'\nb' fedavg", dict, *("parser", [r"algorithm \nb: must be one of"])),
     "colours in a value": ("fedavg --lr '\x1b[31m'", dict, *("parser", [r"--lr \x1b[31m: must be a number"])),

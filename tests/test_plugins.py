@@ -425,7 +425,7 @@ MISTAKES = {
     "number.py": (TABLES + "MODELS[3] = MODELS['MLP']\n", "the name 3 in MODELS; must consist of letters, digits"),
     "comma.py": (TABLES + "MODELS['A,B'] = MODELS['MLP']\n", "the name 'A,B' in MODELS; must consist of"),
     "no_method.py": (TABLES + "ALGORITHMS['X'] = None\n", "ALGORITHMS['X'] is not a complete algorithm"),
-    "loss_3.py": (FEDAVGM.replace("loss = cross_entropy", "loss = 3"), "has no loss(model, batch, context, options)"),
+    "loss_3.py": (FEDAVGM.replace("loss = cross_entropy", "loss = 3"), "missing: loss(model, batch, context, options)"),
     "steps.py": (TABLES + "AUGMENTATIONS['X'] = 'flip'\n", "AUGMENTATIONS['X'] is 'flip'; must be a tuple of steps"),
     "rate.py": (TABLES + "SCHEDULES['X'] = lambda done: None\n", "SCHEDULES['X'] fails: TypeError"),
     "ratio.py": (
@@ -444,13 +444,16 @@ MISTAKES = {
     "fedavg.py": (FEDAVGM, "fedavg is the name of a module of Chorus"),
     "helpers.py": (FEDAVGM, "helpers is the name of another module"),
     "colorsys.py": (FEDAVGM, "colorsys is the name of another module"),
-    "my-own.py": (FEDAVGM, "my-own is no name of a module"),
+    "my-own.py": (FEDAVGM, "my-own is not a valid module name"),
     "half_one.py": (
         FEDAVGM.replace("def start", "def begin"),
         "is not a complete algorithm; missing: start(federation, options)",
     ),
     "two_less.py": (
-        FEDAVGM.replace('"""', "'''", 1).replace('"""', "'''", 1).replace("'''The", "x = '''The").replace("loss =", "lo ="),
+        FEDAVGM.replace('"""', "'''", 1)
+        .replace('"""', "'''", 1)
+        .replace("'''FedAvgM:", "x = '''FedAvgM:")
+        .replace("loss =", "lo ="),
         "missing: docstring (its first line says what is sent), loss(model, batch, context, options)",
     ),
     "thawed.py": (FEDAVGM.replace("@dataclass(frozen=True)\n", ""), "Options (a frozen dataclass that inherits"),
@@ -492,7 +495,10 @@ USED = {  # flags, and what is said of them
         "--model X: {file}, line 10: TypeError: unsupported operand type(s) for %: 'tuple' and 'int'; a model is",
     ),
     "MODELS['X'] = lambda shape, n: exit(3)": ("--model X", "--model X: {file}, line 10: SystemExit: 3; a model is"),
-    "LOADERS['X'] = lambda source: None": ("--model MLP --dataset X", "--dataset X: its loader returns NoneType; must be"),
+    "LOADERS['X'] = lambda source: None": (
+        "--model MLP --dataset X",
+        "--dataset X: its loader returns NoneType; must return a Data",
+    ),
     "LOADERS['X'] = lambda source: source.nothing": ("--model MLP --dataset X", "--dataset X: 'Source' object has no"),
     "PARTITIONS['X'] = lambda pool, generator: None": (
         "--model MLP --partition X",

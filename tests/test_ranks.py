@@ -129,7 +129,7 @@ def test_runs_side_by_side_are_refused(flags, monkeypatch):
 
 def test_a_cuda_device_is_refused(monkeypatch):
     as_rank(monkeypatch, 0, 2)
-    with pytest.raises(UserError, match="--device cuda: not with torchrun"):
+    with pytest.raises(UserError, match="--device cuda: not supported by torchrun"):
         list(launch([SimpleNamespace(options=SimpleNamespace(device="cuda:0"))], Launch()))
 
 

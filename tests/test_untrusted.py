@@ -121,7 +121,7 @@ def test_trees_are_read_and_deep_or_large_ones_are_one_line(tmp_path):
         assert line_of(untrusted.tree, path) == f"{path}: is nested too deeply; must have at most 64 levels"
     path.write_text("[" * untrusted.DEPTH + "]" * untrusted.DEPTH)
     assert untrusted.tree(path)
-    assert "has 128 bytes; at most 100 bytes are read" in line_of(untrusted.tree, path, 100)
+    assert "has 128 bytes; must be at most 100 bytes" in line_of(untrusted.tree, path, 100)
     path.write_text("{")
     assert line_of(untrusted.tree, path).startswith(f"{path}: cannot be read as JSON (")
     path.write_text("1" * 5_000)
@@ -138,7 +138,7 @@ def test_toml_is_read_and_what_would_take_for_ever_is_one_line(tmp_path):
         ("a." * 100_000 + "b = 1", "a line with more than 1000 dots"),
         ("a." * 500 + "b = 1", "nested too deeply"),
         ("a = " + "[" * 3_000 + "]" * 3_000, "nested too deeply"),
-        ("#" * (untrusted.TOML + 1), "at most 256 KiB are read"),
+        ("#" * (untrusted.TOML + 1), "must be at most 256 KiB"),
         ("a = ", "cannot be read as TOML ("),
     ):
         path.write_text(content)

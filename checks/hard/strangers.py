@@ -242,12 +242,12 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a picture of 400 million pixels": (
         pets(lambda p: p.write_bytes(png(20_000, 20_000))),
         "--dataset {tmp}/pets",
-        "train/cat/1.png is not to be read as an image",
+        "train/cat/1.png cannot be read as an image",
     ),
     "a picture of 81 million pixels": (
         pets(lambda p: p.write_bytes(png(9_000, 9_000))),
         "--dataset {tmp}/pets --image_size 8",
-        "9000x9000; at most 67,108,864 pixels",
+        "9000x9000; must have at most 67,108,864 pixels",
     ),
     "a GIF of four thousand million": (
         pets(

@@ -774,7 +774,7 @@ def test_a_graph_of_several_parts_is_refused_before_a_run_begins(tmp_path):
     for name in ("data_exchange", "dpsgd"):
         result = CLASSES[name](algorithm=name, model=("MLP",), **flags)
         line = line_of(experiment.prepare, result, Launch(export_dir=tmp_path / "saves"))
-        assert line.startswith("--topology file: the graph has 2 parts")
+        assert line.startswith("--topology file: the graph has 2 separate components")
 
 
 def test_the_personal_test_share_stays_ones_own_whatever_is_exchanged(tmp_path):

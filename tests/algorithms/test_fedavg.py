@@ -458,4 +458,4 @@ def test_with_local_normalisation_clients_of_other_contrast_answer_as_if_all_had
 def test_local_normalisation_is_not_as_published():
     classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
     line = line_of(commandline.parse, ["fedavg", "--as_published", "--bn", "local"], classes, dict.fromkeys(classes, ""))
-    assert line == "--bn local: contradicts --as_published, which is --bn average"
+    assert line == "--bn local: contradicts --as_published, which sets --bn average"

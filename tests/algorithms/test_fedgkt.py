@@ -791,8 +791,8 @@ def test_a_model_without_a_stem_is_refused(name):
 
 
 def test_a_server_that_does_not_fit_the_maps_is_refused():
-    options, words = flags_for(model=("ResNet8", "ResNet4"), device="cpu"), "16 channels and 4x4 pixels"
-    with pytest.raises(UserError, match=f"--server_model ResNet19: .*{words}.*--model ResNet8,ResNet4") as error:
+    options, words = flags_for(model=("ResNet8", "ResNet4"), device="cpu"), "16 channels, 4x4 pixels"
+    with pytest.raises(UserError, match=f"--server_model ResNet19: .*--model ResNet8,ResNet4.*{words}") as error:
         fedgkt.check(options, tiny_data(size=4), 60)
     assert "\n" not in str(error.value)
     assert "0.00 GiB" in fedgkt.check(options, tiny_data(size=5), 60)
@@ -800,7 +800,7 @@ def test_a_server_that_does_not_fit_the_maps_is_refused():
 
 def test_an_experiment_is_checked_before_it_starts(tmp_path, monkeypatch):
     def prepared(**flags):
-        return experiment.prepare(replace(DIGITS, **flags), Launch(export_dir=tmp_path))
+        return experiment.prepare(replace(DIGITS, image_size=None, **flags), Launch(export_dir=tmp_path))
 
     monkeypatch.setattr(server.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40))
     prepared()
