@@ -82,14 +82,14 @@ class Number:
 class Choice:
     """One of some names, in any case.
 
-    `names` may be a table, to which a plugin may add. `also`: {another system's word: the name}. `meant`: {a word that fits
-    several names: the suggestion}. `paths`: a description of the files that are allowed too; then text that is a path is
+    `names` may be a table, to which a plugin may add. `also`: {another system's word: the name}. `suggestions`: {a word for
+    several names: what to suggest}. `paths`: a description of the files that are allowed too; then text that is a path is
     taken unchanged.
     """
 
     names: Collection[str]
     also: Mapping[str, str] = field(default_factory=dict)
-    meant: Mapping[str, str] = field(default_factory=dict)
+    suggestions: Mapping[str, str] = field(default_factory=dict)
     paths: str = ""
 
     def __call__(self, text: str) -> str:
@@ -100,7 +100,7 @@ class Choice:
             return match
         if self.paths and ("/" in text or text.endswith((*silos.FILES, ".json")) or is_there(text)):
             return text
-        suggestion = self.meant.get(re.sub("[-_ ]", "", text.lower()))
+        suggestion = self.suggestions.get(re.sub("[-_ ]", "", text.lower()))
         raise ValueError(f"; did you mean {suggestion}?" if suggestion else nearest(text, list(self.names)))
 
     def __str__(self) -> str:
@@ -301,7 +301,7 @@ class Problem:
         Choice(
             PARTITIONS,
             also={"homo": "iid", "hetero": "lda", "dir": "lda"},
-            meant=dict.fromkeys(("noniid", "niid", "heterogeneous", "pat"), "lda --alpha 0.3, or shards"),
+            suggestions=dict.fromkeys(("noniid", "niid", "heterogeneous", "pat"), "lda --alpha 0.3, or shards"),
         ),
         "rule that splits the data over the clients",
         DRAWN,

@@ -48,16 +48,16 @@ class Options(fedavg.Options):
         "update of the client's control variate: 1 is the gradient of the global model over all its examples (an extra "
         "pass), 2 is the mean gradient of its local steps",
     )
-    server_lr: float = flag(
-        1.0, Number(float, above=0), "learning rate of the server; 1 is the mean of the models", rate=True
-    )
+    server_lr: float = flag(1.0, Number(float, above=0), "server's learning rate; 1 is the mean of the models", rate=True)
 
 
 def check(options, data, n_train):
     """Return "". Raise UserError if x - y_i is not the learning rate times the sum of K corrected gradients."""
     for name, required in {"optimizer": "sgd", "momentum": 0.0, "clip_grad": 0.0}.items():
         if options.variate == 2 and (value := getattr(options, name)) != required:
-            raise UserError(f"--{name} {value}: --variate 2 requires plain SGD; must be {required}, or add --variate 1")
+            raise UserError(
+                f"--{name} {value}: scaffold with --variate 2 requires plain SGD; must be {required}, or add --variate 1"
+            )
     return ""
 
 

@@ -30,6 +30,7 @@ SMALL = {
 }
 QUICK = "--dataset digits --rounds 3 --n_clients 3 --reduced 0.1 --model MLP --threads 1"
 MODELS = {"mhmd": ("CNN4",), "fedgkt": ("ResNet4",)}
+SHORT = {"fedgkt": {"server_model": "ResNet5"}, "feddf": {"distill_steps": 20}}
 TUNED = {"ft_epochs": 1, "validation": 0.2}
 CASES = [(name, {"participation": part, **TUNED}) for name in algorithms.ALGORITHMS for part in (1.0, 0.7)]
 SAMPLED = ("fedavg", {"participation": 0.5})
@@ -39,8 +40,8 @@ CASES += [(name, {"as_published": True}) for name in algorithms.PUBLISHED]
 
 def prepared(name, export, **flags):
     cls = algorithms.options_of(name)
-    network = {"server_model": "ResNet5"} if name == "fedgkt" else {}
-    options = {"algorithm": name, **SMALL, "epoch_per_round": 1, "model": MODELS.get(name, ("MLP",)), **network, **flags}
+    own = {"model": MODELS.get(name, ("MLP",)), **SHORT.get(name, {})}
+    options = {"algorithm": name, **SMALL, "epoch_per_round": 1, **own, **flags}
     return experiment.prepare(cls(**options), Launch(export_dir=export))
 
 
