@@ -181,11 +181,4 @@ def _label_plans(plans: Sequence[Plan]) -> list[dict[str, str]]:
 
 
 def _format_table(rows: Sequence[dict[str, str]], text_columns: Sequence[str]) -> str:
-    from tabulate import tabulate  # imported here, so that help texts and error messages appear without delay
-
-    def table(columns: Sequence[str]) -> str:
-        cells = [{name: row[name] for name in columns} for row in rows]
-        aligned = ["left" if name in text_columns else "right" for name in columns]
-        return tabulate(cells, headers="keys", tablefmt="simple", colalign=aligned, disable_numparse=True)
-
-    return in_blocks(rows[0], [name for name in rows[0] if name in text_columns], table)
+    return in_blocks(rows, [name for name in rows[0] if name in text_columns], "simple", align="right")

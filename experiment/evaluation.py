@@ -129,9 +129,8 @@ def _measure(
     # for each model, the clients whose own examples it predicts
     client_groups = [everyone] if is_global else [[k] for k in everyone]
     rows = [{} if is_global else _references(model_of, clients[0]) for clients in client_groups]
-    unchanged = [
-        before is not None and _same(row, old) for row, old in zip(rows, before.rows if before else rows, strict=True)
-    ]
+    old_rows = before.rows if before else [{}] * len(rows)
+    unchanged = [_same(row, old) for row, old in zip(rows, old_rows, strict=True)]
     changed = [clients for clients, is_same in zip(client_groups, unchanged, strict=True) if not is_same]
     columns = ["loss", *EXAMPLES, *(f"{examples}_{name}" for name in measured for examples in ("global", "personal"))]
     heads: list[dict[str, ByClient]] = []

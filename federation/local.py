@@ -294,6 +294,13 @@ class _Together:
         self._trained, self._state, options = trainable(stack.net.train(), self._common.only), None, self._common.options
         if options.optimizer in ELEMENTWISE and not options.clip_grad:
             self._state = optimizers.stacked([client.optimizer_state for client in clients])
+        round = clients[0].federation.round
+        if self._state is not None:
+            self._update = partial(updater(self._trained, options, round), self._state)
+        else:  # a norm is of one client, as is a number of steps, and a plugin's optimizer may do anything
+            views = [{name: p.detach()[c] for name, p in self._trained.items()} for c in range(len(clients))]
+            updates = [updater(of_client, options, round) for of_client in views]
+            self._update = partial(self._update_clients, views, updates)
 
     def step(self) -> Tensor:
         """Take a step of every client on its upcoming batch; return the losses [n]."""
@@ -307,20 +314,15 @@ class _Together:
 
         losses = self._stack.losses(images, loss_of)
         losses.sum().backward()
-        self._update(options)
+        self._update()
         return losses.detach()
 
-    def _update(self, options) -> None:
-        round = self.clients[0].federation.round
-        if self._state is not None:
-            updater(self._trained, options, round)(self._state)
-            return
-        # a norm is of one client, as is a number of steps, and a plugin's optimizer may do anything
-        for c, client in enumerate(self.clients):
-            views = {name: parameter.detach()[c] for name, parameter in self._trained.items()}
-            for name, view in views.items():
+    def _update_clients(self, views: Sequence[Weights], updates: Sequence[Callable[[Any], None]]) -> None:
+        """Take the optimizer's step of each client, on views of its weights."""
+        for c, (client, of_client, update) in enumerate(zip(self.clients, views, updates, strict=True)):
+            for name, view in of_client.items():
                 view.grad = None if (grad := self._trained[name].grad) is None else grad[c]
-            updater(views, options, round)(client.optimizer_state)
+            update(client.optimizer_state)
 
     def leave(self) -> None:
         """Give each client its weights and its optimizer's state."""

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tabulate import tabulate
 
 from errors import UserError
 from figures import command, on_paper
@@ -38,12 +37,7 @@ def report(groups: Sequence[Group]) -> str:
         row |= {"std over clients": mean["tuned_std_clients"], "worst tenth": mean["tuned_worst_tenth"]}
         texts = {name: value if isinstance(value, str | int) else percent(value / 100) for name, value in row.items()}
         rows.append(texts | {"std over seeds": spread(group.values("tuned_mean"))})
-
-    def table(columns: Sequence[str]) -> str:
-        cells = [{name: row.get(name, "") for name in columns} for row in rows]
-        return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
-
-    return in_blocks(dict.fromkeys(name for row in rows for name in row), ["", "n"], table)
+    return in_blocks(rows, ["", "n"], "github")
 
 
 def by_epoch(group: Group) -> np.ndarray:

@@ -45,13 +45,21 @@ def spread(values: np.ndarray) -> str:
     return f"{values.std(ddof=1):.2%}".rstrip("%") if len(values) > 1 else ""
 
 
-def in_blocks(names: Iterable[str], keys: Sequence[str], table: Callable[[Sequence[str]], str]) -> str:
-    """Return a table in blocks of columns, one below the other, each at most WIDTH wide where a column allows it.
+def in_blocks(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], form: str, align: str = "left") -> str:
+    """Return a table of texts in blocks of columns, one below the other, each at most WIDTH wide where a column allows it.
 
-    `table` returns the table of some columns as text. Every block begins with the columns `keys`.
+    `rows`: {column: text} per row, where a column may be missing. Every block begins with the columns `keys`. `form`: a
+    format of tabulate. `align`: of all columns but `keys`, which are at the left.
     """
+    from tabulate import tabulate  # imported here, so that help texts and error messages appear without delay
+
+    def table(columns: Sequence[str]) -> str:
+        cells = [[row.get(name, "") for name in columns] for row in rows]
+        aligned = ["left" if name in keys else align for name in columns]
+        return tabulate(cells, headers=columns, tablefmt=form, colalign=aligned, disable_numparse=True)
+
     blocks: list[list[str]] = []
-    for name in (name for name in names if name not in keys):
+    for name in (name for name in dict.fromkeys(name for row in rows for name in row) if name not in keys):
         if blocks and max(map(len, table([*keys, *blocks[-1], name]).splitlines())) <= WIDTH:
             blocks[-1].append(name)
         else:

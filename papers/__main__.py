@@ -18,7 +18,7 @@ from launch import ending, launch, tell_failed
 from launch.display import log_to_stderr
 from options import Launch, flags_of
 from papers import PAPERS, page, results
-from papers.tables import Results, Table, failures, render, rows_of, runs_in
+from papers.tables import Results, Table, failures, rows_of, runs_in
 from untrusted import Parser, wrap
 
 PROGRAM = "papers"  # the name of this command in messages
@@ -142,8 +142,7 @@ def _print(name: str, tables: Sequence[Table], paper_results: Results) -> int:
     """Print the tables, missing runs and failed checks; return the number of failed checks."""
     problems = []
     for table in tables:
-        columns = list(rows_of(table, paper_results)[0])
-        text = in_blocks(columns, ["", "n"], lambda names, table=table: render(table, paper_results, names))
+        text = in_blocks(rows_of(table, paper_results), ["", "n"], "github")
         print(wrap(f"\n{table.title}. {table.source}\n"), text, "", sep="\n")
         missing = paper_results.missing(table)
         for key in missing[:3]:

@@ -204,11 +204,9 @@ def rows_of(table: Table, results: Results) -> list[dict[str, str]]:
     return rows
 
 
-def render(table: Table, results: Results, columns: Sequence[str] | None = None) -> str:
-    """Return the table of `rows_of` in Markdown, with all columns or some of them."""
-    rows = rows_of(table, results)
-    cells = rows if columns is None else [{name: row[name] for name in columns} for row in rows]
-    return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
+def render(table: Table, results: Results) -> str:
+    """Return the table of `rows_of` in Markdown."""
+    return tabulate(rows_of(table, results), headers="keys", tablefmt="github", disable_numparse=True)
 
 
 def shown(table: Table, row: str, column: str, results: Results) -> str:

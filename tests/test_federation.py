@@ -9,7 +9,7 @@ from math import floor
 import numpy as np
 import pytest
 import torch
-from conftest import options_for, tiny_data, tiny_federation
+from conftest import options_for, same, tiny_data, tiny_federation
 from torch import nn
 
 import streams
@@ -27,10 +27,6 @@ def with_clients(n_clients, **others):
 def normed():
     """A model with BatchNorm: floating and integer buffers beside its parameters."""
     return Net(nn.Sequential(nn.Flatten(), nn.Linear(144, 5), nn.BatchNorm1d(5), nn.Tanh()), 5, 3)
-
-
-def same(item, other):
-    return item.keys() == other.keys() and all(torch.equal(item[name], other[name]) for name in item)
 
 
 @pytest.fixture

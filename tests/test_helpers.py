@@ -1,12 +1,14 @@
 """The verbs of a round, each against its slow and obvious version: training loops, averages, class means, outputs."""
 
 from dataclasses import replace
+from functools import partial
 
+import conftest
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import options_for, tiny_data, tiny_federation, weights_of
+from conftest import options_for, same, tiny_data, tiny_federation, weights_of
 from torch import nn
 
 import streams
@@ -38,16 +40,7 @@ from helpers import (
 )
 from models import Dropout, Net
 
-
-def same(item, other):
-    return item.keys() == other.keys() and all(torch.equal(item[name], other[name]) for name in item)
-
-
-def close(item, other, tolerance=1e-11):
-    """Equal up to the order of float64 sums."""
-    assert item.keys() == other.keys()
-    for name in item:
-        torch.testing.assert_close(item[name], other[name], rtol=0, atol=tolerance)
+close = partial(conftest.close, tolerance=1e-11)  # equal up to the order of float64 sums
 
 
 def copies(rows):

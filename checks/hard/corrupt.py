@@ -241,7 +241,7 @@ def _again(forks: Forks, damage: Damage) -> list[str]:
     lines, expected = ended.output.strip().splitlines(), damage.victim.expected
     result = [f"a traceback: {ended.output[-400:]!r}"] if "Traceback" in ended.output else []
     if ended.status and not (damage.copy / damage.name).is_file():  # which nobody but the user can put right
-        return result if damage.name in lines[-1] else [*result, f"not told: {lines}"]
+        return result if damage.name in lines[-1] else [*result, f"the message does not name the file: {lines}"]
     if ended.status:
         return [*result, f"exit status {ended.status}, {lines[-3:]}"]
     try:
@@ -250,5 +250,5 @@ def _again(forks: Forks, damage: Damage) -> list[str]:
         apart = [str(error)]
     result += [f"the command ends in another run: {', '.join(apart)}"] if apart else []
     if damage.to_be_told and not any("is damaged" in line or "has no digests" in line for line in lines):
-        result.append(f"nothing is said of it: {lines}")
+        result.append(f"no message about the damage: {lines}")
     return result

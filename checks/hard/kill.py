@@ -177,7 +177,7 @@ def wrong(plan: Plan, ended: Ended, before: dict, after: dict) -> list[str]:
         results.append(f"exit status {ended.status}: {ended.output[-500:]!r}")
     at_work = [stands for name, stands in after.items() if stands != before.get(name)]
     if ended.status == 128 + plan.signal and not all(done or saved >= last for last, saved, _, done in at_work):
-        results.append("a round that was told is not saved")
+        results.append("a finished round is not saved")
     return results
 
 

@@ -168,7 +168,7 @@ def _starve(starvation: Starvation, mode: str, place: Place, whole: Path, outcom
         yield f"a traceback: {lines[0]} ... {lines[-1]}"
     elif status in (1, 2):
         last = [line for line in lines if line.startswith("run.py: ") and "the same command" in line]
-        if len(last) == 1 or (last and mode == "--jobs 2"):  # a line a run, where each fails of its own
+        if len(last) == 1 or (last and mode == "--jobs 2"):  # one line per run, where each run fails
             outcome.count("ended in one line")
         else:
             yield f"{len(last)} lines that say what to do: {' | '.join(lines)}"

@@ -2,14 +2,15 @@
 
 import itertools
 import math
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
+import conftest
 import networkx as nx
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, CutWire, line_of, needs_mnist, options_for, play, tiny_data, tiny_federation, weights_of
+from conftest import ROOT, CutWire, line_of, needs_mnist, options_for, play, same, tiny_data, tiny_federation, weights_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,14 +77,7 @@ def rows_of(done, n=5):
     return [weights_of(answer, k) for k in range(n)]
 
 
-def same(item, other):
-    return item.keys() == other.keys() and all(torch.equal(item[name], other[name]) for name in item)
-
-
-def close(item, other, tolerance=1e-12):
-    assert item.keys() == other.keys()
-    for name in item:
-        torch.testing.assert_close(item[name], other[name], rtol=0, atol=tolerance)
+close = partial(conftest.close, tolerance=1e-12)
 
 
 def rounds_of(federation, flags, n):

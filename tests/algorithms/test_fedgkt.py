@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import options_for, play, tiny_data, tiny_federation
+from conftest import options_for, play, same, tiny_data, tiny_federation
 from torch import nn
 
 import data.augment
@@ -32,10 +32,6 @@ HELD_OUT = [range(20, 32), range(32, 47), range(47, 60)]
 N = 19
 WHOLE = 64  # one full batch an epoch, of a client and of the server
 B, C = 7, 4
-
-
-def same(item, other):
-    return item.keys() == other.keys() and all(torch.equal(item[name], other[name]) for name in item)
 
 
 def all_same(rows, others):
