@@ -419,6 +419,20 @@ class Execution:
         Number(int, least=0),
         "number of training examples per client whose features are saved at every evaluation; 0 is none",
     )
+    record_wire: tuple[int | str, ...] | None = flag(
+        None,
+        Several(Number(int, least=0, words=("first", "last"))),
+        "rounds whose messages are saved for attacks (python -m attacks), such as first,last; first is round 1 with the "
+        "messages before it; default: none",
+        legacy_value=None,
+    )
+    record_rows: int = flag(
+        1000,
+        Number(int, least=1),
+        "most examples that --record_wire saves of a message with a row per example, such as feature maps or images",
+        Requires("--record_wire", lambda o: bool(o.record_wire)),
+        legacy_value=1000,
+    )
     measure: tuple[str, ...] | None = flag(
         None,
         Several(Choice(MEASURES)),

@@ -64,8 +64,8 @@ streams do not know whose they are: fine-tuning draws what a round drew | federa
 - torch.tensor(len(self.shares[k]), device
 + torch.tensor(len(self.shares[k]) + sum(map(len, self.validation[k : k + 1])), device
 a broadcast is counted once, not once a client | federation/wire.py | test_wire.py
-- return self._carry("down", kind, [tree] * len(clients), clients)
-+ return self._carry("down", kind, [tree], clients[:1]) * len(clients)
+- return self._carry("down", kind, [tree] * len(clients), [(SERVER, k) for k in clients])
++ return self._carry("down", kind, [tree], [(SERVER, k) for k in clients[:1]]) * len(clients)
 cfkd: global means are means of the clients' means, not of all examples | algorithms/cfkd.py | algorithms/test_cfkd.py
 - [row["counts"].unsqueeze(1) for row in sent])
 + [(row["counts"] > 0).unsqueeze(1) for row in sent])

@@ -122,6 +122,7 @@ def summary(plan: Plan) -> dict[str, Any]:
             "all": sum(plan.state),
         },
         "memory": int(rounds["peak_memory"].max()),
+        "recording": plan.recorded,
         **{name: round(float(rounds[name].sum()), 3) for name in ("seconds", "evaluation_seconds")},
         "options": plain(options),
     }
@@ -139,6 +140,8 @@ def _run_row(plan: Plan, neighbours: bool, server: bool) -> dict[str, str]:
     if server:
         row["server\nsteps"] = f"{totals['steps_server']:,}"
         row["server FLOPs\nper round"] = operations(totals["flops_server"] / options.rounds)
+    if options.record_wire:
+        row["recording,\nat most"] = size(plan.recorded)
     state = totals["state"]
     return {
         **row,

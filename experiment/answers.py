@@ -1,4 +1,4 @@
-"""The files that a run saves besides its history: the weights after the last round, the confusion matrices, and features."""
+"""The files that a run saves besides its history: last weights, confusion matrices, features, and recorded messages."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 import saves
 from experiment.preparation import Experiment
-from federation import Federation
+from federation import Federation, recording
 from helpers import Round
 
 
@@ -51,3 +51,16 @@ def write_features(experiment: Experiment, entries: Sequence[dict]) -> dict[str,
         rows = [entry["features"][name].numpy() for entry in entries]
         arrays[name] = np.stack(rows) if name.startswith("features") else last_value.numpy()
     return {"features.npz": saves.write_arrays(experiment.folder / "features.npz", arrays)}
+
+
+def write_recording(experiment: Experiment, federation: Federation, r: int, state: dict) -> dict[str, str]:
+    """Write the recorded messages of round r, if there are any; return {file: digest}.
+
+    "public": weights that all parties know, such as FedBABU's head, which nobody changes or sends.
+    """
+    recorder = federation.wire.recorder
+    if recorder is None or not recorder.messages:
+        return {}
+    name = saves.recording_name(r)
+    content = {"messages": recording.to_plain(recorder.messages), "public": state.get("frozen", {})}
+    return {name: saves.write_tensors(experiment.folder / name, content)}

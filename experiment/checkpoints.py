@@ -98,11 +98,11 @@ def _checkpoint_of_shorter_run(experiment: Experiment) -> dict[str, Any] | None:
     """Return the checkpoint of the longest finished run with the same options and fewer rounds, as this run would have it.
 
     Return None if the shorter run would differ: the learning rate falls towards the end, this run does not evaluate the
-    shorter run's last round, evaluations between the rounds do not cover every client, or all clients may fail in the next
-    round.
+    shorter run's last round, evaluations between the rounds do not cover every client, all clients may fail in the next
+    round, or messages are recorded.
     """
     options, folder = experiment.options, experiment.folder
-    if options.lr_schedule != "constant" or options.n_clients > saves.MANY or options.client_failure:
+    if options.lr_schedule != "constant" or options.n_clients > saves.MANY or options.client_failure or options.record_wire:
         return None
     candidates: dict[int, saves.Run] = {}
     for run in _finished_runs_beside(folder):

@@ -28,6 +28,7 @@ PARTIES = ("client", "server")  # parties of the rounds; evaluation and fine-tun
 def start(experiment: Experiment, federation: Federation) -> tuple[dict[str, Any], Entry]:
     """Return what exists before the first round: (state, entry of round 0). Raise DivergedError if a party has diverged."""
     start_time = federation.meter.now()
+    federation.wire.begin(0)
     state = experiment.module.start(federation, experiment.options)
     diverged = divergence.in_round(federation, None, state, {})
     divergence.stop(experiment.options, diverged, 0)
@@ -56,6 +57,7 @@ def play(
     failed, active = _failing(experiment, round_federation)
     if failed:
         _count_lost_work(experiment, round_federation.without(frozenset(round_federation.clients) - failed), state)
+    federation.wire.begin(r)
     if active or not failed:
         result = module.communicate(round_federation.without(failed) if failed else round_federation, state, options)
     else:

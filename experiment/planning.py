@@ -24,6 +24,7 @@ from experiment.measuring import COUNTED, Entry, is_evaluated, play, start
 from experiment.preparation import Experiment, federation_of
 from federation import Federation, computing_with
 from federation.meter import Meter
+from federation.recording import rounds_of
 from options import flags_of, plain
 
 if TYPE_CHECKING:  # a command's help and its error messages need not wait for the import
@@ -69,6 +70,13 @@ class Plan:
     def seconds(self) -> float:
         """Return the estimated seconds of the whole run, including its evaluations."""
         return float(self.rounds["seconds"].sum() + self.rounds["evaluation_seconds"].sum())
+
+    @property
+    def recorded(self) -> int:
+        """Return the most bytes that `--record_wire` saves: all messages of its rounds (a broadcast is saved only once)."""
+        options, rounds = self.experiment.options, self.rounds
+        is_recorded = rounds["round"].isin(rounds_of(options.record_wire or (), options.rounds))
+        return int(rounds.loc[is_recorded, ["bytes_up", "bytes_down", "bytes_between"]].sum().sum())
 
 
 class Rehearsal(Meter):

@@ -26,7 +26,7 @@ from data import datasets, partition, shift
 from data.files import reason
 from errors import UserError
 from experiment import identity
-from federation import Federation, scratch
+from federation import Federation, recording, scratch
 from federation.pool import Pool, packed
 from federation.ranks import Ranks, world
 from federation.wire import Wire
@@ -260,6 +260,8 @@ def _federation(experiment: Experiment, data: datasets.Data) -> Federation:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     torch.backends.cudnn.allow_tf32 = False  # --precision float32 means float32, whose products TF32 rounds to 10 bits
     options = experiment.options
+    rounds = recording.rounds_of(options.record_wire or (), options.rounds)
+    recorder = recording.Recorder(data, rounds, options.record_rows) if rounds else None
     return Federation.of(
         data,
         experiment.split.train,
@@ -269,7 +271,7 @@ def _federation(experiment: Experiment, data: datasets.Data) -> Federation:
         public=experiment.split.public,
         start=experiment.start,
         precision=options.precision,
-        wire=Wire(options.compress),
+        wire=Wire(options.compress, recorder),
         seed=options.seed,
         participation=options.participation,
         threads=options.threads,

@@ -7,7 +7,7 @@ from typing import Any
 
 from errors import unmasked
 from experiment import divergence
-from experiment.answers import write_answers
+from experiment.answers import write_answers, write_recording
 from experiment.checkpoints import Checkpoints, from_checkpoint
 from experiment.measuring import Entry, passed_over, play, start
 from experiment.preparation import Experiment, at_work
@@ -31,6 +31,8 @@ def play_rounds(
     """
     options, result = experiment.options, None
     state, history, files, first = _initial_or_saved(experiment, federation, saved)
+    if saved is None:
+        files = write_recording(experiment, federation, 0, state)
     # ranks evaluate together, and a row that stays the same on one rank may arrive anew on another
     remembered = {} if ranks.world() == 1 else None
     with (
@@ -41,8 +43,9 @@ def play_rounds(
         for r in range(first, options.rounds + 1):
             result, entry, confusion = play(experiment, federation, state, r, watch, result, remembered)
             history.append(entry)
+            files = {**files, **write_recording(experiment, federation, r, state)}
             if r == options.rounds:
-                files = write_answers(experiment, federation, result, confusion)
+                files = {**files, **write_answers(experiment, federation, result, confusion)}
             # if all clients of the next round fail, its result is this round's, so a resumed run must not start with it
             if r == options.rounds or not passed_over(experiment, federation, r + 1):
                 checkpoints.now(r, state, history, files)

@@ -10,11 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from federation.recording import Recorder
+
+SERVER = -1  # the server as a sender or receiver; clients are 0 .. K - 1
 Tree = Any  # a tensor, Rows, Examples, or a dict, list or tuple of trees
 
 
@@ -105,13 +109,19 @@ def packed(leaf: Tensor | Rows | Examples, pack: Callable[[Tensor], Packed]) -> 
 class Wire:
     """Count bytes by direction ("up", "down", "between"), kind and client, since the last call of `collect`.
 
-    `compress`: a name of `COMPRESSIONS`, or "none".
+    `compress`: a name of `COMPRESSIONS`, or "none". `recorder` keeps the messages of some rounds, as they arrive.
     """
 
-    def __init__(self, compress: str = "none") -> None:
+    def __init__(self, compress: str = "none", recorder: "Recorder | None" = None) -> None:
         self._bytes: Counter[tuple[str, str, int]] = Counter()
         self._pack = COMPRESSIONS.get(compress)
         self._uncounted: frozenset[int] = frozenset()
+        self.recorder = recorder
+
+    def begin(self, round: int) -> None:
+        """Start a round, or (0) what comes before the first."""
+        if self.recorder:
+            self.recorder.begin(round)
 
     def without(self, clients: frozenset[int]) -> "Wire":
         """Return the same wire with the same counters, which does not count messages of these clients."""
@@ -121,19 +131,19 @@ class Wire:
 
     def up(self, kind: str, rows: Sequence[Tree], clients: Sequence[int]) -> list[Tree]:
         """Send rows[s] from client clients[s] to the server; return what the server receives."""
-        return self._carry("up", kind, rows, clients)
+        return self._carry("up", kind, rows, [(k, SERVER) for k in clients])
 
     def down(self, kind: str, rows: Sequence[Tree], clients: Sequence[int]) -> list[Tree]:
         """Send rows[s] from the server to client clients[s]; return what the clients receive."""
-        return self._carry("down", kind, rows, clients)
+        return self._carry("down", kind, rows, [(SERVER, k) for k in clients])
 
     def broadcast(self, kind: str, tree: Tree, clients: Sequence[int]) -> list[Tree]:
         """Send one tree from the server to every client, counted once per client; return what the clients receive."""
-        return self._carry("down", kind, [tree] * len(clients), clients)
+        return self._carry("down", kind, [tree] * len(clients), [(SERVER, k) for k in clients])
 
     def between(self, kind: str, rows: Sequence[Tree], edges: Sequence[tuple[int, int]]) -> list[Tree]:
         """Send rows[s] from client j to client k for edges[s] = (j, k), counted at the sender; return the received rows."""
-        return self._carry("between", kind, rows, [sender for sender, _ in edges])
+        return self._carry("between", kind, rows, edges)
 
     def collect(self) -> dict[tuple[str, str], dict[int, int]]:
         """Return {(direction, kind): {client: bytes}} of all messages since the last call, and reset the counts."""
@@ -143,13 +153,18 @@ class Wire:
         self._bytes.clear()
         return bytes_by_kind
 
-    def _carry(self, direction: str, kind: str, rows: Sequence[Tree], clients: Sequence[int]) -> list[Tree]:
+    def _carry(self, direction: str, kind: str, rows: Sequence[Tree], edges: Sequence[tuple[int, int]]) -> list[Tree]:
         packed_rows = {id(row): self._sent(row) for row in rows}  # a broadcast row is packed once
         arrived = [packed_rows[id(row)] for row in rows]
-        for client, (_, nbytes) in zip(clients, arrived, strict=True):
-            if int(client) not in self._uncounted:
-                self._bytes[direction, kind, int(client)] += nbytes
-        return [row for row, _ in arrived]
+        for (sender, receiver), (_, nbytes) in zip(edges, arrived, strict=True):
+            client = int(receiver if sender == SERVER else sender)
+            if client not in self._uncounted:
+                self._bytes[direction, kind, client] += nbytes
+        arrived_rows = [row for row, _ in arrived]
+        if self.recorder:
+            counted = [s for s, edge in enumerate(edges) if not self._uncounted.intersection(map(int, edge))]
+            self.recorder.keep(direction, kind, [arrived_rows[s] for s in counted], [edges[s] for s in counted])
+        return arrived_rows
 
     def _sent(self, row: Tree) -> tuple[Tree, int]:
         if self._pack is None:

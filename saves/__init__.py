@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +27,14 @@ import algorithms
 import models
 from data import datasets
 from errors import UserError, reason_of
+from federation.recording import Message, from_plain
 from options import nearest, plain_value
 from saves.files import (
     DONE,
     EVENTS,
     FILES,
+    LEAKAGE,
+    RECORDINGS,
     BusyError,
     DamagedError,
     OlderError,
@@ -48,6 +52,7 @@ from saves.files import (
     read_checkpoint,
     read_json,
     read_tensors,
+    recording_name,
     remove_half_written,
     saved_round,
     there,
@@ -72,6 +77,7 @@ __all__ = [
     "DamagedError",
     "EVENTS",
     "FILES",
+    "LEAKAGE",
     "MANY",
     "OlderError",
     "Rows",
@@ -97,6 +103,7 @@ __all__ = [
     "locked",
     "read_checkpoint",
     "read_config",
+    "recording_name",
     "remove_half_written",
     "saved_round",
     "there",
@@ -272,6 +279,35 @@ class Run:
         path = self.folder / f"{name}.npz"
         return read_arrays(self._checked(path.name), only) if path.name in self.digests or there(path) else None
 
+    def recording(self) -> tuple[list[Message], dict[str, torch.Tensor]]:
+        """Return the messages that `--record_wire` saved, in order of time, and the weights that all parties know. Raise
+        UserError where the run recorded no messages."""
+        messages, public = [], {}
+        for name in sorted((name for name in self.digests if fnmatchcase(name, RECORDINGS)), key=_round_in):
+            path = self._checked(name)
+            content = read_tensors(path)
+            try:
+                messages += from_plain(content["messages"])
+                public = dict(content["public"])
+            except (TypeError, KeyError, ValueError) as error:
+                raise damaged(path, f"it holds no recorded messages ({reason_of(error)})") from None
+        if not (messages or self.options.get("record_wire")):
+            raise UserError(f"{self.folder}: has no recorded messages; rerun it with --record_wire first,last")
+        return messages, public
+
+    def leakage(self) -> dict[str, dict[str, Any]]:
+        """Return the results of attacks on the run (`python -m attacks`); {} where there are none, or where the files of the
+        run have changed since."""
+        path = self.folder / LEAKAGE
+        if not there(path):
+            return {}
+        saved = read_json(path)
+        if not isinstance(saved, dict) or saved.get("run") != digest_of(self.folder / DONE):
+            return {}
+        results = saved.get("results")
+        valid = isinstance(results, dict) and all(isinstance(result, dict) for result in results.values())
+        return results if valid else {}
+
     def checkpoint(self) -> dict[str, Any]:
         """Return the last checkpoint of the run: "state", in the algorithm's own form, "round", "history". Raise
         DamagedError."""
@@ -337,6 +373,12 @@ class Run:
         rounds = self.rounds
         names = [name for name in rounds if name.startswith(COUNTS) or (name in TIMING and name != "peak_memory")]
         return rounds[["round"]].join(rounds[names].cumsum())
+
+
+def _round_in(name: str) -> int:
+    """Return the round in the name of a recording."""
+    digits = name.removeprefix(RECORDINGS.partition("*")[0]).removesuffix(".pt")
+    return int(digits) if digits.isdigit() else 0
 
 
 @cache

@@ -45,10 +45,13 @@ FILES = (  # in the order of copying to another machine: data before the files t
     "split.png",
     "graph.png",
     "intensity.png",
+    "leakage.json",
     "run.log",
     "failed",
 )
+LEAKAGE = "leakage.json"  # the results of attacks (`attacks`), written after the run
 DONE, LOCK = "done", ".lock"
+RECORDINGS = "recording-*.pt"  # the files of `--record_wire`, one per round
 EVENTS = "events.out.tfevents.*"  # the files of `--log tensorboard`
 CHECKPOINT = re.compile(r"checkpoint-(\d{1,9})-([0-9a-f]{16})\.pt")
 KEPT = 2  # checkpoints of a running run: if the last checkpoint is damaged, the previous checkpoint is good
@@ -174,8 +177,19 @@ def write_done(folder: Path, digests: Mapping[str, str]) -> None:
 
 def clear(folder: Path) -> None:
     """Remove the files of a run, and nothing else; `done` first."""
-    for path in (folder / DONE, *checkpoints(folder), *(folder / name for name in FILES), *folder.glob(EVENTS)):
+    for path in (
+        folder / DONE,
+        *checkpoints(folder),
+        *(folder / name for name in FILES),
+        *folder.glob(RECORDINGS),
+        *folder.glob(EVENTS),
+    ):
         path.unlink(missing_ok=True)
+
+
+def recording_name(r: int) -> str:
+    """Return the name of the file with the recorded messages of a round."""
+    return RECORDINGS.replace("*", str(r))
 
 
 def remove_half_written(folder: Path) -> None:

@@ -8,6 +8,7 @@ included.
 """
 
 import json
+import re
 import shutil
 import signal
 import tempfile
@@ -116,17 +117,21 @@ class Trials:
         return {"after": float(self.draw.uniform(0, seconds)), "signal": number}
 
 
-def standing(runs: Path) -> dict[str, tuple[int, int, int, bool]]:
-    """{name of a run's folder: the last round of its history.csv, that of its checkpoint, bytes of its log, whether it is
-    done}."""
+def standing(runs: Path) -> dict[str, tuple[int, int, str, bool]]:
+    """{name of a run's folder: the last round of its history.csv, that of its checkpoint, its log, whether it is done}."""
     results = {}
     for folder in sorted(path for path in runs.glob("*-*") if path.is_dir()):
         csv, log = folder / "history.csv", folder / "run.log"
         lines = csv.read_text().splitlines()[1:] if csv.exists() else []
         last = max((int(line.split(",")[0]) for line in lines if "," in line), default=0)
-        grown = log.stat().st_size if log.exists() else 0
-        results[folder.name] = (last, saves.saved_round(folder), grown, saves.finished(folder))
+        text = log.read_text() if log.exists() else ""
+        results[folder.name] = (last, saves.saved_round(folder), text, saves.finished(folder))
     return results
+
+
+def last_in(log: str) -> int:
+    """The last round that finished, as a log tells it: history.csv may still have a row of an earlier, killed process."""
+    return max(map(int, re.findall(r" round (\d+): loss", log)), default=0)
 
 
 def for_a_while(folder: Path) -> set[str]:
@@ -175,8 +180,10 @@ def wrong(plan: Plan, ended: Ended, before: dict, after: dict) -> list[str]:
     heard = ended.status in (0, 128 + plan.signal)
     if not heard and not (ended.status == -plan.signal and before == after):  # before it could hear, or when all was done
         results.append(f"exit status {ended.status}: {ended.output[-500:]!r}")
-    at_work = [stands for name, stands in after.items() if stands != before.get(name)]
-    if ended.status == 128 + plan.signal and not all(done or saved >= last for last, saved, _, done in at_work):
+    if ended.status == 128 + plan.signal and not all(
+        done or saved >= last_in(text.removeprefix(before[name][2] if name in before else ""))
+        for name, (_, saved, text, done) in after.items()
+    ):
         results.append("a finished round is not saved")
     return results
 

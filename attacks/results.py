@@ -1,0 +1,151 @@
+"""The results of attacks on a run, kept in its folder: `leakage.json`.
+
+{"run": digest of the run's own files, "results": {"VIEW KNOWS ATTACK": numbers}}. The view is "sent" (the recorded messages)
+or "published" (the models after the last round, which the run hands to its users). A result names the digest of the code
+and the options of its attack; with other code or options the attack is repeated.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache, cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+
+import plugins
+import saves
+from attacks import ATTACKS, judge, options_of
+from attacks.knowledge import ATTACKER, Labelled, Public, Recording
+from data import partition, shift
+from data.datasets import Data
+from experiment import identity
+from federation.recording import Message
+from federation.wire import SERVER
+from saves import LEAKAGE, Run
+
+VIEWS = ("sent", "published")
+SECRET = ("seed", "split_seed", "partition_file", "init_from", "clients")  # options that reveal the truth, or name a file
+
+
+class Case(NamedTuple):
+    """One attack on one view of a run."""
+
+    view: str
+    knows: str
+    attack: str
+
+    @property
+    def key(self) -> str:
+        """Return the name of the result."""
+        return f"{self.view} {self.knows} {self.attack}"
+
+
+class Attacked:
+    """A run under attack: its views, public data and the truth, each loaded once."""
+
+    def __init__(self, run: Run, data_dir: Path) -> None:
+        self.run, self._data_dir = run, data_dir
+        self._views: dict[tuple[str, str], Recording] = {}
+
+    def case(self, case: Case) -> dict[str, Any]:
+        """Carry out an attack; return its numbers."""
+        recording, (public, truth) = self.view(case.view, case.knows), self.drawn
+        start_time, options = perf_counter(), options_of(case.attack)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            guess = ATTACKS[case.attack].attack(recording, public, options)
+        numbers = judge.verdict(guess, recording, public, truth)
+        return {**numbers, "seconds": round(perf_counter() - start_time, 2), **inputs_of(case.attack)}
+
+    def view(self, view: str, knows: str) -> Recording:
+        """Return what an attacker sees: the recorded messages, or the published models as messages."""
+        if (view, knows) not in self._views:
+            self._views[view, knows] = self._view(view, knows)
+        return self._views[view, knows]
+
+    def _view(self, view: str, knows: str) -> Recording:
+        run, networks, own = self.run, {}, None
+        models = own_models(run)
+        if view == "sent":
+            messages, public_weights = run.recording()
+        else:
+            last = run.options["rounds"]
+            messages = [Message(last, "up", "weights", k, SERVER, row) for k, row in models.items()]
+            public_weights = {}
+        if knows == "network":
+            networks = models
+        elif knows == "own_client":
+            (data, split), networks = self._shares, {ATTACKER: models[ATTACKER]} if ATTACKER in models else {}
+            own = Labelled(*_examples(data, split.train[ATTACKER]))
+        options = {name: value for name, value in run.options.items() if name not in SECRET}
+        data = self._shares[0]
+        facts = (tuple(run.config["inputs"][0]), data.classes, data.mean, data.std)
+        return Recording(messages, options, *facts, public_weights, knows, networks, own)
+
+    @cached_property
+    def drawn(self) -> tuple[Public, judge.Truth]:
+        """Return the public data with the candidates, and the truth."""
+        return judge.drawn(*self._shares)
+
+    @cached_property
+    def _shares(self) -> tuple[Data, partition.Split]:
+        data, options = self.run.data(self._data_dir), self.run.options
+        split = partition.from_file(self.run.folder / "split.npz", data, options["n_clients"])
+        return shift.shifted(data, split, _Shifted(options)), split
+
+
+class _Shifted:
+    """The options of a run that `shift.shifted` reads, from its `config.json`."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.feature_shift = options.get("feature_shift", "none")
+        self.shift_strength = options.get("shift_strength", 0.5)
+        self.split_seed, self.n_clients = options["split_seed"], options["n_clients"]
+
+
+def _examples(data: Data, share) -> tuple[torch.Tensor, torch.Tensor]:
+    indices = torch.as_tensor(share)
+    return data.images(indices).contiguous(), data.y[indices]
+
+
+def own_models(run: Run) -> dict[int, dict]:
+    """Return {client: the weights of the model that it uses after the last round}: its own, or the global one."""
+    weights = run.weights()
+    rows = weights.get("personal", weights.get("global", next(iter(weights.values()))))
+    return dict(enumerate(rows)) if isinstance(rows, list) else dict.fromkeys(range(run.options["n_clients"]), rows)
+
+
+def inputs_of(attack: str) -> dict[str, Any]:
+    """Return what a result depends on besides the run: the digest of the attack's code, and its options."""
+    options = options_of(attack)
+    return {"code": _code(attack), "options": asdict(options) if options else {}}
+
+
+@cache
+def _code(attack: str) -> str:
+    own = plugins.sources(attack) if attack in plugins.LOADED else identity.sources(f"attacks.{attack}")
+    texts = [plugins.text_of(path) for path in dict.fromkeys([*own, *identity.sources("attacks.judge")])]
+    return hashlib.sha256(repr(texts).encode()).hexdigest()[:16]
+
+
+def cases_of(attacks: Sequence[str], knows: Sequence[str]) -> list[Case]:
+    """Return the attacks on the messages with each knowledge, and on the published models with the messages' alone."""
+    sent = [Case("sent", what, attack) for what in knows for attack in attacks]
+    return [*sent, *(Case("published", "wire", attack) for attack in attacks)]
+
+
+def run_attacks(
+    run: Run, cases: Sequence[Case], data_dir: Path, force: bool = False, watch: Callable[[Case], None] = lambda case: None
+) -> dict[str, dict[str, Any]]:
+    """Carry out the attacks that have no result yet; return all results of the run by key. Each is saved at once."""
+    attacked, results = Attacked(run, data_dir), run.leakage()
+    for case in cases:
+        earlier = results.get(case.key)
+        if force or earlier is None or any(earlier.get(name) != value for name, value in inputs_of(case.attack).items()):
+            results = {**results, case.key: attacked.case(case)}
+            saves.write_json(run.folder / LEAKAGE, {"run": saves.digest_of(run.folder / saves.DONE), "results": results})
+        watch(case)
+    return results
