@@ -6,11 +6,14 @@ gives equations that hold for cross-entropy: a step of gradient descent changes 
 label frequencies of the batch and p the mean prediction. With P[c, :] the mean prediction for class c, p = P^T q, so over T
 steps (I - P^T) q = change / (lr T). P is the mean of what the received and the sent network predict on public images.
 
-Differences: the least squares solution with q >= 0 and sum q = 1; the scale lr T is not known for optimizers other than SGD
-and for losses with further terms, so the scale is fitted too, as the one with the smallest residual.
+Differences: the equations leave one direction open, since I - P^T maps its stationary distribution to 0. With plain SGD
+lr T is known, from the options and the size n_k that the client sends, and the sum of q closes it. Otherwise the answer with
+the fewest classes is taken.
 
 Knowledge: the messages.
 """
+
+import math
 
 import numpy as np
 import torch
@@ -18,31 +21,36 @@ import torch
 from attacks.knowledge import Guess
 from attacks.mean_predictions import mean_by_class
 
-SCALES = np.logspace(-3, 3, 61)  # relative to the scale at which the largest change of the bias is a frequency of 1
-
 
 def attack(recording, public, options):
     estimates = {}
-    for k, _, before, after in recording.updates():
+    for k, message, before, after in recording.updates():
         received, sent = recording.network(k, before), recording.network(k, after)
         if received is None or sent is None or "classifier.bias" not in after:
             continue
         confusion = sum(mean_by_class(model, public, len(recording.classes)) for model in (received, sent)).numpy() / 2
         change = (after["classifier.bias"] - before["classifier.bias"]).double().numpy()
-        if np.isfinite(change).all() and np.abs(change).max() > 0:
-            estimates.setdefault(k, []).append(solved(confusion, change))
+        if np.isfinite(confusion).all() and np.isfinite(change).all() and np.abs(change).max() > 0:
+            estimates.setdefault(k, []).append(solved(confusion, change, length_of(recording, message)))
     return Guess(mixes={k: torch.from_numpy(np.mean(of_client, axis=0)) for k, of_client in estimates.items()})
 
 
-def solved(confusion, change):
-    """Return q [C] >= 0 with sum 1, for which (I - P^T) q is closest to the change [C] at its best scale."""
+def length_of(recording, message):
+    """Return lr T of the local training behind a message: 0 where it is not known."""
+    options = recording.options
+    sizes = [n.content for n in recording.sent("n_k").get(message.sender, []) if n.round == message.round]
+    if options["optimizer"] != "sgd" or options["lr_schedule"] != "constant" or not sizes:
+        return 0.0
+    n_steps = options["epoch_per_round"] * math.ceil(int(sizes[0]) / options["batch_size"])
+    return options["lr"] / (1 - options["momentum"]) * n_steps
+
+
+def solved(confusion, change, length=0.0):
+    """Return q [C] >= 0 with sum 1, for which (I - P^T) q times a length is closest to the change [C]."""
     from scipy.optimize import nnls
 
-    system, weight = np.eye(len(change)) - confusion.T, 10.0
-    rows = np.vstack([system, np.full(len(change), weight)])
-    best = (np.inf, np.full(len(change), 1 / len(change)))
-    for scale in SCALES / np.abs(change).max():
-        q, _ = nnls(rows, np.append(scale * change, weight))
-        residual = np.linalg.norm(system @ q - scale * change) / np.linalg.norm(scale * change)
-        best = min(best, (residual, q), key=lambda pair: pair[0])
-    return best[1] / best[1].sum()
+    system = np.eye(len(change)) - confusion.T
+    least, _ = nnls(system, change)
+    stationary = np.abs(np.linalg.svd(system)[2][-1])
+    q = least + max(length - least.sum(), 0.0) * stationary / stationary.sum()
+    return q / q.sum() if q.sum() > 0 else stationary / stationary.sum()

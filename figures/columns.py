@@ -13,6 +13,7 @@ from errors import UserError
 from figures import metrics, targets
 from figures.alone import HARMED, least_gain, part_harmed
 from figures.groups import Group, sent
+from figures.leaked import leaked
 from figures.metrics import column_of, measure_of, values_of
 from figures.statistics import LEAST_SEEDS, Paired, Values, paired
 from figures.units import UNITS, shown
@@ -26,6 +27,7 @@ GROUPS = {  # {group of columns: title}, in the order of a table
     "gain": "Gain over learning alone",
     "difference": "Difference to the baseline",
     "sent": "Communication",
+    "privacy": "Leakage",
     "cost": "Cost",
     "target": "Cost of the target",
     "equal": "At equal bytes",
@@ -237,6 +239,23 @@ EQUAL = (
     "at equal bytes: accuracy at {budget} of all clients, interpolated linearly between evaluated rounds (empty before the "
     "first; a method that sends less: at its end); independent and centralized: at their end"
 )
+EXPOSED = (
+    "leaked: the best of the attacks that were run, so a lower bound; exposed: 0 is chance, 100 names every training "
+    "example of a client and no stranger; label mix: 0 is guessing the public distribution, 100 is exact"
+)
+
+
+def _leaked(name: str, head: str, quantity: str, view: str, knows: str, shown: int = 0) -> Column:
+    """Return a column of what was leaked, with a value per seed."""
+
+    def value(row: Row) -> np.ndarray | None:
+        values = leaked(row.group.runs, quantity, view, knows)
+        return None if values is None else 100 * values
+
+    label = quantity.replace("_", " ")
+    return Column(name, "privacy", (head, f"{label} %"), "%", value, shown=shown, spread=True, words=EXPOSED)
+
+
 ONE, RUN, GOAL, EQUALLY = "per client and round", "whole run", "to {target}", "at {budget} of all clients"
 COLUMNS: list[Column] = [
     Column("n", "runs", ("", "n"), "count", lambda row: len(row.group.runs)),
@@ -274,6 +293,13 @@ COLUMNS: list[Column] = [
     Column("sent_up", "sent", (ONE, "up"), "bytes", _per_client_and_round("bytes_up")),
     Column("sent_down", "sent", (ONE, "down"), "bytes", _per_client_and_round("bytes_down")),
     Column("sent_between", "sent", (ONE, "neighbours"), "bytes", _between),
+    _leaked("exposed", "leaked by messages", "exposed", "sent", "wire", shown=2),
+    _leaked("label_mix", "leaked by messages", "label_mix", "sent", "wire", shown=2),
+    _leaked("exposed_own_client", "to another client", "exposed", "sent", "own_client"),
+    _leaked("exposed_network", "network known", "exposed", "sent", "network"),
+    _leaked("label_mix_network", "network known", "label_mix", "sent", "network"),
+    _leaked("exposed_published", "leaked by model", "exposed", "published", "wire", shown=2),
+    _leaked("label_mix_published", "leaked by model", "label_mix", "published", "wire"),
     Column("flops", "cost", (ONE, "FLOPs"), "FLOPs", _per_client_and_round("flops"), shown=3),
     Column("time", "cost", (RUN, "time"), "s", lambda row: row.group.mean("seconds"), shown=4),
     Column("steps", "cost", (RUN, "steps"), "count", lambda row: row.group.mean("steps")),

@@ -1,11 +1,11 @@
-"""Draw accuracy against bytes of saved runs, with the Pareto front.
+"""Draw accuracy against bytes, or against leakage, of saved runs, with the Pareto front.
 
-    python -m figures.pareto RUN [RUN ...] -o pareto.png
+    python -m figures.pareto RUN [RUN ...] --against bytes exposed -o pareto.png
 
-A point is a method's accuracy after the last round against what the whole run has spent, means over seeds; its bar is one
-standard deviation over seeds. Up and to the left is better: the grey steps, the Pareto front, join the methods that no other
-beats at their price or below. A reference (independent or centralized), whatever it costs, and against bytes what sends
-nothing are level lines.
+A point is a method's accuracy after the last round against what the whole run has spent, or has exposed to the attacks on
+its messages (`python -m attacks`), means over seeds; its bar is one standard deviation over seeds. Up and to the left is
+better: the grey steps, the Pareto front, join the methods that no other beats at their price or below. A reference
+(independent or centralized), whatever it costs, and against bytes what sends nothing are level lines.
 """
 
 import sys
@@ -14,6 +14,7 @@ if not __package__:
     sys.path[0] += "/.."  # run by its path: `errors` says how to run it
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from figures import command, on_paper
 from figures.curves import AXES, flat, last, level, seeds, title
 from figures.groups import REFERENCES, Group, check, ordered
+from figures.leaked import leaked
 from figures.marks import Axis, Line, Panel, Points, Style
 from figures.metrics import METRICS, check_metric, measure_of
 from figures.styles import looks
@@ -28,6 +30,7 @@ from figures.targets import cumulated
 from saves import Run
 
 FRONT = Style("#9aa3b2")
+PRICES = {**AXES, "exposed": Axis("training examples exposed by the messages (%)")}
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -42,7 +45,10 @@ def front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def price(group: Group, quantity: str) -> float | None:
-    """Return what a whole run has spent, mean over seeds; None where a history does not count the quantity."""
+    """Return what a whole run has spent, or exposed in percent, mean over seeds; None where a run does not know it."""
+    if quantity == "exposed":
+        exposed = leaked(group.runs, quantity)
+        return None if exposed is None else 100 * float(exposed.mean())
     spent = [cumulated(run, quantity) for run in group.runs]
     return (
         None
@@ -52,12 +58,14 @@ def price(group: Group, quantity: str) -> float | None:
 
 
 def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
-    """Return an accuracy, which all runs must have, against one of `targets.QUANTITIES`, with the Pareto front.
+    """Return an accuracy, which all runs must have, against one of `PRICES`, with the Pareto front.
 
-    References are level, whatever they cost. The panel lacks groups whose histories do not count the quantity."""
+    References are level, whatever they cost. The panel lacks groups whose price is unknown."""
     prices = [None if group.algorithm in REFERENCES or flat(group, quantity) else price(group, quantity) for group in groups]
     known = [spent for spent in prices if spent is not None]
-    x, places, marks, lacking = AXES[quantity].spanning(known, known), [], [], {}
+    x, places, marks, lacking = PRICES[quantity].spanning(known, known), [], [], {}
+    if quantity == "exposed" and x.span[0] == 0:  # a method that exposes nothing is a point like any other, whole
+        x = replace(x, span=(-0.04 * x.span[1], x.span[1]))
     for spent, (group, style, label) in zip(prices, looks(groups), strict=True):
         if spent is not None:
             mean, spread = last(group, metric)
@@ -66,7 +74,8 @@ def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
         elif group.algorithm in REFERENCES or flat(group, quantity):
             marks.append(level(group, metric, x, style, label))
         else:
-            lacking[label] = f"its histories do not count {quantity}"
+            unknown = "it was not attacked" if quantity == "exposed" else f"its histories do not count {quantity}"
+            lacking[label] = unknown
     steps = sorted(place for place, is_on_front in zip(places, front(places), strict=True) if is_on_front)
     if steps:  # to the end of the axis: the best accuracy costs no more there
         spent_on_front, values = zip(*steps, (x.span[1], steps[-1][1]), strict=True)
@@ -74,16 +83,22 @@ def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
     return Panel(marks, x, Axis(f"{measure_of(metric)[0]} after the last round (%)"), title(metric), lacking)
 
 
-def draw(runs: Sequence[Run], path: Path | None = None, metric: Sequence[str] = ("global", "personal")):
-    """Return the points as a figure, a panel for each accuracy in `metric`, written to a PNG or PDF if there is a path.
+def draw(
+    runs: Sequence[Run],
+    path: Path | None = None,
+    metric: Sequence[str] = ("global", "personal"),
+    against: Sequence[str] = ("bytes",),
+):
+    """Return the points as a figure, a panel for each accuracy in `metric` and price in `against`.
 
+    The figure is written to a PNG or PDF if there is a path.
     Raises UserError for runs that cannot be compared, or that did not measure the accuracy."""
     check(runs)
     for accuracy_name in metric:
         check_metric(runs, accuracy_name)
     groups = ordered(runs)
-    panels = [panel(groups, "bytes", accuracy_name) for accuracy_name in metric]
-    return on_paper.figure(panels, 4.6, 3.6, path, len(panels), legend=seeds(groups, "bar"), sharey=True)
+    panels = [panel(groups, quantity, accuracy_name) for quantity in against for accuracy_name in metric]
+    return on_paper.figure(panels, 4.6, 3.6, path, len(metric), legend=seeds(groups, "bar"), sharey=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -94,6 +109,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="NAME",
         default=["global", "personal"],
         help=f"metrics, one panel each: {METRICS} (default: global personal)",
+    )
+    parser.add_argument(
+        "--against", nargs="+", choices=PRICES, default=["bytes"], help="prices, one row of panels each (default: bytes)"
     )
     command.run(parser, draw, argv)
 

@@ -10,6 +10,7 @@ import saves
 from errors import UserError
 from figures import clients, confusion, curves, pareto, representations, split
 from figures.groups import REFERENCES, Group, name_of
+from figures.leaked import leaked
 from figures.marks import Panel
 from figures.metrics import column_of
 from figures.report.on_page import spec
@@ -20,6 +21,7 @@ QUANTITIES = {
     "bytes": "bytes",
     "flops": "FLOPs",
     "seconds": "seconds",
+    "exposed": "exposed examples",
 }  # {quantity: label for the reader}
 ACCURACIES = ("global", "personal", "worst")
 EXAMPLES = {"test": "whole test set", "own": "clients' own distributions"}
@@ -43,8 +45,10 @@ class Chart:
 
 def charts(groups: Sequence[Group]) -> list[Chart]:
     """Return all figures of groups of runs with the same data set and rule of the split, in a reader's order."""
-    spent = _against(groups, curves.panel, "against", QUANTITIES)
-    price = _against(groups, pareto.panel, "price", [name for name in QUANTITIES if name != "rounds"])
+    spent = _against(groups, curves.panel, "against", list(curves.AXES))
+    prices = [name for name in QUANTITIES if name not in ("rounds", "exposed")]
+    prices += ["exposed"] * all(leaked(group.runs, "exposed") is not None for group in groups)
+    price = _against(groups, pareto.panel, "price", prices)
     no_method = f"There is no method to compare, only {' and '.join(REFERENCES)}."
     no_clients = "No run has accuracies by client after its last round."
     no_matrices = "No run's folder has confusion matrices (confusion.npz)."
