@@ -187,7 +187,7 @@ def clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def recording_name(r: int) -> str:
+def recording_name(r: int | str) -> str:
     """Return the name of the file with the recorded messages of a round."""
     return RECORDINGS.replace("*", str(r))
 

@@ -24,6 +24,7 @@ import commandline
 import models
 import run as command
 import saves
+from attacks import ATTACKS
 from data import silos
 from data.datasets import LOADERS
 from data.partition import PARTITIONS
@@ -321,7 +322,12 @@ def test_every_topology_and_mixing_is_told():
 
 def test_every_file_of_a_runs_folder_is_told():
     result = re.findall(r"`([-\w.]+)`", "".join(re.findall(r"^\|([^|]*)\|", page("saved_runs"), re.MULTILINE)))
-    assert sorted(result) == sorted([*saves.FILES, "checkpoint-ROUND-DIGEST.pt", saves.DONE])
+    assert sorted(result) == sorted([*saves.FILES, saves.recording_name("ROUND"), "checkpoint-ROUND-DIGEST.pt", saves.DONE])
+
+
+def test_every_attack_is_in_the_table_of_privacy():
+    names = re.findall(r"^\| `(\w+)`", page("privacy").split("## The attacks")[1], re.MULTILINE)
+    assert sorted(set(names) & ATTACKS.keys()) == sorted(ATTACKS)
 
 
 def test_what_n_allows_is_students():
