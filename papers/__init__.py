@@ -16,7 +16,7 @@ A paper is a module `papers/NAME/__init__.py`, which has
 
 from types import ModuleType
 
-from papers import cfkd, chorus, data_exchange, fedavg_from_scratch, fedgkt, fedproto, mhmd, scaffold
+from papers import cfkd, chorus, data_exchange, fedavg_from_scratch, fedgkt, fedproto, leakage, mhmd, scaffold
 
 PAPERS: dict[str, ModuleType] = {
     "cfkd": cfkd,
@@ -27,4 +27,5 @@ PAPERS: dict[str, ModuleType] = {
     "fedproto": fedproto,
     "scaffold": scaffold,
     "chorus": chorus,
+    "leakage": leakage,
 }

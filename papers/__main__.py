@@ -67,6 +67,7 @@ def _run_command(args: argparse.Namespace) -> int:
         _list()
     if tables and not args.show:
         status = _run(tables, launch_options)
+        results.attack([table for _, table in tables], launch_options)
     by_paper = _by_paper(tables)
     results_by_paper = {name: results.collect(paper_tables, launch_options) for name, paper_tables in by_paper.items()}
     for name, paper_tables in by_paper.items():

@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from tqdm import tqdm
+
 import experiment
 import saves
+from attacks import ATTACKS
+from attacks.results import cases_of, run_attacks
 from experiment import Experiment, identity
 from experiment.preparation import resolve
 from options import Launch
@@ -67,11 +71,25 @@ def collect(tables: Sequence[Table], launch: Launch) -> Results:
                     row = results.rows.setdefault(
                         table_run.key, {**_carried(run), "other": other_than_today(run, table_run)}
                     )
-                    row[cell.metric] = METRICS[cell.metric].of(run)
+                    value = METRICS[cell.metric].of(run)
+                    row |= {} if value != value else {cell.metric: value}  # NaN: a run that was not attacked
                 elif table_run.key in recorded_rows:
                     row = recorded_rows[table_run.key]
                     results.rows[table_run.key] = {**row, "other": f"code of {row['revision']}, as recorded"}
     return results
+
+
+def attack(tables: Sequence[Table], launch: Launch) -> None:
+    """Carry out the attacks that the numbers of these tables need and that have no result yet. Raises UserError."""
+    saved, cases = Saved(launch), {}
+    for cell in (cell for table in tables for cell in table.cells if METRICS[cell.metric].knows):
+        for run in filter(None, map(saved.find, runs_of(cell.command, cell.start))):
+            cases.setdefault(run.folder, (run, {}))[1].update(
+                dict.fromkeys(cases_of(list(ATTACKS), [METRICS[cell.metric].knows]))
+            )
+    with tqdm(cases.values(), "attacks", unit="run", disable=True if launch.quiet else None, leave=False) as progress:
+        for run, of_run in progress:
+            run_attacks(run, list(of_run), launch.data_dir)
 
 
 def other_than_today(run: saves.Run, table_run: Made) -> str:

@@ -14,21 +14,35 @@ from tabulate import tabulate
 
 import algorithms
 import commandline
+from figures.leaked import leaked
 from figures.targets import rounds_to
 from options import Options
 from saves import Run
 
 
 class Metric(NamedTuple):
-    """Define a number that is read from a finished run, and its number of decimals."""
+    """Define a number that is read from a finished run, and its number of decimals.
+
+    `knows`: what the attacker knows, for a number of the attacks on the run; "" for all other numbers."""
 
     of: Callable[[Run], float]
     digits: int = 2
+    knows: str = ""
 
 
 def last(column: str, scale: float = 100, digits: int = 2) -> Metric:
     """Return the metric of a column of the rounds after the last round; accuracies in percent."""
     return Metric(lambda run: scale * float(run.rounds.iloc[-1][column]), digits)
+
+
+def leakage(quantity: str, view: str = "sent", knows: str = "wire") -> Metric:
+    """Return the metric of the best attack on a run, in percent; NaN for a run that was not attacked."""
+
+    def of(run: Run) -> float:
+        values = leaked([run], quantity, view, knows)
+        return float("nan") if values is None else 100 * float(values[0])
+
+    return Metric(of, 1, knows)
 
 
 def _images_left(run: Run) -> float:
@@ -56,6 +70,11 @@ METRICS: dict[str, Metric] = {
     "exchange_kl": last("exchange_kl_sum", 1, 3),
     "rounds to 80": Metric(_rounds_to_80, 0),
     "images left": Metric(_images_left, 1),
+    "exposed": leakage("exposed"),
+    "label mix": leakage("label_mix"),
+    "exposed, own client": leakage("exposed", knows="own_client"),
+    "exposed, network": leakage("exposed", knows="network"),
+    "exposed, published": leakage("exposed", "published"),
 }
 
 

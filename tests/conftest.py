@@ -93,8 +93,8 @@ class CutWire(Wire):
     has reached it without passing the wire.
     """
 
-    def _carry(self, direction, kind, rows, clients):
-        return [map_leaves(_nothing, row) for row in super()._carry(direction, kind, rows, clients)]
+    def _carry(self, direction, kind, rows, edges):
+        return [map_leaves(_nothing, row) for row in super()._carry(direction, kind, rows, edges)]
 
 
 def _nothing(leaf):

@@ -288,9 +288,9 @@ class CutOneWay(CutWire):
         super().__init__()
         self.direction = direction
 
-    def _carry(self, direction, kind, rows, clients):
+    def _carry(self, direction, kind, rows, edges):
         carrier = CutWire if direction in (self.direction, "between") else Wire
-        return carrier._carry(self, direction, kind, rows, clients)
+        return carrier._carry(self, direction, kind, rows, edges)
 
 
 def answers_and_losses(case, wire, data=None, shares=None):

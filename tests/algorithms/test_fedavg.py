@@ -350,9 +350,9 @@ class Heard(Wire):
         super().__init__()
         self.weights = []
 
-    def _carry(self, direction, kind, rows, clients):
+    def _carry(self, direction, kind, rows, edges):
         self.weights += rows if kind == "weights" else []
-        return super()._carry(direction, kind, rows, clients)
+        return super()._carry(direction, kind, rows, edges)
 
 
 WAYS = pytest.mark.parametrize(

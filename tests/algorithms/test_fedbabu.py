@@ -75,15 +75,15 @@ def descended(federation, row, share, steps=1, lr=0.05, momentum=0.0, parts=("bo
 
 
 class Heard(Wire):
-    """A wire that remembers what crosses it, as (direction, kind, client, row)."""
+    """A wire that remembers what crosses it, as (direction, kind, client, row): the other end, the server, is -1."""
 
     def __init__(self):
         super().__init__()
         self.messages = []
 
-    def _carry(self, direction, kind, rows, clients):
-        self.messages += [(direction, kind, k, row) for k, row in zip(clients, rows, strict=True)]
-        return super()._carry(direction, kind, rows, clients)
+    def _carry(self, direction, kind, rows, edges):
+        self.messages += [(direction, kind, max(edge), row) for edge, row in zip(edges, rows, strict=True)]
+        return super()._carry(direction, kind, rows, edges)
 
 
 # --- FedBABU ---

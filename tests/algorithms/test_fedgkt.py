@@ -89,9 +89,9 @@ class Heard(Wire):
         super().__init__()
         self.messages = []
 
-    def _carry(self, direction, kind, rows, clients):
-        self.messages += [Message(direction, kind, k, row) for k, row in zip(clients, rows, strict=True)]
-        return super()._carry(direction, kind, rows, clients)
+    def _carry(self, direction, kind, rows, edges):
+        self.messages += [Message(direction, kind, max(edge), row) for edge, row in zip(edges, rows, strict=True)]
+        return super()._carry(direction, kind, rows, edges)
 
     def take(self, kind):
         """{client: row} of the messages of a kind, all of which are forgotten."""

@@ -1,0 +1,99 @@
+"""Declare what methods leak: the attacks of `attacks/` on the messages and models of every family of methods."""
+
+from papers.tables import Cell, Results, Table, both, paragraphs
+
+TITLE = "What messages and models reveal"
+ABOUT = paragraphs(
+    """Attacks on the messages that a server, neighbour or client receives, and on the models after the last round
+    (docs/privacy.md). *Exposed* (%): 0 is chance, 100 names every training image of a client and no stranger. *Label mix*
+    (%): 0 is guessing the public class distribution, 100 is exact. Each number is the best of the attacks, so a lower
+    bound; the best of several attacks is slightly above 0 by chance. *Published* is what the clients' models reveal to
+    those who get them. kB are all bytes per client and round. The attacker knows all options but no seed."""
+)
+SEEDS = "--seed 0 1 2 --split_seed seed --record_wire first,last --track_history 0"
+MNIST = f"--dataset MNIST --reduced 0.02 --n_clients 5 --partition lda --alpha 0.5 --rounds 30 {SEEDS}"
+USUAL = "--epoch_per_round 2 --batch_size 32 --optimizer adam --lr 1e-3"
+COLUMNS = {
+    "global": "global",
+    "personal": "personal",
+    "kB": "kB",
+    "exposed": "exposed",
+    "label mix": "label mix",
+    "published": "exposed, published",
+}
+METHODS = {
+    "independent": f"independent {USUAL}",
+    "centralized": f"centralized {USUAL}",
+    "fedavg": f"fedavg {USUAL}",
+    "fedprox": f"fedprox {USUAL}",
+    "scaffold": "scaffold --epoch_per_round 2 --batch_size 32 --lr 0.05",
+    "fednova": "fednova --epoch_per_round 2 --batch_size 32 --lr 0.05",
+    "fedbabu": f"fedbabu {USUAL}",
+    "fedper": f"fedper {USUAL}",
+    "lg_fedavg": f"lg_fedavg {USUAL}",
+    "ditto": f"ditto {USUAL}",
+    "cfkd": f"cfkd {USUAL}",
+    "fedproto": f"fedproto {USUAL}",
+    "fd": f"fd {USUAL}",
+    "fml": f"fml {USUAL}",
+    "data_exchange": f"data_exchange {USUAL}",
+    "dpsgd": f"dpsgd {USUAL}",
+}
+
+
+def rows(methods: dict[str, str], shared: str, columns: dict[str, str]) -> dict[str, dict[str, Cell]]:
+    """Return a row per method: the metrics of `columns` of the run of its command."""
+    return {
+        name: {column: Cell(f"{command} {shared}", metric) for column, metric in columns.items()}
+        for name, command in methods.items()
+    }
+
+
+FAMILIES = Table(
+    "families",
+    "Every family of methods: MNIST, 1,200 images, 5 clients, lda 0.5, LeNet5, 30 rounds",
+    "Three seeds, each with its own split.",
+    rows(METHODS, f"--model LeNet5 {MNIST}", COLUMNS),
+)
+CIFAR = Table(
+    "cifar10",
+    "Membership: CIFAR-10, 1,500 images, 5 clients, IID, MLP, 30 rounds",
+    "A network that fits its few training images by heart. Three seeds.",
+    rows(
+        {name: METHODS[name] for name in ("independent", "fedavg", "fedper", "cfkd", "fd")},
+        f"--model MLP --dataset CIFAR10 --reduced 0.03 --n_clients 5 --partition iid --rounds 30 {SEEDS}",
+        {name: metric for name, metric in COLUMNS.items() if name != "label mix"},
+    ),
+)
+KNOWLEDGE = {"messages": "exposed", "own client": "exposed, own client", "network": "exposed, network"}
+OBSERVATIONS = Table(
+    "observations",
+    "CFKD: how many features are averaged into an observation, and what the attacker knows",
+    "The paper: averaging hides single images. Exposed (%), the problem of the first table.",
+    both(
+        [f"n_avg {n}" for n in (1, 10, 100)],
+        list(KNOWLEDGE),
+        lambda row, column: Cell(f"cfkd --n_avg {row.split()[1]} {USUAL} --model LeNet5 {MNIST}", KNOWLEDGE[column]),
+    ),
+)
+EPOCHS = Table(
+    "epochs",
+    "FedAvg: more local epochs",
+    "The problem of the first table with 5 rounds; label mix and exposed (%).",
+    rows(
+        {f"{n} local epochs": f"fedavg --epoch_per_round {n} --batch_size 32 --optimizer sgd --lr 0.05" for n in (1, 5, 20)},
+        f"--model LeNet5 {MNIST.replace('--rounds 30', '--rounds 5')}",
+        {name: COLUMNS[name] for name in ("global", "exposed", "label mix", "published")},
+    ),
+)
+TABLES = (FAMILIES, CIFAR, OBSERVATIONS, EPOCHS)
+
+
+def words(results: Results) -> str:
+    """Return in words what the tables show."""
+    mean = results.mean
+    return paragraphs(
+        f"""Class counts that are sent in clear reveal the whole label mix (cfkd, fedproto:
+        {mean(FAMILIES, "cfkd", "label mix"):.0f} %). Weights reveal {mean(FAMILIES, "fedavg", "label mix"):.0f} % of it
+        (fedavg)."""
+    )
