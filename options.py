@@ -525,6 +525,13 @@ class Options(Execution, Problem):
         "maximum gradient norm of a step, over all weights that the step trains; larger gradients are scaled down; 0 is no "
         "limit",
     )
+    secure_aggregation: bool = flag(
+        False,
+        None,
+        "the server sees only sums over the clients of a round: --record_wire saves no single client's message; results and "
+        "counted bytes stay the same; only for methods whose server needs nothing but sums",
+        legacy_value=False,
+    )
     ft_epochs: int = flag(
         0,
         Number(int, least=0),

@@ -46,6 +46,9 @@ from options import Number, flag
 __all__ = ["loss"]
 
 
+uploads = {"weights": "n_k", "n_k": ""}
+
+
 @dataclass(frozen=True)
 class Options(options.Options):
     ala_layers: int = flag(1, Number(int, least=0), "number of last layers that are adaptively aggregated (p); 0 is FedAvg")

@@ -30,6 +30,9 @@ from helpers import Round, add_scaled, average, cross_entropy, download, keep_ow
 __all__ = ["start"]
 
 
+uploads = {"normalised changes": "n_k", "|a_k|": "n_k", "n_k": ""}
+
+
 @dataclass(frozen=True)
 class Options(fedavg.Options):
     lr: float = 0.02

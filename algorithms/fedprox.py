@@ -26,6 +26,9 @@ from options import Number, flag
 __all__ = ["start"]
 
 
+uploads = {"weights": "n_k", "n_k": ""}
+
+
 @dataclass(frozen=True)
 class Options(fedavg.Options):
     mu: float = flag(

@@ -39,6 +39,8 @@ from helpers import (
 )
 from options import Number, flag
 
+uploads = {"weights": "", "variates": ""}
+
 
 @dataclass(frozen=True)
 class Options(fedavg.Options):

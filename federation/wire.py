@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from federation.recording import Recorder
 
 SERVER = -1  # the server as a sender or receiver; clients are 0 .. K - 1
+ALL = -2  # all clients of a round together, as the sender of a sum (`--secure_aggregation`)
 Tree = Any  # a tensor, Rows, Examples, or a dict, list or tuple of trees
 
 
