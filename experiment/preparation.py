@@ -91,7 +91,7 @@ def _prepared(options: Options, launch_options: Launch) -> Experiment:
     check = getattr(algorithms.ALGORITHMS[options.algorithm], "check", None)
     if check and (message := check(options, data, len(split.train.values))):
         log.info(message)
-    config = identity.config_of(options, data, split, start)
+    config = identity.config_of(options, data, split, start) | defences.promise(options, algorithms.module_of(options))
     return Experiment(options, data, split, start, launch_options.export_dir / identity.name_of(config), config)
 
 
@@ -273,7 +273,7 @@ def _federation(experiment: Experiment, data: datasets.Data) -> Federation:
         public=experiment.split.public,
         start=experiment.start,
         precision=options.precision,
-        wire=Wire(options.compress, recorder),
+        wire=Wire(options.compress, recorder, defences.noise_of(options)),
         seed=options.seed,
         participation=options.participation,
         threads=options.threads,

@@ -1,5 +1,8 @@
-"""Defences change what the wire reveals: secure aggregation leaves sums alone, and the same numbers."""
+"""Defences change what the wire reveals: sums instead of messages, and weights with noise."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from conftest import line_of, options_for, public_federation, tiny_federation, weights_of
@@ -7,8 +10,9 @@ from conftest import line_of, options_for, public_federation, tiny_federation, w
 import algorithms
 from attacks.knowledge import Recording
 from experiment import defences
+from federation.privacy import Noise, epsilon
 from federation.recording import Message, Recorder, sums
-from federation.wire import ALL, SERVER, leaves
+from federation.wire import ALL, SERVER, Wire, leaves
 
 UPLOADS = {name: module.uploads for name, module in algorithms.ALGORITHMS.items() if hasattr(module, "uploads")}
 SUMMED = [name for name, uploads in UPLOADS.items() if uploads and None not in uploads.values()]
@@ -130,3 +134,152 @@ def test_secure_aggregation_is_refused_by_name(flags, words):
 def test_independent_learning_sends_nothing_and_needs_no_defence():
     options = options_for("independent", secure_aggregation=True, participation=0.1)
     defences.check(options, algorithms.module_of(options))
+
+
+# --- clipping and noise ---
+
+
+def row_of(*values: float) -> dict[str, torch.Tensor]:
+    return {"w": torch.tensor(values, dtype=torch.float64), "n": torch.tensor(3)}
+
+
+def sent_by(noise: Noise, row, received, client=0, round=1):
+    """Return what the server receives from a client that has received a row and sends another."""
+    wire = Wire(noise=noise)
+    wire.begin(round)
+    wire.broadcast("weights", received, [client])
+    (arrived,) = wire.up("weights", [row], [client])
+    return arrived
+
+
+def test_a_large_change_is_scaled_down_to_the_limit_and_a_small_one_stays():
+    received, row = row_of(1.0, 1.0, 1.0), row_of(4.0, 1.0, 5.0)
+    arrived = sent_by(Noise(2.5, 0.0, 1e-5, 0), row, received)
+    torch.testing.assert_close(arrived["w"], row_of(2.5, 1.0, 3.0)["w"])
+    assert arrived["n"] is row["n"], "integers are sent as they are"
+    assert sent_by(Noise(5.0, 0.0, 1e-5, 0), row, received) is row, "the same bits"
+
+
+def test_the_norm_is_over_all_tensors_of_a_row():
+    zeros = {name: torch.zeros(4) for name in "abc"}
+    arrived = sent_by(Noise(0.5, 0.0, 1e-5, 0), {name: torch.ones(4) for name in "abc"}, zeros)
+    assert math.isclose(torch.cat(list(arrived.values())).norm(), 0.5, rel_tol=1e-6)
+
+
+def test_the_noise_has_the_declared_deviation_and_is_another_for_each_client_and_round():
+    zeros, noise = {"w": torch.zeros(100_000)}, Noise(0.5, 3.0, 1e-5, seed=7)
+    draws = [sent_by(noise, zeros, zeros, k, r)["w"] for k, r in ((0, 1), (1, 1), (0, 2))]
+    for draw in draws:
+        assert abs(draw.mean()) < 0.03
+        assert math.isclose(draw.std(), 1.5, rel_tol=0.01)
+    assert np.abs(np.corrcoef(torch.stack(draws)) - np.eye(3)).max() < 0.02
+    assert torch.equal(sent_by(Noise(0.5, 3.0, 1e-5, seed=7), zeros, zeros, 1, 1)["w"], draws[1])
+    assert not torch.equal(sent_by(Noise(0.5, 3.0, 1e-5, seed=8), zeros, zeros, 1, 1)["w"], draws[1])
+
+
+def test_weights_that_come_down_and_other_kinds_stay_exact():
+    wire, row = Wire(noise=Noise(1e-9, 1.0, 1e-5, 0)), row_of(1.0, 2.0)
+    assert wire.broadcast("weights", row, [0])[0] is row
+    assert wire.up("n_k", [torch.tensor(5)], [0])[0] == 5
+
+
+def test_noise_is_added_before_compression_so_that_the_message_has_the_compressed_bytes():
+    wire = Wire("int8", noise=Noise(1.0, 1.0, 1e-5, 0))
+    zeros = {"w": torch.zeros(1000)}
+    wire.broadcast("weights", zeros, [0])
+    wire.up("weights", [zeros], [0])
+    assert wire.collect()["up", "weights"] == {0: 1004}
+
+
+NOISED = [name for name in SUMMED if UPLOADS[name].keys() <= {"weights", "n_k"}] + ["feddf"]
+
+
+@pytest.mark.parametrize("name", [name for name in NOISED if name != "mhmd"])
+def test_without_limit_and_noise_every_bit_stays_and_with_noise_every_upload_changes(name):
+    plain, limited, noised = (
+        recorded(name, wire=Wire(noise=noise)) for noise in (None, Noise(1e9, 0.0, 1e-5, 0), Noise(0.01, 0.0, 1e-5, 0))
+    )
+    for message, other in zip(plain[2], limited[2], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(leaves(message.content), leaves(other.content), strict=True))
+    downloads = {m.receiver: m.content for m in noised[2] if (m.direction, m.kind) == ("down", "weights")}
+    for message in noised[2]:
+        if (message.direction, message.kind) == ("up", "weights"):
+            changes = [(w - downloads[message.sender][entry]).flatten() for entry, w in message.content.items()]
+            assert math.isclose(torch.cat(changes).norm(), 0.01, rel_tol=1e-3), "the local change is larger"
+
+
+@pytest.mark.parametrize("failed", [frozenset(), frozenset({1})])
+def test_the_wire_without_failed_clients_adds_noise_too(failed):
+    wire = Wire(noise=Noise(1.0, 1.0, 1e-5, 0)).without(failed)
+    wire.begin(1)
+    zeros = {"w": torch.zeros(3)}
+    wire.broadcast("weights", zeros, [0, 2])
+    assert all(row["w"].abs().min() > 0 for row in wire.up("weights", [zeros, zeros], [0, 2]))
+
+
+@pytest.mark.parametrize(("noise", "rounds"), [(1.0, 1), (2.0, 9), (0.7, 3), (20.0, 100), (0.2, 1)])
+@pytest.mark.parametrize("delta", [1e-5, 1e-2])
+def test_epsilon_is_that_of_the_definition_by_numerical_integration(noise, rounds, delta):
+    """Delta is the integral of max(0, p - exp(epsilon) q), for T numbers with and without a mean of 1 each."""
+    value, deviation = epsilon(noise, rounds, delta), noise * math.sqrt(rounds)  # their sum: mean T or 0
+    x = np.linspace(-12 * deviation, rounds + 12 * deviation, 400_001)
+    p, q = (np.exp(-(((x - mean) / deviation) ** 2) / 2) / deviation / math.sqrt(2 * math.pi) for mean in (rounds, 0))
+    numeric = np.trapezoid(np.maximum(p - math.exp(value) * q, 0), x)
+    assert math.isclose(numeric, delta, rel_tol=1e-4)
+
+
+def test_epsilon_at_the_limits():
+    assert epsilon(1.0, 0, 1e-5) == 0
+    assert epsilon(0.0, 3, 1e-5) == math.inf
+    assert epsilon(100.0, 1, 0.5) == 0
+    assert math.isclose(epsilon(1.0, 1, 1e-5), 4.3772, abs_tol=1e-4)  # of the analytic Gaussian mechanism
+    assert math.isclose(epsilon(1.0, 4, 1e-5), epsilon(0.5, 1, 1e-5))
+    assert math.isclose(epsilon(1e-3, 5, 1e-5), 5e6 / 2, rel_tol=0.01), "no overflow"
+
+
+def test_the_history_counts_the_rounds_of_the_client_that_took_part_most_often():
+    federation = tiny_federation(participation=0.4, shares=[range(2)] * 5, model="MLP")
+    rounds, noise = np.zeros(5, int), Noise(1.0, 2.0, 1e-5, 0)
+    for r in range(1, 9):
+        rounds[federation.at(r).sample()] += 1
+        columns = noise.columns(federation.at(r))
+        assert columns == {"epsilon_round": epsilon(2.0, 1, 1e-5), "epsilon": epsilon(2.0, rounds.max(), 1e-5)}
+    assert 3 < rounds.max() < 8
+    assert Noise(1.0, 2.0, 1e-5, 0).columns(federation.at(8)) == columns, "a resumed run"
+    assert noise.columns(federation.at(1))["epsilon"] == epsilon(2.0, 1, 1e-5), "a run that starts again"
+    assert Noise(1.0, 0.0, 1e-5, 0).columns(federation) == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"algorithm": "fedproto"}, "fedproto send no weights to a server but prototypes"),
+        ({"algorithm": "cfkd"}, "cfkd send no weights to a server but mean features"),
+        ({"algorithm": "fednova"}, "fednova send no weights to a server but normalised changes"),
+        ({"algorithm": "dpsgd"}, "dpsgd send no weights to a server;"),
+        ({"algorithm": "centralized"}, "centralized send no weights"),
+        ({"algorithm": "scaffold"}, "scaffold also send variates"),
+        ({"algorithm": "fedavg", "model": ("ResNet9",)}, "--model ResNet9 has BatchNorm"),
+        ({"algorithm": "fml", "shared_model": "CNN4"}, "--model CNN4 has BatchNorm"),
+        ({"algorithm": "fedavg", "init": "independent"}, "fedavg send no weights"),
+    ],
+)
+def test_noise_is_refused_by_name(flags, words):
+    options = options_for(flags.pop("algorithm"), **{"model": ("MLP",), "dp_clip": 1.0, **flags})
+    line = line_of(defences.check, options, algorithms.module_of(options))
+    assert line.startswith("--dp_clip 1: ")
+    assert words in line
+
+
+@pytest.mark.parametrize("name", [*NOISED, "independent"])
+def test_what_sends_weights_may_have_noise_and_says_what_epsilon_does_not_cover(name):
+    flags = {"bn": "local", "model": ("CNN4",)} if name in ("mhmd", "fedbabu", "fedper") else {"model": ("MLP",)}
+    options = options_for(name, dp_clip=1.0, dp_noise=2.0, rounds=4, **flags)
+    module = algorithms.module_of(options)
+    defences.check(options, module)
+    promise = defences.promise(options, module)
+    if name == "independent":
+        assert promise == {}
+    else:
+        assert promise["privacy"]["not covered"] == [kind for kind in UPLOADS[name] if kind != "weights"]
+        assert promise["privacy"]["epsilon"] == epsilon(2.0, 4, 1e-5)
