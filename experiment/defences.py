@@ -21,14 +21,15 @@ def check(options: Options, module: ModuleType) -> None:
     if options.secure_aggregation and uploads != {}:
         _check_sums(options, module, uploads)
     if options.dp_clip and uploads != {}:
-        _check_noise(options, uploads or {})
+        _check_noise(options, module, uploads or {})
 
 
 def _check_sums(options: Options, module: ModuleType, uploads: dict[str, str | None] | None) -> None:
     name, flag = options.algorithm, "--secure_aggregation:"
     if uploads is None:
-        variant = "this variant of " if module.__name__.startswith("algorithms.published.") else ""
-        raise UserError(f"{flag} {variant}{name} has no server that needs only sums of the clients' messages; leave it out")
+        raise UserError(
+            f"{flag} {_variant(module)}{name} has no server that needs only sums of the clients' messages; leave it out"
+        )
     if single := [kind for kind, weight in uploads.items() if weight is None]:
         raise UserError(f"{flag} the server of {name} needs single messages ({', '.join(single)}), not sums; leave it out")
     if options.compress != "none":
@@ -42,11 +43,13 @@ def _check_sums(options: Options, module: ModuleType, uploads: dict[str, str | N
         raise UserError(f"{flag} the sum of a single client is its message; use at least two clients per round")
 
 
-def _check_noise(options: Options, uploads: dict[str, str | None]) -> None:
+def _check_noise(options: Options, module: ModuleType, uploads: dict[str, str | None]) -> None:
     name, flag = options.algorithm, f"--dp_clip {options.dp_clip:g}:"
     if WEIGHTS not in uploads:
         kinds = f" but {', '.join(uploads)}" if uploads else ""
-        raise UserError(f"{flag} clients of {name} send no weights to a server{kinds}; leave it out")
+        raise UserError(
+            f"{flag} clients of {_variant(module)}{name} send no weights{kinds} to a server that averages them; leave it out"
+        )
     if others := [kind for kind in uploads if kind not in (WEIGHTS, *EXACT)]:
         raise UserError(f"{flag} clients of {name} also send {', '.join(others)}, which would stay exact; leave it out")
     shared = getattr(options, "shared_model", None)
@@ -57,6 +60,10 @@ def _check_noise(options: Options, uploads: dict[str, str | None]) -> None:
             f"{flag} --model {bad[0]} has BatchNorm, whose variances noise makes negative; use a model without "
             f"BatchNorm{local}"
         )
+
+
+def _variant(module: ModuleType) -> str:
+    return "this variant of " if module.__name__.startswith("algorithms.published.") else ""
 
 
 def noise_of(options: Options) -> Noise | None:

@@ -253,15 +253,15 @@ def test_the_history_counts_the_rounds_of_the_client_that_took_part_most_often()
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"algorithm": "fedproto"}, "fedproto send no weights to a server but prototypes"),
-        ({"algorithm": "cfkd"}, "cfkd send no weights to a server but mean features"),
-        ({"algorithm": "fednova"}, "fednova send no weights to a server but normalised changes"),
-        ({"algorithm": "dpsgd"}, "dpsgd send no weights to a server;"),
+        ({"algorithm": "fedproto"}, "fedproto send no weights but prototypes"),
+        ({"algorithm": "cfkd"}, "cfkd send no weights but mean features"),
+        ({"algorithm": "fednova"}, "fednova send no weights but normalised changes"),
+        ({"algorithm": "dpsgd"}, "dpsgd send no weights to a server"),
         ({"algorithm": "centralized"}, "centralized send no weights"),
         ({"algorithm": "scaffold"}, "scaffold also send variates"),
         ({"algorithm": "fedavg", "model": ("ResNet9",)}, "--model ResNet9 has BatchNorm"),
         ({"algorithm": "fml", "shared_model": "CNN4"}, "--model CNN4 has BatchNorm"),
-        ({"algorithm": "fedavg", "init": "independent"}, "fedavg send no weights"),
+        ({"algorithm": "fedavg", "init": "independent"}, "this variant of fedavg send no weights"),
     ],
 )
 def test_noise_is_refused_by_name(flags, words):
