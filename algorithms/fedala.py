@@ -44,8 +44,6 @@ from helpers import (
 from options import Number, flag
 
 __all__ = ["loss"]
-
-
 uploads = {"weights": "n_k", "n_k": ""}
 
 

@@ -5,14 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import line_of, options_for, public_federation, tiny_federation, weights_of
+from conftest import line_of, options_for, public_federation, same, tiny_federation, weights_of
 
 import algorithms
+import experiment
 from attacks.knowledge import Recording
 from experiment import defences
 from federation.privacy import Noise, epsilon
 from federation.recording import Message, Recorder, sums
 from federation.wire import ALL, SERVER, Wire, leaves
+from options import Launch
 
 UPLOADS = {name: module.uploads for name, module in algorithms.ALGORITHMS.items() if hasattr(module, "uploads")}
 SUMMED = [name for name, uploads in UPLOADS.items() if uploads and None not in uploads.values()]
@@ -283,3 +285,19 @@ def test_what_sends_weights_may_have_noise_and_says_what_epsilon_does_not_cover(
     else:
         assert promise["privacy"]["not covered"] == [kind for kind in UPLOADS[name] if kind != "weights"]
         assert promise["privacy"]["epsilon"] == epsilon(2.0, 4, 1e-5)
+
+
+def test_a_run_saves_its_epsilon_and_sums_alone(tmp_path):
+    flags = {"dataset": "digits", "n_clients": 3, "rounds": 2, "reduced": 0.1, "model": ("MLP",), "record_wire": ("last",)}
+    options = options_for("fedavg", **flags, dp_clip=1.0, dp_noise=0.5, secure_aggregation=True)
+    prepared = experiment.prepare(options, Launch(export_dir=tmp_path))
+    finished = experiment.run(prepared)
+    assert finished.config["privacy"]["epsilon"] == epsilon(0.5, 2, 1e-5)
+    assert finished.rounds["epsilon"].tolist()[1:] == [epsilon(0.5, r, 1e-5) for r in (1, 2)]
+    messages, _ = finished.recording()
+    assert [(m.kind, m.sender) for m in messages if m.direction == "up"] == [("weights", ALL), ("n_k", ALL)]
+    again = experiment.run(experiment.prepare(options, Launch(export_dir=tmp_path / "again")))
+    assert same(finished.weights()["global"], again.weights()["global"]), "the noise repeats"
+    other = experiment.prepare(options_for("fedavg", **flags), Launch(export_dir=tmp_path))
+    assert other.folder != prepared.folder
+    assert "privacy" not in other.config
