@@ -13,7 +13,7 @@ stem are `StemNet`s; the server models of FedGKT read the maps of such a stem, a
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -623,13 +623,13 @@ def make(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: in
     )
 
 
-def with_batch_norm() -> list[str]:
-    """Return the models that have BatchNorm layers."""
-    names = []
-    for name in MODELS:
+def with_batch_norm(names: Iterable[str] | None = None) -> list[str]:
+    """Return the models that have BatchNorm layers, among these names or (None) all."""
+    results = []
+    for name in MODELS if names is None else names:
         with torch.device("meta"), suppress(Exception):  # raised by a plugin's model
-            names += [name] if make(name, (1, 28, 28), 10, 100).names("bn") else []
-    return names
+            results += [name] if make(name, (1, 28, 28), 10, 100).names("bn") else []
+    return results
 
 
 def of_client(options: Mapping[str, Any], inputs: Sequence[Any], client: int, heads: bool = False) -> Net:

@@ -525,6 +525,35 @@ class Options(Execution, Problem):
         "maximum gradient norm of a step, over all weights that the step trains; larger gradients are scaled down; 0 is no "
         "limit",
     )
+    secure_aggregation: bool = flag(
+        False,
+        None,
+        "the server sees only sums over the clients of a round: --record_wire saves no single client's message; results and "
+        "counted bytes stay the same; only for methods whose server needs nothing but sums",
+        legacy_value=False,
+    )
+    dp_clip: float = flag(
+        0.0,
+        Number(float, least=0),
+        "largest L2 norm of the change of weights that a client sends in a round; larger changes are scaled down; 0 is no "
+        "limit",
+        legacy_value=0.0,
+    )
+    dp_noise: float = flag(
+        0.0,
+        Number(float, least=0),
+        "Gaussian noise on every weight that a client sends: its standard deviation over --dp_clip; larger is more private "
+        "(column epsilon of the history); 0 is none",
+        Requires("--dp_clip above 0", lambda o: o.dp_clip > 0),
+        legacy_value=0.0,
+    )
+    dp_delta: float = flag(
+        1e-5,
+        Number(float, above=0, below=1),
+        "delta at which epsilon is reported: the probability that its bound fails",
+        Requires("--dp_noise above 0", lambda o: o.dp_noise > 0),
+        legacy_value=1e-5,
+    )
     ft_epochs: int = flag(
         0,
         Number(int, least=0),

@@ -15,6 +15,10 @@ A module may also have
 - `mixed = True`: clients may have different architectures; `same_features = True`: with features of the same dimension;
 - `public = True`: it learns from `federation.public`, examples that every party may use;
 - `idle = True`: its clients do nothing in a round, and cannot fail;
+- `uploads`: {kind of message that a client sends to the server: how the server uses it}. "": it needs only the sum over the
+  clients of a round; "n_k", or another kind or an entry of the message: only the sum weighted by it; None: it needs single
+  messages. Without `uploads`, `--secure_aggregation` is refused;
+- `stale = True`: the server also uses the last messages of absent clients;
 - `sample(federation, options) -> clients` of a round, if other than `federation.sample()`;
 - `heads = True`: its models have auxiliary heads (`models.HeadsNet`);
 - `check(options, data, n_train) -> message`, logged before the first round; it raises UserError for what cannot work;

@@ -32,6 +32,8 @@ from helpers import Round, aggregate, cross_entropy, download, one_model, replac
 from models import Pair
 from options import Number, flag
 
+uploads = {"weights": "n_k", "n_k": ""}
+
 
 @dataclass(frozen=True)
 class Options(options.Options):

@@ -30,6 +30,7 @@ from helpers import Round, average, class_means, model_of, outputs, own_models, 
 from options import Number, flag
 
 mixed = same_features = True
+uploads = {"mean features": None}
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ from helpers import (
 )
 from options import Number, flag
 
+uploads = {"weights": "n_k", "n_k": ""}
+
 
 @dataclass(frozen=True)
 class Options(options.Options):

@@ -29,7 +29,8 @@ import options
 from helpers import Round, class_means, model_of, outputs, own_models, replace_rows, select_rows, train_own
 from options import Number, flag
 
-mixed = True
+mixed = stale = True
+uploads = {"mean outputs": ""}
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def start(federation, options):
 
 def communicate(federation, state, options):
     clients = federation.sample()
-    context = federation.wire.down("mean outputs", leave_one_out(state["sent"], clients), clients)
+    context = download(federation, state["sent"], clients, options)
     losses = train_own(federation, clients, state, loss, options, context)
     state["sent"] = replace_rows(state["sent"], clients, upload(federation, clients, select_rows(state["weights"], clients)))
     return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
@@ -69,13 +70,30 @@ def leave_one_out(sent, clients):
     `held` says whether any other client has the class. In a client's message, the mean of a class that it does not have is
     0.
     """
-    total = sum(row["means"] for row in sent)
-    holders = sum(row["held"].long() for row in sent)
-    rows = []
-    for own in select_rows(sent, clients):
-        n = holders - own["held"].long()
-        rows.append({"targets": (total - own["means"]) / n.clamp(min=1).unsqueeze(1), "held": n > 0})
-    return rows
+    total = total_of(sent)
+    return [without(own, total) for own in select_rows(sent, clients)]
+
+
+def total_of(sent):
+    """Return the sum over all clients, and how many of them have each class, int64 [C]."""
+    return {"means": sum(row["means"] for row in sent), "held": sum(row["held"].long() for row in sent)}
+
+
+def without(own, total):
+    """Return the mean over the clients of a total without one of them."""
+    n = total["held"] - own["held"].long()
+    return {"targets": (total["means"] - own["means"]) / n.clamp(min=1).unsqueeze(1), "held": n > 0}
+
+
+def download(federation, sent, clients, options):
+    """Return what each client learns from.
+
+    A server with secure aggregation knows the total alone, and each client subtracts its own outputs.
+    """
+    if options.secure_aggregation:
+        totals = federation.wire.broadcast("mean outputs", total_of(sent), clients)
+        return list(map(without, select_rows(sent, clients), totals))
+    return federation.wire.down("mean outputs", leave_one_out(sent, clients), clients)
 
 
 def upload(federation, clients, weights):

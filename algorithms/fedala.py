@@ -44,6 +44,7 @@ from helpers import (
 from options import Number, flag
 
 __all__ = ["loss"]
+uploads = {"weights": "n_k", "n_k": ""}
 
 
 @dataclass(frozen=True)

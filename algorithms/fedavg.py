@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import options
 from helpers import Round, aggregate, cross_entropy, download, one_model, shared_model, train
 
+uploads = {"weights": "n_k", "n_k": ""}
+
 
 @dataclass(frozen=True)
 class Options(options.Averaging):

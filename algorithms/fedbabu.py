@@ -32,6 +32,8 @@ from helpers import Round, aggregate, cross_entropy, download, one_model, shared
 from models import MODELS, PARTS
 from options import Choice, Several, flag, redeclare
 
+uploads = {"weights": "n_k", "n_k": ""}
+
 
 @dataclass(frozen=True)
 class Training(options.Averaging):

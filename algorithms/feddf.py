@@ -28,6 +28,7 @@ from helpers import Round, average, cross_entropy, mean, outputs, select_rows, t
 from options import Number, flag
 
 mixed = public = True
+uploads = {"weights": None, "n_k": None}
 
 
 @dataclass(frozen=True)

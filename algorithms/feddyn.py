@@ -42,6 +42,8 @@ from helpers import (
 )
 from options import Number, flag
 
+uploads = {"weights": ""}
+
 
 @dataclass(frozen=True)
 class Options(fedavg.Options):

@@ -31,6 +31,7 @@ from helpers import Round, cross_entropy, mean, model_of, outputs, own_models, r
 from options import Number, flag
 
 mixed = public = True
+uploads = {"logits": ""}
 
 
 @dataclass(frozen=True)

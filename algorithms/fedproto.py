@@ -30,7 +30,8 @@ from helpers import ModelOf, Round, average, class_means, model_of, outputs, own
 from models import NearestPrototype
 from options import Number, flag
 
-mixed = same_features = True
+mixed = same_features = stale = True
+uploads = {"prototypes": "counts"}
 
 
 @dataclass(frozen=True)

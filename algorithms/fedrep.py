@@ -24,6 +24,8 @@ import options
 from helpers import Round, aggregate, cross_entropy, download, one_model, shared_model, train
 from options import Number, flag
 
+uploads = {"weights": "n_k", "n_k": ""}
+
 
 @dataclass(frozen=True)
 class Options(options.Averaging):

@@ -31,6 +31,7 @@ from models import MODELS, Pair
 from options import Choice, Number, flag
 
 mixed = True
+uploads = {"weights": "n_k", "n_k": ""}
 
 
 @dataclass(frozen=True)

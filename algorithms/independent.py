@@ -12,6 +12,7 @@ import options
 from helpers import Round, cross_entropy, model_of, own_models, train_own
 
 mixed = True
+uploads = {}
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from options import Choice, Number, flag
 
 __all__ = ["check", "start"]
 heads = True
+uploads = {"weights": "n_k", "n_k": ""}
 W_AUX = {"MobileNet": 10.0, "CNN4": 0.01}
 
 

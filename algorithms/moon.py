@@ -26,6 +26,8 @@ from algorithms import fedavg
 from helpers import Round, aggregate, download, replace_rows, shared_model, train
 from options import Number, flag
 
+uploads = {"weights": "n_k", "n_k": ""}
+
 
 @dataclass(frozen=True)
 class Options(fedavg.Options):

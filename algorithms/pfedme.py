@@ -47,6 +47,8 @@ from helpers import (
 )
 from options import Number, flag
 
+uploads = {"weights": ""}
+
 
 @dataclass(frozen=True)
 class Options(options.Options):

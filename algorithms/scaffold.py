@@ -27,9 +27,7 @@ from errors import UserError
 from helpers import (
     Round,
     add_scaled,
-    cross_entropy,
     download,
-    keep_own,
     linear_term,
     mean,
     parameters,
@@ -38,6 +36,8 @@ from helpers import (
     train,
 )
 from options import Number, flag
+
+uploads = {"weights": "", "variates": ""}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def check(options, data, n_train):
 
 
 def loss(model, batch, context, options):
-    return cross_entropy(model, batch, context, options) + linear_term(model, context)
+    return helpers.cross_entropy(model, batch, context, options) + linear_term(model, context)
 
 
 def start(federation, options):
@@ -80,7 +80,7 @@ def communicate(federation, state, options):
         new_c_i = federation.map_clients(gradient, clients, x, corrections)
     else:
         new_c_i = list(map(partial(renewed, federation, options), x, trained.weights, trained.steps, corrections))
-    y = mean(federation.wire.up("weights", keep_own(state, clients, trained.weights), clients))
+    y = mean(federation.wire.up("weights", helpers.keep_own(state, clients, trained.weights), clients))
     change = mean(federation.wire.up("variates", list(map(subtract, new_c_i, c_i)), clients))
     before = parameters(federation, state["server"])
     state["server"] = add_scaled({**y, **before}, subtract(y, before), options.server_lr)
@@ -102,7 +102,7 @@ def gradient(federation, k, weights, names):
 
     def part(i):
         batch = helpers.Batch(federation.data.images(i, federation.dtype), federation.data.y[i], i)
-        return torch.autograd.grad(cross_entropy(model, batch, None, None) * len(i) / len(share), named.values())
+        return torch.autograd.grad(helpers.cross_entropy(model, batch, None, None) * len(i) / len(share), named.values())
 
     parts = [federation.count_flops(partial(part, i), k, "gradient", len(i)) for i in share.split(helpers.EVALUATION_BATCH)]
     return {name: sum(terms) for name, terms in zip(named, zip(*parts, strict=True), strict=True)}

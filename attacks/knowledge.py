@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import models
 import streams
 from federation.recording import Message
-from federation.wire import SERVER
+from federation.wire import ALL, SERVER
 from models import Net
 
 KNOWS = {
@@ -51,10 +51,13 @@ class Recording:
     own: Labelled | None = None
 
     def sent(self, *kinds: str) -> dict[int, list[Message]]:
-        """Return the messages of these kinds (none: of any kind) by the client that sent them, in order of time."""
+        """Return the messages of these kinds (none: of any kind) by the client that sent them, in order of time.
+
+        A sum over the clients of a round (`--secure_aggregation`) is no client's message.
+        """
         messages: dict[int, list[Message]] = {}
         for message in self.messages:
-            if message.sender != SERVER and (not kinds or message.kind in kinds):
+            if message.sender not in (SERVER, ALL) and (not kinds or message.kind in kinds):
                 messages.setdefault(message.sender, []).append(message)
         return messages
 

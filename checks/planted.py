@@ -73,8 +73,8 @@ cfkd: the teacher of a client is drawn by its place in the sample | algorithms/c
 - federation.stream("teacher", k).integers
 + federation.stream("teacher", clients.index(k)).integers
 fd: a client's own outputs are in its leave-one-out mean | algorithms/fd.py | algorithms/test_fd.py
-- (total - own["means"]) / n.clamp
-+ total / holders.clamp
+- (total["means"] - own["means"]) / n.clamp
++ total["means"] / total["held"].clamp
 fedavg: a round names as trained what the clients were sent | algorithms/fedavg.py | algorithms/test_fedavg.py
 - local_weights=trained.weights)
 + local_weights=weights)

@@ -25,7 +25,7 @@ import streams
 from data import datasets, partition, shift
 from data.files import reason
 from errors import UserError
-from experiment import identity
+from experiment import defences, identity
 from federation import Federation, recording, scratch
 from federation.pool import Pool, packed
 from federation.ranks import Ranks, world
@@ -80,6 +80,7 @@ def _prepared(options: Options, launch_options: Launch) -> Experiment:
             for name, build in zip(options.model, _architectures(options, inputs), strict=True)
         ]
     _check_models(options, data, networks)
+    defences.check(options, algorithms.module_of(options))
     shared = {f.name: getattr(options, f.name) for f in fields(Options)}
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
     if algorithms.says(options.algorithm, "public") and not len(split.public):
@@ -90,7 +91,7 @@ def _prepared(options: Options, launch_options: Launch) -> Experiment:
     check = getattr(algorithms.ALGORITHMS[options.algorithm], "check", None)
     if check and (message := check(options, data, len(split.train.values))):
         log.info(message)
-    config = identity.config_of(options, data, split, start)
+    config = identity.config_of(options, data, split, start) | defences.promise(options, algorithms.module_of(options))
     return Experiment(options, data, split, start, launch_options.export_dir / identity.name_of(config), config)
 
 
@@ -261,7 +262,8 @@ def _federation(experiment: Experiment, data: datasets.Data) -> Federation:
     torch.backends.cudnn.allow_tf32 = False  # --precision float32 means float32, whose products TF32 rounds to 10 bits
     options = experiment.options
     rounds = recording.rounds_of(options.record_wire or (), options.rounds)
-    recorder = recording.Recorder(data, rounds, options.record_rows) if rounds else None
+    uploads = getattr(experiment.module, "uploads", {}) if options.secure_aggregation else None
+    recorder = recording.Recorder(data, rounds, options.record_rows, uploads) if rounds else None
     return Federation.of(
         data,
         experiment.split.train,
@@ -271,7 +273,7 @@ def _federation(experiment: Experiment, data: datasets.Data) -> Federation:
         public=experiment.split.public,
         start=experiment.start,
         precision=options.precision,
-        wire=Wire(options.compress, recorder),
+        wire=Wire(options.compress, recorder, defences.noise_of(options)),
         seed=options.seed,
         participation=options.participation,
         threads=options.threads,

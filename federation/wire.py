@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from federation.privacy import Noise
     from federation.recording import Recorder
 
 SERVER = -1  # the server as a sender or receiver; clients are 0 .. K - 1
+ALL = -2  # all clients of a round together, as the sender of a sum (`--secure_aggregation`)
+WEIGHTS = "weights"  # the kind of message that is clipped and noised
 Tree = Any  # a tensor, Rows, Examples, or a dict, list or tuple of trees
 
 
@@ -109,17 +112,21 @@ def packed(leaf: Tensor | Rows | Examples, pack: Callable[[Tensor], Packed]) -> 
 class Wire:
     """Count bytes by direction ("up", "down", "between"), kind and client, since the last call of `collect`.
 
-    `compress`: a name of `COMPRESSIONS`, or "none". `recorder` keeps the messages of some rounds, as they arrive.
+    `compress`: a name of `COMPRESSIONS`, or "none". `recorder` keeps the messages of some rounds, as they arrive. `noise`
+    protects the weights that clients send to the server, before they are compressed.
     """
 
-    def __init__(self, compress: str = "none", recorder: "Recorder | None" = None) -> None:
+    def __init__(self, compress: str = "none", recorder: "Recorder | None" = None, noise: "Noise | None" = None) -> None:
         self._bytes: Counter[tuple[str, str, int]] = Counter()
         self._pack = COMPRESSIONS.get(compress)
         self._uncounted: frozenset[int] = frozenset()
-        self.recorder = recorder
+        self.recorder, self.noise = recorder, noise
+        self._round, self._received = 0, {}  # the weights that each client received in this round
 
     def begin(self, round: int) -> None:
         """Start a round, or (0) what comes before the first."""
+        self._round = round
+        self._received.clear()
         if self.recorder:
             self.recorder.begin(round)
 
@@ -154,6 +161,11 @@ class Wire:
         return bytes_by_kind
 
     def _carry(self, direction: str, kind: str, rows: Sequence[Tree], edges: Sequence[tuple[int, int]]) -> list[Tree]:
+        if self.noise and (direction, kind) == ("up", WEIGHTS):
+            rows = [
+                self.noise.protected(row, self._received[int(k)], self._round, int(k))
+                for row, (k, _) in zip(rows, edges, strict=True)
+            ]
         packed_rows = {id(row): self._sent(row) for row in rows}  # a broadcast row is packed once
         arrived = [packed_rows[id(row)] for row in rows]
         for (sender, receiver), (_, nbytes) in zip(edges, arrived, strict=True):
@@ -161,6 +173,8 @@ class Wire:
             if client not in self._uncounted:
                 self._bytes[direction, kind, client] += nbytes
         arrived_rows = [row for row, _ in arrived]
+        if self.noise and (direction, kind) == ("down", WEIGHTS):
+            self._received.update((int(k), row) for row, (_, k) in zip(arrived_rows, edges, strict=True))
         if self.recorder:
             counted = [s for s, edge in enumerate(edges) if not self._uncounted.intersection(map(int, edge))]
             self.recorder.keep(direction, kind, [arrived_rows[s] for s in counted], [edges[s] for s in counted])

@@ -27,7 +27,7 @@ GROUPS = {  # {group of columns: title}, in the order of a table
     "gain": "Gain over learning alone",
     "difference": "Difference to the baseline",
     "sent": "Communication",
-    "privacy": "Leakage",
+    "privacy": "Privacy",
     "cost": "Cost",
     "target": "Cost of the target",
     "equal": "At equal bytes",
@@ -184,6 +184,16 @@ def _kinds(row: Row) -> str | None:
     return ", ".join(kinds) or ("nothing" if is_silent else None)
 
 
+def _epsilon(row: Row) -> float | None:
+    rounds = [run.rounds for run in row.group.runs]
+    return float(np.mean([r["epsilon"].iloc[-1] for r in rounds])) if all("epsilon" in r for r in rounds) else None
+
+
+def _not_covered(row: Row) -> str | None:
+    promise = row.group.runs[0].config.get("privacy")
+    return (", ".join(promise["not covered"]) or "nothing") if isinstance(promise, dict) else None
+
+
 def _to_target(quantity: str) -> Callable[[Row], float | None]:
     def value(row: Row) -> float | None:
         reached = _reached(row, quantity)
@@ -231,6 +241,10 @@ def _differences(group: str, at: str, over: str, needs: str) -> list[Column]:
 
 
 LEAST = "least client: gain in personal accuracy over the same client alone, of the client that gains least, mean over seeds"
+EPSILON = (
+    "epsilon: differential privacy of the messages of a client over the whole run, of the client that took part most often, "
+    "at --dp_delta; smaller is more private; empty without --dp_noise"
+)
 TARGET = (
     "to {target}: cost until the running maximum of {curve} reaches the target, interpolated linearly between evaluated "
     "rounds, at least the first evaluated round; median over seeds; >T: the median run ends at T without reaching it"
@@ -300,6 +314,8 @@ COLUMNS: list[Column] = [
     _leaked("label_mix_network", "network known", "label_mix", "sent", "network"),
     _leaked("exposed_published", "leaked by model", "exposed", "published", "wire", shown=2),
     _leaked("label_mix_published", "leaked by model", "label_mix", "published", "wire"),
+    Column("epsilon", "privacy", (RUN, "epsilon"), "epsilon", _epsilon, words=EPSILON),
+    Column("not_covered", "privacy", ("epsilon does", "not cover"), "text", _not_covered),
     Column("flops", "cost", (ONE, "FLOPs"), "FLOPs", _per_client_and_round("flops"), shown=3),
     Column("time", "cost", (RUN, "time"), "s", lambda row: row.group.mean("seconds"), shown=4),
     Column("steps", "cost", (RUN, "steps"), "count", lambda row: row.group.mean("steps")),

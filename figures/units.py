@@ -97,5 +97,6 @@ UNITS = {
     "count": Unit("{:,.0f}".format, "#,##0"),
     "rounds": Unit("{:.1f}".format, "0.00"),
     "rank": Unit("{:.2f}".format, "0.00"),
+    "epsilon": Unit("{:.3g}".format, "0.00"),
     "p": Unit(lambda p: "<0.001" if p < 0.001 else f"{p:.3f}", "0.000"),
 }

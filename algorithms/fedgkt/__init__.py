@@ -34,6 +34,7 @@ from helpers import Round, model_of, own_models, replace_rows, train_own
 from options import Choice, Number, Requires, flag
 
 mixed = True
+uploads = {"features": None, "validation features": None}
 check, rebuild = server.check, server.rebuild
 ON_OFF, KEPT = Choice(("0", "1")), Choice(("keep", "drop"))
 AUGMENTED = Requires("--augment", lambda o: o.augment != "none")

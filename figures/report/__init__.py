@@ -34,7 +34,7 @@ TABLES = {  # {title of a table: its groups of columns}; each table fits a scree
     "Accuracy": ("runs", "accuracy", "gain", "difference"),
     "Cost of the target": ("target",),
     "Cost": ("sent", "cost"),
-    "Leakage": ("privacy",),
+    "Privacy": ("privacy",),
 }
 
 

@@ -238,7 +238,7 @@ def test_columns_are_chosen_by_name_or_group_with_spaces_or_commas(tmp_path, cap
 
 def test_a_column_that_is_one_entry_of_the_registry_is_in_every_form(tmp_path, monkeypatch, capsys):
     study(tmp_path / "saves", 1)
-    length = Column("exposed", "cost", ("what leaks", "exposed"), "%", lambda row: 12.34567, shown=1, words="as an attack")
+    length = Column("warmth", "cost", ("of the room", "warmth"), "%", lambda row: 12.34567, shown=1, words="in the office")
     monkeypatch.setattr(columns, "COLUMNS", [*columns.COLUMNS, length])
     runs = read([tmp_path / "saves"])
     result = compare(runs)
@@ -247,16 +247,16 @@ def test_a_column_that_is_one_entry_of_the_registry_is_in_every_form(tmp_path, m
         "markdown": "| 12.35 |",
         "latex": "& 12.35 &",
         "csv": "12.34567",
-        "json": '"exposed (%)": 12.34567',
+        "json": '"warmth (%)": 12.34567',
     }.items():
         assert actual in render(result, form).replace(r" \\", " &"), form
-    assert "what leaks" in render(result).splitlines()[0]
-    assert "as an attack" in result.notes
+    assert "of the room" in render(result).splitlines()[0]
+    assert "in the office" in result.notes
     table.main([str(tmp_path / "saves"), "--xlsx", str(tmp_path / "t.xlsx")])
     header, first, *_ = openpyxl.load_workbook(tmp_path / "t.xlsx")["after the last round"].iter_rows(values_only=True)
-    assert dict(zip(header, first, strict=True))["exposed (%)"] == 12.34567
+    assert dict(zip(header, first, strict=True))["warmth (%)"] == 12.34567
     page = Page(report.page(runs))
-    assert page.rows()["fd 0.1"]["what leaks exposed"] == ("12.34567", "12.35")
+    assert page.rows()["fd 0.1"]["of the room warmth"] == ("12.34567", "12.35")
 
 
 def test_a_measure_that_is_added_has_its_columns_and_its_gain(tmp_path, monkeypatch):
