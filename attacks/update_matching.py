@@ -1,0 +1,101 @@
+"""Images, found by gradient descent on images whose gradient has the direction of a client's update.
+
+J. Geiping, H. Bauermeister, H. Dröge, M. Moeller: Inverting Gradients - How Easy Is It to Break Privacy in Federated
+Learning?, NeurIPS 2020: minimise 1 - cos(gradient of the images, gradient of the client) + tv * total variation with Adam on
+the signs of the gradient, inside the range of the pixels, with a learning rate that falls to a tenth at 3/8, 5/8 and 7/8 of
+the iterations. L. Zhu, Z. Liu, S. Han: Deep Leakage from Gradients, NeurIPS 2019, had the squared distance and L-BFGS.
+
+Differences from the paper:
+1. The received weights minus the sent ones replace the gradient, and the images are matched by their gradient at the
+   received weights: exact for a step of SGD; after several steps or local epochs only the direction is similar. The paper
+   unrolls the local steps.
+2. The labels are not known: they follow the label mix of `update_labels`. Nor is the number of images: the bias of the
+   classifier says how many steps there were at least, and a step has at most a batch of images.
+3. One trial from the mean image with small noise, and few iterations; the paper starts from noise, with up to 24,000
+   iterations and several trials. Large networks have fewer iterations, by the budget of operations.
+4. The network is in evaluation mode, with the BatchNorm statistics that the client received.
+
+Knowledge: the messages, of whole networks. Only the first recorded update of each client is matched.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import streams
+from attacks.knowledge import Guess
+from attacks.mean_predictions import mean_by_class
+from attacks.update_labels import solved
+
+
+@dataclass(frozen=True)
+class Options:
+    images: int = 8  # most images per client
+    iterations: int = 300
+    flops: float = 6e10  # most operations per client
+    lr: float = 0.1
+    tv: float = 1e-3  # weight of the total variation
+
+
+def attack(recording, public, options):
+    images = {}
+    for k, _, before, after in recording.updates():
+        model = recording.network(k, before)
+        if k in images or model is None or "classifier.bias" not in after:
+            continue
+        update = {name: (before[name] - after[name]).float() for name, _ in model.named_parameters()}
+        change = -update["classifier.bias"]
+        if all(torch.isfinite(part).all() for part in update.values()) and change.any():
+            labels = _labels(model, change.double(), public, recording, options)
+            images[k] = match(model.float(), update, labels, public.examples.x, options, k)
+    return Guess(images=images)
+
+
+def _labels(model, change, public, recording, options):
+    """Return the labels int64 [n] of the images to find."""
+    confusion = mean_by_class(model, public, len(change))
+    q = torch.from_numpy(solved(confusion.numpy(), change.numpy()))
+    # each step changes the bias by lr (q - p), so the positive part of all steps is at most lr per step
+    one_step = recording.options["lr"] * (q - confusion.T @ q).clamp(min=0).sum()
+    n_steps = max(round(float(change.clamp(min=0).sum() / one_step.clamp(min=1e-9))), 1)
+    n = min(options.images, n_steps * recording.options["batch_size"])
+    counts = (q * n).floor()
+    missing = (q * n - counts).argsort(descending=True)[: n - int(counts.sum())]
+    counts[missing] += 1
+    return torch.arange(len(q)).repeat_interleave(counts.long())
+
+
+def match(model, update, labels, known, options, k):
+    """Return images [n, channels, height, width] of these labels whose gradient has the direction of an update.
+
+    `known`: public images, for the range of the pixels and the mean.
+    """
+    low, high = known.amin((0, 2, 3)).view(-1, 1, 1), known.amax((0, 2, 3)).view(-1, 1, 1)
+    noise = streams.generator("attack", "update_matching", k).standard_normal((len(labels), *known.shape[1:]))
+    x = (known.mean(0) + 0.1 * torch.from_numpy(noise).float()).clamp(low, high).requires_grad_()
+    parameters, target = list(model.parameters()), torch.cat([part.flatten() for part in update.values()])
+    target = F.normalize(target, dim=0)
+    adam = torch.optim.Adam([x], lr=options.lr)
+
+    def step():
+        gradient = torch.autograd.grad(F.cross_entropy(model(x)[1], labels), parameters, create_graph=True)
+        distance = 1 - F.cosine_similarity(torch.cat([part.flatten() for part in gradient]), target, dim=0)
+        x.grad = torch.autograd.grad(distance + options.tv * _total_variation(x), x)[0].sign()
+        adam.step()
+        x.data.clamp_(low, high)
+
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        step()
+    n_iterations = min(options.iterations, int(options.flops / max(counter.get_total_flops(), 1)))
+    falls = [int(n_iterations * part) for part in (3 / 8, 5 / 8, 7 / 8)]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(adam, falls)
+    for _ in range(1, n_iterations):
+        step()
+        schedule.step()
+    return x.detach()
+
+
+def _total_variation(x):
+    return x.diff(dim=2).abs().mean() + x.diff(dim=3).abs().mean()
