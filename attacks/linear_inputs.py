@@ -42,7 +42,7 @@ def attack(recording, public, options):
         plausible = excess <= options.slack  # False for what is not finite
         # what differs by rounding alone has the same rank
         order = sorted(zip((100 * excess[plausible]).round().tolist(), quotients[plausible], strict=True), key=_rank)
-        images[k] = _without_repetitions([image.clamp(low, high) for _, image in order], options)
+        images[k] = distinct_images([image.clamp(low, high) for _, image in order], options.images, options.distinct)
     return Guess(images={k: of_client for k, of_client in images.items() if len(of_client)})
 
 
@@ -68,10 +68,10 @@ def _rank(item):
     return excess, -image.std().item()
 
 
-def _without_repetitions(ranked, options):
-    """Return the first images of a list that are distinct, [n, channels, height, width]."""
-    kept = []
-    for image in ranked:
-        if len(kept) < options.images and (not kept or nearest(image[None], torch.stack(kept)) > options.distinct):
+def distinct_images(ranked, n, distinct):
+    """Return the first n images of a list that are further from each other than `distinct`: [n, channels, height, width]."""
+    kept = ranked[:1]
+    for image in ranked[1:]:
+        if len(kept) < n and nearest(image[None], torch.stack(kept)) > distinct:
             kept.append(image)
-    return torch.stack(kept) if kept else []
+    return torch.stack(kept) if kept else torch.zeros(0)

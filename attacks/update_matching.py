@@ -29,6 +29,8 @@ from attacks.knowledge import Guess
 from attacks.mean_predictions import mean_by_class
 from attacks.update_labels import solved
 
+PASSES = 8  # the operations of an iteration, with the gradient of a gradient, in forward passes
+
 
 @dataclass(frozen=True)
 class Options:
@@ -86,14 +88,15 @@ def match(model, update, labels, known, options, k):
         adam.step()
         x.data.clamp_(low, high)
 
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        step()
-    n_iterations = min(options.iterations, int(options.flops / max(counter.get_total_flops(), 1)))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    n_iterations = min(options.iterations, int(options.flops / (PASSES * max(counter.get_total_flops(), 1))))
     falls = [int(n_iterations * part) for part in (3 / 8, 5 / 8, 7 / 8)]
     schedule = torch.optim.lr_scheduler.MultiStepLR(adam, falls)
-    for _ in range(1, n_iterations):
-        step()
-        schedule.step()
+    with torch.enable_grad():
+        for _ in range(n_iterations):
+            step()
+            schedule.step()
     return x.detach()
 
 
