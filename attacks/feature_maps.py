@@ -19,6 +19,7 @@ which is one of the stems that the decoder learns from.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,7 @@ def learn(stems, x, represent, options):
         inputs = represent(references[0][:1], references[0]).shape[1]
     with streams.torch_seeded("attack", "feature_maps", "decoder"):
         widths = (inputs, options.width, options.width, options.width, x.shape[1])
-        layers = [nn.Sequential(nn.Conv2d(*pair, 3, padding=1), nn.ReLU()) for pair in zip(widths, widths[1:])]
+        layers = [nn.Sequential(nn.Conv2d(*pair, 3, padding=1), nn.ReLU()) for pair in pairwise(widths)]
     decoder = nn.Sequential(*layers[:-1], layers[-1][0])  # the last layer without a ReLU
     adam = torch.optim.Adam(decoder.parameters(), options.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, options.steps)

@@ -9,7 +9,8 @@ tokens by their distance from the span of a gradient.
 The images are sparse points of the span: many pixels are black. A linear program finds a point of the span inside the range
 of the pixels with the least weighted sum of brightness, and its solution sets the next weights, as in E. J. Candès, M. B.
 Wakin, S. P. Boyd: Enhancing Sparsity by Reweighted l1 Minimization, Journal of Fourier Analysis and Applications 2008.
-The first weights are those of a public image. A solution that repeats itself is an image of the client.
+The first weights are those of a public image. A solution that repeats itself, with more pixels at the ends of their range
+than any point of the span has by chance, is an image of the client.
 
 Differences from the papers:
 1. DAGER tests tokens of a vocabulary against the gradient of a step; here candidates are images, and the changes are over
@@ -40,6 +41,7 @@ class Options:
     programs: int = 4  # most linear programs from a start
     slack: float = 1e-3  # of a pixel's range, in std
     same: float = 0.005  # root mean square distance of solutions that count as the same, in std
+    black: float = 1.5  # least pixels at an end of their range, relative to the directions of the span
 
 
 def attack(recording, public, options):
@@ -75,5 +77,12 @@ def sparse_point(span, start, known, options):
             return None
         point = pixels @ program.x
         if np.sqrt(np.square(point - earlier).mean()) < options.same:
-            return torch.from_numpy(point.clip(low, high)).float()
+            return torch.from_numpy(point.clip(low, high)).float() if _is_sparse(point, span, low, high, options) else None
     return None
+
+
+def _is_sparse(point, span, low, high, options):
+    """Return whether a corner of the span inside the range has more limits than the n - 1 that make any corner."""
+    is_free = np.abs(span[:-1] - low * span[-1:]).max(1) > options.slack  # not black in all images
+    at_limit = np.minimum(np.abs(point - low), np.abs(point - high)) < 2 * options.slack
+    return (at_limit & is_free).sum() > options.black * span.shape[1]

@@ -9,8 +9,9 @@ Differences from the paper:
 1. The received weights minus the sent ones replace the gradient, and the images are matched by their gradient at the
    received weights: exact for a step of SGD; after several steps or local epochs only the direction is similar. The paper
    unrolls the local steps.
-2. The labels are not known: they follow the label mix of `update_labels`. Nor is the number of images: the bias of the
-   classifier says how many steps there were at least, and a step has at most a batch of images.
+2. Labels and the number of images are not known. A step of SGD changes the classifier's bias by lr (q - p), with the label
+   frequencies q and the mean prediction p, here that of the received network on public images. A class that is in no batch
+   gives the number of steps, at least, and then the bias gives q. A step is taken to have a whole batch of images.
 3. One trial from the mean image with small noise, and few iterations; the paper starts from noise, with up to 24,000
    iterations and several trials. Large networks have fewer iterations, by the budget of operations.
 4. The network is in evaluation mode, with the BatchNorm statistics that the client received.
@@ -26,8 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import streams
 from attacks.knowledge import Guess
-from attacks.mean_predictions import mean_by_class
-from attacks.update_labels import solved
+from attacks.mean_predictions import N_PUBLIC, predictions
 
 PASSES = 8  # the operations of an iteration, with the gradient of a gradient, in forward passes
 
@@ -56,15 +56,15 @@ def attack(recording, public, options):
 
 
 def _labels(model, change, public, recording, options):
-    """Return the labels int64 [n] of the images to find."""
-    confusion = mean_by_class(model, public, len(change))
-    q = torch.from_numpy(solved(confusion.numpy(), change.numpy()))
-    # each step changes the bias by lr (q - p), so the positive part of all steps is at most lr per step
-    one_step = recording.options["lr"] * (q - confusion.T @ q).clamp(min=0).sum()
-    n_steps = max(round(float(change.clamp(min=0).sum() / one_step.clamp(min=1e-9))), 1)
+    """Return the labels int64 [n] of the images to find, from the change of the classifier's bias [C]."""
+    # a step changes the bias by lr (q - p): q are the label frequencies of the batch, p the mean prediction
+    p, change = predictions(model, public.examples.x[:N_PUBLIC]).double().mean(0), change / recording.options["lr"]
+    n_steps = max(round(float(-change.clamp(max=0).sum() / p[change < 0].sum().clamp(min=1e-6))), 1)
+    q = (change / n_steps + p).clamp(min=0)
+    q = q / q.sum().clamp(min=1e-6)
     n = min(options.images, n_steps * recording.options["batch_size"])
     counts = (q * n).floor()
-    missing = (q * n - counts).argsort(descending=True)[: n - int(counts.sum())]
+    missing = (q * n - counts).argsort(descending=True)[: max(n - int(counts.sum()), 0)]
     counts[missing] += 1
     return torch.arange(len(q)).repeat_interleave(counts.long())
 
