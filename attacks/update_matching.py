@@ -38,7 +38,7 @@ class Options:
     iterations: int = 300
     flops: float = 6e10  # most operations per client
     lr: float = 0.1
-    tv: float = 1e-3  # weight of the total variation
+    tv: float = 1e-2  # weight of the total variation
 
 
 def attack(recording, public, options):
@@ -89,7 +89,7 @@ def match(model, update, labels, known, options, k):
         x.data.clamp_(low, high)
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(x)
+        model(x.detach())
     n_iterations = min(options.iterations, int(options.flops / (PASSES * max(counter.get_total_flops(), 1))))
     falls = [int(n_iterations * part) for part in (3 / 8, 5 / 8, 7 / 8)]
     schedule = torch.optim.lr_scheduler.MultiStepLR(adam, falls)
