@@ -24,6 +24,10 @@ ATTACKS: dict[str, ModuleType] = {
         "mean_predictions",
         "class_outputs",
         "sent_images",
+        "linear_inputs",
+        "linear_span",
+        "update_matching",
+        "feature_maps",
     )
 }
 Attack = Callable[[Recording, Public, Any], Guess]

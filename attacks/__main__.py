@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--plugin", nargs="+", type=Path, default=[], help="Python files with attacks of your own")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with the data sets")
     parser.add_argument("--force", action="store_true", help="repeat attacks that have a result")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="draw the images that attacks reconstruct; repeats the attacks"
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON per attack, and nothing else")
     args = parser.parse_args(argv)
     try:
@@ -68,7 +71,7 @@ def attack_runs(args) -> None:
                 bar.set_description(f"{names[run.folder]} {case.attack}")
                 bar.update()
 
-            by_case = results.run_attacks(run, cases, args.data_dir, args.force, show)
+            by_case = results.run_attacks(run, cases, args.data_dir, args.force, show, args.pictures)
             outcomes += [{"run": run, "case": case, **by_case[case.key]} for case in cases]
     if args.json:
         for row in outcomes:

@@ -19,6 +19,7 @@ import plugins
 import saves
 from attacks import ATTACKS, judge, options_of
 from attacks.knowledge import ATTACKER, Labelled, Public, Recording
+from attacks.pictures import draw
 from data import partition, shift
 from data.datasets import Data
 from experiment import identity
@@ -50,14 +51,17 @@ class Attacked:
         self.run, self._data_dir = run, data_dir
         self._views: dict[tuple[str, str], Recording] = {}
 
-    def case(self, case: Case) -> dict[str, Any]:
-        """Carry out an attack; return its numbers."""
+    def case(self, case: Case, pictures: Path | None = None) -> dict[str, Any]:
+        """Carry out an attack; return its numbers. With a folder `pictures`, draw the images that it reconstructs."""
         recording, (public, truth) = self.view(case.view, case.knows), self.drawn
         start_time, options = perf_counter(), options_of(case.attack)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             guess = ATTACKS[case.attack].attack(recording, public, options)
         numbers = judge.verdict(guess, recording, public, truth)
+        if pictures is not None:
+            path = pictures / f"{self.run.folder.name}-{case.key.replace(' ', '-')}.png"
+            draw(guess, recording, public, truth.is_member, f"{self.run.folder.name}: {case.key}", path)
         return {**numbers, "seconds": round(perf_counter() - start_time, 2), **inputs_of(case.attack)}
 
     def view(self, view: str, knows: str) -> Recording:
@@ -138,14 +142,27 @@ def cases_of(attacks: Sequence[str], knows: Sequence[str]) -> list[Case]:
 
 
 def run_attacks(
-    run: Run, cases: Sequence[Case], data_dir: Path, force: bool = False, watch: Callable[[Case], None] = lambda case: None
+    run: Run,
+    cases: Sequence[Case],
+    data_dir: Path,
+    force: bool = False,
+    watch: Callable[[Case], None] = lambda case: None,
+    pictures: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Carry out the attacks that have no result yet; return all results of the run by key. Each is saved at once."""
+    """Carry out the attacks that have no result yet; return all results of the run by key. Each is saved at once.
+
+    With a folder `pictures`, repeat all attacks and draw the images that they reconstruct.
+    """
     attacked, results = Attacked(run, data_dir), run.leakage()
     for case in cases:
         earlier = results.get(case.key)
-        if force or earlier is None or any(earlier.get(name) != value for name, value in inputs_of(case.attack).items()):
-            results = {**results, case.key: attacked.case(case)}
+        if (
+            force
+            or pictures
+            or earlier is None
+            or any(earlier.get(name) != value for name, value in inputs_of(case.attack).items())
+        ):
+            results = {**results, case.key: attacked.case(case, pictures)}
             saves.write_json(run.folder / LEAKAGE, {"run": saves.digest_of(run.folder / saves.DONE), "results": results})
         watch(case)
     return results
