@@ -24,6 +24,9 @@ ATTACKS: dict[str, ModuleType] = {
         "mean_predictions",
         "class_outputs",
         "sent_images",
+        "loss_threshold",
+        "lira",
+        "class_means",
     )
 }
 Attack = Callable[[Recording, Public, Any], Guess]
