@@ -13,7 +13,7 @@ from attacks.knowledge import Guess, Labelled, Public, Recording, empty
 from federation.recording import Message
 from federation.wire import SERVER
 
-SHAPE, N_CLASSES, N = (1, 16, 16), 3, 60  # N: the members of a client
+SHAPE, N_CLASSES, N = (1, 28, 28), 3, 30  # N: the members of a client
 ATTACKS = {"loss_threshold": loss_threshold, "lira": lira, "class_means": class_means}
 QUICK = lira.Options(n_shadows=8, n_examples=N, most_epochs=20)
 RUN = {"model": ["MLP"], "feature_dim": 8, "rounds": 2, "epoch_per_round": 10, "batch_size": 16, "n_avg": 1}
@@ -21,12 +21,12 @@ RUN |= {"optimizer": "adam", "lr": 3e-3, "lr_schedule": "constant", "momentum": 
 RUN |= {"augment": "none", "straggler": 0.0, "n_clients": 2}
 
 
-def examples(name, n, noise=1.0):
+def examples(name, n, noise=1.0, signal=1.0):
     """Images of a class: its own pattern and noise; labels in turn."""
     stream = streams.generator("test", "membership", name)
     patterns = streams.generator("test", "membership", "patterns").normal(size=(N_CLASSES, *SHAPE))
     y = torch.arange(n) % N_CLASSES
-    return Labelled(torch.from_numpy(patterns[y] + noise * stream.normal(size=(n, *SHAPE))).float(), y)
+    return Labelled(torch.from_numpy(signal * patterns[y] + noise * stream.normal(size=(n, *SHAPE))).float(), y)
 
 
 def random_labels(labelled, name):
@@ -70,7 +70,7 @@ def verdict(attack, recording, public, truth, options=None):
 
 def by_heart(name, n):
     """Images of no pattern with random labels."""
-    return random_labels(examples(name, n, noise=3.0), name)
+    return random_labels(examples(name, n, signal=0.0), name)
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +104,22 @@ def test_shadow_networks_tell_an_easy_stranger_from_a_member():
     by_loss = verdict(loss_threshold, recording, public, truth)
     by_shadows = verdict(lira, recording, public, truth, QUICK)
     assert by_shadows["exposed"] > by_loss["exposed"] + 0.1
-    assert by_shadows["exposed"] > 0.3
+    assert by_shadows["exposed"] > 0.2
 
 
-def test_a_body_without_a_head_exposes_and_a_head_without_a_body_does_not(overfitted):
-    rows, public, truth = overfitted
+def test_a_body_without_a_head_gets_one_and_a_head_without_a_body_is_not_attacked():
+    _, public, truth = planted()
+    rows = {k: network(k) for k in range(2)}
 
     def parts(prefix):
         return recorded({k: {n: w for n, w in row.items() if n.startswith(prefix)} for k, row in rows.items()})
 
+    (model, is_fitted), *_ = networks.of_clients(parts("body"), public)[0]
+    x, y = public.candidates[0]
+    assert is_fitted
+    assert (networks.evaluate(model, x)[1].argmax(1) == y).double().mean() > 0.95
     for attack, options in ((loss_threshold, None), (lira, QUICK)):
-        numbers = verdict(attack, parts("body"), public, truth, options)
-        assert 0.5 < numbers["auc"] < 1
+        assert abs(verdict(attack, parts("body"), public, truth, options)["auc"] - 0.5) < 0.1  # an untrained body
         assert attack.attack(parts("classifier"), public, options) == Guess()
 
 
@@ -133,7 +137,7 @@ def test_large_networks_have_fewer_shadow_networks():
     _, public, _ = planted()
     recording = recorded({0: network(), 1: network(1)})
     cost = networks.training_flops(recording, 0, N, 20)
-    mlp = 2 * (256 * 200 + 200 * N_CLASSES)
+    mlp = 2 * (784 * 200 + 200 * N_CLASSES)
     assert cost == 3 * mlp * N * 20
     for n_shadows in (0, 2):
         options = replace(QUICK, most_flops=(n_shadows + 0.5) * cost)
@@ -204,14 +208,14 @@ def test_the_features_of_one_image_are_matched_exactly():
 @pytest.mark.parametrize("kind", ["prototypes", "mean features", "mean outputs"])
 def test_means_of_few_examples_expose_them_where_the_network_is_known(kind):
     def few(name, n):
-        labelled = examples(name, n)
+        labelled = examples(name, n, signal=0.1)
         return Labelled(labelled.x[: n // 4], labelled.y[: n // 4]) if "members" in name else labelled
 
     members = {k: few(f"members {k}", N) for k in range(2)}
-    strangers = {k: examples(f"strangers {k}", 10 * N) for k in range(2)}
+    strangers = {k: examples(f"strangers {k}", 10 * N, signal=0.1) for k in range(2)}
     candidates = {k: Labelled(*map(torch.cat, zip(members[k], strangers[k], strict=True))) for k in members}
     truth = judge.Truth({k: (torch.arange(10 * N + N // 4) < N // 4).numpy() for k in members}, torch.ones(2, 3) / 3)
-    public, rows = Public(examples("public", 1200), candidates), {k: network(k, members[k], steps=10) for k in members}
+    public, rows = Public(examples("public", 1200, signal=0.1), candidates), {k: network(k) for k in members}
     contents, _ = messages_of(members, rows, n_avg=N)  # an observation of all, which adds nothing
     if kind == "mean outputs":
         for k, row in rows.items():
@@ -220,7 +224,6 @@ def test_means_of_few_examples_expose_them_where_the_network_is_known(kind):
     recording = recorded(contents, kind, "network", rows)
     recording = replace(recording, options={**RUN, "n_avg": N})
     numbers = verdict(class_means, recording, public, truth, class_means.Options())
-    print(kind, numbers)
     assert numbers["auc"] > (0.55 if kind == "mean outputs" else 0.8)
     assert kind == "mean outputs" or numbers["low"] > 0
 
