@@ -37,7 +37,7 @@ class Options:
     n_shadows: int = 16
     n_examples: int = 500  # most examples of a shadow network
     most_epochs: int = 30
-    most_flops: float = 2e12  # to train all shadow networks of an architecture: about a minute of a processor's core
+    most_flops: float = 1.5e12  # to train all shadow networks of an architecture: about a minute on one core
 
 
 def attack(recording, public, options):
