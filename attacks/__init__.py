@@ -28,6 +28,9 @@ ATTACKS: dict[str, ModuleType] = {
         "linear_span",
         "update_matching",
         "feature_maps",
+        "loss_threshold",
+        "lira",
+        "class_means",
     )
 }
 Attack = Callable[[Recording, Public, Any], Guess]

@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 def test_a_folder_holds_what_the_design_lists_and_nothing_half_written(folder):
     present = {path.name for path in folder.iterdir()}
     (checkpoint,) = saves.checkpoints(folder)
-    lacks = {"graph.png", "intensity.png", "failed"}  # of clients on a graph; of a failure
+    lacks = {"graph.png", "intensity.png", "failed", saves.LEAKAGE}  # of clients on a graph; of a failure; of attacks
     assert present == {*saves.FILES, ".lock", "done", checkpoint.name} - lacks
 
 
