@@ -34,10 +34,10 @@ PRIOR = 10  # examples that the mean over all labels counts for in the mean of a
 
 @dataclass(frozen=True)
 class Options:
-    n_shadows: int = 16
+    n_shadows: int = 8
     n_examples: int = 500  # most examples of a shadow network
     most_epochs: int = 30
-    most_flops: float = 1.5e12  # to train all shadow networks of an architecture: about a minute on one core
+    most_flops: float = 5e11  # to train all shadow networks of an architecture: about 20 seconds on one core
 
 
 def attack(recording, public, options):

@@ -11,7 +11,7 @@ ABOUT = paragraphs(
     those who get them. kB are all bytes per client and round. The attacker knows all options but no seed."""
 )
 SEEDS = "--seed 0 1 2 --split_seed seed --record_wire first,last --track_history 0 --threads 1"
-MNIST = f"--dataset MNIST --reduced 0.02 --n_clients 5 --partition lda --alpha 0.5 --rounds 30 {SEEDS}"
+MNIST = f"--dataset MNIST --reduced 0.02 --n_clients 5 --partition lda --alpha 0.5 --rounds 20 {SEEDS}"
 USUAL = "--epoch_per_round 2 --batch_size 32 --optimizer adam --lr 1e-3"
 COLUMNS = {
     "global": "global",
@@ -51,17 +51,17 @@ def rows(methods: dict[str, str], shared: str, columns: dict[str, str]) -> dict[
 
 FAMILIES = Table(
     "families",
-    "Every family of methods: MNIST, 1,200 images, 5 clients, lda 0.5, LeNet5, 30 rounds",
+    "Every family of methods: MNIST, 1,200 images, 5 clients, lda 0.5, LeNet5_classic, 20 rounds",
     "Three seeds, each with its own split.",
-    rows(METHODS, f"--model LeNet5 {MNIST}", COLUMNS),
+    rows(METHODS, f"--model LeNet5_classic {MNIST}", COLUMNS),
 )
 CIFAR = Table(
     "cifar10",
-    "Membership: CIFAR-10, 1,500 images, 5 clients, IID, MLP, 30 rounds",
+    "Membership: CIFAR-10, 1,500 images, 5 clients, IID, MLP, 20 rounds",
     "A network that fits its few training images by heart. Three seeds.",
     rows(
         {name: METHODS[name] for name in ("independent", "fedavg", "fedper", "cfkd", "fd")},
-        f"--model MLP --dataset CIFAR10 --reduced 0.03 --n_clients 5 --partition iid --rounds 30 {SEEDS}",
+        f"--model MLP --dataset CIFAR10 --reduced 0.03 --n_clients 5 --partition iid --rounds 20 {SEEDS}",
         {name: metric for name, metric in COLUMNS.items() if name != "label mix"},
     ),
 )
@@ -73,7 +73,7 @@ OBSERVATIONS = Table(
     both(
         [f"n_avg {n}" for n in (1, 10, 100)],
         list(KNOWLEDGE),
-        lambda row, column: Cell(f"cfkd --n_avg {row.split()[1]} {USUAL} --model LeNet5 {MNIST}", KNOWLEDGE[column]),
+        lambda row, column: Cell(f"cfkd --n_avg {row.split()[1]} {USUAL} --model LeNet5_classic {MNIST}", KNOWLEDGE[column]),
     ),
 )
 EPOCHS = Table(
@@ -82,7 +82,7 @@ EPOCHS = Table(
     "The problem of the first table with 5 rounds; label mix and exposed (%).",
     rows(
         {f"{n} local epochs": f"fedavg --epoch_per_round {n} --batch_size 32 --optimizer sgd --lr 0.05" for n in (1, 5, 20)},
-        f"--model LeNet5 {MNIST.replace('--rounds 30', '--rounds 5')}",
+        f"--model LeNet5_classic {MNIST.replace('--rounds 20', '--rounds 5')}",
         {name: COLUMNS[name] for name in ("global", "exposed", "label mix", "published")},
     ),
 )
