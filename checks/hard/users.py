@@ -202,7 +202,7 @@ def _plan(step: Step, place: Path) -> Plan:
     folder = str(place / "saves")
     argv = {
         "grid": [*GRID.split(), "--seed", *flags.split(), "--export_dir", folder],
-        "table": [folder],
+        "table": [folder, "--csv"],  # notes go to standard error, which is read here
         "report": [folder, "-o", str(place / f"{step.user}.html")],
         "status": [folder],
     }[what]
