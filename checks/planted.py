@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -580,15 +581,24 @@ def noticed(folder: Path, file: str, targets: str, old: str, new: str) -> tuple[
     return (True, name) if status == 1 and name else (False, f"NOT NOTICED: pytest ends with {status}")
 
 
+def combined(options: Collection[str]) -> list[str]:
+    """The targets of all plants in few calls of pytest: the whole files in one, and a call per file of which a part is
+    selected."""
+    whole = {word for targets in options if "-k" not in targets for word in targets.split()}
+    parts: dict[str, list[str]] = {}
+    for file, _, expression in (shlex.split(targets) for targets in sorted(options) if "-k" in targets):
+        parts.setdefault(file, []).append(f"({expression})")
+    selected = [f"{file} -k {shlex.quote(' or '.join(parts[file]))}" for file in parts if file not in whole]
+    return [call for call in (" ".join(sorted(whole)), *selected) if call]
+
+
 def main(numbers: list[int]) -> int:
     plants = [(i, *plant) for i, plant in enumerate(parsed(PLANTS), start=1) if not numbers or i in numbers]
     rows, missed = ["", "| | bug | in | noticed by |", "|---|---|---|---|"], 0
     with tempfile.TemporaryDirectory() as scratch:
         copy_to(folder := Path(scratch))
         folder.chmod(0o755)  # a test of two users reads it as another user
-        options = {plant[3] for plant in plants}  # what is given without -k in one go
-        together = " ".join(sorted({word for targets in options if "-k" not in targets for word in targets.split()}))
-        for targets in filter(None, [together, *sorted(targets for targets in options if "-k" in targets)]):
+        for targets in combined({plant[3] for plant in plants}):
             status, name = tested(folder, targets)
             if status:
                 sys.exit(f"without a plant, pytest ends with {status} for {targets}: {name}")
