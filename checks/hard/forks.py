@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -113,9 +114,11 @@ def _carried_out(plan: Plan) -> Ended:
             time.sleep(0.001)
     gone_at = time.perf_counter()
     _, alive = psutil.wait_procs(children, timeout=GRACE)
-    left = [" ".join(process.cmdline()) for process in alive if process.is_running()]
+    left = []
     for process in alive:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # ended just now, or a zombie, which has ended too
+            left.append(" ".join(process.cmdline()))
+            process.kill()
     renamed = moment.read_text().splitlines() if moment.exists() else []
     file = renamed[-1].partition(" ")[0] if renamed else ""
     code = os.waitstatus_to_exitcode(status)
