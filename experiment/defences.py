@@ -82,7 +82,9 @@ def promise(options: Options, module: ModuleType) -> dict[str, Any]:
     per_round, total = (epsilon(options.dp_noise, n, options.dp_delta) for n in (1, options.rounds))
     exact = [kind for kind in uploads if kind != WEIGHTS]
     log.info(
-        "--dp_noise %g: epsilon %.3g per round, at most %.3g after %d rounds, at delta %g; unit: a client; not covered: %s",
+        "%s: --dp_noise %g gives epsilon %.3g per round, at most %.3g after %d rounds, at delta %g; unit: a client; "
+        "not covered: %s",
+        options.algorithm,
         *(options.dp_noise, per_round, total, options.rounds, options.dp_delta),
         ", ".join(exact) or "nothing that clients send",
     )

@@ -9,9 +9,9 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do tables="$tables $1"; shift; done
 [ "$1" != -- ] || shift
 for table in ${tables:-families cifar10 observations epochs}; do
 case "$table" in
-families)  # Every family of methods: MNIST, 1,200 images, 5 clients, lda 0.5, LeNet5, 30 rounds
+families)  # Every family of methods: MNIST, 1,200 images, 5 clients, lda 0.5, LeNet5_classic, 20 rounds
     (
-    set -- --epoch_per_round 2 --batch_size 32 --model LeNet5 --dataset MNIST --reduced 0.02 --n_clients 5 --partition lda --alpha 0.5 --rounds 30 --seed 0 1 2 --split_seed seed --record_wire first,last --track_history 0 --threads 1 "$@"
+    set -- --epoch_per_round 2 --batch_size 32 --model LeNet5_classic --dataset MNIST --reduced 0.02 --n_clients 5 --partition lda --alpha 0.5 --rounds 20 --seed 0 1 2 --split_seed seed --record_wire first,last --track_history 0 --threads 1 "$@"
     python run.py independent --optimizer adam --lr 1e-3 "$@"
     python run.py centralized --optimizer adam --lr 1e-3 "$@"
     python run.py fedavg --optimizer adam --lr 1e-3 "$@"
@@ -29,9 +29,9 @@ families)  # Every family of methods: MNIST, 1,200 images, 5 clients, lda 0.5, L
     python run.py data_exchange --optimizer adam --lr 1e-3 "$@"
     python run.py dpsgd --optimizer adam --lr 1e-3 "$@"
     ) ;;
-cifar10)  # Membership: CIFAR-10, 1,500 images, 5 clients, IID, MLP, 30 rounds
+cifar10)  # Membership: CIFAR-10, 1,500 images, 5 clients, IID, MLP, 20 rounds
     (
-    set -- --epoch_per_round 2 --batch_size 32 --optimizer adam --lr 1e-3 --model MLP --dataset CIFAR10 --reduced 0.03 --n_clients 5 --partition iid --rounds 30 --seed 0 1 2 --split_seed seed --record_wire first,last --track_history 0 --threads 1 "$@"
+    set -- --epoch_per_round 2 --batch_size 32 --optimizer adam --lr 1e-3 --model MLP --dataset CIFAR10 --reduced 0.03 --n_clients 5 --partition iid --rounds 20 --seed 0 1 2 --split_seed seed --record_wire first,last --track_history 0 --threads 1 "$@"
     python run.py independent "$@"
     python run.py fedavg "$@"
     python run.py fedper "$@"
@@ -40,14 +40,14 @@ cifar10)  # Membership: CIFAR-10, 1,500 images, 5 clients, IID, MLP, 30 rounds
     ) ;;
 observations)  # CFKD: how many features are averaged into an observation, and what the attacker knows
     (
-    set -- --epoch_per_round 2 --batch_size 32 --optimizer adam --lr 1e-3 --model LeNet5 --dataset MNIST --reduced 0.02 --n_clients 5 --partition lda --alpha 0.5 --rounds 30 --seed 0 1 2 --split_seed seed --record_wire first,last --track_history 0 --threads 1 "$@"
+    set -- --epoch_per_round 2 --batch_size 32 --optimizer adam --lr 1e-3 --model LeNet5_classic --dataset MNIST --reduced 0.02 --n_clients 5 --partition lda --alpha 0.5 --rounds 20 --seed 0 1 2 --split_seed seed --record_wire first,last --track_history 0 --threads 1 "$@"
     python run.py cfkd --n_avg 1 "$@"
     python run.py cfkd --n_avg 10 "$@"
     python run.py cfkd --n_avg 100 "$@"
     ) ;;
 epochs)  # FedAvg: more local epochs
     (
-    set -- --batch_size 32 --optimizer sgd --lr 0.05 --model LeNet5 --dataset MNIST --reduced 0.02 --n_clients 5 --partition lda --alpha 0.5 --rounds 5 --seed 0 1 2 --split_seed seed --record_wire first,last --track_history 0 --threads 1 "$@"
+    set -- --batch_size 32 --optimizer sgd --lr 0.05 --model LeNet5_classic --dataset MNIST --reduced 0.02 --n_clients 5 --partition lda --alpha 0.5 --rounds 5 --seed 0 1 2 --split_seed seed --record_wire first,last --track_history 0 --threads 1 "$@"
     python run.py fedavg --epoch_per_round 1 "$@"
     python run.py fedavg --epoch_per_round 5 "$@"
     python run.py fedavg --epoch_per_round 20 "$@"
