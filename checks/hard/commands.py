@@ -105,6 +105,9 @@ def _number(name: str, takes: Number) -> st.SearchStrategy:
     return result | st.sampled_from(takes.words) if takes.words else result
 
 
+DEFENCES = ("secure_aggregation", "dp_clip", "dp_noise", "dp_delta")  # which many methods refuse: tests/test_defences.py
+
+
 @st.composite
 def valid(draw) -> Command:
     """A command whose runs finish."""
@@ -118,7 +121,7 @@ def valid(draw) -> Command:
     for name in names:
         chosen |= {flag: text for flag, text in OF_ALGORITHM.get(name, {}).items() if flag not in where.left}
         chosen |= SHARED.get(name, {}) if len(names) > 1 else {}
-    left = {*OWN, *where.left, *(flag for name in names for flag in LEFT.get(name, ()))}
+    left = {*OWN, *DEFENCES, *where.left, *(flag for name in names for flag in LEFT.get(name, ()))}
     free = [name for name in flags if name not in left]
     for name in draw(st.lists(st.sampled_from(free), max_size=5, unique=True)):
         takes = flags[name]["type"]
