@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import streams
-from attacks.knowledge import Guess, Labelled, Public, Recording
+from attacks.knowledge import ATTACKER, Guess, Labelled, Public, Recording, nearest
 from data.datasets import Data
 from data.partition import Split
 
@@ -67,9 +67,9 @@ def drawn(data: Data, split: Split, seed: int = 0) -> tuple[Public, Truth]:
         others = _with_class_counts(strangers, y, times * np.bincount(y[members], minlength=len(data.classes)), stream)
         members = members[np.isin(y[members], y[others])]  # a class without strangers would be told by its label
         indices = stream.permutation(np.concatenate([members, others]))
-        candidates[k], is_member[k] = _labelled(data, indices), np.isin(indices, members)
+        candidates[k], is_member[k] = labelled(data, indices), np.isin(indices, members)
     mixes = torch.stack([torch.bincount(data.y[share], minlength=len(data.classes)).double() for share in split.train])
-    return Public(_labelled(data, public), candidates), Truth(is_member, mixes / mixes.sum(1, keepdim=True))
+    return Public(labelled(data, public), candidates), Truth(is_member, mixes / mixes.sum(1, keepdim=True))
 
 
 def _some(share: np.ndarray, k: int, seed: int) -> np.ndarray:
@@ -92,14 +92,15 @@ def _without_copies_of(data: Data, pool: np.ndarray, members: np.ndarray) -> np.
     return np.array(sorted(i for content, i in first.items() if content not in earlier), dtype=np.int64)
 
 
-def _labelled(data: Data, indices: np.ndarray) -> Labelled:
+def labelled(data: Data, indices: np.ndarray) -> Labelled:
+    """Return these examples of a data set as an attacker has them."""
     indices = torch.as_tensor(indices)
     return Labelled(data.images(indices).contiguous(), data.y[indices])
 
 
 def verdict(guess: Guess, recording: Recording, public: Public, truth: Truth) -> dict[str, Any]:
     """Return the numbers of an attack: of `exposure` where it found images or scored candidates, and "label_mix"."""
-    victims = [k for k in truth.is_member if recording.own is None or k != 0]
+    victims = [k for k in truth.is_member if recording.own is None or k != ATTACKER]
     scores = dict(guess.scores)
     for k, images in guess.images.items():
         scores.setdefault(k, -nearest(public.candidates[k].x, images)) if len(images) else None
@@ -109,12 +110,6 @@ def verdict(guess: Guess, recording: Recording, public: Public, truth: Truth) ->
     if guess.mixes:
         numbers["label_mix"] = label_mix([guess.mixes.get(k) for k in victims], truth.mixes[victims], public)
     return numbers
-
-
-def nearest(x: Tensor, images: Tensor) -> Tensor:
-    """Return the distance of each of x [m, ...] to the nearest image [n, ...]: float [m], the root of the mean square."""
-    flat, others = x.flatten(1), images.flatten(1).to(x.dtype)
-    return torch.cdist(flat, others, compute_mode="donot_use_mm_for_euclid_dist").min(1).values / flat.shape[1] ** 0.5
 
 
 def exposure(scores: Sequence[Tensor | None], is_member: Sequence[np.ndarray]) -> Exposure:

@@ -73,6 +73,11 @@ class Recording:
         mean, std = (values.float().view(-1, 1, 1) for values in (self.mean, self.std))
         return (images.float() - mean) / std
 
+    def pixels(self, x: Tensor) -> Tensor:
+        """Return normalised images [n, channels, height, width], or one, with pixels as in the data set."""
+        mean, std = (values.float().view(-1, 1, 1) for values in (self.mean, self.std))
+        return x.float() * std + mean
+
     def build(self, k: int) -> Net:
         """Return a new network of client k's architecture, with arbitrary weights."""
         return next(self._architectures(k))
@@ -131,6 +136,17 @@ class Recording:
 def empty(recording: Recording) -> Recording:
     """Return the recording without messages."""
     return replace(recording, messages=[])
+
+
+def nearest(x: Tensor, images: Tensor) -> Tensor:
+    """Return the distance of each of x [m, ...] to the nearest image [n, ...]: float [m], the root of the mean square."""
+    return distances(x, images).min(1).values
+
+
+def distances(x: Tensor, others: Tensor) -> Tensor:
+    """Return the root mean square distances [m, n] of images x [m, ...] and others [n, ...]."""
+    flat, others = x.flatten(1), others.flatten(1).to(x.dtype)
+    return torch.cdist(flat, others, compute_mode="donot_use_mm_for_euclid_dist") / flat.shape[1] ** 0.5
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attacks.judge import nearest
-from attacks.knowledge import Guess
+from attacks.knowledge import Guess, nearest
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,5 @@ def _lengths(recording: Recording, most_epochs: int) -> tuple[int, int]:
 
 
 def _data(recording: Recording, examples: Labelled) -> Data:
-    mean, std = (values.float().view(-1, 1, 1) for values in (recording.mean, recording.std))
-    pixels = examples.x * std + mean  # `--augment` needs pixels, whose black is 0
+    pixels = recording.pixels(examples.x)  # `--augment` needs pixels, whose black is 0
     return Data("public", pixels, examples.y, len(examples.y), recording.classes, recording.mean, recording.std)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import streams
-from attacks.knowledge import Guess, Public, Recording
+from attacks.knowledge import ATTACKER, Guess, Public, Recording, distances
 from figures import on_paper
 
 COLUMNS, CLIENTS = 8, 3  # most reconstructions per client, and most clients
@@ -25,7 +25,7 @@ def draw(guess: Guess, recording: Recording, public: Public, is_member, title: s
     `is_member`: {client: bool [m]}, which candidates are the client's own.
     """
     channels, height, width = recording.shape
-    clients = [k for k, images in guess.images.items() if len(images) and (recording.own is None or k != 0)][:CLIENTS]
+    clients = [k for k, images in guess.images.items() if len(images) and (recording.own is None or k != ATTACKER)][:CLIENTS]
     if not clients or channels not in (1, 3) or height * width == 1:
         return False
     side = WIDTH / (COLUMNS + 1)
@@ -37,9 +37,9 @@ def draw(guess: Guess, recording: Recording, public: Public, is_member, title: s
         others = streams.generator("attack", "pictures", k).permutation(len(public.examples.x))[: len(own)]
         shown = _beside(guess.images[k], own, public.examples.x[torch.from_numpy(others)])
         names = (f"client {k}:\nreconstructed", "nearest of its\n{} images", "nearest of\n{} public ones")
-        for axes_of_row, images, distances, name, n in zip(rows, *shown, names, (0, len(own), len(others)), strict=True):
+        for axes_of_row, images, values, name, n in zip(rows, *shown, names, (0, len(own), len(others)), strict=True):
             axes_of_row[0].set_ylabel(name.format(n), rotation=0, ha="right", va="center", fontsize=8)
-            for axes, image, distance in zip(axes_of_row, images, distances, strict=False):
+            for axes, image, distance in zip(axes_of_row, images, values, strict=False):
                 axes.imshow(_pixels(image, recording), cmap="gray", vmin=0, vmax=1)
                 axes.set_xlabel("" if np.isnan(distance) else f"{distance:.2f}", fontsize=7, labelpad=1)
     figure.suptitle(
@@ -56,23 +56,15 @@ def _beside(images: Tensor, own: Tensor, others: Tensor) -> tuple[list[Tensor], 
 
     The reconstructions are evenly spaced in the order of their distance to the nearest own image.
     """
-    distances = _distances(images, own)
-    order = distances.min(1).values.argsort()
+    order = distances(images.float(), own).min(1).values.argsort()
     order = order[np.linspace(0, len(order) - 1, min(COLUMNS, len(order))).round().astype(int)]
     chosen = images[order]
-    to_own, to_others = distances[order].min(1), _distances(chosen, others).min(1)
+    to_own, to_others = (distances(chosen.float(), known).min(1) for known in (own, others))
     values = [np.full(len(chosen), np.nan), to_own.values.numpy(), to_others.values.numpy()]
     return [chosen, own[to_own.indices], others[to_others.indices]], values
 
 
-def _distances(images: Tensor, others: Tensor) -> Tensor:
-    """Return the root mean square distances [m, n]."""
-    flat, own = images.float().flatten(1), others.flatten(1)
-    return torch.cdist(flat, own, compute_mode="donot_use_mm_for_euclid_dist") / flat.shape[1] ** 0.5
-
-
 def _pixels(image: Tensor, recording: Recording) -> np.ndarray:
     """Return a normalised image [channels, height, width] as brightness from 0 to 1, [height, width, channels]."""
-    mean, std = (values.float().view(-1, 1, 1) for values in (recording.mean, recording.std))
-    pixels = (image.float() * std + mean).clamp(0, 255) / 255
+    pixels = recording.pixels(image).clamp(0, 255) / 255
     return pixels.permute(1, 2, 0).squeeze(2).numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()

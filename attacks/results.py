@@ -18,7 +18,7 @@ import torch
 import plugins
 import saves
 from attacks import ATTACKS, judge, options_of
-from attacks.knowledge import ATTACKER, Labelled, Public, Recording
+from attacks.knowledge import ATTACKER, Public, Recording
 from attacks.pictures import draw
 from data import partition, shift
 from data.datasets import Data
@@ -27,7 +27,6 @@ from federation.recording import Message
 from federation.wire import SERVER
 from saves import LEAKAGE, Run
 
-VIEWS = ("sent", "published")
 SECRET = ("seed", "split_seed", "partition_file", "init_from", "clients")  # options that reveal the truth, or name a file
 
 
@@ -83,7 +82,7 @@ class Attacked:
             networks = models
         elif knows == "own_client":
             (data, split), networks = self._shares, {ATTACKER: models[ATTACKER]} if ATTACKER in models else {}
-            own = Labelled(*_examples(data, split.train[ATTACKER]))
+            own = judge.labelled(data, split.train[ATTACKER])
         options = {name: value for name, value in run.options.items() if name not in SECRET}
         data = self._shares[0]
         facts = (tuple(run.config["inputs"][0]), data.classes, data.mean, data.std)
@@ -108,11 +107,6 @@ class _Shifted:
         self.feature_shift = options.get("feature_shift", "none")
         self.shift_strength = options.get("shift_strength", 0.5)
         self.split_seed, self.n_clients = options["split_seed"], options["n_clients"]
-
-
-def _examples(data: Data, share) -> tuple[torch.Tensor, torch.Tensor]:
-    indices = torch.as_tensor(share)
-    return data.images(indices).contiguous(), data.y[indices]
 
 
 def own_models(run: Run) -> dict[int, dict]:

@@ -32,6 +32,7 @@ from federation import locks
 if TYPE_CHECKING:  # imported where needed, so that help texts and error messages appear without delay
     import pandas as pd
 
+LEAKAGE = "leakage.json"  # the results of attacks (`attacks`), written after the run
 FILES = (  # in the order of copying to another machine: data before the files that announce the data
     "config.json",
     "weights.pt",
@@ -45,11 +46,10 @@ FILES = (  # in the order of copying to another machine: data before the files t
     "split.png",
     "graph.png",
     "intensity.png",
-    "leakage.json",
+    LEAKAGE,
     "run.log",
     "failed",
 )
-LEAKAGE = "leakage.json"  # the results of attacks (`attacks`), written after the run
 DONE, LOCK = "done", ".lock"
 RECORDINGS = "recording-*.pt"  # the files of `--record_wire`, one per round
 EVENTS = "events.out.tfevents.*"  # the files of `--log tensorboard`
