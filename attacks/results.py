@@ -59,6 +59,7 @@ class Attacked:
             guess = ATTACKS[case.attack].attack(recording, public, options)
         numbers = judge.verdict(guess, recording, public, truth)
         if pictures is not None:
+            pictures.mkdir(parents=True, exist_ok=True)
             path = pictures / f"{self.run.folder.name}-{case.key.replace(' ', '-')}.png"
             draw(guess, recording, public, truth.is_member, f"{self.run.folder.name}: {case.key}", path)
         return {**numbers, "seconds": round(perf_counter() - start_time, 2), **inputs_of(case.attack)}
