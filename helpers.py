@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+import streams
 from data import augment
 from federation import Federation, Weights, local
 from federation.local import SCHEDULES, Batch, Common, Loss, learning_rate  # noqa: F401 - words of algorithms
@@ -80,7 +81,7 @@ def train(
     parameters onto their intervals, and they have no weight decay.
     """
     start_time, no_rows = federation.meter.now(), [None] * len(clients)
-    common = Common(loss, options, only, memory is not None)
+    common = Common(loss, options, only, memory is not None, federation.meter.next_call())
     rows = (weights, context or no_rows, memory or no_rows, augmentation or no_rows)
     results = local.epochs(federation, clients, rows, common)
     for k, (_, _, _, steps, samples, _) in zip(clients, results, strict=True):
@@ -229,6 +230,24 @@ def class_means(values: Tensor, y: Tensor, n_classes: int) -> tuple[Tensor, Tens
     counts = torch.bincount(y, minlength=n_classes)
     one_hot = F.one_hot(y, n_classes).to(values.dtype)  # a matrix product, since index_add is not repeatable on CUDA
     return one_hot.T @ values / counts.clamp(min=1).unsqueeze(1), counts
+
+
+def sent_class_means(
+    federation: Federation, k: int, values: Tensor, y: Tensor, options, purpose: str = "means"
+) -> tuple[Tensor, Tensor]:
+    """Return `class_means` of client k as it sends them: with `--dp_clip` and `--dp_noise`, clipped and with noise.
+
+    Each example's values are clipped to an L2 norm of C, and the sum of a class gets noise of standard deviation S C per
+    number. Counts stay exact. `purpose`: the name of the means among those of a round.
+    """
+    n_classes = len(federation.data.classes)
+    if not options.dp_clip:
+        return class_means(values, y, n_classes)
+    scales = options.dp_clip / values.norm(dim=1, keepdim=True).clamp(min=options.dp_clip)
+    means, counts = class_means(values * scales, y, n_classes)
+    draw = federation.stream(f"dp {purpose}", k).standard_normal(tuple(means.shape))
+    noise = options.dp_noise * options.dp_clip * streams.moved(torch.from_numpy(draw), means.device).to(means.dtype)
+    return torch.where(counts.unsqueeze(1) > 0, means + noise / counts.clamp(min=1).unsqueeze(1), means), counts
 
 
 def average(rows: Sequence[Any], n: Sequence[Tensor]) -> Any:

@@ -623,13 +623,18 @@ def make(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: in
     )
 
 
-def with_batch_norm(names: Iterable[str] | None = None) -> list[str]:
-    """Return the models that have BatchNorm layers, among these names or (None) all."""
+def with_layer(layer: type[nn.Module], names: Iterable[str] | None = None) -> list[str]:
+    """Return the models that have layers of this class, among these names or (None) all."""
     results = []
     for name in MODELS if names is None else names:
         with torch.device("meta"), suppress(Exception):  # raised by a plugin's model
-            results += [name] if make(name, (1, 28, 28), 10, 100).names("bn") else []
+            results += [name] if any(isinstance(m, layer) for m in make(name, (1, 28, 28), 10, 100).modules()) else []
     return results
+
+
+def with_batch_norm(names: Iterable[str] | None = None) -> list[str]:
+    """Return the models that have BatchNorm layers, among these names or (None) all."""
+    return with_layer(nn.BatchNorm2d, names)
 
 
 def of_client(options: Mapping[str, Any], inputs: Sequence[Any], client: int, heads: bool = False) -> Net:

@@ -551,8 +551,22 @@ class Options(Execution, Problem):
         1e-5,
         Number(float, above=0, below=1),
         "delta at which epsilon is reported: the probability that its bound fails",
-        Requires("--dp_noise above 0", lambda o: o.dp_noise > 0),
+        Requires("--dp_noise or --dp_sgd above 0", lambda o: o.dp_noise > 0 or o.dp_sgd > 0),
         legacy_value=1e-5,
+    )
+    dp_sgd: float = flag(
+        0.0,
+        Number(float, least=0),
+        "DP-SGD in the clients' local epochs: Gaussian noise on every step, its standard deviation over --dp_sgd_clip; 0 is "
+        "none",
+        legacy_value=0.0,
+    )
+    dp_sgd_clip: float = flag(
+        1.0,
+        Number(float, above=0),
+        "largest L2 norm of the gradient of one example; larger gradients are scaled down",
+        Requires("--dp_sgd above 0", lambda o: o.dp_sgd > 0),
+        legacy_value=1.0,
     )
     ft_epochs: int = flag(
         0,

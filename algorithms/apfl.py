@@ -32,6 +32,7 @@ from helpers import Round, aggregate, cross_entropy, download, one_model, replac
 from models import Pair
 from options import Number, flag
 
+private_steps = True
 uploads = {"weights": "n_k", "n_k": ""}
 
 

@@ -26,11 +26,12 @@ import torch
 import torch.nn.functional as F
 
 import options
-from helpers import Round, average, class_means, model_of, outputs, own_models, replace_rows, select_rows, train_own
+from helpers import Round, average, model_of, outputs, own_models, replace_rows, select_rows, sent_class_means, train_own
 from options import Number, flag
 
-mixed = same_features = True
+mixed = same_features = private_steps = True
 uploads = {"mean features": None}
+class_means = {"mean features": 2}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def loss(model, batch, context, options):
     predicted, observed = logits.log_softmax(1), model.classifier(context["observation"]).log_softmax(1)
     log_same = torch.logsumexp(predicted.unsqueeze(1) + observed.unsqueeze(0), dim=2)  # [B, C]
     log_other = torch.log1p(-log_same.exp().clamp(max=1 - torch.finfo(predicted.dtype).eps))
-    is_same = F.one_hot(batch.y, len(observed)).bool()
+    is_same = batch.y.unsqueeze(1) == torch.arange(len(observed), device=batch.y.device)
     discrimination = -(context["observed"] * torch.where(is_same, log_same, log_other)).mean()
     return F.cross_entropy(logits, batch.y) + options.lambda_kd * distillation + options.lambda_disc * discrimination
 
@@ -83,16 +84,17 @@ def teachers(federation, sent, clients):
 
 def upload(federation, clients, weights, options):
     """Return what the server receives from these clients: rows of `represent`."""
-    rows = federation.map_clients(partial(represent, n_avg=options.n_avg), clients, weights)
+    rows = federation.map_clients(partial(represent, options=options), clients, weights)
     return federation.wire.up("mean features", rows, clients)
 
 
-def represent(federation, k, weights, n_avg):
+def represent(federation, k, weights, options):
     """Return client k's class mean features [C, D], class counts [C], and an observation [C, D] of n_avg of each class."""
     features, _, y = outputs(federation, k, weights)
-    selected = few_of_each(y, n_avg, federation.stream("observation", k))
-    means, counts = class_means(features, y, len(federation.data.classes))
-    return {"means": means, "counts": counts, "observation": class_means(features[selected], y[selected], len(counts))[0]}
+    selected = few_of_each(y, options.n_avg, federation.stream("observation", k))
+    means, counts = sent_class_means(federation, k, features, y, options)
+    observation, _ = sent_class_means(federation, k, features[selected], y[selected], options, "observation")
+    return {"means": means, "counts": counts, "observation": observation}
 
 
 def few_of_each(y, n, stream):

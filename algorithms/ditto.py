@@ -37,6 +37,7 @@ from helpers import (
 )
 from options import Number, flag
 
+private_steps = True
 uploads = {"weights": "n_k", "n_k": ""}
 
 

@@ -18,6 +18,7 @@ from algorithms import data_exchange
 from algorithms.data_exchange import check, communicate, loss, start
 
 __all__ = ["check", "communicate", "loss", "start"]
+private_steps = True
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ import options
 from helpers import Round, cross_entropy, mean, model_of, replace_rows, select_rows, train
 from options import Choice, Number, flag
 
+private_steps = True
+
 
 @dataclass(frozen=True)
 class Options(options.Options):

@@ -21,16 +21,18 @@ Defaults: chosen by Chorus: a weight of 1 and the shared defaults. The settings 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 import options
-from helpers import Round, class_means, model_of, outputs, own_models, replace_rows, select_rows, train_own
+from helpers import Round, model_of, outputs, own_models, replace_rows, select_rows, sent_class_means, train_own
 from options import Number, flag
 
-mixed = stale = True
+mixed = stale = private_steps = True
 uploads = {"mean outputs": ""}
+class_means = {"mean outputs": 1}
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def communicate(federation, state, options):
     clients = federation.sample()
     context = download(federation, state["sent"], clients, options)
     losses = train_own(federation, clients, state, loss, options, context)
-    state["sent"] = replace_rows(state["sent"], clients, upload(federation, clients, select_rows(state["weights"], clients)))
+    sent = upload(federation, clients, select_rows(state["weights"], clients), options)
+    state["sent"] = replace_rows(state["sent"], clients, sent)
     return Round(clients, losses, {"personal": model_of(federation, state["weights"])})
 
 
@@ -96,13 +99,14 @@ def download(federation, sent, clients, options):
     return federation.wire.down("mean outputs", leave_one_out(sent, clients), clients)
 
 
-def upload(federation, clients, weights):
+def upload(federation, clients, weights, options):
     """Return what the server receives from these clients: rows of `represent`."""
-    return federation.wire.up("mean outputs", federation.map_clients(represent, clients, weights), clients)
+    rows = federation.map_clients(partial(represent, options=options), clients, weights)
+    return federation.wire.up("mean outputs", rows, clients)
 
 
-def represent(federation, k, weights):
+def represent(federation, k, weights, options):
     """Return client k's message: its mean softmax output for each class [C, C], and which classes it has, bool [C]."""
     _, logits, y = outputs(federation, k, weights)
-    means, counts = class_means(logits.softmax(1), y, len(federation.data.classes))
+    means, counts = sent_class_means(federation, k, logits.softmax(1), y, options)
     return {"means": means, "held": counts > 0}

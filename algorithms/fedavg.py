@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import options
 from helpers import Round, aggregate, cross_entropy, download, one_model, shared_model, train
 
+private_steps = True
 uploads = {"weights": "n_k", "n_k": ""}
 
 

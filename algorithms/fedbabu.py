@@ -32,6 +32,7 @@ from helpers import Round, aggregate, cross_entropy, download, one_model, shared
 from models import MODELS, PARTS
 from options import Choice, Several, flag, redeclare
 
+private_steps = True
 uploads = {"weights": "n_k", "n_k": ""}
 
 

@@ -27,7 +27,7 @@ import options
 from helpers import Round, average, cross_entropy, mean, outputs, select_rows, train
 from options import Number, flag
 
-mixed = public = True
+mixed = public = private_steps = True
 uploads = {"weights": None, "n_k": None}
 
 

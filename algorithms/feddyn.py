@@ -42,6 +42,7 @@ from helpers import (
 )
 from options import Number, flag
 
+private_steps = True
 uploads = {"weights": ""}
 
 

@@ -28,6 +28,7 @@ from errors import UserError
 from helpers import Round, add_scaled, average, cross_entropy, download, keep_own, parameters, shared_model, train
 
 __all__ = ["start"]
+private_steps = True
 uploads = {"normalised changes": "n_k", "|a_k|": "n_k", "n_k": ""}
 
 

@@ -15,9 +15,9 @@ own paper (ResNet-34, MobileNet) are unknown to us.
 from dataclasses import dataclass
 
 from algorithms import fedbabu
-from algorithms.fedbabu import communicate, loss, start, uploads
+from algorithms.fedbabu import communicate, loss, private_steps, start, uploads
 
-__all__ = ["communicate", "loss", "start", "uploads"]
+__all__ = ["communicate", "loss", "private_steps", "start", "uploads"]
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,24 @@ import torch.nn.functional as F
 
 import models
 import options
-from helpers import ModelOf, Round, average, class_means, model_of, outputs, own_models, replace_rows, select_rows, train_own
+from helpers import (
+    ModelOf,
+    Round,
+    average,
+    model_of,
+    outputs,
+    own_models,
+    replace_rows,
+    select_rows,
+    sent_class_means,
+    train_own,
+)
 from models import NearestPrototype
 from options import Number, flag
 
-mixed = same_features = stale = True
+mixed = same_features = stale = private_steps = True
 uploads = {"prototypes": "counts"}
+class_means = {"prototypes": 1}
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ def start(federation, options):
 def communicate(federation, state, options):
     clients = federation.sample()
     losses = train_own(federation, clients, state, loss, options, select_rows(state["known"], clients))
-    means = federation.map_clients(represent, clients, select_rows(state["weights"], clients))
+    means = federation.map_clients(partial(represent, options=options), clients, select_rows(state["weights"], clients))
     means = federation.wire.up("prototypes", means, clients)
     state["sent"] = replace_rows(state["sent"], clients, means)
     received = federation.wire.broadcast("prototypes", aggregated([row for row in state["sent"] if row]), clients)
@@ -78,10 +90,10 @@ def nearest_prototype(federation, k, row):
     return NearestPrototype(federation.model(k, row), row["prototypes"], row["held"]).eval()
 
 
-def represent(federation, k, weights):
+def represent(federation, k, weights, options):
     """Return client k's mean feature of each class [C, D], and class counts [C]."""
     features, _, y = outputs(federation, k, weights)
-    means, counts = class_means(features, y, len(federation.data.classes))
+    means, counts = sent_class_means(federation, k, features, y, options)
     return {"means": means, "counts": counts}
 
 

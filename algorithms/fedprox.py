@@ -24,6 +24,7 @@ from helpers import Round, aggregate, cross_entropy, download, shared_model, squ
 from options import Number, flag
 
 __all__ = ["start"]
+private_steps = True
 uploads = {"weights": "n_k", "n_k": ""}
 
 

@@ -24,6 +24,7 @@ import options
 from helpers import Round, aggregate, cross_entropy, download, one_model, shared_model, train
 from options import Number, flag
 
+private_steps = True
 uploads = {"weights": "n_k", "n_k": ""}
 
 

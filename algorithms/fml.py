@@ -30,7 +30,7 @@ from helpers import Round, average, model_of, own_models, replace_rows, select_r
 from models import MODELS, Pair
 from options import Choice, Number, flag
 
-mixed = True
+mixed = private_steps = True
 uploads = {"weights": "n_k", "n_k": ""}
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import options
 from helpers import Round, cross_entropy, model_of, own_models, train_own
 
-mixed = True
+mixed = private_steps = True
 uploads = {}
 
 

@@ -19,9 +19,9 @@ Defaults: those of `fedbabu`, in whose authors' code LG-FedAvg is a setting, 320
 from dataclasses import dataclass
 
 from algorithms import fedbabu
-from algorithms.fedbabu import communicate, loss, start, uploads
+from algorithms.fedbabu import communicate, loss, private_steps, start, uploads
 
-__all__ = ["communicate", "loss", "start", "uploads"]
+__all__ = ["communicate", "loss", "private_steps", "start", "uploads"]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from algorithms import fedavg
 from helpers import Round, aggregate, download, replace_rows, shared_model, train
 from options import Number, flag
 
+private_steps = True
 uploads = {"weights": "n_k", "n_k": ""}
 
 

@@ -187,8 +187,17 @@ an interrupted run saves the state of its unfinished round | experiment/checkpoi
 work that a plan passes over takes no time | experiment/planning.py | test_plan.py -k "clock or seconds"
 - self.passed_over[kind] += seconds
 + self.passed_over[kind] += 0 * seconds
+the gradients of examples are limited after they are added up | federation/dp_sgd.py | test_dp_sgd.py
+- scales = clip / norms.clamp(min=clip)
++ scales = (clip / norms.sum().clamp(min=clip)).expand_as(norms)
+the noise of a step is that of one example's share | federation/dp_sgd.py | test_dp_sgd.py
+- (deviation * draw).to(parameter.dtype)) / options.batch_size
++ (deviation * draw / options.batch_size).to(parameter.dtype)) / options.batch_size
+a method's second call of a round draws the noise of its first | federation/local.py | test_dp_sgd.py
+- federation.stream(f"dp_sgd noise {common.call}", k)
++ federation.stream("dp_sgd noise", k)
 * where clients are sampled, a plan takes rounds for alike | experiment/planning.py | test_plan.py
-- if is_random or any
+- if _is_random(options) or any
 + if any
 known work is not counted again | federation/meter.py | test_helpers.py -k "flops"
 - self.spent["flops", party, k] += self._flops[kind]

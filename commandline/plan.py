@@ -123,6 +123,7 @@ def summary(plan: Plan) -> dict[str, Any]:
         },
         "memory": int(rounds["peak_memory"].max()),
         "recording": plan.recorded,
+        **({"epsilon": float(rounds["epsilon"].iloc[-1])} if "epsilon" in rounds else {}),
         **{name: round(float(rounds[name].sum()), 3) for name in ("seconds", "evaluation_seconds")},
         "options": plain(options),
     }
@@ -140,6 +141,8 @@ def _run_row(plan: Plan, neighbours: bool, server: bool) -> dict[str, str]:
     if server:
         row["server\nsteps"] = f"{totals['steps_server']:,}"
         row["server FLOPs\nper round"] = operations(totals["flops_server"] / options.rounds)
+    if "epsilon" in rounds:
+        row["epsilon"] = f"{rounds['epsilon'].iloc[-1]:.3g}"
     if options.record_wire:
         row["recording,\nat most"] = size(plan.recorded)
     state = totals["state"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import saves
 from errors import UserError
-from experiment import defences, divergence
+from experiment import divergence
 from experiment.evaluation import Evaluated, Remembered, evaluate, features, personalise
 from experiment.preparation import Experiment
 from federation import Federation
@@ -64,7 +64,6 @@ def play(
         result = (before or Round([], torch.zeros(0), {}))._replace(clients=[], loss=torch.zeros(0), local_weights=None)
     if _failure_probability(experiment):
         result = result._replace(metrics={**result.metrics, "failed": len(failed)})
-    result = result._replace(metrics={**result.metrics, **defences.columns(module, round_federation)})
     if not result.models and r == options.rounds:
         raise UserError(
             f"--client_failure {options.client_failure:g}: all clients failed in all {r} rounds; use a smaller value"

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 import saves
+from experiment.defences import Accountant
 from experiment.measuring import COUNTED, Entry, is_evaluated, play, start
 from experiment.preparation import Experiment, federation_of
 from federation import Federation, computing_with
 from federation.meter import Meter
 from federation.recording import rounds_of
-from options import flags_of, plain
+from options import Options, flags_of, plain
 
 if TYPE_CHECKING:  # a command's help and its error messages need not wait for the import
     import pandas as pd
@@ -153,16 +154,19 @@ def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) 
     first_meter = Rehearsal()
     entries, _ = _rehearse(experiment, rehearsed, federation_of(experiment), first_meter, watch)
     counts_by_round = [_counts(entry) for r, entry in entries.items() if r > 1]
-    is_random = options.participation < 1 or options.straggler or options.client_failure
-    if is_random or any(counts != counts_by_round[0] for counts in counts_by_round):
+    if _is_random(options) or any(counts != counts_by_round[0] for counts in counts_by_round):
         representative, rehearsed = {}, range(1, options.rounds + 1)
     share = min(PATIENCE / max(first_meter.passed_over.total(), 1e-9), options.rounds / len(rehearsed) * PART)
     timing_meter = Rehearsal({kind: share * seconds for kind, seconds in first_meter.passed_over.items()})
     federation = federation_of(experiment)
     entries, state = _rehearse(experiment, rehearsed, federation, timing_meter, watch)
-    all_entries = {r: entries[representative.get(r, r)] for r in range(options.rounds + 1)}
-    frame = saves.frame_of([{**entry, "round": {**entry["round"], "round": r}} for r, entry in all_entries.items()])
-    costs = [name for name in frame if name.startswith(("round", "client", "bytes", *COUNTED)) or name in saves.TIMING]
+    accountant = Accountant(options, experiment.module, [len(share) for share in federation.shares])
+    all_entries = []
+    for r in range(options.rounds + 1):
+        entry = entries[representative.get(r, r)]
+        all_entries.append({**entry, "round": {**entry["round"], "round": r, **accountant.columns(entry)}})
+    frame, named = saves.frame_of(all_entries), ("round", "client", "bytes", "epsilon", *COUNTED)
+    costs = [name for name in frame if name.startswith(named) or name in saves.TIMING]
     parameters = tuple(sum(p.numel() for p in skeleton.parameters()) for skeleton in federation.skeletons)
     return Plan(experiment, parameters, frame[costs], kept(state, experiment.options.n_clients))
 
@@ -193,11 +197,15 @@ def costs_of(experiment: Experiment) -> Hashable:
     straggles or fails, since the seed decides which clients do.
     """
     options = plain(experiment.options)
-    draws_none = options["participation"] == 1 and not (options["straggler"] or options["client_failure"])
-    ignored = [name for name in NO_COST if name != "seed" or draws_none]
+    ignored = [name for name in NO_COST if name != "seed" or not _is_random(experiment.options)]
     ignored.append("split_seed")  # the comparison includes the split itself
     relevant = {name: value for name, value in options.items() if name not in ignored}
     return json.dumps(relevant, sort_keys=True), experiment.split.digest, experiment.data.digest
+
+
+def _is_random(options: Options) -> bool:
+    """Return whether the seed decides what clients do in a round, and so what it costs."""
+    return options.participation < 1 or bool(options.straggler or options.client_failure or options.dp_sgd)
 
 
 def _rehearse(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import unmasked
-from experiment import divergence
+from experiment import defences, divergence
 from experiment.answers import write_answers, write_recording
 from experiment.checkpoints import Checkpoints, from_checkpoint
 from experiment.measuring import Entry, passed_over, play, start
@@ -33,6 +33,7 @@ def play_rounds(
     state, history, files, first = _initial_or_saved(experiment, federation, saved)
     if saved is None:
         files = write_recording(experiment, federation, 0, state)
+    accountant = defences.Accountant(options, experiment.module, [len(share) for share in federation.shares], history)
     # ranks evaluate together, and a row that stays the same on one rank may arrive anew on another
     remembered = {} if ranks.world() == 1 else None
     with (
@@ -42,6 +43,7 @@ def play_rounds(
     ):
         for r in range(first, options.rounds + 1):
             result, entry, confusion = play(experiment, federation, state, r, watch, result, remembered)
+            entry["round"].update(accountant.columns(entry))
             history.append(entry)
             files = {**files, **write_recording(experiment, federation, r, state)}
             if r == options.rounds:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import streams
 from data import augment
-from federation import Federation, Weights, optimizers
+from federation import Federation, Weights, dp_sgd, optimizers
 from federation.meter import finite
 from federation.optimizers import ELEMENTWISE, OPTIMIZERS, recalled
 from federation.stacked import Member, NotStackedError, Stack
@@ -40,12 +40,16 @@ Loss = Callable[[Net, Batch, Any, Any], Tensor]
 
 
 class Common(NamedTuple):
-    """The arguments of `helpers.train` that all clients share; `remembers`: whether the optimizers' states are kept."""
+    """The arguments of `helpers.train` that all clients share.
+
+    `remembers`: whether the optimizers' states are kept. `call`: the number of earlier calls in this round.
+    """
 
     loss: Loss
     options: Any
     only: Collection[str] | None
     remembers: bool
+    call: int = 0
 
 
 # (weights, the optimizer's state, the loss, steps, samples, whether weights and loss are finite) of a client
@@ -94,6 +98,7 @@ class LocalEpochs:
         names = [name for name, _ in skeleton.named_parameters() if only is None or name in only]
         self.optimizer_state, self.dropout = recalled(memory, names), federation.stream("dropout", k)
         self.kind = "train", common.loss, frozenset(names), federation.data.shape
+        self.is_private = bool(common.options.dp_sgd) and federation.party == "client"
         self._batches = islice(self._plan(augmentation), last_step(federation, k, common.options))
         self.upcoming = next(self._batches, None)
         self.total = torch.zeros((), device=federation.device, dtype=torch.float64)
@@ -102,12 +107,18 @@ class LocalEpochs:
     def _plan(self, augmentation: augment.Draw | None) -> Iterator[tuple[Tensor, augment.Draw]]:
         federation, options, n = self.federation, self.common.options, len(self.share)
         order_stream, augment_stream = federation.stream("batches", self.k), federation.stream("augment", self.k)
+        if self.is_private:  # fresh draws in every call, which the accounting assumes
+            order_stream = federation.stream(f"dp_sgd batches {self.common.call}", self.k)
         for _ in range(options.epoch_per_round):
-            positions = streams.moved(torch.from_numpy(order_stream.permutation(n)), federation.device)
+            if self.is_private:
+                batches = [streams.moved(i, federation.device) for i in dp_sgd.batches(n, options.batch_size, order_stream)]
+            else:
+                positions = streams.moved(torch.from_numpy(order_stream.permutation(n)), federation.device)
+                batches = cut_batches(positions, options.batch_size)
             draw = augmentation
             if draw is None:
                 draw = augment.draw(options.augment, n, federation.data.shape, augment_stream, federation.device)
-            yield from ((i, draw) for i in cut_batches(positions, options.batch_size))
+            yield from ((i, draw) for i in batches)
 
     def add(self, batch_loss: Tensor) -> None:
         """Count the step on the upcoming batch."""
@@ -211,12 +222,20 @@ def _local_epochs(federation: Federation, k: int, *rows, common: Common) -> Resu
     trained = trainable(model, common.only)
     update = updater(trained, common.options, federation.round, getattr(model, "bounds", {}))
 
+    noise_stream = federation.stream(f"dp_sgd noise {common.call}", k)
+
+    def loss(model: Net, batch: Batch) -> Tensor:
+        return common.loss(model, batch, client.context, common.options)
+
     def step() -> Tensor:
         batch = joint_batch([client])
-        for parameter in trained.values():
-            parameter.grad = None
-        batch_loss = common.loss(model, batch, client.context, common.options)
-        batch_loss.backward()
+        if client.is_private:
+            batch_loss = dp_sgd.set_gradients(model, trained, loss, batch, common.options, noise_stream)
+        else:
+            for parameter in trained.values():
+                parameter.grad = None
+            batch_loss = loss(model, batch)
+            batch_loss.backward()
         update(client.optimizer_state)
         return batch_loss.detach()
 

@@ -34,6 +34,7 @@ class Meter:
         self.seconds: Counter[tuple[str, str]] = Counter()
         self._flops: dict[Hashable, int] = {}
         self._notes: set[str] = set()
+        self._calls = 0
 
     def now(self) -> float:
         """Return seconds on this meter's clock, of which only differences have a meaning."""
@@ -62,8 +63,14 @@ class Meter:
             self._notes.add(message)
             log.warning("%s", message)
 
+    def next_call(self) -> int:
+        """Return the number of earlier calls since the last `clear`."""
+        self._calls += 1
+        return self._calls - 1
+
     def clear(self) -> None:
         """Reset all counts; the known numbers of operations stay."""
+        self._calls = 0
         self.spent.clear()
         self.diverged.clear()
         self.seconds.clear()

@@ -12,27 +12,21 @@ no accountant with numerical composition is necessary. Sampling of clients gives
 """
 
 import math
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import streams
 
-if TYPE_CHECKING:
-    from federation import Federation
-
 
 class Noise:
     """Clipping to the norm `clip` (C) and noise of `noise` (S) times C per number, for the clients' weights.
 
-    `delta` of the reported epsilon. `seed` of the noise. A mutable counter holds the rounds in which each client took part.
+    `seed` of the noise.
     """
 
-    def __init__(self, clip: float, noise: float, delta: float, seed: int) -> None:
-        self._clip, self._noise, self._delta, self._seed = clip, noise, delta, seed
-        self._rounds, self._counted = np.zeros(0, np.int64), 0
+    def __init__(self, clip: float, noise: float, seed: int) -> None:
+        self._clip, self._noise, self._seed = clip, noise, seed
 
     def protected(self, row: dict[str, Tensor], received: dict[str, Tensor], round: int, client: int) -> dict[str, Tensor]:
         """Return the row that client sends in place of `row`; `received`: the weights that it received in this round.
@@ -53,21 +47,6 @@ class Noise:
                 w = w + self._noise * self._clip * streams.moved(draw, w.device)
             sent[name] = w.to(row[name].dtype)
         return sent
-
-    def columns(self, federation: "Federation") -> dict[str, Any]:
-        """Return the columns of the history: epsilon of one round, and of all rounds so far.
-
-        "epsilon" is that of the client that took part most often. A client that failed may have sent, so it counts.
-        """
-        if not self._noise:
-            return {}
-        if self._counted > federation.round or not len(self._rounds):
-            self._rounds, self._counted = np.zeros(len(federation.shares), np.int64), 0
-        for r in range(self._counted + 1, federation.round + 1):
-            self._rounds[federation.at(r).drawn()] += 1
-        self._counted = federation.round
-        most = int(self._rounds.max())
-        return {f"epsilon{suffix}": epsilon(self._noise, n, self._delta) for suffix, n in (("_round", 1), ("", most))}
 
 
 def epsilon(noise: float, rounds: int, delta: float) -> float:

@@ -242,8 +242,8 @@ def _differences(group: str, at: str, over: str, needs: str) -> list[Column]:
 
 LEAST = "least client: gain in personal accuracy over the same client alone, of the client that gains least, mean over seeds"
 EPSILON = (
-    "epsilon: differential privacy of the messages of a client over the whole run, of the client that took part most often, "
-    "at --dp_delta; smaller is more private; empty without --dp_noise"
+    "epsilon: differential privacy over the whole run, the largest of all clients, at --dp_delta; the unit is a client "
+    "(--dp_noise) or an example (--dp_sgd); smaller is more private; empty without noise"
 )
 TARGET = (
     "to {target}: cost until the running maximum of {curve} reaches the target, interpolated linearly between evaluated "

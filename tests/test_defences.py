@@ -156,37 +156,37 @@ def sent_by(noise: Noise, row, received, client=0, round=1):
 
 def test_a_large_change_is_scaled_down_to_the_limit_and_a_small_one_stays():
     received, row = row_of(1.0, 1.0, 1.0), row_of(4.0, 1.0, 5.0)
-    arrived = sent_by(Noise(2.5, 0.0, 1e-5, 0), row, received)
+    arrived = sent_by(Noise(2.5, 0.0, 0), row, received)
     torch.testing.assert_close(arrived["w"], row_of(2.5, 1.0, 3.0)["w"])
     assert arrived["n"] is row["n"], "integers are sent as they are"
-    assert sent_by(Noise(5.0, 0.0, 1e-5, 0), row, received) is row, "the same bits"
+    assert sent_by(Noise(5.0, 0.0, 0), row, received) is row, "the same bits"
 
 
 def test_the_norm_is_over_all_tensors_of_a_row():
     zeros = {name: torch.zeros(4) for name in "abc"}
-    arrived = sent_by(Noise(0.5, 0.0, 1e-5, 0), {name: torch.ones(4) for name in "abc"}, zeros)
+    arrived = sent_by(Noise(0.5, 0.0, 0), {name: torch.ones(4) for name in "abc"}, zeros)
     assert math.isclose(torch.cat(list(arrived.values())).norm(), 0.5, rel_tol=1e-6)
 
 
 def test_the_noise_has_the_declared_deviation_and_is_another_for_each_client_and_round():
-    zeros, noise = {"w": torch.zeros(100_000)}, Noise(0.5, 3.0, 1e-5, seed=7)
+    zeros, noise = {"w": torch.zeros(100_000)}, Noise(0.5, 3.0, seed=7)
     draws = [sent_by(noise, zeros, zeros, k, r)["w"] for k, r in ((0, 1), (1, 1), (0, 2))]
     for draw in draws:
         assert abs(draw.mean()) < 0.03
         assert math.isclose(draw.std(), 1.5, rel_tol=0.01)
     assert np.abs(np.corrcoef(torch.stack(draws)) - np.eye(3)).max() < 0.02
-    assert torch.equal(sent_by(Noise(0.5, 3.0, 1e-5, seed=7), zeros, zeros, 1, 1)["w"], draws[1])
-    assert not torch.equal(sent_by(Noise(0.5, 3.0, 1e-5, seed=8), zeros, zeros, 1, 1)["w"], draws[1])
+    assert torch.equal(sent_by(Noise(0.5, 3.0, seed=7), zeros, zeros, 1, 1)["w"], draws[1])
+    assert not torch.equal(sent_by(Noise(0.5, 3.0, seed=8), zeros, zeros, 1, 1)["w"], draws[1])
 
 
 def test_weights_that_come_down_and_other_kinds_stay_exact():
-    wire, row = Wire(noise=Noise(1e-9, 1.0, 1e-5, 0)), row_of(1.0, 2.0)
+    wire, row = Wire(noise=Noise(1e-9, 1.0, 0)), row_of(1.0, 2.0)
     assert wire.broadcast("weights", row, [0])[0] is row
     assert wire.up("n_k", [torch.tensor(5)], [0])[0] == 5
 
 
 def test_noise_is_added_before_compression_so_that_the_message_has_the_compressed_bytes():
-    wire = Wire("int8", noise=Noise(1.0, 1.0, 1e-5, 0))
+    wire = Wire("int8", noise=Noise(1.0, 1.0, 0))
     zeros = {"w": torch.zeros(1000)}
     wire.broadcast("weights", zeros, [0])
     wire.up("weights", [zeros], [0])
@@ -199,7 +199,7 @@ NOISED = [name for name in SUMMED if UPLOADS[name].keys() <= {"weights", "n_k"}]
 @pytest.mark.parametrize("name", [name for name in NOISED if name != "mhmd"])
 def test_without_limit_and_noise_every_bit_stays_and_with_noise_every_upload_changes(name):
     plain, limited, noised = (
-        recorded(name, wire=Wire(noise=noise)) for noise in (None, Noise(1e9, 0.0, 1e-5, 0), Noise(0.01, 0.0, 1e-5, 0))
+        recorded(name, wire=Wire(noise=noise)) for noise in (None, Noise(1e9, 0.0, 0), Noise(0.01, 0.0, 0))
     )
     for message, other in zip(plain[2], limited[2], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(leaves(message.content), leaves(other.content), strict=True))
@@ -212,7 +212,7 @@ def test_without_limit_and_noise_every_bit_stays_and_with_noise_every_upload_cha
 
 @pytest.mark.parametrize("failed", [frozenset(), frozenset({1})])
 def test_the_wire_without_failed_clients_adds_noise_too(failed):
-    wire = Wire(noise=Noise(1.0, 1.0, 1e-5, 0)).without(failed)
+    wire = Wire(noise=Noise(1.0, 1.0, 0)).without(failed)
     wire.begin(1)
     zeros = {"w": torch.zeros(3)}
     wire.broadcast("weights", zeros, [0, 2])
@@ -239,17 +239,17 @@ def test_epsilon_at_the_limits():
     assert math.isclose(epsilon(1e-3, 5, 1e-5), 5e6 / 2, rel_tol=0.01), "no overflow"
 
 
-def test_the_history_counts_the_rounds_of_the_client_that_took_part_most_often():
-    federation = tiny_federation(participation=0.4, shares=[range(2)] * 5, model="MLP")
-    rounds, noise = np.zeros(5, int), Noise(1.0, 2.0, 1e-5, 0)
-    for r in range(1, 9):
-        rounds[federation.at(r).sample()] += 1
-        columns = noise.columns(federation.at(r))
-        assert columns == {"epsilon_round": epsilon(2.0, 1, 1e-5), "epsilon": epsilon(2.0, rounds.max(), 1e-5)}
-    assert 3 < rounds.max() < 8
-    assert Noise(1.0, 2.0, 1e-5, 0).columns(federation.at(8)) == columns, "a resumed run"
-    assert noise.columns(federation.at(1))["epsilon"] == epsilon(2.0, 1, 1e-5), "a run that starts again"
-    assert Noise(1.0, 0.0, 1e-5, 0).columns(federation) == {}
+def test_the_history_counts_the_rounds_of_the_client_that_sent_most_often():
+    options = options_for("fedavg", dp_clip=1.0, dp_noise=2.0)
+    sent = [np.array([16.0, 16.0, math.nan]), np.array([0.0, 16.0, 16.0]), np.array([0.0, 16.0, 16.0])]
+    entries = [{"round": {}, "clients": {"client": [0, 1, 2], "bytes_up:weights": nbytes}} for nbytes in sent]
+    accountant = defences.Accountant(options, algorithms.module_of(options), [5, 5, 5])
+    shown = [accountant.columns(entry) for entry in entries]
+    assert shown == [{"epsilon_round": epsilon(2.0, 1, 1e-5), "epsilon": epsilon(2.0, n, 1e-5)} for n in (1, 2, 3)]
+    resumed = defences.Accountant(options, algorithms.module_of(options), [5, 5, 5], entries[:2])
+    assert resumed.columns(entries[2]) == shown[2]
+    plain = options_for("fedavg", dp_clip=1.0)
+    assert defences.Accountant(plain, algorithms.module_of(plain), [5, 5, 5]).columns(entries[0]) == {}
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ def _number(name: str, takes: Number) -> st.SearchStrategy:
     return result | st.sampled_from(takes.words) if takes.words else result
 
 
-DEFENCES = ("secure_aggregation", "dp_clip", "dp_noise", "dp_delta")  # which many methods refuse: tests/test_defences.py
+# which many methods refuse: tests/test_defences.py, tests/test_dp_sgd.py
+DEFENCES = ("secure_aggregation", "dp_clip", "dp_noise", "dp_delta", "dp_sgd", "dp_sgd_clip")
 
 
 @st.composite
