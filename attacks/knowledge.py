@@ -53,7 +53,7 @@ class Recording:
     def sent(self, *kinds: str) -> dict[int, list[Message]]:
         """Return the messages of these kinds (none: of any kind) by the client that sent them, in order of time.
 
-        A sum over the clients of a round (`--secure_aggregation`) is no client's message.
+        A sum over the clients of a round (`--secure_aggregation`) is no client's message; see `attacks.sums`.
         """
         messages: dict[int, list[Message]] = {}
         for message in self.messages:

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+import algorithms
 import plugins
 import saves
 from attacks import ATTACKS, judge, options_of
 from attacks.knowledge import ATTACKER, Public, Recording
 from attacks.pictures import draw
+from attacks.sums import averages
 from data import partition, shift
 from data.datasets import Data
 from experiment import identity
@@ -75,6 +77,8 @@ class Attacked:
         models = own_models(run)
         if view == "sent":
             messages, public_weights = run.recording()
+            module = algorithms.ALGORITHMS.get(run.options["algorithm"])
+            messages = averages(messages, getattr(module, "uploads", None) or {})
         else:
             last = run.options["rounds"]
             messages = [Message(last, "up", "weights", k, SERVER, row) for k, row in models.items()]
