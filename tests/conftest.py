@@ -1,5 +1,6 @@
 """What the tests share: a cut wire, a small data set, and federations of a few clients in float64 or float32."""
 
+import codecs
 import math
 import os
 import signal
@@ -329,8 +330,9 @@ def open_folder():
 
 @contextmanager
 def closed(*paths: Path):
-    """Inside, this process may not read these files and folders. Root may read everything, so root is another user inside;
-    what is imported late has to be imported before."""
+    """Inside, this process may not read these files and folders. Root may read everything, so root is another user inside,
+    who may not read Python's own files: what is imported late has to be imported before."""
+    codecs.lookup("cp437")  # zipfile does so late
     modes, user = {path: path.stat().st_mode for path in paths}, os.geteuid()
     for path in paths:
         path.chmod(0)

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import carried_out, sealed
+from conftest import carried_out, closed, sealed
 from test_experiment import assert_same, prepared
 
 import experiment
@@ -418,19 +417,6 @@ def test_a_workbook_of_all_runs_that_is_none_is_told_and_the_run_is_kept(run, tm
     assert "result.xlsx: cannot be read (a pipe or a device; must be a file); this run is not added" in caplog.text
 
 
-@contextmanager
-def as_another():
-    """Inside, files are read with the rights of another user than root, whom nothing is forbidden."""
-    if os.geteuid():
-        yield
-    else:
-        os.seteuid(65534)
-        try:
-            yield
-        finally:
-            os.seteuid(0)
-
-
 @pytest.fixture
 def readable():
     """A folder that every user may read."""
@@ -445,7 +431,7 @@ def test_a_run_that_may_not_be_read_is_told_as_a_damaged_one_and_stays_as_it_is(
     path, content = folder / name, {path.name: path.read_bytes() for path in folder.iterdir()}
     mode = path.stat().st_mode
     path.chmod(0)
-    with as_another():
+    with closed():
         with pytest.raises(saves.UnreadableError, match="cannot be read or written; change the permissions") as error:
             read_all(folder)
         assert isinstance(error.value, saves.DamagedError)
@@ -464,7 +450,7 @@ def test_a_checkpoint_that_may_not_be_read_is_neither_removed_nor_passed_over(cu
     for above in (*cut.folder.parents,)[:-2]:
         above.chmod(above.stat().st_mode | 0o055)
     last.chmod(0)
-    with as_another():
+    with closed():
         with pytest.raises(saves.UnreadableError):
             saves.read_checkpoint(cut.folder, 3, remove=True)
         assert saves.read_checkpoint(cut.folder, 3)["round"] == 2, "of somebody else's run the one before it"
