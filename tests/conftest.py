@@ -332,7 +332,8 @@ def open_folder():
 def closed(*paths: Path):
     """Inside, this process may not read these files and folders. Root may read everything, so root is another user inside,
     who may not read Python's own files: what is imported late has to be imported before."""
-    codecs.lookup("cp437")  # zipfile does so late
+    for encoding in ("cp437", "latin1"):  # of archives and of pickled bytes
+        codecs.lookup(encoding)
     modes, user = {path: path.stat().st_mode for path in paths}, os.geteuid()
     for path in paths:
         path.chmod(0)
