@@ -37,7 +37,7 @@ class Options:
     n_shadows: int = 8
     n_examples: int = 500  # most examples of a shadow network
     most_epochs: int = 30
-    most_flops: float = 5e11  # to train all shadow networks of an architecture: about 20 seconds on one core
+    most_flops: float = 2e11  # to train all shadow networks of an architecture: some 15 seconds on one core
 
 
 def attack(recording, public, options):

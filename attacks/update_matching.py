@@ -36,7 +36,7 @@ PASSES = 8  # the operations of an iteration, with the gradient of a gradient, i
 class Options:
     images: int = 8  # most images per client
     iterations: int = 300
-    flops: float = 2e10  # most operations per client
+    flops: float = 4e9  # most operations per client
     lr: float = 0.1
     tv: float = 1e-2  # weight of the total variation
 

@@ -70,6 +70,7 @@ METRICS: dict[str, Metric] = {
     "exchange_kl": last("exchange_kl_sum", 1, 3),
     "rounds to 80": Metric(_rounds_to_80, 0),
     "images left": Metric(_images_left, 1),
+    "epsilon": last("epsilon", 1),
     "exposed": leakage("exposed"),
     "label mix": leakage("label_mix"),
     "exposed, own client": leakage("exposed", knows="own_client"),

@@ -38,6 +38,8 @@ METHODS = {
     "fml": f"fml {USUAL}",
     "data_exchange": f"data_exchange {USUAL}",
     "dpsgd": f"dpsgd {USUAL}",
+    "feddf": f"feddf --public_share 0.1 --distill_steps 20 {USUAL}",
+    "fedmd": f"fedmd --public_share 0.1 --pretrain_epochs 5 --alignment 120 {USUAL}",
 }
 
 
@@ -76,17 +78,59 @@ OBSERVATIONS = Table(
         lambda row, column: Cell(f"cfkd --n_avg {row.split()[1]} {USUAL} --model LeNet5_classic {MNIST}", KNOWLEDGE[column]),
     ),
 )
+STEPS = "--batch_size 32 --optimizer sgd"
 EPOCHS = Table(
     "epochs",
     "FedAvg: more local epochs",
-    "The problem of the first table with 5 rounds; label mix and exposed (%).",
+    "The problem of the first table with an MLP, whose first layer is linear, and 5 rounds.",
     rows(
-        {f"{n} local epochs": f"fedavg --epoch_per_round {n} --batch_size 32 --optimizer sgd --lr 0.05" for n in (1, 5, 20)},
-        f"--model LeNet5_classic {MNIST.replace('--rounds 20', '--rounds 5')}",
+        {f"{n} local epochs": f"fedavg --epoch_per_round {n} {STEPS} --lr 0.05" for n in (1, 5, 20)},
+        f"--model MLP {MNIST.replace('--rounds 20', '--rounds 5')}",
         {name: COLUMNS[name] for name in ("global", "exposed", "label mix", "published")},
     ),
 )
-TABLES = (FAMILIES, CIFAR, OBSERVATIONS, EPOCHS)
+DOMAINS = Table(
+    "domains",
+    "FedMD: logits for public images of the clients' domain, and of another",
+    "The problem of the first table with 5 rounds. As many public images in both rows.",
+    rows(
+        {"MNIST": "fedmd --public_share 0.1", "Fashion-MNIST": "fedmd --public_dataset FMNIST --public_share 0.002"},
+        f"--pretrain_epochs 5 --alignment 120 {USUAL} --model LeNet5_classic {MNIST.replace('--rounds 20', '--rounds 5')}",
+        {name: COLUMNS[name] for name in ("personal", "exposed", "label mix")},
+    ),
+)
+SERVER = "--batch_size 32 --model ResNet4 --server_model ResNet19 --epochs_server 1"
+STEMS = Table(
+    "stems",
+    "FedGKT: feature maps of the stem, and what the attacker knows",
+    "The paper: exchanging features and not weights maintains privacy. Exposed (%), the problem of the first table.",
+    both(
+        ["1 round", "5 rounds"],
+        list(KNOWLEDGE),
+        lambda row, column: Cell(
+            f"fedgkt {SERVER} {MNIST.replace('--rounds 20', f'--rounds {row.split()[0]}')}", KNOWLEDGE[column]
+        ),
+    ),
+)
+NOISES = {"no noise": "", **{f"noise {s:g}": f"--dp_sgd {s:g}" for s in (0.1, 0.5, 2)}}
+TRADE_OFF = Table(
+    "trade_off",
+    "FedAvg with DP-SGD and secure aggregation: accuracy, and what messages reveal",
+    "The problem of the first table with an MLP. Gradients of an example are clipped to a norm of 1; epsilon at delta 1e-5.",
+    rows(
+        {
+            f"{noise}, {seen}": f"fedavg --epoch_per_round 1 {STEPS} --lr 0.1 {flags} {more}".strip()
+            for seen, more in (("single messages", ""), ("sums", "--secure_aggregation"))
+            for noise, flags in NOISES.items()
+        },
+        f"--model MLP {MNIST}",
+        {**{name: COLUMNS[name] for name in ("global", "exposed", "label mix", "published")}},
+    ),
+)
+for noise, row in TRADE_OFF.rows.items():
+    if not noise.startswith("no noise"):
+        row["epsilon"] = Cell(row["global"].command, "epsilon")
+TABLES = (FAMILIES, CIFAR, OBSERVATIONS, STEMS, EPOCHS, DOMAINS, TRADE_OFF)
 
 
 def words(results: Results) -> str:
