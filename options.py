@@ -55,6 +55,8 @@ class Number:
     def __call__(self, text: str) -> int | float | str:
         if text in self.words:
             return text
+        if re.fullmatch(r"-?\d+,\d+", text):
+            raise ValueError("; write decimals with a point, and several values with spaces")
         value = self.type(text)
         if not math.isinf(value) and abs(value) > LARGEST[self.type]:
             raise ValueError("; too large")

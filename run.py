@@ -185,7 +185,7 @@ def _print_comparison(
         if run.folder not in compared_folders
     ]
     for command in list(dict.fromkeys(commands))[:3]:
-        print_lines("gain over learning alone not shown; run the baseline first:", wrap(f"  {command}", " \\"))
+        print_lines("gain over learning alone not shown; first run:", wrap(f"  {command}", " \\"))
 
 
 def _load_baseline(folder: Path) -> saves.Run | None:

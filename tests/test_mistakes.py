@@ -63,6 +63,7 @@ CASES = [
     ("--seed -1", ["--seed -1", "a whole number at least 0"]),
     ("--seed 0 1 x", ["--seed x", "a whole number at least 0"]),
     ("--threads 0", ["--threads 0", "a whole number at least 1 and at most 1024 or auto"]),
+    ("--lr 0,1", ["--lr 0,1", "write decimals with a point"]),
     ("--n_avg 0", ["--n_avg 0", "a whole number at least 1"]),
     (f"--threads {HUGE}", ["--threads", str(HUGE)]),
     ("--threads 100000", ["--threads", "100000"]),  # more than a process can start
