@@ -25,6 +25,7 @@ from attacks.sums import averages
 from data import partition, shift
 from data.datasets import Data
 from experiment import identity
+from federation import computing_with
 from federation.recording import Message
 from federation.wire import SERVER
 from saves import LEAKAGE, Run
@@ -161,7 +162,8 @@ def run_attacks(
             or earlier is None
             or any(earlier.get(name) != value for name, value in inputs_of(case.attack).items())
         ):
-            results = {**results, case.key: attacked.case(case, pictures)}
+            with computing_with(1):  # the same bits on any machine, and no threads that wait for busy cores
+                results = {**results, case.key: attacked.case(case, pictures)}
             saves.write_json(run.folder / LEAKAGE, {"run": saves.digest_of(run.folder / saves.DONE), "results": results})
         watch(case)
     return results
