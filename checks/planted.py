@@ -539,6 +539,9 @@ a model with one other tensor is taken for the same model | experiment/evaluatio
 a client's model is evaluated again where its weights are the same | helpers.py | test_evaluation.py -k "same_weights"
 - return ModelOf(weights, federation.model)
 + return lambda k: federation.model(k, weights(k))
+* the server averages weights that no client has sent | helpers.py | test_algorithms.py -k "same_messages and fedavg"
+- weights = federation.wire.up("weights", weights, clients)
++ weights = list(weights)
 """
 
 
