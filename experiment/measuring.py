@@ -1,5 +1,6 @@
 """One round of an experiment: run the round, evaluate its models, and measure its history entry."""
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -10,15 +11,18 @@ import psutil
 import torch
 from torch import Tensor
 
+import algorithms
 import saves
 from errors import UserError
 from experiment import defences, divergence
-from experiment.evaluation import Evaluated, Remembered, evaluate, features, personalise
+from experiment.evaluation import Evaluated, Remembered, evaluate, features, personalise, welcome
 from experiment.preparation import Experiment
 from federation import Federation
-from helpers import Round, cross_entropy
+from helpers import Round, cross_entropy, first_model
+from models import Net
 from options import Options
 
+log = logging.getLogger("chorus")
 Entry = dict[str, dict]  # an entry of the history: see `saves.frame_of`
 COUNTED = ("steps", "samples", "flops")  # of the clients; the server has separate columns, "steps:server"
 TUNED = ("sent_", "local_", "tuned_")  # prefixes of the columns of `personalise`
@@ -78,16 +82,35 @@ def play(
         if len(federation.clients) > saves.MANY and r < options.rounds:
             evaluated = evaluated._replace(of_clients=_select_clients(result.clients, evaluated.of_clients))
         feature_arrays = {"features": features(federation, result, options.track_features)} if options.track_features else {}
-    if r == options.rounds and options.ft_epochs:
+    if r == options.rounds:
         loss = getattr(experiment.module, "tuning_loss", cross_entropy)
-        of_round, of_clients = personalise(federation, experiment.split, result, options, loss, watch)
-        evaluated.of_round.update(of_round)
-        evaluated.of_clients.update(of_clients)
+        tuning = [personalise(federation, experiment.split, result, options, loss, watch)] if options.ft_epochs else []
+        if model_of := _model_of_new_clients(experiment, federation, result, state):
+            tuning += [welcome(federation, experiment.split, model_of, options, loss, watch)]
+        for of_round, of_clients in tuning:
+            evaluated.of_round.update(of_round)
+            evaluated.of_clients.update(of_clients)
     of_round, of_clients = divergence.columns(diverged)
     evaluated.of_round.update(of_round)
     evaluated.of_clients.update(of_clients)
     entry = _entry(federation, r, result, evaluated, training_end - start_time, now() - training_end)
     return result, {**entry, **feature_arrays}, evaluated.confusion
+
+
+def _model_of_new_clients(
+    experiment: Experiment, federation: Federation, result: Round, state: dict
+) -> Callable[[int], Net] | None:
+    """Return k -> the model that a new client receives; None without new clients, or if the algorithm has no such model.
+
+    It is the one global model of the round. Without one, a new client starts as in its first round (`first_model`).
+    """
+    answer = getattr(algorithms.ALGORITHMS[experiment.options.algorithm], "new_clients", "")
+    if not experiment.split.new or answer is None:
+        return None
+    model_of = result.models.get("global") or first_model(federation, state) or result.models.get(answer)
+    if model_of is None:
+        log.info("--new_clients: %s sends no model to a new client, so its columns stay empty", experiment.options.algorithm)
+    return model_of
 
 
 def passed_over(experiment: Experiment, federation: Federation, r: int) -> bool:

@@ -116,6 +116,15 @@ def test_the_docstring_names_the_source_of_the_defaults(name):
     assert first in " ".join(algorithms.describe(name).split())
 
 
+@pytest.mark.parametrize("name", [name for family in list(algorithms.FAMILIES.values())[1:] for name in family])
+def test_the_docstring_says_what_a_new_client_receives_where_there_is_more_than_one_global_model(name):
+    (sentence,) = re.findall(r"\n\nA new client \(`--new_clients`\) (.*)\n", algorithms.ALGORITHMS[name].__doc__) or [""]
+    nothing = getattr(algorithms.ALGORITHMS[name], "new_clients", "") is None
+    assert (sentence == "receives no model.") == nothing or name == "centralized"
+    assert sentence or name == "centralized"
+    assert sentence in " ".join(algorithms.describe(name).split())
+
+
 # --- repeatable ---
 
 
