@@ -319,14 +319,6 @@ def shared_model(federation: Federation, state: dict) -> dict[str, Callable[[int
     return {"personal": model_of(federation, lambda k: {**common, **own.get(k, kept)})}
 
 
-def first_model(federation: Federation, state: dict) -> Callable[[int], Net] | None:
-    """Return k -> the model from which a client starts its first round after `download`: the server's weights, and the
-    initial values of what stays with a client. None for a state without the parts of `one_model`."""
-    if not {"server", "kept", "frozen"} <= state.keys():
-        return None
-    return model_of(federation, {**state["server"], **state["kept"], **state["frozen"]})
-
-
 def personal_models(federation: Federation) -> dict[str, Any]:
     """Return the part of a state that holds one global model, as `one_model`, and a personal model per client.
 

@@ -21,8 +21,8 @@ A module may also have
 - `stale = True`: the server also uses the last messages of absent clients;
 - `sample(federation, options) -> clients` of a round, if other than `federation.sample()`;
 - `new_clients`: None, if a client that took part in no round receives no model (`--new_clients`). By default it receives the
-  round's "global" model, or else the weights of `helpers.first_model`. Otherwise the name of a model of the round that also
-  a client of a higher number has;
+  round's "global" model, or else the weights from which a client starts after `download`, with the state of `one_model`.
+  Otherwise the name of a model of the round that also a client of a higher number has;
 - `heads = True`: its models have auxiliary heads (`models.HeadsNet`);
 - `check(options, data, n_train) -> message`, logged before the first round; it raises UserError for what cannot work;
 - `tuning_loss`: the loss of `--ft_epochs`, if other than the cross-entropy;

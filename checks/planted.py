@@ -542,9 +542,9 @@ a client's model is evaluated again where its weights are the same | helpers.py 
 new clients train | data/partition.py | test_evaluation.py -k "new_client"
 - replace(split, **part(np.setdiff1d(everyone, new)), new=
 + replace(split, **part(everyone), new=
-a new client receives the initial model | helpers.py | test_evaluation.py -k "new_client"
+a new client receives the initial model | experiment/measuring.py | test_evaluation.py -k "new_client"
 - {**state["server"], **state["kept"], **state["frozen"]})
-+ {**federation.initial()})
++ federation.initial())
 * the server averages weights that no client has sent | helpers.py | test_algorithms.py -k "same_messages and fedavg"
 - weights = federation.wire.up("weights", weights, clients)
 + weights = list(weights)

@@ -18,7 +18,7 @@ from experiment import defences, divergence
 from experiment.evaluation import Evaluated, Remembered, evaluate, features, personalise, welcome
 from experiment.preparation import Experiment
 from federation import Federation
-from helpers import Round, cross_entropy, first_model
+from helpers import Round, cross_entropy, model_of
 from models import Net
 from options import Options
 
@@ -85,8 +85,8 @@ def play(
     if r == options.rounds:
         loss = getattr(experiment.module, "tuning_loss", cross_entropy)
         tuning = [personalise(federation, experiment.split, result, options, loss, watch)] if options.ft_epochs else []
-        if model_of := _model_of_new_clients(experiment, federation, result, state):
-            tuning += [welcome(federation, experiment.split, model_of, options, loss, watch)]
+        if received := _model_of_new_clients(experiment, federation, result, state):
+            tuning += [welcome(federation, experiment.split, received, options, loss, watch)]
         for of_round, of_clients in tuning:
             evaluated.of_round.update(of_round)
             evaluated.of_clients.update(of_clients)
@@ -102,15 +102,19 @@ def _model_of_new_clients(
 ) -> Callable[[int], Net] | None:
     """Return k -> the model that a new client receives; None without new clients, or if the algorithm has no such model.
 
-    It is the one global model of the round. Without one, a new client starts as in its first round (`first_model`).
+    It is the one global model of the round. Without one, it is the model from which a client starts its first round after
+    `helpers.download`: the server's weights, and the initial values of what stays with a client.
     """
     answer = getattr(algorithms.ALGORITHMS[experiment.options.algorithm], "new_clients", "")
     if not experiment.split.new or answer is None:
         return None
-    model_of = result.models.get("global") or first_model(federation, state) or result.models.get(answer)
-    if model_of is None:
+    if "global" in result.models:
+        return result.models["global"]
+    if {"server", "kept", "frozen"} <= state.keys():  # of `helpers.one_model`
+        return model_of(federation, {**state["server"], **state["kept"], **state["frozen"]})
+    if answer not in result.models:
         log.info("--new_clients: %s sends no model to a new client, so its columns stay empty", experiment.options.algorithm)
-    return model_of
+    return result.models.get(answer)
 
 
 def passed_over(experiment: Experiment, federation: Federation, r: int) -> bool:
