@@ -33,6 +33,7 @@ import inspect
 import re
 from dataclasses import fields
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from options import Launch, Options, flags_of
@@ -104,11 +105,28 @@ def lacking(module: ModuleType) -> list[str]:
         missing.append("Options (a frozen dataclass that inherits options.Options)")
     elif duplicates := flags_of(cls).keys() & flags_of(Launch).keys():
         missing.append(f"another name for its flag {min(duplicates)} (this name is a launch flag)")
+    else:
+        missing += [f"another default for its flag {flag}: {problem}" for flag, problem in _wrong_defaults(cls)]
     for name, parameters in PARTS.items():
         function = getattr(module, name, None)
         if _parameters(function) != parameters:
             missing.append(f"{name}({', '.join(parameters)})")
     return missing
+
+
+def _wrong_defaults(cls: type) -> list[tuple[str, str]]:
+    """Return (flag, problem) for each default that the flag itself would not accept."""
+    wrong = []
+    for name, declared in flags_of(cls).items():
+        default, flag_type = declared["default"], declared["type"]
+        if default is None or flag_type in (None, str, Path):
+            continue
+        text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        try:
+            flag_type(text)
+        except (ValueError, TypeError):
+            wrong.append((name, f"{text} must be {flag_type}"))
+    return wrong
 
 
 def _parameters(function: object) -> list[str] | None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.partition import Shares, Split, global_test
-from errors import DivergedError
+from errors import DivergedError, UserError
 from experiment import divergence
 from federation import Federation, Weights, computing_with
 from federation.meter import finite
@@ -247,6 +247,11 @@ def _scores_by_model(
         tasks = []
         for i, clients in enumerate(groups):
             model = copy.deepcopy(model_of(clients[0]))  # the next model may use the same skeleton
+            if not isinstance(model, torch.nn.Module):
+                raise UserError(
+                    f"a function in the models of a Round returns {type(model).__name__}; must return a network, such as "
+                    "model_of(federation, weights) does"
+                )
             indices = torch.as_tensor(examples[i], device=federation.device)
             tasks += [(i, clients[0], model, part) for part in indices.split(PART)]
         positions, first_clients, models, parts = zip(*tasks, strict=True)

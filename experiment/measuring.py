@@ -34,6 +34,8 @@ def start(experiment: Experiment, federation: Federation) -> tuple[dict[str, Any
     start_time = federation.meter.now()
     federation.wire.begin(0)
     state = experiment.module.start(federation, experiment.options)
+    if not isinstance(state, dict):
+        raise UserError(f"{experiment.options.algorithm}: start returns {_type(state)}; must return the state, a dict")
     diverged = divergence.in_round(federation, None, state, {})
     divergence.stop(experiment.options, diverged, 0)
     of_round, of_clients = divergence.columns(diverged)
@@ -64,6 +66,8 @@ def play(
     federation.wire.begin(r)
     if active or not failed:
         result = module.communicate(round_federation.without(failed) if failed else round_federation, state, options)
+        if problem := _problem_of(result):
+            raise UserError(f"{options.algorithm}: {problem}")
     else:
         result = (before or Round([], torch.zeros(0), {}))._replace(clients=[], loss=torch.zeros(0), local_weights=None)
     if _failure_probability(experiment):
@@ -95,6 +99,24 @@ def play(
     evaluated.of_clients.update(of_clients)
     entry = _entry(federation, r, result, evaluated, training_end - start_time, now() - training_end)
     return result, {**entry, **feature_arrays}, evaluated.confusion
+
+
+def _problem_of(result: Any) -> str:
+    """Return what is wrong with the result of an algorithm's round; "" if nothing is."""
+    if not isinstance(result, Round):
+        return f"communicate returns {_type(result)}; must return helpers.Round(clients, loss, models)"
+    n = len(result.clients) or 1  # without clients, the server trained
+    if not isinstance(result.loss, Tensor) or result.loss.shape != (n,):
+        held = f"has the shape {list(result.loss.shape)}" if isinstance(result.loss, Tensor) else f"is {_type(result.loss)}"
+        return f"the loss of a Round {held}; must be a tensor [{n}], a loss per client, such as train(...).loss"
+    models = result.models.values() if isinstance(result.models, dict) else ()
+    if not models or any(isinstance(model_of, torch.nn.Module) or not callable(model_of) for model_of in models):
+        return "the models of a Round must be {name: function of k}, such as shared_model(federation, state)"
+    return ""
+
+
+def _type(value: Any) -> str:
+    return type(value).__name__
 
 
 def _model_of_new_clients(
