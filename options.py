@@ -138,6 +138,29 @@ class Several:
         return f"{self.of}, or several joined by commas"
 
 
+@dataclass(frozen=True)
+class CountOrNames:
+    """A whole number of things, a fraction of them, or their names, joined by commas: a tuple. Text of digits, signs and
+    points is a number."""
+
+    things: str
+
+    def __call__(self, text: str) -> int | float | tuple[str, ...]:
+        if not re.fullmatch(r"[\d.+-]+", text):
+            return tuple(Several(_name)(text))
+        is_fraction = "." in text and float(text) < 1
+        return Number(float, above=0)(text) if is_fraction else Number(int, least=0)(text)
+
+    def __str__(self) -> str:
+        return f"a whole number of {self.things}, a fraction below 1, or names of {self.things} joined by commas"
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise ValueError
+    return text.strip()
+
+
 def nearest(text: str, names: Sequence[str]) -> str:
     """Return "; did you mean X?" for the name closest to `text`.
 
@@ -289,6 +312,14 @@ class Problem:
         "part of the training set that --reduced keeps: the first images of the file, or a random draw (--split_seed)",
         Requires("--reduced below 1", lambda o: o.reduced < 1 and not o.partition_file),
     )
+    test_reduced: float = flag(
+        1.0,
+        Number(float, above=0),
+        "part of the test set that is used, drawn at random (--split_seed): a fraction, or a number of images above 1; 1 is "
+        "all of it",
+        DRAWN,
+        legacy_value=1.0,
+    )
     n_clients: int = flag(
         2, Number(int, least=1), "number of clients K", aliases=("num_clients", "num_users", "client_number")
     )
@@ -297,6 +328,22 @@ class Problem:
         Several(Number(float, above=0, most=1)),
         "fraction of the data of each client, such as 0.7,0.2,0.1; the sum is at most 1; default: equal parts",
         _requires_partition("counts"),
+    )
+    size_alpha: float = flag(
+        math.inf,
+        Number(float, above=0, infinite=True),
+        "Dirichlet concentration of the clients' sizes (quantity skew); smaller is more unequal, inf is equal parts; every "
+        "client gets an example",
+        _requires_partition("counts"),
+        legacy_value=math.inf,
+    )
+    new_clients: int | float | tuple[str, ...] = flag(
+        0,
+        CountOrNames("clients"),
+        "clients besides --n_clients that take no part in training: a number, a fraction of --n_clients (with --clients: of "
+        "all clients), or names; afterwards each receives the model and fine-tunes it (--ft_epochs); 0 is none",
+        aliases=("num_new_clients",),
+        legacy_value=0,
     )
     partition: str = flag(
         "dirichlet",
@@ -575,6 +622,7 @@ class Options(Execution, Problem):
         Number(int, least=0),
         "number of epochs in which each client fine-tunes a copy of the final model, evaluated on its own distribution "
         "after each epoch; 0 is none",
+        aliases=("fine_tuning_epoch_new",),
     )
     ft_part: str = flag(
         "full", Choice(PARTS), "part of the model that is fine-tuned; the rest is frozen, in evaluation mode", TUNED
@@ -589,8 +637,8 @@ class Options(Execution, Problem):
     split_seed: int | str = flag(
         0,
         Number(int, least=0, words=("seed",)),
-        "random seed of the split (--partition, --reduced_draw, --validation, --feature_shift, --topology); a number keeps "
-        "one split for all seeds, the word seed draws a split per --seed",
+        "random seed of the split (--partition, --reduced_draw, --test_reduced, --validation, --feature_shift, --topology, "
+        "which clients take part); a number keeps one split for all seeds, the word seed draws a split per --seed",
         SPLIT,
     )
 
@@ -598,6 +646,7 @@ class Options(Execution, Problem):
         """Replace implied and dependent values by the final values, so that a run's options say what the run does."""
         if self.split_seed == "seed":
             object.__setattr__(self, "split_seed", self.seed)
+        object.__setattr__(self, "new_clients", partition.whole_number(self.new_clients, self.n_clients))
         for name, declared in flags_of(type(self)).items():
             for other, value in stood_for(declared, getattr(self, name)).items():
                 object.__setattr__(self, other, value)

@@ -289,7 +289,8 @@ def _array(path: Path, name: str, file, n_bytes: int) -> np.ndarray:
     length_bytes = file.read(HEADERS[version][0])
     shape, fortran, dtype = _header(version, length_bytes + file.read(int.from_bytes(length_bytes, "little")))
     if dtype.kind not in KINDS:
-        raise RefusedError(path, f"{name} holds {'objects' if dtype.hasobject else dtype}; only numbers and text are read")
+        held = "objects" if dtype.hasobject else dtype
+        raise RefusedError(path, f"{name} holds {held}; only numbers and text are read, as np.array(..., dtype=str)")
     length = math.prod(shape) * dtype.itemsize
     if any(n < 0 for n in shape) or file.tell() + length != n_bytes:
         raise RefusedError(path, f"{name} declares {dtype} {list(shape)}, but holds {size(n_bytes)}")

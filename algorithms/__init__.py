@@ -1,7 +1,7 @@
 """The algorithms, by family. To add one, write its module and add its name to `FAMILIES`.
 
 A module has a docstring whose first line says what is sent, and whose paragraph "Defaults: ..." names the source of its
-default values; and in this order
+default values; a paragraph "A new client ...", unless there is one global model; and in this order
 - `Options`: its flags and its defaults for shared flags, a frozen dataclass;
 - `loss(model, batch, context, options) -> scalar`: the loss of one client on one batch (`helpers.Batch`), model(x) ->
   features [B, D], logits [B, C]; `context` is the client's row of the argument `context` of `train`;
@@ -23,6 +23,9 @@ A module may also have
   number of class means in it that contain an example};
 - `stale = True`: the server also uses the last messages of absent clients;
 - `sample(federation, options) -> clients` of a round, if other than `federation.sample()`;
+- `new_clients`: None, if a client that took part in no round receives no model (`--new_clients`). By default it receives the
+  round's "global" model, or else the weights from which a client starts after `download`, with the state of `one_model`.
+  Otherwise the name of a model of the round that also a client of a higher number has;
 - `heads = True`: its models have auxiliary heads (`models.HeadsNet`);
 - `check(options, data, n_train) -> message`, logged before the first round; it raises UserError for what cannot work;
 - `tuning_loss`: the loss of `--ft_epochs`, if other than the cross-entropy;
@@ -33,6 +36,7 @@ import inspect
 import re
 from dataclasses import fields
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from options import Launch, Options, flags_of
@@ -87,6 +91,7 @@ ALGORITHMS: dict[str, ModuleType] = {
 PUBLISHED: dict[str, ModuleType] = {
     name: import_module(f"algorithms.published.{name}") for name in ("cfkd", "fd", "fedavg", "fedgkt")
 }
+NEW_CLIENT = "A new client (`--new_clients`)"  # first words of the paragraph that says what a new client receives
 DEFAULTS = "Defaults: "  # first word of the docstring's paragraph with the source of the default values
 PARTS = {  # functions that every algorithm has, and their parameters
     "loss": ["model", "batch", "context", "options"],
@@ -103,11 +108,28 @@ def lacking(module: ModuleType) -> list[str]:
         missing.append("Options (a frozen dataclass that inherits options.Options)")
     elif duplicates := flags_of(cls).keys() & flags_of(Launch).keys():
         missing.append(f"another name for its flag {min(duplicates)} (this name is a launch flag)")
+    else:
+        missing += [f"another default for its flag {flag}: {problem}" for flag, problem in _wrong_defaults(cls)]
     for name, parameters in PARTS.items():
         function = getattr(module, name, None)
         if _parameters(function) != parameters:
             missing.append(f"{name}({', '.join(parameters)})")
     return missing
+
+
+def _wrong_defaults(cls: type) -> list[tuple[str, str]]:
+    """Return (flag, problem) for each default that the flag itself would not accept."""
+    wrong = []
+    for name, declared in flags_of(cls).items():
+        default, flag_type = declared["default"], declared["type"]
+        if default is None or flag_type in (None, str, Path):
+            continue
+        text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        try:
+            flag_type(text)
+        except (ValueError, TypeError):
+            wrong.append((name, f"{text} must be {flag_type}"))
+    return wrong
 
 
 def _parameters(function: object) -> list[str] | None:
@@ -143,9 +165,10 @@ def says(name: str, what: str) -> bool:
 
 
 def describe(name: str) -> str:
-    """Return the paragraphs of an algorithm's docstring for the help: summary, paper, and source of the defaults."""
+    """Return the paragraphs of an algorithm's docstring for the help: summary, paper, what a new client receives, and source
+    of the defaults."""
     first, *others = ALGORITHMS[name].__doc__.strip().split("\n\n")
-    return "\n\n".join([first, *others[:1], *(part for part in others[1:] if part.startswith(DEFAULTS))])
+    return "\n\n".join([first, *others[:1], *(part for part in others[1:] if part.startswith((NEW_CLIENT, DEFAULTS)))])
 
 
 def defaults(name: str) -> str:

@@ -5,6 +5,8 @@ model w travels, the own model v stays. In every step w descends the gradient of
 gradient of the loss of the mixture alpha v + (1 - alpha) w. The headline answer is "personal", the mixture with the server's
 w; "global" is w.
 
+A new client (`--new_clients`) receives the global model; fine-tuning makes it personal, without a mixture.
+
 Differences from the paper:
 1. The server weighs w by n_k, as in `fedavg`; the paper averages with equal weights.
 2. alpha changes in every step, with the learning rate of the weights and without weight decay. A step ends with the

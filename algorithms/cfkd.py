@@ -5,6 +5,8 @@ F. Berdoz, A. Singh, M. Jaggi, R. Raskar: Scalable Collaborative Learning via Re
 feature of each class and observations: averages of a few features of a class. A client receives the global class means and
 the observations of another client.
 
+A new client (`--new_clients`) receives no model.
+
 Differences from the paper:
 1. Means over the D features and over the C classes, as in the reference code and its published weights; the paper sums.
 2. The global mean of a class is the mean over all its examples, as in the code (the paper's text: the mean of the clients'
@@ -30,6 +32,7 @@ from helpers import Round, average, model_of, outputs, own_models, replace_rows,
 from options import Number, flag
 
 mixed = same_features = private_steps = True
+new_clients = None
 uploads = {"mean features": None}
 class_means = {"mean features": 2}
 

@@ -5,6 +5,8 @@ T. Li, S. Hu, A. Beirami, V. Smith: Ditto: Fair and Robust Federated Learning Th
 w^t is the received model. With lambda 0, v_k learns independently from the common start; with a large lambda, v_k follows
 w^t. The headline answer is "personal", v_k; "global" is the global model.
 
+A new client (`--new_clients`) receives the global model; fine-tuning makes it personal, without the proximal term.
+
 Differences from the paper:
 1. Both trainings take `--epoch_per_round` and see the same batches in the same order; a straggler stops both at the same
    fraction. Both count as the client's steps.

@@ -4,6 +4,8 @@ X. Lian, C. Zhang, H. Zhang, C.-J. Hsieh, W. Zhang, J. Liu: Can Decentralized Al
 Case Study for Decentralized Parallel Stochastic Gradient Descent, NeurIPS 2017, Algorithm 1. `data_exchange` without an
 exchange and with Metropolis weights.
 
+A new client (`--new_clients`) receives no model.
+
 Differences from the paper:
 1. Clients mix models after the local epochs of a round; the paper mixes after every step, with the gradient at the model
    before mixing (`--epoch_per_round 1` with batches as large as the shares is one step per round).
@@ -19,6 +21,7 @@ from algorithms.data_exchange import check, communicate, loss, start
 
 __all__ = ["check", "communicate", "loss", "start"]
 private_steps = True
+new_clients = None
 
 
 @dataclass(frozen=True)

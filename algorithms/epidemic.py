@@ -6,6 +6,8 @@ Learning with Randomized Communication, NeurIPS 2023, Algorithm 1. `--peers loca
 clients are on a random regular graph of degree `--fanout` and send to their neighbours. With a fanout of K - 1 both are
 dpsgd on a full graph.
 
+A new client (`--new_clients`) receives no model.
+
 Differences from the paper:
 1. A client trains for local epochs in a round; the paper has one step. All clients train before any client sends.
 2. If no regular graph of this degree exists (an odd fanout and an odd number of clients), the oracle's degree is one larger.
@@ -24,6 +26,7 @@ from helpers import Round, cross_entropy, mean, model_of, replace_rows, select_r
 from options import Choice, Number, flag
 
 private_steps = True
+new_clients = None
 
 
 @dataclass(frozen=True)

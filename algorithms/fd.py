@@ -3,6 +3,8 @@
 E. Jeong, S. Oh, H. Kim, J. Park, M. Bennis, S.-L. Kim: Communication-Efficient On-Device Machine Learning: Federated
 Distillation and Augmentation under Non-IID Private Data, 2018 (arXiv 1811.11479), Algorithm 1.
 
+A new client (`--new_clients`) receives no model.
+
 Differences from the paper:
 1. A client's mean output for a class is that of its model after the local epochs, over its training share; the paper keeps
    a running mean during the epochs. The message has the same size; this takes one more forward pass and includes no outputs
@@ -31,6 +33,7 @@ from helpers import Round, model_of, outputs, own_models, replace_rows, select_r
 from options import Number, flag
 
 mixed = stale = private_steps = True
+new_clients = None
 uploads = {"mean outputs": ""}
 class_means = {"mean outputs": 1}
 

@@ -7,6 +7,8 @@ the client's loss at this starting point, on a random part of the client's examp
 fixed at 1 this is `fedavg`. The headline answer is "personal", a client's model after local training; "global" is the
 average.
 
+A new client (`--new_clients`) receives the global model and fine-tunes it; it has no model of its own to blend.
+
 Differences from the paper:
 1. The first time, W is learned for `--ala_first` epochs; the paper continues until the loss has settled, so that a round's
    cost would depend on what was learned. Later it is one epoch, as in the paper.

@@ -8,6 +8,8 @@ averaged stays with its client. A part that is not trained keeps its initial val
 draws the common start from the run's seed. With both set to full this is FedAvg; `fedper` and `lg_fedavg` are other
 settings.
 
+A new client (`--new_clients`) receives the body and draws the same head.
+
 Differences from the paper and the authors' code:
 1. The average is weighted by n_k, which travels too; the code's average is unweighted, which is the same for shares of one
    size.

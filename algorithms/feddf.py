@@ -4,6 +4,8 @@ T. Lin, L. Kong, S. U. Stich, M. Jaggi: Ensemble Distillation for Robust Model F
 Algorithms 1 and 3. The server averages the models of each architecture. Then it trains each average towards the mean logits
 of all received models, on images without labels (`--public_share`, `--public_dataset`).
 
+A new client (`--new_clients`) receives the model of its architecture.
+
 Differences from the paper:
 1. The server trains for `--distill_steps`, rounded up to whole passes over the public images, at a constant rate. The paper
    takes up to 10,000 steps, with a cosine schedule, and stops after 1,000 steps without improvement on a validation set; so
@@ -28,6 +30,7 @@ from helpers import Round, average, cross_entropy, mean, outputs, select_rows, t
 from options import Number, flag
 
 mixed = public = private_steps = True
+new_clients = "personal"  # that of its architecture
 uploads = {"weights": None, "n_k": None}
 
 

@@ -5,6 +5,8 @@ client first trains on the labelled public images and then on its own (transfer 
 logits of some public images (communicate), receives the mean logits (aggregate, distribute), trains towards them (digest)
 and trains on its own images again (revisit). Clients may have different architectures.
 
+A new client (`--new_clients`) receives no model.
+
 Differences from the paper:
 1. Both parts of the transfer learning take `--pretrain_epochs`; the authors stop by a validation set, after at most 20 and
    25 epochs.
@@ -31,6 +33,7 @@ from helpers import Round, cross_entropy, mean, model_of, outputs, own_models, r
 from options import Number, flag
 
 mixed = public = True
+new_clients = None
 uploads = {"logits": ""}
 
 

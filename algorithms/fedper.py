@@ -3,6 +3,8 @@
 M. G. Arivazhagan, V. Aggarwal, A. K. Singh, S. Choudhary: Federated Learning with Personalization Layers, 2019 (arXiv
 1912.00818), Algorithms 1 and 2. A setting of FedBABU's code: clients train the whole model, the server averages the body.
 
+A new client (`--new_clients`) receives the body, and starts with the initial head.
+
 Differences from the paper:
 1. The personal layers are the classifier; the paper tries more of them.
 2. All heads start equal, as in FedBABU's code; in the paper each client draws its own head.

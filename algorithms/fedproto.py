@@ -4,6 +4,8 @@ Y. Tan, G. Long, L. Liu, T. Zhou, Q. Lu, J. Jiang, C. Zhang: FedProto: Federated
 Clients, AAAI 2022, Algorithm 1. A prototype is the mean feature of a class. The headline answer is "prototypes", the class
 of the nearest prototype; "personal" is the prediction of the client's network.
 
+A new client (`--new_clients`) receives no model.
+
 Differences from the paper:
 1. A global prototype is the mean over all examples of its class, so counts travel too. Equation (6) has a further factor 1 /
    |N_j|, which would shrink it towards 0 as more clients have the class; the authors' code takes the plain mean of means.
@@ -42,6 +44,7 @@ from models import NearestPrototype
 from options import Number, flag
 
 mixed = same_features = stale = private_steps = True
+new_clients = None
 uploads = {"prototypes": "counts"}
 class_means = {"prototypes": 1}
 

@@ -4,6 +4,8 @@ L. Collins, H. Hassani, A. Mokhtari, S. Shakkottai: Exploiting Shared Representa
 ICML 2021, Algorithm 1. A client trains its own head on the received body, for `--head_epochs`; then it trains the body under
 this head, for `--epoch_per_round`, and sends the body.
 
+A new client (`--new_clients`) receives the body, and starts with the initial head.
+
 Differences from the paper:
 1. The average is weighted by n_k, which travels too; the paper's is unweighted.
 2. The head is the classifier; all heads start equal, from the common start.

@@ -6,6 +6,8 @@ shared model, and the shared model from the labels and from the own model. Own m
 model has `--shared_model`, by default the first architecture of `--model`. The headline answer is "personal", the own model;
 "global" is the shared model.
 
+A new client (`--new_clients`) receives the shared model and fine-tunes it.
+
 Differences from the paper:
 1. No gradient flows into a teacher's outputs, as in mutual learning; the paper leaves this open.
 2. The shared models are averaged by n_k, which travels too; the paper averages with equal weights.

@@ -3,6 +3,8 @@
 The lower reference line, also known as local-only training. Each client starts from its own weights and keeps its
 optimizer's memory from round to round, so that `--rounds 100` is one training of 100 epochs.
 
+A new client (`--new_clients`) receives no model.
+
 Defaults: chosen by Chorus, shared by all methods: Adam with a learning rate of 0.001, batches of 32, one epoch a round.
 """
 
@@ -12,6 +14,7 @@ import options
 from helpers import Round, cross_entropy, model_of, own_models, train_own
 
 mixed = private_steps = True
+new_clients = None
 uploads = {}
 
 

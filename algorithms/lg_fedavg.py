@@ -4,6 +4,8 @@ P. P. Liang, T. Liu, L. Ziyin, N. B. Allen, R. P. Auerbach, D. Brent, R. Salakhu
 Globally: Federated Learning with Local and Global Representations, 2020 (arXiv 2001.01523), Algorithm 1. A setting of
 FedBABU's code: clients train the whole model, the server averages the head.
 
+A new client (`--new_clients`) receives the head, and starts with the initial body.
+
 Differences from the paper:
 1. The global part is the classifier; the paper tries more layers, and local losses in addition to the loss of the whole
    model.

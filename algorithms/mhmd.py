@@ -18,6 +18,8 @@ What the code leaves open, or does differently from its intention:
    4 (one auxiliary head) and 1003 (all images if any is right) are left out.
 Everything else is as in `fedbabu`, with its differences; the published table compares the two with different BatchNorms.
 
+A new client (`--new_clients`) receives the body and draws the same heads.
+
 Defaults: from the authors' code, its mode 1005 and w_aux by architecture, 320 local epochs; the training is that of
 `fedbabu`.
 """

@@ -9,6 +9,8 @@ The headline answer is "personal": a client takes one step of size alpha from th
 loss over its whole training share, without `--augment` and in evaluation mode. "global" is the global model without this
 step.
 
+A new client (`--new_clients`) receives the global model; fine-tuning takes the place of the adaptation step.
+
 Differences from the paper:
 1. The second derivatives are left out, and with them the third batch (the paper's FO; not its Hessian-free HF).
 2. D and D' are the first and the second half of one batch, not two draws. In a batch with fewer than four examples, both are

@@ -6,6 +6,8 @@ with `--inner_lr` from w. Then it moves w <- w - eta lambda (w - theta), where e
 of f. The server moves by a fraction beta towards the clients' average. With one inner step this is a `fedavg` with the rate
 eta lambda alpha. The headline answer is "personal", theta; "global" is the server's w.
 
+A new client (`--new_clients`) receives the global model; fine-tuning makes it personal, without the proximal term.
+
 Differences from the paper:
 1. Local epochs pass over the share; the paper draws R batches of it.
 2. The inner problem starts at w; the paper leaves this open, and the authors' code starts at the previous theta.

@@ -102,7 +102,8 @@ class Attacked:
     @cached_property
     def _shares(self) -> tuple[Data, partition.Split]:
         data, options = self.run.data(self._data_dir), self.run.options
-        split = partition.from_file(self.run.folder / "split.npz", data, options["n_clients"])
+        clients = options["n_clients"], options.get("new_clients", 0)
+        split = partition.from_file(self.run.folder / "split.npz", data, *clients)
         return shift.shifted(data, split, _Shifted(options)), split
 
 
@@ -113,6 +114,7 @@ class _Shifted:
         self.feature_shift = options.get("feature_shift", "none")
         self.shift_strength = options.get("shift_strength", 0.5)
         self.split_seed, self.n_clients = options["split_seed"], options["n_clients"]
+        self.new_clients = options.get("new_clients", 0)
 
 
 def own_models(run: Run) -> dict[int, dict]:

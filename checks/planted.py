@@ -146,7 +146,7 @@ silos: what a client holds out it trains on | data/partition.py | test_partition
 - held_out[k], training[k] = examples[:n], examples[n:]
 + held_out[k], training[k] = examples[:n], examples
 silos: the common test set is not all of the global one | data/partition.py | test_partition.py -k "share_a_test_set"
-- return everything[data.owners.cpu().numpy()[everything] < 0] if data.clients else everything
+- return everything[owners < 0]
 + return everything
 tables: features are dealt in another order than labels | data/silos.py | test_silos.py
 - test, rest = (Part(train.x[rows], train.y[rows]) for
@@ -365,8 +365,8 @@ FedALA's lower layers are its own | algorithms/fedala.py | algorithms/test_fedal
 - return {**received, **blended
 + return {**own, **blended
 a client's own test images are not shifted | data/shift.py | test_shift.py
-- for part in split.parts])
-+ for part in split.parts[:2]])
+- parts = split.everyone.parts
++ parts = split.everyone.parts[:2]
 images are turned clockwise | data/shift.py | test_shift.py
 - math.sin(math.pi * amount)
 + -math.sin(math.pi * amount)
@@ -548,6 +548,15 @@ a model with one other tensor is taken for the same model | experiment/evaluatio
 a client's model is evaluated again where its weights are the same | helpers.py | test_evaluation.py -k "same_weights"
 - return ModelOf(weights, federation.model)
 + return lambda k: federation.model(k, weights(k))
+new clients train | data/partition.py | test_evaluation.py -k "new_client"
+- replace(split, **part(np.setdiff1d(everyone, new)), new=
++ replace(split, **part(everyone), new=
+a new client receives the initial model | experiment/measuring.py | test_evaluation.py -k "new_client"
+- {**state["server"], **state["kept"], **state["frozen"]})
++ federation.initial())
+* the server averages weights that no client has sent | helpers.py | test_algorithms.py -k "same_messages and fedavg"
+- weights = federation.wire.up("weights", weights, clients)
++ weights = list(weights)
 """
 
 

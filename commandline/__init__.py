@@ -16,7 +16,7 @@ from commandline import shorthand
 from commandline.page import names, page, version
 from commandline.shorthand import MEANT, SETTINGS, SHORT, TRANSLATIONS, Shorthand, words_of
 from data.datasets import LOADERS
-from data.partition import PARTITIONS, readers
+from data.partition import PARTITIONS, count_new, readers, whole_number
 from errors import UserError
 from options import Choice, Launch, Matching, Number, Options, Several, flags_of, nearest, role_of, stood_for
 from untrusted import WIDTH, Parser, wrap
@@ -157,7 +157,7 @@ def combined(
         options_class = classes[name]
         start_values = {} if alone else {flag: declaration["default"] for flag, declaration in shared_flags.items()}
         for combination in itertools.product(*readable.values()):
-            chosen = dict(zip(readable, combination, strict=True))
+            chosen = _with_clients(dict(zip(readable, combination, strict=True)), flags_of(options_class))
             candidate = options_class(**{**start_values, **chosen, "algorithm": name})
             unread = {
                 flag
@@ -529,6 +529,25 @@ def _refuse_contradictions(chosen: Mapping[str, Any], declared: Mapping[str, dic
                 raise UserError(f"--{name} {_format_values([chosen[name]])}: contradicts {shown_flag}, which {meaning}")
 
 
+def _with_clients(chosen: dict[str, Any], declared: Mapping[str, dict]) -> dict[str, Any]:
+    """Return the flags with `--clients` replaced by the flags that it implies. By default all clients of the data train,
+    except those of --new_clients. Raises UserError."""
+    if not chosen.get("clients"):
+        return chosen
+    implied = dict(stood_for(declared["clients"], chosen["clients"]))
+    new_clients = whole_number(chosen.get("new_clients", 0), implied["n_clients"])
+    n_new = count_new(new_clients)
+    n_clients = chosen.get("n_clients", implied["n_clients"] - n_new)
+    if not 1 <= n_clients <= implied["n_clients"] - n_new:
+        numbers = [f"--{name} {_format_values([chosen[name]])}" for name in ("n_clients", "new_clients") if name in chosen]
+        raise UserError(
+            f"{' with '.join(numbers)}: {chosen['clients']} has {implied['n_clients']} clients, of which at least one must "
+            "train; use a smaller number"
+        )
+    _refuse_contradictions({name: value for name, value in chosen.items() if name != "n_clients"}, declared)
+    return {**chosen, **implied, "n_clients": n_clients, **({"new_clients": new_clients} if n_new else {})}
+
+
 def _check_run(run: Options) -> None:
     """Check the flags that depend on each other. Raises UserError."""
     if len(run.model) > run.n_clients:
@@ -536,11 +555,14 @@ def _check_run(run: Options) -> None:
             f"--model {','.join(run.model)}: more architectures than clients; must be at most --n_clients {run.n_clients}"
         )
     if run.sizes is not None:
-        shown = ",".join(f"{size:g}" for size in run.sizes)
-        if len(run.sizes) != run.n_clients:
+        shown, n_new = ",".join(f"{size:g}" for size in run.sizes), count_new(run.new_clients)
+        if len(run.sizes) != run.n_clients + n_new:
+            beside = f", --new_clients {n_new}" if n_new else ""
             raise UserError(
-                f"--sizes {shown}: must be one size per client (--n_clients {run.n_clients}), got {len(run.sizes)}"
+                f"--sizes {shown}: must be one size per client (--n_clients {run.n_clients}{beside}), got {len(run.sizes)}"
             )
+        if run.size_alpha != math.inf:
+            raise UserError(f"--size_alpha {run.size_alpha:g}: contradicts --sizes {shown}; remove one of the two")
         if sum(run.sizes) > 1 + 1e-9:
             raise UserError(f"--sizes {shown}: must add up to at most 1, got {sum(run.sizes):g}")
 

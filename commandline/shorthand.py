@@ -143,6 +143,8 @@ SHORT = {
     "-data": "--dataset",
     "-m": "--model",
     "-did": "--gpu",
+    "-nnc": "--new_clients",
+    "-ften": "--ft_epochs",
 }
 
 # {suggestion: names that are less precise than a flag of Chorus, or close to it}; the error message asks "did you mean ...?"

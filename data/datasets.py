@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from importlib import metadata
@@ -138,23 +138,80 @@ def mapped(path: Path) -> Data:
 
 
 def from_arrays(name: str, train: tuple, test: tuple, classes: tuple[str, ...], owners=None, clients=()) -> Data:
-    """Return Data of two pairs (x uint8 or float32 [n, channels, height, width], y integers [n]) of arrays or tensors;
-    `owners` and `clients` as in `Data`. Raise ValueError where the numbers of images and labels differ, where a part is
-    empty (an empty test set is allowed with clients, who may hold out their own examples), where a label has no class, and
-    where x has another dtype or shape."""
+    """Return Data of two pairs (x, y) of arrays or tensors, of the training set and of the test set.
+
+    x: images [n, channels, height, width] or [n, height, width], or vectors [n, d]; integers 0 .. 255, or floats, which
+    become float32. y [n]: integers from 0, or texts that are among `classes`. `owners` and `clients` as in `Data`. Raise
+    ValueError where the numbers of images and labels differ, where a part is empty (an empty test set is allowed with
+    clients, who may hold out their own examples), where a label has no class, and for x of another type or shape.
+    """
     for images, labels in (train, test):
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images, but {len(labels)} labels")
         if len(images) == 0 and (labels is train[1] or not clients):
             raise ValueError("no images")
-    x = torch.cat([torch.as_tensor(train[0]), torch.as_tensor(test[0])]).contiguous()
-    y = torch.cat([torch.as_tensor(train[1]), torch.as_tensor(test[1])]).long()
-    if x.dtype not in (torch.uint8, torch.float32) or x.ndim != 4:
-        raise ValueError(f"images of {x.dtype} and shape {list(x.shape)}")
+    x = torch.cat([_images(train[0]), _images(test[0])]).contiguous()
+    y = torch.cat([_class_numbers(train[1], classes), _class_numbers(test[1], classes)])
     if y.min() < 0 or y.max() >= len(classes):
         raise ValueError(f"labels from {y.min()} to {y.max()}, but {len(classes)} classes")
     owners = None if owners is None else torch.as_tensor(owners)
-    return Data(name, x, y, len(train[1]), classes, *_mean_and_std(x[: len(train[1])]), owners, clients=clients)
+    constants = _mean_and_std(x[: len(train[1])])
+    return Data(name, x, y, len(train[1]), tuple(classes), *constants, owners, clients=clients)
+
+
+def from_datasets(name: str, train, test, classes: Sequence[str] = ()) -> Data:
+    """Return Data of two torch Datasets, for a data set that fits into memory.
+
+    An item is (image, label, ...): a tensor [channels, height, width] or [height, width], as `ToTensor` returns it, or a
+    vector [d], or a PIL image. Leave out random transforms: Chorus reads each item once, and `--augment` changes images at
+    random. `classes`: the names; by default `train.classes`, or the numbers of the labels. Raise ValueError as `from_arrays`
+    does.
+    """
+
+    def arrays(dataset) -> tuple[Tensor, Tensor]:
+        items = [dataset[i] for i in range(len(dataset))]
+        return torch.stack([_tensor_of(item[0]) for item in items]), torch.tensor([int(item[1]) for item in items])
+
+    pairs = arrays(train), arrays(test)
+    classes = classes or getattr(train, "classes", None) or tuple(map(str, range(int(pairs[0][1].max()) + 1)))
+    return from_arrays(name, *pairs, tuple(map(str, classes)))
+
+
+def _tensor_of(image) -> Tensor:
+    """Return a tensor, or the pixels of a PIL image as uint8 [channels, height, width] or [height, width]."""
+    if isinstance(image, Tensor):
+        return image
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
+
+
+def _images(x) -> Tensor:
+    """Return examples as uint8 or float32 [n, channels, height, width]: see `from_arrays`."""
+    x = torch.as_tensor(x)
+    if x.dtype not in (torch.uint8, torch.float32):
+        if not x.is_floating_point() and (x.dtype == torch.bool or (len(x) and (x.min() < 0 or x.max() > 255))):
+            raise ValueError(f"images of {x.dtype}; must be integers 0 .. 255, or floats")
+        x = x.to(torch.float32 if x.is_floating_point() else torch.uint8)
+    if x.ndim in (2, 3):
+        x = x[:, :, None, None] if x.ndim == 2 else x[:, None]
+    if x.ndim != 4:
+        raise ValueError(
+            f"images of shape {list(x.shape)}; must be [n, channels, height, width], [n, height, width] or [n, d]"
+        )
+    _, channels, height, width = x.shape
+    if channels == height > 4 >= width:
+        raise ValueError(f"images of shape {list(x.shape)} have their channels last; use transpose(0, 3, 1, 2)")
+    return x
+
+
+def _class_numbers(y, classes: Sequence[str]) -> Tensor:
+    """Return labels as int64 [n]; text labels become their positions in `classes`. Raise ValueError for unknown text."""
+    if not isinstance(y, Tensor) and np.asarray(y).dtype.kind in "US":
+        texts, numbers = np.asarray(y).astype(str).tolist(), {name: c for c, name in enumerate(classes)}
+        if unknown := next((text for text in texts if text not in numbers), None):
+            raise ValueError(f"the label {unknown} is not among the classes {', '.join(classes)}")
+        y = [numbers[text] for text in texts]
+    return torch.as_tensor(y).long()
 
 
 def with_public(data: Data, other: Data) -> Data:
@@ -581,7 +638,10 @@ def load(name: str, source: Source) -> Data:
         if name in LOADERS:
             data = LOADERS[name](source)
             if not isinstance(data, Data):
-                raise ValueError(f"its loader returns {type(data).__name__}; must return a Data, such as from_arrays(...)")
+                raise ValueError(
+                    f"its loader returns {type(data).__name__}; must return a Data, such as from_arrays(...), or "
+                    "from_datasets(...) of two torch Datasets"
+                )
         elif is_there(path := Path(name).expanduser()):
             data = own(path, source)
         else:

@@ -358,14 +358,14 @@ class Brought:
 def npz(path: Path, optional: str | None = None) -> Brought:
     """Read an .npz file with x_train, y_train, x_test, y_test; the part `optional`, "train" or "test", may be missing.
 
-    In the file: x [n, height, width], [n, height, width, channels] or [n, channels, height, width] with 1 to 4 channels;
-    where four axes allow both layouts, the channels are the last axis. Integers must lie in 0 .. 255; floats are any finite
-    numbers. Vectors [n, d] are any finite numbers, and become floats [n, d, 1, 1]. y are integers [n] or [n, 1]. `classes`,
-    the C names, may be missing. `client_train` and `client_test` [n] name the client of each example. With client names the
-    test part may be missing; without `client_test` the test examples belong to no client. Raise ValueError, and RefusedError
-    where the file is not an .npz file.
+    In the file: x [n, height, width], [n, height, width, channels] or [n, channels, height, width]; see `channels_first`.
+    Integers must lie in 0 .. 255; floats are any finite numbers. Vectors [n, d] are any finite numbers, and become floats
+    [n, d, 1, 1]. y are integers or text, [n] or [n, 1]; text labels are the names of the classes. `classes`, the C names of
+    integer labels, may be missing. `client_train` and `client_test` [n] name the client of each example. With client names
+    the test part may be missing; without `client_test` the test examples belong to no client. Raise ValueError, and
+    RefusedError where the file is not an .npz file.
     """
-    clients = {part: f"client_{part}" for part in ("train", "test")}
+    clients, is_of_client = {part: f"client_{part}" for part in ("train", "test")}, optional is not None
     arrays = untrusted.arrays(path, (*KEYS, "classes", *clients.values()))
     optional = "test" if optional is None and clients["train"] in arrays else optional
     left_out = optional if not any(f"{letter}_{optional}" in arrays for letter in "xy") else None
@@ -384,9 +384,23 @@ def npz(path: Path, optional: str | None = None) -> Brought:
         for part, key in clients.items()
         if (images := x.get(part)) is not None
     }
+    is_text = {part.y.dtype.kind == TEXT for part in parts.values()}
+    if len(is_text) > 1:
+        raise ValueError("y_train and y_test: one holds text and the other numbers; use the same labels in both")
+    if True in is_text and "classes" in arrays:
+        raise ValueError("classes names integer labels, but the labels are text; remove classes")
     unread = sorted(set(untrusted.members(path)) - set(arrays))
     warnings = (f"{path}: not read: {listed(unread)}",) if unread else ()
+    warnings += () if is_of_client else text_classes(path, parts["train"].y)
     return Brought(parts.get("train"), parts.get("test"), arrays.get("classes"), warnings=warnings)
+
+
+def text_classes(path: Path, y: np.ndarray) -> tuple[str, ...]:
+    """Return a warning with the order of the classes, if the labels of .npz files are text; else ()."""
+    if y.dtype.kind != TEXT:
+        return ()
+    names = in_order(y)
+    return (f"{path}: the labels are text; {len(names)} classes, in this order: {listed(names)}",)
 
 
 def kind(x: np.ndarray) -> str:
@@ -413,12 +427,10 @@ def examples(key: str, x: np.ndarray) -> np.ndarray:
         x = x[:, :, None, None].astype(np.float64 if x.dtype.kind in "iuf" else x.dtype)
     elif x.ndim == 3:
         x = x[:, None]
-    elif x.ndim == 4 and 1 <= x.shape[3] <= 4:
-        x = x.transpose(0, 3, 1, 2)
-    if x.ndim != 4 or not (vectors or 1 <= x.shape[1] <= 4):
-        allowed = (
-            "[n, d], [n, height, width], [n, height, width, channels] and [n, channels, height, width], 1 to 4 channels"
-        )
+    elif x.ndim == 4:
+        x = channels_first(key, x)
+    if x.ndim != 4:
+        allowed = "[n, d], [n, height, width], [n, height, width, channels] and [n, channels, height, width]"
         raise ValueError(f"{key} has the shape {list(x.shape)}; allowed are {allowed}")
     if x.size == 0:
         raise ValueError(f"{key} holds no images")
@@ -433,6 +445,21 @@ def examples(key: str, x: np.ndarray) -> np.ndarray:
     if not np.isfinite(rounded).all():
         raise ValueError(f"{key} holds numbers that are not finite (NaN, inf, or too large for 32 bits)")
     return x if vectors else rounded
+
+
+def channels_first(key: str, x: np.ndarray) -> np.ndarray:
+    """Return images of four axes as [n, channels, height, width]. Of two possible layouts, the channels are the last axis.
+    An axis of 1 to 4 holds channels; more channels are possible for square images, whose two other axes are equal. Raise
+    ValueError where neither layout is possible; the message calls the array `key`."""
+    _, first, middle, last = x.shape
+    if 1 <= last <= 4 or (first > 4 and first == middle):
+        return x.transpose(0, 3, 1, 2)
+    if 1 <= first <= 4 or middle == last:
+        return x
+    raise ValueError(
+        f"{key} has the shape {list(x.shape)}, in which the channels are not clear; must be [n, height, width, channels] or "
+        "[n, channels, height, width], with 1 to 4 channels or square images"
+    )
 
 
 def in_32_bits(x: np.ndarray, n_train: int) -> np.ndarray:
@@ -450,13 +477,17 @@ def in_32_bits(x: np.ndarray, n_train: int) -> np.ndarray:
 
 
 def _labels(key: str, y: np.ndarray, n: int) -> np.ndarray:
-    """Return labels as int64 [n]. Raise ValueError for another shape, dtype or length, and for labels out of range."""
-    if y.dtype.kind not in "iu":
-        raise ValueError(f"{key} holds {y.dtype}; must be integers")
+    """Return labels as int64 [n] or text [n]. Raise ValueError for another shape, dtype or length, and for labels out of
+    range."""
+    if y.dtype.kind not in "iuUS":
+        hint = f"; use {key}.argmax(1)" if y.ndim == 2 and y.shape[1] > 1 else f"; use {key}.astype(int)"
+        raise ValueError(f"{key} holds {y.dtype}; must be integers or text{hint}")
     if y.ndim != 1 and not (y.ndim == 2 and y.shape[1] == 1):
         raise ValueError(f"{key} has the shape {list(y.shape)}; must be [n] or [n, 1]")
     if len(y) != n:
         raise ValueError(f"{key} holds {len(y)} labels for {n} images")
+    if y.dtype.kind in "US":
+        return words(key, [str(label, "utf-8") if isinstance(label, bytes) else label for label in y.reshape(-1).tolist()])
     if y.min() < 0 or y.max() >= 2**31:
         raise ValueError(f"{key} holds the label {y.min() if y.min() < 0 else y.max()}; must be 0 .. C - 1")
     return y.reshape(-1).astype(np.int64)

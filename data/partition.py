@@ -87,6 +87,11 @@ class Shares(Sequence):
         """Return the same shares, each in ascending order."""
         return Shares(self.values[np.lexsort((self.values, self.owners))], self.offsets)
 
+    def followed_by(self, other: "Shares") -> "Shares":
+        """Return these shares, then the shares of other clients."""
+        offsets = np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]])
+        return Shares(np.concatenate([self.values, other.values]), offsets)
+
     def where(self, mask: np.ndarray) -> "Shares":
         """Return each client's values where mask, bool [n], is True."""
         return Shares(self.values[mask], _offsets(mask)[self.offsets])
@@ -124,7 +129,9 @@ class Split:
     `Shares` or as K arrays; and `public` int64 [n], the public examples, shared by all clients.
 
     No example is in two shares, except with `reference_blocks`; only a validation share may be empty. `names` are the
-    clients' names; () where the clients have only numbers.
+    clients' names; () where the clients have only numbers. `new`: the split of the new clients (`--new_clients`), which take
+    no part in training; their numbers follow those of the other clients. `test_set` int64 [n]: the examples that
+    `--test_reduced` keeps of the test set; None is all.
     """
 
     train: Shares
@@ -132,6 +139,8 @@ class Split:
     test: Shares
     public: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     names: tuple[str, ...] = ()
+    new: "Split | None" = None
+    test_set: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -141,6 +150,14 @@ class Split:
     def parts(self) -> tuple[Shares, Shares, Shares]:
         """Return the training, validation and test shares."""
         return self.train, self.validation, self.test
+
+    @property
+    def everyone(self) -> "Split":
+        """Return the split of all clients: those that train, then the new ones."""
+        if self.new is None:
+            return self
+        parts = {name: getattr(self, name).followed_by(getattr(self.new, name)) for name in PARTS}
+        return replace(self, **parts, names=self.names + self.new.names, new=None)
 
     @cached_property
     def overlapping(self) -> bool:
@@ -156,16 +173,42 @@ class Split:
             sha.update(np.insert(part.values, part.offsets[:-1], part.sizes).astype("<i8"))
         if len(self.public):
             sha.update(self.public.astype("<i8"))
+        if self.new:
+            sha.update(f"new {self.new.digest}".encode())
+        if self.test_set is not None:
+            sha.update(b"test set")
+            sha.update(self.test_set.astype("<i8"))
         return sha.hexdigest()[:16]
+
+
+def whole_number(new_clients: int | float | Sequence[str], n_clients: int) -> int | Sequence[str]:
+    """Return the value of `--new_clients`, with a whole number, at least 1, in place of a fraction of `n_clients`."""
+    return max(int(new_clients * n_clients + 1e-9), 1) if isinstance(new_clients, float) else new_clients
+
+
+def count_new(new_clients: int | Sequence[str]) -> int:
+    """Return the number of clients of `--new_clients`: a number, or names."""
+    return new_clients if isinstance(new_clients, int) else len(new_clients)
+
+
+def n_dealt(options) -> int:
+    """Return the number of clients that get examples: those that train, and the new ones."""
+    return options.n_clients + count_new(options.new_clients)
 
 
 def global_test(data, split: Split) -> np.ndarray:
     """Return the test set for all clients, int64 [n]: the test set of the data. For data with clients: the test examples
-    that belong to no client, or, where there are none, the union of the clients' own test examples."""
-    everything = np.array(data.test, dtype=np.int64)
-    if not has_common_test(data):
-        return np.union1d(everything, split.test.values)
-    return everything[data.owners.cpu().numpy()[everything] < 0] if data.clients else everything
+    that belong to no client, or, where there are none, the union of the test examples of the clients that train. With
+    `--test_reduced`, the kept part of the test set."""
+    everything = np.array(data.test, dtype=np.int64) if split.test_set is None else split.test_set
+    if not data.clients:
+        return everything
+    owners = data.owners.cpu().numpy()[everything]
+    if has_common_test(data):
+        return everything[owners < 0]
+    if 0 < len(split.names) < len(data.clients):
+        everything = everything[np.isin(owners, [data.clients.index(name) for name in split.names])]
+    return np.union1d(everything, split.test.values)
 
 
 def has_common_test(data) -> bool:
@@ -472,7 +515,7 @@ def silos(pool: Pool, generator: np.random.Generator, n_clients: int, test_share
     if missing := [name for k, name in enumerate(pool.clients) if k not in ids]:
         raise UserError(f"--reduced: keeps no training examples of {listed(missing)}; use --reduced_draw random")
     if len(ids) != n_clients:
-        raise UserError(f"--n_clients {n_clients}: the data have {len(ids)} clients; must be {len(ids)}")
+        raise UserError(f"--n_clients {n_clients}: the data have {len(ids)} clients; must be at most {len(ids)}")
     positions = np.searchsorted(ids, pool.owners[pool.test]).clip(max=len(ids) - 1)
     owned = ids[positions] == pool.owners[pool.test]
     train, test = Shares.dealt(pool.train, owners, n_clients), Shares.dealt(pool.test[owned], positions[owned], n_clients)
@@ -521,13 +564,14 @@ def readers(parameter: str) -> tuple[str, ...]:
 def split(data, options) -> Split:
     """Return the split of `options`, drawn from `options.split_seed` alone: the same split for every algorithm and seed.
 
-    First `--reduced` keeps a part of the training set; then `--public_share` takes the public examples; then `--partition`
-    deals the rest and the test set; then `--validation` holds out a share of every client's training examples, for all
-    clients. With `--partition_file`, the whole split comes from the file. Raise UserError for an impossible split.
+    First `--reduced` keeps a part of the training set and `--test_reduced` of the test set; then `--public_share` takes the
+    public examples; then `--partition` deals the rest and the test set; `--new_clients` sets clients apart; then
+    `--validation` holds out a share of every other client's training examples, for all clients. With `--partition_file`,
+    the whole split comes from the file. Raise UserError for an impossible split.
     """
     if options.partition_file:
-        return from_file(Path(options.partition_file), data, options.n_clients)
-    n_clients, n_kept = options.n_clients, int(options.reduced * data.n_train + 1e-9)
+        return from_file(Path(options.partition_file), data, options.n_clients, options.new_clients)
+    n_clients, n_kept = n_dealt(options), int(options.reduced * data.n_train + 1e-9)
     kept = np.arange(data.n_train)
     if options.reduced_draw == "random":
         kept = streams.generator("reduced", options.split_seed).permutation(kept)
@@ -535,10 +579,11 @@ def split(data, options) -> Split:
         raise UserError(f"--reduced {options.reduced:g}: keeps none of the {data.n_train} training images of {data.name}")
     kept = kept[:n_kept]
     public = _public(np.array(data.public, dtype=np.int64) if options.public_dataset else kept, options)
+    test_set = _test_set(data, options)
     pool = Pool(
         data.y.cpu().numpy(),
         kept[~np.isin(kept, public)] if len(public) else kept,
-        np.array(data.test, dtype=np.int64),
+        np.array(data.test, dtype=np.int64) if test_set is None else test_set,
         None if data.owners is None else data.owners.cpu().numpy(),
         data.clients,
     )
@@ -549,8 +594,15 @@ def split(data, options) -> Split:
             "--public_dataset for the public examples"
         )
     smaller = {"reduced": options.reduced < 1, "public_share": len(public) and not options.public_dataset}
+    smaller["test_reduced"] = test_set is not None
     flags = " ".join(f"--{name} {getattr(options, name):g}" for name, is_used in smaller.items() if is_used)
+    if options.partition == "silos":
+        pool = _some_silos(pool, options)
     partitioner, counts = PARTITIONS[options.partition], []
+    mix = None
+    if options.size_alpha != math.inf:
+        equal, draw = np.full(n_clients, 1 / n_clients), streams.generator("sizes", options.split_seed)
+        mix = _mix(equal, options.size_alpha * n_clients, draw)
     # partitioners that read test_share hold test examples out of the training set
     dealt = pool.parts[:1] if options.partition in readers("test_share") else pool.parts
     for part, kind in zip(dealt, ("training", "test"), strict=False):
@@ -565,14 +617,14 @@ def split(data, options) -> Split:
                 f"--n_clients {n_clients}: more clients than {kind} images of {data.name}"
                 f"{f' with {flags}' if flags else ''}; must be at most {n}"
             )
-        counts.append(counts_of(options.sizes, n, n_clients))
+        counts.append(counts_of(options.sizes, n, n_clients) if mix is None else 1 + _rounded(mix, n - n_clients))
         if counts[-1].min() < 1:
             raise UserError(
                 f"--sizes {','.join(f'{size:g}' for size in options.sizes)}: a client would get none of the {n} {kind} "
                 f"images; each size must be at least {1 / n:.2g}"
             )
 
-    available = {**vars(options), "counts": tuple(counts)}
+    available = {**vars(options), "n_clients": n_clients, "counts": tuple(counts)}
     arguments = {name: available[name] for name in parameters(partitioner)}
     train, test = partitioner(pool, streams.generator("split", options.split_seed), **arguments)
     train, test = Shares.of(train).sorted(), Shares.of(test).sorted()
@@ -581,8 +633,81 @@ def split(data, options) -> Split:
             raise UserError(
                 f"--partition {options.partition}: client {empty[0]} would get no {kind} image; use fewer clients"
             )
+    none = Shares(train.values[:0], np.zeros_like(train.offsets))
+    draw = streams.generator("new clients", options.split_seed) if options.partition == "silos" else None
+    dealt = _with_new(_named(data, Split(train, none, test, public, test_set=test_set)), options.new_clients, draw)
+    train = dealt.train
     held_out = _held_back(train, data.n_train, options)[train.values]
-    return _named(data, Split(train.where(~held_out), train.where(held_out), test, public))
+    return replace(dealt, train=train.where(~held_out), validation=train.where(held_out))
+
+
+def _with_new(split: Split, new_clients: int | Sequence[str], draw: np.random.Generator | None = None) -> Split:
+    """Return a split of all clients with the new clients set apart: the named clients, or a number of clients. Without
+    `draw`, a number means the last clients. Raise UserError for a client that does not exist."""
+    if not (n := count_new(new_clients)):
+        return split
+    everyone = np.arange(len(split.train))
+    if not isinstance(new_clients, int):
+        new = _numbers(new_clients, split.names)
+    else:
+        new = np.sort((draw.permutation(everyone) if draw else everyone)[len(everyone) - n :])
+
+    def part(clients: np.ndarray) -> dict[str, Any]:
+        shares = {name: Shares.of([getattr(split, name)[k] for k in clients]) for name in PARTS}
+        return {**shares, "names": tuple(split.names[k] for k in clients) if split.names else ()}
+
+    return replace(split, **part(np.setdiff1d(everyone, new)), new=Split(**part(new)))
+
+
+def _numbers(new_clients: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Return the numbers of the named clients of `--new_clients`, in order. Raise UserError for an unknown name."""
+    flag = f"--new_clients {','.join(new_clients)}:"
+    if not names:
+        raise UserError(f"{flag} the clients of this split have no names; use a number of clients")
+    for name in new_clients:
+        if name not in names:
+            raise UserError(f"{flag} no client is called {name}; must be among {listed(names)}")
+    return np.array([k for k, name in enumerate(names) if name in new_clients])
+
+
+def _some_silos(pool: Pool, options) -> Pool:
+    """Return a pool with the examples of `n_dealt` owners only: a random draw, with the named clients of
+    `--new_clients`. Return the same pool where this is all owners, or more."""
+    if pool.owners is None:
+        return pool
+    owners = np.arange(len(pool.clients)) if pool.clients else np.unique(pool.owners[pool.train])
+    if n_dealt(options) >= len(owners):
+        return pool
+    named = np.zeros(0, np.int64) if isinstance(options.new_clients, int) else _numbers(options.new_clients, pool.clients)
+    others = streams.generator("clients", options.split_seed).permutation(np.setdiff1d(owners, named))
+    chosen = np.sort(np.concatenate([named, others[: n_dealt(options) - len(named)]]))
+    train, test = (part[np.isin(pool.owners[part], chosen)] for part in pool.parts)
+    numbers = np.full(owners.max() + 1, -1)
+    numbers[chosen] = np.arange(len(chosen))
+    renumbered = np.where(pool.owners < 0, -1, numbers[pool.owners])
+    names = tuple(pool.clients[k] for k in chosen) if pool.clients else ()
+    return replace(pool, train=train, test=test, owners=renumbered, clients=names)
+
+
+def _test_set(data, options) -> np.ndarray | None:
+    """Return the examples that `--test_reduced` keeps of the test set, int64 in ascending order, or None for all: a random
+    draw. Of the data's own clients, each keeps the same fraction of its test examples, at least one. Raise UserError for
+    another number of examples than the test set can have."""
+    test, size = np.array(data.test, dtype=np.int64), options.test_reduced
+    if size == 1:
+        return None
+    fraction = size if size < 1 else size / max(len(test), 1)
+    if fraction > 1 or (size > 1 and size != int(size)) or int(fraction * len(test) + 1e-9) < 1:
+        raise UserError(
+            f"--test_reduced {size:g}: must be a fraction below 1, or a whole number of the {len(test)} test images of "
+            f"{data.name}, and keep at least one"
+        )
+    order = streams.generator("test set", options.split_seed).permutation(test)
+    if not data.clients:
+        return np.sort(order[: int(fraction * len(test) + 1e-9)])
+    owners = data.owners.cpu().numpy()[order]
+    kept = [order[owners == owner] for owner in np.unique(owners)]
+    return np.sort(np.concatenate([examples[: max(int(fraction * len(examples) + 1e-9), 1)] for examples in kept]))
 
 
 def _public(examples: np.ndarray, options) -> np.ndarray:
@@ -635,18 +760,21 @@ def _held_back(shares: Shares, n_train: int, options) -> np.ndarray:
 
 def arrays(data, split: Split) -> dict[str, np.ndarray]:
     """Return the arrays of `split.npz`: train, validation and test, int32, indices into the data set (test examples follow
-    the training examples), client after client; train_offsets, validation_offsets, test_offsets, int64 [K + 1]: client k has
-    the indices from offsets[k] to offsets[k + 1]; public, int32, where there are public examples; the table of client x
-    class; the names of the classes; the data's digest; whether an example is in several shares; and the clients' names,
-    where the clients have names."""
-    shares = {}
-    for name, part in zip(PARTS, split.parts, strict=True):
+    the training examples), client after client, the new clients last; train_offsets, validation_offsets, test_offsets, int64
+    [K + 1]: client k has the indices from offsets[k] to offsets[k + 1]; public, int32, where there are public examples; the
+    table of client x class; the names of the classes; the data's digest; whether an example is in several shares; the
+    clients' names, where the clients have names; new, the number of new clients, where there are any; and test_set, int32,
+    where the test set is reduced."""
+    shares, everyone = {}, split.everyone
+    for name, part in zip(PARTS, everyone.parts, strict=True):
         shares |= {name: part.values.astype(np.int32), f"{name}_offsets": part.offsets}
     shares |= {"public": split.public.astype(np.int32)} if len(split.public) else {}
+    shares |= {"new": np.array(len(split.new.train))} if split.new else {}
+    shares |= {} if split.test_set is None else {"test_set": split.test_set.astype(np.int32)}
     return {
-        **{"data": np.array(data.digest), "table": table(data, split), "classes": np.array(data.classes)},
-        **{"overlapping": np.array(split.overlapping), **shares},
-        **({"clients": np.array(split.names)} if split.names else {}),
+        **{"data": np.array(data.digest), "table": table(data, everyone), "classes": np.array(data.classes)},
+        **{"overlapping": np.array(everyone.overlapping), **shares},
+        **({"clients": np.array(everyone.names)} if everyone.names else {}),
     }
 
 
@@ -658,18 +786,20 @@ def _share_counts(split: Split) -> Pair:
 HAND_MADE = ("example", "client", "part")  # columns of a split file that a user writes
 
 
-def from_file(path: Path, data, n_clients: int) -> Split:
-    """Load a split from a file in one of three forms. First: a file of `arrays`, perhaps edited; the table is ignored, the
-    digest of the data is optional. Second: the form of older runs, with arrays train_K, validation_K and test_K for each
-    client. Third: a .csv or .npz with the columns `example` (an index into the data set), `client` (a number from 0, or a
-    name) and `part` (a name of `PARTS`). Raise UserError where the file is not a split, belongs to other data or other
-    clients, or deals a missing example or an example twice."""
+def from_file(path: Path, data, n_clients: int, new_clients: int | Sequence[str] = 0) -> Split:
+    """Load a split of `n_clients` clients that train, and of the new clients, from a file in one of three forms. First: a
+    file of `arrays`, perhaps edited; the table is ignored, the digest of the data is optional. Second: the form of older
+    runs, with arrays train_K, validation_K and test_K for each client. Third: a .csv or .npz with the columns `example` (an
+    index into the data set), `client` (a number from 0, or a name) and `part` (a name of `PARTS`). Raise UserError where the
+    file is not a split, belongs to other data or other clients, or deals a missing example or an example twice."""
     where, expected = f"--partition_file {path}:", "must be the split.npz of a run, or have example, client and part"
+    n_new = count_new(new_clients)
+    n_clients += n_new
     try:
         saved = _columns(path) if path.suffix.lower() == ".csv" else untrusted.arrays(path)
         overlapping = "overlapping" in saved and bool(saved["overlapping"])
         digest = str(saved["data"]) if "data" in saved else data.digest
-        public = saved.get("public", np.zeros(0, np.int64))
+        public, test_set = saved.get("public", np.zeros(0, np.int64)), saved.get("test_set")
         if set(HAND_MADE) <= set(saved):
             names, shares_read = _from_columns(*(saved[name] for name in HAND_MADE), n_clients)
         else:
@@ -686,7 +816,10 @@ def from_file(path: Path, data, n_clients: int) -> Split:
             f"{where} is a split of other data than --dataset {data.name} ({data.digest}); use a split of these data"
         )
     if (k := len(shares_read[0][1]) - 1) != n_clients:
-        raise UserError(f"{where} has {k} clients, but --n_clients is {n_clients}; use --n_clients {k}")
+        beside = f" with --new_clients {n_new}" if n_new else ""
+        raise UserError(
+            f"{where} has {k} clients, but --n_clients is {n_clients - n_new}{beside}; use --n_clients {k - n_new}{beside}"
+        )
     parts = []
     # a test share may hold training examples (`writers`); a training share never holds test examples
     for part, n, minimum, (pieces, offsets) in zip(
@@ -704,7 +837,10 @@ def from_file(path: Path, data, n_clients: int) -> Split:
                 f"{where} {part} has no example of client {parts[-1].sizes.argmin()}; each client needs at least one"
             )
     _check_indices(public, len(data.y), f"{where} public")
-    result = Split(*parts, np.sort(public.astype(np.int64)))
+    if test_set is not None:
+        _check_indices(test_set, data.test.stop, f"{where} test_set")
+        test_set = np.sort(test_set.astype(np.int64))
+    result = Split(*parts, np.sort(public.astype(np.int64)), test_set=test_set)
     result = replace(result, names=names) if len(names) == k else _named(data, result)
     indices, times = _share_counts(result)
     # clients may share an example; no client has an example twice, and no training example is a test example
@@ -722,7 +858,7 @@ def from_file(path: Path, data, n_clients: int) -> Split:
         raise UserError(
             f"{where} contains example {repeated} {times.max()} times; an example must belong to at most one client and part"
         )
-    return result
+    return _with_new(result, new_clients)
 
 
 def _check_indices(indices: np.ndarray, n: int, where: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import streams
 from data.datasets import Data, as_pixels
-from data.partition import Shares, Split
+from data.partition import Shares, Split, n_dealt
 from errors import UserError
 
 AT_ONCE = 1000  # images to hold as floats at a time
@@ -63,15 +63,16 @@ def _by_channel(values: Tensor) -> Tensor:
 
 def amounts(options) -> np.ndarray:
     """Return by how much each client's examples change, float [K]: 0, S / (K - 1), ..., S in a random order, where S is
-    `--shift_strength`. A single client has amount 0."""
-    places = streams.generator("feature shift", options.split_seed).permutation(options.n_clients)
-    return options.shift_strength * places / max(options.n_clients - 1, 1)
+    `--shift_strength`. A single client has amount 0. The new clients come last."""
+    n_clients = n_dealt(options)
+    places = streams.generator("feature shift", options.split_seed).permutation(n_clients)
+    return options.shift_strength * places / max(n_clients - 1, 1)
 
 
 def check(split: Split, options) -> None:
     """Raise UserError where a shift is on and several clients own the same example: each of them would change the
     example."""
-    if options.feature_shift != "none" and split.overlapping:
+    if options.feature_shift != "none" and split.everyone.overlapping:
         flag = f"--partition_file {options.partition_file}" if options.partition_file else f"--partition {options.partition}"
         raise UserError(
             f"--feature_shift {options.feature_shift}: with {flag} several clients have the same image, and each would "
@@ -85,8 +86,9 @@ def shifted(data: Data, split: Split, options) -> Data:
     if options.feature_shift == "none":
         return data
     change, x = SHIFTS[options.feature_shift], data.x.clone()
-    values, owners = (np.concatenate([getattr(part, name) for part in split.parts]) for name in ("values", "owners"))
-    shares = Shares.dealt(values, owners, len(split.train)).sorted()  # training, validation and test together
+    parts = split.everyone.parts
+    values, owners = (np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "owners"))
+    shares = Shares.dealt(values, owners, n_dealt(options)).sorted()  # training, validation and test together
     for k, (amount, share) in enumerate(zip(amounts(options).tolist(), shares, strict=True)):
         stream = streams.generator("feature shift", options.split_seed, k)
         for indices in torch.from_numpy(share).split(AT_ONCE) if amount else ():

@@ -149,6 +149,8 @@ def _by_client(paths: dict[str, Path], common: Path | None, label: str | None) -
     for client_data in (*by_name.values(), *(client_data for _, client_data in shared)):
         places |= files.First(client_data.first.labels, {})
         warnings += client_data.warnings
+    if all(_suffix(path) == ".npz" for path in paths.values()):
+        warnings += files.text_classes(next(iter(paths.values())).parent, train.y)
     return Brought(
         train, _joined(tests) if tests else None, first.classes, first.features, first=places, warnings=tuple(warnings)
     )
@@ -207,6 +209,9 @@ def _check_compatible(name: str, client_data: Brought, first_name: str, first: B
                 f"examples of {name} are {files.kind(x)}, of {first_name} {files.kind(xs[-1])} [channels, height, width]; "
                 "use the same type and shape"
             )
+    parts = [*client_data.parts, *first.parts]
+    if len({part.y.dtype.kind == files.TEXT for part in parts}) > 1:
+        raise ValueError(f"the labels of {name} or {first_name} are text, the others numbers; use the same labels")
     if client_data.train is not None and not np.array_equal(client_data.classes, first.classes):
         raise ValueError(f"the classes of {name} and {first_name} differ; use the same classes")
 

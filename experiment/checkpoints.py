@@ -99,10 +99,12 @@ def _checkpoint_of_shorter_run(experiment: Experiment) -> dict[str, Any] | None:
 
     Return None if the shorter run would differ: the learning rate falls towards the end, this run does not evaluate the
     shorter run's last round, evaluations between the rounds do not cover every client, all clients may fail in the next
-    round, or messages are recorded.
+    round, messages are recorded, or there are new clients.
     """
     options, folder = experiment.options, experiment.folder
     if options.lr_schedule != "constant" or options.n_clients > saves.MANY or options.client_failure or options.record_wire:
+        return None
+    if options.new_clients:  # their rows in the shorter run's last round belong to the last round only
         return None
     candidates: dict[int, saves.Run] = {}
     for run in _finished_runs_beside(folder):

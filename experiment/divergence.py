@@ -19,7 +19,8 @@ Party = int | str  # a client's number, or a name such as "the server"
 Found = dict[Party, str]  # for each diverged party, a message with a place for the party's name
 SERVER = "the server"
 log = logging.getLogger("chorus")
-ROUND, TUNED = "diverged", "tuned_diverged"  # columns of the history: number of diverged clients, and a flag per client
+# columns of the history: number of diverged clients, and a flag per client: in a round, and in their fine-tuning
+ROUND, TUNED, _ = COLUMNS = ("diverged", "tuned_diverged", "new_tuned_diverged")
 
 
 def in_round(
@@ -115,12 +116,12 @@ def warn(options: Options, history: Sequence[Mapping[str, Any]]) -> None:
 def first(options: Options, history: Sequence[Mapping[str, Any]]) -> str:
     """Return a message if a party diverged in the last entry of a history and none in the earlier entries; else ""."""
     *earlier, last = history
-    names = [name for name in (ROUND, TUNED) if _parties(last, name)]
-    if not names or any(_parties(entry, name) for entry in earlier for name in (ROUND, TUNED)):
+    names = [name for name in COLUMNS if _parties(last, name)]
+    if not names or any(_parties(entry, name) for entry in earlier for name in COLUMNS):
         return ""
     (name, *_), r = names, last["round"]["round"]
     party, *others = _parties(last, name)
-    subject = f"{'fine-tuning of ' if name == TUNED else ''}{_name_of(party)}{f' and {len(others)} more' if others else ''}"
+    subject = f"{'' if name == ROUND else 'fine-tuning of '}{_name_of(party)}{f' and {len(others)} more' if others else ''}"
     return (
         f"{options.algorithm}: {subject} diverged {_when(r)}, and the run continues (--on_divergence continue); "
         "its later results are meaningless"

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.partition import Shares, Split, global_test
-from errors import DivergedError
+from errors import DivergedError, UserError
 from experiment import divergence
 from federation import Federation, Weights, computing_with
 from federation.meter import finite
@@ -247,6 +247,11 @@ def _scores_by_model(
         tasks = []
         for i, clients in enumerate(groups):
             model = copy.deepcopy(model_of(clients[0]))  # the next model may use the same skeleton
+            if not isinstance(model, torch.nn.Module):
+                raise UserError(
+                    f"a function in the models of a Round returns {type(model).__name__}; must return a network, such as "
+                    "model_of(federation, weights) does"
+                )
             indices = torch.as_tensor(examples[i], device=federation.device)
             tasks += [(i, clients[0], model, part) for part in indices.split(PART)]
         positions, first_clients, models, parts = zip(*tasks, strict=True)
@@ -336,10 +341,11 @@ def personalise(
     options,
     loss: Loss = cross_entropy,
     watch: Callable[[str], None] = lambda words: None,
+    first: int = 0,
 ) -> tuple[dict[str, float], dict[str, ByClient]]:
     """Fine-tune a copy of the last model on each client's training examples, for `--ft_epochs`.
 
-    Return (columns of the round, {column: {client: personal accuracy}}).
+    Return (columns of the round, {column: {client: personal accuracy}}). Columns and messages count clients from `first`.
 
     *sent*: the first model of the round that is a client's network, before fine-tuning. *local*: the clients of the round,
     after their local epochs, if that is another model. *tuned*: after the last epoch of fine-tuning; columns that end in
@@ -363,18 +369,18 @@ def personalise(
         )
     fine_tune = partial(_fine_tuned, loss=loss, options=options)
     for group in (clients[i : i + TOGETHER] for i in range(0, len(clients), TOGETHER)):
-        watch(f"fine-tuning clients {group[0]} to {group[-1]} of {len(clients)}")
+        watch(f"fine-tuning clients {first + group[0]} to {first + group[-1]} of {first + len(clients)}")
         weights = [{name: w.detach().clone() for name, w in model_of(k).state_dict().items()} for k in group]
         results = tuning.map_clients(fine_tune, group, weights, [split.test[k] for k in group])
         for k, (accuracies, bad_epoch) in zip(group, results, strict=True):
             if bad_epoch and options.on_divergence == "stop":
                 raise DivergedError(
-                    f"{options.algorithm}: the loss or the weights of client {k} are not finite after epoch {bad_epoch} of "
-                    f"its fine-tuning; {divergence.smaller(options, ['ft_lr'])}"
+                    f"{options.algorithm}: the loss or the weights of client {first + k} are not finite after epoch "
+                    f"{bad_epoch} of its fine-tuning; {divergence.smaller(options, ['ft_lr'])}"
                 )
-            diverged += [k] if bad_epoch else []
+            diverged += [first + k] if bad_epoch else []
             for epoch, accuracy in enumerate(accuracies):
-                accuracies_by_column.setdefault(("tuned", f":epoch {epoch}"), {})[k] = accuracy
+                accuracies_by_column.setdefault(("tuned", f":epoch {epoch}"), {})[first + k] = accuracy
     accuracies_by_column["sent", ""], accuracies_by_column["tuned", ""] = (
         accuracies_by_column["tuned", ":epoch 0"],
         accuracies_by_column["tuned", f":epoch {options.ft_epochs}"],
@@ -388,6 +394,27 @@ def personalise(
     return of_round, of_clients | {
         f"{kind}_accuracy{suffix}": by_client for (kind, suffix), by_client in accuracies_by_column.items()
     }
+
+
+def welcome(
+    federation: Federation,
+    split: Split,
+    model_of: Callable[[int], Net],
+    options,
+    loss: Loss = cross_entropy,
+    watch: Callable[[str], None] = lambda words: None,
+) -> tuple[dict[str, float], dict[str, ByClient]]:
+    """Evaluate the models that the new clients of a split receive, and fine-tune a copy for each client.
+
+    Return the columns of `personalise`: "new_sent_mean", ..., and with `--ft_epochs` "new_tuned_mean", ... `model_of`: k ->
+    the model that new client k receives. The numbers of the new clients follow those of the other clients.
+    """
+    shares = Shares(torch.as_tensor(split.new.train.values, device=federation.device), split.new.train.offsets)
+    received = Round([], torch.zeros(0), {"new": model_of})
+    first = len(federation.clients)
+    columns = personalise(replace(federation, shares=shares), split.new, received, options, loss, watch, first)
+    kinds = ("sent", "tuned") if options.ft_epochs else ("sent",)
+    return tuple({f"new_{name}": value for name, value in part.items() if name.startswith(kinds)} for part in columns)
 
 
 def _fine_tuned(

@@ -1,5 +1,6 @@
 """One round of an experiment: run the round, evaluate its models, and measure its history entry."""
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -10,15 +11,18 @@ import psutil
 import torch
 from torch import Tensor
 
+import algorithms
 import saves
 from errors import UserError
 from experiment import divergence
-from experiment.evaluation import Evaluated, Remembered, evaluate, features, personalise
+from experiment.evaluation import Evaluated, Remembered, evaluate, features, personalise, welcome
 from experiment.preparation import Experiment
 from federation import Federation
-from helpers import Round, cross_entropy
+from helpers import Round, cross_entropy, model_of
+from models import Net
 from options import Options
 
+log = logging.getLogger("chorus")
 Entry = dict[str, dict]  # an entry of the history: see `saves.frame_of`
 COUNTED = ("steps", "samples", "flops")  # of the clients; the server has separate columns, "steps:server"
 TUNED = ("sent_", "local_", "tuned_")  # prefixes of the columns of `personalise`
@@ -30,6 +34,8 @@ def start(experiment: Experiment, federation: Federation) -> tuple[dict[str, Any
     start_time = federation.meter.now()
     federation.wire.begin(0)
     state = experiment.module.start(federation, experiment.options)
+    if not isinstance(state, dict):
+        raise UserError(f"{experiment.options.algorithm}: start returns {_type(state)}; must return the state, a dict")
     diverged = divergence.in_round(federation, None, state, {})
     divergence.stop(experiment.options, diverged, 0)
     of_round, of_clients = divergence.columns(diverged)
@@ -60,6 +66,8 @@ def play(
     federation.wire.begin(r)
     if active or not failed:
         result = module.communicate(round_federation.without(failed) if failed else round_federation, state, options)
+        if problem := _problem_of(result):
+            raise UserError(f"{options.algorithm}: {problem}")
     else:
         result = (before or Round([], torch.zeros(0), {}))._replace(clients=[], loss=torch.zeros(0), local_weights=None)
     if _failure_probability(experiment):
@@ -77,16 +85,57 @@ def play(
         if len(federation.clients) > saves.MANY and r < options.rounds:
             evaluated = evaluated._replace(of_clients=_select_clients(result.clients, evaluated.of_clients))
         feature_arrays = {"features": features(federation, result, options.track_features)} if options.track_features else {}
-    if r == options.rounds and options.ft_epochs:
+    if r == options.rounds:
         loss = getattr(experiment.module, "tuning_loss", cross_entropy)
-        of_round, of_clients = personalise(federation, experiment.split, result, options, loss, watch)
-        evaluated.of_round.update(of_round)
-        evaluated.of_clients.update(of_clients)
+        tuning = [personalise(federation, experiment.split, result, options, loss, watch)] if options.ft_epochs else []
+        if received := _model_of_new_clients(experiment, federation, result, state):
+            tuning += [welcome(federation, experiment.split, received, options, loss, watch)]
+        for of_round, of_clients in tuning:
+            evaluated.of_round.update(of_round)
+            evaluated.of_clients.update(of_clients)
     of_round, of_clients = divergence.columns(diverged)
     evaluated.of_round.update(of_round)
     evaluated.of_clients.update(of_clients)
     entry = _entry(federation, r, result, evaluated, training_end - start_time, now() - training_end)
     return result, {**entry, **feature_arrays}, evaluated.confusion
+
+
+def _problem_of(result: Any) -> str:
+    """Return what is wrong with the result of an algorithm's round; "" if nothing is."""
+    if not isinstance(result, Round):
+        return f"communicate returns {_type(result)}; must return helpers.Round(clients, loss, models)"
+    n = len(result.clients) or 1  # without clients, the server trained
+    if not isinstance(result.loss, Tensor) or result.loss.shape != (n,):
+        held = f"has the shape {list(result.loss.shape)}" if isinstance(result.loss, Tensor) else f"is {_type(result.loss)}"
+        return f"the loss of a Round {held}; must be a tensor [{n}], a loss per client, such as train(...).loss"
+    models = result.models.values() if isinstance(result.models, dict) else ()
+    if not models or any(isinstance(model_of, torch.nn.Module) or not callable(model_of) for model_of in models):
+        return "the models of a Round must be {name: function of k}, such as shared_model(federation, state)"
+    return ""
+
+
+def _type(value: Any) -> str:
+    return type(value).__name__
+
+
+def _model_of_new_clients(
+    experiment: Experiment, federation: Federation, result: Round, state: dict
+) -> Callable[[int], Net] | None:
+    """Return k -> the model that a new client receives; None without new clients, or if the algorithm has no such model.
+
+    It is the one global model of the round. Without one, it is the model from which a client starts its first round after
+    `helpers.download`: the server's weights, and the initial values of what stays with a client.
+    """
+    answer = getattr(algorithms.ALGORITHMS[experiment.options.algorithm], "new_clients", "")
+    if not experiment.split.new or answer is None:
+        return None
+    if "global" in result.models:
+        return result.models["global"]
+    if {"server", "kept", "frozen"} <= state.keys():  # of `helpers.one_model`
+        return model_of(federation, {**state["server"], **state["kept"], **state["frozen"]})
+    if answer not in result.models:
+        log.info("--new_clients: %s sends no model to a new client, so its columns stay empty", experiment.options.algorithm)
+    return result.models.get(answer)
 
 
 def passed_over(experiment: Experiment, federation: Federation, r: int) -> bool:

@@ -23,7 +23,7 @@ import plugins
 import saves
 import streams
 from data import datasets, partition, shift
-from data.files import reason
+from data.files import listed, reason
 from errors import UserError
 from experiment import defences, identity
 from federation import Federation, recording, scratch
@@ -86,13 +86,22 @@ def _prepared(options: Options, launch_options: Launch) -> Experiment:
     if algorithms.says(options.algorithm, "public") and not len(split.public):
         raise UserError(f"{options.algorithm}: requires public examples, but there are none; add --public_share 0.1")
     shift.check(split, options)
-    _check_single_examples(options, split, networks, data.shape)
+    _check_single_examples(options, split.everyone, networks, data.shape)
+    if split.new:
+        _note_on_new_clients(options.algorithm)
     start = _start(options, networks, inputs)
     check = getattr(algorithms.ALGORITHMS[options.algorithm], "check", None)
     if check and (message := check(options, data, len(split.train.values))):
         log.info(message)
     config = identity.config_of(options, data, split, start) | defences.promise(options, algorithms.module_of(options))
     return Experiment(options, data, split, start, launch_options.export_dir / identity.name_of(config), config)
+
+
+@cache
+def _note_on_new_clients(algorithm: str) -> None:
+    """Log, once, that an algorithm has no model for new clients."""
+    if getattr(algorithms.ALGORITHMS[algorithm], "new_clients", "") is None:
+        log.info("--new_clients: %s sends no model to a new client, so its columns stay empty", algorithm)
 
 
 def data_of(options: Options, launch_options: Launch) -> datasets.Data:
@@ -151,8 +160,18 @@ def _data(name: str, public: str | None, source: datasets.Source) -> datasets.Da
 
 @cache
 def _split(options: Options, source: datasets.Source) -> partition.Split:
-    """Return the split, drawn once for all runs that share it: it depends neither on the algorithm nor on the seed."""
-    return partition.split(_data(options.dataset, options.public_dataset, source), options)
+    """Return the split, drawn once for all runs that share it: it depends neither on the algorithm nor on the seed.
+
+    Log the clients that train if these are a part of the data's clients, and the new clients."""
+    data = _data(options.dataset, options.public_dataset, source)
+    split = partition.split(data, options)
+    if split.names and len(split.everyone.names) < len(data.clients):
+        n = len(split.names)
+        log.info("--n_clients %d: %d of %d clients train: %s", n, n, len(data.clients), listed(split.names))
+    if split.new:
+        names = split.new.names or map(str, range(len(split.train), partition.n_dealt(options)))
+        log.info("--new_clients: take no part in training: %s", listed(names))
+    return split
 
 
 def _start(options: Options, networks: Sequence[models.Net], inputs: tuple) -> saves.Rows | None:

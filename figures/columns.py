@@ -359,7 +359,7 @@ COLUMNS: list[Column] = [
         for i, (name, unit) in enumerate((("bytes", "bytes"), ("rounds", "rounds"), ("steps", "count")), start=1)
     ),
 ]
-SHOWN = {"global": 1, "personal": 1, "worst": 2, "tuned": 1}  # `shown` of the metrics
+SHOWN = {"global": 1, "personal": 1, "worst": 2, "tuned": 1, "new_sent": 1, "new_tuned": 1}  # `shown` of the metrics
 
 
 def of_metric(metric: str, request: Request) -> list[Column]:

@@ -15,6 +15,8 @@ ACCURACIES = {  # of the headline answer; columns of another answer or a head en
     "worst": "personal_worst",
     "validation": "validation_mean",
     "tuned": "tuned_mean",
+    "new_sent": "new_sent_mean",
+    "new_tuned": "new_tuned_mean",
 }
 WORDS = {
     "global": "on the whole test set, mean over clients where each has a model",
@@ -22,10 +24,12 @@ WORDS = {
     "worst": "on each client's own distribution, of the worst client",
     "validation": "on each client's held-out training examples, mean over clients",
     "tuned": "on each client's own distribution after fine-tuning, mean over clients",
+    "new_sent": "of the model as a new client receives it, on the new client's own distribution, mean over new clients",
+    "new_tuned": "of the same model after the new client's fine-tuning, mean over new clients",
 }
 METRICS = (  # in words
-    "global, personal, worst, validation, tuned; a measure of --measure, such as auc or personal_auc; with the name of "
-    "another model or head: personal:global, 'global:head 1'"
+    "global, personal, worst, validation, tuned, new_sent, new_tuned; a measure of --measure, such as auc or personal_auc; "
+    "with the name of another model or head: personal:global, 'global:head 1'"
 )
 ROUND = {"last": "after the last round", "validation": "in the best validation round"}
 

@@ -89,12 +89,11 @@ def text(experiment: Experiment) -> str:
     """Return the split as a table client x class; where there are many classes, how many each client holds.
 
     With a feature shift the table also has its amount per client."""
-    n_clients, shown = (
-        len(experiment.split.train),
-        partition.Split(*(part[:CLIENTS_SHOWN] for part in experiment.split.parts)),
-    )
+    everyone = experiment.split.everyone
+    n_clients, shown = len(everyone.train), partition.Split(*(part[:CLIENTS_SHOWN] for part in everyone.parts))
     counts = partition.table(experiment.data, shown)
-    names = experiment.split.names[: len(counts)] or [f"{k:>6}" for k in range(len(counts))]
+    names = [*everyone.names[: len(counts)]] or [f"{k:>6}" for k in range(len(counts))]
+    names = [name if k < len(experiment.split.train) else f"{name} (new)" for k, name in enumerate(names)]
     first, has_shift = max(6, *map(len, names)), experiment.options.feature_shift != "none"
     labels = _labels(experiment.data.classes, WIDTH - first, 3 if has_shift else 2)
     columns = [(label, counts[:, c]) for c, label in enumerate(labels)]
@@ -113,7 +112,7 @@ def text(experiment: Experiment) -> str:
         lines.append(f"{name:<{first}}" + "".join(f"{column[k]:>{width}}" for _, column in columns))
     if n_clients > CLIENTS_SHOWN:
         lines.append(f"   ... and {n_clients - CLIENTS_SHOWN} more clients (split.npz has all clients)")
-    if experiment.data.clients and not experiment.split.names:
+    if experiment.data.clients and not everyone.names:
         n = len(experiment.data.clients)
         lines.append(
             wrap(f"the data have {n} clients, but this split is new; use --clients to keep the clients of the data")

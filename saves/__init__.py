@@ -26,6 +26,7 @@ import torch
 import algorithms
 import models
 from data import datasets
+from data.partition import count_new
 from errors import UserError, reason_of
 from federation.recording import Message, from_plain
 from options import nearest, plain_value
@@ -168,7 +169,7 @@ class Run:
     def _columns(self) -> dict[str, np.ndarray]:
         path = self._checked("history.npz")
         columns = read_arrays(path)
-        if problem := strange_history(columns, self.options["n_clients"], self.options["rounds"]):
+        if problem := strange_history(columns, self._n_clients[1], self.options["rounds"]):
             raise damaged(path, problem)
         return columns
 
@@ -182,7 +183,23 @@ class Run:
     @property
     def clients(self) -> pd.DataFrame:
         """Return a row for each client and round in which the client trained or was evaluated."""
-        rows = self.history[self.history["client"] != ALL].dropna(axis=1, how="all").reset_index(drop=True)
+        return self._rows_of(0, self._n_clients[0])
+
+    @property
+    def new_clients(self) -> pd.DataFrame:
+        """Return a row for each new client (`--new_clients`), with its accuracies after the last round."""
+        rows = self._rows_of(*self._n_clients)
+        return rows[[name for name in rows if name in ("round", "client") or name.startswith("new_")]]
+
+    @property
+    def _n_clients(self) -> tuple[int, int]:
+        """Return the number of clients that train, and the number of all clients: the new ones have the last numbers."""
+        n_clients = self.options["n_clients"]
+        return n_clients, n_clients + count_new(self.options.get("new_clients", 0))
+
+    def _rows_of(self, first: int, end: int) -> pd.DataFrame:
+        client = self.history["client"]
+        rows = self.history[(client >= first) & (client < end)].dropna(axis=1, how="all").reset_index(drop=True)
         return rows[[name for name in rows if not name.endswith(SERVER)]]
 
     @cached_property
@@ -209,7 +226,7 @@ class Run:
         """Return the first round in which a client or the server diverged while the run continued (`--on_divergence`), 0 for
         divergence before round 1, None without divergence."""
         columns = self._round_columns
-        flags = [flag for name, flag in columns.items() if name.partition(":")[0] in ("diverged", "tuned_diverged")]
+        flags = [flag for name, flag in columns.items() if name.partition(":")[0].endswith("diverged")]
         rounds_diverged = columns["round"][~np.isnan(flags).all(axis=0)] if flags else []
         return int(rounds_diverged[0]) if len(rounds_diverged) else None
 
@@ -239,6 +256,7 @@ class Run:
             "folder": str(self.folder),
             **{name: _number(last.get(name)) for name in accuracies},
             **{name: _number(last.get(name)) for name in ("tuned_mean", "tuned_std_clients", "tuned_worst")},
+            **{name: _number(last.get(name)) for name in ("new_sent_mean", "new_tuned_mean") if name in last},
             "tuned_by_epoch": by_epoch or None,
             **{name: total(name) or 0 for name in ("bytes_up", "bytes_down", "bytes_between")},
             **{name.replace(":", "_"): total(name) for name in ("steps", f"steps{SERVER}", "flops", f"flops{SERVER}")},
@@ -598,6 +616,7 @@ def _column_group(name: str) -> int:
     groups = (
         ("global", "personal", "validation"),
         ("sent", "local", "tuned"),
+        ("new",),
         ("steps", "samples", "flops"),
         ("bytes",),
         TIMING,

@@ -27,6 +27,8 @@ def strange_config(config: Any) -> str | None:
             if not isinstance(tree, dict) or not isinstance(tree.get(name), expected):
                 return f"its {name} is of the wrong type; must be {expected.__name__}"
     options = config["options"]
+    if not isinstance(options.get("new_clients", 0), int | list):
+        return "its new_clients is of the wrong type; must be a number or names"
     if not (options["n_clients"] > 0 and options["rounds"] > 0):
         return f"{options['n_clients']} clients in {options['rounds']} rounds"
     return None

@@ -23,7 +23,7 @@ import options as shared
 import plugins
 from federation import Federation
 from federation.pool import Pool
-from federation.wire import Wire
+from federation.wire import Rows, Wire, leaves
 from helpers import _parted, train
 
 MODULES = {**algorithms.ALGORITHMS, **{f"{name} --as_published": module for name, module in algorithms.PUBLISHED.items()}}
@@ -114,6 +114,15 @@ def test_the_docstring_names_the_source_of_the_defaults(name):
     )
     assert 20 < len(first) < 200
     assert first in " ".join(algorithms.describe(name).split())
+
+
+@pytest.mark.parametrize("name", [name for family in list(algorithms.FAMILIES.values())[1:] for name in family])
+def test_the_docstring_says_what_a_new_client_receives_where_there_is_more_than_one_global_model(name):
+    (sentence,) = re.findall(r"\n\nA new client \(`--new_clients`\) (.*)\n", algorithms.ALGORITHMS[name].__doc__) or [""]
+    nothing = getattr(algorithms.ALGORITHMS[name], "new_clients", "") is None
+    assert (sentence == "receives no model.") == nothing or name == "centralized"
+    assert sentence or name == "centralized"
+    assert sentence in " ".join(algorithms.describe(name).split())
 
 
 # --- repeatable ---
@@ -269,68 +278,84 @@ def test_nothing_is_added_up_but_with_the_threads_of_a_client_or_the_server(case
 # --- nothing reaches a client but by the wire ---
 
 
-def changed_for_all_but(k):
-    """The tiny federation's data and shares with everybody's changed but client k's: other images (the negatives), other
-    labels, and three examples fewer. Mean and standard deviation are constants of the data set."""
-    data = tiny_data()
-    others = torch.ones(len(data.y), dtype=torch.bool)
-    others[data.n_train :] = False  # the test set is nobody's
-    others[list(SHARES[k])] = False
-    x = torch.where(others.view(-1, 1, 1, 1), 255 - data.x, data.x)
-    y = torch.where(others, (data.y + 1) % len(data.classes), data.y)
-    return replace(data, x=x, y=y), [share if j == k else share[:-3] for j, share in enumerate(SHARES)]
+class Replay(Wire):
+    """Count as ever, and keep what arrives. With an `earlier` wire of the same run, messages in the `replayed` directions
+    and between clients arrive as they arrived there, whatever is sent now.
 
+    So everything that a party receives there is the same, counts included. Zeros in place of messages would hide a mistake:
+    an average with all n_k = 0 is 0, whether the averaged weights were sent or not."""
 
-class CutOneWay(CutWire):
-    """Cut in one direction and between clients. A leak on the way up is hidden as long as the way down is cut as well."""
-
-    def __init__(self, direction):
+    def __init__(self, earlier=None, replayed=""):
         super().__init__()
-        self.direction = direction
+        self.arrived, self.earlier, self.replayed = [], earlier, (replayed, "between")
 
     def _carry(self, direction, kind, rows, edges):
-        carrier = CutWire if direction in (self.direction, "between") else Wire
-        return carrier._carry(self, direction, kind, rows, edges)
+        message = direction, kind, list(edges)
+        arrived = super()._carry(direction, kind, rows, edges)
+        if self.earlier and direction in self.replayed:
+            earlier_message, arrived = self.earlier.arrived[len(self.arrived)]
+            assert message == earlier_message, "the messages of a round do not depend on what is learned"
+        self.arrived.append((message, arrived))
+        return arrived
 
 
-def answers_and_losses(case, wire, data=None, shares=None):
-    """Every client's headline answer after three rounds, its training loss in each, and whether anything was sent.
+def with_negatives():
+    """Return the tiny data with 60 further training examples, 60 to 119: example 60 + i has the negative image of example i
+    and another label. Mean and standard deviation are constants of the data set."""
+    data = tiny_data()
+    x, x_test = data.x[: data.n_train], data.x[data.n_train :]
+    y, y_test = data.y[: data.n_train], data.y[data.n_train :]
+    x, y = torch.cat([x, 255 - x, x_test]), torch.cat([y, (y + 1) % len(data.classes), y_test])
+    return replace(data, x=x, y=y, n_train=2 * data.n_train)
 
-    A "global" answer is the one model there is for everybody, so it is client k's too. Under a cut wire the server has
-    received nothing: its model, that of `centralized` included, cannot depend on any client's data at all.
+
+def changed_for_all_but(k, wire=None):
+    """Return shares in which all clients but k have other examples, three fewer.
+
+    Not fewer if a row for each example has arrived on the `wire`: such a message tells their number."""
+    tells = any(isinstance(leaf, Rows) for _, arrived in (wire.arrived if wire else ()) for leaf in leaves(arrived))
+    return [share if j == k else [60 + i for i in share[: None if tells else -3]] for j, share in enumerate(SHARES)]
+
+
+def answers_and_losses(case, wire, shares=SHARES):
+    """Every client's headline answer after three rounds, and its training loss in each.
+
+    A "global" answer is the one model there is for everybody, so it is client k's too.
     """
-    federation, options, losses = federation_for(case, data, shares, wire=wire), options_of(case), []
+    federation, options, losses = federation_for(case, with_negatives(), shares, wire=wire), options_of(case), []
     state = MODULES[case].start(federation, options)
     for r in (1, 2, 3):
         done = MODULES[case].communicate(federation.at(r), state, options)
         losses.append(dict(zip(done.clients, done.loss.tolist(), strict=False)))
-    return headline(federation, done), [[of_round.get(k) for of_round in losses] for k in range(3)], bool(wire.collect())
+    return headline(federation, done), [[of_round.get(k) for of_round in losses] for k in range(3)]
 
 
 @every_case
-@pytest.mark.parametrize("cut", [CutWire, lambda: CutOneWay("up")], ids=["cut", "cut on the way up"])
-def test_with_the_wire_cut_a_clients_answer_does_not_depend_on_anybody_elses_data(case, cut):
-    answers, losses, _ = answers_and_losses(case, cut())
+def test_with_the_same_messages_a_clients_answer_does_not_depend_on_other_clients(case):
+    """The server and the clients receive the uploads of a first run; then nothing else may tell other clients' rows apart:
+    weights that are averaged and not sent, or a number of examples that the server does not know."""
+    answers, losses = answers_and_losses(case, first := Replay())
     for k in range(3):
-        changed, changed_losses, _ = answers_and_losses(case, cut(), *changed_for_all_but(k))
-        assert equal(changed[k], answers[k]), f"something of another client's reached client {k} beside the wire"
-        assert changed_losses[k] == losses[k], f"something of another client's reached client {k}'s training beside the wire"
+        changed, changed_losses = answers_and_losses(case, Replay(first, "up"), changed_for_all_but(k, first))
+        assert equal(changed[k], answers[k]), f"client {k} or the server uses another client's row that was not sent"
+        assert changed_losses[k] == losses[k], f"client {k} trains with another client's row that was not sent"
 
 
 @every_case
-def test_with_the_way_down_cut_a_clients_training_does_not_depend_on_anybody_elses_data(case):
-    _, losses, _ = answers_and_losses(case, CutOneWay("down"))
+def test_with_the_same_messages_from_the_server_a_clients_training_does_not_depend_on_other_clients(case):
+    _, losses = answers_and_losses(case, first := Replay())
     for k in range(3):  # the server may know of the others, its model is another matter
-        _, changed_losses, _ = answers_and_losses(case, CutOneWay("down"), *changed_for_all_but(k))
-        assert changed_losses[k] == losses[k], f"something that the server knows reached client {k} beside the wire"
+        _, changed_losses = answers_and_losses(case, Replay(first, "down"), changed_for_all_but(k, first))
+        assert changed_losses[k] == losses[k], f"client {k} trains with something of the server's that was not sent"
 
 
 @every_case
 def test_with_the_wire_it_does_where_anything_is_sent(case):
-    answers, _, sent = answers_and_losses(case, Wire())
+    answers, _ = answers_and_losses(case, wire := Wire())
+    sent = bool(wire.collect())
     assert sent or case == "independent", "all but independent learning communicate"
     for k in range(3):
-        changed, _, _ = answers_and_losses(case, Wire(), *changed_for_all_but(k))
+        changed, _ = answers_and_losses(case, Wire(), changed_for_all_but(k))
         assert equal(changed[k], answers[k]) != sent
 
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import pickle
+import re
 import shutil
 import struct
 import sys
@@ -286,13 +287,63 @@ def test_floats_stay_as_they_are_and_have_their_own_mean_and_std():
         (np.zeros((0, 1, 3, 3), np.uint8), [], "no images"),
         (np.zeros((2, 1, 3, 3), np.uint8), [0, 2], "labels from 0 to 2, but 2 classes"),
         (np.zeros((2, 1, 3, 3), np.uint8), [0, -1], "labels from -1"),
-        (np.zeros((2, 1, 3, 3)), [0, 1], "float64"),
-        (np.zeros((2, 3, 3), np.uint8), [0, 1], "shape [4, 3, 3]"),
+        (np.full((2, 1, 3, 3), 256), [0, 1], "images of torch.int64; must be integers 0 .. 255"),
+        (np.full((2, 1, 3, 3), -1), [0, 1], "must be integers 0 .. 255"),
+        (np.zeros((2, 1, 3, 3), bool), [0, 1], "images of torch.bool"),
+        (np.zeros((2, 1, 1, 3, 3), np.uint8), [0, 1], "shape [2, 1, 1, 3, 3]; must be [n, channels, height, width]"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [0, 1], "channels last; use transpose(0, 3, 1, 2)"),
+        (np.zeros((2, 1, 3, 3), np.uint8), ["a", "c"], "the label c is not among the classes a, b"),
     ],
 )
 def test_arrays_that_are_no_data_are_refused(x, y, words):
-    with pytest.raises(ValueError, match=words.replace("[", r"\[")):
-        from_arrays("wrong", (x, np.array(y, int)), (x, np.array(y, int)), ("a", "b"))
+    y = np.array(y, None if y and isinstance(y[0], str) else int)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        from_arrays("wrong", (x, y), (x, y), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((4, 5, 6, 6), (5, 6, 6)), ((4, 6, 6), (1, 6, 6)), ((4, 7), (7, 1, 1)), ((4, 1, 9, 3), (1, 9, 3))],
+)
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64", "float16"])
+def test_images_of_one_channel_or_many_and_vectors_are_taken_as_they_are(shape, expected, dtype):
+    x = np.arange(np.prod(shape)).reshape(shape) % 200
+    x = x.astype(dtype)
+    data = from_arrays("own", (x[:2], [0, 1]), (x[2:], np.array(["b", "a"])), ["a", "b"])
+    assert data.shape == expected
+    assert data.x.dtype == (torch.float32 if dtype.startswith("float") else torch.uint8)
+    assert np.array_equal(data.x.numpy().reshape(shape), x)
+    assert data.y.tolist() == [0, 1, 1, 0]
+    assert data.classes == ("a", "b")
+
+
+class Items(torch.utils.data.Dataset):
+    """A torch Dataset of (image, label), with names of its classes."""
+
+    classes = ("cat", "dog")
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.images[i], i % 2
+
+
+def test_torch_datasets_of_tensors_and_of_pictures_are_read_once():
+    draw = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    expected = torch.from_numpy(draw).permute(0, 3, 1, 2)
+    pictures = [Image.fromarray(image) for image in draw]
+    for images, result in ((list(expected.float() / 255), expected.float() / 255), (pictures, expected)):
+        data = datasets.from_datasets("own", Items(images[:4]), Items(images[4:]))
+        assert torch.equal(data.x, result)
+        assert (data.n_train, data.y.tolist(), data.classes) == (4, [0, 1, 0, 1, 0, 1], ("cat", "dog"))
+    plain = torch.utils.data.TensorDataset(expected, torch.arange(6) % 3)
+    assert datasets.from_datasets("own", plain, plain).classes == ("0", "1", "2")
+    grey = Items([Image.fromarray(image[..., 0]) for image in draw])
+    assert datasets.from_datasets("own", grey, grey).shape == (1, 8, 8)
 
 
 # --- the published data sets, on small files of their layout -----------------------------------------------------------

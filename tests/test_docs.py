@@ -194,7 +194,9 @@ def test_every_command_of_run_py_is_understood(line, monkeypatch):
     words = shlex.split(line)[2:]
     classes = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
     named = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
-    if shown := [word for word in named if Path(word).stem in OF_ALGORITHMS]:  # run above; its own flags are not known here
+    if shown := [
+        word for word in named if Path(word).stem in OF_ALGORITHMS or Path(word).name in OF_FILES
+    ]:  # run above; its own flags are not known here
         words = [word for word in named if word not in shown]
     if "-h" in words:
         with pytest.raises(SystemExit):

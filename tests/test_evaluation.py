@@ -3,6 +3,7 @@
 import math
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -643,3 +644,81 @@ def test_a_run_evaluates_each_new_row_once(tmp_path, scored):
     """Of one client a round: the models of all three in round 1, then that of the client that trained."""
     experiment.run(prepared("independent", tmp_path, rounds=3, participation=0.4))
     assert len(scored) == 3 + 1 + 1
+
+
+# --- new clients -------------------------------------------------------------------------------------------------------
+
+ARRIVING = {**RUN, "n_clients": 2, "new_clients": 2, "partition": "lda", "alpha": 0.5, "validation": 0.1}
+
+
+@pytest.fixture(scope="module", params=[{}, {"ft_epochs": 2, "ft_part": "head", "ft_lr": 0.1}], ids=["sent", "tuned"])
+def arriving(request, tmp_path_factory):
+    """FedPer with two clients that train and two new ones: the experiment and its run."""
+    run_experiment = prepared("fedper", tmp_path_factory.mktemp("new"), **ARRIVING, **request.param)
+    return run_experiment, experiment.run(run_experiment)
+
+
+def test_a_new_client_takes_no_part_in_training(arriving):
+    run_experiment, run = arriving
+    federation, split = federation_of(run_experiment), run_experiment.split
+    assert list(federation.clients) == [0, 1]
+    used = np.concatenate([part.values for part in split.parts])
+    assert not np.isin(np.concatenate([part.values for part in split.new.parts]), used).any()
+    assert set(run.clients["client"]) == {0, 1}
+    assert list(run.new_clients["client"]) == [2, 3]
+    assert set(run.new_clients["round"]) == {run_experiment.options.rounds}
+    assert len(run.arrays("split")["test_offsets"]) == 5, "all clients"
+
+
+def test_a_new_client_receives_the_last_body_with_the_initial_head_and_fine_tunes_it_on_its_own_examples(arriving):
+    run_experiment, run = arriving
+    federation, split, options = federation_of(run_experiment), run_experiment.split, run_experiment.options
+    (shared, _), initial = run.weights()["personal"], federation.initial()
+    received = {name: initial[name] if name in federation.names("head") else w for name, w in shared.items()}
+    assert not all(torch.equal(received[name], initial[name]) for name in received)
+    new = replace(federation, shares=[torch.from_numpy(share) for share in split.new.train])
+    expected = Round([], torch.zeros(0), {"personal": model_of(new, received)})
+    _, of_clients = personalise(new, split.new, expected, options)
+    assert list(of_clients["sent_accuracy"]) == [0, 1]
+    for name, by_client in of_clients.items():
+        if name.startswith("sent") or options.ft_epochs:
+            assert run.new_clients[f"new_{name}"].tolist() == list(by_client.values())
+    tuned = [name for name in run.rounds if name.startswith("new_tuned")]
+    assert bool(tuned) == bool(options.ft_epochs)
+    assert run.summary()["new_sent_mean"] == pytest.approx(np.mean(list(of_clients["sent_accuracy"].values())))
+
+
+def test_participants_of_a_run_with_new_clients_learn_what_they_learn_without_them(arriving, tmp_path):
+    """A split file with the same shares and nobody else."""
+    run_experiment, run = arriving
+    split = run_experiment.split
+    rows = [
+        (int(i), k, part)
+        for part in ("train", "validation", "test")
+        for k, share in enumerate(getattr(split, part))
+        for i in share
+    ]
+    pd.DataFrame(rows, columns=["example", "client", "part"]).to_csv(tmp_path / "split.csv", index=False)
+    flags = {**ARRIVING, "new_clients": 0, "validation": 0.0, "partition_file": str(tmp_path / "split.csv")}
+    flags |= {"partition": "dirichlet", "alpha": math.inf, "reduced": 1.0}
+    assert digest(experiment.run(prepared("fedper", tmp_path, **flags)).weights()) == digest(run.weights())
+
+
+@pytest.mark.parametrize("name", algorithms.ALGORITHMS)
+def test_each_algorithm_has_a_model_for_a_new_client_or_says_that_it_has_none(name, caplog):
+    """The model is what the server has learned: not the initial one, and the same for every client of an architecture."""
+    federation, options = federation_for(name), request(name)
+    state, done = play(federation, options)
+    arrived = SimpleNamespace(split=SimpleNamespace(new=True), options=options)
+    model_for = measuring._model_of_new_clients(arrived, federation, done, state)
+    if name == "data_exchange":  # which has one with a parameter server only
+        assert model_for is None
+        assert "sends no model to a new client" in caplog.text
+        return
+    assert (model_for is None) == (getattr(algorithms.ALGORITHMS[name], "new_clients", "") is None)
+    if model_for is None:
+        assert "global" not in done.models
+        return
+    first, other = weights_of(model_for, 0), weights_of(model_for, 1)
+    assert digest(first) == digest(other)
+    assert name == "fml" or digest(first) != digest(federation.initial())

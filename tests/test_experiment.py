@@ -25,7 +25,7 @@ import saves
 from data import partition
 from data.datasets import Source
 from errors import DivergedError
-from experiment import checkpoints, divergence, identity, preparation, rounds
+from experiment import checkpoints, divergence, identity, measuring, preparation, rounds
 from helpers import Round
 from options import Launch, Number, flag
 from saves import workbook
@@ -568,3 +568,39 @@ def test_a_convolution_in_float32_is_in_float32(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     preparation.federation_of(prepared("fedavg", tmp_path))
     assert not torch.backends.cudnn.allow_tf32
+
+
+ROUND = Round([0, 1], torch.zeros(2), {"global": lambda k: None})
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (None, "communicate returns NoneType; must return helpers.Round(clients, loss, models)"),
+        (([0, 1], torch.zeros(2)), "communicate returns tuple"),
+        (ROUND._replace(loss=[0.0, 0.0]), "the loss of a Round is list; must be a tensor [2], a loss per client"),
+        (ROUND._replace(loss=torch.zeros(())), "the loss of a Round has the shape []; must be a tensor [2]"),
+        (ROUND._replace(loss=torch.zeros(1)), "has the shape [1]"),
+        (ROUND._replace(clients=[], loss=torch.zeros(2)), "must be a tensor [1]"),
+        (ROUND._replace(models={}), "the models of a Round must be {name: function of k}"),
+        (ROUND._replace(models={"global": {"w": torch.zeros(2)}}), "the models of a Round must be"),
+        (ROUND._replace(models={"global": torch.nn.Linear(1, 1)}), "the models of a Round must be"),
+    ],
+)
+def test_what_is_no_result_of_a_round_is_one_line(result, words):
+    assert words in measuring._problem_of(result)
+
+
+def test_the_result_of_a_round_has_no_problem_with_clients_or_with_the_server_alone():
+    assert not measuring._problem_of(ROUND)
+    assert not measuring._problem_of(ROUND._replace(clients=[], loss=torch.zeros(1)))
+
+
+def test_a_state_that_is_no_dict_and_a_model_that_is_no_network_are_one_line(tmp_path, monkeypatch):
+    run_experiment = prepared("fedavg", tmp_path)
+    module = algorithms.ALGORITHMS["fedavg"]
+    communicate = module.communicate
+    monkeypatch.setattr(module, "communicate", lambda *words: communicate(*words)._replace(models={"global": lambda k: {}}))
+    assert "returns dict; must return a network" in line_of(experiment.run, run_experiment)
+    monkeypatch.setattr(module, "start", lambda federation, options: None)
+    assert line_of(experiment.run, run_experiment) == "fedavg: start returns NoneType; must return the state, a dict"

@@ -273,6 +273,25 @@ def test_labels_are_integers_in_one_or_two_axes(shape, dtype, tmp_path):
     assert classes == ("0", "1", "2")
 
 
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+@pytest.mark.parametrize("dtype", [str, bytes])
+def test_text_labels_are_the_classes_in_order_and_one_line_names_them(shape, dtype, tmp_path):
+    names = np.array(["dog", "cat 10", "cat 9"])[Y].astype(dtype).reshape(shape)
+    path = save(tmp_path / "x.npz", y_train=names[:6], y_test=names[6:])
+    (_, y_train), (_, y_test), classes = arrays(path)
+    assert classes == ("cat 9", "cat 10", "dog")
+    assert [*y_train, *y_test] == [(2, 1, 0)[c] for c in Y]
+    assert npz(path).warnings == (f"{path}: the labels are text; 3 classes, in this order: cat 9, cat 10, dog",)
+
+
+@pytest.mark.parametrize("n_channels", [5, 12])
+def test_square_images_may_have_more_than_four_channels_first_or_last(n_channels, tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (9, n_channels, 8, 8), dtype=np.uint8)
+    for images in (x, x.transpose(0, 2, 3, 1)):
+        (x_train, _), (x_test, _), _ = arrays(save(tmp_path / "x.npz", x_train=images[:6], x_test=images[6:]))
+        assert np.array_equal(np.concatenate([x_train, x_test]), x)
+
+
 @pytest.mark.parametrize("names", [["a", "b", "c"], [b"a", b"b", b"c"]])
 def test_classes_may_have_names(names, tmp_path):
     assert arrays(save(tmp_path / "x.npz", classes=np.array(names)))[2] == ("a", "b", "c")
@@ -337,7 +356,7 @@ WRONG = {
     "clients that are floats": (of(client_train=Y[:6] / 2), "client_train holds float64 [6]; must be [6], a name"),
     "half a test part": (of(client_train=Y[:6], y_test=None), "it lacks y_test; must hold"),
     "five axes": (of(x_test=X[6:, None]), "x_test has the shape [3, 1, 5, 6, 3]"),
-    "five channels": (of(x_train=np.zeros((6, 5, 6, 5), int)), "1 to 4 channels"),
+    "five channels": (of(x_train=np.zeros((6, 5, 6, 7), int)), "1 to 4 channels or square images"),
     "no channels": (of(x_train=np.zeros((6, 5, 6, 0), int)), "1 to 4 channels"),
     "a number": (of(x_train=3), "x_train has the shape []"),
     "sizes differ": (of(x_test=X[6:, :4]), "an image of x_train is uint8 [3, 5, 6], of x_test uint8 [3, 4, 6]"),
@@ -356,7 +375,16 @@ WRONG = {
     "negative labels": (of(y_train=Y[:6] - 1), "y_train holds the label -1; must be 0 .. C - 1"),
     "fractions": (of(y_train=Y[:6] / 2), "y_train holds float64; must be integers"),
     "whole floats": (of(y_test=Y[6:].astype(float)), "y_test holds float64; must be integers"),
-    "labels of text": (of(y_test=Y[6:].astype(str)), "y_test holds <U"),
+    "labels of text and numbers": (of(y_test=Y[6:].astype(str)), "one holds text and the other numbers"),
+    "text and names of numbers": (
+        of(y_train=Y[:6].astype(str), y_test=Y[6:].astype(str), classes=np.array(list("abc"))),
+        "the labels are text; remove classes",
+    ),
+    "two spellings": (
+        of(y_train=np.array(list("abcabC")), y_test=Y[6:].astype(str)),
+        "'C' and 'c' look like two spellings of one class",
+    ),
+    "text that is too long": (of(y_train=np.array(["a" * 1000] * 6)), "y_train holds"),
     "labels that are bool": (of(y_train=Y[:6] > 1), "y_train holds bool"),
     "one-hot": (of(y_train=np.eye(3, dtype=int)[Y[:6]]), "y_train has the shape [6, 3]; must be [n] or [n, 1]"),
     "a gap": (of(y_train=Y[:6] * 2), "no label 1, 3 in y_train; all of 0 .. 4 must occur"),

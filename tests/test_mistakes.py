@@ -524,9 +524,27 @@ FILES = {
     "clients and another number of them": (
         silos,
         "--clients {tmp}/own --n_clients 5",
-        ["--n_clients 5", "sets --n_clients 2"],
+        ["--n_clients 5", "has 2 clients"],
     ),
-    "clients and the default number of them": (three, "--clients {tmp}/own --n_clients 2", ["--n_clients 2: contradicts"]),
+    "all clients are new": (silos, "--clients {tmp}/own --new_clients 2", ["--new_clients 2", "at least one must train"]),
+    "more clients than there are, with new ones": (
+        three,
+        "--clients {tmp}/own --n_clients 2 --new_clients 2",
+        ["--n_clients 2 with --new_clients 2", "has 3 clients"],
+    ),
+    "a new client that does not exist": (
+        three,
+        "--clients {tmp}/own --new_clients nobody --model MLP",
+        ["--new_clients nobody", "must be among"],
+    ),
+    "a new client without names": (None, "--new_clients sketch", ["--new_clients sketch", "no names; use a number"]),
+    "a negative number of new clients": (None, "--new_clients -1", ["--new_clients -1", "a whole number of clients"]),
+    "more new clients than a whole": (None, "--new_clients 1.5", ["--new_clients 1.5", "a fraction below 1"]),
+    "two rules of sizes": (None, "--sizes 0.5,0.5 --size_alpha 1", ["--size_alpha 1", "contradicts --sizes 0.5,0.5"]),
+    "sizes of a rule that has its own": (None, "--partition lda --alpha 1 --size_alpha 1", ["--size_alpha 1", "iid"]),
+    "a test set of nothing": (None, "--test_reduced 0.0001", ["--test_reduced 0.0001", "at least one"]),
+    "more test images than there are": (None, "--test_reduced 400", ["--test_reduced 400", "360 test images"]),
+    "a test image and a half": (None, "--test_reduced 1.5", ["--test_reduced 1.5", "a whole number"]),
     "clients and a rule": (silos, "--clients {tmp}/own --partition iid", ["--partition iid", "sets --partition silos"]),
     "clients and other data": (silos, "--clients {tmp}/own --dataset MNIST", ["--dataset MNIST", "contradicts --clients"]),
     "clients and a partition file": (
@@ -695,7 +713,7 @@ def test_no_number_may_be(text, name, flag, line_for):
     assert "number" in line
 
 
-@pytest.mark.parametrize(("name", "flag"), [pair for pair in NUMBERS if pair[1] != "alpha"])
+@pytest.mark.parametrize(("name", "flag"), [pair for pair in NUMBERS if pair[1] not in ("alpha", "size_alpha")])
 @pytest.mark.parametrize("text", ["inf", "1e999", "Infinity"])
 def test_only_alpha_may_be_infinite(text, name, flag, line_for):
     line = line_for([name, f"--{flag}", text])

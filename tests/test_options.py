@@ -22,7 +22,20 @@ from data.datasets import LOADERS
 from data.partition import PARTITIONS
 from errors import UserError
 from models import MODELS
-from options import Choice, Launch, Matching, Number, Options, Requires, Several, flag, flags_of, nearest, plain
+from options import (
+    Choice,
+    CountOrNames,
+    Launch,
+    Matching,
+    Number,
+    Options,
+    Requires,
+    Several,
+    flag,
+    flags_of,
+    nearest,
+    plain,
+)
 
 CLASSES = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
 DESCRIBED = {name: algorithms.describe(name) for name in CLASSES}
@@ -237,6 +250,11 @@ def test_an_equals_sign_is_as_good_as_a_blank():
         (Choice(("one",), paths="a path"), {"one": "one", "a/one": "a/one", "x.npz": "x.npz"}, ["two"]),
         (Matching("cpu|cuda", "cpu or cuda"), {"cpu": "cpu"}, ["cpu ", "cuda1", "CPU"]),
         (Several(Number(int, least=0)), {"1,2": (1, 2), "3": (3,)}, ["1,", ",1", "1,-1", "1;2"]),
+        (
+            CountOrNames("clients"),
+            {"0": 0, "3": 3, "0.25": 0.25, "a": ("a",), "a,b 2": ("a", "b 2")},
+            ["-1", "1.5", "0.0", "1.2.3", "", "a,", "+-", "9" * 30],
+        ),
         (Several(Choice(("a", "b"))), {"a,b,a": ("a", "b", "a")}, ["a,c", "a,,b", ""]),
     ],
     ids=str,
@@ -442,6 +460,7 @@ SPELLED = [(name, other) for name, declared in flags_of(Options).items() for oth
 EXAMPLES = {
     **{"n_clients": "7", "rounds": "3", "epoch_per_round": "4", "batch_size": "11", "lr": "0.125", "weight_decay": "0.5"},
     **{"participation": "0.25", "partition": "shards", "alpha": "0.75", "seed": "5"},
+    **{"new_clients": "2", "ft_epochs": "2"},
 }
 
 
@@ -455,7 +474,9 @@ def test_the_word_seed_draws_a_split_with_each_seed_and_a_number_keeps_one():
 
 def test_short_flags_of_pfllib_are_the_flags():
     short = "-data digits -m MLP -gr 3 -nc 7 -jr 0.25 -ls 4 -lbs 11 -lr 0.125 -did -1 --partition dir --alpha 0.5"
+    short += " -nnc 2 -ften 3"
     own = "--dataset digits --model MLP --rounds 3 --n_clients 7 --participation 0.25 --epoch_per_round 4 --batch_size 11"
+    own += " --new_clients 2 --ft_epochs 3"
     assert run_of(f"fedavg {short}") == run_of(f"fedavg {own} --lr 0.125 --device cpu --partition lda --alpha 0.5")
 
 

@@ -929,8 +929,8 @@ def test_names_stay_with_who_has_them(folder):
 
 def test_silos_that_cannot_be_had_are_a_clear_line():
     data = brought([0, 0, 1, 1, 2], [0, 1])
-    options = Options(partition="silos", n_clients=2)
-    assert refusal(data, options) == "--n_clients 2: the data have 3 clients; must be 3"
+    options = Options(partition="silos", n_clients=4)
+    assert refusal(data, options) == "--n_clients 4: the data have 3 clients; must be at most 3"
     line = refusal(data, replace(options, n_clients=3))
     assert (
         line
@@ -939,6 +939,141 @@ def test_silos_that_cannot_be_had_are_a_clear_line():
     line = refusal(data, replace(options, n_clients=3, reduced=0.6))
     assert line == "--reduced: keeps no training examples of c; use --reduced_draw random"
     assert "do not name the clients" in refusal(replace(data, owners=None, clients=()), options)
+
+
+# --- clients that do not train, clients that are left out, and a smaller test set ---------------------------------------
+
+
+def same_shares(item, other):
+    """Whether two lists of shares are equal."""
+    return [list(share) for share in item] == [list(share) for share in other]
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if name != "writers"])
+def test_new_clients_are_the_last_of_a_split_over_all_clients(rule):
+    """The shares of all are those of a split without new clients; only the others hold out validation examples."""
+    data, options = in_turn(240, 120, 4), Options(partition=rule, n_clients=6, alpha=1.0)
+    whole = split(data, options)
+    result = split(data, replace(options, n_clients=4, new_clients=2))
+    assert same_shares(result.train, whole.train[:4])
+    assert same_shares(result.new.train, whole.train[4:])
+    assert same_shares(result.new.test, whole.test[4:])
+    assert same_shares(result.everyone.train, whole.train)
+    assert result.digest not in (whole.digest, split(data, replace(options, n_clients=4)).digest)
+    if rule not in OVERLAPPING:
+        validated = split(data, replace(options, n_clients=4, new_clients=2, validation=0.25))
+        assert same_shares(validated.new.train, whole.train[4:])
+        assert all(len(share) for share in validated.validation)
+    assert result.new.validation.sizes.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("new_clients", "expected"), [(0, 0), (3, 3), (0.25, 2), (0.01, 1), (("a", "b"), ("a", "b"))])
+def test_a_fraction_of_new_clients_is_a_whole_number_of_them(new_clients, expected):
+    options = Options(n_clients=9, new_clients=new_clients)
+    assert options.new_clients == expected
+    assert replace(options, seed=1).new_clients == expected
+
+
+def test_new_clients_may_be_named_and_a_number_of_the_datas_own_clients_is_drawn():
+    data = brought([2, 0, 1, 2, 0, 2], [1, 0, 2, 1])
+    named = silos_of(data, n_clients=2, new_clients=("b",))
+    assert (named.names, named.new.names, named.everyone.names) == (("a", "c"), ("b",), ("a", "c", "b"))
+    assert same_shares(named.train, [[1, 4], [0, 3, 5]])
+    assert same_shares(named.new.train, [[2]])
+    assert same_shares(named.new.test, [[6, 9]])
+    drawn = {silos_of(data, n_clients=2, new_clients=1, split_seed=seed).new.names for seed in range(20)}
+    assert drawn == {("a",), ("b",), ("c",)}
+    assert "no client is called d; must be among a, b, c" in refusal(
+        data, Options(partition="silos", n_clients=2, new_clients=("d",))
+    )
+    assert "have no names; use a number" in refusal(in_turn(9, 9, 3), Options(n_clients=2, new_clients=("d",)))
+
+
+def test_fewer_clients_than_the_data_have_are_a_draw_of_them():
+    """Each keeps its examples, and no example of another client is left, in training or in the tests of all."""
+    data = brought([2, 0, 1, 2, 0, 2], [1, 0, 2, 1])
+    own = dict(zip("abc", [[1, 4], [2], [0, 3, 5]], strict=True))
+    tests = dict(zip("abc", [[7], [6, 9], [8]], strict=True))
+    drawn = set()
+    for seed in range(20):
+        result = silos_of(data, n_clients=2, split_seed=seed)
+        drawn.add(result.names)
+        assert same_shares(result.train, [own[name] for name in result.names])
+        assert same_shares(result.test, [tests[name] for name in result.names])
+        assert global_test(data, result).tolist() == sorted(i for name in result.names for i in tests[name])
+        kept = silos_of(data, n_clients=1, new_clients=("b",), split_seed=seed)
+        assert kept.new.names == ("b",)
+        assert same_shares(kept.train, [own[kept.names[0]]])
+    assert drawn == {("a", "b"), ("a", "c"), ("b", "c")}
+
+
+def test_a_split_with_new_clients_can_be_read_again(tmp_path):
+    data = brought([2, 0, 1, 2, 0, 2], [1, 0, 2, 1])
+    for flags in ({"new_clients": ("a",)}, {"new_clients": 1}):
+        whole = silos_of(data, n_clients=2, **flags)
+        np.savez(tmp_path / "split.npz", **arrays(data, whole))
+        again = from_file(tmp_path / "split.npz", data, 2, flags["new_clients"])
+        assert again.digest == whole.digest
+        assert (again.names, again.new.names) == (whole.names, whole.new.names)
+    line = line_of(from_file, tmp_path / "split.npz", data, 2)
+    assert line.endswith("has 3 clients, but --n_clients is 2; use --n_clients 3")
+    line = line_of(from_file, tmp_path / "split.npz", data, 1, 1)
+    assert line.endswith("but --n_clients is 1 with --new_clients 1; use --n_clients 2 with --new_clients 1")
+
+
+@pytest.mark.parametrize("rule", readers("counts"))
+@pytest.mark.parametrize("size_alpha", [1e-300, 0.1, 1.0, 1e15])
+def test_sizes_of_a_dirichlet_draw_deal_every_example_and_leave_nobody_empty(rule, size_alpha):
+    data, options = in_turn(300, 90, 3), Options(partition=rule, n_clients=12, size_alpha=size_alpha)
+    result = split(data, options)
+    assert_proper(data, result, options)
+    for part, n in ((result.train, 300), (result.test, 90)):
+        assert part.sizes.sum() == n
+        assert part.sizes.min() >= 1
+    if size_alpha == 1e15:
+        assert np.ptp(result.train.sizes) <= 1
+    if size_alpha == 1e-300:
+        assert sorted(result.train.sizes) == [1] * 11 + [289]
+    mixes = [(part.sizes - 1) / (part.sizes - 1).sum() for part in (result.train, result.test)]
+    assert np.abs(mixes[0] - mixes[1]).max() < 1 / 70, "the same draw in training and test"
+    assert split(data, options).digest == result.digest
+    if size_alpha in (0.1, 1.0):
+        assert split(data, replace(options, split_seed=1)).train.sizes.tolist() != result.train.sizes.tolist()
+
+
+def test_sizes_vary_as_the_parts_of_a_symmetric_dirichlet_distribution():
+    """The variance of a part is (K - 1) / (K^2 (K A + 1))."""
+    data, k, alpha = in_turn(4000, 40, 2), 4, 0.5
+    sizes = [
+        split(data, Options(partition="iid", n_clients=k, size_alpha=alpha, split_seed=s)).train.sizes for s in range(300)
+    ]
+    variance = (np.array(sizes) / 4000).var()
+    assert variance == pytest.approx((k - 1) / (k**2 * (k * alpha + 1)), rel=0.15)
+
+
+@pytest.mark.parametrize(("test_reduced", "n"), [(0.5, 60), (30.0, 30), (0.1, 12), (120.0, 120)])
+def test_a_reduced_test_set_is_a_draw_for_all_clients_and_for_the_global_accuracy(test_reduced, n):
+    data, options = in_turn(240, 120, 4), Options(partition="iid", n_clients=5, test_reduced=test_reduced)
+    result, whole = split(data, options), split(data, replace(options, test_reduced=1.0))
+    kept = global_test(data, result)
+    assert len(kept) == n
+    assert sorted(result.test.values) == kept.tolist()
+    assert same_shares(result.train, whole.train)
+    assert kept.tolist() != list(range(240, 240 + n)) or n == 120
+    assert result.digest != whole.digest
+    other = split(data, replace(options, split_seed=1))
+    assert n == 120 or global_test(data, other).tolist() != kept.tolist()
+
+
+def test_of_clients_that_have_test_examples_each_keeps_the_same_fraction_at_least_one(tmp_path):
+    data = brought([0, 1, 2], [0] * 8 + [1] * 4 + [2] + [-1] * 4)
+    result = silos_of(data, test_reduced=0.5)
+    assert result.test.sizes.tolist() == [4, 2, 1]
+    assert len(global_test(data, result)) == 2, "of the four that belong to no client"
+    np.savez(tmp_path / "split.npz", **arrays(data, result))
+    again = from_file(tmp_path / "split.npz", data, 3)
+    assert again.digest == result.digest
+    assert global_test(data, again).tolist() == global_test(data, result).tolist()
 
 
 # --- train and test ----------------------------------------------------------------------------------------------------

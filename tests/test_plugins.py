@@ -24,7 +24,7 @@ import run as command
 import saves
 from experiment import identity
 
-FEDAVGM = EXAMPLES["algorithms/fedavgm.py"]
+FEDAVGM, FEDFAIR = EXAMPLES["algorithms/fedavgm.py"], EXAMPLES["fedfair.py"]
 TABLE_OF = {"data/datasets.py": "LOADERS", "models.py": "MODELS", "data/partition.py": "PARTITIONS"}
 HEAD = """
 import numpy as np
@@ -54,7 +54,7 @@ def as_before(monkeypatch):
     for table, before in zip(plugins.TABLES, tables, strict=True):
         table.clear()
         table.update(before)
-    for name in ("fedavgm", "mine", "beside", "mylib", "mylib.parts", "package", "package.beside", "wrong"):
+    for name in ("fedavgm", "fedfair", "mine", "beside", "mylib", "mylib.parts", "package", "package.beside", "wrong"):
         if name not in modules:
             sys.modules.pop(name, None)
 
@@ -408,6 +408,31 @@ def test_the_shared_tests_hold_it_to_what_all_must_keep_to(folder):
     assert "ERROR: --method" in held_to(folder / "beside.py", "in_place", ok=4)
 
 
+OUTSIDE = "own_loss(federation, *p) for p in zip(clients, received)"
+
+
+def test_the_example_with_two_messages_keeps_to_the_shared_tests_and_without_one_it_does_not(tmp_path):
+    """The second sums up outside of a client's work; the third averages weights that no client has sent."""
+    (tmp_path / "fedfair.py").write_text(FEDFAIR)
+    assert "1 failed" not in held_to(tmp_path / "fedfair.py", "same_messages or added_up or goes_on or in_place")
+    for (old, new), some in (
+        (("federation.map_clients(own_loss, clients, received)", f"[{OUTSIDE}]"), "added_up"),
+        (('federation.wire.up("weights", rows, clients)', "rows"), "same_messages_a"),
+    ):
+        assert FEDFAIR.count(old) == 1
+        (tmp_path / "careless.py").write_text(FEDFAIR.replace(old, new))
+        assert "1 failed" in held_to(tmp_path / "careless.py", some, ok=1)
+
+
+def test_the_example_with_two_messages_is_fedavg_if_nothing_is_fair_and_nothing_is_kept(tmp_path):
+    (tmp_path / "fedfair.py").write_text(FEDFAIR)
+    words = f"{tmp_path}/fedfair.py fedavg {QUICK} --lr 0.01 --fairness 0 --client_momentum 0 --participation 0.7"
+    assert main(words, tmp_path / "runs") == 0
+    item, other = (run.weights()["global"] for run in saves.find(tmp_path / "runs"))
+    for name, tensor in item.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0, atol=1e-5)
+
+
 # --- mistakes ------------------------------------------------------------------------------------------------------------
 
 TABLES = """
@@ -426,6 +451,14 @@ MISTAKES = {
     "comma.py": (TABLES + "MODELS['A,B'] = MODELS['MLP']\n", "the name 'A,B' in MODELS; must consist of"),
     "no_method.py": (TABLES + "ALGORITHMS['X'] = None\n", "ALGORITHMS['X'] is not a complete algorithm"),
     "loss_3.py": (FEDAVGM.replace("loss = cross_entropy", "loss = 3"), "missing: loss(model, batch, context, options)"),
+    "bounds.py": (
+        FEDAVGM.replace("flag(0.9, Number", "flag(1.5, Number"),
+        "missing: another default for its flag server_momentum: 1.5 must be a number at least 0 and below 1",
+    ),
+    "shared_bounds.py": (
+        FEDAVGM.replace("    server_momentum", "    lr: float = -1.0\n    server_momentum"),
+        "missing: another default for its flag lr: -1.0 must be a number above 0",
+    ),
     "steps.py": (TABLES + "AUGMENTATIONS['X'] = 'flip'\n", "AUGMENTATIONS['X'] is 'flip'; must be a tuple of steps"),
     "rate.py": (TABLES + "SCHEDULES['X'] = lambda done: None\n", "SCHEDULES['X'] fails: TypeError"),
     "ratio.py": (

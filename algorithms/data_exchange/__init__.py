@@ -3,6 +3,8 @@
 M. Lan, M. Guo, Z. Yao: Decentralized learning with data exchanging, 2022 (a course report of USTC, with code). Weights are
 mixed as in decentralised SGD, w_i(t + 1) = sum_j P_ij (w_j - lr grad f_j(w_j)); see `dpsgd`.
 
+A new client (`--new_clients`) receives the model of the parameter server; with --aggr_model de it receives no model.
+
 Differences from the report and the authors' code:
 1. Mixing is synchronous; `--mixing uniform` is the mean over a client and its neighbours, as in the report. The code halves
    in place, client after client (`--mixing reference`). Only metropolis converges to the unweighted average.

@@ -4,6 +4,8 @@ C. He, M. Annavaram, S. Avestimehr: Group Knowledge Transfer: Federated Learning
 Algorithm 1. The headline answer is "server", the stem of a client's small network followed by the server's large network;
 "personal" is the small network.
 
+A new client (`--new_clients`) receives no model.
+
 Differences from the paper and the authors' code:
 1. The server's predictions are kept per example, so that a target always belongs to its image (the code keeps them by
    position in batches of another order). They are the last epoch's, in training mode, before the step, as in the code.
@@ -34,6 +36,7 @@ from helpers import Round, model_of, own_models, replace_rows, train_own
 from options import Choice, Number, Requires, flag
 
 mixed = True
+new_clients = None
 uploads = {"features": None, "validation features": None}
 check, rebuild = server.check, server.rebuild
 ON_OFF, KEPT = Choice(("0", "1")), Choice(("keep", "drop"))

@@ -12,7 +12,7 @@ import algorithms
 import models
 from checks.hard import material
 from data.partition import readers
-from options import Choice, Launch, Matching, Number, Options, Several, flags_of, stood_for
+from options import Choice, CountOrNames, Launch, Matching, Number, Options, Several, flags_of, stood_for
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **{"public_share": (0.15, 0.3), "client_failure": (0, 0.1), "lam": (0.01, 1), "alignment": (1, 50), "alpha": (1, 100)},
     **{"shard_per_user": (2, 3), "classes_per_client": (1, 3), "digit_num": (1, 3), "track_features": (0, 3)},
     **{"digest_batch_size": (4, 64), "distill_batch_size": (4, 64), "threads": (1, 1), "split_seed": (0, 9)},
+    **{"test_reduced": (0.8, 1.0), "size_alpha": (1, 100)},
     **{"shift_strength": (0, 1), "participation": (0.5, 1), "alpha_coef": (0.01, 1), "beta1": (0, 0.9), "beta2": (0, 0.9)},
 }
 # what is drawn by a rule of its own below, or reads what is not there
@@ -88,6 +89,8 @@ def value(name: str, takes: Any) -> st.SearchStrategy:
         return st.sampled_from(sorted(takes.names))
     if isinstance(takes, Several):
         return st.lists(value(name, takes.of), min_size=1, max_size=2, unique=True).map(",".join)
+    if isinstance(takes, CountOrNames):
+        return st.sampled_from(("0", "1", "2", "0.4"))
     if isinstance(takes, Matching):
         return st.sampled_from(("auto", "cpu"))  # of --device; --plugin is left out
     raise AssertionError(f"nothing is known of what --{name} takes: {takes}")
@@ -144,7 +147,9 @@ def valid(draw) -> Command:
         del chosen["bn"]
     rule = chosen.get("partition", flags["partition"]["default"])
     if draw(st.integers(0, 4)) == 0 and "n_clients" in chosen and rule in readers("counts"):
-        chosen["sizes"] = ",".join(["0.2"] * int(chosen["n_clients"]))
+        n_dealt = int(chosen["n_clients"]) + {"1": 1, "2": 2, "0.4": 2}.get(chosen.get("new_clients"), 0)
+        if "size_alpha" not in chosen and n_dealt <= 5:
+            chosen["sizes"] = ",".join(["0.2"] * n_dealt)
     if len(names) == 1 and draw(st.integers(0, 3)) == 0:
         chosen |= draw(st.sampled_from(({"seed": ["0", "1"]}, {"lr": ["0.01", "0.02"]}, {"rounds": ["1", "2"]})))
     words = [words_of(name, text, flags[name], names, draw) for name, text in chosen.items()]
