@@ -16,6 +16,7 @@ from experiment import defences, divergence
 from experiment.evaluation import Evaluated, Remembered, evaluate, features, personalise
 from experiment.preparation import Experiment
 from federation import Federation
+from federation.meter import UNCOUNTED
 from helpers import Round, cross_entropy
 from options import Options
 
@@ -158,7 +159,11 @@ def _entry(federation: Federation, r: int, result: Round, evaluated: Evaluated, 
             count(f"bytes_{direction}", client, nbytes)
             count(f"bytes_{direction}:{kind}", client, nbytes)
     for (quantity, party, client), amount in meter.spent.items():
-        if party == "client":
+        if quantity.startswith(UNCOUNTED):
+            if party in PARTIES:
+                name = quantity.removeprefix(UNCOUNTED)
+                meter.note(f"FLOPs are too small: torch's {name} has no formula here, and is not counted")
+        elif party == "client":
             count(quantity, client, amount)
         elif party == "server":
             count(server_columns[quantity], None, amount)
