@@ -1,6 +1,7 @@
 """The models. A model is a function `(shape, n_classes) -> Net` and a line in `MODELS`.
 
-The function has a parameter `feature_dim` if it uses `--feature_dim`, and `heads` if it can have auxiliary heads.
+The function has a parameter `feature_dim` if it uses `--feature_dim`, and `heads` if it can have auxiliary heads. Any other
+`nn.Module` becomes a `Net` if its last layer is an `nn.Linear`: see `own_net`.
 
 `shape` is (channels, height, width) of an image. Every model is a body, images [B, channels, height, width] -> features [B,
 D], and a classifier, features -> logits [B, C]; `forward` returns both. Parameters are named `body.*` and `classifier.*`.
@@ -10,18 +11,20 @@ With `heads` a model is a `HeadsNet`, which has classifiers at intermediate laye
 stem are `StemNet`s; the server models of FedGKT read the maps of such a stem, and `shape` is then the shape of a map.
 """
 
+import copy
 import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import streams
 from errors import UserError
@@ -36,6 +39,7 @@ def computed(module: nn.Module, x: Tensor, precision: str) -> Tensor:
 
 
 PARTS = ("body", "head", "full")  # of a network: the head is the classifier and all auxiliary heads
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Net(nn.Module):
@@ -45,6 +49,7 @@ class Net(nn.Module):
     """
 
     precision = "float32"
+    channels_last = True  # whether the layers compute the same in the layout channels-last, which is faster on a CPU
 
     def __init__(self, body: nn.Module, feature_dim: int, n_classes: int, bias: bool = True) -> None:
         super().__init__()
@@ -62,7 +67,7 @@ class Net(nn.Module):
     def names(self, part: str) -> set[str]:
         """Return the names of the parameters and buffers of a part: one of `PARTS`, or "bn", the BatchNorm layers."""
         if part == "bn":
-            layers = [(name, module) for name, module in self.named_modules() if isinstance(module, nn.BatchNorm2d)]
+            layers = [(name, module) for name, module in self.named_modules() if isinstance(module, BATCH_NORM)]
             return {f"{name}.{tensor}" for name, module in layers for tensor in module.state_dict()}
         of_body = {name for name in self.state_dict() if name.startswith("body.")}
         return {"body": of_body, "head": self.state_dict().keys() - of_body, "full": set(self.state_dict())}[part]
@@ -135,6 +140,87 @@ class HeadsNet(Net):
         """Return the logits [B, C] of u [B, C + 1]."""
         logits, temperature = u[:, :-1], u[:, -1:]
         return logits / (temperature.sigmoid() + self.SCALE_EPSILON) if self.training else logits
+
+
+class BeforeHead(nn.Module):
+    """The part of a network before its head: images -> what the head reads.
+
+    `head`: the name of the head in the network, which loses the layer. Nothing after the head is computed.
+    """
+
+    def __init__(self, network: nn.Module, head: str) -> None:
+        super().__init__()
+        self.network = network
+        parent, _, name = head.rpartition(".")
+        setattr(network.get_submodule(parent), name, _Head())
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            self.network(x.clone(memory_format=torch.contiguous_format))  # `contiguous` keeps the strides of one channel
+        except _ReachedHead as reached:
+            return reached.features
+        raise RuntimeError("forward does not call its head")
+
+
+class _Head(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise _ReachedHead(x)
+
+
+class _ReachedHead(Exception):  # noqa: N818 - no error
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        self.features = features
+
+
+class OwnNet(Net):
+    """A user's network as a `Net`: its head is the classifier, and the features are what the head reads.
+
+    The head is the `nn.Linear` whose output the network returns, or the layer that the network's attribute `head` names.
+    Raise UserError for a network without such a layer.
+    """
+
+    channels_last = False  # a network may use `view`, which depends on the layout
+
+    def __init__(self, network: nn.Module, shape: Sequence[int]) -> None:
+        nn.Module.__init__(self)
+        head = _head_of(network, torch.zeros(1, *shape))
+        classifier = network.get_submodule(head)
+        self.body, self.classifier = BeforeHead(network, head), classifier
+
+
+def _head_of(network: nn.Module, x: Tensor) -> str:
+    calls: list[tuple[str, Tensor, Tensor]] = []  # of each linear layer: its name, input and output
+    linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear) and name}
+
+    def record(name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        calls.append((name, inputs[0], output))
+
+    hooks = [module.register_forward_hook(partial(record, name)) for name, module in linear.items()]
+    with torch.no_grad():
+        result = network.eval()(x)
+    network.train()
+    for hook in hooks:
+        hook.remove()
+    head = getattr(network, "head", None)
+    if not isinstance(head, str):
+        head = next((name for name, _, output in calls if output is result), None)
+        if head is None:
+            last = f"other numbers than its last Linear layer, {calls[-1][0]}" if calls else "numbers of no Linear layer"
+            raise UserError(f"its forward returns {last}; {HEAD}")
+    if head not in linear:
+        raise UserError(f"its head = {head!r} is none of its Linear layers, {', '.join(linear)}")
+    inputs = [features for name, features, _ in calls if name == head]
+    if len(inputs) != 1 or inputs[0].ndim != 2:
+        sizes = " and ".join(str(list(features.shape)) for features in inputs) or "nothing"
+        raise UserError(f"its head {head} reads {sizes} for one image; it must read [1, D], in a single call")
+    return head
+
+
+HEAD = (
+    "return the output of a Linear layer, or name the layer in the class, as in head = 'fc'; Chorus then leaves out what "
+    "follows, such as log_softmax"
+)
 
 
 class NearestPrototype(nn.Module):
@@ -581,9 +667,93 @@ def MobileNet(shape, n_classes: int, heads: bool = False) -> Net:
     return _with_heads(body, 1024, n_classes, heads, taps=[(5, 256), (8, 512), (11, 512)], bias=False)
 
 
+# --- without BatchNorm --------------------------------------------------------------------------------------------------
+
+
+def _with_group_norm(name: str, model: Callable[..., Net]) -> Callable[..., Net]:
+    """Return a model with GroupNorm of two groups in place of each BatchNorm, as in Reddi et al. (2021)."""
+
+    @wraps(model)
+    def with_group_norm(*arguments: Any, **by_name: Any) -> Net:
+        net = model(*arguments, **by_name)
+        for module in list(net.modules()):
+            for child, layer in module.named_children():
+                if isinstance(layer, nn.BatchNorm2d):
+                    setattr(module, child, nn.GroupNorm(2, layer.num_features))
+        return net
+
+    with_group_norm.__doc__ = f"Return `{name}` with GroupNorm of two groups in place of BatchNorm (Reddi et al. 2021)."
+    return with_group_norm
+
+
+class Patches(nn.Module):
+    """Cut images into patches of 4x4 pixels: [B, channels, height, width] -> tokens [B, T, width of a token].
+
+    A token is a linear function of its patch plus a learned position.
+    """
+
+    def __init__(self, shape: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Conv2d(shape[0], width, 4, stride=4)
+        self.position = nn.Parameter(0.02 * torch.randn((shape[1] // 4) * (shape[2] // 4), width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.embedding(x).flatten(2).transpose(1, 2) + self.position
+
+
+class Attention(nn.Module):
+    """Self-attention of several heads on tokens [B, T, D].
+
+    It is written as matrix products: torch's fused kernels have no second derivative.
+    """
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv, self.output = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # queries, keys and values [B, heads, T, D / heads]
+        q, k, v = self.qkv(x).unflatten(2, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(3)
+        return self.output((weights @ v).transpose(1, 2).flatten(2))
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(LN(x)), and then y + MLP(LN(y)), on tokens [B, T, D]; the MLP has one hidden layer of 2 D units."""
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(nn.LayerNorm(width), Attention(width, n_heads))
+        hidden = (nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(nn.LayerNorm(width), *hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(x)
+        return x + self.mlp(x)
+
+
+class TokenMean(nn.Module):
+    """[B, T, D] -> [B, D]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+def ViT(shape, n_classes: int) -> Net:
+    """Return a small vision transformer (Dosovitskiy et al. 2021) for 28x28 and 32x32 images: 204,682 parameters.
+
+    It has patches of 4x4 pixels and six blocks of width 64 with four heads. The features are the mean token, as in Beyer et
+    al. (2022), without a class token. Images must be 4x4 or larger.
+    """
+    width = 64
+    blocks = [TransformerBlock(width, n_heads=4) for _ in range(6)]
+    return Net(nn.Sequential(Patches(shape, width), *blocks, nn.LayerNorm(width), TokenMean()), width, n_classes)
+
+
 MUST_BE = (  # the end of an error message for authors of a model
-    "a model is a function of (shape, n_classes) that returns models.Net(body, feature_dim, n_classes), or a subclass: "
-    "forward(x) -> (features [B, feature_dim], logits [B, n_classes]), and classifier, an nn.Linear between the two"
+    "a model is a class or function of (shape, n_classes) that returns an nn.Module whose last layer is an nn.Linear with "
+    "n_classes outputs, or models.Net(body, feature_dim, n_classes)"
 )
 MODELS: dict[str, Callable[..., Net]] = {
     "LeNet5": LeNet5,
@@ -606,7 +776,10 @@ MODELS: dict[str, Callable[..., Net]] = {
     "CNN_scratch": CNN_scratch,
     "CNN4": CNN4,
     "MobileNet": MobileNet,
+    "ViT": ViT,
 }
+MODELS |= {f"{name}_GN": _with_group_norm(name, MODELS[name]) for name in ("ResNet9", "ResNet18", "ResNet8", "ResNet56")}
+ZOO = frozenset(MODELS)  # all other models are a user's
 
 
 def readers(parameter: str) -> tuple[str, ...]:
@@ -614,13 +787,37 @@ def readers(parameter: str) -> tuple[str, ...]:
     return tuple(name for name, model in MODELS.items() if parameter in inspect.signature(model).parameters)
 
 
+def arguments(
+    model: Callable[..., Net], shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool
+) -> inspect.BoundArguments:
+    """Return the arguments of a model's function: by the names of its parameters, else shape and n_classes first.
+
+    Raise TypeError for a function that cannot be called so.
+    """
+    signature = inspect.signature(model)
+    values = {"shape": shape, "in_channels": shape[0], "n_classes": n_classes, "num_classes": n_classes}
+    values |= {"feature_dim": feature_dim, "heads": heads}
+    by_name = {name: value for name, value in values.items() if name in signature.parameters}
+    try:
+        return signature.bind(**by_name)
+    except TypeError:  # it has other names for the first two
+        optional = {name: value for name, value in by_name.items() if name in ("feature_dim", "heads")}
+        return signature.bind(shape, n_classes, **optional)
+
+
 def make(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: int, heads: bool = False) -> Net:
-    """Return a new model `name`, initialised from torch's generator; with auxiliary heads if requested and available."""
-    optional = {"feature_dim": feature_dim, "heads": heads}
-    accepted = inspect.signature(MODELS[name]).parameters
-    return MODELS[name](
-        shape, n_classes, **{parameter: value for parameter, value in optional.items() if parameter in accepted}
-    )
+    """Return a new model `name`, initialised from torch's generator; with auxiliary heads if requested and available.
+
+    Raise UserError for a network of a user that cannot become a `Net`.
+    """
+    bound = arguments(MODELS[name], shape, n_classes, feature_dim, heads)
+    model = MODELS[name](*bound.args, **bound.kwargs)
+    if isinstance(model, Net) or not isinstance(model, nn.Module):
+        return model
+    try:
+        return OwnNet(model, shape)
+    except UserError as error:
+        raise UserError(f"--model {name}: {error}") from None
 
 
 def with_layer(layer: type[nn.Module], names: Iterable[str] | None = None) -> list[str]:
@@ -674,19 +871,50 @@ def _build_and_test(name: str, shape: tuple[int, int, int], n_classes: int, feat
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             model = make(name, shape, n_classes, feature_dim, heads)
             if not isinstance(model, Net):
-                raise UserError(f"--model {name}: is a {type(model).__name__}, not a Net; {MUST_BE}")
+                raise UserError(f"--model {name}: is a {type(model).__name__}, not an nn.Module; {MUST_BE}")
             output = model.eval()(torch.zeros(1, *shape))
     except (RuntimeError, ValueError, ZeroDivisionError):
+        if name not in ZOO:
+            raise
         return None
-    sizes = (
-        [list(part.shape) if isinstance(part, Tensor) else part for part in output]
-        if isinstance(output, tuple)
-        else [output]
-    )
-    if sizes != [[1, getattr(model.classifier, "in_features", None)], [1, n_classes]]:
+    parts = output if isinstance(output, tuple) else (output,)
+    sizes = [list(part.shape) if isinstance(part, Tensor) else part for part in parts]
+    width = getattr(model.classifier, "in_features", None)
+    if sizes == [[1, width], [1, model.classifier.out_features]] != [[1, width], [1, n_classes]]:
+        n_outputs = model.classifier.out_features
+        raise UserError(f"--model {name}: has {n_outputs} outputs, but the data have {n_classes} classes; {MUST_BE}")
+    if not isinstance(output, tuple) or sizes != [[1, width], [1, n_classes]]:
         description = " and ".join(map(str, sizes)) if isinstance(output, tuple) else type(output).__name__
         raise UserError(f"--model {name}: returns {description} for one example and {n_classes} classes; {MUST_BE}")
     return model.train()
+
+
+def defect_of(model: Net, shape: tuple[int, int, int]) -> str:
+    """Return, in words, why a network cannot be trained or evaluated as methods do; "" if it can.
+
+    Methods compute a network with other weights than its own (`torch.func.functional_call`), several times on the same
+    images. A network must change neither in place, and no output in evaluation mode may be random.
+    """
+    own, parameters = copy.deepcopy(model).state_dict(), {name for name, _ in model.named_parameters()}
+    x, outputs = torch.rand(2, *shape), []
+    for training in (False, False, True):
+        weights = {name: (3 * w).requires_grad_(training) if name in parameters else w for name, w in own.items()}
+        point, images = {name: w.clone() for name, w in weights.items()}, x.clone()
+        with torch.set_grad_enabled(training):
+            _, logits = functional_call(model.train(training), point, (images,))
+        # BatchNorm changes its buffers in training
+        if changed := [n for n in (parameters if training else own) if not torch.equal(point[n], weights[n])]:
+            return f"changes {changed[0].removeprefix('body.network.')} in place in forward; compute a new tensor instead"
+        if not torch.equal(images, x):
+            return "changes its images in place in forward; compute new tensors instead, as in x = x - 0.5 for x -= 0.5"
+        outputs.append(logits)
+    if not torch.equal(*outputs[:2]):
+        return "is random in evaluation mode; F.dropout needs training=self.training"
+    try:
+        logits.square().sum().backward()
+    except RuntimeError as error:
+        return f"cannot be trained: {' '.join(str(error).split()).partition(' Hint:')[0]}"
+    return ""
 
 
 def _takes_vectors(name: str, *arguments: Any) -> bool:

@@ -448,7 +448,8 @@ class Problem:
     model: tuple[str, ...] = flag(
         ("LeNet5",),
         Several(Choice(MODELS)),
-        "model architecture; several, such as LeNet5,ResNet9, are assigned to the clients in turn",
+        "model architecture; several, such as LeNet5,ResNet9, are assigned to the clients in turn; FILE.py:NAME is your own "
+        "network",
     )
     feature_dim: int = flag(
         100,
@@ -687,8 +688,8 @@ class Launch:
     )
     plugin: tuple[str, ...] | None = flag(
         None,
-        Several(Matching(r".+\.py", "a Python file, NAME.py")),
-        "Python files to import first, with your algorithms, data sets, models, partitions or optimizers",
+        Several(Matching(r".+\.py(:\w+)?", "a Python file, NAME.py")),
+        "Python files to import first, with your algorithms, data sets, models, partitions, optimizers or measures",
     )
     jobs: int | str = flag(
         "auto",

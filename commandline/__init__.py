@@ -75,6 +75,7 @@ def parse(
     its own defaults for shared flags; None: only where no other algorithm is named. Raises UserError; `-h` prints the help
     and exits.
     """
+    argv, networks = _replace_networks(argv)
     argv = [SHORT.get(word, word) for word in _shield_other_flags(argv)]
     algorithm_words = _leading_words(argv)
     algorithm_names = [
@@ -109,7 +110,7 @@ def parse(
             raise UserError(f"--{name}: takes one value, got {len(values[name])}")
     launch_options = Launch(**{name: values.pop(name)[0] for name in launch_flags if name in values})
     if plugin_files := dict.fromkeys(
-        [*(word for word in algorithm_words if word.endswith(".py")), *(launch_options.plugin or ())]
+        [*(word for word in algorithm_words if word.endswith(".py")), *networks, *(launch_options.plugin or ())]
     ):
         launch_options = replace(launch_options, plugin=tuple(plugin_files))
     for name, flag in launch_flags.items():
@@ -192,7 +193,7 @@ def names_of(kind: str, descriptions: Mapping[str, str]) -> str:
 
 
 def bring(argv: Sequence[str]) -> None:
-    """Load the Python files that a command line names, as algorithms or with --plugin, before parsing.
+    """Load the Python files that a command line names, as algorithms, networks or with --plugin, before parsing.
 
     Raises UserError.
     """
@@ -200,12 +201,32 @@ def bring(argv: Sequence[str]) -> None:
     parser.add_argument("--plugin", nargs="+", action="extend", default=[])
     args, _ = parser.parse_known_args(_shield_other_flags(argv))
     texts = [part for text in args.plugin for part in text.split(",")]
-    for origin, load, paths in (("algorithm", plugins.algorithm, _leading_words(argv)), ("--plugin", plugins.load, texts)):
-        for path in (word for word in paths if word.endswith(".py")):
-            try:
-                load(path)
-            except UserError as error:
-                raise UserError(f"{origin} {error}") from error
+    sources = [("algorithm", plugins.algorithm, word) for word in _leading_words(argv) if word.endswith(".py")]
+    sources += [
+        ("--plugin", plugins.load, text) for text in texts if text.endswith(".py") or plugins.NETWORK.fullmatch(text)
+    ]
+    sources += [(flag, plugins.load, network) for network, flag in _replace_networks(argv)[1].items()]
+    for origin, load, source in sources:
+        try:
+            load(source)
+        except UserError as error:
+            raise UserError(f"{origin} {error}") from error
+
+
+def _replace_networks(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the words, with the model's name in place of each network in a file, FILE.py:NAME; and {network: its flag}."""
+    flag, words, networks = "", [], {}
+    for word in argv:
+        name, equals_sign, text = word.partition("=") if word.startswith("-") else ("", "", word)
+        flag, parts = SHORT.get(name, name) or flag, text.split(",")
+        if LISTED.get(flag.removeprefix("--")) == "models":
+            for part in parts:
+                if part.endswith(".py"):
+                    raise UserError(f"{flag} {part}: must name a network in the file, as in {part}:Net")
+            networks |= {part: flag for part in parts if plugins.NETWORK.fullmatch(part)}
+            parts = [plugins.model_of(part) if part in networks else part for part in parts]
+        words.append(f"{name}{equals_sign}{','.join(parts)}")
+    return words, networks
 
 
 def _leading_words(argv: Sequence[str]) -> list[str]:

@@ -90,6 +90,7 @@ def report(plans: Sequence[Plan], cores: int = 1) -> str:
         f"{subject}: {size(total)}, about {duration(seconds)} on this machine at its current load, {order}{planned_note}; "
         "nothing was trained or saved"
     )
+    parts += [wrap(note) for note in dict.fromkeys(note for plan in plans for note in plan.notes)]
     parts.append(wrap(summary_line))
     return "\n\n".join(parts)
 

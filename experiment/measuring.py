@@ -18,6 +18,7 @@ from experiment import divergence
 from experiment.evaluation import Evaluated, Remembered, evaluate, features, personalise, welcome
 from experiment.preparation import Experiment
 from federation import Federation
+from federation.meter import UNCOUNTED
 from helpers import Round, cross_entropy, model_of
 from models import Net
 from options import Options
@@ -206,7 +207,11 @@ def _entry(federation: Federation, r: int, result: Round, evaluated: Evaluated, 
             count(f"bytes_{direction}", client, nbytes)
             count(f"bytes_{direction}:{kind}", client, nbytes)
     for (quantity, party, client), amount in meter.spent.items():
-        if party == "client":
+        if quantity.startswith(UNCOUNTED):
+            if party in PARTIES:
+                name = quantity.removeprefix(UNCOUNTED)
+                meter.note(f"FLOPs are too small: torch's {name} has no formula here, and is not counted")
+        elif party == "client":
             count(quantity, client, amount)
         elif party == "server":
             count(server_columns[quantity], None, amount)

@@ -54,13 +54,14 @@ class Plan:
 
     `parameters`: the number of parameters of each architecture. `history`: as a run's history, without accuracies. Its
     counts are exact, its seconds are estimates, and its "peak_memory" is the dry run's, which holds what the run will hold.
-    `state`: the bytes that stay from round to round.
+    `state`: the bytes that stay from round to round. `notes`: what the run will say of its counts.
     """
 
     experiment: Experiment
     parameters: tuple[int, ...]
     history: pd.DataFrame
     state: Kept
+    notes: tuple[str, ...] = ()
 
     @property
     def rounds(self) -> pd.DataFrame:
@@ -115,7 +116,8 @@ class Rehearsal(Meter):
         return result
 
     def note(self, message: str) -> None:
-        """Log nothing: the run will."""
+        """Keep a message for the plan, and log nothing: the run will."""
+        self.notes[message] = None
 
     def remembered(self, memory: dict[str, Any], kind: Hashable) -> dict[str, Any]:
         """Return the optimizer state after steps of a kind.
@@ -168,7 +170,7 @@ def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) 
     frame, named = saves.frame_of(all_entries), ("round", "client", "bytes", "epsilon", *COUNTED)
     costs = [name for name in frame if name.startswith(named) or name in saves.TIMING]
     parameters = tuple(sum(p.numel() for p in skeleton.parameters()) for skeleton in federation.skeletons)
-    return Plan(experiment, parameters, frame[costs], kept(state, experiment.options.n_clients))
+    return Plan(experiment, parameters, frame[costs], kept(state, experiment.options.n_clients), tuple(timing_meter.notes))
 
 
 def kept(state: dict[str, Any], n_clients: int) -> Kept:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 import algorithms
@@ -24,7 +25,7 @@ import saves
 import streams
 from data import datasets, partition, shift
 from data.files import listed, reason
-from errors import UserError
+from errors import MEMORY, UserError, refused
 from experiment import defences, identity
 from federation import Federation, recording, scratch
 from federation.pool import Pool, packed
@@ -33,6 +34,7 @@ from federation.wire import Wire
 from options import Launch, Options
 
 log = logging.getLogger("chorus")
+COPIES = 4  # of the weights of a network, at least, in the memory of a run
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def _prepared(options: Options, launch_options: Launch) -> Experiment:
     inputs = (data.shape, len(data.classes))
     with streams.torch_seeded("tried out"):
         networks = [
-            _build_network(options, name, build)
+            _build_network(options, name, build, data.shape)
             for name, build in zip(options.model, _architectures(options, inputs), strict=True)
         ]
     _check_models(options, data, networks)
@@ -266,9 +268,43 @@ def _architectures(options: Options, inputs: tuple) -> list[Callable[[], models.
     return [partial(models.build, name, *inputs, options.feature_dim, heads) for name in options.model]
 
 
-def _build_network(options: Options, name: str, build: Callable[[], models.Net]) -> models.Net:
+def _build_network(options: Options, name: str, build: Callable[[], models.Net], shape: tuple[int, int, int]) -> models.Net:
+    """Return a new network. Raise UserError if the memory is too small for it, or if a user's network has a defect."""
     with plugins.blamed(options, f"--model {name}: ", f"; {models.MUST_BE}"):
-        return build()
+        n_bytes = psutil.virtual_memory().available // COPIES
+        try:
+            with _limited_memory(n_bytes) as is_limited:
+                network = build()
+        except (MemoryError, RuntimeError) as error:
+            if is_limited and refused(error) == MEMORY:
+                raise UserError(
+                    f"--model {name}: its weights take more than {n_bytes / 1e9:.1f} GB; a run holds {COPIES} copies or "
+                    "more (network, gradients, server, client), which do not fit the free memory; use a smaller model"
+                ) from error
+            raise
+        if name not in models.ZOO and (defect := models.defect_of(network, shape)):
+            raise UserError(f"--model {name}: {defect}")
+        return network
+
+
+@contextmanager
+def _limited_memory(n_bytes: int) -> Iterator[bool]:
+    """Let this process take at most n_bytes more inside, so that the system need not kill it; yield whether that is so."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        yield False
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = psutil.Process().memory_info().vms + n_bytes
+    if soft != resource.RLIM_INFINITY and soft <= limit:
+        yield False
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield True
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def federation_of(experiment: Experiment) -> Federation:

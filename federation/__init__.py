@@ -74,8 +74,10 @@ class Federation:
         with streams.torch_seeded("skeletons"):  # leaves the caller's generator unchanged
             # channels last is faster on a CPU, with the same numbers up to rounding; on a GPU it pays in bf16 only
             fits = torch.device(device).type == "cpu" or precision == "bf16"
-            layout = torch.channels_last if fits else torch.contiguous_format
-            skeletons = tuple(build().to(device, dtype, memory_format=layout) for build in architectures)
+            skeletons = tuple(build() for build in architectures)
+            for skeleton in skeletons:
+                layout = torch.channels_last if fits and skeleton.channels_last else torch.contiguous_format
+                skeleton.to(device, dtype, memory_format=layout)
         for skeleton in skeletons:
             skeleton.precision = precision
         shares, validation = (

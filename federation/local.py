@@ -216,7 +216,12 @@ def learning_rate(options, round: int) -> float:
 
 
 def _local_epochs(federation: Federation, k: int, *rows, common: Common) -> Result:
-    client = LocalEpochs(federation, k, *rows, common)
+    with streams.torch_seeded(federation.seed, federation.party, "torch", federation.round, k):  # for users' networks
+        return _steps(LocalEpochs(federation, k, *rows, common))
+
+
+def _steps(client: LocalEpochs) -> Result:
+    federation, k, common = client.federation, client.k, client.common
     model = federation.model(k, client.weights).train()
     model.drop_from(client.dropout)  # set for each client: clients share their skeletons
     trained = trainable(model, common.only)

@@ -41,6 +41,13 @@ class BatchNorm2d(nn.BatchNorm2d):
         return F.batch_norm(x, *of_channels, self.training, self.momentum, self.eps)
 
 
+class GroupNorm(nn.GroupNorm):
+    """The GroupNorm layers of C clients, on maps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.n * self.num_groups, self.weight.flatten(), self.bias.flatten(), self.eps)
+
+
 class Linear(nn.Linear):
     """The linear layers of C clients, on vectors."""
 
@@ -87,6 +94,7 @@ def _by_client(x: Tensor, n: int) -> Tensor:
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: Conv2d,
     nn.BatchNorm2d: BatchNorm2d,
+    nn.GroupNorm: GroupNorm,
     nn.Linear: Linear,
     nn.Flatten: Flatten,
     models.GlobalMean: GlobalMean,

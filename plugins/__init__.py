@@ -18,12 +18,15 @@ import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 import algorithms
+import models
 from algorithms import ALGORITHMS
 from data.augment import AUGMENTATIONS
 from data.datasets import LOADERS
@@ -63,16 +66,21 @@ HERE, MODULES = Path(__file__).resolve().parent.parent, frozenset(sys.modules)  
 
 INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")}
 MODULE = re.compile(r"\.*[^\W\d]\w*(\.\w+)*")  # the name of a module, with dots
+NETWORK = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")  # a network in a file
 NAME = re.compile(r"\w[\w.+-]*")  # the name of an entry: users type it, and folders have it in their names
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """An imported file, the names that it added to the tables, and the files beside it that its import loaded."""
+    """An imported file, the names that it added to the tables, and the files beside it that its import loaded.
+
+    `networks`: the names in the file that a command took as models.
+    """
 
     path: Path
     names: frozenset[str]
     brought: frozenset[Path] = frozenset()
+    networks: tuple[str, ...] = ()
 
 
 LOADED: dict[str, Plugin] = {}  # {name of the module: plugin}
@@ -82,9 +90,15 @@ _before: dict[str, Any] = {}  # code and modes, as the first plugin found them
 def load(source: str | Path) -> ModuleType:
     """Return the module of a file; the module's name is the file's stem. A second call returns the same module.
 
+    `FILE.py:NAME` also adds the network NAME of the file to the models, as FILE.NAME.
+
     Raises UserError for a file that does not exist, whose name is taken, that fails (with the line), that changes an entry
     of a table, or that has only a part of an algorithm.
     """
+    if match := NETWORK.fullmatch(str(source)):
+        module = load(match["file"])
+        _add_network(source, module, match["name"])
+        return module
     path = Path(source).expanduser().resolve()
     name, is_imported = path.stem, file_of(path.stem) == path
     if is_imported and name in LOADED:
@@ -150,9 +164,16 @@ def algorithm(source: str | Path) -> str:
     return module.__name__
 
 
-def files() -> list[Path]:
-    """Return the files of the loaded plugins, so that another process can load them."""
-    return [plugin.path for plugin in LOADED.values()]
+def files() -> list[str]:
+    """Return the files of the loaded plugins, with their networks, so that another process can load them."""
+    networks = [f"{plugin.path}:{name}" for plugin in LOADED.values() for name in plugin.networks]
+    return [*(str(plugin.path) for plugin in LOADED.values()), *networks]
+
+
+def model_of(source: str) -> str:
+    """Return the model's name of a network in a file, `FILE.py:NAME`."""
+    match = NETWORK.fullmatch(source)
+    return f"{Path(match['file']).stem}.{match['name']}"
 
 
 def used_by(options: Options) -> list[str]:
@@ -244,6 +265,20 @@ def _register(source: str | Path, module: ModuleType, before: list[Mapping[str, 
                 raise UserError(f"{source}: {what}[{name!r}] {wrong}")
 
 
+def _add_network(source: str, module: ModuleType, name: str) -> None:
+    plugin, model = LOADED[module.__name__], model_of(source)
+    if name in plugin.networks:
+        return
+    network = getattr(module, name, None)
+    if network is None:
+        classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Module)]
+        raise UserError(f"{source}: {plugin.path.name} has no {name}; its networks are {', '.join(classes) or 'none'}")
+    if wrong := _find_error("MODELS", model, network):
+        raise UserError(f"{source}: {name} {wrong}")
+    MODELS[model] = network
+    LOADED[module.__name__] = replace(plugin, names=plugin.names | {model}, networks=(*plugin.networks, name))
+
+
 def _find_error(table_name: str, name: str, entry: Any) -> str:
     """Return, in words, why an entry cannot be in a table; "" where it can."""
     if table_name == "ALGORITHMS":
@@ -262,6 +297,14 @@ def _find_error(table_name: str, name: str, entry: Any) -> str:
     form = f"must be a function of ({', '.join((*required, *optional))})"
     if not callable(entry):
         return f"is {entry!r}; {form}"
+    if table_name == "MODELS":
+        if isinstance(entry, nn.Module):
+            return f"is a network; {form} that returns a new network"
+        try:
+            models.arguments(entry, (1, 1, 1), 2, 1, False)
+        except (TypeError, ValueError) as error:
+            return f"cannot be called: {error}; {form}"
+        return ""
     try:
         signature = inspect.signature(entry)
         named = [

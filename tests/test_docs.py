@@ -171,7 +171,9 @@ def commands(beginning):
     return list(dict.fromkeys(re.split(r"&&|[;|]", line.strip("`"))[0].strip() for line in matches))
 
 
-@pytest.mark.parametrize("line", [line for line in commands("run.py") if ".py " in line.removeprefix("python run.py")])
+@pytest.mark.parametrize(
+    "line", [line for line in commands("run.py") if re.search(r"\.py[ :]", line.removeprefix("python run.py"))]
+)
 def test_a_command_with_files_of_ones_own_runs(line, tmp_path):
     for name in (*OF_ALGORITHMS.values(), *OF_FILES):
         (tmp_path / name.split("/")[-1]).write_text(EXAMPLES[name])
@@ -187,7 +189,8 @@ def names_of_functions(line):
 
 
 @pytest.mark.parametrize(
-    "line", [line for line in commands("run.py") if not names_of_functions(line) and "--plugin" not in line]
+    "line",
+    [line for line in commands("run.py") if not names_of_functions(line) and "--plugin" not in line and ".py:" not in line],
 )
 def test_every_command_of_run_py_is_understood(line, monkeypatch):
     monkeypatch.setattr(silos, "clients", lambda path: ("north", "south", "east"))  # of data that are not there

@@ -10,8 +10,8 @@ from conftest import ROOT
 from torch import nn
 
 import streams
-from federation.meter import Meter
-from models import MODELS, StemNet, build, readers
+from federation.meter import UNCOUNTED, Meter
+from models import MODELS, Attention, StemNet, build, readers
 
 COLOUR = (3, 33, 30)  # odd sizes, which strides round
 EVERY_NET = [*((name, False) for name in MODELS), *((name, True) for name in readers("heads"))]
@@ -48,11 +48,14 @@ def layer_by_layer(model, x, say):
     input, but where that is x, flattened or not, which nothing is learnt about.
     """
     forward, backward, readers = 0, 0, 0
+    kinds = nn.Conv2d | nn.Linear | Attention
 
     def note(layer, inputs, output):
         nonlocal forward, backward, readers
         if isinstance(layer, nn.Linear):
-            products = len(output) * layer.in_features * layer.out_features
+            products = output.numel() * layer.in_features
+        elif isinstance(layer, Attention):  # each token with each token, twice
+            products = 2 * output.numel() * output.shape[1]
         else:
             batch, channels, height, width = output.shape
             products = batch * height * width * channels * (layer.in_channels // layer.groups) * layer.weight[0, 0].numel()
@@ -61,7 +64,7 @@ def layer_by_layer(model, x, say):
         backward += 2 * products * (1 if reads_x else 2)
         readers += reads_x
 
-    hooks = [layer.register_forward_hook(note) for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(note) for layer in model.modules() if isinstance(layer, kinds)]
     say()
     for hook in hooks:
         hook.remove()
@@ -150,3 +153,67 @@ def test_counting_does_not_import_torchs_compiler():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert run_experiment.split() == [str(2 * (2 * 2 * 2 * 3 * 2 * 9)), "False"], "forward and the weight, at 2x2 places"
+
+
+# --- attention, and what has no formula --------------------------------------------------------------------------------
+
+TOKENS, WIDTH, HEADS, HIDDEN = 9, 32, 4, 64
+OF_ATTENTION = 2 * 2 * TOKENS * TOKENS * WIDTH  # scores and averages: each token with each token, over all heads
+
+
+def tokens(**flags):
+    return torch.rand(2, TOKENS, WIDTH, **flags)
+
+
+def test_fused_attention_counts_as_its_two_products_and_its_gradient_as_five():
+    """The fifth: the backward pass computes the scores again."""
+    q, k, v = (tokens(requires_grad=True).unflatten(2, (HEADS, -1)).transpose(1, 2) for _ in range(3))
+    assert counted(lambda: F.scaled_dot_product_attention(q, k, v)) == 2 * OF_ATTENTION
+    step = counted(lambda: F.scaled_dot_product_attention(q, k, v).sum().backward())
+    assert step == 2 * OF_ATTENTION * (1 + 5 / 2)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("training", [True, False])
+def test_layers_of_transformers_count_the_same_with_and_without_torchs_fast_path(training, mode):
+    x, linear = tokens(), 2 * TOKENS * WIDTH * WIDTH
+    attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).train(training)
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, HIDDEN, batch_first=True).train(training)
+    with mode():
+        assert counted(lambda: attention(x, x, x)) == 2 * (4 * linear + OF_ATTENTION)
+        assert counted(lambda: layer(x)) == 2 * (4 * linear + OF_ATTENTION + 4 * TOKENS * WIDTH * HIDDEN)
+
+
+def uncounted(do, party="client"):
+    meter = Meter()
+    meter.work(do, party, 0, "once")
+    return {quantity.removeprefix(UNCOUNTED) for quantity, _, _ in meter.spent if quantity.startswith(UNCOUNTED)}
+
+
+@pytest.mark.parametrize(
+    ("do", "name"),
+    [
+        (lambda: torch.fft.fft2(tokens()), "aten._fft_c2c"),
+        (lambda: torch.cdist(tokens(), tokens()), "aten._cdist_forward"),
+        (lambda: nn.LSTM(WIDTH, 8)(tokens()), "aten.mkldnn_rnn_layer"),
+        (lambda: torch.linalg.inv(tokens()[:, :, :TOKENS]), "aten.linalg_inv_ex"),
+    ],
+)
+def test_an_operation_without_a_formula_is_named(do, name):
+    assert uncounted(do) == {name}
+
+
+ACTIVATIONS = (F.relu, F.gelu, F.silu, F.softplus, F.hardswish, F.leaky_relu, F.elu, F.mish, torch.tanh, F.log_softmax)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_activation_is_never_named(activation):
+    x = tokens(requires_grad=True)
+    flags = {"dim": 1} if activation is F.log_softmax else {}
+    assert not uncounted(lambda: activation(x, **flags).square().mean().backward())
+
+
+@pytest.mark.parametrize(("name", "heads"), EVERY_NET)
+def test_every_operation_of_the_zoo_has_a_formula(name, heads):
+    model, x = create(name, heads), images()
+    assert not uncounted(lambda: loss(model.every_head(x)).backward())

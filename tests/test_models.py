@@ -116,6 +116,8 @@ BASIC = 2 * (9 * 16 * 16 + 32)
         ("ResNet56", 1, 591_034),
         ("ResNet110", 1, 1_147_450),
         ("ResNet19", 1, bottleneck_parameters(1, [2, 2, 2]) + (256 * 10 + 10)),
+        # patches and positions; six blocks of attention, MLP and two norms; the last norm; the classifier
+        ("ViT", 1, (16 * 64 + 64 + 49 * 64) + 6 * (4 * 64**2 + 64 + 4 * 64**2 + 192 + 4 * 64) + 128 + (64 * 10 + 10)),
     ],
 )
 def test_parameters_are_as_many_as_published(name, feature_dim, n_parameters):
@@ -214,7 +216,7 @@ def features_of(name, shape, feature_dim):
     _, height, width = shape
     own = {"LeNet5_classic": 84, "MLP": 200, "MLP_dropout": 200, "2NN": 200, "CNN_McMahan": 512, "CNNMnist": 50}
     own["CNN_scratch"] = 32 * (height // 4) * (width // 4)
-    own |= {"CNN4": 64 * math.prod(maps_of_cnn4(height, width)[-1]), "MobileNet": 1024}
+    own |= {"CNN4": 64 * math.prod(maps_of_cnn4(height, width)[-1]), "MobileNet": 1024, "ViT": 64}
     own |= {"ResNet4": 16} | {other: 64 * 2 ** (len(depths) - 1) for other, depths in BOTTLENECKS.items()}
     return own.get(name, feature_dim if name in readers("feature_dim") else None)  # None: not told here
 
@@ -646,6 +648,41 @@ def test_a_basic_block_is_two_3x3_with_the_stride_in_the_first_and_its_last_relu
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("name", [name for name in MODELS if name.endswith("_GN")])
+def test_with_group_norm_a_network_is_its_own_but_for_its_normalisations(name):
+    """Each of two groups of channels of an example has mean 0 and variance 1, and a scale and a shift per channel."""
+    model, plain = create(name), create(name.removesuffix("_GN"))
+    norms, replaced = layers(model, nn.GroupNorm), layers(plain, nn.BatchNorm2d)
+    assert not layers(model, nn.BatchNorm2d)
+    assert [norm.num_channels for norm in norms] == [norm.num_features for norm in replaced]
+    assert count(model) == count(plain)
+    assert {name: w.shape for name, w in model.named_parameters()} == {n: w.shape for n, w in plain.named_parameters()}
+    x = random_images(3, (norms[0].num_channels, 5, 4))
+    groups = norms[0].double()(x).unflatten(1, (2, -1)).flatten(2)
+    torch.testing.assert_close(groups.mean(2), torch.zeros(3, 2, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(groups.var(2, correction=0), torch.ones(3, 2, dtype=torch.float64), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (32, 32)])
+def test_vit_is_patches_six_blocks_and_the_mean_token(size):
+    model, x = create("ViT", (3, *size)), random_images(2, (3, *size))
+    patches, *blocks, norm, _ = model.body
+    pixels = F.unfold(x, 4, stride=4).transpose(1, 2)  # [B, T, 3 * 4 * 4]
+    tokens = pixels @ patches.embedding.weight.flatten(1).T + patches.embedding.bias + patches.position
+    assert tokens.shape == (2, size[0] // 4 * (size[1] // 4), 64)
+    for block in blocks:
+        before, attention = block.attention
+        heads = []
+        q, k, v = (before(tokens) @ attention.qkv.weight.T).split(64, dim=2)
+        for h in range(4):
+            q_h, k_h, v_h = (part[:, :, 16 * h : 16 * (h + 1)] for part in (q, k, v))
+            heads.append(F.softmax(torch.einsum("btd,bsd->bts", q_h, k_h) / 4, dim=2) @ v_h)
+        tokens = tokens + attention.output(torch.cat(heads, dim=2))
+        tokens = tokens + block.mlp(tokens)
+    assert len(blocks) == 6
+    torch.testing.assert_close(model(x)[0], norm(tokens).mean(1))
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", [*WITH_STEM, *WITHOUT_STEM])
 def test_the_networks_of_fedgkt_are_their_published_sequences(name, training):
@@ -692,7 +729,12 @@ def test_the_convolutions_of_fedgkts_networks_start_normal_with_two_over_fan_out
 @pytest.mark.parametrize("name", MODELS)
 def test_the_models_with_a_stem_have_the_attribute_and_the_others_have_none(name):
     model = build(name, GREY, 10, 20)
-    assert isinstance(model, StemNet) == hasattr(model, "stem") == hasattr(model, "tail") == (name in WITH_STEM)
+    assert (
+        isinstance(model, StemNet)
+        == hasattr(model, "stem")
+        == hasattr(model, "tail")
+        == (name.removesuffix("_GN") in WITH_STEM)
+    )
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -13,12 +13,13 @@ import traceback
 
 import pytest
 import torch
-from conftest import ROOT, line_of
+from conftest import ROOT, line_of, tiny_data, tiny_federation
 from test_docs import EXAMPLES, OF_FUNCTIONS
 from test_experiment import assert_same
 
 import algorithms
 import commandline
+import models
 import plugins
 import run as command
 import saves
@@ -470,9 +471,13 @@ MISTAKES = {
         for table in ("LOADERS", "MODELS", "PARTITIONS", "OPTIMIZERS", "SCHEDULES")
         for kind, thing, message in (
             ("none", "None", "is None; must be a function of ("),
-            ("call", "lambda: 1", "cannot be called: too many positional arguments; must be a function of ("),
+            ("call", "lambda *, x: 1", "cannot be called: too many positional arguments; must be a function of ("),
         )
     },
+    "network.py": (
+        TABLES + "MODELS['X'] = nn.ReLU()\n",
+        "MODELS['X'] is a network; must be a function of (shape, n_classes",
+    ),
     "nowhere.py": (None, "no such file; must be a Python file"),
     "fedavg.py": (FEDAVGM, "fedavg is the name of a module of Chorus"),
     "helpers.py": (FEDAVGM, "helpers is the name of another module"),
@@ -515,13 +520,33 @@ def test_a_wrong_file_is_one_line_and_leaves_nothing(name, tmp_path, capsys):
 
 
 USED = {  # flags, and what is said of them
+    "MODELS['X'] = lambda shape, n_classes: Net(nn.Flatten(), 64, 5)": (
+        "--model X",
+        "--model X: {file}: an entry that it adds does not work: RuntimeError: mat1 and mat2 shapes cannot be multiplied",
+    ),
     "MODELS['X'] = lambda shape, n_classes: Net(nn.Flatten(), 784, 5)": (
         "--model X",
-        "--model X: returns [1, 784] and [1, 5] for one example and 10 classes; a model is a function of (shape, n_classes)",
+        "--model X: has 5 outputs, but the data have 10 classes; a model is a class or function of (shape, n_classes)",
     ),
-    "MODELS['X'] = lambda shape, n: nn.Sequential(nn.Flatten(), nn.Linear(784, n))": (
+    "MODELS['X'] = lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 5))": (
         "--model X",
-        "--model X: is a Sequential, not a Net; a model is a function of (shape, n_classes) that returns models.Net(",
+        "--model X: has 5 outputs, but the data have 10 classes; a model is a class or function of (shape, n_classes)",
+    ),
+    "MODELS['X'] = lambda shape, n: nn.Sequential(nn.Flatten(), nn.Linear(784, n), nn.LogSoftmax(1))": (
+        "--model X",
+        "--model X: its forward returns other numbers than its last Linear layer, 1; return the output of a Linear layer",
+    ),
+    "MODELS['X'] = lambda shape, n: nn.Linear(28, n)": (
+        "--model X",
+        "--model X: its forward returns numbers of no Linear layer; return the output of a Linear layer, or name",
+    ),
+    "MODELS['X'] = lambda shape, n: nn.Sequential(nn.Flatten(2), nn.Linear(784, n))": (
+        "--model X",
+        "--model X: its head 1 reads [1, 1, 784] for one image; it must read [1, D], in a single call",
+    ),
+    "MODELS['X'] = lambda shape, n: 3": (
+        "--model X",
+        "--model X: is a int, not an nn.Module; a model is a class or function",
     ),
     "MODELS['X'] = lambda channels, classes: nn.Conv2d(channels, 8, 3)": (
         "--model X",
@@ -548,6 +573,169 @@ def test_what_a_plugin_adds_and_does_not_work_is_one_line(text, tmp_path, capsys
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert message.replace("{file}", str(tmp_path / "wrong.py")) in err
+
+
+# --- networks ------------------------------------------------------------------------------------------------------------
+
+NETWORKS = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Plain(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.conv, self.drop = nn.Conv2d(in_channels, 4, 3), nn.Dropout(0.5)
+        self.fc1, self.fc2 = nn.Linear(4 * 26 * 26, 20), nn.Linear(20, num_classes)
+
+    def features(self, x):
+        return F.relu(self.fc1(F.relu(self.conv(x)).view(-1, 4 * 26 * 26)))  # `view` depends on the layout
+
+    def forward(self, x):
+        return self.fc2(self.drop(self.features(x)))
+
+
+class Named(Plain):
+    head = "fc2"
+
+    def forward(self, x):
+        return {"probabilities": super().forward(x).softmax(1)}
+
+
+class WrongName(Plain):
+    head = "conv"
+
+
+class NoNumber(Plain):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+
+class Huge(Plain):
+    def __init__(self, num_classes, in_channels):
+        super().__init__(num_classes, in_channels)
+        self.fc1, self.fc2 = nn.Linear(4 * 26 * 26, 8_000_000), nn.Linear(8_000_000, num_classes)  # 87 GB
+
+
+class Images(Plain):
+    def forward(self, x):
+        x -= 0.5
+        return super().forward(x)
+
+
+class Clamped(Plain):
+    def forward(self, x):
+        with torch.no_grad():
+            self.fc1.weight.clamp_(-0.01, 0.01)
+        return super().forward(x)
+
+
+class Overwritten(Plain):
+    def forward(self, x):
+        hidden = self.features(x).sigmoid()
+        square = hidden * hidden
+        hidden += 1
+        return self.fc2(square)
+
+
+class AlwaysDropped(Plain):
+    def forward(self, x):
+        return self.fc2(F.dropout(self.features(x)))
+
+
+class Fails(Plain):
+    def forward(self, x):
+        return self.fc2(x)
+
+
+three = 3
+"""
+
+
+@pytest.fixture
+def networks(folder):
+    (folder / "mine.py").write_text(NETWORKS)
+    return folder / "mine.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("WrongName", "--model mine.WrongName: its head = 'conv' is none of its Linear layers, fc1, fc2"),
+        ("NoNumber", "--model mine.NoNumber: its forward returns other numbers than its last Linear layer, fc2; return the"),
+        ("Huge", "--model mine.Huge: its weights take more than"),
+        ("Clamped", "--model mine.Clamped: changes fc1.weight in place in forward; compute a new tensor instead"),
+        ("Overwritten", "--model mine.Overwritten: cannot be trained: one of the variables needed for gradient computation"),
+        (
+            "AlwaysDropped",
+            "--model mine.AlwaysDropped: is random in evaluation mode; F.dropout needs training=self.training",
+        ),
+        ("Fails", "mine.py, line 70: RuntimeError: mat1 and mat2 shapes cannot be multiplied (28x28 and 20x10); a model"),
+        ("three", "mine.py:three: three is 3; must be a function of (shape, n_classes, feature_dim, heads)"),
+        ("Nothing", "mine.py has no Nothing; its networks are Plain, Named, WrongName, NoNumber, Huge, Images, Clamped"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_one_line(name, message, networks, tmp_path, capsys):
+    assert main(f"fedavg {QUICK.replace('MLP', f'{networks}:{name}')}", tmp_path / "saves") == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert message in err
+
+
+@pytest.mark.parametrize("flag", ["--model {file}", "--model={file}:Plain,{file}", "-m {file}"])
+def test_a_file_without_the_name_of_a_network_is_one_line(flag, networks, tmp_path, capsys):
+    assert main(f"fedavg {flag.replace('{file}', str(networks))}", tmp_path / "saves") == 2
+    assert f"--model {networks}: must name a network in the file, as in {networks}:Net" in capsys.readouterr().err
+
+
+def test_a_network_in_a_file_is_a_model_in_every_process_and_in_a_saved_run(networks, tmp_path):
+    words = f"fedavg moon {QUICK.replace('MLP', f'{networks}:Named')}"
+    assert main(f"{words} --jobs 1 --workers 1", tmp_path / "here") == 0
+    for export, where in (("jobs", "--jobs 2"), ("workers", "--jobs 1 --workers 2")):
+        elsewhere([ROOT / "run.py", *shlex.split(f"{words} {where}"), "--export_dir", export], tmp_path)
+        for left, right in zip(*(saves.find(tmp_path / place) for place in ("here", export)), strict=True):
+            assert left.folder.name == right.folder.name
+            assert_same(left, right)
+    run = saves.find(tmp_path / "here")[0]
+    assert run.options["model"] == ["mine.Named"]
+    again = "import sys, saves, plugins; plugins.load(sys.argv[1]); run = saves.load(sys.argv[2]); print(run.model(1))"
+    assert "fc1" in elsewhere(["-c", again, f"{networks}:Named", run.folder], ROOT)
+
+
+def test_the_features_of_a_network_are_what_its_head_reads(networks):
+    mine = plugins.load(f"{networks}:Named")
+    model = models.build("mine.Named", (1, 28, 28), 7, 1).eval()
+    x, network = torch.rand(3, 1, 28, 28), model.body.network
+    features, logits = model(x)
+    assert torch.equal(features, mine.Plain.features(network, x))
+    assert torch.equal(logits, model.classifier(features)), "what follows the head is left out"
+    assert model.names("head") == {"classifier.weight", "classifier.bias"}
+    assert model.names("body") == {f"body.network.{part}.{t}" for part in ("conv", "fc1") for t in ("weight", "bias")}
+
+
+def test_a_network_trains_to_the_same_bits_whatever_torch_drew_before(networks):
+    plugins.load(f"{networks}:Plain")
+    federation = tiny_federation(tiny_data(size=28), model="mine.Plain", dtype=torch.float32)
+    options = algorithms.options_of("fedavg")(algorithm="fedavg", n_clients=3, rounds=1)
+    rows = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = algorithms.ALGORITHMS["fedavg"].start(federation, options)
+        algorithms.ALGORITHMS["fedavg"].communicate(federation.at(1), state, options)
+        rows.append(state["server"])
+    assert all(torch.equal(rows[0][name], rows[1][name]) for name in rows[0])
+
+
+def test_the_command_that_makes_a_run_names_its_network(networks):
+    commandline.bring(argv := ["fedavg", "--model", f"{networks}:Plain", "MLP"])
+    classes = algorithms.all_options()
+    runs, launch, _ = commandline.parse(argv, classes, dict.fromkeys(classes, ""))
+    own, other = (commandline.command_of(run, launch) for run in runs)
+    assert f"--model mine.Plain --plugin {networks}:Plain" in own
+    assert "--plugin" not in other
+    again, _, _ = commandline.parse(shlex.split(own)[2:], classes, dict.fromkeys(classes, ""))
+    assert again == runs[:1]
 
 
 def test_a_plugin_may_be_written_in_another_encoding(folder):
