@@ -119,8 +119,8 @@ TRADE_OFF = Table(
     "The problem of the first table with an MLP. Gradients of an example are clipped to a norm of 1; epsilon at delta 1e-5.",
     rows(
         {
-            f"{noise}, {seen}": f"fedavg --epoch_per_round 1 {STEPS} --lr 0.1 {flags} {more}".strip()
-            for seen, more in (("single messages", ""), ("sums", "--secure_aggregation"))
+            f"{noise}, {view}": f"fedavg --epoch_per_round 1 {STEPS} --lr 0.1 {flags} {more}".strip()
+            for view, more in (("single messages", ""), ("sums", "--secure_aggregation"))
             for noise, flags in NOISES.items()
         },
         f"--model MLP {MNIST}",
