@@ -9,12 +9,15 @@ holds public data and candidates, and `options` is an instance of the module's f
 one. An attack returns `Guess()` where the messages do not allow it. It has no other input: `judge` alone knows the truth.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from attacks.knowledge import Guess, Public, Recording
+from errors import UserError
+from options import nearest
 
 ATTACKS: dict[str, ModuleType] = {
     name: import_module(f"attacks.{name}")
@@ -40,6 +43,27 @@ def options_of(name: str) -> Any:
     """Return the default options of an attack; None if it has none."""
     options = getattr(ATTACKS[name], "Options", None)
     return options and options()
+
+
+def options_from(words: Sequence[str]) -> dict[str, Any]:
+    """Return {attack: its options} from words ATTACK.NAME=VALUE; the other options are the defaults. Raise UserError."""
+    chosen: dict[str, Any] = {}
+    for word in words:
+        name, _, setting = word.partition(".")
+        flag, is_set, text = setting.partition("=")
+        if name not in ATTACKS:
+            raise UserError(f"--set {word}: {name} is no attack{nearest(name, list(ATTACKS))}")
+        options = chosen.get(name, options_of(name))
+        values = asdict(options) if options else {}
+        if flag not in values or not is_set:
+            known = ", ".join(f"{name}.{other}={value}" for other, value in values.items())
+            raise UserError(f"--set {word}: must be one of {known}" if known else f"--set {word}: {name} has no options")
+        kind = type(values[flag])
+        try:
+            chosen[name] = replace(options, **{flag: kind(text)})
+        except ValueError:
+            raise UserError(f"--set {word}: must be {'a whole number' if kind is int else 'a number'}") from None
+    return chosen
 
 
 def register(module: ModuleType) -> bool:

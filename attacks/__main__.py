@@ -14,12 +14,12 @@ from typing import Any
 from tqdm import tqdm
 
 import plugins
-from attacks import ATTACKS, register, results
+from attacks import ATTACKS, options_from, register, results
 from attacks.knowledge import KNOWS
 from errors import UserError
 from figures import command
 from figures.groups import name_of, ordered, read
-from figures.units import in_blocks
+from figures.units import duration, in_blocks
 from saves import Run
 from untrusted import Parser, print_escaped, wrap
 
@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--knows", nargs="+", choices=KNOWS, default=["wire"], help=f"knowledge of the attacker ({knowledge})"
     )
     parser.add_argument("--attacks", nargs="+", metavar="NAME", help=f"default: all of {', '.join(ATTACKS)}")
+    parser.add_argument(
+        "--set", nargs="+", metavar="ATTACK.NAME=VALUE", default=[], help="options of attacks, such as lira.n_shadows=16"
+    )
+    parser.add_argument("--plan", action="store_true", help="print how many attacks are missing, and their estimated time")
     parser.add_argument("--plugin", nargs="+", type=Path, default=[], help="Python files with attacks of your own")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with the data sets")
     parser.add_argument("--force", action="store_true", help="repeat attacks that have a result")
@@ -60,7 +64,12 @@ def attack_runs(args) -> None:
     if unknown := [name for name in args.attacks or () if name not in ATTACKS]:
         raise UserError(f"--attacks {unknown[0]}: must be one of {', '.join(ATTACKS)}")
     runs = read(args.runs)
-    cases = results.cases_of(args.attacks or list(ATTACKS), args.knows)
+    cases, options = results.cases_of(args.attacks or list(ATTACKS), args.knows), options_from(args.set)
+    if args.plan:
+        n, seconds, unknown = results.estimate(runs, cases, options)
+        words = f"{n} of {len(runs) * len(cases)} attacks are missing; about {duration(seconds)}, as on other runs"
+        print_escaped(wrap(f"{words}{'; unknown: ' * bool(unknown)}{', '.join(unknown)}"))
+        return
     outcomes: list[dict[str, Any]] = []
     groups = ordered(runs)
     names = {run.folder: name_of(group, groups) for group in groups for run in group.runs}
@@ -71,7 +80,7 @@ def attack_runs(args) -> None:
                 bar.set_description(f"{names[run.folder]} {case.attack}")
                 bar.update()
 
-            by_case = results.run_attacks(run, cases, args.data_dir, args.force, show, args.pictures)
+            by_case = results.run_attacks(run, cases, args.data_dir, args.force, show, args.pictures, options)
             outcomes += [{"run": run, "case": case, **by_case[case.key]} for case in cases]
     if args.json:
         for row in outcomes:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from functools import cache, cached_property
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -47,16 +48,19 @@ class Case(NamedTuple):
 
 
 class Attacked:
-    """A run under attack: its views, public data and the truth, each loaded once."""
+    """A run under attack: its views, public data and the truth, each loaded once.
 
-    def __init__(self, run: Run, data_dir: Path) -> None:
-        self.run, self._data_dir = run, data_dir
+    `options`: {attack: its options}, where they are not the defaults.
+    """
+
+    def __init__(self, run: Run, data_dir: Path, options: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self.run, self._data_dir, self._options = run, data_dir, options
         self._views: dict[tuple[str, str], Recording] = {}
 
     def case(self, case: Case, pictures: Path | None = None) -> dict[str, Any]:
         """Carry out an attack; return its numbers. With a folder `pictures`, draw the images that it reconstructs."""
         recording, (public, truth) = self.view(case.view, case.knows), self.drawn
-        start_time, options = perf_counter(), options_of(case.attack)
+        start_time, options = perf_counter(), self._options.get(case.attack, options_of(case.attack))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             guess = ATTACKS[case.attack].attack(recording, public, options)
@@ -65,7 +69,7 @@ class Attacked:
             pictures.mkdir(parents=True, exist_ok=True)
             path = pictures / f"{self.run.folder.name}-{case.key.replace(' ', '-')}.png"
             draw(guess, recording, public, truth.is_member, f"{self.run.folder.name}: {case.key}", path)
-        return {**numbers, "seconds": round(perf_counter() - start_time, 2), **inputs_of(case.attack)}
+        return {**numbers, "seconds": round(perf_counter() - start_time, 2), **inputs_of(case.attack, options)}
 
     def view(self, view: str, knows: str) -> Recording:
         """Return what an attacker sees: the recorded messages, or the published models as messages."""
@@ -124,9 +128,8 @@ def own_models(run: Run) -> dict[int, dict]:
     return dict(enumerate(rows)) if isinstance(rows, list) else dict.fromkeys(range(run.options["n_clients"]), rows)
 
 
-def inputs_of(attack: str) -> dict[str, Any]:
+def inputs_of(attack: str, options: Any) -> dict[str, Any]:
     """Return what a result depends on besides the run: the digest of the attack's code, and its options."""
-    options = options_of(attack)
     return {"code": _code(attack), "options": asdict(options) if options else {}}
 
 
@@ -143,6 +146,32 @@ def cases_of(attacks: Sequence[str], knows: Sequence[str]) -> list[Case]:
     return [*sent, *(Case("published", "wire", attack) for attack in attacks)]
 
 
+def missing_of(run: Run, cases: Sequence[Case], options: Mapping[str, Any] = MappingProxyType({})) -> list[Case]:
+    """Return the attacks that have no result with today's code and these options."""
+    results = run.leakage()
+    inputs = {case.attack: inputs_of(case.attack, options.get(case.attack, options_of(case.attack))) for case in cases}
+    return [case for case in cases if not inputs[case.attack].items() <= results.get(case.key, {}).items()]
+
+
+def estimate(runs: Sequence[Run], cases: Sequence[Case], options: Mapping[str, Any]) -> tuple[int, float, list[str]]:
+    """Return (number of attacks without a result, their estimated seconds, names of the attacks without an estimate).
+
+    The estimate of an attack is its mean seconds on the runs that have a result, of the same algorithm if there are any.
+    """
+    seconds: dict[tuple[str, str | None], list[float]] = {}
+    for run in runs:
+        for key, result in run.leakage().items():
+            for algorithm in (run.options["algorithm"], None):
+                seconds.setdefault((key, algorithm), []).append(result["seconds"])
+    n, total, unknown = 0, 0.0, {}
+    for run in runs:
+        for case in missing_of(run, cases, options):
+            known = seconds.get((case.key, run.options["algorithm"])) or seconds.get((case.key, None))
+            n, total = n + 1, total + (sum(known) / len(known) if known else 0)
+            unknown |= {} if known else {case.key: None}
+    return n, total, list(unknown)
+
+
 def run_attacks(
     run: Run,
     cases: Sequence[Case],
@@ -150,20 +179,15 @@ def run_attacks(
     force: bool = False,
     watch: Callable[[Case], None] = lambda case: None,
     pictures: Path | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, dict[str, Any]]:
     """Carry out the attacks that have no result yet; return all results of the run by key. Each is saved at once.
 
-    With a folder `pictures`, repeat all attacks and draw the images that they reconstruct.
+    With a folder `pictures`, repeat all attacks and draw the images that they reconstruct. `options`: see `Attacked`.
     """
-    attacked, results = Attacked(run, data_dir), run.leakage()
+    attacked, results, missing = Attacked(run, data_dir, options), run.leakage(), set(missing_of(run, cases, options))
     for case in cases:
-        earlier = results.get(case.key)
-        if (
-            force
-            or pictures
-            or earlier is None
-            or any(earlier.get(name) != value for name, value in inputs_of(case.attack).items())
-        ):
+        if force or pictures or case in missing:
             with computing_with(1):  # the same bits on any machine, and no threads that wait for busy cores
                 results = {**results, case.key: attacked.case(case, pictures)}
             saves.write_json(run.folder / LEAKAGE, {"run": saves.digest_of(run.folder / saves.DONE), "results": results})

@@ -11,10 +11,12 @@ import pytest
 import torch
 from conftest import line_of, tiny_data, tiny_federation
 
+import models
 import plugins
 import run as command
 import saves
-from attacks import ATTACKS, __main__, judge, options_of, results, update_labels
+import streams
+from attacks import ATTACKS, __main__, judge, options_from, options_of, results, update_labels
 from attacks.knowledge import Guess, Labelled, Public, Recording
 from attacks.results import Attacked, Case
 from federation.recording import Message, Recorder, rounds_of
@@ -334,6 +336,28 @@ def test_an_attack_is_at_its_baseline_on_recordings_that_reveal_nothing(runs, me
         assert (numbers.get("label_mix") or 0) <= 0.35
 
 
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("method", ["fedavg", "fedbabu"])
+def test_an_attack_is_at_its_baseline_on_networks_that_were_not_trained(runs, method, attack):
+    attacked = Attacked(runs[method], Path("data"))
+    recording, (public, truth) = attacked.view("sent", "wire"), attacked.drawn
+
+    def untrained(message: Message, draw: int) -> Message:
+        if message.kind != "weights" or message.sender == SERVER:
+            return message
+        with streams.torch_seeded("untrained", draw, message.sender, message.round):
+            network = models.make("MLP", recording.shape, len(recording.classes), recording.options["feature_dim"])
+        return message._replace(content={name: network.state_dict()[name] for name in message.content})
+
+    verdicts = []
+    for draw in range(2):  # the interval leaves a chance of 2.5 % above it
+        nothing = replace(recording, messages=[untrained(message, draw) for message in recording.messages])
+        guess = ATTACKS[attack].attack(nothing, public, cheap_options(attack))
+        verdicts.append(judge.verdict(guess, nothing, public, truth))
+    assert min(numbers.get("low", 0) for numbers in verdicts) <= 0
+    assert min(numbers.get("label_mix") or 0 for numbers in verdicts) <= 0.2
+
+
 @pytest.mark.parametrize(
     ("method", "attack", "least"),
     [
@@ -396,6 +420,34 @@ def test_the_command_attacks_each_run_once_keeps_the_results_and_shows_them(runs
     saves.verify(runs["fedavg"])
 
 
+def test_a_plan_says_what_is_missing_and_how_long_it_took_elsewhere(runs, tmp_path, capsys):
+    run, cases = runs["fedproto"], results.cases_of(["sent_images"], ["wire"])
+    results.run_attacks(run, cases, Path("data"))
+    saved = json.loads((run.folder / saves.LEAKAGE).read_text())
+    saved["results"]["sent wire sent_images"]["seconds"] = 90.0
+    saves.write_json(run.folder / saves.LEAKAGE, saved)
+    (other := tmp_path / run.folder.name).mkdir()
+    for path in run.folder.iterdir():
+        if path.name != saves.LEAKAGE:
+            (other / path.name).write_bytes(path.read_bytes())
+    both = [run, saves.load(other)]
+    assert results.estimate(both, cases[:1], {}) == (1, 90.0, [])
+    assert results.estimate([both[1]], cases[:1], {}) == (1, 0.0, ["sent wire sent_images"])
+    __main__.main([str(other), "--attacks", "sent_images", "--plan"])
+    assert "2 of 2 attacks are missing" in capsys.readouterr().out
+    assert both[1].leakage() == {}, "nothing was attacked"
+
+
+def test_options_of_an_attack_are_part_of_its_result(runs):
+    run, cases = runs["fednova"], results.cases_of(["update_matching"], ["wire"])[:1]
+    chosen = options_from(["update_matching.iterations=1", "update_matching.tv=0"])
+    assert chosen["update_matching"] == replace(options_of("update_matching"), iterations=1, tv=0.0)
+    results.run_attacks(run, cases, Path("data"), options=chosen)
+    assert run.leakage()["sent wire update_matching"]["options"]["iterations"] == 1
+    assert results.missing_of(run, cases, chosen) == []
+    assert results.missing_of(run, cases) == cases
+
+
 def test_a_table_shows_the_best_attack_and_a_run_that_sends_nothing_leaks_nothing(runs):
     attacks = ["declared_labels", "sent_images"]
     for name in ("cfkd", "independent", "centralized"):
@@ -441,6 +493,10 @@ def test_an_attack_of_a_users_file_takes_part(runs, tmp_path, capsys):
         (["nowhere"], "nowhere: no such folder"),
         (["RUN", "--attacks", "nothing"], "--attacks nothing: must be one of "),
         (["RUN", "--knows", "all"], "invalid choice: 'all'"),
+        (["RUN", "--set", "lyra.n_shadows=1"], "--set lyra.n_shadows=1: lyra is no attack; did you mean lira?"),
+        (["RUN", "--set", "lira.n=1"], "--set lira.n=1: must be one of lira.n_shadows=8, "),
+        (["RUN", "--set", "lira.n_shadows=few"], "--set lira.n_shadows=few: must be a whole number"),
+        (["RUN", "--set", "sent_images.n=1"], "--set sent_images.n=1: sent_images has no options"),
     ],
 )
 def test_a_mistake_is_one_line(runs, words, message, capsys):
