@@ -230,8 +230,8 @@ a block's holder trains on what another one holds out | data/partition.py | test
 - held_out[order[already_first]
 + held_out[order
 the weights of a grouped convolution are counted as dense ones | federation/meter.py | test_meter.py -k "MobileNet"
-- torch.ops.aten.convolution_backward: _convolution_backward
-+ torch.ops.aten.addmm: flop_registry[torch.ops.aten.addmm]
+- aten.convolution_backward: _convolution_backward
++ aten.addmm: flop_registry[aten.addmm]
 what the server does is counted as the clients' | experiment/measuring.py | test_run.py -k "server"
 - count(server_columns[quantity], None, amount)
 + count(quantity, None, amount)
