@@ -1,7 +1,8 @@
-"""Measures of a model's probabilities besides accuracy: functions (y int64 [n], p float [n, C]) -> a number.
+"""Measures of a model's probabilities besides accuracy: functions (y int64 [n], p float [n, C]) -> a number, or C numbers.
 
 A measure is at most 1, and larger is better. It is NaN if it is not defined: an area under the curve needs two classes, and
-measures of the probabilities themselves need finite ones, which a diverged model does not have.
+measures of the probabilities themselves need finite ones, which a diverged model does not have. C numbers are a measure for
+each class.
 
 Means over classes are over the classes among the labels: a client with few classes is not tested on the others.
 """
@@ -10,7 +11,17 @@ from collections.abc import Callable
 
 import numpy as np
 
+from errors import UserError, reason_of
+
 BINS = 15  # bins of the confidence, of equal width
+
+
+def recall(y: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Return, for each class, the fraction of its examples that are predicted correctly: float [C]; NaN without examples."""
+    n_classes = p.shape[1]
+    correct = np.bincount(y[p.argmax(1) == y], minlength=n_classes)
+    with np.errstate(invalid="ignore"):
+        return correct / np.bincount(y, minlength=n_classes)
 
 
 def balanced_accuracy(y: np.ndarray, p: np.ndarray) -> float:
@@ -50,9 +61,29 @@ def calibration(y: np.ndarray, p: np.ndarray) -> float:
     return float(1 - np.abs(gaps).sum() / len(y))
 
 
-MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+def values_of(measure: str, y: np.ndarray, p: np.ndarray) -> dict[str, float]:
+    """Return {name: value} of a measure on these examples, without undefined values.
+
+    A measure of every class has a name for each, such as recall_0. Raise UserError where a user's measure fails.
+    """
+    where = f"--measure {measure}: on {len(y)} examples of {len(np.unique(y))} classes it"
+    try:
+        result = MEASURES[measure](y, p)
+        result = np.asarray(result, dtype=float) if np.ndim(result) else np.asarray(float(result))
+    except Exception as error:
+        raise UserError(f"{where} fails: {reason_of(error)}; it may return NaN where it is not defined") from error
+    if result.shape not in ((), (p.shape[1],)):
+        raise UserError(f"{where} returns an array {list(result.shape)}; must return a number, or a number per class")
+    if (result > 1 + 1e-9).any():
+        raise UserError(f"{where} returns {np.nanmax(result):g}; must be at most 1, and larger is better")
+    names = [measure] if result.ndim == 0 else [f"{measure}_{c}" for c in range(len(result))]
+    return {name: float(value) for name, value in zip(names, result.reshape(-1), strict=True) if not np.isnan(value)}
+
+
+MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float | np.ndarray]] = {
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
     "auc": auc,
     "calibration": calibration,
+    "recall": recall,
 }

@@ -145,32 +145,31 @@ class HeadsNet(Net):
 class BeforeHead(nn.Module):
     """The part of a network before its head: images -> what the head reads.
 
-    `head`: the name of the head in the network, which loses the layer. Nothing after the head is computed.
+    `head`: the name of the head in the network, in whose place there are zeros from now on.
     """
 
     def __init__(self, network: nn.Module, head: str) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.head = network, head
         parent, _, name = head.rpartition(".")
-        setattr(network.get_submodule(parent), name, _Head())
+        setattr(network.get_submodule(parent), name, _Zeros(network.get_submodule(head).out_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        try:
-            self.network(x.clone(memory_format=torch.contiguous_format))  # `contiguous` keeps the strides of one channel
-        except _ReachedHead as reached:
-            return reached.features
-        raise RuntimeError("forward does not call its head")
+        inputs = self.network.get_submodule(self.head).inputs
+        inputs.clear()
+        self.network(x.clone(memory_format=torch.contiguous_format))  # `contiguous` keeps the strides of one channel
+        return inputs.pop()
 
 
-class _Head(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        raise _ReachedHead(x)
-
-
-class _ReachedHead(Exception):  # noqa: N818 - no error
-    def __init__(self, features: Tensor) -> None:
+class _Zeros(nn.Module):
+    def __init__(self, n_outputs: int) -> None:
         super().__init__()
-        self.features = features
+        self.n_outputs = n_outputs
+        self.inputs: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.inputs.append(x)
+        return x.new_zeros(*x.shape[:-1], self.n_outputs)
 
 
 class OwnNet(Net):
@@ -297,7 +296,8 @@ class MaxPool(nn.MaxPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = (side // 2 * 2 for side in x.shape[2:])
-        if torch.is_grad_enabled() or x.device.type != "cpu" or not height * width:
+        plain = torch.is_grad_enabled() or torch.jit.is_tracing() or x.device.type != "cpu"
+        if plain or not height * width:
             return super().forward(x)  # torch raises an error for an image that is too small
         rows = torch.maximum(x[:, :, 0:height:2, :width], x[:, :, 1:height:2, :width])
         return torch.maximum(rows[..., 0::2], rows[..., 1::2])

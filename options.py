@@ -487,7 +487,7 @@ class Execution:
         None,
         Several(Choice(MEASURES)),
         "measures besides accuracy, on the global test set and on each client's test set: balanced accuracy, F1 and AUC as "
-        "means over classes; calibration is 1 minus the expected calibration error",
+        "means over classes; calibration is 1 minus the expected calibration error; recall is the accuracy of each class",
         legacy_value=None,
     )
     on_divergence: str = flag(

@@ -22,7 +22,7 @@ from experiment import divergence
 from federation import Federation, Weights, computing_with
 from federation.meter import finite
 from helpers import EVALUATION_BATCH, Loss, ModelOf, Round, cross_entropy, train
-from measures import MEASURES
+from measures import values_of
 from models import Net
 
 ByClient = dict[int, float]
@@ -71,7 +71,7 @@ def evaluate(
     measured: Sequence[str] = (),
     remembered: Remembered | None = None,
 ) -> Evaluated:
-    """Return the accuracy of every model, and the further `measured` ones of `MEASURES`.
+    """Return the accuracy of every model, and the further measures `measured`.
 
     A client's model with the same weights as in the evaluation `remembered` is not evaluated again. `remembered` receives
     this evaluation; None remembers nothing.
@@ -143,7 +143,7 @@ def _measure(
             heads = heads or [{name: {} for name in columns} for _ in before.heads]
             for measures, old_measures in zip(heads, before.heads, strict=True):
                 for name, old in old_measures.items():
-                    measures[name].update({first: old[first]} if first in old else {})
+                    measures.setdefault(name, {}).update({first: old[first]} if first in old else {})
             tables.append(before.confusion["test"][first])
             own_predicted.append(Shares(before.confusion["own_predicted"], split.test.offsets)[first])
             continue
@@ -164,8 +164,10 @@ def _measure(
             )
             for name in measured:
                 own = dict(zip(clients, scored.personal, strict=True))
-                measures[f"global_{name}"] |= _measure_by_client(name, scored.y, probabilities, {first: scored.test})
-                measures[f"personal_{name}"] |= _measure_by_client(name, scored.y, probabilities, own)
+                for part, indices in (("global", {first: scored.test}), ("personal", own)):
+                    for k, i in indices.items():
+                        for measure, value in values_of(name, scored.y[i].numpy(), probabilities[i].numpy()).items():
+                            measures.setdefault(f"{part}_{measure}", {})[k] = value
         predicted = scored.heads[-1].predicted
         tables.append(_confusion(scored.y[scored.test], predicted[scored.test], n_classes))
         own_predicted.append(predicted[scored.personal.values].int())
@@ -192,12 +194,6 @@ def _accuracies(correct: Tensor, shares: Shares) -> np.ndarray:
     owners = shares.owners[correct.numpy()[shares.values]]
     with np.errstate(invalid="ignore"):
         return np.bincount(owners, minlength=len(shares)) / shares.sizes
-
-
-def _measure_by_client(name: str, y: Tensor, probabilities: Tensor, indices: dict[int, np.ndarray]) -> ByClient:
-    """Return {client: a measure on its examples} for the clients for which the measure is defined."""
-    values = {k: MEASURES[name](y[i].numpy(), probabilities[i].numpy()) for k, i in indices.items()}
-    return {k: value for k, value in values.items() if not math.isnan(value)}
 
 
 class Scores(NamedTuple):

@@ -31,6 +31,7 @@ from federation import Federation, recording, scratch
 from federation.pool import Pool, packed
 from federation.ranks import Ranks, world
 from federation.wire import Wire
+from measures import MEASURES, values_of
 from options import Launch, Options
 
 log = logging.getLogger("chorus")
@@ -82,6 +83,7 @@ def _prepared(options: Options, launch_options: Launch) -> Experiment:
             for name, build in zip(options.model, _architectures(options, inputs), strict=True)
         ]
     _check_models(options, data, networks)
+    _check_measures(options, len(data.classes))
     defences.check(options, algorithms.module_of(options))
     shared = {f.name: getattr(options, f.name) for f in fields(Options)}
     split = _split(Options(**{**shared, "algorithm": "", "seed": 0}), source)
@@ -244,6 +246,15 @@ def _check_models(options: Options, data: datasets.Data, networks: Sequence[mode
             f"--model {model_list}: {options.algorithm} shares features, so all models must have the same feature "
             f"dimension, got {dimensions}"
         )
+
+
+def _check_measures(options: Options, n_classes: int) -> None:
+    """Try the measures of users, on labels of all classes and of one. Raise UserError for one that fails."""
+    p = np.full((n_classes, n_classes), 0.5 / n_classes) + 0.5 * np.eye(n_classes)
+    for name in options.measure or ():
+        if MEASURES[name].__module__ != "measures":
+            for y in (np.arange(n_classes), np.zeros(n_classes, np.int64)):
+                values_of(name, y, p)
 
 
 def _check_single_examples(options: Options, split: partition.Split, networks: Sequence[models.Net], shape: tuple) -> None:

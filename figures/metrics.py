@@ -1,5 +1,6 @@
 """Name the accuracies of a saved run, and the other measures of `--measure`."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -31,6 +32,7 @@ METRICS = (  # in words
     "global, personal, worst, validation, tuned, new_sent, new_tuned; a measure of --measure, such as auc or personal_auc; "
     "with the name of another model or head: personal:global, 'global:head 1'"
 )
+BY_CLASS = re.compile(r"_\d+$")  # the end of the name of a measure of one class
 ROUND = {"last": "after the last round", "validation": "in the best validation round"}
 
 
@@ -38,7 +40,7 @@ def columns(runs: Iterable[Run] = ()) -> dict[str, str]:
     """Return {metric: its column of the rounds} of the headline answer.
 
     The accuracies come first, then every measure, including measures of a plugin that is not loaded."""
-    requested = [name for run in runs for name in _measured(run)]
+    requested = [name for run in runs for measure in _measured(run) for name in (measure, *_by_class(run, measure))]
     names = dict.fromkeys([*MEASURES, *requested])
     measures = {f"{prefix}{name}": f"{prefix or 'global_'}{name}_mean" for prefix in ("", "personal_") for name in names}
     return ACCURACIES | {name: column for name, column in measures.items() if name not in ACCURACIES}
@@ -48,6 +50,12 @@ def _measured(run: Run) -> list[str]:
     """Return the names in `--measure` of a run."""
     requested = run.options.get("measure")
     return [name for name in requested if isinstance(name, str)] if isinstance(requested, list | tuple) else []
+
+
+def _by_class(run: Run, measure: str) -> list[str]:
+    """Return the names of a measure for each class, such as recall_0, in a run that has them."""
+    pattern = re.compile(rf"(?:global|personal)_({re.escape(measure)}_\d+)_mean")
+    return list(dict.fromkeys(match[1] for column in run.rounds if (match := pattern.fullmatch(column))))
 
 
 def metrics(run: Run) -> dict[str, str]:
@@ -60,7 +68,7 @@ def metrics(run: Run) -> dict[str, str]:
         name + column.removeprefix(first): column
         for name, first in columns([run]).items()
         for column in rounds
-        if f"{column}:".startswith(f"{first}:") and last[column] >= 0
+        if f"{column}:".startswith(f"{first}:") and not np.isnan(last[column])
     }
 
 
@@ -89,7 +97,7 @@ def column_of(run: Run, metric: str) -> str | None:
 
     def column_with(suffix: str) -> str | None:
         column = f"{first}:{suffix}" if suffix else first
-        return column if column in rounds and rounds[column].to_numpy()[-1] >= 0 else None
+        return column if column in rounds and not np.isnan(rounds[column].to_numpy()[-1]) else None
 
     column = column_with(suffix)
     return column_with(head) if column is None and answer and answer == run.headline else column
@@ -100,7 +108,7 @@ def check_metric(runs: Sequence[Run], metric: str) -> None:
     lacking = [run for run in runs if column_of(run, metric) is None]
     if not lacking:
         return
-    hint = _takes(metric)
+    hint = "" if any(_by_class(run, metric.removeprefix("personal_")) for run in runs) else _takes(metric)
     algorithms = dict.fromkeys(run.options["algorithm"] for run in runs if run not in lacking)
     if not algorithms:
         names = dict.fromkeys(name for run in runs for name in metrics(run))
@@ -116,7 +124,8 @@ def _takes(metric: str) -> str:
     """Return in words the flag that a metric requires."""
     flags = {"validation": "--validation", "tuned": "--ft_epochs"}
     flags |= {name: f"--measure {name.removeprefix('personal_')}" for name in columns() if name not in ACCURACIES}
-    return f"; it requires {flags[metric]}" if metric in flags else ""
+    measure = BY_CLASS.sub("", metric)
+    return f"; it requires {flags[measure]}" if measure in flags else ""
 
 
 def row_of(run: Run, on: str):

@@ -337,6 +337,9 @@ class Run:
     def model(self, client: int = 0, answer: str | None = None) -> models.Net:
         """Return the model after the last round, the common model or the client's own, in evaluation mode, on the CPU.
 
+        Input: images float32 [n, channels, height, width], normalised as by `run.data().images(indices)`. Output: (features
+        [n, D], logits [n, C]). The predicted class is `logits.argmax(1)`, a position in `run.data().classes`.
+
         `answer` names another answer than the headline. Raise UserError where this answer or client does not exist.
         """
         weights, n_clients = self.weights(), self.options["n_clients"]
@@ -384,6 +387,19 @@ class Run:
         with torch.inference_mode():
             predictions = [model(inputs.images(part))[1].argmax(1) for part in torch.arange(len(x)).split(BATCH)]
         return torch.cat(predictions) if predictions else torch.zeros(0, dtype=torch.int64)
+
+    def export(self, path: str | Path, client: int = 0, answer: str | None = None, data_dir: str | Path = "data") -> Path:
+        """Write a client's model after the last round to a file that needs nothing of Chorus; return the path.
+
+        A path that ends in .pt2 is written by `torch.export`, a path that ends in .onnx as ONNX, if onnxscript is installed.
+        Input: images [n, channels, height, width], with pixels as in `run.data(data_dir).x`; the normalisation is inside.
+        Output: logits [n, C]. The class names are in the file of the same stem that ends in .classes.txt. Raise UserError as
+        `model` and `data` do, and for a file or a network that cannot be exported.
+        """
+        from saves.export import export
+
+        export(self.model(client, answer), self.data(data_dir), path := Path(path))
+        return path
 
     def costs(self) -> pd.DataFrame:
         """Return the cumulative costs of the run, a row per round as in `rounds`: bytes, steps, samples, operations and

@@ -12,7 +12,8 @@ ALL = -1  # the value of "client" in the row of a round
 COUNTS = ("bytes_", "steps", "samples", "flops")  # prefixes of columns that are 0 where nothing was counted
 # columns that differ between repetitions of a run
 TIMING = ("seconds", "train_seconds", "exchange_seconds", "evaluation_seconds", "peak_memory")
-FRACTIONS = ("_mean", "_std_clients", "_worst", "_accuracy")  # suffixes of columns of accuracies and other measures
+ACCURACIES = ("global", "personal", "validation", "sent", "local", "tuned")  # beginnings of columns of accuracies
+FRACTIONS = ("_mean", "_std_clients", "_worst", "_accuracy")  # and their ends; measures have the first three too
 CONFIG = {"options": dict, "split": str, "data": dict, "files": dict, "inputs": list, "source": str, "environment": dict}
 OPTIONS = {"algorithm": str, "n_clients": int, "rounds": int, "seed": int, "split_seed": int}
 DATA = {"name": str, "digest": str}
@@ -73,6 +74,9 @@ def _bounds(name: str, n_clients: int, n_rounds: int) -> tuple[float, float]:
         return 0, n_rounds
     if name == "client":
         return ALL, n_clients - 1
-    if name.partition(":")[0].endswith(FRACTIONS):
-        return 0, 1
+    stem = name.partition(":")[0]
+    for end in FRACTIONS:
+        if stem.endswith(end):
+            is_accuracy, is_spread = stem.removesuffix(end) in ACCURACIES, end == "_std_clients"
+            return 0 if is_accuracy or is_spread else -np.inf, np.inf if is_spread and not is_accuracy else 1
     return (0 if name.startswith((*COUNTS, *TIMING)) else -np.inf), np.inf

@@ -28,6 +28,9 @@ def predictions(draw):
 def slow(name, y, p):
     """The same by loops over classes, pairs and bins."""
     result, present = p.argmax(1), sorted(set(y))
+    if name == "recall":
+        n = [sum(y == c) for c in range(p.shape[1])]
+        return [sum((result == c) & (y == c)) / n[c] if n[c] else np.nan for c in range(p.shape[1])]
     if name == "balanced_accuracy":
         return np.mean([sum((result == c) & (y == c)) / sum(y == c) for c in present])
     if name == "macro_f1":
@@ -50,13 +53,13 @@ def test_a_measure_is_what_a_slow_loop_finds(sample, name):
     if name == "auc" and len(set(y)) == 1:
         assert np.isnan(MEASURES[name](y, p))
     else:
-        assert MEASURES[name](y, p) == pytest.approx(slow(name, y, p), abs=1e-9)
+        assert MEASURES[name](y, p) == pytest.approx(slow(name, y, p), abs=1e-9, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_whoever_knows_it_all_has_1(name):
     y = np.arange(12) % 3
-    assert MEASURES[name](y, np.eye(3)[y]) == 1
+    assert np.all(MEASURES[name](y, np.eye(3)[y]) == 1)
 
 
 def test_who_says_one_class_is_right_of_one_class_and_sure_without_reason():
@@ -90,7 +93,7 @@ def test_what_is_measured_changes_nothing_else_and_is_that_of_the_answers(case):
     assert {name: measured.of_clients[name] for name in plain.of_clients} == plain.of_clients
     more = set(measured.of_round) - set(plain.of_round)
     assert {name.split(":")[0].split("_")[0] for name in more} == {"global", "personal"}
-    for name in MEASURES:
+    for name in (*MEASURES.keys() - {"recall"}, "recall_0", "recall_2"):
         assert 0 <= measured.of_round[f"global_{name}_mean"] <= 1
 
 
@@ -130,3 +133,26 @@ def test_a_measure_is_shown_by_its_name_and_said_how_to_get_where_it_is_not(tmp_
     assert "it requires --measure calibration" in capsys.readouterr().err
     assert command.main([*words.split(), "--measure", "accuracy"]) == 2
     assert "must be one of balanced_accuracy, macro_f1, auc, calibration" in capsys.readouterr().err
+
+
+def test_the_recall_of_a_class_is_in_the_table_and_of_clients_with_examples_of_the_class(tmp_path, capsys):
+    words = f"fedavg --dataset digits --reduced 0.1 --model MLP --rounds 1 --n_clients 2 --quiet --export_dir {tmp_path}"
+    split = "--partition shards --shard_per_user 4"
+    assert command.main([*words.split(), *split.split(), "--measure", "recall"]) == 0
+    (run,) = saves.find(tmp_path)
+    confusion, last = run.arrays("confusion"), run.rounds.iloc[-1]
+    (matrix,) = confusion["test"]
+    for c in range(10):
+        assert last[f"global_recall_{c}_mean"] == pytest.approx(matrix[c, c] / matrix[c].sum())
+        own = [
+            confusion["own_true"][a:b] for a, b in zip(confusion["own_offsets"], confusion["own_offsets"][1:], strict=False)
+        ]
+        clients = run.clients.set_index("client")
+        holders = [k for k in (0, 1) if c in own[k]]
+        assert [k for k in (0, 1) if not np.isnan(clients.get(f"personal_recall_{c}", {}).get(k, np.nan))] == holders
+    capsys.readouterr()
+    table.main([str(tmp_path), "--metric", "recall_3"])
+    assert f"{100 * last['global_recall_3_mean']:.2f}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        table.main([str(tmp_path), "--metric", "recall"])
+    assert "no run has this metric; must be one of global, personal, worst, recall_0, recall_1" in capsys.readouterr().err

@@ -363,6 +363,63 @@ def test_a_measure_in_a_file_is_measured_and_has_its_columns_without_the_file(fo
     assert refused == 2, "a word that no table has"
 
 
+def test_a_measure_below_0_and_one_of_each_class_are_in_tables_report_and_pictures(folder, tmp_path, capsys):
+    adds = (
+        "import numpy as np\nfrom measures import MEASURES\nMEASURES['fit'] = lambda y, p: np.log(p[:, 0] + 1e-9).mean()\n"
+    )
+    (folder / "mine.py").write_text(
+        adds + "MEASURES['share'] = lambda y, p: np.bincount(p.argmax(1), minlength=10) / len(y)\n"
+    )
+    words = f"fedavg independent --plugin {folder}/mine.py {QUICK} --measure fit,share"
+    assert main(words, tmp_path / "saves") == 0
+    last = saves.find(tmp_path / "saves", algorithm="fedavg")[0].rounds.iloc[-1]
+    assert last["global_fit_mean"] < 0
+    assert sum(last[f"global_share_{c}_mean"] for c in range(10)) == pytest.approx(1)
+    for path in folder.iterdir():
+        path.rename(path.with_suffix(".gone")) if path.is_file() else None
+    message = elsewhere(["-c", DRAW, ROOT, tmp_path / "saves"], tmp_path)
+    assert f"{100 * last['global_fit_mean']:.2f}" in message
+    page = (tmp_path / "report.html").read_text()
+    for words in ("fit %", "share 3 %", "personal_fit: each client"):
+        assert words in page
+    for picture in ("curves", "pareto"):
+        assert (tmp_path / f"{picture}.png").stat().st_size > 10_000
+
+
+DRAW = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from figures import curves, pareto, report, table
+
+folder = sys.argv[2]
+table.main([folder, "--metric", "fit"])
+report.main([folder, "--metric", "share_3", "-o", "report.html"])
+curves.main([folder, "--metric", "fit", "personal_share_3", "-o", "curves.png"])
+pareto.main([folder, "--metric", "fit", "-o", "pareto.png"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("None", "on 10 examples of 10 classes it fails: TypeError"),
+        ("7.5", "on 10 examples of 10 classes it returns 7.5; must be at most 1, and larger is better"),
+        ("p", "on 10 examples of 10 classes it returns an array [10, 10]; must return a number, or a number per class"),
+        (
+            "1 / (len(set(y)) - 1)",
+            "on 10 examples of 1 classes it fails: ZeroDivisionError: division by zero; it may return NaN",
+        ),
+        ("1.0 if len(y) < 11 else y[len(y)]", "classes it fails: IndexError: index"),  # in the first round
+    ],
+)
+def test_a_measure_that_fails_is_one_line(function, message, folder, tmp_path, capsys):
+    (folder / "mine.py").write_text(f"from measures import MEASURES\nMEASURES['picky'] = lambda y, p: {function}\n")
+    assert main(f"fedavg --plugin {folder}/mine.py {QUICK} --measure picky", tmp_path / "saves") in (1, 2)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run.py")]
+    assert line.startswith("run.py: --measure picky: on ")
+    assert message in line
+
+
 TABLE = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -477,6 +534,10 @@ MISTAKES = {
     "network.py": (
         TABLES + "MODELS['X'] = nn.ReLU()\n",
         "MODELS['X'] is a network; must be a function of (shape, n_classes",
+    ),
+    "my_measure.py": (
+        "from measures import MEASURES\nMEASURES['X'] = lambda y: 1\n",
+        "MEASURES['X'] cannot be called: too many positional arguments; must be a function of (y, p)",
     ),
     "nowhere.py": (None, "no such file; must be a Python file"),
     "fedavg.py": (FEDAVGM, "fedavg is the name of a module of Chorus"),

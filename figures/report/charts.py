@@ -8,7 +8,7 @@ from typing import Any
 
 import saves
 from errors import UserError
-from figures import clients, confusion, curves, pareto, representations, split
+from figures import clients, confusion, curves, metrics, pareto, representations, split
 from figures.groups import REFERENCES, Group, name_of
 from figures.leaked import leaked
 from figures.marks import Panel
@@ -111,7 +111,9 @@ def _chart(id: str, title: str, picture: ModuleType, choices_and_panels: Shown, 
 
 
 def _against(groups: Sequence[Group], panel: Callable, choice: str, quantities: Sequence[str]) -> Shown:
-    for quantity, accuracy in product(quantities, ACCURACIES):
+    measures = metrics.columns(run for group in groups for run in group.runs).keys() - metrics.ACCURACIES.keys()
+    shown = (*ACCURACIES, *sorted(name for name in measures if not metrics.BY_CLASS.search(name)))
+    for quantity, accuracy in product(quantities, shown):
         if measured(groups, accuracy):
             choices = {choice: (quantity, QUANTITIES[quantity]), "accuracy": (accuracy, curves.title(accuracy))}
             yield choices, panel(groups, quantity, accuracy)
