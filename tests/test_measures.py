@@ -137,7 +137,7 @@ def test_a_measure_is_shown_by_its_name_and_said_how_to_get_where_it_is_not(tmp_
 
 def test_the_recall_of_a_class_is_in_the_table_and_of_clients_with_examples_of_the_class(tmp_path, capsys):
     words = f"fedavg --dataset digits --reduced 0.1 --model MLP --rounds 1 --n_clients 2 --quiet --export_dir {tmp_path}"
-    split = "--partition shards --shard_per_user 4"
+    split = "--partition lda --alpha 0.1"
     assert command.main([*words.split(), *split.split(), "--measure", "recall"]) == 0
     (run,) = saves.find(tmp_path)
     confusion, last = run.arrays("confusion"), run.rounds.iloc[-1]
