@@ -408,8 +408,11 @@ def _idx(published: Published, classes: tuple[str, ...], source: Source) -> Data
 
 
 def _published_data(published: Published, train: tuple, test: tuple, classes: tuple[str, ...], unverified: str) -> Data:
-    """Return `from_arrays` of published files; files that do not belong together raise a UserError of a single line."""
+    """Return `from_arrays` of published files, whose pixels are bytes; files that do not belong together raise a UserError
+    of a single line."""
     with naming(published.name, published.place):
+        if wrong := next((x.dtype for x, _ in (train, test) if x.dtype != np.uint8), None):
+            raise ValueError(f"images of {wrong}, not of bytes")
         return replace(from_arrays(published.name, train, test, classes), unverified=unverified)
 
 
