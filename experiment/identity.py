@@ -176,12 +176,16 @@ def sources(first: str = "experiment.rounds") -> tuple[Path, ...]:
 
 @cache
 def revision() -> str | None:
-    """Return the commit of this checkout, with "-dirty" if files differ from it; None without a checkout or without git."""
+    """Return the commit of this checkout, with "-dirty" if Python files differ from it; None without a checkout or git."""
     if not (HERE / ".git").exists():  # an installed package may lie in the folder of another checkout
         return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        return git("describe", "--always", "--abbrev=12") + "-dirty" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return None
 
