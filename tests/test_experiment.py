@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -604,3 +605,23 @@ def test_a_state_that_is_no_dict_and_a_model_that_is_no_network_are_one_line(tmp
     assert "returns dict; must return a network" in line_of(experiment.run, run_experiment)
     monkeypatch.setattr(module, "start", lambda federation, options: None)
     assert line_of(experiment.run, run_experiment) == "fedavg: start returns NoneType; must return the state, a dict"
+
+
+def test_a_commit_is_dirty_where_python_files_differ_and_not_where_results_do(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    monkeypatch.setattr(identity, "HERE", tmp_path)
+    revision = identity.revision.__wrapped__
+    assert revision() is None
+    for name in ("code.py", "results.csv"):
+        (tmp_path / name).write_text("1\n")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    clean = revision()
+    assert re.fullmatch(r"[0-9a-f]{12}", clean)
+    (tmp_path / "results.csv").write_text("2\n")
+    assert revision() == clean
+    (tmp_path / "code.py").write_text("2\n")
+    assert revision() == f"{clean}-dirty"
