@@ -25,11 +25,8 @@ METHODS = {
     "independent": f"independent {USUAL}",
     "centralized": f"centralized {USUAL}",
     "fedavg": f"fedavg {USUAL}",
-    "fedprox": f"fedprox {USUAL}",
     "scaffold": "scaffold --epoch_per_round 2 --batch_size 32 --lr 0.05",
-    "fednova": "fednova --epoch_per_round 2 --batch_size 32 --lr 0.05",
     "fedbabu": f"fedbabu {USUAL}",
-    "fedper": f"fedper {USUAL}",
     "lg_fedavg": f"lg_fedavg {USUAL}",
     "ditto": f"ditto {USUAL}",
     "cfkd": f"cfkd {USUAL}",
@@ -38,7 +35,6 @@ METHODS = {
     "fml": f"fml {USUAL}",
     "data_exchange": f"data_exchange {USUAL}",
     "dpsgd": f"dpsgd {USUAL}",
-    "feddf": f"feddf --public_share 0.1 --distill_steps 20 {USUAL}",
     "fedmd": f"fedmd --public_share 0.1 --pretrain_epochs 5 --alignment 120 {USUAL}",
 }
 
