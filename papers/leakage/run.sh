@@ -15,11 +15,8 @@ families)  # Every family of methods: MNIST, 1,200 images, 5 clients, lda 0.5, L
     python run.py independent --optimizer adam --lr 1e-3 "$@"
     python run.py centralized --optimizer adam --lr 1e-3 "$@"
     python run.py fedavg --optimizer adam --lr 1e-3 "$@"
-    python run.py fedprox --optimizer adam --lr 1e-3 "$@"
     python run.py scaffold --lr 0.05 "$@"
-    python run.py fednova --lr 0.05 "$@"
     python run.py fedbabu --optimizer adam --lr 1e-3 "$@"
-    python run.py fedper --optimizer adam --lr 1e-3 "$@"
     python run.py lg_fedavg --optimizer adam --lr 1e-3 "$@"
     python run.py ditto --optimizer adam --lr 1e-3 "$@"
     python run.py cfkd --optimizer adam --lr 1e-3 "$@"
@@ -28,7 +25,6 @@ families)  # Every family of methods: MNIST, 1,200 images, 5 clients, lda 0.5, L
     python run.py fml --optimizer adam --lr 1e-3 "$@"
     python run.py data_exchange --optimizer adam --lr 1e-3 "$@"
     python run.py dpsgd --optimizer adam --lr 1e-3 "$@"
-    python run.py feddf --public_share 0.1 --distill_steps 20 --optimizer adam --lr 1e-3 "$@"
     python run.py fedmd --public_share 0.1 --pretrain_epochs 5 --alignment 120 --optimizer adam --lr 1e-3 "$@"
     ) ;;
 cifar10)  # Membership: CIFAR-10, 1,500 images, 5 clients, IID, MLP, 20 rounds
@@ -36,7 +32,7 @@ cifar10)  # Membership: CIFAR-10, 1,500 images, 5 clients, IID, MLP, 20 rounds
     set -- --epoch_per_round 2 --batch_size 32 --optimizer adam --lr 1e-3 --model MLP --dataset CIFAR10 --reduced 0.03 --n_clients 5 --partition iid --rounds 20 --seed 0 1 2 --split_seed seed --record_wire first,last --track_history 0 --threads 1 "$@"
     python run.py independent "$@"
     python run.py fedavg "$@"
-    python run.py fedper "$@"
+    python run.py fedbabu "$@"
     python run.py cfkd "$@"
     python run.py fd "$@"
     ) ;;
