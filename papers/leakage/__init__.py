@@ -148,8 +148,8 @@ def words(results: Results) -> str:
     findings = [
         f"""Raw images are found exactly (centralized: {at("centralized", "exposed")} %; data_exchange sends a part:
         {at("data_exchange", "exposed")} %). Weights after Adam on LeNet5 reveal the label mix
-        ({at("fedavg", "label mix")} %) and hardly single images ({at("fedavg", "exposed")} %). With an MLP and plain SGD the first layer reveals
-        {at("5 local epochs", "exposed", EPOCHS)} % of the images, also after 5 local epochs.""",
+        ({at("fedavg", "label mix")} %) and hardly single images ({at("fedavg", "exposed")} %). With an MLP and plain SGD
+        the first layer reveals {at("5 local epochs", "exposed", EPOCHS)} % of the images, also after 5 local epochs.""",
         f"""Class counts that are sent in clear reveal the whole label mix (cfkd {at("cfkd", "label mix")} %, fedproto
         {at("fedproto", "label mix")} %). Mean outputs without counts reveal little of it (fd {at("fd", "label mix")} %).""",
         f"""What a method sends and what its models reveal are two things. independent and cfkd send nothing from which an
