@@ -820,7 +820,7 @@ def make(name: str, shape: tuple[int, int, int], n_classes: int, feature_dim: in
         raise UserError(f"--model {name}: {error}") from None
 
 
-def with_layer(layer: type[nn.Module], names: Iterable[str] | None = None) -> list[str]:
+def with_layer(layer: type[nn.Module] | tuple[type[nn.Module], ...], names: Iterable[str] | None = None) -> list[str]:
     """Return the models that have layers of this class, among these names or (None) all."""
     results = []
     for name in MODELS if names is None else names:
@@ -831,7 +831,7 @@ def with_layer(layer: type[nn.Module], names: Iterable[str] | None = None) -> li
 
 def with_batch_norm(names: Iterable[str] | None = None) -> list[str]:
     """Return the models that have BatchNorm layers, among these names or (None) all."""
-    return with_layer(nn.BatchNorm2d, names)
+    return with_layer(BATCH_NORM, names)
 
 
 def of_client(options: Mapping[str, Any], inputs: Sequence[Any], client: int, heads: bool = False) -> Net:

@@ -77,7 +77,7 @@ def _check_steps(options: Options, module: ModuleType) -> None:
             "leave it out"
         )
     names = [*options.model, *filter(None, [getattr(options, "shared_model", None)])]
-    for kind, layer in (("BatchNorm", nn.BatchNorm2d), ("Dropout", models.Dropout)):
+    for kind, layer in (("BatchNorm", models.BATCH_NORM), ("Dropout", (models.Dropout, nn.modules.dropout._DropoutNd))):
         if refused := models.with_layer(layer, names):
             raise UserError(f"{flag} --model {refused[0]} has {kind}, which has no gradient per example; use another model")
     if options.stacked > 1:

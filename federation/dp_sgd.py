@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 import streams
+from errors import UserError
 
 ORDERS = [1 + x / 10 for x in range(1, 100)] + list(range(11, 65)) + [80, 128, 256, 512, 1024]  # of Renyi divergences
 
@@ -67,7 +68,11 @@ def _clipped_sum(model, trained, loss, batch, clip) -> tuple[dict[str, Tensor], 
 
     weights = {name: p.detach() for name, p in trained.items()}
     in_dims = (None, *[0] * len(batch))
-    gradients, losses = vmap(grad_and_value(of_example), in_dims=in_dims, randomness="error")(weights, *batch)
+    try:
+        gradients, losses = vmap(grad_and_value(of_example), in_dims=in_dims, randomness="error")(weights, *batch)
+    except RuntimeError as error:  # a user's network or loss may do anything
+        reason = str(error).partition(". ")[0].partition("\n")[0]
+        raise UserError(f"--dp_sgd: the network or the loss has no gradient of a single example: {reason}") from None
     norms = torch.stack([g.reshape(len(g), -1).double().square().sum(1) for g in gradients.values()]).sum(0).sqrt()  # [B]
     scales = clip / norms.clamp(min=clip)
     total = {name: torch.tensordot(scales.to(g.dtype), g, 1) for name, g in gradients.items()}

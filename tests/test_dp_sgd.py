@@ -239,3 +239,17 @@ def test_a_run_saves_its_epsilon_and_resumes_to_the_same(tmp_path, name, more, m
     again = experiment.run(experiment.prepare(options, Launch(export_dir=tmp_path / "again")))
     assert again.rounds["epsilon"].equals(history["epsilon"])
     assert again.rounds["loss"].equals(history["loss"]), "the noise repeats"
+
+
+def test_a_network_that_draws_random_numbers_by_itself_is_one_line():
+    federation = tiny_federation(model="MLP")
+    model, share = federation.model(0, federation.initial()), federation.shares[0]
+    batch = Batch(federation.data.images(share, torch.float64), federation.data.y[share], share)
+
+    def noisy(model, batch):
+        return cross_entropy(model, batch._replace(x=batch.x + torch.rand_like(batch.x)), None, None)
+
+    arguments = (model, dict(model.named_parameters()), noisy, batch, options_for("fedavg", dp_sgd=1.0), None)
+    line = line_of(dp_sgd.set_gradients, *arguments)
+    assert line.startswith("--dp_sgd: the network or the loss has no gradient of a single example: ")
+    assert "\n" not in line
