@@ -127,8 +127,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def record(paper: ModuleType, results: Results) -> None:
-    """Write results: new rows replace rows of the same runs, all other rows stay."""
-    all_rows = read(paper).rows | results.rows
+    """Write results: new numbers replace those of the same runs, all others stay. A run that was made anew has none left."""
+    all_rows = dict(read(paper).rows)
+    for key, row in results.rows.items():
+        earlier = all_rows.get(key, {})
+        is_same = all(earlier.get(name) == row.get(name) for name in ("run", "revision"))
+        all_rows[key] = {**earlier, **row} if is_same else row
     keys = [table_run.key for table_run in runs_in(paper.TABLES)]
     metrics = dict.fromkeys(cell.metric for table in paper.TABLES for cell in table.cells)
     with file_of(paper).open("w", newline="") as file:

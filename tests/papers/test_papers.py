@@ -246,6 +246,18 @@ def test_one_command_runs_what_is_missing_prints_it_and_records_it(paper, tmp_pa
     assert "2 of 2 runs recorded" in capsys.readouterr().out
 
 
+def test_a_table_that_shares_a_run_with_another_leaves_the_others_numbers(paper):
+    command = paper.TABLES[0].cells[0].command
+    key = runs_of(command)[0].key
+    paper.TABLES += (table_of(b=Cell(command, metric="personal")),)
+    carried = {"run": "1", "revision": "a", "torch": "2", "processor": "x"}
+    results.record(paper, Results({key: {**carried, "global": 50.0}}))
+    results.record(paper, Results({key: {**carried, "personal": 60.0}}))
+    assert results.read(paper).rows[key] == {**carried, "global": "50", "personal": "60"}
+    results.record(paper, Results({key: {**carried, "run": "2", "personal": 70.0}}))
+    assert results.read(paper).rows[key]["global"] == "", "of a run made anew"
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_runs_are_side_by_side_and_a_signal_stops_them(number, status, paper, tmp_path, capsys, monkeypatch):
     flags = {}
