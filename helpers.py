@@ -232,7 +232,7 @@ def class_means(values: Tensor, y: Tensor, n_classes: int) -> tuple[Tensor, Tens
     return one_hot.T @ values / counts.clamp(min=1).unsqueeze(1), counts
 
 
-def sent_class_means(
+def sent_means(
     federation: Federation, k: int, values: Tensor, y: Tensor, options, purpose: str = "means"
 ) -> tuple[Tensor, Tensor]:
     """Return `class_means` of client k as it sends them: with `--dp_clip` and `--dp_noise`, clipped and with noise.

@@ -18,7 +18,7 @@ A module may also have
 - `uploads`: {kind of message that a client sends to the server: how the server uses it}. "": it needs only the sum over the
   clients of a round; "n_k", or another kind or an entry of the message: only the sum weighted by it; None: it needs single
   messages. Without `uploads`, `--secure_aggregation` is refused;
-- `private_steps = True`: clients use their examples in local steps (`train`), and in class means (`sent_class_means`),
+- `private_steps = True`: clients use their examples in local steps (`train`), and in class means (`sent_means`),
   alone, and the loss is a mean over examples, so `--dp_sgd` protects each example; `class_means`: {kind of message: the
   number of class means in it that contain an example};
 - `stale = True`: the server also uses the last messages of absent clients;

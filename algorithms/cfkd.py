@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 
 import options
-from helpers import Round, average, model_of, outputs, own_models, replace_rows, select_rows, sent_class_means, train_own
+from helpers import Round, average, model_of, outputs, own_models, replace_rows, select_rows, sent_means, train_own
 from options import Number, flag
 
 mixed = same_features = private_steps = True
@@ -95,8 +95,8 @@ def represent(federation, k, weights, options):
     """Return client k's class mean features [C, D], class counts [C], and an observation [C, D] of n_avg of each class."""
     features, _, y = outputs(federation, k, weights)
     selected = few_of_each(y, options.n_avg, federation.stream("observation", k))
-    means, counts = sent_class_means(federation, k, features, y, options)
-    observation, _ = sent_class_means(federation, k, features[selected], y[selected], options, "observation")
+    means, counts = sent_means(federation, k, features, y, options)
+    observation, _ = sent_means(federation, k, features[selected], y[selected], options, "observation")
     return {"means": means, "counts": counts, "observation": observation}
 
 

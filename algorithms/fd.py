@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 
 import options
-from helpers import Round, model_of, outputs, own_models, replace_rows, select_rows, sent_class_means, train_own
+from helpers import Round, model_of, outputs, own_models, replace_rows, select_rows, sent_means, train_own
 from options import Number, flag
 
 mixed = stale = private_steps = True
@@ -73,8 +73,7 @@ def communicate(federation, state, options):
 def leave_one_out(sent, clients):
     """Return for each client the mean over all *other* clients that have a class: targets [C, C], held [C].
 
-    `held` says whether any other client has the class. In a client's message, the mean of a class that it does not have is
-    0.
+    `held` says whether any other client has the class. In a client's message, the mean of an absent class is 0.
     """
     total = total_of(sent)
     return [without(own, total) for own in select_rows(sent, clients)]
@@ -111,5 +110,5 @@ def upload(federation, clients, weights, options):
 def represent(federation, k, weights, options):
     """Return client k's message: its mean softmax output for each class [C, C], and which classes it has, bool [C]."""
     _, logits, y = outputs(federation, k, weights)
-    means, counts = sent_class_means(federation, k, logits.softmax(1), y, options)
+    means, counts = sent_means(federation, k, logits.softmax(1), y, options)
     return {"means": means, "held": counts > 0}

@@ -56,7 +56,6 @@ SECOND = Requires("--server_optimizer adam or yogi", lambda o: o.server_optimize
 
 SERVER_LR = {"sgd": 0.3, "adagrad": 0.1, "adam": 0.003, "yogi": 0.003}  # from the authors' code, on EMNIST
 
-
 private_steps = True
 uploads = {"weights": "n_k", "n_k": ""}
 

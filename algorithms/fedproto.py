@@ -28,18 +28,7 @@ import torch.nn.functional as F
 
 import models
 import options
-from helpers import (
-    ModelOf,
-    Round,
-    average,
-    model_of,
-    outputs,
-    own_models,
-    replace_rows,
-    select_rows,
-    sent_class_means,
-    train_own,
-)
+from helpers import ModelOf, Round, average, model_of, outputs, own_models, replace_rows, select_rows, sent_means, train_own
 from models import NearestPrototype
 from options import Number, flag
 
@@ -96,7 +85,7 @@ def nearest_prototype(federation, k, row):
 def represent(federation, k, weights, options):
     """Return client k's mean feature of each class [C, D], and class counts [C]."""
     features, _, y = outputs(federation, k, weights)
-    means, counts = sent_class_means(federation, k, features, y, options)
+    means, counts = sent_means(federation, k, features, y, options)
     return {"means": means, "counts": counts}
 
 

@@ -93,7 +93,7 @@ def train(
     trains alone, for as many epochs as a client, but at most `most_epochs`. `name` seeds the draws.
     """
     rounds, epochs = _lengths(recording, most_epochs)
-    training = {"rounds": rounds, "epoch_per_round": epochs, "stacked": len(shares)}
+    training = {"rounds": rounds, "epoch_per_round": epochs, "stacked": len(shares), "dp_sgd": 0.0}
     options = SimpleNamespace(**{**recording.options, **training})
     names = recording.options["model"]
     build = partial(

@@ -370,6 +370,8 @@ def test_outputs_and_evaluation_see_plain_images():
     recorded.clear()
     nothing = Shares.of([[]])
     evaluate(
-        federation, SimpleNamespace(test=nothing, validation=nothing), Round([0], torch.zeros(1), {"a": lambda k: model})
+        federation,
+        SimpleNamespace(test=nothing, validation=nothing, test_set=None),
+        Round([0], torch.zeros(1), {"a": lambda k: model}),
     )
     assert torch.equal(torch.cat(recorded), plain[60:])

@@ -16,7 +16,7 @@ from federation import dp_sgd, privacy
 from federation.local import Batch
 from federation.recording import Recorder
 from federation.wire import leaves
-from helpers import cross_entropy, sent_class_means
+from helpers import cross_entropy, sent_means
 from options import Launch
 
 PRIVATE = [name for name, module in algorithms.ALGORITHMS.items() if hasattr(module, "private_steps")]
@@ -173,16 +173,16 @@ def test_an_example_adds_at_most_the_limit_to_a_class_sum_and_noise_is_divided_b
     values = torch.randn(12, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     values[0] /= 100
     y = torch.arange(12) % 3
-    means, counts = sent_class_means(federation, 0, values, y, options)
-    others, fewer = sent_class_means(federation, 0, values[:-1], y[:-1], options)
+    means, counts = sent_means(federation, 0, values, y, options)
+    others, fewer = sent_means(federation, 0, values[:-1], y[:-1], options)
     change = means[2] * counts[2] - others[2] * fewer[2]
     assert math.isclose(change.norm(), 2.0)
     assert torch.equal(means[:2], others[:2])
     assert not means[3:].any(), "no noise for a class without examples"
-    noised, _ = sent_class_means(federation, 0, values, y, replace(options, dp_noise=3.0))
+    noised, _ = sent_means(federation, 0, values, y, replace(options, dp_noise=3.0))
     draws = ((noised - means)[:3] * counts[:3].unsqueeze(1)).flatten()
     assert math.isclose(draws.std(), 6.0, rel_tol=0.2)
-    other, _ = sent_class_means(federation, 0, values, y, replace(options, dp_noise=3.0), "observation")
+    other, _ = sent_means(federation, 0, values, y, replace(options, dp_noise=3.0), "observation")
     assert not torch.equal(noised, other), "another draw for the other means of the round"
 
 
