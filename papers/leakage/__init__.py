@@ -8,7 +8,8 @@ ABOUT = paragraphs(
     (docs/privacy.md). *Exposed* (%): 0 is chance, 100 names every training image of a client and no stranger. *Label mix*
     (%): 0 is guessing the public class distribution, 100 is exact. Each number is the best of the attacks, so a lower
     bound; the best of several attacks is slightly above 0 by chance. *Published* is what the clients' models reveal to
-    those who get them. kB are all bytes per client and round. The attacker knows all options but no seed."""
+    those who get them. 0.0 also stands where none of the attacks can use the messages (lg_fedavg sends a head alone). kB are
+    all bytes per client and round. The attacker knows all options but no seed."""
 )
 SEEDS = "--seed 0 1 2 --split_seed seed --record_wire first,last --track_history 0 --threads 1"
 MNIST = f"--dataset MNIST --reduced 0.02 --n_clients 5 --partition lda --alpha 0.5 --rounds 20 {SEEDS}"
