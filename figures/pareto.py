@@ -30,7 +30,7 @@ from figures.targets import cumulated
 from saves import Run
 
 FRONT = Style("#9aa3b2")
-PRICES = {**AXES, "exposed": Axis("training examples exposed by the messages (%)")}
+PRICES = {**AXES, "exposed": Axis("training examples exposed (%)")}
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
