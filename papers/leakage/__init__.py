@@ -1,5 +1,9 @@
 """Declare what methods leak: the attacks of `attacks/` on the messages and models of every family of methods."""
 
+from pathlib import Path
+
+from figures.on_paper import finished, panels
+from figures.styles import COLOURS
 from papers.tables import Cell, Results, Table, both, paragraphs
 
 TITLE = "What messages and models reveal"
@@ -172,3 +176,24 @@ def words(results: Results) -> str:
         known stem {at("5 rounds", "network", STEMS)} %. So keeping weights secret does not keep images secret.""",
     ]
     return paragraphs(*(finding for finding in findings if "nan" not in finding))
+
+
+def draw(results: Results, path: Path) -> None:
+    """Draw accuracy against exposed training examples and against the label mix, from no noise to strong noise."""
+    figure, (grid,) = panels(1, 2, 4.6, 3.6, sharey=True)
+    for axes, column in zip(grid, ("exposed", "label mix"), strict=True):
+        for view, colour, marker in zip(("single messages", "sums"), COLOURS, "os", strict=False):
+            rows = [f"{noise}, {view}" for noise in NOISES]
+            x, y = ([results.mean(TRADE_OFF, row, name) for row in rows] for name in (column, "global"))
+            axes.plot(x, y, marker + "-", color=colour, markersize=4, label=f"the attacker sees {view}")
+            for noise, below, *point in zip(NOISES, (4, -3, 11, 4), x, y, strict=True):
+                axes.annotate(noise, point, textcoords="offset points", xytext=(6, -below), fontsize=7, color=colour)
+        axes.set_xlabel(f"{column} (%)")
+        axes.margins(x=0.2)
+        axes.grid(alpha=0.3)
+    grid[0].set_ylabel("accuracy on the whole test set (%)")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    finished(figure, path)
+
+
+PICTURE = ("trade_off.png", "FedAvg with DP-SGD: accuracy against what single messages and sums reveal")
