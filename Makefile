@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-PEERS := fluke pfl fedlab flower
+PEERS := fluke pfl fedlab flower blazefl
 
 .PHONY: run test lint format same planted hard bench bench-peers cuda clean
 
@@ -46,7 +46,7 @@ bench-peers: .venv/dev $(PEERS:%=.venv-peers/%/installed)  ## seconds beside tho
 
 .venv-peers/%/installed: checks/bench/peers/%.txt  # what cannot be installed does not take part
 	$(PYTHON) -m venv .venv-peers/$*
-	-.venv-peers/$*/bin/pip install --requirement $< --log .venv-peers/$*.log --quiet && touch $@
+	-.venv-peers/$*/bin/pip install --ignore-requires-python --requirement $< --log .venv-peers/$*.log --quiet && touch $@
 
 cuda: .venv/dev  ## where there is a CUDA device: algorithms against the processor, small tables, seconds beside bare loops
 	$(BIN)/python checks/on_cuda.py

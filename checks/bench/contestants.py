@@ -116,6 +116,7 @@ PEERS = {
     "FedLab, 1 thread": peer("fedlab"),
     f"FedLab, {CORES} threads": peer("fedlab", CORES),
     f"Flower, {CORES} clients at once": peer("flower", CORES),
+    f"BlazeFL, {CORES} threads": peer("blazefl", CORES),
 }
 
 

@@ -16,7 +16,7 @@ from experiment import Experiment
 FILE = Path(__file__).with_name("results.json")
 PAGE, README = ROOT / "docs" / "speed.md", ROOT / "README.md"
 YARDSTICK = "bare loop"  # so begins the name of what the others are so many times as fast as: the first of these
-PACKAGES = {"fluke": "fluke-fl", "pfl": "pfl", "fedlab": "fedlab", "flower": "flwr"}
+PACKAGES = {"fluke": "fluke-fl", "pfl": "pfl", "fedlab": "fedlab", "flower": "flwr", "blazefl": "blazefl"}
 HEADER = ("", "training, s", "test, s", "a round, s (from, to)", "times as fast", "command, s", "core-s", "accuracy, %")
 
 Taken = dict[str, list[Sample]]  # by contestant, in the order in which they were taken
