@@ -1,7 +1,7 @@
 """FedAvg in BlazeFL (3.0): its `contrib.fedavg`, with clients in threads.
 
-BlazeFL asks for Python 3.14, of which it uses the short form of type parameters alone. With an older Python, `readable`
-writes the older form into the installed file. Batches come from torch's own loader, which takes a batch at a time from the
+BlazeFL asks for Python 3.14, of which it uses new forms of annotations alone. With an older Python, `readable` writes the
+older forms into the installed files. Batches come from torch's own loader, which takes a batch at a time from the
 tensors.
 """
 
@@ -17,13 +17,13 @@ from checks.bench.work import TEST_BATCH, Logits, Work, read_options, tell
 
 
 def readable() -> None:
-    """Let a Python before 3.12 read the installed BlazeFL: `def f[T](x: T)` becomes `def f(x: T)` below a TypeVar."""
-    (path,) = (path.locate() for path in files("blazefl") if path.name == "utils.py")
-    text = path.read_text()
-    if sys.version_info < (3, 12) and "[T](" in text:
-        path.write_text(
-            f'from typing import TypeVar\nT = TypeVar("T")\n{re.sub(r"^(def [a-z_]+)[[]T[]]", r"\1", text, flags=re.M)}'
-        )
+    """Let a Python before 3.12 read the installed BlazeFL: `def f[T](x: T)` becomes `def f(x: T)`, and nothing evaluates
+    annotations."""
+    later = "from __future__ import annotations\n"
+    for path in (path.locate() for path in files("blazefl") if path.suffix == ".py"):
+        text = path.read_text()
+        if sys.version_info < (3, 12) and not text.startswith(later):
+            path.write_text(later + re.sub(r"^(def [a-z_]+)[[]T[]]", r"\1", text, flags=re.MULTILINE))
 
 
 readable()
