@@ -44,7 +44,7 @@ class Contestant:
 
     command: Callable[[Job, Path, Path], list[str]]
     environment: dict[str, str] = field(default_factory=dict)
-    read: Callable[[str], Sample] = lambda printed: json.loads(printed.splitlines()[-1])
+    read: Callable[[str], Sample] = lambda printed: json.loads(printed[printed.rindex('{"rounds": ') :].splitlines()[0])
     missing: str = ""
 
 
