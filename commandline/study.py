@@ -24,7 +24,8 @@
     seed = [0, 1, 2]
     split_seed = "seed"
 
-Methods use the shared defaults, like several algorithms in one command.
+Methods use the shared defaults, like several algorithms in one command. Studies that share sections can have them in one
+file: `include = "methods.toml"`, above the first section. The values of the study itself replace those of that file.
 """
 
 import math
@@ -104,16 +105,7 @@ class Study:
 
 def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
     """Return the study in a file. Raises UserError for a file that is no study."""
-    try:
-        document = untrusted.toml(path)
-    except untrusted.RefusedError as error:
-        raise UserError(f"--study {path}: {error.reason}; must be a TOML file") from None
-    prefix = f"--study {path}:"
-    for section, content in document.items():
-        if not isinstance(content, dict):
-            raise UserError(
-                f"{prefix} {section} is outside a section; must be in [problem], [settings], [seeds] or a method"
-            )
+    prefix, document = f"--study {path}:", _sections(path)
     shared = {section: document.get(section, {}) for section in SECTIONS}
     for section, flags in shared.items():
         for name in flags:
@@ -144,6 +136,25 @@ def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
     study = Study(path.stem, tuple(methods), {"seed": [0], **seeds}, typed)
     _refuse_unfair(study, unequal, prefix)
     return study
+
+
+def _sections(path: Path, is_included: bool = False) -> dict[str, dict[str, Any]]:
+    """Return {section: its content} of a file, with the sections of the file that it includes. Raises UserError."""
+    try:
+        document = untrusted.toml(path)
+    except untrusted.RefusedError as error:
+        raise UserError(f"--study {path}: {error.reason}; must be a TOML file") from None
+    included: dict[str, dict[str, Any]] = {}
+    if "include" in document and not is_included:
+        if not isinstance(other := document.pop("include"), str):
+            raise UserError(f"--study {path}: include {other}: must be the path of another study file, relative to this one")
+        included = _sections(path.parent / other, is_included=True)
+    for section, content in document.items():
+        if not isinstance(content, dict):
+            raise UserError(
+                f"--study {path}: {section} is outside a section; must be in [problem], [settings], [seeds] or a method"
+            )
+    return included | {section: {**included.get(section, {}), **content} for section, content in document.items()}
 
 
 def _parse_method(name: str, content: Mapping[str, Any], shared: Mapping[str, Mapping], algorithms, prefix: str) -> Method:

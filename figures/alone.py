@@ -72,10 +72,11 @@ def harmed(group: Group, alone: Group) -> dict[int, np.ndarray | None]:
     by_split: dict[int, list[tuple[Run, Run]]] = {}
     for run, base in pairs(group.runs, alone.runs):
         by_split.setdefault(run.options["split_seed"], []).append((run, base))
-    return {split_seed: _harmed(pairs) for split_seed, pairs in by_split.items()}
+    return {split_seed: harmed_clients(pairs) for split_seed, pairs in by_split.items()}
 
 
-def _harmed(pairs: Sequence[tuple[Run, Run]]) -> np.ndarray | None:
+def harmed_clients(pairs: Sequence[tuple[Run, Run]]) -> np.ndarray | None:
+    """Return which clients a method harms on one split, bool [K], from pairs (a run, learning alone) with equal seeds."""
     correct = [[own_right(run) for run in pair] for pair in pairs]
     if any(of_run is None for pair in correct for of_run in pair):
         return None

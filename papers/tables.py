@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 import algorithms
 import commandline
+from figures.alone import harmed_clients
 from figures.leaked import leaked
 from figures.targets import rounds_to
 from options import Options
@@ -23,9 +24,10 @@ from saves import Run
 class Metric(NamedTuple):
     """Define a number that is read from a finished run, and its number of decimals.
 
+    `of`: the run -> the number; for a cell with `against`, the run and the run that it is compared with -> the number.
     `knows`: what the attacker knows, for a number of the attacks on the run; "" for all other numbers."""
 
-    of: Callable[[Run], float]
+    of: Callable[..., float]
     digits: int = 2
     knows: str = ""
 
@@ -56,6 +58,28 @@ def _rounds_to_80(run: Run) -> float:
     return float("inf") if reached is None else reached
 
 
+def _gain(run: Run, alone: Run) -> float:
+    return _personal(run) - _personal(alone)
+
+
+def _personal(run: Run) -> float:
+    """Return the personal accuracy after the last round, in percent; after fine-tuning where the run has fine-tuned."""
+    last_round = run.rounds.iloc[-1]
+    return 100 * float(last_round["tuned_mean" if run.options["ft_epochs"] else "personal_mean"])
+
+
+def _harmed(run: Run, alone: Run) -> float:
+    """Return the percentage of clients that are worse off than alone, by the rule of `figures.alone`; NaN if unknown."""
+    clients = harmed_clients([(run, alone)])
+    return float("nan") if clients is None or run.options["ft_epochs"] else 100 * float(clients.mean())
+
+
+def _rounds_to_alone(run: Run, alone: Run) -> float:
+    """Return the rounds until the personal accuracy is that of learning alone after its last round; inf if never."""
+    reached = rounds_to(run, float(alone.rounds["personal_mean"].iloc[-1]), "personal_mean").value
+    return float("inf") if reached is None else reached
+
+
 METRICS: dict[str, Metric] = {
     "global": last("global_mean"),
     "personal": last("personal_mean"),
@@ -71,6 +95,13 @@ METRICS: dict[str, Metric] = {
     "rounds to 80": Metric(_rounds_to_80, 0),
     "images left": Metric(_images_left, 1),
     "epsilon": last("epsilon", 1),
+    "tuned": last("tuned_mean"),
+    "worst tuned": last("tuned_worst"),
+    "diverged": Metric(lambda run: float(run.diverged is not None), 0),
+    "MFLOPs": Metric(lambda run: run.summary()["flops"] / run.options["n_clients"] / run.options["rounds"] / 1e6, 1),
+    "gain": Metric(_gain),
+    "harmed": Metric(_harmed, 1),
+    "rounds to alone": Metric(_rounds_to_alone, 1),
     "exposed": leakage("exposed"),
     "label mix": leakage("label_mix"),
     "exposed, own client": leakage("exposed", knows="own_client"),
@@ -90,13 +121,15 @@ class Cell:
 
     `command`: the arguments of run.py; several seeds are several runs, whose mean is shown. `metric`: a key of METRICS.
     `published`: in the same unit. `tolerance`: the allowed difference of our number, fixed before the first run. `start`:
-    the command of the runs from which `--init_from` starts; each run starts from the run of its own seed."""
+    the command of the runs from which `--init_from` starts; each run starts from the run of its own seed. `against`: the
+    command of the runs with which the metric compares, as many, in the same order."""
 
     command: str = ""
     metric: str = "global"
     published: float | None = None
     tolerance: float | None = None
     start: str = ""
+    against: str = ""
 
 
 @dataclass(frozen=True)

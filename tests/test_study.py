@@ -119,6 +119,35 @@ def test_a_mistake_in_a_file_is_a_line(before, after, message, tmp_path):
     assert message in line
 
 
+def test_an_included_file_has_the_sections_that_studies_share_and_the_study_itself_comes_first(tmp_path):
+    shared, own = (
+        "\n".join(TEXT.splitlines()),
+        'include = "shared.toml"\n[fedavg]\nlr = [0.003, 0.3]\n[settings]\nrounds = 3\n',
+    )
+    (tmp_path / "shared.toml").write_text(shared)
+    whole, result = read(tmp_path, TEXT), read(tmp_path, own)
+    (avg, *others), (whole_avg, *whole_others) = result.methods, whole.methods
+    assert (avg.flags, whole_avg.flags) == ({"lr": [0.003, 0.3]}, {"lr": [0.001, 0.02]})
+    assert {name: value for name, value in avg.shared.items() if whole_avg.shared[name] != value} == {"rounds": [3]}
+    assert [method.flags for method in others] == [method.flags for method in whole_others]
+    assert (result.seeds, result.tuning) == (whole.seeds, whole.tuning)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("include = 3", "include 3: must be the path of another study file"),
+        ('include = "nowhere.toml"', "nowhere.toml: "),
+        ('include = "other.toml"', "other.toml: include is outside a section"),
+    ],
+)
+def test_a_mistake_in_an_include_is_a_line(text, message, tmp_path):
+    (tmp_path / "other.toml").write_text('include = "study.toml"')
+    line = line_of(lambda: read(tmp_path, text))
+    assert line.startswith("--study ")
+    assert message in line
+
+
 def test_a_switch_with_two_values_tries_both_and_equal_numbers_are_one_setting(tmp_path):
     content = read(tmp_path, TEXT.replace("lr = [0.001, 0.02]", "keep_optimizer = [true, false]", 1))
     for of_it in (content.tried(CLASSES)["fedavg"], content.runs(CLASSES)["fedavg"]):

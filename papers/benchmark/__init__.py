@@ -1,0 +1,203 @@
+"""Compare all methods on problems that differ in what matters: which method works best on which kind of split?
+
+README.md beside this file is the protocol, and was written before the first run. A problem is a study (`PROBLEM.toml`), and
+`PROBLEM.csv` has the settings that its tuning tried. So the runs of a problem's table are those of the chosen settings."""
+
+import csv
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import rankdata, ttest_rel
+
+import algorithms
+from commandline import command_of, study
+from figures.statistics import LEAST_PROBLEMS, holm, nemenyi, over_problems
+from options import Options, plain_value
+from papers.tables import Cell, Results, Table, paragraphs, shown
+from papers.tables import rows_of as plain_rows
+
+HERE = Path(__file__).resolve().parent
+TITLE = "Which method works best on which split?"
+ABOUT = paragraphs(
+    """The protocol is in [papers/benchmark/README.md](papers/benchmark/README.md), and was fixed before the first run. Each
+    method has six settings, chosen on held-out training data of one seed; then six other seeds, each with its own split, and
+    the last round. All accuracies are in percent. *Gain* is the personal accuracy minus that of learning alone. *Harmed* are
+    the clients that are worse off than alone. *kB* are all bytes per client and round. *Rounds to alone* are the rounds
+    (median) until a method's personal accuracy is that of learning alone at its end. *To fedavg* is the difference in
+    personal accuracy, paired by seed. `*`: significantly different from fedavg; `~`: not significantly different from
+    the best (paired t-tests at 5 %, Holm's correction for all methods of the problem)."""
+)
+PROBLEMS = {
+    "few_examples": "MNIST, 1,200 images, 5 clients, IID",
+    "strong_skew": "Fashion-MNIST, 1,800 images, 10 clients, lda 0.1",
+    "mild_skew": "Fashion-MNIST, 1,800 images, 10 clients, lda 1",
+    "two_classes": "Fashion-MNIST, 1,800 images, 10 clients, two classes each",
+    "many_clients": "Fashion-MNIST, 6,000 images, 100 clients, dirichlet 0.5 with unequal sizes, 10 in a round",
+    "writers": "MNIST, 6,000 images, 20 clients with their own writers, 10 in a round",
+    "feature_shift": "MNIST, 1,200 images, 10 clients with their own rotation, BatchNorm",
+}
+REFERENCES = ("independent", "centralized")  # rows without collaboration, which have no rank
+SENT = "kB"
+
+
+def chosen(problem: str) -> dict[str, str]:
+    """Return {method: its chosen setting as flags} of a problem; empty before its tuning."""
+    path = HERE / f"{problem}.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {row["method"]: row["settings"] for row in csv.DictReader(file) if row["chosen"]}
+
+
+def command(runs: list[Options]) -> str:
+    """Return the arguments of run.py that request these runs, which differ in their seeds."""
+    flags = command_of(runs[0]).removeprefix("python run.py ").split(" --")
+    kept = [flag for flag in flags if flag.split()[0] not in ("seed", "split_seed")]
+    return f"{' --'.join(kept)} --seed {' '.join(str(run.seed) for run in runs)} --split_seed seed"
+
+
+def setting(run: Options, flags: list[str]) -> str:
+    """Return the setting of a run, as `PROBLEM.csv` writes it."""
+    return " ".join(f"--{name} {plain_value(getattr(run, name))}" for name in flags)
+
+
+@cache
+def commands(problem: str) -> dict[str, str]:
+    """Return {method: the command of its runs in the chosen setting}."""
+    classes, settings = algorithms.all_options(), chosen(problem)
+    if not settings:
+        return {}
+    content = study.read(HERE / f"{problem}.toml", classes)
+    runs = content.runs(classes)
+    return {
+        method.name: command([run for run in runs[method.name] if setting(run, list(method.flags)) == settings[method.name]])
+        for method in content.methods
+        if method.name in settings
+    }
+
+
+def cells(problem: str, method: str) -> dict[str, Cell]:
+    """Return the numbers of a method on a problem."""
+    made_by, alone = commands(problem)[method], commands(problem)["independent"]
+    is_tuned = "--ft_epochs" in made_by
+    row = {
+        "global": Cell(made_by),
+        "personal": Cell(made_by, "tuned" if is_tuned else "personal"),
+        "worst": Cell(made_by, "worst tuned" if is_tuned else "worst"),
+        SENT: Cell(made_by, "kB"),
+        "MFLOPs": Cell(made_by, "MFLOPs"),
+        "diverged": Cell(made_by, "diverged"),
+    }
+    compared = {name: Cell(made_by, name, against=alone) for name in ("gain", "harmed", "rounds to alone")}
+    return row if method in REFERENCES else row | compared
+
+
+def table(problem: str) -> Table:
+    """Return the table of a problem; without rows before its tuning."""
+    return Table(
+        problem,
+        f"{problem}: {PROBLEMS[problem]}",
+        f"Settings: papers/benchmark/{problem}.csv.",
+        {method: cells(problem, method) for method in commands(problem)},
+    )
+
+
+BY_PROBLEM = {problem: table(problem) for problem in PROBLEMS if chosen(problem)}
+OVERVIEW = Table(
+    "personal",
+    "Personal accuracy (%) of all methods on all problems",
+    "On each client's own distribution, after the last round.",
+    {
+        method: {
+            problem: of_problem.rows[method]["personal"]
+            for problem, of_problem in BY_PROBLEM.items()
+            if method in of_problem.rows
+        }
+        for method in dict.fromkeys(method for of_problem in BY_PROBLEM.values() for method in of_problem.rows)
+    },
+)
+TABLES = (OVERVIEW, *BY_PROBLEM.values())
+
+
+def ranks(results: Results) -> tuple[list[str], dict[str, float], np.ndarray]:
+    """Return (problems, {collaborating method: average rank}, means [problems, methods]), 1 the best.
+
+    Only problems on which all methods have results, and only methods with results on some problem."""
+    means = {
+        method: [results.mean(OVERVIEW, method, problem) if problem in row else np.nan for problem in BY_PROBLEM]
+        for method, row in OVERVIEW.rows.items()
+        if method not in REFERENCES
+    }
+    values = np.array(list(means.values())).T
+    complete = ~np.isnan(values).any(1)
+    if not complete.any():
+        return [], {}, values[:0]
+    average = rankdata(-values[complete], axis=1).mean(0)
+    return (
+        [p for p, is_complete in zip(BY_PROBLEM, complete, strict=True) if is_complete],
+        dict(zip(means, average, strict=True)),
+        values[complete],
+    )
+
+
+def comparisons(table: Table, results: Results) -> dict[str, dict[str, float]]:
+    """Return {method: {"difference" to fedavg in points, "p fedavg", "p best"}} of the personal accuracies of a problem.
+
+    p by paired t-tests over seeds, adjusted by Holm for the collaborating methods of the problem."""
+    values = {method: results.of(row["personal"]) for method, row in table.rows.items() if method not in REFERENCES}
+    n = max(map(len, values.values()), default=0)
+    values = {method: accuracies for method, accuracies in values.items() if len(accuracies) == n >= 2}
+    if "fedavg" not in values:
+        return {}
+    best = max(values, key=lambda method: values[method].mean())
+    result: dict[str, dict[str, float]] = {method: {} for method in values}
+    for name, baseline in (("p fedavg", "fedavg"), ("p best", best)):
+        others = [method for method in values if np.ptp(values[method] - values[baseline]) > 0]
+        ps = holm([float(ttest_rel(values[method], values[baseline]).pvalue) for method in others])
+        for method, p in zip(others, ps, strict=True):
+            result[method][name] = p
+    for method, accuracies in values.items():
+        result[method]["difference"] = float((accuracies - values["fedavg"]).mean())
+    return result
+
+
+def rows_of(table: Table, results: Results) -> list[dict[str, str]]:
+    """Return a table as {column: text} per row."""
+    if table is OVERVIEW:
+        _, average, _ = ranks(results)
+        rows = plain_rows(table, results)
+        return [row | {"average rank": f"{average[row['']]:.1f}" if row[""] in average else ""} for row in rows]
+    tests, settings, rows = comparisons(table, results), chosen(table.name), []
+    for method, row_cells in table.rows.items():
+        row = {"": method, "setting": settings[method].replace("--", "")}
+        row |= {name: shown(table, method, name, results) for name in ("global", "personal", "worst")}
+        test = tests.get(method, {})
+        row["personal"] += " ~" * (method in tests and test.get("p best", 1) >= 0.05)
+        row["to fedavg"] = f"{test['difference']:+.2f}{' *' * (test.get('p fedavg', 1) < 0.05)}" if method in tests else ""
+        for name in ("gain", "harmed"):
+            row[name] = shown(table, method, name, results) if name in row_cells else ""
+        row |= {name: shown(table, method, name, results).split(" ±")[0] for name in (SENT, "MFLOPs")}
+        rounds = results.of(row_cells["rounds to alone"]) if "rounds to alone" in row_cells else np.array([])
+        row["rounds to alone"] = (
+            ("never" if np.isinf(np.median(rounds)) else f"{np.median(rounds):.0f}") if len(rounds) else ""
+        )
+        diverged = int(results.of(row_cells["diverged"]).sum())
+        row["n"] = f"{results.n(table, method, 'global')}" + f", {diverged} diverged" * (diverged > 0)
+        rows.append(row)
+    return rows
+
+
+def words(results: Results) -> str:
+    """Return in words what the tables show."""
+    problems, average, means = ranks(results)
+    leading = ", ".join(f"{method} ({average[method]:.1f})" for method in sorted(average, key=average.get)[:5])
+    lines = [f"Over {len(problems)} problems, the best average ranks of {len(average)} methods are {leading}."]
+    if len(problems) >= LEAST_PROBLEMS:
+        (name, p), distance = over_problems(means), nemenyi(len(average), len(problems))
+        lines.append(
+            f"{name}: p = {p:.2g}. Ranks that differ by less than {distance:.1f} are not significantly different (Nemenyi)."
+        )
+    else:
+        lines.append(f"These are too few problems for a test of the ranks, which needs {LEAST_PROBLEMS}.")
+    return paragraphs(" ".join(lines))
