@@ -1,9 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+PROBLEMS := few_examples strong_skew mild_skew two_classes many_clients writers feature_shift
 PEERS := fluke pfl fedlab flower blazefl
 
-.PHONY: run test lint format same planted hard bench bench-peers cuda clean
+.PHONY: run test lint format same planted hard table bench bench-peers cuda clean
 
 run: .venv/run  ## the main job: five algorithms on one split of real digits
 	$(BIN)/python run.py cfkd fd fedavg independent centralized --dataset digits --n_clients 5 --partition lda --alpha 0.5 --lr 3e-3 --rounds 60
@@ -37,6 +38,13 @@ planted: .venv/dev  ## plant bugs one by one, and tell which test notices each
 
 hard: .venv/dev  ## kill, corrupt, starve and attack it: what docs/reliability.md promises, in less than an hour
 	$(BIN)/python -m checks.hard
+
+table: .venv/run  ## the benchmark of papers/benchmark, problem by problem, in hours; SMALL=1: the first problem alone
+	for problem in $(if $(SMALL),$(firstword $(PROBLEMS)),$(PROBLEMS)); do \
+		$(BIN)/python run.py --study papers/benchmark/$$problem.toml $(FLAGS) && \
+		cp saves/$$problem/tuning.csv papers/benchmark/$$problem.csv && \
+		$(BIN)/python -m papers benchmark/$$problem --record --export_dir saves/$$problem || exit 1; \
+	done
 
 bench: .venv/dev  ## seconds beside those of bare loops; what --plan foretells; many runs side by side
 	$(BIN)/python -m checks.bench

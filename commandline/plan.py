@@ -14,13 +14,14 @@ from tqdm import tqdm
 import experiment
 from errors import DivergedError
 from experiment import Experiment, Plan
-from experiment.planning import NO_COST
+from experiment.planning import NO_COST, PATIENCE
 from figures.groups import distinguishing
 from figures.units import duration, in_blocks, operations, shown, size
 from launch.scheduling import cores_of, side_by_side
 from options import Launch, plain
 from untrusted import escape, print_escaped, wrap
 
+MANY = 20  # plans in a command above which seeds and splits share plans
 DIRECTIONS = {"up": "up", "down": "down", "between": "to neighbours"}
 
 
@@ -44,11 +45,14 @@ def tell_all(experiments: Sequence[Experiment], launch_options: Launch, program:
 def each(experiments: Sequence[Experiment], quiet: bool) -> Iterator[Plan | DivergedError]:
     """Yield the plan of each experiment, or the error of an experiment without a plan.
 
-    An error occurs where initial weights from elsewhere are not finite. Experiments with the same cost are planned once.
+    An error occurs where initial weights from elsewhere are not finite. Experiments with the same cost are planned once;
+    where more than MANY costs remain, experiments that differ in seed and split alone are planned once.
     """
     plans: dict = {}
+    any_draw = len({experiment.costs_of(item) for item in experiments}) > MANY
+    patience = min(PATIENCE, PATIENCE * MANY / len({experiment.costs_of(item, any_draw) for item in experiments} or {0}))
     for number, run_experiment in enumerate(experiments, start=1):
-        costs = experiment.costs_of(run_experiment)
+        costs = experiment.costs_of(run_experiment, any_draw)
         if costs not in plans:
             label = (
                 f"planning {run_experiment.options.algorithm} seed {run_experiment.options.seed} "
@@ -57,7 +61,7 @@ def each(experiments: Sequence[Experiment], quiet: bool) -> Iterator[Plan | Dive
             with tqdm(desc=label, unit="round", disable=True if quiet else None, leave=False) as progress_bar:
                 try:
                     plans[costs] = experiment.plan(
-                        run_experiment, lambda round_number, progress_bar=progress_bar: progress_bar.update()
+                        run_experiment, lambda round_number, progress_bar=progress_bar: progress_bar.update(), patience
                     )
                 except DivergedError as error:
                     yield error
@@ -86,6 +90,8 @@ def report(plans: Sequence[Plan], cores: int = 1) -> str:
         order += f", or {duration(parallel)} in parallel with --jobs {cores}"
     n_planned = len({id(plan.history) for plan in plans})
     planned_note = f"; only {n_planned} planned: {', '.join(NO_COST)} do not change cost" if n_planned < len(plans) else ""
+    if len({experiment.costs_of(plan.experiment) for plan in plans}) > n_planned:
+        planned_note += ", and other draws of clients and splits are taken to cost the same"
     summary_line = (
         f"{subject}: {size(total)}, about {duration(seconds)} on this machine at its current load, {order}{planned_note}; "
         "nothing was trained or saved"

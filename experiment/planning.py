@@ -140,13 +140,13 @@ class Rehearsal(Meter):
         return super().now() - start_time, result
 
 
-def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) -> Plan:
+def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None, patience: float = PATIENCE) -> Plan:
     """Rehearse an experiment; call `watch` with the number of each finished round.
 
     If every client takes part in every round, one round is rehearsed for all similar rounds: the first, the last, and
     between them one round with evaluation and one without. If these rounds do not cost the same after all, or clients are
     sampled, every round is rehearsed. A first dry run finds the seconds of each kind of work; in a second one, each kind is
-    timed for its share of `PATIENCE`.
+    timed for its share of `patience`, in seconds.
     """
     options = experiment.options
     inner = range(2, options.rounds)
@@ -158,7 +158,7 @@ def plan(experiment: Experiment, watch: Callable[[int], None] = lambda r: None) 
     counts_by_round = [_counts(entry) for r, entry in entries.items() if r > 1]
     if _is_random(options) or any(counts != counts_by_round[0] for counts in counts_by_round):
         representative, rehearsed = {}, range(1, options.rounds + 1)
-    share = min(PATIENCE / max(first_meter.passed_over.total(), 1e-9), options.rounds / len(rehearsed) * PART)
+    share = min(patience / max(first_meter.passed_over.total(), 1e-9), options.rounds / len(rehearsed) * PART)
     timing_meter = Rehearsal({kind: share * seconds for kind, seconds in first_meter.passed_over.items()})
     federation = federation_of(experiment)
     entries, state = _rehearse(experiment, rehearsed, federation, timing_meter, watch)
@@ -192,17 +192,20 @@ def kept(state: dict[str, Any], n_clients: int) -> Kept:
     return Kept(sum(rows.values()), sum(common.values()))
 
 
-def costs_of(experiment: Experiment) -> Hashable:
+def costs_of(experiment: Experiment, any_draw: bool = False) -> Hashable:
     """Return a value that is equal for experiments with the same bytes, steps and FLOPs, so that they can share a plan.
+
+    `any_draw`: the value is also equal for experiments that differ in the draws of seed and split, and cost about the same.
 
     Only a few options (`NO_COST`) never change the cost. The seed is one of them only if all clients take part and none
     straggles or fails, since the seed decides which clients do.
     """
     options = plain(experiment.options)
-    ignored = [name for name in NO_COST if name != "seed" or not _is_random(experiment.options)]
+    ignored = [name for name in NO_COST if name != "seed" or any_draw or not _is_random(experiment.options)]
     ignored.append("split_seed")  # the comparison includes the split itself
     relevant = {name: value for name, value in options.items() if name not in ignored}
-    return json.dumps(relevant, sort_keys=True), experiment.split.digest, experiment.data.digest
+    split = None if any_draw else experiment.split.digest
+    return json.dumps(relevant, sort_keys=True), split, experiment.data.digest
 
 
 def _is_random(options: Options) -> bool:

@@ -137,13 +137,14 @@ class Table:
     """Declare a table of a paper.
 
     `source`: where the published numbers come from. `rows`: {row: {column: cell}}. `heavy`: the table takes hours or a GPU,
-    and runs only by name."""
+    and runs only by name. `as_text`: (table, results) -> {column: text} per row, where `plain_rows` is not enough."""
 
     name: str
     title: str
     source: str
     rows: Mapping[str, Mapping[str, Cell]]
     heavy: bool = False
+    as_text: "Callable[[Table, Results], list[dict[str, str]]] | None" = None
 
     @property
     def columns(self) -> list[str]:
@@ -236,6 +237,11 @@ class Results:
 
 
 def rows_of(table: Table, results: Results) -> list[dict[str, str]]:
+    """Return the table as it is shown, {column: text} per row."""
+    return (table.as_text or plain_rows)(table, results)
+
+
+def plain_rows(table: Table, results: Results) -> list[dict[str, str]]:
     """Return the table, {column: text} per row: the published number beside ours, a mean over n seeds with its deviation.
 
     A star marks a mean with a run of other code, libraries or another processor than the present ones. A number in brackets

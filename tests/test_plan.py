@@ -11,6 +11,7 @@ import algorithms
 import experiment
 import run as command
 import saves
+from commandline import plan
 from errors import DivergedError
 from experiment import measuring, planning
 from experiment.planning import Rehearsal
@@ -66,9 +67,8 @@ def test_bytes_steps_and_flops_are_those_of_the_run_round_by_round_and_client_by
 def test_a_plan_does_few_steps_however_many_the_run_has_and_leaves_torchs_generator_alone(tmp_path, monkeypatch):
     done, step = [], optimizers.OPTIMIZERS["adam"]
     monkeypatch.setitem(optimizers.OPTIMIZERS, "adam", lambda *args: done.append(args) or step(*args))
-    monkeypatch.setattr(planning, "PATIENCE", 0.0)
     before = torch.get_rng_state()
-    planned = experiment.plan(prepared("fedavg", tmp_path, rounds=50, epoch_per_round=3, optimizer="adam"))
+    planned = experiment.plan(prepared("fedavg", tmp_path, rounds=50, epoch_per_round=3, optimizer="adam"), patience=0.0)
     steps, shapes = int(planned.rounds["steps"].sum()), 4  # of the batches: 32, and what is left of three shares
     assert len(done) <= (1 + 2) * shapes < steps / 10
     assert torch.equal(torch.get_rng_state(), before)
@@ -282,17 +282,17 @@ def test_the_command_tells_what_each_run_of_the_grid_will_cost_and_runs_nothing(
         (n, s) for n in ("fedavg", "cfkd", "independent") for s in (0, 1)
     ]
     assert command.main(shlex.split(f"{words} --json")) == 0
-    for plan, line in zip(lines, capsys.readouterr().out.splitlines(), strict=True):
+    for expected, line in zip(lines, capsys.readouterr().out.splitlines(), strict=True):
         run = json.loads(line)
         same = ("folder", "steps", "steps_server", "flops", "flops_server", "options")
-        assert {name: plan[name] for name in same} == {name: run[name] for name in same}
-        assert sum(n["run"] for name, n in plan["bytes"].items() if name.startswith("up:")) == run["bytes_up"]
-        assert sum(n["run"] for name, n in plan["bytes"].items() if name.startswith("down:")) == run["bytes_down"]
-        for nbytes in plan["bytes"].values():
+        assert {name: expected[name] for name in same} == {name: run[name] for name in same}
+        assert sum(n["run"] for name, n in expected["bytes"].items() if name.startswith("up:")) == run["bytes_up"]
+        assert sum(n["run"] for name, n in expected["bytes"].items() if name.startswith("down:")) == run["bytes_down"]
+        for nbytes in expected["bytes"].values():
             assert nbytes["before"] + 3 * nbytes["a_round"] == nbytes["run"]
-        assert plan["state"]["all"] == 3 * plan["state"]["a_client"] + plan["state"]["common"]
-        assert plan["seconds"] > 0
-        assert plan["memory"] > 1e6
+        assert expected["state"]["all"] == 3 * expected["state"]["a_client"] + expected["state"]["common"]
+        assert expected["seconds"] > 0
+        assert expected["memory"] > 1e6
 
 
 def test_a_plan_of_a_start_that_is_not_finite_is_a_line_and_the_others_are_planned(tmp_path, capsys, monkeypatch):
@@ -377,7 +377,7 @@ def test_what_may_cost_something_else_is_planned_anew(tmp_path):
 
 def test_runs_that_cost_the_same_are_planned_once_and_shown_for_all(tmp_path, capsys, monkeypatch):
     planned, plan_one = [], experiment.plan
-    monkeypatch.setattr(experiment, "plan", lambda item, watch: planned.append(item) or plan_one(item))
+    monkeypatch.setattr(experiment, "plan", lambda item, watch, patience: planned.append(item) or plan_one(item))
     words = f"fedavg cfkd --lr 0.1 0.2 --seed 0 1 {QUICK} --export_dir {tmp_path} --quiet --plan --jobs 2"
     assert command.main(shlex.split(words)) == 0
     assert [item.options.algorithm for item in planned] == ["fedavg", "cfkd"]
@@ -389,3 +389,13 @@ def test_runs_that_cost_the_same_are_planned_once_and_shown_for_all(tmp_path, ca
     joined = " ".join(words.split())
     assert "one run after another, or " in joined
     assert "in parallel with --jobs 2; only 2 planned: seed, lr, " in joined
+
+
+def test_many_plans_share_those_of_other_draws_and_say_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "MANY", 1)
+    words = f"fedavg --lr 0.1 0.2 --seed 0 1 --split_seed seed --partition lda --alpha 0.3 {QUICK} --export_dir {tmp_path} "
+    assert command.main(shlex.split(words + "--quiet --plan")) == 0
+    joined = " ".join(capsys.readouterr().out.split())
+    assert "4 runs: " in joined
+    assert "only 1 planned: seed, lr, " in joined
+    assert "other draws of clients and splits are taken to cost the same" in joined

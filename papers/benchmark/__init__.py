@@ -4,6 +4,7 @@ README.md beside this file is the protocol, and was written before the first run
 `PROBLEM.csv` has the settings that its tuning tried. So the runs of a problem's table are those of the chosen settings."""
 
 import csv
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +15,7 @@ import algorithms
 from commandline import command_of, study
 from figures.statistics import LEAST_PROBLEMS, holm, nemenyi, over_problems
 from options import Options, plain_value
-from papers.tables import Cell, Results, Table, paragraphs, shown
-from papers.tables import rows_of as plain_rows
+from papers.tables import Cell, Results, Table, paragraphs, plain_rows, shown
 
 HERE = Path(__file__).resolve().parent
 TITLE = "Which method works best on which split?"
@@ -38,7 +38,7 @@ PROBLEMS = {
     "feature_shift": "MNIST, 1,200 images, 10 clients with their own rotation, BatchNorm",
 }
 REFERENCES = ("independent", "centralized")  # rows without collaboration, which have no rank
-SENT = "kB"
+SIGNIFICANT = 0.05
 
 
 def chosen(problem: str) -> dict[str, str]:
@@ -85,12 +85,55 @@ def cells(problem: str, method: str) -> dict[str, Cell]:
         "global": Cell(made_by),
         "personal": Cell(made_by, "tuned" if is_tuned else "personal"),
         "worst": Cell(made_by, "worst tuned" if is_tuned else "worst"),
-        SENT: Cell(made_by, "kB"),
+        "kB": Cell(made_by, "kB"),
         "MFLOPs": Cell(made_by, "MFLOPs"),
         "diverged": Cell(made_by, "diverged"),
     }
     compared = {name: Cell(made_by, name, against=alone) for name in ("gain", "harmed", "rounds to alone")}
     return row if method in REFERENCES else row | compared
+
+
+def overview_rows(table: Table, results: Results) -> list[dict[str, str]]:
+    """Return the table of personal accuracies, with the average ranks."""
+    _, average, _ = ranks(results)
+    return [
+        row | {"average rank": f"{average[row['']]:.1f}" if row[""] in average else ""} for row in plain_rows(table, results)
+    ]
+
+
+def problem_rows(table: Table, results: Results) -> list[dict[str, str]]:
+    """Return the table of a problem: the chosen setting and the results of each method."""
+    tests, settings, rows = comparisons(table, results), chosen(table.name), []
+    for method, row_cells in table.rows.items():
+
+        def text(name: str, method: str = method, row_cells: Mapping[str, Cell] = row_cells) -> str:
+            return shown(table, method, name, results) if name in row_cells else ""
+
+        test = tests.get(method, {})
+        is_level, is_different = test.get("p best", 0) >= SIGNIFICANT, test.get("p fedavg", 1) < SIGNIFICANT
+        diverged = int(results.of(row_cells["diverged"]).sum())
+        rows.append(
+            {
+                "": method,
+                "setting": settings[method].replace("--", ""),
+                "global": text("global"),
+                "personal": text("personal") + " ~" * is_level,
+                "to fedavg": f"{test['difference']:+.2f}" + " *" * is_different if test else "",
+                "worst": text("worst"),
+                "gain": text("gain"),
+                "harmed": text("harmed"),
+                **{name: text(name).split(" ±")[0] for name in ("kB", "MFLOPs")},
+                "rounds to alone": "" if method in REFERENCES else _median_rounds(results.of(row_cells["rounds to alone"])),
+                "n": f"{results.n(table, method, 'global')}" + f", {diverged} diverged" * (diverged > 0),
+            }
+        )
+    return rows
+
+
+def _median_rounds(rounds: np.ndarray) -> str:
+    if not len(rounds):
+        return ""
+    return "never" if np.isinf(np.median(rounds)) else f"{np.median(rounds):.0f}"
 
 
 def table(problem: str) -> Table:
@@ -100,6 +143,7 @@ def table(problem: str) -> Table:
         f"{problem}: {PROBLEMS[problem]}",
         f"Settings: papers/benchmark/{problem}.csv.",
         {method: cells(problem, method) for method in commands(problem)},
+        as_text=problem_rows,
     )
 
 
@@ -116,6 +160,7 @@ OVERVIEW = Table(
         }
         for method in dict.fromkeys(method for of_problem in BY_PROBLEM.values() for method in of_problem.rows)
     },
+    as_text=overview_rows,
 )
 TABLES = (OVERVIEW, *BY_PROBLEM.values())
 
@@ -160,32 +205,6 @@ def comparisons(table: Table, results: Results) -> dict[str, dict[str, float]]:
     for method, accuracies in values.items():
         result[method]["difference"] = float((accuracies - values["fedavg"]).mean())
     return result
-
-
-def rows_of(table: Table, results: Results) -> list[dict[str, str]]:
-    """Return a table as {column: text} per row."""
-    if table is OVERVIEW:
-        _, average, _ = ranks(results)
-        rows = plain_rows(table, results)
-        return [row | {"average rank": f"{average[row['']]:.1f}" if row[""] in average else ""} for row in rows]
-    tests, settings, rows = comparisons(table, results), chosen(table.name), []
-    for method, row_cells in table.rows.items():
-        row = {"": method, "setting": settings[method].replace("--", "")}
-        row |= {name: shown(table, method, name, results) for name in ("global", "personal", "worst")}
-        test = tests.get(method, {})
-        row["personal"] += " ~" * (method in tests and test.get("p best", 1) >= 0.05)
-        row["to fedavg"] = f"{test['difference']:+.2f}{' *' * (test.get('p fedavg', 1) < 0.05)}" if method in tests else ""
-        for name in ("gain", "harmed"):
-            row[name] = shown(table, method, name, results) if name in row_cells else ""
-        row |= {name: shown(table, method, name, results).split(" ±")[0] for name in (SENT, "MFLOPs")}
-        rounds = results.of(row_cells["rounds to alone"]) if "rounds to alone" in row_cells else np.array([])
-        row["rounds to alone"] = (
-            ("never" if np.isinf(np.median(rounds)) else f"{np.median(rounds):.0f}") if len(rounds) else ""
-        )
-        diverged = int(results.of(row_cells["diverged"]).sum())
-        row["n"] = f"{results.n(table, method, 'global')}" + f", {diverged} diverged" * (diverged > 0)
-        rows.append(row)
-    return rows
 
 
 def words(results: Results) -> str:
