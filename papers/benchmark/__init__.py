@@ -13,7 +13,9 @@ from scipy.stats import rankdata, ttest_rel
 
 import algorithms
 from commandline import command_of, study
+from figures.on_paper import finished, panels
 from figures.statistics import LEAST_PROBLEMS, holm, nemenyi, over_problems
+from figures.styles import COLOURS
 from options import Options, plain_value
 from papers.tables import Cell, Results, Table, paragraphs, plain_rows, shown
 
@@ -205,6 +207,33 @@ def comparisons(table: Table, results: Results) -> dict[str, dict[str, float]]:
     for method, accuracies in values.items():
         result[method]["difference"] = float((accuracies - values["fedavg"]).mean())
     return result
+
+
+def draw(results: Results, path: Path) -> None:
+    """Draw personal accuracy against bytes, a point per method: means over the problems that all methods have."""
+    problems, average, means = ranks(results)
+    figure, ((axes,),) = panels(1, 1, 6.5, 4.5)
+    families = [[method for method in family if method in average] for family in algorithms.FAMILIES.values()]
+    for (name, family), colour, marker in zip(
+        zip(algorithms.FAMILIES, families, strict=True), COLOURS, "osD^vP", strict=False
+    ):
+        x = [np.mean([results.mean(BY_PROBLEM[problem], method, "kB") for problem in problems]) for method in family]
+        y = means[:, [list(average).index(method) for method in family]].mean(0)
+        if family:
+            axes.plot(x, y, marker, color=colour, markersize=5, label=name.partition(":")[0])
+        for method, *point in zip(family, x, y, strict=True):
+            axes.annotate(method, point, textcoords="offset points", xytext=(5, 2), fontsize=7, color=colour)
+    for method, dash in zip(REFERENCES, ("--", ":"), strict=True):
+        level = np.mean([results.mean(OVERVIEW, method, problem) for problem in problems])
+        axes.axhline(level, linestyle=dash, linewidth=1, color="grey", label=method)
+    axes.set(xscale="log", xlabel="kB per client and round", ylabel="personal accuracy (%)")
+    axes.set_title(f"means over {len(problems)} problems", fontsize=10)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=7)
+    finished(figure, path)
+
+
+PICTURE = ("accuracy_and_bytes.png", "Personal accuracy against bytes, a point per method")
 
 
 def words(results: Results) -> str:
