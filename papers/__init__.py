@@ -16,7 +16,7 @@ A paper is a module `papers/NAME/__init__.py`, which has
 
 from types import ModuleType
 
-from papers import cfkd, chorus, data_exchange, fedavg_from_scratch, fedgkt, fedproto, leakage, mhmd, scaffold
+from papers import cfkd, chorus, data_exchange, fedavg_from_scratch, fedgkt, fedproto, leakage, mhmd, niid_bench, scaffold
 
 PAPERS: dict[str, ModuleType] = {
     "cfkd": cfkd,
@@ -26,6 +26,7 @@ PAPERS: dict[str, ModuleType] = {
     "data_exchange": data_exchange,
     "fedproto": fedproto,
     "scaffold": scaffold,
+    "niid_bench": niid_bench,
     "chorus": chorus,
     "leakage": leakage,
 }

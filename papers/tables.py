@@ -84,6 +84,7 @@ METRICS: dict[str, Metric] = {
     "global": last("global_mean"),
     "personal": last("personal_mean"),
     "worst": last("personal_worst"),
+    "best round": Metric(lambda run: 100 * float(run.rounds["global_mean"].max())),
     "loss": last("global_loss", 1, 3),
     "local": last("local_mean"),
     **{f"tuned {epoch}": last(f"tuned_mean:epoch {epoch}") for epoch in range(6)},
