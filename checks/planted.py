@@ -557,6 +557,21 @@ a new client receives the initial model | experiment/measuring.py | test_evaluat
 * the server averages weights that no client has sent | helpers.py | test_algorithms.py -k "same_messages and fedavg"
 - weights = federation.wire.up("weights", weights, clients)
 + weights = list(weights)
+the sections of an included study replace those of the study itself | commandline/study.py | test_study.py -k "include"
+- {**included.get(section, {}), **content}
++ {**content, **included.get(section, {})}
+a plan of many runs takes every split as it is, but says that it shares them | experiment/planning.py | test_plan.py -k "many_plans"
+- split = None if any_draw else experiment.split.digest
++ split = experiment.split.digest
+the benchmark's p-values are not adjusted for the number of methods | papers/benchmark/__init__.py | papers/test_benchmark.py
+- ps = holm([float(ttest_rel(values[method], values[baseline]).pvalue) for method in others])
++ ps = [float(ttest_rel(values[method], values[baseline]).pvalue) for method in others]
+a row of the benchmark has the runs of one seed | papers/benchmark/__init__.py | papers/test_benchmark.py
+- {' '.join(str(run.seed) for run in runs)}
++ {runs[0].seed}
+the gain is measured in global accuracy where a run has not fine-tuned | papers/tables.py | papers/test_benchmark.py
+- "tuned_mean" if run.options["ft_epochs"] else "personal_mean"
++ "tuned_mean" if run.options["ft_epochs"] else "global_mean"
 """
 
 
