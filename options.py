@@ -261,7 +261,19 @@ SPLIT = Requires(
 DRAWN = Requires("without --partition_file", lambda o: not o.partition_file)
 
 
-ROUNDS = ("comm_round", "global_epoch", "global_rounds", "num_rounds")  # other names of --rounds
+# other names of --rounds, --n_clients and --lr
+ROUNDS = ("comm_round", "global_epoch", "global_rounds", "num_rounds", "n_rounds", "num_server_rounds")
+CLIENTS = ("num_clients", "num_users", "client_number", "client_num", "num_supernodes", "num_partitions")
+LRS = ("init_lr", "learning_rate", "local_learning_rate")
+OTHER_DATASETS = dict.fromkeys(("fashionmnist", "fashion_mnist", "fashion-mnist"), "FMNIST")
+OTHER_SPLITS = {  # words of other systems, and what to use
+    **dict.fromkeys(("noniid", "niid", "heterogeneous"), "lda --alpha 0.3, or shards"),
+    **dict.fromkeys(("pat", "path", "pathological"), "classes --classes_per_client 2, or shards"),
+    "exdir": "lda --alpha 0.3, or classes",
+    "lblqnt": "classes --classes_per_client 2",
+    **dict.fromkeys(("qnt", "classqnt"), "iid --size_alpha 0.5"),
+    "covshift": "iid --feature_shift rotation",
+}
 
 
 @dataclass(frozen=True)
@@ -273,7 +285,7 @@ class Problem:
 
     dataset: str = flag(
         "digits",
-        Choice(LOADERS, paths="a .npz file, a table (.csv, .parquet), or a folder of images, by path"),
+        Choice(LOADERS, OTHER_DATASETS, paths="a .npz file, a table (.csv, .parquet), or a folder of images, by path"),
         "data set; digits is included, others are downloaded; a .npz has x_train y_train x_test y_test, a folder has "
         "train/CLASS/*.png and test/CLASS/*.png, a table has one row per example",
     )
@@ -320,9 +332,7 @@ class Problem:
         DRAWN,
         legacy_value=1.0,
     )
-    n_clients: int = flag(
-        2, Number(int, least=1), "number of clients K", aliases=("num_clients", "num_users", "client_number")
-    )
+    n_clients: int = flag(2, Number(int, least=1), "number of clients K", aliases=CLIENTS)
     sizes: tuple[float, ...] | None = flag(
         None,
         Several(Number(float, above=0, most=1)),
@@ -350,7 +360,7 @@ class Problem:
         Choice(
             PARTITIONS,
             also={"homo": "iid", "hetero": "lda", "dir": "lda"},
-            suggestions=dict.fromkeys(("noniid", "niid", "heterogeneous", "pat"), "lda --alpha 0.3, or shards"),
+            suggestions=OTHER_SPLITS,
         ),
         "rule that splits the data over the clients",
         DRAWN,
@@ -422,7 +432,7 @@ class Problem:
         1.0,
         Number(float, above=0, most=1),
         "fraction of the clients that participate in a round, at least one client; 1 is all",
-        aliases=("frac", "join_ratio"),
+        aliases=("frac", "join_ratio", "fraction_fit", "fraction_train", "eligible_perc"),
     )
     straggler: float = flag(
         0.0,
@@ -551,9 +561,7 @@ class Options(Execution, Problem):
         "data augmentation of training images: flip mirrors left and right, crop shifts by up to 1/8 of the side, cutout "
         "blanks a square of half the side",
     )
-    lr: float = flag(
-        1e-3, Number(float, above=0), "learning rate of the clients", aliases=("init_lr", "learning_rate"), rate=True
-    )
+    lr: float = flag(1e-3, Number(float, above=0), "learning rate of the clients", aliases=LRS, rate=True)
     lr_schedule: str = flag(
         "constant",
         Choice(SCHEDULES),

@@ -14,7 +14,7 @@ import models
 import plugins
 from commandline import shorthand
 from commandline.page import names, page, version
-from commandline.shorthand import MEANT, SETTINGS, SHORT, TRANSLATIONS, Shorthand, words_of
+from commandline.shorthand import ALGORITHM_FIRST, MEANT, SETTINGS, TRANSLATIONS, Shorthand, spelled_out, words_of
 from data.datasets import LOADERS
 from data.partition import PARTITIONS, count_new, readers, whole_number
 from errors import UserError
@@ -76,7 +76,7 @@ def parse(
     and exits.
     """
     argv, networks = _replace_networks(argv)
-    argv = [SHORT.get(word, word) for word in _shield_other_flags(argv)]
+    argv = [spelled_out(word) for word in _shield_other_flags(argv)]
     algorithm_words = _leading_words(argv)
     algorithm_names = [
         _find_algorithm(Path(word).stem if word.endswith(".py") else word, algorithms) for word in algorithm_words
@@ -218,7 +218,7 @@ def _replace_networks(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     flag, words, networks = "", [], {}
     for word in argv:
         name, equals_sign, text = word.partition("=") if word.startswith("-") else ("", "", word)
-        flag, parts = SHORT.get(name, name) or flag, text.split(",")
+        flag, parts = spelled_out(name) or flag, text.split(",")
         if LISTED.get(flag.removeprefix("--")) == "models":
             for part in parts:
                 if part.endswith(".py"):
@@ -265,7 +265,7 @@ def blamed(message: str, run: Options, argv: Sequence[str]) -> str:
 
     Where the message is about a default of the algorithm itself, the message says so.
     """
-    typed_flags, own_flags = {word.split("=")[0] for word in argv}, flags_of(type(run))
+    typed_flags, own_flags = {spelled_out(word).split("=")[0] for word in argv}, flags_of(type(run))
     if run.partition == "silos" and "--dataset" not in typed_flags:  # --clients implies both flags
         message = message.replace(f"--dataset {run.dataset}:", f"--clients {run.dataset}:", 1)
     for name, declaration in flags_of(Options).items():
@@ -307,6 +307,11 @@ def _find_algorithm(text: str, algorithms: Mapping[str, type]) -> str:
             return name
     if text.lower() in SETTINGS:
         raise UserError(f"algorithm {text}: is a setting of another algorithm here; use {SETTINGS[text.lower()]}")
+    key, equals_sign, value = text.partition("=")
+    if equals_sign:  # as in a file of settings: method=fedavg dataset.name=mnist
+        name = key.removesuffix(".name").rpartition(".")[2]
+        flag = value if name in MEANT[ALGORITHM_FIRST] else f"--{name} {value}"
+        raise UserError(f"{text}: is not a flag; write {flag}, and algorithms before the flags")
     raise UserError(f"algorithm {text}: must be one of {', '.join(algorithms)}{nearest(text, list(algorithms))}")
 
 

@@ -132,7 +132,7 @@ def _no_cuda(number: int) -> str:
     return ", because no CUDA device is available" if number >= 0 and not torch.cuda.is_available() else ""
 
 
-# short flags of PFLlib
+# short flags of PFLlib, and of FL-bench's data generator
 SHORT = {
     "-gr": "--rounds",
     "-nc": "--n_clients",
@@ -143,32 +143,77 @@ SHORT = {
     "-data": "--dataset",
     "-m": "--model",
     "-did": "--gpu",
+    "-dev": "--device",
     "-nnc": "--new_clients",
     "-ften": "--ft_epochs",
+    "-fte": "--ft_epochs",
+    "-fd": "--feature_dim",
+    "-mo": "--momentum",
+    "-mu": "--mu",
+    "-algo": "--algorithm",
+    "-t": "--times",
+    "-eg": "--eval_gap",
+    "-ld": "--learning_rate_decay",
+    "-cdr": "--client_drop_rate",
+    "-tsr": "--train_slow_rate",
+    "-d": "--dataset",
+    "-cn": "--n_clients",
+    "-a": "--alpha",
 }
 
+
+def spelled_out(word: str) -> str:
+    """Return a word of the command line with its flag in full and with underscores: --rounds for -gr, --n_clients for
+    --n-clients."""
+    name, equals_sign, value = word.partition("=")
+    name = SHORT.get(name, name)
+    return f"{name.replace('-', '_').replace('__', '--', 1) if name.startswith('--') else name}{equals_sign}{value}"
+
+
+ALGORITHM_FIRST = "an algorithm's name without a flag, before all flags"
 # {suggestion: names that are less precise than a flag of Chorus, or close to it}; the error message asks "did you mean ...?"
 MEANT = {
-    "an algorithm's name without a flag, before all flags": ("algorithm", "algo", "method", "strategy"),
+    ALGORITHM_FIRST: ("algorithm", "algo", "method", "strategy"),
     "--epoch_per_round or --rounds": ("epochs", "epoch", "num_epochs", "n_epochs"),
-    "--export_dir": ("output", "output_dir", "out", "out_dir", "save_dir", "save_path", "log_dir", "results"),
-    "--dataset or --data_dir": ("data", "data_path", "data_root"),
-    "--partition with --alpha": ("non_iid", "noniid", "niid", "split"),
+    "--export_dir": (
+        "output",
+        "output_dir",
+        "out",
+        "out_dir",
+        "save_dir",
+        "save_path",
+        "log_dir",
+        "results",
+        "save_folder_name",
+        "goal",
+    ),
+    "--dataset or --data_dir": ("data", "data_path", "data_root", "dataset_name"),
+    "--partition with --alpha": ("non_iid", "noniid", "niid", "split", "distribution", "partitioner", "dir"),
     "--alpha": ("beta", "dir_alpha", "concentration"),
+    "--classes_per_client with --partition classes": ("classes", "class_per_client", "num_classes_per_partition"),
+    "--shard_per_user with --partition shards": ("shards", "shards_per_client", "num_shards_per_partition"),
     "--seed 0 1 2, a run per seed": ("times", "repeat", "repeats", "n_runs", "trials"),
     "the same command without the flag, which resumes": ("resume", "continue", "resume_from"),
     "--participation": ("clients_per_round", "fraction", "client_fraction", "sample_rate"),
-    "--model": ("arch", "net", "network", "backbone"),
-    "--lr_schedule": ("scheduler", "lr_scheduler", "lr_decay"),
-    "--track_history": ("eval_every", "eval_gap", "test_every"),
+    "--straggler": ("straggler_ratio", "train_slow_rate"),
+    "--client_failure": ("client_drop_rate", "drop_rate"),
+    "--validation": ("val_ratio", "valid_ratio"),
+    "--model": ("arch", "net", "network", "backbone", "model_name"),
+    "--lr_schedule": ("scheduler", "lr_scheduler", "lr_decay", "learning_rate_decay"),
+    "--track_history": ("eval_every", "eval_gap", "test_every", "verbose_gap", "fraction_evaluate"),
     "--jobs or --workers": ("num_workers", "n_jobs", "parallel"),
-    "--config_file": ("config",),
+    "--config_file": ("config", "config_name", "config_path"),
+    "the settings as flags, such as --rounds 5 --lr 0.1": ("run_config", "override", "overrides"),
+    "--device": ("use_cuda", "cuda", "num_gpus"),
+    "--log": ("logger", "monitor", "wandb", "tensorboard"),
     "--force": ("overwrite", "rerun"),
     "--plan": ("dry_run",),
 }
 
+GPU = Translation("device", "device number; -1 is the CPU", Number(int, least=-1), _device, _no_cuda)
 TRANSLATIONS = {
     "num_select_clients": Translation("participation", "number of clients", Number(int, least=1), _fraction),
-    "gpu": Translation("device", "device number; -1 is the CPU", Number(int, least=-1), _device, _no_cuda),
+    "gpu": GPU,
+    "device_id": GPU,
     "iid": Translation("partition", "iid", None, lambda _, n_clients: "iid"),
 }

@@ -16,6 +16,7 @@ if not __package__:
     sys.path[0] += "/.."  # run by its path: `errors` says how to run it
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
@@ -32,7 +33,8 @@ from saves import Run
 HEIGHT = 0.7  # height of a row's dots; the distance between rows is 1
 NAMED = 12  # maximum number of clients with names and bars; of more clients only the worst is named
 MANY = 30  # number of clients above which dots are small
-BLACK, FAINT = Style("#000000"), Style("#dddddd")
+PERCENT = Axis(bounds=(0, 100))
+BLACK, FAINT = Style("#000000"), Style("#dddddd", marker="")
 
 
 def gains(runs: Sequence[Run], alone: Sequence[Run]):
@@ -79,14 +81,14 @@ def panel(groups: Sequence[Group], split_seed: int | None = None) -> Panel:
     max_clients = max(map(len, rows))
     for clients in rows:
         clients["bar"] = clients["spread"].fillna(0) if max_clients <= NAMED else 0.0
-    ends = 100 * np.concatenate([clients["accuracy"] + side * clients["bar"] for clients in rows for side in (-1, 1)])
+    ends = np.concatenate([PERCENT.around(100 * clients["accuracy"], 100 * clients["bar"]) for clients in rows], axis=1)
     width = max(np.ptp(ends), 1.0)
     span = (ends.min() - 0.2 * width, min(ends.max() + 0.05 * width, 101.0))  # space at the left for the names of clients
     marks = [Line(span, [y - 0.5] * 2, FAINT, width=0.8) for y in range(1, len(rows))]
     marks.append(key("client" if max_clients <= NAMED else "client (the worst is named)", BLACK))
     if any(clients["harmed"].notna().any() for clients in rows):
         marks.append(key("harmed: significantly worse than the same client alone", BLACK._replace(marker="x")))
-    marks.append(Line([np.nan], [np.nan], BLACK, "mean over clients"))
+    marks.append(Line([np.nan], [np.nan], BLACK._replace(marker=""), "mean over clients"))
     ticks = {}
     for y, ((group, style), clients) in enumerate(zip(shown, rows, strict=True)):
         ticks[y] = label(group, groups)
@@ -94,7 +96,7 @@ def panel(groups: Sequence[Group], split_seed: int | None = None) -> Panel:
         if clients["harmed"].notna().any():
             ticks[y] += f"\n{clients['harmed'].sum():.0f} of {len(clients)} harmed"
     over_what = "mean over the n seeds" if together else "n seeds on several splits"
-    x = Axis(f"personal accuracy of each client after the last round (%), {over_what}", span=span)
+    x = replace(PERCENT, title=f"personal accuracy of each client after the last round (%), {over_what}", span=span)
     lines = ceil(0.45 * max_clients) if max_clients <= NAMED else min(ceil(0.04 * max_clients), 4)  # lines of text per row
     return Panel(marks, x, Axis(ticks=ticks, span=(len(rows) - 0.5, -0.5)), rows=len(rows) * max(lines, 2))
 
@@ -113,7 +115,7 @@ def _row(y: int, name: str, colour: str, clients, together: bool) -> list[Line |
     ]
     hover = np.array([_hover(name, client, row) for client, row in zip(labels, clients.itertuples(), strict=True)])
     mean_hover = f"{name}\n{mean:.1f} %\nmean over clients"
-    marks = [Line([mean] * 2, [y - 0.42, y + 0.42], Style(colour), hover=mean_hover, width=1.4)]
+    marks = [Line([mean] * 2, [y - 0.42, y + 0.42], Style(colour, marker=""), hover=mean_hover, width=1.4)]
     for harm, marker in ((False, "circle"), (True, "x")):
         is_shown = ((clients["harmed"] == 1) == harm).to_numpy()
         options = {"across": bars[is_shown] if bars.any() else None, "size": 6.5 if n <= MANY else 4}
@@ -123,7 +125,7 @@ def _row(y: int, name: str, colour: str, clients, together: bool) -> list[Line |
     named = slice(n if n <= NAMED else 1)
     return [
         *marks,
-        Points((percent - bars)[named], heights[named], Style(colour, marker=""), names=labels[named]),
+        Points(PERCENT.around(percent, bars)[0][named], heights[named], Style(colour, marker=""), names=labels[named]),
     ]
 
 
@@ -134,13 +136,13 @@ def _hover(name: str, client: str, row) -> str:
     return f"{name}\n{client}{examples}\n{100 * row.accuracy:.1f} %{spread}{gain}"
 
 
-def draw(runs: Sequence[Run], path: Path | None = None):
+def draw(runs: Sequence[Run], path: Path | None = None, size: str | None = None):
     """Return the clients as a figure, written to a PNG or PDF if there is a path.
 
-    Raises UserError for runs that cannot be compared."""
+    `size`: one of `on_paper.SIZES`. Raises UserError for runs that cannot be compared."""
     check(runs)
     clients_panel = panel(ordered(runs))
-    return on_paper.figure([clients_panel], 8.4, 1.5 + 0.31 * clients_panel.rows, path, legend="")
+    return on_paper.figure([clients_panel], 8.4, 1.5 + 0.31 * clients_panel.rows, path, legend="", size=size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from errors import UserError, print_no_more, refused
+from figures import on_paper
 from figures.groups import read, select, where
 from saves import Run
 from untrusted import Parser, escape
@@ -65,7 +66,29 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
         default=Path(f"{name}.png"),
         help=f"file of the picture, PNG or PDF (default: {name}.png)",
     )
+    add_size(parser)
     return parser
+
+
+def add_size(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that makes a picture as wide as a paper has room for."""
+    parser.add_argument(
+        "--size",
+        choices=on_paper.SIZES,
+        help="width of the picture in a paper: a column of 3.3 inches or a page of 7 inches, with text of 8 points "
+        "(default: for the screen)",
+    )
+
+
+def add_by(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that draws several problems in one picture."""
+    parser.add_argument(
+        "--by",
+        type=names,
+        default=(),
+        metavar="FLAG[,FLAG]",
+        help="flags such as alpha; each of their values has its own panels",
+    )
 
 
 def ended(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:

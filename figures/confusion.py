@@ -61,17 +61,20 @@ def panel(runs: Sequence[Run], title: str, own: bool = False, client: int | None
     return Panel([heat], Axis("predicted class", ticks=classes), Axis("true class", ticks=classes), title, rows=rows)
 
 
-def draw(runs: Sequence[Run], path: Path | None = None, own: bool = False, client: int | None = None):
+def draw(
+    runs: Sequence[Run], path: Path | None = None, own: bool = False, client: int | None = None, size: str | None = None
+):
     """Return the matrices as a figure, written to a PNG or PDF if there is a path.
 
-    Raises UserError for runs that cannot be compared, and as `counts`."""
+    `size`: one of `on_paper.SIZES`. Raises UserError for runs that cannot be compared, and as `counts`."""
     check(runs)
     groups = ordered(runs)
     panels = [panel(group.runs, label(group, groups), own, client) for group in groups]
     side = max(3.6, 1 + 0.25 * min(len(panels[0].x.ticks), 26))  # inches, for the numbers and the names of the classes
     of_client = "each client" if client is None else f"client {groups[0].runs[0].called(client)}"
     examples = f"the own test examples of {of_client}" if own else f"the whole test set, by the model of {of_client}"
-    return on_paper.figure(panels, side, side + 0.4, path, heading=f"{examples}\nafter the last round, n seeds together")
+    heading = f"{examples}\nafter the last round, n seeds together"
+    return on_paper.figure(panels, side, side + 0.4, path, heading=heading, size=size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,6 +1,9 @@
 """Draw learning curves of saved runs: accuracy against rounds, bytes, floating-point operations or seconds.
 
     python -m figures.curves RUN [RUN ...] --against rounds bytes -o curves.png
+    python -m figures.curves RUN [RUN ...] --by alpha --size page -o curves.pdf
+
+With `--by`, the figure has a column of panels for each value of a flag, such as each split.
 
 A line is the mean over the runs that differ in their seeds only, its band one standard deviation over seeds to either side.
 The accuracy is that of the whole test set or, personal, of each client's own distribution, mean over clients. Against bytes,
@@ -12,7 +15,8 @@ import sys
 if not __package__:
     sys.path[0] += "/.."  # run by its path: `errors` says how to run it
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +24,10 @@ import numpy as np
 
 from errors import UserError
 from figures import command, on_paper
-from figures.groups import REFERENCES, Group, check, ordered, sent
+from figures.groups import REFERENCES, Group, check, ordered, problems, sent, title_of
 from figures.marks import Axis, Line, Panel, Points, Style
 from figures.metrics import METRICS, accuracy, check_metric, column_of, measure_of
-from figures.styles import looks
+from figures.styles import Look, looks
 from figures.targets import QUANTITIES, cumulated, evaluated, interpolated
 from saves import Run
 
@@ -94,19 +98,28 @@ def level(group: Group, metric: str, axis: Axis, style: Style, label: str) -> Li
     return axis.along(mean, spread, style=style, label=label, hover=hover)
 
 
-def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
-    """Return the curves of an accuracy, which all runs must have, against one of QUANTITIES.
+def panels(parts: Mapping[str, Sequence[Look]], quantity: str, metric: str) -> list[Panel]:
+    """Return the curves of an accuracy, which all runs must have, against one of QUANTITIES: a panel for each part.
 
-    The panel lacks groups whose histories do not count the quantity, or whose runs have no point in common."""
-    columns = [column_of(group.runs[0], metric) for group in groups]
+    `parts`: {title: groups}; "" for a single part. All panels have the same axes. A panel lacks groups whose histories do
+    not count the quantity, or whose runs have no point in common."""
     bands = [
-        None if flat(group, quantity) else band(group.runs, quantity, column)
-        for group, column in zip(groups, columns, strict=True)
+        [
+            None if flat(group, quantity) else band(group.runs, quantity, column_of(group.runs[0], metric))
+            for group, *_ in part
+        ]
+        for part in parts.values()
     ]
-    curves = [curve for curve in bands if curve is not None and len(curve.x)]
+    curves = [curve for of_part in bands for curve in of_part if curve is not None and len(curve.x)]
     x = AXES[quantity].spanning([x for curve in curves for x in curve.x], [curve.x[-1] for curve in curves])
+    return [
+        _panel(name, part, of_part, x, quantity, metric) for (name, part), of_part in zip(parts.items(), bands, strict=True)
+    ]
+
+
+def _panel(name: str, part: Sequence[Look], bands: Sequence[Band | None], x: Axis, quantity: str, metric: str) -> Panel:
     marks, lacking = [], {}
-    for curve, (group, style, label) in zip(bands, looks(groups), strict=True):
+    for curve, (group, style, label) in zip(bands, part, strict=True):
         if flat(group, quantity):
             marks.append(level(group, metric, x, style, label))
         elif curve is None:
@@ -120,7 +133,15 @@ def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
             mark = Line if len(curve.x) > 1 else Points  # a line with a single point is invisible
             spread = None if curve.spread is None else 100 * curve.spread
             marks.append(mark(curve.x, 100 * curve.mean, style, label, spread))
-    return Panel(marks, x, Axis(f"{measure_of(metric)[0]} (%)"), title(metric), lacking)
+    return Panel(marks, x, y_axis(metric, name), name or title(metric), lacking)
+
+
+def y_axis(metric: str, part: str, when: str = "") -> Axis:
+    """Return the axis of a metric. The title of a single panel names the metric; otherwise the axis does."""
+    measure = measure_of(metric)[0]
+    is_accuracy = measure == "accuracy"
+    name = (f"{metric} accuracy" if is_accuracy else metric) if part else measure
+    return Axis(f"{name}{when} (%)", bounds=(0, 100) if is_accuracy else Axis.bounds)
 
 
 def title(metric: str) -> str:
@@ -128,27 +149,44 @@ def title(metric: str) -> str:
     return f"{metric}: {TITLES[measure_of(metric)[1]]}"
 
 
+def in_parts(runs: Sequence[Run], metrics: Sequence[str], by: Sequence[str]) -> dict[str, list[Look]]:
+    """Return the groups of comparable runs: {"": all groups}, or {title: groups} for each value of the options `by`.
+
+    Raises UserError for runs that cannot be compared, or that did not measure an accuracy."""
+    names, parts = problems(runs, by)
+    for part in parts:
+        check(part.runs, has_by=True)
+        for metric in metrics:
+            check_metric(part.runs, metric)
+    groups = [ordered(part.runs) for part in parts]
+    all_looks = iter(looks([group for of_part in groups for group in of_part], by))
+    return {
+        title_of(names, part.values, ", "): [next(all_looks) for _ in of_part]
+        for part, of_part in zip(parts, groups, strict=True)
+    }
+
+
 def draw(
     runs: Sequence[Run],
     path: Path | None = None,
     against: Sequence[str] = ("rounds",),
     metric: Sequence[str] = ("global", "personal"),
+    by: Sequence[str] = (),
+    size: str | None = None,
 ):
     """Return the curves as a figure, written to a PNG or PDF if there is a path.
 
-    The figure has a row of panels for each of QUANTITIES in `against`, and a column for each accuracy in `metric`. Raises
-    UserError for runs that cannot be compared, or that did not measure the accuracy."""
-    check(runs)
-    for accuracy_name in metric:
-        check_metric(runs, accuracy_name)
-    groups = ordered(runs)
-    panels = {
-        (quantity, accuracy_name): panel(groups, quantity, accuracy_name) for quantity in against for accuracy_name in metric
-    }
-    for (quantity, _), shown_panel in panels.items():
-        for reason in shown_panel.lacks.values():
+    The figure has a row of panels for each of QUANTITIES in `against`, and a column for each accuracy in `metric`; or a
+    column for each value of the options `by`, and a row for each quantity and accuracy. `size`: one of `on_paper.SIZES`.
+    Raises UserError for runs that cannot be compared, or that did not measure the accuracy."""
+    parts = in_parts(runs, metric, by)
+    shown = [panel for quantity, name in product(against, metric) for panel in panels(parts, quantity, name)]
+    for panel, (quantity, _, _) in zip(shown, product(against, metric, parts), strict=True):
+        for reason in panel.lacks.values():
             raise UserError(f"--against {quantity}: {reason}")
-    return on_paper.figure(list(panels.values()), 4.6, 3.1, path, len(metric), legend=seeds(groups, "band"), sharey=True)
+    groups = [look.group for part in parts.values() for look in part]
+    columns = len(parts) if by else len(metric)
+    return on_paper.figure(shown, 4.6, 3.1, path, columns, legend=seeds(groups, "band"), sharey=True, size=size)
 
 
 def seeds(groups: Sequence[Group], spread: str) -> str:
@@ -174,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=["global", "personal"],
         help=f"metrics of the y axis, one column of panels each: {METRICS} (default: global personal)",
     )
+    command.add_by(parser)
     command.run(parser, draw, argv)
 
 

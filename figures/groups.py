@@ -14,7 +14,7 @@ from figures import targets
 from figures.metrics import row_of, seed_of
 from figures.statistics import Seed, Values
 from figures.units import flags_told, shown
-from options import Options, flags_of, role_of
+from options import Options, flags_of, nearest, role_of
 from saves import Run
 from untrusted import is_there
 
@@ -117,9 +117,9 @@ def distinguishing(
     ]
 
 
-def name_of(group: Group, groups: Sequence[Group]) -> str:
-    """Return the algorithm, and the options in which its groups differ."""
-    flags = flags_told(group.options, distinguishing([other.options for other in groups]))
+def name_of(group: Group, groups: Sequence[Group], by: Sequence[str] = ()) -> str:
+    """Return the algorithm, and the options in which its groups differ, without the options `by`."""
+    flags = flags_told(group.options, distinguishing([other.options for other in groups], (*OF_A_SEED, *by)))
     return f"{group.algorithm} ({flags})" if flags else group.algorithm
 
 
@@ -209,13 +209,13 @@ def _same_number(value: Any, text: str) -> bool:
         return False
 
 
-def check(runs: Sequence[Run]) -> None:
-    """Raise UserError where runs cannot be compared.
+def check(runs: Sequence[Run], has_by: bool = False) -> None:
+    """Raise UserError where runs cannot be compared; `has_by`: the command has `--by`.
 
     Runs must have the same rule for the split and the same data set, a split seed must stand for one split, and a setting
     must not have the same seed twice."""
     for name in RULE:
-        _alike(runs, lambda run, name=name: repr(_of_problem(run).get(name)), f"--{name}", "different splits", name)
+        _alike(runs, lambda run, name=name: repr(_of_problem(run).get(name)), f"--{name}", "different splits", name, has_by)
     _alike(runs, lambda run: run.config["data"]["digest"], "the data's digest", "different data")
     for split_seed in sorted({run.options["split_seed"] for run in runs}):
         of_seed = [run for run in runs if run.options["split_seed"] == split_seed]
@@ -231,7 +231,9 @@ def check(runs: Sequence[Run]) -> None:
                 )
 
 
-def _alike(runs: Sequence[Run], key: Callable[[Run], str], what: str, why: str, name: str | None = None) -> None:
+def _alike(
+    runs: Sequence[Run], key: Callable[[Run], str], what: str, why: str, name: str | None = None, has_by: bool = False
+) -> None:
     first = None
     for run in runs:
         if name is not None and name not in _of_problem(run):
@@ -239,6 +241,7 @@ def _alike(runs: Sequence[Run], key: Callable[[Run], str], what: str, why: str, 
         first = first or run
         if key(run) != key(first):
             hint = f"; add --where {name}={_short(_of_problem(run)[name])} to select one" if name else ""
+            hint += f", or --by {name} for a panel each" if name and has_by else ""
             raise UserError(
                 f"{why} cannot be compared: {what} is {key(first)} in {first.folder}, but {key(run)} in {run.folder}{hint}"
             )
@@ -302,12 +305,27 @@ class Problem(NamedTuple):
     runs: list[Run]
 
 
-def problems(runs: Sequence[Run]) -> tuple[list[str], list[Problem]]:
-    """Return the options of the problem that differ between runs, and the runs grouped by their values, in order of the
-    values."""
+def title_of(names: Sequence[str], values: Sequence[str], between: str = "\n") -> str:
+    """Return a problem as the head of a column: the data set by its name alone, other options with their names."""
+    parts = [value if name == "dataset" else f"{name} {value}" for name, value in zip(names, values, strict=True)]
+    return between.join(parts)
+
+
+def problems(runs: Sequence[Run], by: Sequence[str] | None = None) -> tuple[list[str], list[Problem]]:
+    """Return the names of options, and the runs grouped by their values, in order of the values.
+
+    The options are `by`, or by default those of the problem that differ between runs. Raises UserError for an option that no
+    run has."""
     all_options = [_of_problem(run) for run in runs]
-    names = dict.fromkeys(name for options in all_options for name in options if role_of(name) == "problem")
-    differing = [name for name in names if len({repr(options.get(name)) for options in all_options if name in options}) > 1]
+    names = dict.fromkeys(name for options in all_options for name in options)
+    if unknown := [name for name in by or () if name not in names or name in OF_A_SEED]:
+        hint = nearest(unknown[0], [name for name in names if role_of(name) == "problem"])
+        raise UserError(f"--by {unknown[0]}: must be an option of these runs, such as alpha or n_clients{hint}")
+    of_problem = [name for name in names if role_of(name) == "problem"]
+    differing = [
+        name for name in of_problem if len({repr(options.get(name)) for options in all_options if name in options}) > 1
+    ]
+    differing = differing if by is None else list(by)
     runs_by_values: dict[tuple, list[Run]] = {}
     for run, options in zip(runs, all_options, strict=True):
         runs_by_values.setdefault(tuple(_plain(options.get(name)) for name in differing), []).append(run)

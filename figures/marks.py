@@ -16,8 +16,8 @@ NUMBERED = 400  # a map with more cells shows no numbers: the cells are too smal
 class Style(NamedTuple):
     """Describe how lines and points look.
 
-    `dash`: lengths on and off in widths of the line, () for a solid line. `marker`: a key of `on_paper.MARKERS`, "" for
-    none."""
+    `dash`: lengths on and off in widths of the line, () for a solid line. `marker`: of points, and of a few places of a
+    line: one of `styles.SHAPES`, open where it ends in "-open"; "" for none."""
 
     colour: str
     dash: tuple[float, ...] = ()
@@ -84,7 +84,8 @@ class Axis:
     """Describe an axis.
 
     `span`: first and last value; by default from the marks. `unit`: of numbers that are written with a prefix such as k.
-    `ticks`, {place: text}: the only ticks, without a grid. `whole`: only whole numbers have ticks."""
+    `ticks`, {place: text}: the only ticks, without a grid. `whole`: only whole numbers have ticks. `bounds`: the smallest
+    and the largest value that exist, where bands and bars end."""
 
     title: str = ""
     unit: str = ""
@@ -92,6 +93,7 @@ class Axis:
     log: bool = False
     ticks: dict[float, str] | None = None
     whole: bool = False
+    bounds: tuple[float, float] = (-np.inf, np.inf)
 
     @property
     def words(self) -> str:
@@ -104,6 +106,11 @@ class Axis:
             return replace(self, span=(0.0, 1.05 * max(ends, default=0) or 1.0))
         low = min(start for start in starts if start > 0)
         return replace(self, span=(0.6 * low, 1.7 * max(ends)), log=True)
+
+    def around(self, values: Sequence[float], spread: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ends of bands or bars around values: `spread` to either side, within the bounds."""
+        values, spread = np.asarray(values, dtype=float), np.asarray(spread, dtype=float)
+        return np.clip(values - spread, *self.bounds), np.clip(values + spread, *self.bounds)
 
     def along(self, value: float, spread: float | None, **options) -> Line:
         """Return a level line along the whole axis, with so many points that the pointer is always near a point.

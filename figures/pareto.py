@@ -2,6 +2,8 @@
 
     python -m figures.pareto RUN [RUN ...] --against bytes exposed -o pareto.png
 
+With `--by`, the figure has a column of panels for each value of a flag, such as each split.
+
 A point is a method's accuracy after the last round against what the whole run has spent, or has exposed to the attacks on
 its messages (`python -m attacks`), means over seeds; its bar is one standard deviation over seeds. Up and to the left is
 better: the grey steps, the Pareto front, join the methods that no other beats at their price or below. A reference
@@ -13,23 +15,24 @@ import sys
 if not __package__:
     sys.path[0] += "/.."  # run by its path: `errors` says how to run it
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from figures import command, on_paper
-from figures.curves import AXES, flat, last, level, seeds, title
-from figures.groups import REFERENCES, Group, check, ordered
+from figures.curves import AXES, flat, in_parts, last, level, seeds, title, y_axis
+from figures.groups import REFERENCES, Group
 from figures.leaked import leaked
 from figures.marks import Axis, Line, Panel, Points, Style
-from figures.metrics import METRICS, check_metric, measure_of
-from figures.styles import looks
+from figures.metrics import METRICS
+from figures.styles import Look
 from figures.targets import cumulated
 from saves import Run
 
-FRONT = Style("#9aa3b2")
+FRONT = Style("#9aa3b2", marker="")
 PRICES = {**AXES, "exposed": Axis("training examples exposed (%)")}
 
 
@@ -57,16 +60,27 @@ def price(group: Group, quantity: str) -> float | None:
     )
 
 
-def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
-    """Return an accuracy, which all runs must have, against one of `PRICES`, with the Pareto front.
+def panels(parts: Mapping[str, Sequence[Look]], quantity: str, metric: str) -> list[Panel]:
+    """Return an accuracy, which all runs must have, against one of `PRICES`, with the Pareto front: a panel for each part.
 
-    References are level, whatever they cost. The panel lacks groups whose price is unknown."""
-    prices = [None if group.algorithm in REFERENCES or flat(group, quantity) else price(group, quantity) for group in groups]
-    known = [spent for spent in prices if spent is not None]
-    x, places, marks, lacking = PRICES[quantity].spanning(known, known), [], [], {}
+    `parts`: {title: groups}; "" for a single part. All panels have the same axes. References are level, whatever they cost.
+    A panel lacks groups whose price is unknown."""
+    prices = [
+        [None if group.algorithm in REFERENCES or flat(group, quantity) else price(group, quantity) for group, *_ in part]
+        for part in parts.values()
+    ]
+    known = [spent for of_part in prices for spent in of_part if spent is not None]
+    x = PRICES[quantity].spanning(known, known)
     if quantity == "exposed" and x.span[0] == 0:  # a method that exposes nothing is a point like any other, whole
         x = replace(x, span=(-0.04 * x.span[1], x.span[1]))
-    for spent, (group, style, label) in zip(prices, looks(groups), strict=True):
+    return [
+        _panel(name, part, of_part, x, quantity, metric) for (name, part), of_part in zip(parts.items(), prices, strict=True)
+    ]
+
+
+def _panel(name: str, part: Sequence[Look], prices: Sequence[float | None], x: Axis, quantity: str, metric: str) -> Panel:
+    places, marks, lacking = [], [], {}
+    for spent, (group, style, label) in zip(prices, part, strict=True):
         if spent is not None:
             mean, spread = last(group, metric)
             places.append((spent, mean))
@@ -80,7 +94,7 @@ def panel(groups: Sequence[Group], quantity: str, metric: str) -> Panel:
     if steps:  # to the end of the axis: the best accuracy costs no more there
         spent_on_front, values = zip(*steps, (x.span[1], steps[-1][1]), strict=True)
         marks.insert(0, Line(spent_on_front, values, FRONT, "Pareto front", hover="Pareto front", steps=True, width=3))
-    return Panel(marks, x, Axis(f"{measure_of(metric)[0]} after the last round (%)"), title(metric), lacking)
+    return Panel(marks, x, y_axis(metric, name, " after the last round"), name or title(metric), lacking)
 
 
 def draw(
@@ -88,17 +102,19 @@ def draw(
     path: Path | None = None,
     metric: Sequence[str] = ("global", "personal"),
     against: Sequence[str] = ("bytes",),
+    by: Sequence[str] = (),
+    size: str | None = None,
 ):
-    """Return the points as a figure, a panel for each accuracy in `metric` and price in `against`.
+    """Return the points as a figure, written to a PNG or PDF if there is a path.
 
-    The figure is written to a PNG or PDF if there is a path.
-    Raises UserError for runs that cannot be compared, or that did not measure the accuracy."""
-    check(runs)
-    for accuracy_name in metric:
-        check_metric(runs, accuracy_name)
-    groups = ordered(runs)
-    panels = [panel(groups, quantity, accuracy_name) for quantity in against for accuracy_name in metric]
-    return on_paper.figure(panels, 4.6, 3.6, path, len(metric), legend=seeds(groups, "bar"), sharey=True)
+    The figure has a row of panels for each price in `against`, and a column for each accuracy in `metric`; or a column for
+    each value of the options `by`, and a row for each price and accuracy. `size`: one of `on_paper.SIZES`. Raises UserError
+    for runs that cannot be compared, or that did not measure the accuracy."""
+    parts = in_parts(runs, metric, by)
+    shown = [panel for quantity, name in product(against, metric) for panel in panels(parts, quantity, name)]
+    groups = [look.group for part in parts.values() for look in part]
+    columns = len(parts) if by else len(metric)
+    return on_paper.figure(shown, 4.6, 3.6, path, columns, legend=seeds(groups, "bar"), sharey=True, size=size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -113,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--against", nargs="+", choices=PRICES, default=["bytes"], help="prices, one row of panels each (default: bytes)"
     )
+    command.add_by(parser)
     command.run(parser, draw, argv)
 
 

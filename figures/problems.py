@@ -22,18 +22,13 @@ from figures.groups import (
     problems,
     seeds_told,
     selected,
+    title_of,
 )
 from figures.metrics import ROUND, accuracy, check_metric, measure_of, seed_of
 from figures.statistics import LEAST_PROBLEMS, Values, nemenyi, over_problems, paired
 from figures.units import flags_told
 from figures.verdict import at_chance, eligible, winners
 from saves import Run
-
-
-def title_of(names: Sequence[str], values: Sequence[str], between: str = "\n") -> str:
-    """Return a problem as the head of a column: the data set by its name alone, other options with their names."""
-    parts = [value if name == "dataset" else f"{name} {value}" for name, value in zip(names, values, strict=True)]
-    return between.join(parts)
 
 
 def overview(runs: Sequence[Run], metric: str = "global", on: str = "last", select: Sequence[str] = ()) -> Comparison:

@@ -121,17 +121,19 @@ def draw(
     method: str = "pca",
     rounds: Sequence[int] | None = None,
     clients: Sequence[int] | None = None,
+    size: str | None = None,
 ):
     """Return the representations as a figure, written to a PNG or PDF if there is a path.
 
     `rounds`: by default up to COLUMNS of the rounds that all runs kept. `clients`: by default as many as there are markers.
-    Raises UserError for runs that cannot be compared, for rounds or clients that they did not keep, and as `features`."""
+    `size`: one of `on_paper.SIZES`. Raises UserError for runs that cannot be compared, for rounds or clients that they did
+    not keep, and as `features`."""
     check(runs)
     groups = ordered(runs)
     rows = [(run, _label(run, group, groups)) for group in groups for run in group.runs]
     columns, shown_clients = rounds_shown([features(run)[0] for run, _ in rows], rounds), _clients(runs, clients)
     all_panels = [panel for run, label in rows for panel in panels(run, columns, shown_clients, method, label)]
-    return on_paper.figure(all_panels, 2.1, 2.1, path, len(columns), legend="")
+    return on_paper.figure(all_panels, 2.1, 2.1, path, len(columns), legend="", size=size)
 
 
 def _label(run: Run, group: Group, groups: Sequence[Group]) -> str:

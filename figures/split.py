@@ -70,10 +70,13 @@ def draw_one(saved: Mapping[str, np.ndarray], png: Path) -> None:
     _figure([panel(saved, "training examples by client and class", MAX_CLIENTS)], png)
 
 
-def draw(runs: Sequence[Run], path: Path | None = None):
-    """Return the distinct splits of runs as a figure, written to a PNG or PDF if there is a path."""
+def draw(runs: Sequence[Run], path: Path | None = None, size: str | None = None):
+    """Return the distinct splits of runs as a figure, written to a PNG or PDF if there is a path.
+
+    `size`: one of `on_paper.SIZES`."""
     by_split = {(run.config["data"]["digest"], run.config["split"]): run for run in reversed(runs)}
-    return _figure([panel(run.arrays("split"), name_of(run), MAX_CLIENTS) for run in reversed(by_split.values())], path)
+    shown = [panel(run.arrays("split"), name_of(run), MAX_CLIENTS) for run in reversed(by_split.values())]
+    return _figure(shown, path, size)
 
 
 def name_of(run: Run) -> str:
@@ -156,9 +159,9 @@ def show(experiments: Sequence[Experiment]) -> None:
         print_escaped(wrap(f"wrote {split_file.with_suffix('.png')}, and {split_file.name} for --partition_file"))
 
 
-def _figure(shown: Sequence[Panel], path: Path | None):
+def _figure(shown: Sequence[Panel], path: Path | None, size: str | None = None):
     rows, columns = np.max([shown_panel.marks[0].values.shape for shown_panel in shown], axis=0)
-    return on_paper.figure(shown, 2.2 + min(0.55 * columns, 14), 1.6 + 0.32 * max(rows, 4), path)
+    return on_paper.figure(shown, 2.2 + min(0.55 * columns, 14), 1.6 + 0.32 * max(rows, 4), path, size=size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,9 +22,9 @@ from errors import UserError
 from figures import command
 from figures.columns import GROUPS
 from figures.compare import Comparison, compare
-from figures.groups import problems, read, where
+from figures.groups import problems, read, title_of, where
 from figures.metrics import METRICS, ROUND
-from figures.problems import overview, title_of
+from figures.problems import overview
 from figures.render import render, write_xlsx
 from saves import Run
 from untrusted import print_escaped

@@ -45,19 +45,20 @@ def by_epoch(group: Group) -> np.ndarray:
     return np.mean([summary["tuned_by_epoch"] for summary in group.summaries], axis=0)
 
 
-def draw(groups: Sequence[Group], path: Path) -> None:
-    """Draw a line per group into a PNG or PDF."""
+def draw(groups: Sequence[Group], path: Path, size: str | None = None) -> None:
+    """Draw a line per group into a PNG or PDF. `size`: one of `on_paper.SIZES`."""
     marks = []
     for group, style in zip(groups, styles(groups), strict=True):
         line = 100 * by_epoch(group)
         marks.append(Line(np.arange(len(line)), line, style, name_of(group, groups)))
     x, y = Axis("epochs of fine-tuning", whole=True), Axis("personal accuracy (%), mean over clients")
-    on_paper.figure([Panel(marks, x, y)], 5.4, 3.6, path, legend="")
+    on_paper.figure([Panel(marks, x, y)], 5.4, 3.6, path, legend="", size=size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.of_runs("tuning", __doc__)
     parser.add_argument("-o", "--output", type=Path, help="file of a picture, PNG or PDF; default: no picture")
+    command.add_size(parser)
     args = parser.parse_args(argv)
     try:
         groups = ordered(command.chosen(args))
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"{not_tuned[0]}: a run has no fine-tuning; use runs with --ft_epochs")
         print_escaped(report(groups))
         if args.output:
-            draw(groups, args.output)
+            draw(groups, args.output, args.size)
     except (UserError, OSError, ValueError) as error:
         parser.error(escape(error))
 

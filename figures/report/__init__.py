@@ -20,12 +20,12 @@ from errors import UserError
 from figures import command, table
 from figures.columns import Column
 from figures.compare import Table, compare
-from figures.groups import OF_A_SEED, REFERENCES, Group, name_of, ordered, problems
+from figures.groups import OF_A_SEED, REFERENCES, Group, name_of, ordered, problems, title_of
 from figures.marks import Style
 from figures.metrics import METRICS, seed_of
-from figures.problems import overview, title_of
+from figures.problems import overview
 from figures.report.charts import charts, over_problems
-from figures.styles import styles
+from figures.styles import SHAPES, styles
 from figures.units import UNITS, shown, size
 from saves import Run
 from untrusted import escape
@@ -87,6 +87,7 @@ def page(
         overview=overview(runs, metric, select=select) if names else None,
         sections=[section(name, groups, metric, baseline, target) for name, groups in by_problem.items()],
         styles=styles(all_groups),
+        shapes=SHAPES,
         names=[name_of(group, all_groups) for group in all_groups],
         charts=figures,
         specs={chart.id: chart.specs for chart in figures},

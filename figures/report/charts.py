@@ -14,7 +14,7 @@ from figures.leaked import leaked
 from figures.marks import Panel
 from figures.metrics import column_of
 from figures.report.on_page import spec
-from figures.styles import label
+from figures.styles import label, looks
 
 QUANTITIES = {
     "rounds": "rounds",
@@ -45,10 +45,10 @@ class Chart:
 
 def charts(groups: Sequence[Group]) -> list[Chart]:
     """Return all figures of groups of runs with the same data set and rule of the split, in a reader's order."""
-    spent = _against(groups, curves.panel, "against", list(curves.AXES))
+    spent = _against(groups, curves.panels, "against", list(curves.AXES))
     prices = [name for name in QUANTITIES if name not in ("rounds", "exposed")]
     prices += ["exposed"] * all(leaked(group.runs, "exposed") is not None for group in groups)
-    price = _against(groups, pareto.panel, "price", prices)
+    price = _against(groups, pareto.panels, "price", prices)
     no_method = f"There is no method to compare, only {' and '.join(REFERENCES)}."
     no_clients = "No run has accuracies by client after its last round."
     no_matrices = "No run's folder has confusion matrices (confusion.npz)."
@@ -110,13 +110,14 @@ def _chart(id: str, title: str, picture: ModuleType, choices_and_panels: Shown, 
     return chart
 
 
-def _against(groups: Sequence[Group], panel: Callable, choice: str, quantities: Sequence[str]) -> Shown:
+def _against(groups: Sequence[Group], panels: Callable, choice: str, quantities: Sequence[str]) -> Shown:
     measures = metrics.columns(run for group in groups for run in group.runs).keys() - metrics.ACCURACIES.keys()
     shown = (*ACCURACIES, *sorted(name for name in measures if not metrics.BY_CLASS.search(name)))
     for quantity, accuracy in product(quantities, shown):
         if measured(groups, accuracy):
             choices = {choice: (quantity, QUANTITIES[quantity]), "accuracy": (accuracy, curves.title(accuracy))}
-            yield choices, panel(groups, quantity, accuracy)
+            (panel,) = panels({"": looks(groups)}, quantity, accuracy)
+            yield choices, panel
 
 
 def _clients(groups: Sequence[Group]) -> Shown:

@@ -9,22 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from figures.marks import Axis, Heat, Line, Panel, Points, Series
+from figures.marks import Axis, Heat, Line, Panel, Points, Series, Style
 from figures.styles import BLUES
 
 Trace = dict[str, Any]
 PX = 1.6  # pixels per point, for markers and dashes
+MARKED = 9  # maximum number of markers on a line
 
 
 def spec(panel: Panel) -> dict[str, Any]:
     """Return {"data", "layout"} of a panel."""
-    data = [_area(mark) for mark in panel.marks if isinstance(mark, Line) and mark.spread is not None]
+    data = [_area(mark, panel.y) for mark in panel.marks if isinstance(mark, Line) and mark.spread is not None]
     labels: set[str] = set()
     for mark in panel.marks:
         if isinstance(mark, Heat):
             data.append(_heat(mark, panel))
         else:
-            data.append(_series(mark, panel.x) | (_line(mark) if isinstance(mark, Line) else _points(mark)))
+            data.append(_series(mark, panel.x) | (_line(mark) if isinstance(mark, Line) else _points(mark, panel)))
             data[-1]["showlegend"] = bool(mark.label) and mark.label not in labels
             labels.add(mark.label)
     has_heat = any(isinstance(mark, Heat) for mark in panel.marks)
@@ -75,30 +76,42 @@ def _hover_text(words: str) -> str:
 def _line(line: Line) -> Trace:
     dash = ",".join(f"{PX * length:.2g}px" for length in line.style.dash) or "solid"
     look = {"color": line.style.colour, "dash": dash, "width": 1.1 * line.width}
-    return {"mode": "lines", "line": look | ({"shape": "hv"} if line.steps else {})}
+    trace = {"mode": "lines", "line": look | ({"shape": "hv"} if line.steps else {})}
+    if line.style.marker:
+        trace |= {"mode": "lines+markers", "marker": _marker(line.style, 5) | {"maxdisplayed": MARKED}}
+    return trace
 
 
-def _area(line: Line) -> Trace:
+def _marker(style: Style, size: float) -> Trace:
+    return {"color": style.colour, "symbol": style.marker or "circle", "size": round(PX * size)}
+
+
+def _area(line: Line, y: Axis) -> Trace:
     """Return the band of a line, which is drawn behind all lines."""
-    y, spread, rgb = np.asarray(line.y), np.asarray(line.spread), bytes.fromhex(line.style.colour[1:])
+    (low, high), rgb = y.around(line.y, line.spread), bytes.fromhex(line.style.colour[1:])
     area = {"type": "scatter", "name": text(line.label), "legendgroup": text(line.label), "showlegend": False}
-    area |= {"x": _plain([*line.x, *line.x[::-1]]), "y": _plain([*(y + spread), *(y - spread)[::-1]])}
+    area |= {"x": _plain([*line.x, *line.x[::-1]]), "y": _plain([*high, *low[::-1]])}
     return area | {"mode": "none", "fill": "toself", "fillcolor": f"rgba{(*rgb, 0.15)}", "hoverinfo": "skip"}
 
 
-def _points(points: Points) -> Trace:
+def _points(points: Points, panel: Panel) -> Trace:
     colour, marker = points.style.colour, points.style.marker
     trace: Trace = {"mode": "+".join(["markers"] * bool(marker) + ["text"] * bool(len(points.names)))}
-    trace["marker"] = {"color": colour, "symbol": marker or "circle", "size": round(PX * points.size)}
+    trace["marker"] = _marker(points.style, points.size)
     if len(points.names):
         trace |= {
             "text": [f"{text(name)}\u2002" for name in points.names],
             "textposition": "middle left",
             "textfont": {"size": 11},
         }
-    for name, bars in (("error_y", points.spread), ("error_x", points.across)):
-        if bars is not None:
-            trace[name] = {"type": "data", "array": _plain(bars), "color": colour, "thickness": 1.2, "width": 3}
+    for name, axis, values, spread in (
+        ("error_y", panel.y, points.y, points.spread),
+        ("error_x", panel.x, points.x, points.across),
+    ):
+        if spread is not None:
+            below, above = (_plain(np.abs(end - np.asarray(values))) for end in axis.around(values, spread))
+            trace[name] = {"type": "data", "array": above, "arrayminus": below, "symmetric": False}
+            trace[name] |= {"color": colour, "thickness": 1.2, "width": 3}
     return trace
 
 

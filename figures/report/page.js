@@ -9,14 +9,24 @@ const config = {
   plotlyServerURL: "",
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
 };
+// on a narrow screen the legend is below the figure, so that the figure has the whole width
+const narrow = window.matchMedia("(max-width: 640px)");
+function layoutOf(shown) {
+  if (!narrow.matches) return shown.layout;
+  const entries = shown.data.filter((trace) => trace.showlegend).length;
+  const legend = { ...shown.layout.legend, orientation: "h", x: 0, y: -0.2, yanchor: "top" };
+  const margin = { ...shown.layout.margin, l: 44, r: 8 };
+  return { ...shown.layout, legend, margin, height: shown.layout.height + 22 * entries };
+}
 for (const form of document.querySelectorAll("form.chart")) {
   const draw = () => {
     const chosen = [...form.querySelectorAll("input:checked")].map((input) => input.value).join("/");
     const shown = specs[form.dataset.chart][chosen];
     form.querySelector(".plot").hidden = !shown; // not every choice is there on every problem
     form.querySelector(".nothing").hidden = Boolean(shown);
-    if (shown) Plotly.react(form.querySelector(".plot"), shown.data, shown.layout, config);
+    if (shown) Plotly.react(form.querySelector(".plot"), shown.data, layoutOf(shown), config);
   };
+  narrow.addEventListener("change", draw);
   form.addEventListener("change", draw);
   draw();
 }

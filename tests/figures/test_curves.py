@@ -8,13 +8,15 @@ from test_targets import saved
 from figures import curves
 from figures.groups import ordered
 from figures.marks import Line, Points
+from figures.styles import COLOURS, looks
 from figures.styles import styles as styles_of
 
 NAN = float("nan")
 
 
 def panel_of(runs, quantity="rounds", metric="global"):
-    return curves.panel(ordered(runs), quantity, metric)
+    (panel,) = curves.panels({"": looks(ordered(runs))}, quantity, metric)
+    return panel
 
 
 def lines_of(panel):
@@ -111,7 +113,7 @@ def test_what_is_evaluated_once_is_a_point_with_a_bar_over_seeds(tmp_path):
     assert isinstance(panel_of([saved(tmp_path / "more")]).marks[0], Line)
     (axes, _) = curves.draw(runs).axes
     ((point, _, (bar,)),) = axes.containers
-    assert (point.get_marker(), point.get_xdata().tolist(), point.get_ydata().tolist()) == ("o", [1], [pytest.approx(30)])
+    assert (len(point.get_marker()), point.get_xdata().tolist(), point.get_ydata().tolist()) == (25, [1], [pytest.approx(30)])
     (((_, low), (_, high)),) = bar.get_segments()
     assert (low, high) == pytest.approx((30 - 20 / np.sqrt(2), 30 + 20 / np.sqrt(2)))
 

@@ -9,6 +9,7 @@ from test_targets import saved
 
 from figures import pareto
 from figures.groups import ordered
+from figures.styles import looks
 
 
 def test_a_point_is_on_the_front_where_none_is_as_cheap_and_as_good():
@@ -33,7 +34,7 @@ def test_the_front_is_what_a_sweep_from_the_cheapest_meets_as_better_than_all_be
 
 def marks_of(runs, quantity="bytes", metric="global"):
     """{label: mark}, the panel itself as the last one."""
-    panel = pareto.panel(ordered(runs), quantity, metric)
+    (panel,) = pareto.panels({"": looks(ordered(runs))}, quantity, metric)
     return {mark.label: mark for mark in panel.marks} | {"": panel}
 
 
@@ -75,7 +76,7 @@ def test_points_are_drawn_with_their_bars_on_an_axis_in_bytes(runs, tmp_path):
 def test_the_front_is_a_step_line_that_goes_on_to_the_end_of_the_axis(runs):
     mark = marks_of(runs)["Pareto front"]
     assert mark.steps
-    assert mark.x[-1] == pareto.panel(ordered(runs), "bytes", "global").x.span[1] == pytest.approx(105)
+    assert mark.x[-1] == marks_of(runs)[""].x.span[1] == pytest.approx(105)
     front = {line.get_label(): line for line in pareto.draw(runs).axes[0].lines}["Pareto front"]
     assert front.get_drawstyle() == "steps-post"
     assert front.get_xydata().tolist() == [[20, pytest.approx(40)], [60, pytest.approx(80)], [105, pytest.approx(80)]]
