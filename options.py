@@ -266,9 +266,12 @@ ROUNDS = ("comm_round", "global_epoch", "global_rounds", "num_rounds", "n_rounds
 CLIENTS = ("num_clients", "num_users", "client_number", "client_num", "num_supernodes", "num_partitions")
 LRS = ("init_lr", "learning_rate", "local_learning_rate")
 OTHER_DATASETS = dict.fromkeys(("fashionmnist", "fashion_mnist", "fashion-mnist"), "FMNIST")
+OTHER_MODELS = {"cnn": "CNN_McMahan or CNN4", "dnn": "MLP", "mnist2nn": "2NN", "res18": "ResNet18"}
+OTHER_MODELS |= dict.fromkeys(("avgcnn", "fedavgcnn"), "CNN_McMahan")
 OTHER_SPLITS = {  # words of other systems, and what to use
     **dict.fromkeys(("noniid", "niid", "heterogeneous"), "lda --alpha 0.3, or shards"),
-    **dict.fromkeys(("pat", "path", "pathological"), "classes --classes_per_client 2, or shards"),
+    **dict.fromkeys(("pat", "path", "pathological", "pathologicalpartitioner"), "classes --classes_per_client 2, or shards"),
+    "dirichletpartitioner": "lda --alpha 0.3",
     "exdir": "lda --alpha 0.3, or classes",
     "lblqnt": "classes --classes_per_client 2",
     **dict.fromkeys(("qnt", "classqnt"), "iid --size_alpha 0.5"),
@@ -457,7 +460,7 @@ class Problem:
     )
     model: tuple[str, ...] = flag(
         ("LeNet5",),
-        Several(Choice(MODELS)),
+        Several(Choice(MODELS, suggestions=OTHER_MODELS)),
         "model architecture; several, such as LeNet5,ResNet9, are assigned to the clients in turn; FILE.py:NAME is your own "
         "network",
     )

@@ -159,6 +159,8 @@ SHORT = {
     "-d": "--dataset",
     "-cn": "--n_clients",
     "-a": "--alpha",
+    "-s": "--shards",
+    "-c": "--classes",
 }
 
 

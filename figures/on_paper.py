@@ -30,6 +30,7 @@ SCREEN = Size(12, 10, 110)  # the width limits the number of panels in a row; pa
 SIZES = {"column": Size(3.3, 8, 300), "page": Size(7, 8, 300)}  # in a paper with two columns of text
 LEAST_WIDTH, LEAST_HEIGHT = 1.6, 1.3  # inches of a legible panel
 LETTER = 0.6  # mean width of a letter, in font sizes
+MANY = 1000  # letters: text that is this long is never broken
 FONTS = (  # for letters that matplotlib's own font lacks; the installed ones are used
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans SC", "Noto Sans JP", "Source Han Sans", "WenQuanYi Zen Hei"),
     *("WenQuanYi Micro Hei", "Droid Sans Fallback", "IPAGothic", "Hiragino Sans", "PingFang SC", "Microsoft YaHei"),
@@ -124,7 +125,7 @@ def figure(
     `legend`, its title, the labels of the marks are below. `size`, one of SIZES, makes the figure as wide as a column or a
     page of a paper; where too many panels are in a row, the row continues below."""
     place = SIZES[size] if size else SCREEN
-    columns = columns or max(1, min(len(shown), int(SCREEN.width / width)))
+    columns = columns or max(1, min(len(shown), int(place.width / width * SCREEN.font / place.font)))
     rows, per_row = ceil(len(shown) / columns), columns
     if size:
         per_row = ceil(columns / ceil(columns / int(place.width / LEAST_WIDTH)))
@@ -137,9 +138,11 @@ def figure(
     for position in set(np.ndindex(grid.shape)) - set(positions):
         grid[position].remove()
     heats, by_position = [], dict(zip(positions, shown, strict=True))
-    across, along = (int(72 * inches / (LETTER * place.font)) for inches in (width - 0.3, height))  # letters that fit
-    names = [line for panel in shown for name in (panel.y.ticks or {}).values() for line in name.split("\n")]
-    across = max(across - max(map(len, names), default=0), 12)
+    across = along = MANY  # letters that fit
+    if size:
+        across, along = (int(72 * inches / (LETTER * place.font)) for inches in (width - 0.3, height))
+        names = [line for panel in shown for name in (panel.y.ticks or {}).values() for line in name.split("\n")]
+        across = max(across - max(map(len, names), default=0), 12)
     for (row, column), panel in by_position.items():
         axes = grid[row, column]
         for mark in panel.marks:

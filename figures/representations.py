@@ -24,13 +24,15 @@ from figures import command, on_paper
 from figures.groups import Group, check, name_of, ordered
 from figures.marks import Axis, Panel, Points, Style, key
 from figures.metrics import seed_of
-from figures.styles import MARKERS, of_classes
+from figures.styles import MARKERS as ALL_MARKERS
+from figures.styles import of_classes
 from saves import Run
 
 COLUMNS = 6  # default number of rounds; the default number of clients is the number of markers
 PERPLEXITY = 30  # of t-SNE
 MANY = 26  # with more classes than this, the legend omits the classes
 GREY = "#444444"
+MARKERS = ALL_MARKERS[:6]  # these are distinct as small dots too
 
 
 def features(run: Run) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:

@@ -480,6 +480,20 @@ def test_short_flags_of_pfllib_are_the_flags():
     assert run_of(f"fedavg {short}") == run_of(f"fedavg {own} --lr 0.125 --device cpu --partition lda --alpha 0.5")
 
 
+def test_short_flags_of_fl_bench_and_flags_with_hyphens_are_the_flags():
+    assert run_of("fedavg -d MNIST -cn 7 -a 0.5") == run_of("fedavg --dataset MNIST --n_clients 7 --alpha 0.5")
+    assert run_of("fedavg --n-clients=7 --local-epochs 4 --num-server-rounds 3") == run_of(
+        "fedavg --n_clients 7 --epoch_per_round 4 --rounds 3"
+    )
+    assert run_of("fedavg --seed 1 --weight-decay 1e-3 --init-from=a-b") == run_of(
+        "fedavg --seed 1 --weight_decay 1e-3 --init_from a-b"
+    ), "values keep their hyphens"
+
+
+def test_data_sets_have_other_names():
+    assert run_of("fedavg --dataset Fashion-MNIST").dataset == run_of("fedavg --dataset fmnist").dataset == "FMNIST"
+
+
 def test_the_versions_are_printed_with_or_without_a_method(capsys):
     for line in ("--version", "fedavg --version"):
         with pytest.raises(SystemExit) as exit:

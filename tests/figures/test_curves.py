@@ -8,7 +8,7 @@ from test_targets import saved
 from figures import curves
 from figures.groups import ordered
 from figures.marks import Line, Points
-from figures.styles import COLOURS, looks
+from figures.styles import looks
 from figures.styles import styles as styles_of
 
 NAN = float("nan")
@@ -113,7 +113,11 @@ def test_what_is_evaluated_once_is_a_point_with_a_bar_over_seeds(tmp_path):
     assert isinstance(panel_of([saved(tmp_path / "more")]).marks[0], Line)
     (axes, _) = curves.draw(runs).axes
     ((point, _, (bar,)),) = axes.containers
-    assert (len(point.get_marker()), point.get_xdata().tolist(), point.get_ydata().tolist()) == (25, [1], [pytest.approx(30)])
+    assert (len(point.get_marker()), point.get_xdata().tolist(), point.get_ydata().tolist()) == (
+        25,
+        [1],
+        [pytest.approx(30)],
+    )
     (((_, low), (_, high)),) = bar.get_segments()
     assert (low, high) == pytest.approx((30 - 20 / np.sqrt(2), 30 + 20 / np.sqrt(2)))
 
@@ -252,3 +256,81 @@ def test_a_method_looks_alike_whatever_stands_beside_it(tmp_path):
     result = ordered(list(runs.values()))
     assert {group.algorithm: style for group, style in zip(result, styles_of(result), strict=True)} == alone
     assert len(set(alone.values())) == 4
+
+
+# --- several problems, and paper ---------------------------------------------------------------------------------------
+
+
+def several(export, algorithms=("fedavg", "fd"), alphas=(0.1, 1.0), seeds=(0, 1)):
+    """Runs on two splits; fedavg sends ten times as much on the second one."""
+    return [
+        saved(
+            export, name, seed, curve=(0.2, 0.5 + seed / 10), alpha=alpha, split=str(alpha), nbytes=(int(100 * alpha), 0, 0)
+        )
+        for alpha in alphas
+        for name in algorithms
+        for seed in seeds
+    ]
+
+
+def test_each_value_of_a_flag_has_its_panels_with_the_same_axes_styles_and_one_legend(tmp_path):
+    figure = curves.draw(several(tmp_path), against=["bytes", "rounds"], metric=["global"], by=["alpha"])
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["alpha 0.1", "alpha 1", "", ""], "a column of panels has its title once"
+    assert [axes.get_ylabel() for axes in figure.axes] == ["global accuracy (%)", ""] * 2
+    left, right = figure.axes[:2]
+    assert left.get_xlim() == right.get_xlim() == (0, pytest.approx(1.05 * 200))
+    assert left.get_ylim() == right.get_ylim()
+    assert drawn(left)["fedavg (n = 2)"][0] == [10, 20]
+    assert drawn(right)["fedavg (n = 2)"][0] == [100, 200]
+    looks_of = [
+        {line.get_label(): (line.get_color(), str(line._dash_pattern)) for line in axes.lines} for axes in (left, right)
+    ]
+    assert looks_of[0] == looks_of[1]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fd (n = 2)", "fedavg (n = 2)"]
+
+
+def test_an_entry_of_the_legend_has_the_numbers_of_seeds_of_all_panels(tmp_path):
+    runs = several(tmp_path, seeds=(0,)) + several(tmp_path, alphas=(0.1,), algorithms=("fd",), seeds=(1,))
+    figure = curves.draw(runs, by=["alpha"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fd (n = 1 to 2)", "fedavg (n = 1)"]
+
+
+def test_panels_by_a_flag_are_each_of_comparable_runs(tmp_path, capsys):
+    runs = several(tmp_path)
+    assert line_of(curves.draw, runs).endswith("; add --where alpha=1 to select one, or --by alpha for a panel each")
+    assert line_of(curves.draw, runs, None, ("rounds",), ("global",), ("alhpa",)) == (
+        "--by alhpa: must be an option of these runs, such as alpha or n_clients; did you mean alpha?"
+    )
+    assert line_of(curves.draw, runs, None, ("rounds",), ("global",), ("seed",)).startswith("--by seed: must be an option")
+    assert line_of(curves.draw, runs, None, ("rounds",), ("global",), ("lr",)).startswith("different splits cannot")
+    curves.main([str(tmp_path), "--by", "alpha", "--size", "page", "-o", str(tmp_path / "a.pdf")])
+    assert (tmp_path / "a.pdf").exists()
+    assert "argument --size: invalid choice" in refused(capsys, curves.main, tmp_path, "--size", "poster")
+
+
+def test_bands_and_bars_end_where_accuracies_end(tmp_path):
+    runs = [saved(tmp_path, seed=seed, curve=curve) for seed, curve in enumerate(((0.0, 1.0), (0.1, 0.7)))]
+    (axes, _) = curves.draw(runs).axes
+    assert filled(axes) == [(0, pytest.approx(5 + 10 / np.sqrt(2))), (pytest.approx(85 - 30 / np.sqrt(2)), 100)]
+    runs = [saved(tmp_path / "once", seed=seed, curve=(value,)) for seed, value in enumerate((0.7, 1.0))]
+    (axes, _) = curves.draw(runs).axes
+    ((_, _, (bar,)),) = axes.containers
+    (((_, low), (_, high)),) = bar.get_segments()
+    assert (low, high) == pytest.approx((85 - 30 / np.sqrt(2), 100))
+
+
+@pytest.mark.parametrize(("size", "width", "rows"), [("column", 3.3, 4), ("page", 7, 2)])
+def test_a_figure_for_a_paper_has_its_width_and_font_and_rows_that_are_too_long_continue_below(size, width, rows, tmp_path):
+    figure = curves.draw(several(tmp_path, alphas=(0.1, 0.5, 1.0)), by=["alpha"], size=size)
+    assert figure.get_figwidth() == pytest.approx(width)
+    assert {text.get_fontsize() for axes in figure.axes for text in (axes.title, axes.xaxis.label, axes.yaxis.label)} == {8}
+    assert {text.get_fontsize() for axes in figure.axes for text in axes.get_xticklabels()} == {8}
+    assert min(text.get_fontsize() for text in figure.legends[0].get_texts()) > 7
+    tops = sorted({round(axes.get_position().y1, 2) for axes in figure.axes}, reverse=True)
+    assert len(tops) == rows
+    figure.canvas.draw()
+    for text in (*[axes.xaxis.label for axes in figure.axes], figure.legends[0].get_title()):
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1, text.get_text()

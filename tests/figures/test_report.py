@@ -494,6 +494,21 @@ def test_in_a_browser_tabs_change_the_axis_and_by_keyboard_too(opened):
 
 
 @needs_browser
+def test_on_a_phone_tables_scroll_in_their_boxes_and_the_page_does_not(opened):
+    tab, _, _ = opened
+    tab.set_viewport_size({"width": 390, "height": 844})
+    try:
+        tab.wait_for_function("document.documentElement.scrollWidth === 390", timeout=20_000)
+        wide = "[...document.querySelectorAll('.wide')].filter((box) => box.scrollWidth > box.clientWidth).length"
+        assert tab.evaluate(wide) >= 2
+        plot, legend = (tab.locator(f"#curves {part}").bounding_box() for part in (".cartesianlayer .plot", ".legend"))
+        assert plot["width"] > 250, "nearly the whole screen"
+        assert legend["y"] > plot["y"] + plot["height"], "below the figure"
+    finally:
+        tab.set_viewport_size({"width": 1366, "height": 768})
+
+
+@needs_browser
 def test_in_a_browser_nothing_was_complained_of_or_asked_of_the_network(opened):
     _, result, address = opened
     assert [line for line in result if not line.startswith(("data:", "blob:"))] == [address]

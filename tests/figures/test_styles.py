@@ -11,7 +11,7 @@ from algorithms import ALGORITHMS
 from figures.styles import COLOURS, MARKERS, OF_REFERENCES, SHAPES, style, styles
 
 # How far two colours must differ on an axis of CIELAB, so that half of the readers notice it: Stone, Szafir and Setlur
-# (2014), "An engineering model for color difference as a function of size". A marker of 5 points is 0.25 degrees wide at 40 cm.
+# (2014), "An engineering model for color difference as a function of size". Seen from 40 cm, 5 points are 0.25 degrees.
 SIZE = 0.25
 LEAST = np.array([5.079 + 0.751 / SIZE, 5.339 + 1.541 / SIZE, 5.349 + 2.871 / SIZE])  # L*, a*, b*
 READERS = {"normal": None, "no red cones": "protanomaly", "no green cones": "deuteranomaly"}
