@@ -501,9 +501,10 @@ def test_on_a_phone_tables_scroll_in_their_boxes_and_the_page_does_not(opened):
         tab.wait_for_function("document.documentElement.scrollWidth === 390", timeout=20_000)
         wide = "[...document.querySelectorAll('.wide')].filter((box) => box.scrollWidth > box.clientWidth).length"
         assert tab.evaluate(wide) >= 2
-        plot, legend = (tab.locator(f"#curves {part}").bounding_box() for part in (".cartesianlayer .plot", ".legend"))
-        assert plot["width"] > 250, "nearly the whole screen"
-        assert legend["y"] > plot["y"] + plot["height"], "below the figure"
+        box = "part => document.querySelector(`#curves ${part}`).getBoundingClientRect().toJSON()"
+        panel, legend = tab.evaluate(box, ".nsewdrag"), tab.evaluate(box, ".legend")
+        assert panel["width"] > 250, "nearly the whole screen"
+        assert legend["top"] > panel["bottom"], "below the figure"
     finally:
         tab.set_viewport_size({"width": 1366, "height": 768})
 
