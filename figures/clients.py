@@ -2,6 +2,8 @@
 
     python -m figures.clients RUN [RUN ...] -o clients.png
 
+With `--by`, the figure has a panel for each value of a flag, such as each split.
+
 Runs on several splits, whose clients are not the same, have a dot for every client of every seed.
 
 A row a method, a dot a client, from the worst to the best: on one split its mean over seeds, and where clients are few with
@@ -25,7 +27,8 @@ import numpy as np
 import saves
 from figures import command, on_paper
 from figures.alone import alone_for, by_client, harmed, pairs
-from figures.groups import Group, check, ordered
+from figures.curves import in_parts
+from figures.groups import Group
 from figures.marks import Axis, Line, Panel, Points, Style, key
 from figures.styles import label, styles
 from saves import Run
@@ -84,7 +87,7 @@ def panel(groups: Sequence[Group], split_seed: int | None = None) -> Panel:
     ends = np.concatenate([PERCENT.around(100 * clients["accuracy"], 100 * clients["bar"]) for clients in rows], axis=1)
     width = max(np.ptp(ends), 1.0)
     span = (ends.min() - 0.2 * width, min(ends.max() + 0.05 * width, 101.0))  # space at the left for the names of clients
-    marks = [Line(span, [y - 0.5] * 2, FAINT, width=0.8) for y in range(1, len(rows))]
+    marks = [Line((-100, 200), [y - 0.5] * 2, FAINT, width=0.8) for y in range(1, len(rows))]
     marks.append(key("client" if max_clients <= NAMED else "client (the worst is named)", BLACK))
     if any(clients["harmed"].notna().any() for clients in rows):
         marks.append(key("harmed: significantly worse than the same client alone", BLACK._replace(marker="x")))
@@ -136,17 +139,23 @@ def _hover(name: str, client: str, row) -> str:
     return f"{name}\n{client}{examples}\n{100 * row.accuracy:.1f} %{spread}{gain}"
 
 
-def draw(runs: Sequence[Run], path: Path | None = None, size: str | None = None):
+def draw(runs: Sequence[Run], path: Path | None = None, by: Sequence[str] = (), size: str | None = None):
     """Return the clients as a figure, written to a PNG or PDF if there is a path.
 
-    `size`: one of `on_paper.SIZES`. Raises UserError for runs that cannot be compared."""
-    check(runs)
-    clients_panel = panel(ordered(runs))
-    return on_paper.figure([clients_panel], 8.4, 1.5 + 0.31 * clients_panel.rows, path, legend="", size=size)
+    Each value of the options `by` has a panel. `size`: one of `on_paper.SIZES`. Raises UserError for runs that cannot be
+    compared."""
+    shown = [replace(panel([look.group for look in part]), title=title) for title, part in in_parts(runs, (), by).items()]
+    starts, ends = zip(*(clients_panel.x.span for clients_panel in shown), strict=True)
+    for clients_panel in shown:
+        clients_panel.x = replace(clients_panel.x, span=(min(starts), max(ends)))
+    height = 1.5 + 0.31 * max(clients_panel.rows for clients_panel in shown)
+    return on_paper.figure(shown, 8.4, height, path, 1, legend="", size=size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    command.run(command.parser("clients", __doc__), draw, argv)
+    parser = command.parser("clients", __doc__)
+    command.add_by(parser)
+    command.run(parser, draw, argv)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from test_curves import refused
 from test_targets import right, saved
 
 from figures import clients
-from figures.groups import ordered
+from figures.groups import ordered, read
 from figures.marks import Points
 
 
@@ -135,3 +135,16 @@ def test_the_command(runs, tmp_path, capsys):
     assert (tmp_path / "clients.pdf").read_bytes().startswith(b"%PDF")
     of(tmp_path, "fd", 0, (0.1,), alpha=9)
     assert refused(capsys, clients.main, tmp_path).startswith("different splits cannot be compared: --alpha")
+
+
+def test_each_value_of_a_flag_has_a_panel_with_the_same_axis(tmp_path):
+    for alpha, values in ((0.1, (0.2, 0.3)), (1.0, (0.8, 0.9))):
+        of(tmp_path, "fedavg", 0, values, alpha=alpha, split=str(alpha))
+    figure = clients.draw(read([tmp_path]), by=["alpha"])
+    assert [axes.get_title() for axes in figure.axes] == ["alpha 0.1", "alpha 1"]
+    assert [words(axes) for axes in figure.axes] == [["client 0", "client 1"]] * 2
+    first, second = (axes.get_xlim() for axes in figure.axes)
+    assert first == second
+    assert first[0] < 20
+    assert first[1] > 90
+    assert [bool(axes.get_xlabel()) for axes in figure.axes] == [False, True]
