@@ -2,6 +2,7 @@
 ...]`."""
 
 import argparse
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -10,6 +11,8 @@ from errors import UserError, print_no_more, refused
 from figures.groups import read, select, where
 from saves import Run
 from untrusted import Parser, escape
+
+gc.freeze()  # as in `run.py`
 
 
 def names(text: str) -> tuple[str, ...]:

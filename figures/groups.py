@@ -229,8 +229,10 @@ def check(runs: Sequence[Run]) -> None:
 
     Runs must have the same rule for the split and the same data set, a split seed must stand for one split, and a setting
     must not have the same seed twice."""
-    for name in RULE:
-        _alike(runs, lambda run, name=name: repr(_of_problem(run).get(name)), f"--{name}", "different splits", name)
+    options = {id(run): _of_problem(run) for run in runs}
+    for name in RULE:  # a run may be older than the flag; the digest of its split is compared anyway
+        having = [run for run in runs if name in options[id(run)]]
+        _alike(having, lambda run, name=name: repr(options[id(run)][name]), f"--{name}", "different splits", name)
     _alike(runs, lambda run: run.config["data"]["digest"], "the data's digest", "different data")
     for split_seed in sorted({run.options["split_seed"] for run in runs}):
         of_seed = [run for run in runs if run.options["split_seed"] == split_seed]
@@ -248,12 +250,8 @@ def check(runs: Sequence[Run]) -> None:
 
 
 def _alike(runs: Sequence[Run], key: Callable[[Run], str], what: str, why: str, name: str | None = None) -> None:
-    first = None
     for run in runs:
-        if name is not None and name not in _of_problem(run):
-            continue  # a run older than the flag; the digest of its split is compared anyway
-        first = first or run
-        if key(run) != key(first):
+        if key(run) != key(first := runs[0]):
             hint = f"; add --where {name}={_short(_of_problem(run)[name])} to select one" if name else ""
             raise UserError(
                 f"{why} cannot be compared: {what} is {key(first)} in {first.folder}, but {key(run)} in {run.folder}{hint}"
