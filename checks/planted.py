@@ -260,8 +260,8 @@ a flag that is newer changes the identity of older runs | experiment/identity.py
 - and not (name in legacy_values and value == legacy_values[name])
 + and True
 a study's settings are chosen by the worst validation accuracy | commandline/tuning.py | test_study.py
-- best = max(scored, key=scored.get)
-+ best = min(scored, key=scored.get)
+- best = max(means, key=means.get, default=None)
++ best = min(means, key=means.get, default=None)
 a split is named without the lengths of its shares | data/partition.py | test_partition.py -k "digest"
 - np.insert(part.values, part.offsets[:-1], part.sizes)
 + part.values
