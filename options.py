@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -775,6 +776,7 @@ def redeclare(default: Any, **changed: Any) -> Any:
     return field(default=default, metadata=changed)
 
 
+@cache
 def flags_of(cls: type) -> dict[str, dict]:
     """Return {flag: {"type", "help", "requires", "default", ...}} of an Options class.
 

@@ -9,6 +9,7 @@ from errors import UserError  # first: reports short memory in one line while th
 
 # isort: split
 
+import gc
 import json
 import logging
 import math
@@ -30,7 +31,7 @@ from figures import split
 from figures.alone import alone_for
 from figures.compare import compare
 from figures.groups import groups, problems
-from figures.problems import overview
+from figures.problems import main_metrics, overview
 from figures.render import render
 from figures.verdict import best_on_validation
 from launch import Failed, ending, launch, loggers, nodes, refuse, scheduling, slurm, tell_failed, torchrun
@@ -39,6 +40,7 @@ from options import Launch, Options
 from untrusted import print_escaped, wrap
 
 SPLITS_SHOWN, FOLDERS_SHOWN = 2, 6
+gc.freeze()  # the modules live until the end: searching them for garbage would delay the end of every command
 
 
 @ending.with_status(ending.program)
@@ -162,7 +164,7 @@ def _print_comparison(
     launch_options, runs = requested.launch_options, [run for _, run in finished]
     print_lines("")
     if len(problems(runs)[1]) > 1:
-        print_lines(render(overview(runs, select=requested.chosen_among)), *map(wrap, requested.notes))
+        print_lines(render(overview(runs, main_metrics(runs), select=requested.chosen_among)), *map(wrap, requested.notes))
         return
     baselines = {experiment.folder: nodes.independent(experiment, launch_options) for experiment, _ in finished}
     baseline_folders = dict.fromkeys(baseline.folder for baseline in baselines.values() if baseline.folder not in baselines)

@@ -160,9 +160,14 @@ def size(nbytes: int) -> str:
 
 def memory() -> int:
     """Return how many bytes a file's arrays may take here: `ARRAYS`, or the machine's memory if smaller."""
+    return min(ARRAYS, _machine_memory())
+
+
+@lru_cache(maxsize=1)
+def _machine_memory() -> int:
     import psutil
 
-    return min(ARRAYS, psutil.virtual_memory().total)
+    return psutil.virtual_memory().total
 
 
 # --- text and trees ----------------------------------------------------------------------------------------------------
@@ -242,7 +247,9 @@ def arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.nda
         content = {}
         for name, info in selected.items():
             with refusing(path, f"the array {name}"), archive.open(info) as member:
-                content[name] = _array(path, name, member, info.file_size)
+                # a small array is read at once: each read of a member takes Python as long as many bytes
+                source = io.BytesIO(member.read()) if info.file_size <= MIB else member
+                content[name] = _array(path, name, source, info.file_size)
                 member.read(1)  # zipfile compares the checksum at the end of a member
         return content
 

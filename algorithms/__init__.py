@@ -28,6 +28,7 @@ A module may also have
   Otherwise the name of a model of the round that also a client of a higher number has;
 - `heads = True`: its models have auxiliary heads (`models.HeadsNet`);
 - `check(options, data, n_train) -> message`, logged before the first round; it raises UserError for what cannot work;
+- `published_tuned = True`: its published accuracy is after fine-tuning, so a table without `--ft_epochs` says so;
 - `tuning_loss`: the loss of `--ft_epochs`, if other than the cross-entropy;
 - `rebuild(options, inputs, client, answer) -> network` of a saved model, if other than the client's architecture.
 """

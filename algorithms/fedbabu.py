@@ -36,6 +36,7 @@ from options import Choice, Several, flag, redeclare
 
 private_steps = True
 uploads = {"weights": "n_k", "n_k": ""}
+published_tuned = True
 
 
 @dataclass(frozen=True)

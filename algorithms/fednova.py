@@ -45,7 +45,7 @@ class Options(fedavg.Options):
 def check(options, data, n_train):
     """Return "". Raise UserError if a client's change is not a sum of gradients with known weights."""
     if options.optimizer != "sgd":
-        raise UserError(f"--optimizer {options.optimizer}: fednova supports only SGD; must be sgd")
+        raise UserError(f"--optimizer {options.optimizer}: fednova supports only SGD; use --optimizer sgd --lr {Options.lr}")
     return ""
 
 

@@ -37,6 +37,7 @@ from options import Choice, Number, flag
 __all__ = ["check", "start"]
 heads = True
 uploads = {"weights": "n_k", "n_k": ""}
+published_tuned = True
 W_AUX = {"MobileNet": 10.0, "CNN4": 0.01}
 
 

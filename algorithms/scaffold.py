@@ -55,8 +55,10 @@ def check(options, data, n_train):
     """Return "". Raise UserError if x - y_i is not the learning rate times the sum of K corrected gradients."""
     for name, required in {"optimizer": "sgd", "momentum": 0.0, "clip_grad": 0.0}.items():
         if options.variate == 2 and (value := getattr(options, name)) != required:
+            rate = f" --lr {Options.lr}" if name == "optimizer" else ""
             raise UserError(
-                f"--{name} {value}: scaffold with --variate 2 requires plain SGD; must be {required}, or add --variate 1"
+                f"--{name} {value}: scaffold with --variate 2 requires plain SGD; use --{name} {required}{rate}, or add "
+                "--variate 1"
             )
     return ""
 

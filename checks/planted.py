@@ -260,8 +260,8 @@ a flag that is newer changes the identity of older runs | experiment/identity.py
 - and not (name in legacy_values and value == legacy_values[name])
 + and True
 a study's settings are chosen by the worst validation accuracy | commandline/tuning.py | test_study.py
-- best = max(scored, key=scored.get)
-+ best = min(scored, key=scored.get)
+- best = max(means, key=means.get, default=None)
++ best = min(means, key=means.get, default=None)
 a split is named without the lengths of its shares | data/partition.py | test_partition.py -k "digest"
 - np.insert(part.values, part.offsets[:-1], part.sizes)
 + part.values
@@ -560,7 +560,7 @@ a new client receives the initial model | experiment/measuring.py | test_evaluat
 the sections of an included study replace those of the study itself | commandline/study.py | test_study.py -k "include"
 - {**included.get(section, {}), **content}
 + {**content, **included.get(section, {})}
-a plan of many runs takes every split as it is, but says that it shares them | experiment/planning.py | test_plan.py -k "many_plans"
+a plan of many runs plans each split, and says it shares them | experiment/planning.py | test_plan.py -k "many_plans"
 - split = None if any_draw else experiment.split.digest
 + split = experiment.split.digest
 the benchmark's p-values are not adjusted for the number of methods | papers/benchmark/__init__.py | papers/test_benchmark.py

@@ -16,6 +16,10 @@
     mu = 0.01
     lr = [0.01, 0.03, 0.1]
 
+    [execution]                          # evaluation and computation, and where the data are
+    track_history = 5
+    data_dir = "data"                    # --data_dir on the command line takes precedence
+
     [tuning]                             # chooses the setting of a method that is best on held-out training data
     validation = 0.2
     seed = [100]
@@ -67,13 +71,20 @@ class Method:
 class Study:
     """The content of a study file, as typed values.
 
-    `seeds` and `tuning`: {flag: its values}; `tuning` has "validation" and "seed" where the file has them.
+    `seeds` and `tuning`: {flag: its values}; `tuning` has "validation" and "seed" where the file has them. `data_dir`: the
+    folder with the data sets, where the file names one.
     """
 
     name: str
     methods: tuple[Method, ...]
     seeds: dict[str, list]
     tuning: dict[str, list] = field(default_factory=dict)
+    data_dir: Path | None = None
+
+    def placed(self, launch_options: Launch) -> Launch:
+        """Return the launch options with the file's `data_dir`, unless the command line names another folder."""
+        is_default = launch_options.data_dir == Launch().data_dir
+        return replace(launch_options, data_dir=self.data_dir) if self.data_dir and is_default else launch_options
 
     def runs(self, algorithms: Mapping[str, type[Options]]) -> dict[str, list[Options]]:
         """Return {method: its runs, all settings with all seeds}. Raises UserError."""
@@ -106,9 +117,13 @@ class Study:
 def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
     """Return the study in a file. Raises UserError for a file that is no study."""
     prefix, document = f"--study {path}:", _sections(path)
-    shared = {section: document.get(section, {}) for section in SECTIONS}
+    shared = {section: dict(document.get(section, {})) for section in SECTIONS}
+    data_dir = _parse_data_dir(shared["execution"].pop("data_dir", None), f"{prefix} [execution]")
     for section, flags in shared.items():
         for name in flags:
+            if name in flags_of(Launch):  # `data_dir` of [execution] is taken out above
+                place = "in [execution]" if name == "data_dir" else "on the command line"
+                raise UserError(f"{prefix} [{section}] {name}: must be {place}")
             if name not in flags_of(Options):
                 raise UserError(
                     f"{prefix} [{section}] {name}: not a flag that all methods have{nearest(name, list(flags_of(Options)))}"
@@ -133,7 +148,7 @@ def read(path: Path, algorithms: Mapping[str, type[Options]]) -> Study:
     if not path.stem.strip("."):  # its runs would end up in another folder
         raise UserError(f"{prefix} has only dots as its name; rename it, the folder of its runs gets the same name")
     typed = _parse_flags(tuning, flags_of(Options), f"{prefix} [tuning]")
-    study = Study(path.stem, tuple(methods), {"seed": [0], **seeds}, typed)
+    study = Study(path.stem, tuple(methods), {"seed": [0], **seeds}, typed, data_dir)
     _refuse_unfair(study, unequal, prefix)
     return study
 
@@ -155,6 +170,12 @@ def _sections(path: Path, is_included: bool = False) -> dict[str, dict[str, Any]
                 f"--study {path}: {section} is outside a section; must be in [problem], [settings], [seeds] or a method"
             )
     return included | {section: {**included.get(section, {}), **content} for section, content in document.items()}
+
+
+def _parse_data_dir(value: Any, prefix: str) -> Path | None:
+    if not isinstance(value, str | None):
+        raise UserError(f"{prefix} data_dir {value}: must be one folder, in quotes")
+    return None if value is None else Path(value)
 
 
 def _parse_method(name: str, content: Mapping[str, Any], shared: Mapping[str, Mapping], algorithms, prefix: str) -> Method:
@@ -198,9 +219,9 @@ def _refuse_unfair(study: Study, unequal: bool, prefix: str) -> None:
     for method in study.methods:
         several = [name for name, values in method.shared.items() if len(values) > 1 and role_of(name) != "problem"]
         if several:
-            raise UserError(
-                f"{prefix} [settings] {several[0]}: has several values; put tuned flags into the section of each method"
-            )
+            section = next(section for section, role in SECTIONS.items() if role == role_of(several[0]))
+            remedy = "put tuned flags into the section of each method" if section == "settings" else "use one"
+            raise UserError(f"{prefix} [{section}] {several[0]}: has several values; {remedy}")
 
 
 def _parse_flags(flags: Mapping[str, Any], declared: Mapping[str, Mapping], prefix: str) -> dict[str, list]:
@@ -232,7 +253,7 @@ def _format_value(value: Any) -> str:
 def save(runs: Sequence[Options], launch_options: Launch) -> None:
     """Write the runs as a study to `--save_study`, and nothing else. Raises UserError."""
     try:
-        launch_options.save_study.write_text(text_of(runs))
+        launch_options.save_study.write_text(text_of(runs, launch_options))
     except OSError as error:
         raise UserError(f"--save_study {launch_options.save_study}: cannot be written ({error.strerror})") from None
     plugin_words = f" --plugin {','.join(launch_options.plugin)}" if launch_options.plugin else ""
@@ -240,7 +261,7 @@ def save(runs: Sequence[Options], launch_options: Launch) -> None:
     print_escaped(wrap(f"wrote {launch_options.save_study}; run it with: {command}"))
 
 
-def text_of(runs: Sequence[Options]) -> str:
+def text_of(runs: Sequence[Options], launch_options: Launch) -> str:
     """Return the text of a study that requests these runs.
 
     Values that all methods share are in the study's sections, the rest in the section of each method. Raises UserError where
@@ -265,6 +286,8 @@ def text_of(runs: Sequence[Options]) -> str:
         for target, section_values in zip(sections, by_method, strict=False):
             if section_values != [flag["default"]]:
                 document[target][name] = _toml_value(section_values)
+    if launch_options.data_dir != Launch().data_dir:
+        document["execution"]["data_dir"] = str(launch_options.data_dir)
     if any(lacks_alpha(document["problem"], run) for run in runs):
         document["problem"]["alpha"] = runs[0].alpha  # write the default too: the partition requires it
     for method, flag_values in values.items():

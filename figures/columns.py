@@ -210,8 +210,9 @@ def _reached(row: Row, quantity: str = "rounds") -> targets.Reached | None:
 
 
 def _best_round(row: Row) -> float | None:
-    rounds = [metrics.row_of(run, row.request.on)["round"] for run in row.group.runs]
-    return float(np.mean(rounds)) if row.request.on == "validation" else None
+    if row.request.on != "validation":
+        return None
+    return float(np.mean([metrics.row_of(run, "validation")["round"] for run in row.group.runs]))
 
 
 def _differences(group: str, at: str, over: str, needs: str) -> list[Column]:

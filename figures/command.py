@@ -2,6 +2,7 @@
 ...]`."""
 
 import argparse
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -11,6 +12,8 @@ from figures import on_paper
 from figures.groups import read, select, where
 from saves import Run
 from untrusted import Parser, escape
+
+gc.freeze()  # as in `run.py`
 
 
 def names(text: str) -> tuple[str, ...]:

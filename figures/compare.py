@@ -27,7 +27,7 @@ from figures.groups import (
 from figures.metrics import ROUND, accuracy, check_metric, column_of, seed_of
 from figures.statistics import Seed, holm, paired
 from figures.units import flags_told, shown
-from figures.verdict import at_chance, verdict
+from figures.verdict import at_chance, not_tuned, verdict
 from saves import Run
 
 ABSENT = "(none)"  # of an option that an algorithm or an older run does not have
@@ -279,6 +279,7 @@ def _cautions(groups: Sequence[Group], differing: set[str]) -> Iterator[str]:
         yield f"methods differ in {', '.join(options)}"
     yield from diverged_told(groups)
     yield from at_chance(groups)
+    yield from not_tuned(groups)
     for group in groups:
         codes = {run.config.get("source") for run in group.runs}
         if len(codes) > 1:

@@ -10,6 +10,7 @@ import numpy as np
 import saves
 from data import partition
 from errors import UserError
+from experiment import identity
 from figures import targets
 from figures.metrics import row_of, seed_of
 from figures.statistics import Seed, Values
@@ -160,10 +161,10 @@ def sent(run: Run) -> float:
 
 
 def read(folders: Sequence[Path], passed_over: list[str] | None = None) -> list[Run]:
-    """Return the runs of folders; a folder is a run's or contains runs. Every run appears once.
+    """Return the runs of folders; a folder is a run's or contains runs. Every run appears once, of equal runs the newest.
 
-    The lines of `saves.gather` on skipped folders are added to `passed_over`, or logged. Raises UserError for a folder
-    without runs."""
+    The lines on skipped folders, of `saves.gather` and `newest`, are added to `passed_over`, or logged. Raises UserError for
+    a folder without runs."""
     skipped: list[str] = []
     runs_by_folder: dict[Path, Run] = {}
     for folder in folders:
@@ -175,12 +176,26 @@ def read(folders: Sequence[Path], passed_over: list[str] | None = None) -> list[
         skipped += lines
         for run in runs:
             runs_by_folder.setdefault(run.folder.resolve(), run)
+    newest_runs, lines = newest(list(runs_by_folder.values()))
+    skipped += lines
     if passed_over is not None:
         passed_over += skipped
     else:
         for line in skipped:
             log.warning("%s", line)
-    return list(runs_by_folder.values())
+    return newest_runs
+
+
+def newest(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return the runs without those that other code, libraries or CPU repeated later, and a line that names the others."""
+    kept: dict[tuple, Run] = {}
+    for run in sorted(runs, key=lambda run: ((run.folder / saves.DONE).stat().st_mtime_ns, str(run.folder))):
+        kept[identity.request_digest(run.config), run.options.get("device")] = run
+    is_kept = set(map(id, kept.values()))
+    older = sorted(run.folder.name for run in runs if id(run) not in is_kept)
+    names = ", ".join(older[:3]) + f" and {len(older) - 3} more" * (len(older) > 3)
+    line = f"skipping {names}: the same run is there from newer code, libraries or another CPU (see figures.diff)"
+    return [run for run in runs if id(run) in is_kept], [line] if older else []
 
 
 def where(runs: Sequence[Run], conditions: Mapping[str, Sequence[str]]) -> list[Run]:
@@ -214,8 +229,10 @@ def check(runs: Sequence[Run], has_by: bool = False) -> None:
 
     Runs must have the same rule for the split and the same data set, a split seed must stand for one split, and a setting
     must not have the same seed twice."""
-    for name in RULE:
-        _alike(runs, lambda run, name=name: repr(_of_problem(run).get(name)), f"--{name}", "different splits", name, has_by)
+    options = {id(run): _of_problem(run) for run in runs}
+    for name in RULE:  # a run may be older than the flag; the digest of its split is compared anyway
+        having = [run for run in runs if name in options[id(run)]]
+        _alike(having, lambda run, name=name: repr(options[id(run)][name]), f"--{name}", "different splits", name, has_by)
     _alike(runs, lambda run: run.config["data"]["digest"], "the data's digest", "different data")
     for split_seed in sorted({run.options["split_seed"] for run in runs}):
         of_seed = [run for run in runs if run.options["split_seed"] == split_seed]
@@ -227,19 +244,16 @@ def check(runs: Sequence[Run], has_by: bool = False) -> None:
             if (twin := by_seed.setdefault(seed_of(run), run)) is not run:
                 seeds = "--seed {} --split_seed {}".format(*seed_of(run))
                 raise UserError(
-                    f"{group.algorithm} has two runs with {seeds}, but a seed counts once: {twin.folder} and {run.folder}"
+                    f"{group.algorithm} has two runs with {seeds}, but a seed counts once: {twin.folder} and {run.folder}; "
+                    "remove one of them"
                 )
 
 
 def _alike(
     runs: Sequence[Run], key: Callable[[Run], str], what: str, why: str, name: str | None = None, has_by: bool = False
 ) -> None:
-    first = None
     for run in runs:
-        if name is not None and name not in _of_problem(run):
-            continue  # a run older than the flag; the digest of its split is compared anyway
-        first = first or run
-        if key(run) != key(first):
+        if key(run) != key(first := runs[0]):
             hint = f"; add --where {name}={_short(_of_problem(run)[name])} to select one" if name else ""
             hint += f", or --by {name} for a panel each" if name and has_by else ""
             raise UserError(

@@ -55,7 +55,7 @@ def _measured(run: Run) -> list[str]:
 def _by_class(run: Run, measure: str) -> list[str]:
     """Return the names of a measure for each class, such as recall_0, in a run that has them."""
     pattern = re.compile(rf"(?:global|personal)_({re.escape(measure)}_\d+)_mean")
-    return list(dict.fromkeys(match[1] for column in run.rounds if (match := pattern.fullmatch(column))))
+    return list(dict.fromkeys(match[1] for column in run.round_columns if (match := pattern.fullmatch(column))))
 
 
 def metrics(run: Run) -> dict[str, str]:
@@ -93,11 +93,11 @@ def column_of(run: Run, metric: str) -> str | None:
     The name of the headline answer is accepted too: "personal:global" of `fedavg` is its "personal"."""
     name, _, suffix = metric.partition(":")
     answer, _, head = suffix.partition(" ")
-    first, rounds = columns([run]).get(name), run.rounds
+    first, rounds = columns([run]).get(name), run.round_columns
 
     def column_with(suffix: str) -> str | None:
         column = f"{first}:{suffix}" if suffix else first
-        return column if column in rounds and not np.isnan(rounds[column].to_numpy()[-1]) else None
+        return column if column in rounds and not np.isnan(rounds[column][-1]) else None
 
     column = column_with(suffix)
     return column_with(head) if column is None and answer and answer == run.headline else column
@@ -154,7 +154,7 @@ def _value(run: Run, column: str | None, on: str) -> float:
     """Return a column of the last round, or of the round best on validation; NaN without the column."""
     if on != "last" or column is None:
         return float(row_of(run, on).get(column, np.nan))
-    return float(run.rounds[column].to_numpy()[-1])  # the whole row takes pandas ten times as long
+    return float(run.round_columns[column][-1])
 
 
 def values_of(runs: Iterable[Run], metric: str, on: str) -> Values | None:

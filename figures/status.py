@@ -2,7 +2,8 @@
 
     python -m figures.status [saves]
 
-Reads the files that a run writes while it goes on (`history.csv`, its checkpoints) and its lock; changes nothing."""
+For the folder of a study, the table has the tuning runs too. The command reads the files that a run writes while it goes on
+(`history.csv`, its checkpoints) and its lock, and changes nothing."""
 
 import sys
 
@@ -20,34 +21,34 @@ from typing import Any
 
 import saves
 from errors import UserError
-from figures.units import duration
+from figures.groups import distinguishing
+from figures.units import duration, flags_told
 from untrusted import Parser, RefusedError, is_there, opened, print_escaped, text, wrap
 
-SHOWN = ("run", "status", "round", "global %", "personal %", "time left", "reason")
+SHOWN = ("run", "status", "round", "global %", "personal %", "time left", "settings", "reason")
 
 
-def status(folder: Path) -> dict[str, str]:
-    """Return the status of one run in words.
+def status(folder: Path) -> dict[str, Any]:
+    """Return the status of one run in words, and its "options", {} for a run that cannot be read.
 
     Keys: "run", "status", "round", "global %", "personal %", "time left" (at the pace of the rounds so far), "reason" (of a
     failure)."""
     if (why := saves.unreadable(folder)) is not None:
-        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "status": "unreadable", "reason": why}
+        return _unknown(folder, "unreadable", why)
     is_done = saves.finished(folder)
     try:
         run = saves.load(folder) if is_done else None
-        rounds = (run.config if run else saves.read_config(folder))["options"]["rounds"]
+        options = (run.config if run else saves.read_config(folder))["options"]
         rows = run.rounds.to_dict("records") if run else rows_of(folder)
     except UserError as error:
-        state = "damaged" if isinstance(error, saves.DamagedError) else "older"
-        return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "status": state, "reason": str(error)}
+        return _unknown(folder, "damaged" if isinstance(error, saves.DamagedError) else "older", str(error))
     failed, running = folder / "failed", saves.at_work(folder)
     state = "done" if is_done else "running" if running else "failed" if failed.exists() else "stopped"
     last = int(rows[-1]["round"]) if rows else 0
     if state in ("failed", "stopped"):  # the run would resume from its checkpoint; later rounds are lost
         last = saves.saved_round(folder)
         rows = [row for row in rows if int(row["round"]) <= last]
-    taken = sum(float(row[name]) for row in rows for name in ("seconds", "evaluation_seconds"))
+    rounds, taken = options["rounds"], sum(float(row[name]) for row in rows for name in ("seconds", "evaluation_seconds"))
     return {
         "run": folder.name,
         "status": state,
@@ -56,7 +57,12 @@ def status(folder: Path) -> dict[str, str]:
         "personal %": _accuracy(rows, "personal_mean"),
         "time left": duration(taken / last * (rounds - last)) if rows and last and not is_done else "",
         "reason": _why(failed) if state == "failed" else "",
+        "options": options,
     }
+
+
+def _unknown(folder: Path, state: str, reason: str) -> dict[str, Any]:
+    return {**dict.fromkeys(SHOWN, ""), "run": folder.name, "status": state, "reason": reason, "options": {}}
 
 
 def rows_of(folder: Path, last: int | None = None) -> list[dict[str, str]]:
@@ -99,10 +105,13 @@ def _accuracy(rows: Sequence[dict[str, Any]], name: str) -> str:
 
 
 def table(export_dir: Path) -> str:
-    """Return a table of all runs of a folder, and the number of runs with each status."""
-    rows = [status(folder) for folder in saves.folders_in(export_dir)]
+    """Return a table of all runs of a folder, with the settings that differ, and the number of runs with each status."""
+    folders = [*saves.folders_in(export_dir), *saves.folders_in(export_dir / saves.TUNING)]
+    rows = [status(folder) | {"run": str(folder.relative_to(export_dir))} for folder in folders]
     if not rows:
         return f"{export_dir}: no runs"
+    differing = distinguishing([row["options"] for row in rows if row["options"]], but=("algorithm",))
+    rows = [row | {"settings": flags_told(row["options"], differing)} for row in rows]
     counts = Counter(row["status"] for row in rows)
     columns = [name for name in SHOWN[:-1] if any(row[name] for row in rows)]
     aligned = ["right" if name in ("round", "global %", "personal %", "time left") else "left" for name in columns]

@@ -24,7 +24,7 @@ from figures.columns import GROUPS
 from figures.compare import Comparison, compare
 from figures.groups import problems, read, title_of, where
 from figures.metrics import METRICS, ROUND
-from figures.problems import overview
+from figures.problems import main_metrics, overview
 from figures.render import render, write_xlsx
 from saves import Run
 from untrusted import print_escaped
@@ -61,8 +61,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metric",
         metavar="NAME",
-        default="global",
-        help=f"metric by which rows are sorted and compared: {METRICS} (default: global)",
+        help=f"metric by which rows are sorted and compared: {METRICS} (default: global; over problems also personal)",
     )
     parser.add_argument(
         "--on",
@@ -135,12 +134,13 @@ def _of_all(runs: Sequence[Run], args: argparse.Namespace) -> Comparison:
     """Return the comparison of runs on one problem; of several problems the table over problems.
 
     The comparison on each problem follows where a flag requests a result that the table over problems does not have."""
-    request = {name: getattr(args, name) for name in ("metric", "on", "by", "select", "baseline", "target", "equal")}
+    request = {name: getattr(args, name) for name in ("on", "by", "select", "baseline", "target", "equal")}
+    request["metric"] = args.metric or "global"
     request["columns"] = [word for words in args.columns for word in words]
     names, by_problem = problems(runs)
     if len(by_problem) == 1:
         return compare(runs, **request)
-    result = overview(runs, args.metric, args.on, args.select)
+    result = overview(runs, [args.metric] if args.metric else main_metrics(runs), args.on, args.select)
     if any(request[name] for name in ("by", "baseline", "target", "equal", "columns")):
         for problem in by_problem:
             comparison = compare(problem.runs, **request)

@@ -83,22 +83,22 @@ def cost_to(runs: Run | Sequence[Run], target: float, quantity: str, curve: str 
 
 def cumulated(run: Run, quantity: str) -> np.ndarray | None:
     """Return the quantity up to the end of each row of `run.rounds`, float [rounds + 1]; None if the history lacks it."""
-    rounds = run.rounds
+    rounds = run.round_columns
     if quantity == "rounds":
-        return rounds["round"].to_numpy(dtype=float)
+        return rounds["round"].astype(float)
     present = [name for name in ADDED_UP.get(quantity, (quantity,)) if name in rounds]
-    return sum(np.nan_to_num(rounds[name].to_numpy()) for name in present).cumsum().astype(float) if present else None
+    return sum(np.nan_to_num(rounds[name]) for name in present).cumsum().astype(float) if present else None
 
 
 def evaluated(run: Run, curve: str) -> tuple[np.ndarray, np.ndarray]:
     """Return which rows of `run.rounds` have the curve, bool [rounds + 1], and the values of these rows.
 
     Raises UserError where the history has no such curve."""
-    rounds = run.rounds
+    rounds = run.round_columns
     if curve not in rounds:
         raise UserError(f"{run.folder}: its history has no {curve}")
-    is_evaluated = rounds[curve].notna().to_numpy()
-    return is_evaluated, rounds[curve].to_numpy(dtype=float)[is_evaluated]
+    is_evaluated = ~np.isnan(rounds[curve])
+    return is_evaluated, rounds[curve][is_evaluated].astype(float)
 
 
 def interpolated(x: np.ndarray, y: np.ndarray, at: float) -> float | None:

@@ -193,6 +193,18 @@ def at_chance(groups: Sequence[Group]) -> list[str]:
     return lines
 
 
+def not_tuned(groups: Sequence[Group]) -> list[str]:
+    """Return a line on the methods whose published accuracy is after fine-tuning, where these groups did not fine-tune."""
+    names = dict.fromkeys(
+        group.algorithm
+        for group in groups
+        if algorithms.says(group.algorithm, "published_tuned") and not group.options.get("ft_epochs")
+    )
+    if not names:
+        return []
+    return [f"the published accuracy of {' and '.join(names)} is after fine-tuning; --ft_epochs 5 measures it"]
+
+
 def _above(gain: Paired | None) -> str:
     """Return in words how far the best is above independent learning, and whether this gain is significant over seeds."""
     if gain is None:

@@ -36,6 +36,7 @@ from saves.files import (
     FILES,
     LEAKAGE,
     RECORDINGS,
+    TUNING,
     BusyError,
     DamagedError,
     OlderError,
@@ -85,6 +86,7 @@ __all__ = [
     "Run",
     "SERVER",
     "TIMING",
+    "TUNING",
     "UnreadableError",
     "at_work",
     "checkpoints",
@@ -163,7 +165,7 @@ class Run:
         """Return a row per round, including round 0 (messages before the first round)."""
         import pandas as pd
 
-        return pd.DataFrame(self._round_columns)
+        return pd.DataFrame(self.round_columns)
 
     @cached_property
     def _columns(self) -> dict[str, np.ndarray]:
@@ -174,7 +176,7 @@ class Run:
         return columns
 
     @cached_property
-    def _round_columns(self) -> dict[str, np.ndarray]:
+    def round_columns(self) -> dict[str, np.ndarray]:
         """Return the columns of `rounds`: those with a value. (A frame takes ten times as long to make and to read.)"""
         is_round = self._columns["client"] == ALL
         columns = {name: column[is_round] for name, column in self._columns.items() if name != "client"}
@@ -225,7 +227,7 @@ class Run:
     def diverged(self) -> int | None:
         """Return the first round in which a client or the server diverged while the run continued (`--on_divergence`), 0 for
         divergence before round 1, None without divergence."""
-        columns = self._round_columns
+        columns = self.round_columns
         flags = [flag for name, flag in columns.items() if name.partition(":")[0].endswith("diverged")]
         rounds_diverged = columns["round"][~np.isnan(flags).all(axis=0)] if flags else []
         return int(rounds_diverged[0]) if len(rounds_diverged) else None
@@ -238,7 +240,7 @@ class Run:
 
     @cached_property
     def _summary(self) -> dict[str, Any]:
-        columns = self._round_columns
+        columns = self.round_columns
         last = {name: column[-1] for name, column in columns.items()}
 
         def total(name: str) -> int | None:

@@ -51,6 +51,7 @@ FILES = (  # in the order of copying to another machine: data before the files t
     "failed",
 )
 DONE, LOCK = "done", ".lock"
+TUNING = "tuning"  # in the folder of a study: the folder of the runs that choose among settings
 RECORDINGS = "recording-*.pt"  # the files of `--record_wire`, one per round
 EVENTS = "events.out.tfevents.*"  # the files of `--log tensorboard`
 CHECKPOINT = re.compile(r"checkpoint-(\d{1,9})-([0-9a-f]{16})\.pt")

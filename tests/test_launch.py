@@ -577,6 +577,10 @@ def test_status_tells_of_each_run_where_it_stands(tmp_path, capsys, monkeypatch)
     out = capsys.readouterr().out
     assert all(item.folder.name in out for item in (done, running, stopped))
     assert out.endswith("3 runs: 1 done, 1 running, 1 stopped\n")
+    assert {re.search(r"--seed \d", line)[0] for line in out.splitlines()[2:5]} == {f"--seed {seed}" for seed in range(3)}
+    (tmp_path / saves.TUNING).mkdir()
+    stopped.folder.rename(tmp_path / saves.TUNING / stopped.folder.name)
+    assert f"{saves.TUNING}/{stopped.folder.name}" in status.table(tmp_path)
 
 
 def _interrupts_in_round_2(news) -> None:

@@ -3,6 +3,7 @@
 import csv
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, line_of
@@ -12,7 +13,8 @@ import commandline
 import run as command
 import saves
 from commandline import study, tuning
-from options import Problem
+from launch import Failed
+from options import Launch, Problem
 
 CLASSES = {name: algorithms.options_of(name) for name in algorithms.ALGORITHMS}
 TEXT = """
@@ -106,6 +108,14 @@ def test_settings_are_tried_on_held_out_data_with_seeds_of_their_own_by_those_wh
         ("seed = [50, 51]", 'seed = "some"', "[tuning] --seed some: must be a whole number"),
         ("validation = 0.3", "validation = 0", "[tuning] validation 0.0: must be one number above 0"),
         ("validation = 0.3", "validation = [0.1, 0.2]", "[tuning] validation 0.1 0.2: must be one number above 0"),
+        (
+            "[tuning]",
+            "[execution]\ntrack_history = [0, 1]\n[tuning]",
+            "track_history: has several values; use one",
+        ),
+        ("[tuning]", "[execution]\ndata_dir = 3\n[tuning]", "[execution] data_dir 3: must be one folder, in quotes"),
+        ("[tuning]", "[execution]\njobs = 2\n[tuning]", "[execution] jobs: must be on the command line"),
+        ("rounds = 2", 'data_dir = "x"', "[settings] data_dir: must be in [execution]"),
         ("validation = 0.3", 'unequal = "no"', "[tuning] unequal no: must be true or false"),
     ],
 )
@@ -198,16 +208,20 @@ def test_of_each_method_on_each_problem_the_setting_with_the_best_mean_validatio
         if setting.chosen
     }
     assert chosen == {("fedavg", 0.1): 0.02, ("fedavg", 1.0): 0.001, ("light", 0.1): 0.001, ("light", 1.0): 0.02}
-    final = tuning.results_of(content, content.runs(CLASSES), settings)
+    final = tuning.results_of(content, content.runs(CLASSES), chosen_of(settings))
     assert {(options.algorithm, options.alpha): options.lr for options in final if options.algorithm == "fedavg"} == {
         ("fedavg", 0.1): 0.02,
         ("fedavg", 1.0): 0.001,
     }
     assert len(final) == 3 * 2 * 2, "methods, problems, seeds"
+    assert {setting.note for setting in settings} == {"the largest lr tried", "", "the smallest lr tried"}, "of the chosen"
     # a setting of which a run failed is not chosen
-    tried["fedavg"] = [(options, None if options.lr == 0.02 else run) for options, run in tried["fedavg"]]
+    gone = Failed("fedavg: the training loss of client 0 is nan in round 1; a smaller --lr may help", tmp_path)
+    tried["fedavg"] = [(options, gone if options.lr == 0.02 else run) for options, run in tried["fedavg"]]
     settings = tuning.choose(content, tried)
     assert {setting.values["lr"] for setting in settings if setting.chosen and setting.method == "fedavg"} == {0.001}
+    reason = "2 of 2 runs failed: the training loss of client 0 is nan in round 1"
+    assert f"\nfedavg --lr 0.02: {reason}\n" in f"{tuning.table(settings)}\n"
     tried = {method: [(item, Told(item)) for item in of_it] for method, of_it in content.tried(CLASSES).items()}
     for entry, run in tried["fedavg"]:
         run.diverged = 1 if entry.lr == 0.02 else None
@@ -215,8 +229,57 @@ def test_of_each_method_on_each_problem_the_setting_with_the_best_mean_validatio
     assert {setting.values["lr"] for setting in settings if setting.chosen and setting.method == "fedavg"} == {0.001}, (
         "0.02 diverged"
     )
-    tried["fedavg"] = [(item, None) for item, _ in tried["fedavg"]]
-    assert "[fedavg] no setting can be chosen" in line_of(tuning.choose, content, tried)
+    assert "2 of 2 runs failed: diverged in round 1" in {setting.note for setting in settings}
+    # without a choice the method is left out, on this problem alone
+    tried["fedavg"] = [(item, gone if item.alpha == 0.1 else run) for item, run in tried["fedavg"]]
+    settings = tuning.choose(content, tried)
+    (line,) = tuning.left_out(settings)
+    assert line == "fedavg is left out (on 1 of 2 problems): every setting failed or diverged in tuning"
+    final = tuning.results_of(content, content.runs(CLASSES), chosen_of(settings))
+    assert {options.alpha for options in final if options.algorithm == "fedavg"} == {1.0}
+    assert {options.alpha for options in final if options.algorithm == "independent"} == {0.1, 1.0}
+
+
+def test_a_value_at_the_limit_of_its_flag_is_no_edge(tmp_path):
+    content = read(tmp_path, TEXT.replace("lr = [0.001, 0.02]", 'optimizer = "sgd"\nmomentum = [0.0, 0.5]', 1))
+    method = content.methods[0]
+    assert tuning.edges(method, {"momentum": 0.0}) == "", "no value is below 0"
+    assert tuning.edges(method, {"momentum": 0.5}) == "the largest momentum tried"
+
+
+def chosen_of(settings):
+    return {(setting.method, setting.problem): tuple(setting.values.values()) for setting in settings if setting.chosen}
+
+
+def test_a_method_that_always_diverges_is_left_out_and_ends_no_study(tmp_path, capsys):
+    text = """
+    problem = {dataset = "digits", n_clients = 2, reduced = 0.1, model = "MLP", partition = "lda", alpha = [0.5, 1.0]}
+    settings = {rounds = 1}
+    fedavg = {lr = [1e30, 1e31], optimizer = "sgd"}
+    independent = {}
+    """
+    read(tmp_path, text)
+    words = f"--study {tmp_path / 'mine.toml'} --export_dir {tmp_path / 'saves'} --quiet --jobs 1"
+    assert command.main(shlex.split(words)) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "results: 2 runs" in out
+    assert "global accuracy (%) after the last round, by problem" in out
+    assert "personal accuracy (%) after the last round, by problem" in out
+    assert "fedavg is left out: every setting failed or diverged in tuning" in out
+    with (tmp_path / "saves" / "mine" / "tuning.csv").open() as file:
+        assert all("1 of 1 runs failed: " in row["note"] for row in csv.DictReader(file))
+    read(tmp_path, text.replace("independent = {}", ""))
+    assert command.main(shlex.split(words)) == 2
+    assert "every setting of every method failed or diverged" in capsys.readouterr().err
+
+
+def test_a_study_may_name_the_folder_of_the_data_and_the_command_line_another(tmp_path):
+    content = read(tmp_path, TEXT + '[execution]\ntrack_history = 0\ndata_dir = "elsewhere"\n')
+    assert {item.track_history for of_it in content.runs(CLASSES).values() for item in of_it} == {0}
+    assert content.placed(Launch()).data_dir == Path("elsewhere")
+    assert content.placed(Launch(data_dir=Path("typed"))).data_dir == Path("typed")
+    text = study.text_of(content.runs(CLASSES)["independent"], Launch(data_dir=Path("elsewhere")))
+    assert read(tmp_path, text).data_dir == Path("elsewhere"), "--save_study writes it"
 
 
 def test_one_command_tunes_runs_and_prints_the_table_and_again_trains_nothing(tmp_path, capsys):
@@ -248,8 +311,11 @@ def test_one_command_tunes_runs_and_prints_the_table_and_again_trains_nothing(tm
     assert "alpha 0.1" in capsys.readouterr().out
 
 
-def test_a_study_is_planned_without_any_training(tmp_path, capsys):
-    read(tmp_path)
+@pytest.mark.parametrize(
+    "flags", ["lr = [0.001, 0.02]", 'optimizer = ["adam", "sgd"]\nmomentum = 0.9'], ids=["lr", "unread"]
+)
+def test_a_study_is_planned_without_any_training(flags, tmp_path, capsys):
+    read(tmp_path, TEXT.replace("lr = [0.001, 0.02]", flags, 1))
     assert (
         command.main(shlex.split(f"--study {tmp_path / 'mine.toml'} --export_dir {tmp_path / 'saves'} --quiet --plan")) == 0
     )
@@ -290,7 +356,7 @@ LINES = (
 def test_a_command_line_that_is_written_as_a_study_asks_for_the_same_runs(line, tmp_path):
     runs, _, _ = commandline.parse(shlex.split(line), CLASSES, dict.fromkeys(CLASSES, ""))
     path = tmp_path / "written.toml"
-    path.write_text(study.text_of(runs))
+    path.write_text(study.text_of(runs, Launch()))
     content = study.read(path, CLASSES).runs(CLASSES)
     assert {item for of_it in content.values() for item in of_it} == set(runs)
 

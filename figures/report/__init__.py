@@ -84,7 +84,7 @@ def page(
         title=title or f"{facts['data set']}: {', '.join(dict.fromkeys(group.algorithm for group in all_groups))}",
         facts=facts,
         passed_over=passed_over,
-        overview=overview(runs, metric, select=select) if names else None,
+        overview=overview(runs, [metric], select=select) if names else None,
         sections=[section(name, groups, metric, baseline, target) for name, groups in by_problem.items()],
         styles=styles(all_groups),
         shapes=SHAPES,

@@ -134,6 +134,18 @@ def test_every_form_has_the_same_numbers(runs, capsys, tmp_path):
     lines = [float(first[name]) for name in ("n", "global (%)", "global std (%)")]
     assert lines == pytest.approx([3, 52, 2])
     assert first["mark"] == "best"
+    assert (float(first["personal (%)"]), first["personal mark"]) == (pytest.approx(52), "best")
+
+
+def test_the_table_over_problems_has_global_and_personal_accuracy_unless_one_is_asked_for(runs, capsys):
+    folders = [str(run.folder) for run in runs]
+    titles = ["global accuracy (%) after the last round", "personal accuracy (%) after the last round"]
+    table.main(folders)
+    out = capsys.readouterr().out
+    assert [out.count(title) for title in titles] == [1, 1]
+    table.main([*folders, "--metric", "personal", "--markdown"])
+    out = capsys.readouterr().out
+    assert [out.count(title) for title in titles] == [0, 1]
 
 
 def test_latex_groups_the_problems_by_their_first_option(tmp_path):

@@ -1,6 +1,7 @@
 """The comparison over seeds, against statistics by hand; what it refuses; and its tables, read back."""
 
 import math
+import os
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from conftest import keeping, line_of
 from test_targets import right, saved
 
+import saves
 from figures import table
 from figures.compare import compare
 from figures.groups import groups, name_of, read
@@ -333,15 +335,20 @@ def test_runs_that_differ_in_more_than_seeds_are_not_averaged(tmp_path, capsys):
     assert list(rows_of(runs, by=["lr"])) == ["0.1", "0.2"]
 
 
-def test_the_same_seed_twice_is_refused_and_the_same_run_twice_is_one(tmp_path, capsys):
-    run_experiment, other = saved(tmp_path), saved(tmp_path, source="1")
-    line = refused(capsys, tmp_path)
-    assert line.startswith("fedavg has two runs with --seed 0 --split_seed 0, but a seed counts once: ")
-    assert str(run_experiment.folder) in line
-    assert str(other.folder) in line
-    assert [
-        run.folder for run in read([run_experiment.folder, run_experiment.folder / ".." / run_experiment.folder.name])
-    ] == [run_experiment.folder]
+def test_of_equal_runs_of_other_code_the_newest_counts_and_the_same_run_twice_is_one(tmp_path, capsys):
+    older, newer = saved(tmp_path, curve=(0.1, 0.5)), saved(tmp_path, source="1", curve=(0.1, 0.7))
+    for run, seconds in ((older, 2_000), (newer, 1_000)):
+        os.utime(run.folder / saves.DONE, (seconds, seconds))
+    assert [run.folder for run in read([tmp_path])] == [older.folder], "by the time of `done`, not by the name"
+    os.utime(newer.folder / saves.DONE, (3_000, 3_000))
+    table.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "70.00" in out
+    assert f"skipping {older.folder.name}: the same run is there from newer code" in out
+    assert line_of(compare, [older, newer]).startswith("fedavg has two runs with --seed 0 --split_seed 0, but a seed counts")
+    on_cuda = saved(tmp_path, device="cuda:0")
+    assert len(read([tmp_path])) == 2, "another device is a row of its own"
+    assert [run.folder for run in read([on_cuda.folder, on_cuda.folder / ".." / on_cuda.folder.name])] == [on_cuda.folder]
 
 
 def test_last_and_best_on_validation_are_never_mixed(tmp_path, capsys):
@@ -389,6 +396,15 @@ def test_a_baseline_may_be_a_row_by_its_whole_name(tmp_path):
 
 
 # --- notes and forms ---------------------------------------------------------------------------------------------------
+
+
+def test_a_method_whose_published_accuracy_is_after_fine_tuning_is_named_without_it(tmp_path):
+    runs = [saved(tmp_path, name, ft_epochs=0) for name in ("fedbabu", "mhmd", "fedavg")]
+    line = "the published accuracy of fedbabu and mhmd is after fine-tuning; --ft_epochs 5 measures it"
+    assert line in compare(runs).notes
+    assert not any("published" in note for note in compare(runs[2:]).notes)
+    columns = {"tuned_mean": [*[np.nan] * 4, 0.5]}
+    assert not any("published" in note for note in compare([saved(tmp_path, "fedbabu", ft_epochs=1, columns=columns)]).notes)
 
 
 def test_what_weakens_a_comparison_is_said(tmp_path):

@@ -40,7 +40,7 @@ def test_the_command_of_a_row_requests_the_runs_of_the_study():
         first = benchmark.setting(runs[method.name][0], list(method.flags))
         requested = [run for run in runs[method.name] if benchmark.setting(run, list(method.flags)) == first]
         assert len(requested) == 6
-        assert [made.options for made in runs_of(benchmark.command(requested))] == requested
+        assert [built.options for built in runs_of(benchmark.command(requested))] == requested
 
 
 def results_of(values):
@@ -48,9 +48,9 @@ def results_of(values):
     names = dict(zip(values, algorithms.ALGORITHMS, strict=False))
     cells = {name: Cell(f"{algorithm} --seed 1 2 3 4 5 6", "personal") for name, algorithm in names.items()}
     rows = {
-        made.key: {"personal": value, "other": ""}
+        built.key: {"personal": value, "other": ""}
         for name, of_method in values.items()
-        for made, value in zip(runs_of(cells[name].command), of_method, strict=True)
+        for built, value in zip(runs_of(cells[name].command), of_method, strict=True)
     }
     return Table("tiny", "", "", {name: {"personal": cell} for name, cell in cells.items()}), Results(rows)
 
@@ -92,8 +92,8 @@ def test_what_collaboration_brings_is_measured_against_the_same_seed_alone(tmp_p
         f"fedavg {common} --rounds 3 --seed 1 --lr 0.05 --optimizer sgd",
         f"independent {common} --rounds 1 --seed 1 --lr 1e-6",
     )
-    requested = [made for line in lines for made in runs_of(line)]
-    own, alone = (experiment.run(experiment.prepare(made.options, Launch(export_dir=tmp_path))) for made in requested)
+    requested = [built for line in lines for built in runs_of(line)]
+    own, alone = (experiment.run(experiment.prepare(built.options, Launch(export_dir=tmp_path))) for built in requested)
     gain = METRICS["gain"].of(own, alone)
     assert gain == pytest.approx(100 * (own.summary()["personal_mean"] - alone.summary()["personal_mean"]))
     assert METRICS["harmed"].of(alone, alone) == 0
