@@ -28,6 +28,13 @@ class UserError(Exception):
     line and exits with 2, before Chorus trains or writes anything.
     """
 
+    def _render_traceback_(self) -> list[str]:  # IPython shows these lines in place of a traceback
+        return [f"{type(self).__name__}: {self}"]
+
+
+class FailedError(Exception):
+    """Runs ended without a result; the text has a line for each, with the path of its log."""
+
 
 class LostError(Exception):
     """A process that takes part in a run has failed or is gone; the text says which process.
