@@ -4,8 +4,10 @@ The site has the layout of the repository: README.md is the front page, and a li
 the same link on the site. The notebooks become pages by nbconvert, and mkdocstrings makes the API from the docstrings.
 """
 
+import re
 from pathlib import Path
 
+import griffe
 import nbformat
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -29,6 +31,17 @@ API = {  # {page: (title, what it is about)}
 }
 DOCSTRING = "    options:\n      members: false\n      heading_level: 3\n"
 PUBLIC = "    options:\n      filters: ['!^_', '^__call__$']\n"
+
+
+class Lists(griffe.Extension):
+    """Put an empty line before a list in a docstring, which Markdown needs and plain text does not."""
+
+    def on_object(self, *, obj: griffe.Object, **_) -> None:
+        """Change the docstring of an object."""
+        if obj.docstring:
+            obj.docstring.value = re.sub(
+                r"^(?!-|\d+\.| )(.+)\n(?=- |\d+\. )", r"\1\n\n", obj.docstring.value, flags=re.MULTILINE
+            )
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -56,6 +69,7 @@ def _notebook(path: str) -> dict[str, str | bytes]:
     text, resources = MarkdownExporter().from_notebook_node(
         nbformat.read(ROOT / path, as_version=4), {"unique_key": stem, "output_files_dir": f"{stem}_files"}
     )
+    text = text.replace('<table border="1" class="dataframe">', "<table>")  # in the style of the site
     title, _, rest = text.strip().partition("\n")
     download = f'\n\n<a href="{stem}.ipynb" download>Download the notebook</a>\n'
     pictures = {f"{folder}/{name}": content for name, content in resources["outputs"].items()}
