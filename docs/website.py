@@ -17,7 +17,16 @@ import algorithms
 from attacks import ATTACKS
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("*.md", "docs/*.md", "tests/README.md", "checks/*.md", "figures/*.png", "papers/*/*.png", "CITATION.cff")
+COPIED = (
+    "*.md",
+    "docs/*.md",
+    "tests/README.md",
+    "checks/*.md",
+    "figures/*.png",
+    "papers/*/*.md",
+    "papers/*/*.png",
+    "CITATION.cff",
+)
 COPIED += ("examples/*.ipynb",)
 PICTURES = ("clients", "confusion", "curves", "pareto", "representations", "split")
 API = {  # {page: (title, what it is about)}
