@@ -186,11 +186,7 @@ def _references(model_of: Callable[[int], Net], k: int) -> dict[str, weakref.ref
 
 
 def _same(row: dict[str, weakref.ref], other: dict[str, weakref.ref]) -> bool:
-    return (
-        bool(row)
-        and row.keys() == other.keys()
-        and all((tensor := row[name]()) is not None and tensor is other[name]() for name in row)
-    )
+    return bool(row) and row.keys() == other.keys() and all(row[name]() is other[name]() is not None for name in row)
 
 
 def _accuracies(correct: Tensor, shares: Shares) -> np.ndarray:
