@@ -39,3 +39,10 @@ def test_no_page_loads_anything_from_another_host(site):
     assert RESOURCE.findall('<script src="https://example.org/x.js">'), "the pattern finds it"
     assert not [match for path in site.rglob("*.html") for match in RESOURCE.findall(path.read_text())]
     assert not [path for path in site.rglob("*.css") if re.search(r"url\([\"']?https?:", path.read_text())]
+
+
+def test_the_menu_has_every_page_of_docs_and_every_notebook():
+    menu = (ROOT / "mkdocs.yml").read_text()
+    names = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
+    names += [f"examples/{path.stem}.md" for path in (ROOT / "examples").glob("*.ipynb")]
+    assert not [name for name in names if name not in menu]
