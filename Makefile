@@ -4,7 +4,7 @@ BIN := .venv/bin
 PROBLEMS := few_examples strong_skew mild_skew two_classes many_clients writers feature_shift
 PEERS := fluke pfl fedlab flower blazefl
 
-.PHONY: run test lint format same planted hard table bench bench-peers cuda clean
+.PHONY: run test lint format docs same planted hard table bench bench-peers cuda clean
 
 run: .venv/run  ## the main job: five algorithms on one split of real digits
 	$(BIN)/python run.py cfkd fd fedavg independent centralized --dataset digits --n_clients 5 --partition lda --alpha 0.5 --lr 3e-3 --rounds 60
@@ -20,6 +20,9 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/docs  ## the pages, the notebooks and the API as a site, build/site
+	$(BIN)/python -m mkdocs build --strict
+
 .venv/run: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements.txt
@@ -28,6 +31,11 @@ format: .venv/dev
 .venv/dev: requirements-dev.txt requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+.venv/docs: requirements-docs.txt requirements-dev.txt requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements-docs.txt
 	touch $@
 
 same: .venv/dev  ## BEFORE=REVISION: do all algorithms still compute the same bits?

@@ -1,4 +1,4 @@
-"""Make the installed package `chorus`: `chorus fedavg ...` in any folder, `from chorus import saves` in Python.
+"""Make the installed package `chorus`: `chorus fedavg ...` in any folder; in Python `chorus.run("fedavg")`, `chorus.saves`.
 
 The modules of Chorus import one another by their own names, as in a checkout, and so do plugins. So `import chorus` puts
 their folder first on Python's module path, and `chorus.saves` is another name of the module `saves`.
@@ -11,7 +11,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
 
@@ -28,10 +28,17 @@ def main() -> NoReturn:
     ending.leave(run.main(sys.argv[1:]))
 
 
+def run(*algorithm_names: str, **flags: Any) -> Any:
+    """Run algorithms as the command does; return the finished run, or a list of runs: see `run` of the module `run`."""
+    return importlib.import_module("run").run(*algorithm_names, **flags)
+
+
 class _OtherNames(MetaPathFinder, Loader):
     """Import chorus.NAME as the module NAME itself."""
 
     def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
+        if name == "chorus.run":
+            raise ModuleNotFoundError("chorus.run is a function; its module is run", name=name)
         spec = importlib.util.find_spec(_module_name(name)) if name.startswith("chorus.") else None
         return spec and ModuleSpec(name, self, origin=spec.origin, is_package=spec.submodule_search_locations is not None)
 

@@ -21,12 +21,21 @@ if not _main.__package__ and _here in _path.parent.parents and _path.with_name("
     sys.exit(2)
 
 
-class UserError(Exception):
+class _InALineError(Exception):
+    def _render_traceback_(self) -> list[str]:  # IPython shows these lines in place of a traceback
+        return [f"{type(self).__name__}: {self}"]
+
+
+class UserError(_InALineError):
     """A flag, a file or a data set is wrong.
 
     The text is the one line that the user reads: it names the flag, the value and the allowed values. `run.py` prints the
     line and exits with 2, before Chorus trains or writes anything.
     """
+
+
+class FailedError(_InALineError):
+    """Runs ended without a result; the text has a line for each, with the path of its log."""
 
 
 class LostError(Exception):

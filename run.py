@@ -1,11 +1,11 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The command line: parse the flags, launch the experiments, print the table.
+"""The command line: parse the flags, launch the experiments, print the table. `run` is the same for Python.
 
 python run.py cfkd fedavg independent --dataset MNIST --n_clients 10 --seed 0 1 2
 python run.py -h
 """
 
-from errors import UserError  # first: reports short memory in one line while the imports below load
+from errors import FailedError, UserError, unmasked  # first: reports short memory in one line while the imports below load
 
 # isort: split
 
@@ -16,8 +16,11 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import algorithms
 import commandline
@@ -25,8 +28,8 @@ import experiment
 import saves
 from commandline import command_of, plan, study, tuning
 from commandline.tuning import RequestedRuns
-from experiment import Experiment
-from federation import allocator, ranks
+from experiment import Experiment, preparation
+from federation import allocator, ranks, scratch
 from figures import split
 from figures.alone import alone_for
 from figures.compare import compare
@@ -40,6 +43,8 @@ from options import Launch, Options
 from untrusted import print_escaped, wrap
 
 SPLITS_SHOWN, FOLDERS_SHOWN = 2, 6
+# flags that print something, or submit the command, in place of returning runs
+OF_THE_COMMAND = ("help", "json", "list", "named_by", "plan", "save_study", "show_split", "slurm", "version")
 gc.freeze()  # the modules live until the end: searching them for garbage would delay the end of every command
 
 
@@ -64,11 +69,7 @@ def main(argv: Sequence[str]) -> int:
         if launch_options.save_study:
             study.save(runs, launch_options)
             return 0
-        if launch_options.study:
-            requested = tuning.of_study(launch_options)
-        else:
-            experiments = [_prepared(run, launch_options, argv) for run in runs]
-            requested = RequestedRuns(experiments, launch_options, notes)
+        requested = _requested(runs, launch_options, notes, argv)
         if launch_options.show_split:
             split.show(requested.runs)
             return 0
@@ -86,6 +87,56 @@ def main(argv: Sequence[str]) -> int:
                 print_escaped(json.dumps(result.summary(), allow_nan=False), flush=True)
         _print_report(requested, results, print_lines)
         return tell_failed((result for _, result in results), ending.program())
+
+
+def run(*algorithm_names: str, **flags: Any) -> saves.Run | list[saves.Run]:
+    """Run algorithms as the command does; return the finished run, or a list of runs.
+
+        run("fedavg", n_clients=5, partition="lda", alpha=0.3)              # a saves.Run
+        run("fedavg", "independent", n_clients=5, seed=[0, 1])              # a list of four runs
+
+    The arguments are the words and flags of `python run.py`, and name the same run in the same folder, so a finished run is
+    read. Several algorithms, or a list as the value of a flag, return a list, in the order of the command. A tuple is one
+    value with several parts: model=("LeNet5", "ResNet9"). True sets a switch; None and False leave a flag out. An algorithm
+    may be a file, "./my_method.py".
+
+    Raise UserError for a mistake, with the line of the command, and FailedError if a run failed; all other runs are saved.
+    Progress is on standard error, in a notebook below the cell; quiet=True shows none.
+    """
+    for name in OF_THE_COMMAND:
+        if flags.get(name):
+            raise UserError(f"--{name}: returns no run; use it on the command line, python run.py ... --{name}")
+    allocator.keep_blocks()
+    argv = commandline.words_of_call(algorithm_names, flags)
+    preparation.forget()
+    commandline.bring(argv)
+    with _as_command(argv), unmasked(), scratch.used():
+        runs, launch_options, notes = commandline.parse(argv, *_load_options())
+        requested = _requested(runs, launch_options, notes, argv)
+        results = [result for _, result in launch(requested.runs, requested.launch_options)]
+    if failed := [str(result) for result in results if isinstance(result, Failed)]:
+        raise FailedError("\n".join(failed))
+    is_list = len(algorithm_names) > 1 or bool(launch_options.study) or any(map(commandline.is_several, flags.values()))
+    return results if is_list else results[0]
+
+
+@contextmanager
+def _as_command(argv: Sequence[str]) -> Iterator[None]:
+    """Act as the command inside: the log of a run names the command, and worker processes do not import the caller's script,
+    which would call `run` again."""
+    argv_before, main_module = sys.argv, sys.modules["__main__"]
+    sys.argv, sys.modules["__main__"] = ["run.py", *argv], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.argv, sys.modules["__main__"] = argv_before, main_module
+
+
+def _requested(runs: Sequence[Options], launch_options: Launch, notes: Sequence[str], argv: Sequence[str]) -> RequestedRuns:
+    """Return the prepared runs that the flags request."""
+    if launch_options.study:
+        return tuning.of_study(launch_options)
+    return RequestedRuns([_prepared(run, launch_options, argv) for run in runs], launch_options, notes)
 
 
 def _prepared(run: Options, launch_options: Launch, argv: Sequence[str]) -> Experiment:

@@ -5,7 +5,7 @@ import itertools
 import math
 import re
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -185,6 +185,27 @@ def refuse_without_alpha(runs: Sequence[Options], set_flags: Collection[str]) ->
                 f"--partition {run.partition}: requires --alpha; add --alpha X (smaller is more heterogeneous) or --alpha "
                 "inf (IID)"
             )
+
+
+def is_several(value: Any) -> bool:
+    """Return whether a Python value of a flag is several values, as a list is; a tuple is one value with several parts."""
+    return isinstance(value, Iterable) and not isinstance(value, str | Path | tuple)
+
+
+def words_of_call(algorithm_names: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command line: algorithms, and flags with Python values.
+
+    True is a switch; None and False leave a flag out; a list is several values; a tuple is one value, joined by commas.
+    """
+    words = [str(name) for name in algorithm_names]
+    for name, value in flags.items():
+        if is_several(value):
+            words += [f"--{name}", *(_format_values([part]) for part in value)]
+        elif value is True:
+            words.append(f"--{name}")
+        elif value is not None and value is not False:
+            words.append(f"--{name}={_format_values([value])}")
+    return words
 
 
 def names_of(kind: str, descriptions: Mapping[str, str]) -> str:

@@ -180,13 +180,13 @@ def _references(model_of: Callable[[int], Net], k: int) -> dict[str, weakref.ref
     """Return weak references to the weights of client k's model, {} if they are unknown.
 
     No tensor of a row is changed in place, so a model with the same tensors is the same. The references keep no row alive,
-    and a new tensor at the address of an old one does not match.
+    and a new tensor at the address of an old one does not match. A reference is dead where the row was made for this call.
     """
     return {name: weakref.ref(tensor) for name, tensor in model_of.row(k).items()} if isinstance(model_of, ModelOf) else {}
 
 
 def _same(row: dict[str, weakref.ref], other: dict[str, weakref.ref]) -> bool:
-    return bool(row) and row.keys() == other.keys() and all(row[name]() is other[name]() for name in row)
+    return bool(row) and row.keys() == other.keys() and all(row[name]() is other[name]() is not None for name in row)
 
 
 def _accuracies(correct: Tensor, shares: Shares) -> np.ndarray:

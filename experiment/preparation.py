@@ -108,6 +108,12 @@ def _note_on_new_clients(algorithm: str) -> None:
         log.info("--new_clients: %s sends no model to a new client, so its columns stay empty", algorithm)
 
 
+def forget() -> None:
+    """Forget the data sets and splits of earlier runs in this process, whose files and plugins may have changed since."""
+    _data.cache_clear()
+    _split.cache_clear()
+
+
 def data_of(options: Options, launch_options: Launch) -> datasets.Data:
     """Return the data set that a run requests, from this machine. Raise UserError if it is missing."""
     return _data(options.dataset, options.public_dataset, _source(options, launch_options))

@@ -1,7 +1,8 @@
 """The progress of a study, on standard error.
 
-On a terminal, one line for all runs and one line for each active run change in place. Elsewhere plain lines appear now and
-then, so that a log file shows progress. The folder of a run says how many rounds are finished.
+On a terminal, one line for all runs and one line for each active run change in place; in a notebook, a single line.
+Elsewhere plain lines appear now and then, so that a log file shows progress. The folder of a run says how many rounds are
+finished.
 """
 
 import logging
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from tqdm import tqdm
 
@@ -30,7 +32,8 @@ from options import plain
 from untrusted import escape
 
 EVERY = 30.0  # seconds from one report to the next where there is no terminal
-REFRESH = 0.1  # seconds between two updates of a terminal
+REFRESH = 0.1  # seconds between two updates of a terminal or notebook
+BAR = "{desc} |{bar}|"
 TAIL = 1 << 14  # bytes at the end of history.csv: the recent rounds give the speed of a run
 
 
@@ -199,7 +202,7 @@ class Bars(Display):
         while len(self._bars) < len(lines):
             self._bars.append(tqdm(position=len(self._bars), leave=False, dynamic_ncols=True, bar_format="{desc}"))
         for bar, (text, bar.n, bar.total) in zip_longest(self._bars, lines, fillvalue=("", 0, 0)):
-            bar.bar_format = "{desc} |{bar}|" if text else "{desc}"
+            bar.bar_format = BAR if text else "{desc}"
             bar.set_description_str(text)
 
     @contextmanager
@@ -209,11 +212,33 @@ class Bars(Display):
             yield
 
 
+class Notebook(Display):
+    """Progress for a notebook: a line below the cell, which shows the end of the runs when the notebook is saved.
+
+    (The bars of tqdm.notebook need widgets, which a saved notebook shows as they were at the beginning, or as an error.)
+    """
+
+    every, at_once, width = REFRESH, True, 60
+    _output: Any = None
+
+    def write(self, lines: Sequence[tuple[str, int, int]]) -> None:
+        """Replace the previous line."""
+        from IPython.display import display
+
+        text, n, total = lines[0] if lines else (str(self), 1, 1)
+        content = {"text/plain": tqdm.format_meter(n, total, 0, ncols=self.width, prefix=text, bar_format=BAR)}
+        if self._output is None:
+            self._output = display(content, raw=True, display_id=True)
+        else:
+            self._output.update(content, raw=True)
+
+
 def display_of(experiments: Sequence[Experiment], quiet: bool) -> Display:
     """Return the display that suits standard error; with `--quiet` a display that prints nothing."""
     if quiet:
         return Display(experiments)
-    return (Bars if sys.stderr.isatty() else Lines)(experiments)
+    is_notebook = type(sys.stderr).__module__.startswith("ipykernel")
+    return (Bars if sys.stderr.isatty() else Notebook if is_notebook else Lines)(experiments)
 
 
 class Beside(logging.Handler):

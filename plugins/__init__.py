@@ -74,13 +74,14 @@ NAME = re.compile(r"\w[\w.+-]*")  # the name of an entry: users type it, and fol
 class Plugin:
     """An imported file, the names that it added to the tables, and the files beside it that its import loaded.
 
-    `networks`: the names in the file that a command took as models.
+    `networks`: the names in the file that a command took as models. `digest`: of the files as they were imported.
     """
 
     path: Path
     names: frozenset[str]
     brought: frozenset[Path] = frozenset()
     networks: tuple[str, ...] = ()
+    digest: str = ""
 
 
 LOADED: dict[str, Plugin] = {}  # {name of the module: plugin}
@@ -88,7 +89,8 @@ _before: dict[str, Any] = {}  # code and modes, as the first plugin found them
 
 
 def load(source: str | Path) -> ModuleType:
-    """Return the module of a file; the module's name is the file's stem. A second call returns the same module.
+    """Return the module of a file; the module's name is the file's stem. A second call returns the same module, unless the
+    file, or a file beside it that it imports, has changed.
 
     `FILE.py:NAME` also adds the network NAME of the file to the models, as FILE.NAME.
 
@@ -100,7 +102,10 @@ def load(source: str | Path) -> ModuleType:
         _add_network(source, module, match["name"])
         return module
     path = Path(source).expanduser().resolve()
-    name, is_imported = path.stem, file_of(path.stem) == path
+    name = path.stem
+    if name in LOADED and LOADED[name].path == path and is_there(path) and _digest(name) != LOADED[name].digest:
+        _unload(name)
+    is_imported = file_of(name) == path
     if is_imported and name in LOADED:
         return sys.modules[name]
     if path.suffix != ".py" or not is_there(path) or not path.is_file():
@@ -126,7 +131,18 @@ def load(source: str | Path) -> ModuleType:
     known = OURS.union(*(plugin.names for plugin in LOADED.values()))
     added = frozenset(added for table in TABLES for added in table if added not in known)
     LOADED[name] = Plugin(path, added, _files_of_modules(set(sys.modules) - modules_before, path.parent))
+    LOADED[name] = replace(LOADED[name], digest=_digest(name))
     return module
+
+
+def _unload(name: str) -> None:
+    """Forget a plugin, its entries of the tables, and the modules beside it that its import loaded."""
+    plugin = LOADED.pop(name)
+    for table in TABLES:
+        for added in plugin.names & table.keys():
+            del table[added]
+    for module in [module for module in sys.modules if file_of(module) in {plugin.path, *plugin.brought}]:
+        del sys.modules[module]
 
 
 def check() -> None:
@@ -206,8 +222,11 @@ def text_of(path: Path) -> str:
 
 def digests() -> dict[str, str]:
     """Return {name: digest of its files} of every loaded plugin."""
-    texts = {name: repr([text_of(path) for path in sources(name)]) for name in sorted(LOADED)}
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
+    return {name: _digest(name) for name in sorted(LOADED)}
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(repr([text_of(path) for path in sources(name)]).encode()).hexdigest()[:16]
 
 
 def file_of(name: str) -> Path | None:

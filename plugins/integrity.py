@@ -26,7 +26,8 @@ LIBRARIES = ("torch.nn", "torch.optim", "torch.autograd", "torch.functional", "t
 ALONE = ("torch", "builtins", "math", "random")
 RUN = {FunctionType, BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType, np.ufunc}
 RUN |= {staticmethod, classmethod, property}
-WARNED = "__warningregistry__"  # in which Python records the warnings of a module
+# in which Python records the warnings of a module; and the module `builtins`, to which IPython adds names in every cell
+IGNORED = ("__warningregistry__", "__builtins__")
 
 Code = dict[str, dict[str, tuple]]  # {module: {name in it: objects}}
 
@@ -44,7 +45,7 @@ def code(growing: tuple[Any, ...] = ()) -> Code:
             names_by_module[name] = marks = {}
             for key, value in list(vars(module).items()):
                 if (
-                    key != WARNED
+                    key not in IGNORED
                     and id(value) not in growing_ids
                     and (is_ours or _is_code(value))
                     and (mark := _objects_of(value))

@@ -21,6 +21,7 @@ from test_house import STAIRCASE
 
 import algorithms
 import commandline
+import helpers
 import models
 import run as command
 import saves
@@ -29,6 +30,7 @@ from data import silos
 from data.datasets import LOADERS
 from data.partition import PARTITIONS
 from data.shift import SHIFTS
+from docs import vocabulary
 from options import Options, flags_of
 from papers import __main__ as papers
 
@@ -376,6 +378,14 @@ def test_links_between_pages_lead_somewhere(path):
         assert not anchor or anchor in anchors(there.read_text()), link
 
 
+def test_the_words_of_a_round_are_those_of_the_docstrings():
+    assert vocabulary.PAGE.read_text() == vocabulary.page(), "run python -m docs.vocabulary"
+    assert vocabulary.page().count("\n| `federation.") > 15
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(helpers.mean, "__doc__", "Return another mean. Of rows.")
+        assert "| `mean(rows)` | Return another mean. | " in vocabulary.page()
+
+
 def test_every_page_is_linked_from_the_readme():
     linked = re.findall(r"\]\((docs/\w+\.md)[)#]", (ROOT / "README.md").read_text())
     assert set(linked) == {f"docs/{path.name}" for path in READ[1:]}
@@ -389,7 +399,7 @@ def listed(text, block):
 def test_everything_at_the_top_of_the_house_is_listed():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     rooms, others = listed(text, 0), listed(text, 1)
-    assert [name.removesuffix(".py") for name in rooms] == [*STAIRCASE, "docs", "tests", "checks"]
+    assert [name.removesuffix(".py") for name in rooms] == [*STAIRCASE, "docs", "examples", "tests", "checks"]
     assert all((ROOT / name).exists() for name in (*rooms, *others))
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")

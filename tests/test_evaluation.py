@@ -622,6 +622,17 @@ def test_a_new_row_at_the_address_of_an_old_one_is_evaluated_and_no_row_is_kept_
     assert scored == [1]
 
 
+def test_a_row_that_is_made_for_each_call_is_evaluated_every_time(scored):
+    """Its tensors are gone in both evaluations, so nothing says that they were the same."""
+    federation, remembered = tiny_federation(), {}
+    for r in range(2):
+        rows = [federation.initial(k + r) for k in federation.clients]
+        mixture = model_of(federation, lambda k, rows=rows: {name: w * 1 for name, w in rows[k].items()})
+        scored.clear()
+        evaluate(federation, SPLIT, Round([], torch.zeros(0), {"personal": mixture}), (), remembered)
+        assert sorted(scored) == [0, 1, 2]
+
+
 def test_a_row_with_one_other_tensor_is_another_row(scored):
     federation, remembered = tiny_federation(), {}
     rows = [federation.initial(k) for k in federation.clients]

@@ -72,7 +72,7 @@ def test_a_run_is_the_same_as_in_a_checkout_and_lies_where_the_command_was_given
         assert run_experiment.config["revision"] is None, "it is no checkout"
     assert "fedavgm" in python(installed[1] / "python", "-m", "chorus.figures.table", "saves", cwd=tmp_path)
     result = json.loads(python(installed[1] / "python", "-c", IN_PYTHON, cwd=tmp_path))
-    assert result == [2, True, True, True, "saves", 0, "chorus.nothing"]
+    assert result == [2, True, True, True, "saves", 0, "chorus.nothing", "chorus.run is a function; its module is run", True]
 
 
 IN_PYTHON = """
@@ -87,9 +87,16 @@ try:
     import chorus.nothing
 except ModuleNotFoundError as error:
     missing = error.name
+try:
+    import chorus.run
+except ModuleNotFoundError as error:
+    refused = str(error)
+folders = [run.folder for run in runs]
+flags = dict(n_clients=3, rounds=2, reduced=0.1, model="MLP", threads=1, track_features=2, quiet=True)
+_, again = chorus.run("./fedavgm.py", "fedavg", **flags)
 same = [chorus.saves is own, chorus.figures.curves is figures.curves, type(runs[0]) is Run]
 predicted = runs[0].predict(0, runs[0].data().x[:0])
-print(json.dumps([len(runs), *same, own.__spec__.name, len(predicted), missing]))
+print(json.dumps([len(runs), *same, own.__spec__.name, len(predicted), missing, refused, again.folder in folders]))
 """
 
 

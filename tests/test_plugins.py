@@ -815,6 +815,22 @@ def test_an_interrupt_while_a_plugin_is_imported_is_one(tmp_path):
     assert not plugins.LOADED
 
 
+def test_a_changed_file_is_loaded_again_with_what_it_imports(folder):
+    first = plugins.load(folder / "mine.py")
+    assert plugins.load(folder / "mine.py") is first
+    before = source_of("fedavg", dataset="stripes")
+    (folder / "beside.py").write_text("K = 22\n")
+    second = plugins.load(folder / "mine.py")
+    assert (first.beside.K, second.beside.K) == (1, 22)
+    assert models.MODELS["Softmax"] is second.Softmax is not first.Softmax
+    assert source_of("fedavg", dataset="stripes") != before
+    (folder / "mine.py").write_text("from models import MODELS, MLP\nMODELS['Mine'] = MLP\n")
+    plugins.load(folder / "mine.py")
+    assert "Mine" in models.MODELS
+    assert "Softmax" not in models.MODELS, "what the file no longer adds is gone"
+    plugins.check()
+
+
 def test_two_files_of_one_name_are_refused_and_one_file_twice_is_one(folder, tmp_path):
     (tmp_path / "fedavgm.py").write_text(FEDAVGM)
     assert plugins.load(folder / "fedavgm.py") is plugins.load(f"{folder}/../code/fedavgm.py")
