@@ -16,9 +16,22 @@ A paper is a module `papers/NAME/__init__.py`, which has
 
 from types import ModuleType
 
-from papers import cfkd, chorus, data_exchange, fedavg_from_scratch, fedgkt, fedproto, leakage, mhmd, niid_bench, scaffold
+from papers import (
+    benchmark,
+    cfkd,
+    chorus,
+    data_exchange,
+    fedavg_from_scratch,
+    fedgkt,
+    fedproto,
+    leakage,
+    mhmd,
+    niid_bench,
+    scaffold,
+)
 
 PAPERS: dict[str, ModuleType] = {
+    "benchmark": benchmark,
     "cfkd": cfkd,
     "fedavg_from_scratch": fedavg_from_scratch,
     "fedgkt": fedgkt,

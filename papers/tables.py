@@ -98,7 +98,6 @@ METRICS: dict[str, Metric] = {
     "epsilon": last("epsilon", 1),
     "tuned": last("tuned_mean"),
     "worst tuned": last("tuned_worst"),
-    "diverged": Metric(lambda run: float(run.diverged is not None), 0),
     "MFLOPs": Metric(lambda run: run.summary()["flops"] / run.options["n_clients"] / run.options["rounds"] / 1e6, 1),
     "gain": Metric(_gain),
     "harmed": Metric(_harmed, 1),

@@ -4,7 +4,7 @@ README.md beside this file is the protocol, and was written before the first run
 `PROBLEM.csv` has the settings that its tuning tried. So the runs of a problem's table are those of the chosen settings."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from figures.on_paper import finished, panels
 from figures.statistics import LEAST_PROBLEMS, holm, nemenyi, over_problems
 from figures.styles import COLOURS
 from options import Options, plain_value
-from papers.tables import Cell, Results, Table, paragraphs, plain_rows, shown
+from papers.tables import Cell, Results, Table, paragraphs, plain_rows, runs_of, shown
 
 HERE = Path(__file__).resolve().parent
 TITLE = "Which method works best on which split?"
@@ -27,8 +27,9 @@ ABOUT = paragraphs(
     the last round. All accuracies are in percent. *Gain* is the personal accuracy minus that of learning alone. *Harmed* are
     the clients that are worse off than alone. *kB* are all bytes per client and round. *Rounds to alone* are the rounds
     (median) until a method's personal accuracy is that of learning alone at its end. *To fedavg* is the difference in
-    personal accuracy, paired by seed. `*`: significantly different from fedavg; `~`: not significantly different from
-    the best (paired t-tests at 5 %, Holm's correction for all methods of the problem)."""
+    personal accuracy, paired by seed; ↑ and ↓: significantly better and worse. `~`: not significantly different from the
+    best (paired t-tests at 5 %, Holm's correction for all methods of the problem). *5 of 6*: the other run diverged, and the
+    method is in no test."""
 )
 PROBLEMS = {
     "few_examples": "MNIST, 1,200 images, 5 clients, IID",
@@ -81,17 +82,16 @@ def commands(problem: str) -> dict[str, str]:
 
 def cells(problem: str, method: str) -> dict[str, Cell]:
     """Return the numbers of a method on a problem."""
-    made_by, alone = commands(problem)[method], commands(problem)["independent"]
-    is_tuned = "--ft_epochs" in made_by
+    own, alone = commands(problem)[method], commands(problem)["independent"]
+    is_tuned = "--ft_epochs" in own
     row = {
-        "global": Cell(made_by),
-        "personal": Cell(made_by, "tuned" if is_tuned else "personal"),
-        "worst": Cell(made_by, "worst tuned" if is_tuned else "worst"),
-        "kB": Cell(made_by, "kB"),
-        "MFLOPs": Cell(made_by, "MFLOPs"),
-        "diverged": Cell(made_by, "diverged"),
+        "global": Cell(own),
+        "personal": Cell(own, "tuned" if is_tuned else "personal"),
+        "worst": Cell(own, "worst tuned" if is_tuned else "worst"),
+        "kB": Cell(own, "kB"),
+        "MFLOPs": Cell(own, "MFLOPs"),
     }
-    compared = {name: Cell(made_by, name, against=alone) for name in ("gain", "harmed", "rounds to alone")}
+    compared = {name: Cell(own, name, against=alone) for name in ("gain", "harmed", "rounds to alone")}
     return row if method in REFERENCES else row | compared
 
 
@@ -113,20 +113,21 @@ def problem_rows(table: Table, results: Results) -> list[dict[str, str]]:
 
         test = tests.get(method, {})
         is_level, is_different = test.get("p best", 0) >= SIGNIFICANT, test.get("p fedavg", 1) < SIGNIFICANT
-        diverged = int(results.of(row_cells["diverged"]).sum())
+        mark = (" ↑" if test["difference"] > 0 else " ↓") if is_different else ""
+        n, requested = results.n(table, method, "global"), len(runs_of(row_cells["global"].command))
         rows.append(
             {
                 "": method,
                 "setting": settings[method].replace("--", ""),
                 "global": text("global"),
                 "personal": text("personal") + " ~" * is_level,
-                "to fedavg": f"{test['difference']:+.2f}" + " *" * is_different if test else "",
+                "to fedavg": f"{test['difference']:+.2f}{mark}" if test else "",
                 "worst": text("worst"),
                 "gain": text("gain"),
                 "harmed": text("harmed"),
                 **{name: text(name).split(" ±")[0] for name in ("kB", "MFLOPs")},
                 "rounds to alone": "" if method in REFERENCES else _median_rounds(results.of(row_cells["rounds to alone"])),
-                "n": f"{results.n(table, method, 'global')}" + f", {diverged} diverged" * (diverged > 0),
+                "n": str(n) if n == requested else f"{n} of {requested}",
             }
         )
     return rows
@@ -212,40 +213,88 @@ def comparisons(table: Table, results: Results) -> dict[str, dict[str, float]]:
 def draw(results: Results, path: Path) -> None:
     """Draw personal accuracy against bytes, a point per method: means over the problems that all methods have."""
     problems, average, means = ranks(results)
-    figure, ((axes,),) = panels(1, 1, 6.5, 4.5)
-    families = [[method for method in family if method in average] for family in algorithms.FAMILIES.values()]
-    for (name, family), colour, marker in zip(
-        zip(algorithms.FAMILIES, families, strict=True), COLOURS, "osD^vP", strict=False
-    ):
-        x = [np.mean([results.mean(BY_PROBLEM[problem], method, "kB") for problem in problems]) for method in family]
-        y = means[:, [list(average).index(method) for method in family]].mean(0)
-        if family:
+    figure, ((axes,),) = panels(1, 1, 7, 5)
+    sent = [np.mean([results.mean(BY_PROBLEM[problem], method, "kB") for problem in problems]) for method in average]
+    points = dict(zip(average, zip(sent, means.mean(0), strict=True), strict=True))
+    colours = {}
+    for (name, family), colour, marker in zip(algorithms.FAMILIES.items(), COLOURS, "osD^vP", strict=False):
+        members = [method for method in family if method in points]
+        colours |= dict.fromkeys(members, colour)
+        if members:
+            x, y = zip(*(points[method] for method in members), strict=True)
             axes.plot(x, y, marker, color=colour, markersize=5, label=name.partition(":")[0])
-        for method, *point in zip(family, x, y, strict=True):
-            axes.annotate(method, point, textcoords="offset points", xytext=(5, 2), fontsize=7, color=colour)
     for method, dash in zip(REFERENCES, ("--", ":"), strict=True):
         level = np.mean([results.mean(OVERVIEW, method, problem) for problem in problems])
         axes.axhline(level, linestyle=dash, linewidth=1, color="grey", label=method)
     axes.set(xscale="log", xlabel="kB per client and round", ylabel="personal accuracy (%)")
-    axes.set_title(f"means over {len(problems)} problems", fontsize=10)
+    axes.set_xlim(right=5 * max(sent))
+    axes.set_title("one problem" if len(problems) == 1 else f"means over {len(problems)} problems", fontsize=10)
     axes.grid(alpha=0.3)
+    for column in _columns(points):
+        right, height = 1.3 * max(points[method][0] for method in column), np.inf
+        for method in sorted(column, key=lambda name: -points[name][1]):
+            height = min(points[method][1], height - 0.028 * np.ptp(axes.get_ylim()))  # labels do not overlap
+            line = {"arrowstyle": "-", "color": colours[method], "linewidth": 0.5, "relpos": (0, 0.5)}
+            style = {"fontsize": 7, "color": colours[method], "va": "center", "arrowprops": line}
+            axes.annotate(method, points[method], (right, height), **style)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     finished(figure, path)
+
+
+def _columns(points: Mapping[str, tuple[float, float]]) -> list[list[str]]:
+    """Return the methods in groups whose points are near each other along the axis of bytes."""
+    columns: list[list[str]] = []
+    for method in sorted(points, key=lambda name: points[name][0]):
+        if columns and points[method][0] < 3 * points[columns[-1][-1]][0]:
+            columns[-1].append(method)
+        else:
+            columns.append([method])
+    return columns
 
 
 PICTURE = ("accuracy_and_bytes.png", "Personal accuracy against bytes, a point per method")
 
 
 def words(results: Results) -> str:
-    """Return in words what the tables show."""
+    """Return in words what the tables show: the ranks, then each problem."""
     problems, average, means = ranks(results)
     leading = ", ".join(f"{method} ({average[method]:.1f})" for method in sorted(average, key=average.get)[:5])
-    lines = [f"Over {len(problems)} problems, the best average ranks of {len(average)} methods are {leading}."]
     if len(problems) >= LEAST_PROBLEMS:
         (name, p), distance = over_problems(means), nemenyi(len(average), len(problems))
-        lines.append(
+        tested = (
             f"{name}: p = {p:.2g}. Ranks that differ by less than {distance:.1f} are not significantly different (Nemenyi)."
         )
     else:
-        lines.append(f"These are too few problems for a test of the ranks, which needs {LEAST_PROBLEMS}.")
-    return paragraphs(" ".join(lines))
+        tested = f"{LEAST_PROBLEMS} problems are needed for a test of the ranks."
+    counted = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
+    finding = f"On {counted} of {len(PROBLEMS)}, the best average ranks of {len(average)} methods are {leading}. {tested}"
+    return paragraphs(finding, *(problem_words(of_problem, results) for of_problem in BY_PROBLEM.values()))
+
+
+def problem_words(table: Table, results: Results) -> str:
+    """Return in words what the table of a problem shows."""
+    tests = comparisons(table, results)
+    personal = {method: results.mean(table, method, "personal") for method in table.rows}
+    sent = {method: results.mean(table, method, "kB") for method in tests}
+    best = max(tests, key=personal.get)
+    level = [method for method in tests if tests[method].get("p best", 0) >= SIGNIFICANT]
+    different = [method for method in tests if tests[method].get("p fedavg", 1) < SIGNIFICANT]
+    better = [method for method in different if tests[method]["difference"] > 0]
+    worse = [method for method in different if tests[method]["difference"] < 0]
+    cheap = min((method for method in tests if personal[method] > personal["independent"]), key=sent.get, default=None)
+    sentences = [
+        f"**{table.name}.** {best} has the best personal accuracy, {personal[best]:.1f} %; alone it is "
+        f"{personal['independent']:.1f} %, with all data in one place {personal['centralized']:.1f} %.",
+        f"Not significantly different from {best}: {_listed(level)}.",
+        f"Significantly better than fedavg ({personal['fedavg']:.1f} %): {_listed(better)}; worse: {_listed(worse)}.",
+    ]
+    if cheap:
+        sentences.append(
+            f"Of the methods that are better than alone, {cheap} sends least: {sent[cheap]:.1f} kB per client and round for "
+            f"{personal[cheap]:.1f} %."
+        )
+    return " ".join(sentences)
+
+
+def _listed(methods: Sequence[str]) -> str:
+    return ", ".join(methods) or "none"
