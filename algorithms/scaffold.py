@@ -55,11 +55,8 @@ def check(options, data, n_train):
     """Return "". Raise UserError if x - y_i is not the learning rate times the sum of K corrected gradients."""
     for name, required in {"optimizer": "sgd", "momentum": 0.0, "clip_grad": 0.0}.items():
         if options.variate == 2 and (value := getattr(options, name)) != required:
-            rate = f" --lr {Options.lr}" if name == "optimizer" else ""
-            raise UserError(
-                f"--{name} {value}: scaffold with --variate 2 requires plain SGD; use --{name} {required}{rate}, or add "
-                "--variate 1"
-            )
+            words = f"--{name} {required}" + f" --lr {Options.lr}" * (name == "optimizer")
+            raise UserError(f"--{name} {value}: scaffold with --variate 2 requires plain SGD; use {words}, or --variate 1")
     return ""
 
 

@@ -52,11 +52,11 @@ def of_runs(name: str, doc: str) -> argparse.ArgumentParser:
     return parser
 
 
-def chosen(args: argparse.Namespace, passed_over: list[str] | None = None) -> list[Run]:
+def chosen(args: argparse.Namespace, passed_over: list[str] | None = None, keep_equal: bool = False) -> list[Run]:
     """Return the runs of the folders that meet the conditions, of the selected settings.
 
-    `passed_over` as in `groups.read`. Raises UserError."""
-    return select(where(read(args.runs, passed_over), dict(args.where)), args.select)
+    `passed_over` and `keep_equal` as in `groups.read`. Raises UserError."""
+    return select(where(read(args.runs, passed_over, keep_equal), dict(args.where)), args.select)
 
 
 def parser(name: str, doc: str) -> argparse.ArgumentParser:

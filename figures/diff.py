@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command.of_runs("diff", __doc__)
     args = parser.parse_args(argv)
     try:
-        runs = command.chosen(args)
+        runs = command.chosen(args, keep_equal=True)
         if len(runs) != 2:
             raise UserError(
                 f"requires two runs, got {len(runs)}; name two folders, or select two runs, such as --where seed=0,1"

@@ -160,8 +160,9 @@ def sent(run: Run) -> float:
 # --- select runs, and group them ---------------------------------------------------------------------------------------
 
 
-def read(folders: Sequence[Path], passed_over: list[str] | None = None) -> list[Run]:
-    """Return the runs of folders; a folder is a run's or contains runs. Every run appears once, of equal runs the newest.
+def read(folders: Sequence[Path], passed_over: list[str] | None = None, keep_equal: bool = False) -> list[Run]:
+    """Return the runs of folders; a folder is a run's or contains runs. Every run appears once, and of equal runs only the
+    newest, unless `keep_equal`.
 
     The lines on skipped folders, of `saves.gather` and `newest`, are added to `passed_over`, or logged. Raises UserError for
     a folder without runs."""
@@ -176,14 +177,15 @@ def read(folders: Sequence[Path], passed_over: list[str] | None = None) -> list[
         skipped += lines
         for run in runs:
             runs_by_folder.setdefault(run.folder.resolve(), run)
-    newest_runs, lines = newest(list(runs_by_folder.values()))
+    all_runs = list(runs_by_folder.values())
+    kept, lines = (all_runs, []) if keep_equal else newest(all_runs)
     skipped += lines
     if passed_over is not None:
         passed_over += skipped
     else:
         for line in skipped:
             log.warning("%s", line)
-    return newest_runs
+    return kept
 
 
 def newest(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:

@@ -367,6 +367,10 @@ class Told:
         if validation is not None:
             self.rounds["validation_mean"] = [0.0, validation]
 
+    @property
+    def round_columns(self):
+        return {name: column.to_numpy() for name, column in self.rounds.items()}
+
     def summary(self):
         return self._summary
 

@@ -12,7 +12,7 @@ import algorithms
 import commandline
 from algorithms import fedopt
 from commandline import study
-from options import plain
+from options import Launch, plain
 
 
 def test_the_second_moment_of_yogi_falls_no_faster_than_that_of_adam_and_rises_no_faster():
@@ -65,7 +65,7 @@ def test_a_grid_of_servers_is_saved_as_a_study_of_as_many_runs():
     for own, beta1 in (([], None), (["--beta1", "0.9"], [0.9])):
         runs, _, _ = commandline.parse([*argv, *own], algorithms.all_options(), {"fedopt": ""})
         assert [run.beta1 for run in runs] == (beta1 * 2 if beta1 else [0.9, 0.0])
-        section = tomllib.loads(study.text_of(runs))["fedopt"]
+        section = tomllib.loads(study.text_of(runs, Launch()))["fedopt"]
         assert section.get("beta1") == (beta1[0] if beta1 else None)
 
 

@@ -498,7 +498,11 @@ def test_on_a_phone_tables_scroll_in_their_boxes_and_the_page_does_not(opened):
     tab, _, _ = opened
     tab.set_viewport_size({"width": 390, "height": 844})
     try:
-        tab.wait_for_function("document.documentElement.scrollWidth === 390", timeout=20_000)
+        for _ in range(40):  # the figures follow the window after a while
+            if tab.evaluate("document.documentElement.scrollWidth") == 390:
+                break
+            tab.wait_for_timeout(500)
+        assert tab.evaluate("document.documentElement.scrollWidth") == 390
         wide = "[...document.querySelectorAll('.wide')].filter((box) => box.scrollWidth > box.clientWidth).length"
         assert tab.evaluate(wide) >= 2
         box = "part => document.querySelector(`#curves ${part}`).getBoundingClientRect().toJSON()"
