@@ -564,8 +564,8 @@ a plan of many runs plans each split, and says it shares them | experiment/plann
 - split = None if any_draw else experiment.split.digest
 + split = experiment.split.digest
 the benchmark's p-values are not adjusted for the number of methods | papers/benchmark/__init__.py | papers/test_benchmark.py
-- ps = holm([float(ttest_rel(values[method], values[baseline]).pvalue) for method in others])
-+ ps = [float(ttest_rel(values[method], values[baseline]).pvalue) for method in others]
+- holm([compared[method].p for method in tested])
++ [compared[method].p for method in tested]
 a row of the benchmark has the runs of one seed | papers/benchmark/__init__.py | papers/test_benchmark.py
 - {' '.join(str(run.seed) for run in runs)}
 + {runs[0].seed}

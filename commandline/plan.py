@@ -49,10 +49,11 @@ def each(experiments: Sequence[Experiment], quiet: bool) -> Iterator[Plan | Dive
     where more than MANY costs remain, experiments that differ in seed and split alone are planned once.
     """
     plans: dict = {}
-    any_draw = len({experiment.costs_of(item) for item in experiments}) > MANY
-    patience = min(PATIENCE, PATIENCE * MANY / len({experiment.costs_of(item, any_draw) for item in experiments} or {0}))
-    for number, run_experiment in enumerate(experiments, start=1):
-        costs = experiment.costs_of(run_experiment, any_draw)
+    costs_of_all = [experiment.costs_of(item) for item in experiments]
+    if len(set(costs_of_all)) > MANY:
+        costs_of_all = [experiment.costs_of(item, any_draw=True) for item in experiments]
+    patience = PATIENCE * min(1, MANY / max(len(set(costs_of_all)), 1))
+    for number, (run_experiment, costs) in enumerate(zip(experiments, costs_of_all, strict=True), start=1):
         if costs not in plans:
             label = (
                 f"planning {run_experiment.options.algorithm} seed {run_experiment.options.seed} "

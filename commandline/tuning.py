@@ -47,7 +47,7 @@ class Setting(NamedTuple):
     @property
     def flags(self) -> str:
         """The values as on a command line."""
-        return _flags_of(self.values)
+        return setting_text(self.values)
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,8 @@ def edges(method: Method, flags: Mapping[str, Any]) -> str:
     return ", ".join(edges)
 
 
-def _flags_of(values: Mapping[str, Any]) -> str:
+def setting_text(values: Mapping[str, Any]) -> str:
+    """Return a setting as flags, as `tuning.csv` has it."""
     return " ".join(f"--{name} {plain_value(value)}" for name, value in values.items())
 
 
@@ -246,7 +247,7 @@ def names_told(study: Study, kept: Mapping[Options, Sequence[str]]) -> list[str]
         flags = dict.fromkeys(
             flag for method in study.methods if method.algorithm == options.algorithm for flag in method.flags
         )
-        setting = f"{options.algorithm} {_flags_of({name: getattr(options, name) for name in flags})}".rstrip()
+        setting = f"{options.algorithm} {setting_text({name: getattr(options, name) for name in flags})}".rstrip()
         methods_by_setting.setdefault(setting, {}).update(dict.fromkeys(methods))
     return [
         "methods of the study: " + "; ".join(f"{', '.join(names)}: {text}" for text, names in methods_by_setting.items())

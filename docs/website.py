@@ -26,8 +26,8 @@ COPIED = (
     "papers/*/*.md",
     "papers/*/*.png",
     "CITATION.cff",
+    "examples/*.ipynb",
 )
-COPIED += ("examples/*.ipynb",)
 PICTURES = ("clients", "confusion", "curves", "pareto", "representations", "split")
 API = {  # {page: (title, what it is about)}
     "run": ("Run from Python", ["run.run", "errors.UserError", "errors.FailedError"]),
@@ -38,7 +38,6 @@ API = {  # {page: (title, what it is about)}
     ),
     "round": ("A round", ["helpers", "federation.Federation", "federation.wire.Wire"]),
 }
-DOCSTRING = "    options:\n      members: false\n      heading_level: 3\n"
 PUBLIC = "    options:\n      filters: ['!^_', '^__call__$']\n"
 
 
@@ -92,10 +91,15 @@ def _api() -> dict[str, str]:
         for name, (title, paths) in API.items()
     }
     families = [
-        "\n".join([f"## {family[0].upper()}{family[1:]}\n", *(f"::: algorithms.{name}\n{DOCSTRING}" for name in names)])
+        "\n".join([f"## {family[0].upper()}{family[1:]}\n", *(f"::: algorithms.{name}\n{_docstring(3)}" for name in names)])
         for family, names in algorithms.FAMILIES.items()
     ]
     pages["algorithms"] = "\n".join(["# Algorithms\n", *families])
-    attacks = [f"::: attacks.{name}\n{DOCSTRING.replace('3', '2')}" for name in ATTACKS]
-    pages["attacks"] = "\n".join(["# Attacks\n", "::: attacks\n" + DOCSTRING.replace("3", "2"), *attacks])
+    modules = ["attacks", *(f"attacks.{name}" for name in ATTACKS)]
+    pages["attacks"] = "\n".join(["# Attacks\n", *(f"::: {module}\n{_docstring(2)}" for module in modules)])
     return pages
+
+
+def _docstring(heading_level: int) -> str:
+    """Return the options of a module whose docstring alone is shown."""
+    return f"    options:\n      members: false\n      heading_level: {heading_level}\n"

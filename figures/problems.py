@@ -26,7 +26,7 @@ from figures.groups import (
     title_of,
 )
 from figures.metrics import ROUND, accuracy, check_metric, column_of, measure_of, seed_of
-from figures.statistics import LEAST_PROBLEMS, Values, nemenyi, over_problems, paired
+from figures.statistics import LEAST_PROBLEMS, Values, average_ranks, nemenyi, over_problems, paired
 from figures.units import flags_told
 from figures.verdict import at_chance, eligible, not_tuned, winners
 from saves import Run
@@ -189,15 +189,13 @@ def _ranks(methods: Sequence[str], values: Sequence[dict[str, Values]], prefix: 
     """Return the average rank of the collaborating methods over problems, 1 the best, and the conclusions it supports.
 
     A conclusion begins with the prefix."""
-    from scipy.stats import rankdata
-
     competing = [name for name in methods if name.split()[0] not in REFERENCES]
     common = [by_method for by_method in values if all(name in by_method for name in competing)]
     if len(competing) < 2 or len(common) < 2:
         return {}, []
     # [problems, methods]
     table = np.array([[np.mean(list(by_method[name].values())) for name in competing] for by_method in common])
-    ranks = rankdata(-table, axis=1).mean(0)
+    ranks = average_ranks(table)
     lines = [f"average rank of the collaborating methods over {len(common)} problems, 1 is best"]
     if len(common) < LEAST_PROBLEMS:
         lines.append(f"no significance test: {len(common)} problems are too few, at least {LEAST_PROBLEMS} are needed")

@@ -73,6 +73,13 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
+def average_ranks(values: np.ndarray) -> np.ndarray:
+    """Return the average rank of each method, float [methods], from means float [problems, methods]; 1 is the best."""
+    from scipy.stats import rankdata
+
+    return rankdata(-values, axis=1).mean(0)
+
+
 def over_problems(values: np.ndarray) -> tuple[str, float]:
     """Return (name of the test, its p) of means float [problems, methods]; every problem counts once.
 

@@ -69,17 +69,15 @@ def collect(tables: Sequence[Table], launch: Launch) -> Results:
             for place, table_run in enumerate(runs_of(cell.command, cell.start)):
                 run = saved.find(table_run)
                 compared = [saved.find(other) for other in others[place : place + 1]]
-                if run is not None and None in compared:
-                    continue
-                if run is not None:
+                if run is None and table_run.key in recorded_rows:
+                    row = recorded_rows[table_run.key]
+                    results.rows[table_run.key] = {**row, "other": f"code of {row['revision']}, as recorded"}
+                elif run is not None and None not in compared:
                     row = results.rows.setdefault(
                         table_run.key, {**_carried(run), "other": other_than_today(run, table_run)}
                     )
                     value = METRICS[cell.metric].of(run, *compared)
                     row |= {} if value != value else {cell.metric: value}  # NaN: a run that was not attacked
-                elif table_run.key in recorded_rows:
-                    row = recorded_rows[table_run.key]
-                    results.rows[table_run.key] = {**row, "other": f"code of {row['revision']}, as recorded"}
     return results
 
 

@@ -52,9 +52,9 @@ def _images_left(run: Run) -> float:
     return 100 * float(clients[clients["round"] == clients["round"].max()]["images_left"].mean())
 
 
-def _rounds_to_80(run: Run) -> float:
-    """Return the rounds until the global accuracy is 80 % for the first time; inf if never."""
-    reached = rounds_to(run, 0.8).value
+def _rounds_to(run: Run, target: float, curve: str = "global_mean") -> float:
+    """Return the rounds until the accuracy is the target, a fraction of 1, for the first time; inf if never."""
+    reached = rounds_to(run, target, curve).value
     return float("inf") if reached is None else reached
 
 
@@ -76,8 +76,7 @@ def _harmed(run: Run, alone: Run) -> float:
 
 def _rounds_to_alone(run: Run, alone: Run) -> float:
     """Return the rounds until the personal accuracy is that of learning alone after its last round; inf if never."""
-    reached = rounds_to(run, float(alone.rounds["personal_mean"].iloc[-1]), "personal_mean").value
-    return float("inf") if reached is None else reached
+    return _rounds_to(run, float(alone.rounds["personal_mean"].iloc[-1]), "personal_mean")
 
 
 METRICS: dict[str, Metric] = {
@@ -93,7 +92,7 @@ METRICS: dict[str, Metric] = {
     "MB up": Metric(lambda run: run.summary()["bytes_up"] / run.options["n_clients"] / 1e6, 1),
     "kB": Metric(lambda run: _moved(run) / run.options["n_clients"] / run.options["rounds"] / 1e3, 1),
     "exchange_kl": last("exchange_kl_sum", 1, 3),
-    "rounds to 80": Metric(_rounds_to_80, 0),
+    "rounds to 80": Metric(lambda run: _rounds_to(run, 0.8), 0),
     "images left": Metric(_images_left, 1),
     "epsilon": last("epsilon", 1),
     "tuned": last("tuned_mean"),

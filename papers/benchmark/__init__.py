@@ -9,14 +9,15 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import rankdata, ttest_rel
 
 import algorithms
 from commandline import command_of, study
+from commandline.tuning import setting_text
+from figures.groups import REFERENCES
 from figures.on_paper import finished, panels
-from figures.statistics import LEAST_PROBLEMS, holm, nemenyi, over_problems
+from figures.statistics import LEAST_PROBLEMS, average_ranks, holm, nemenyi, over_problems, paired
 from figures.styles import COLOURS
-from options import Options, plain_value
+from options import Options
 from papers.tables import Cell, Results, Table, paragraphs, plain_rows, runs_of, shown
 
 HERE = Path(__file__).resolve().parent
@@ -40,7 +41,6 @@ PROBLEMS = {
     "writers": "MNIST, 6,000 images, 20 clients with their own writers, 10 in a round",
     "feature_shift": "MNIST, 1,200 images, 10 clients with their own rotation, BatchNorm",
 }
-REFERENCES = ("independent", "centralized")  # rows without collaboration, which have no rank
 SIGNIFICANT = 0.05
 
 
@@ -62,15 +62,13 @@ def command(runs: list[Options]) -> str:
 
 def setting(run: Options, flags: list[str]) -> str:
     """Return the setting of a run, as `PROBLEM.csv` writes it."""
-    return " ".join(f"--{name} {plain_value(getattr(run, name))}" for name in flags)
+    return setting_text({name: getattr(run, name) for name in flags})
 
 
 @cache
 def commands(problem: str) -> dict[str, str]:
-    """Return {method: the command of its runs in the chosen setting}."""
+    """Return {method: the command of its runs in the chosen setting} of a tuned problem."""
     classes, settings = algorithms.all_options(), chosen(problem)
-    if not settings:
-        return {}
     content = study.read(HERE / f"{problem}.toml", classes)
     runs = content.runs(classes)
     return {
@@ -140,7 +138,7 @@ def _median_rounds(rounds: np.ndarray) -> str:
 
 
 def table(problem: str) -> Table:
-    """Return the table of a problem; without rows before its tuning."""
+    """Return the table of a tuned problem."""
     return Table(
         problem,
         f"{problem}: {PROBLEMS[problem]}",
@@ -181,7 +179,7 @@ def ranks(results: Results) -> tuple[list[str], dict[str, float], np.ndarray]:
     complete = ~np.isnan(values).any(1)
     if not complete.any():
         return [], {}, values[:0]
-    average = rankdata(-values[complete], axis=1).mean(0)
+    average = average_ranks(values[complete])
     return (
         [p for p, is_complete in zip(BY_PROBLEM, complete, strict=True) if is_complete],
         dict(zip(means, average, strict=True)),
@@ -193,20 +191,24 @@ def comparisons(table: Table, results: Results) -> dict[str, dict[str, float]]:
     """Return {method: {"difference" to fedavg in points, "p fedavg", "p best"}} of the personal accuracies of a problem.
 
     p by paired t-tests over seeds, adjusted by Holm for the collaborating methods of the problem."""
-    values = {method: results.of(row["personal"]) for method, row in table.rows.items() if method not in REFERENCES}
+    values = {
+        method: dict(enumerate(results.of(row["personal"])))
+        for method, row in table.rows.items()
+        if method not in REFERENCES
+    }
     n = max(map(len, values.values()), default=0)
-    values = {method: accuracies for method, accuracies in values.items() if len(accuracies) == n >= 2}
+    values = {method: by_seed for method, by_seed in values.items() if len(by_seed) == n >= 2}
     if "fedavg" not in values:
         return {}
-    best = max(values, key=lambda method: values[method].mean())
+    best = max(values, key=lambda method: np.mean(list(values[method].values())))
     result: dict[str, dict[str, float]] = {method: {} for method in values}
-    for name, baseline in (("p fedavg", "fedavg"), ("p best", best)):
-        others = [method for method in values if np.ptp(values[method] - values[baseline]) > 0]
-        ps = holm([float(ttest_rel(values[method], values[baseline]).pvalue) for method in others])
-        for method, p in zip(others, ps, strict=True):
+    for name, baseline in (("p best", best), ("p fedavg", "fedavg")):
+        compared = {method: paired(by_seed, values[baseline]) for method, by_seed in values.items()}
+        tested = [method for method in compared if compared[method].p is not None]
+        for method, p in zip(tested, holm([compared[method].p for method in tested]), strict=True):
             result[method][name] = p
-    for method, accuracies in values.items():
-        result[method]["difference"] = float((accuracies - values["fedavg"]).mean())
+    for method, difference in compared.items():
+        result[method]["difference"] = difference.mean
     return result
 
 

@@ -35,8 +35,8 @@ def lightness(colour):
 def test_every_two_colours_are_noticeably_different_to_every_reader(reader):
     colours = [*COLOURS, *(colour for colour, _ in OF_REFERENCES.values())]
     lab = lab_of(reader, colours)
-    alike = [(a, b) for (a, x), (b, y) in combinations(zip(colours, lab, strict=True), 2) if np.all(abs(x - y) < LEAST)]
-    assert not alike
+    confused = [(a, b) for (a, x), (b, y) in combinations(zip(colours, lab, strict=True), 2) if np.all(abs(x - y) < LEAST)]
+    assert not confused
 
 
 def test_neighbouring_colours_are_noticeably_different_in_grey():

@@ -347,7 +347,7 @@ def test_of_equal_runs_of_other_code_the_newest_counts_and_the_same_run_twice_is
     assert f"skipping {older.folder.name}: the same run is there from newer code" in out
     assert line_of(compare, [older, newer]).startswith("fedavg has two runs with --seed 0 --split_seed 0, but a seed counts")
     on_cuda = saved(tmp_path, device="cuda:0")
-    assert len(read([tmp_path])) == 2, "another device is a row of its own"
+    assert len(read([tmp_path])) == 2, "another device is a separate row"
     assert [run.folder for run in read([on_cuda.folder, on_cuda.folder / ".." / on_cuda.folder.name])] == [on_cuda.folder]
 
 
