@@ -15,7 +15,8 @@ for _package in ("data", "saves"):  # these folders hold downloads and runs besi
 
 _here, _main = Path(__file__).resolve().parent, sys.modules["__main__"]
 _path = Path(getattr(_main, "__file__", None) or "/").resolve()
-if not _main.__package__ and _here in _path.parent.parents and _path.with_name("__init__.py").exists():
+_folders = [_folder for _folder in _path.parents if _here in _folder.parents]  # a .venv in here holds others' packages
+if not _main.__package__ and _folders and all(_folder.joinpath("__init__.py").exists() for _folder in _folders):
     _name = ".".join(_path.relative_to(_here).with_suffix("").parts).removesuffix(".__main__")
     print(f"{sys.argv[0]}: is part of a package; in {_here} run: python -m {_name}", file=sys.stderr)
     sys.exit(2)

@@ -1,7 +1,9 @@
 """The house keeps its order: imports only point down, versions are pinned, git holds no generated files."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -217,6 +219,21 @@ def test_a_command_that_is_run_by_its_path_says_how_to_run_it(path):
     name = path.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
     assert ended.stderr == f"{path}: is part of a package; in {ROOT} run: python -m {name}\n"
     assert ended.returncode == 2
+
+
+def test_a_library_in_an_environment_in_this_folder_may_start_its_own_scripts_which_then_import_from_here(tmp_path):
+    # Ray starts its workers so: a script of a package in .venv/, which imports what the task needs
+    package = tmp_path / ".venv/lib/library"
+    package.mkdir(parents=True)
+    for folder in ("data", "saves"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").touch()
+    shutil.copy(ROOT / "errors.py", tmp_path)
+    (package / "__init__.py").touch()
+    (package / "worker.py").write_text("import errors; print(errors.UserError)")
+    flags = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}, "capture_output": True, "text": True}
+    ended = subprocess.run([sys.executable, package / "worker.py"], **flags)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "<class 'errors.UserError'>\n", "")
 
 
 # names that say only that something was said, found or made: name the thing
