@@ -1,8 +1,8 @@
 """Centralized: clients send their raw data once, and one model learns from all data.
 
 The upper reference line. Before round 1 every client sends all its training examples to the server, and the wire counts
-them; after that nothing is sent. A round is `--epoch_per_round` epochs over the pooled data. The server evaluates the
-model; sending the model back to the clients is not counted.
+them; after that nothing is sent. A round is `--epoch_per_round` epochs (or `--local_steps`) over the pooled data. The server
+evaluates the model; sending the model back to the clients is not counted.
 
 Defaults: chosen by Chorus, shared by all methods: Adam with a learning rate of 0.001, batches of 32, one epoch a round.
 """

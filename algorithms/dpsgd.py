@@ -8,7 +8,7 @@ A new client (`--new_clients`) receives no model.
 
 Differences from the paper:
 1. Clients mix models after the local epochs of a round; the paper mixes after every step, with the gradient at the model
-   before mixing (`--epoch_per_round 1` with batches as large as the shares is one step per round).
+   before mixing (`--local_steps 1` with batches as large as the shares is one step per round).
 2. Adapt-then-combine: a client steps and then mixes; in Algorithm 1 both are one sum.
 
 Defaults: those of `data_exchange`, of its authors' code, 5 rounds on MNIST; the paper's are for ResNet-20 on CIFAR-10.

@@ -9,7 +9,8 @@ dpsgd on a full graph.
 A new client (`--new_clients`) receives no model.
 
 Differences from the paper:
-1. A client trains for local epochs in a round; the paper has one step. All clients train before any client sends.
+1. A client trains for local epochs in a round; the paper has one step (`--local_steps 1`). All clients train before any
+   client sends.
 2. If no regular graph of this degree exists (an odd fanout and an odd number of clients), the oracle's degree is one larger.
 3. With `--participation` below 1 a round takes place among its clients. A client that fails (`--client_failure`) sends, and
    others send to it; but it receives nothing, and nobody receives what it sent.

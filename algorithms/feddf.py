@@ -94,6 +94,6 @@ def fused(federation, averages, clients, sent, options):
     full_batches, remainder = divmod(len(federation.public), options.distill_batch_size)
     steps = max(1, full_batches + (remainder > 1))  # per pass: a left-over batch of one joins the batch before it
     passes = max(options.distill_epochs, ceil(options.distill_steps / steps))
-    learning = {"lr": options.distill_lr, "epoch_per_round": passes, "lr_schedule": "constant"}
+    learning = {"lr": options.distill_lr, "epoch_per_round": passes, "local_steps": 0, "lr_schedule": "constant"}
     as_server = replace(options, optimizer="adam", batch_size=options.distill_batch_size, **learning)
     return train(server, students, averages, distillation, as_server, context=[teacher for _ in students]).weights

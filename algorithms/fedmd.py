@@ -78,7 +78,7 @@ def digestion(model, batch, context, options):
 def start(federation, options):
     everyone, state = federation.clients, own_models(federation)
     federation.wire.broadcast("public images", federation.examples(federation.public), everyone)
-    pretraining = replace(options, epoch_per_round=options.pretrain_epochs)
+    pretraining = replace(options, epoch_per_round=options.pretrain_epochs, local_steps=0)
     state["weights"] = train(federation.on(federation.public), everyone, state["weights"], loss, pretraining).weights
     train_own(federation, everyone, state, loss, pretraining)
     return state
@@ -91,7 +91,8 @@ def communicate(federation, state, options):
     weights = select_rows(state["weights"], clients)
     logits = federation.wire.up("logits", logits_of(public, clients, weights), clients)
     mean_logits = federation.wire.broadcast("mean logits", mean(logits), clients)
-    digest_options = replace(options, epoch_per_round=options.digest_epochs, batch_size=options.digest_batch_size)
+    digest_batches = {"epoch_per_round": options.digest_epochs, "local_steps": 0, "batch_size": options.digest_batch_size}
+    digest_options = replace(options, **digest_batches)
     digested = train(public, clients, weights, digestion, digest_options, mean_logits)
     state["weights"] = replace_rows(state["weights"], clients, digested.weights)
     losses = train_own(federation, clients, state, loss, options)

@@ -55,7 +55,7 @@ def start(federation, options):
 def communicate(federation, state, options):
     clients = federation.sample()
     weights = download(federation, state, clients)
-    head_options = replace(options, epoch_per_round=options.head_epochs)
+    head_options = replace(options, epoch_per_round=options.head_epochs, local_steps=0)
     heads = train(federation, clients, weights, loss, head_options, only=federation.names("head"))
     bodies = train(federation, clients, heads.weights, loss, options, only=federation.names("body"))
     aggregate(federation, state, clients, bodies.weights)

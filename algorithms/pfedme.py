@@ -9,7 +9,7 @@ eta lambda alpha. The headline answer is "personal", theta; "global" is the serv
 A new client (`--new_clients`) receives the global model; fine-tuning makes it personal, without the proximal term.
 
 Differences from the paper:
-1. Local epochs pass over the share; the paper draws R batches of it.
+1. Local epochs pass over the share; the paper draws R batches of it (`--local_steps R`).
 2. The inner problem starts at w; the paper leaves this open, and the authors' code starts at the previous theta.
 3. The personal model is the theta of the client's final w in a round and its whole share, by the same number of inner steps,
    in evaluation mode; the authors' is the theta of the last batch. Its operations count as the client's, its steps do not

@@ -1,5 +1,6 @@
 """Networks for attacks: the clients' networks that an attacker can evaluate, and networks that it trains on public data."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -92,8 +93,8 @@ def train(
     All options of local training are the run's: optimizer, learning rate and its schedule, batches, augmentation. A network
     trains alone, for as many epochs as a client, but at most `most_epochs`. `name` seeds the draws.
     """
-    rounds, epochs = _lengths(recording, most_epochs)
-    training = {"rounds": rounds, "epoch_per_round": epochs, "stacked": len(shares), "dp_sgd": 0.0}
+    rounds, epochs = _lengths(recording, max(map(len, shares), default=0), most_epochs)
+    training = {"rounds": rounds, "epoch_per_round": epochs, "local_steps": 0, "stacked": len(shares), "dp_sgd": 0.0}
     options = SimpleNamespace(**{**recording.options, **training})
     names = recording.options["model"]
     build = partial(
@@ -114,13 +115,17 @@ def training_flops(recording: Recording, k: int, n_examples: int, most_epochs: i
     """Return the floating point operations of `train` for a share of n examples: three forward passes an image."""
     with FlopCounterMode(display=False) as counter:
         evaluate(recording.build(k).eval(), torch.zeros(1, *recording.shape))
-    rounds, epochs = _lengths(recording, most_epochs)
+    rounds, epochs = _lengths(recording, n_examples, most_epochs)
     return max(3 * counter.get_total_flops() * n_examples * rounds * epochs, 1)
 
 
-def _lengths(recording: Recording, most_epochs: int) -> tuple[int, int]:
-    """Return the rounds and the epochs per round of a training."""
-    epochs = min(recording.options["epoch_per_round"], most_epochs)
+def _lengths(recording: Recording, n_examples: int, most_epochs: int) -> tuple[int, int]:
+    """Return the rounds and the epochs per round of a training on n examples."""
+    options = recording.options
+    epochs = options["epoch_per_round"]
+    if steps := options.get("local_steps"):  # runs of earlier versions have no `--local_steps`
+        epochs = math.ceil(steps * options["batch_size"] / max(n_examples, 1))
+    epochs = min(epochs, most_epochs)
     return min(recording.options["rounds"], max(most_epochs // max(epochs, 1), 1)), epochs
 
 

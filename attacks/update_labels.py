@@ -41,7 +41,8 @@ def length_of(recording, message):
     sizes = [n.content for n in recording.sent("n_k").get(message.sender, []) if n.round == message.round]
     if options["optimizer"] != "sgd" or options["lr_schedule"] != "constant" or not sizes:
         return 0.0
-    n_steps = options["epoch_per_round"] * math.ceil(int(sizes[0]) / options["batch_size"])
+    epoch_steps = options["epoch_per_round"] * math.ceil(int(sizes[0]) / options["batch_size"])
+    n_steps = options.get("local_steps") or epoch_steps  # runs of earlier versions have no `--local_steps`
     return options["lr"] / (1 - options["momentum"]) * n_steps
 
 

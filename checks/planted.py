@@ -311,8 +311,14 @@ seconds that are known are not asked for | federation/ranks.py | test_ranks.py -
 - costs = [known.get(k, rate * n)
 + costs = [rate * n
 a straggler always does all its steps | federation/local.py | test_helpers.py -k straggle
-- if straggles < options.straggler else None
-+ if False else None
+- if straggles < options.straggler else options.local_steps or None
++ if False else options.local_steps or None
+local steps end with the epochs | federation/local.py | test_helpers.py -k local_steps
+- itertools.count() if options.local_steps and n
++ range(options.epoch_per_round) if options.local_steps and n
+FedRep's head trains for --local_steps | algorithms/fedrep.py | test_algorithms.py -k "local_steps and fedrep"
+- options.head_epochs, local_steps=0)
++ options.head_epochs)
 whoever fine-tunes may straggle too | federation/local.py | test_helpers.py -k straggle
 - if federation.party != "client" or not options.straggler:
 + if not options.straggler:

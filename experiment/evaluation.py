@@ -420,7 +420,8 @@ def _fine_tuned(
 
     The accuracies are before fine-tuning and after each epoch of fine-tuning.
     """
-    tuning_options = replace(options, lr=options.ft_lr, lr_schedule="constant", epoch_per_round=1, straggler=0.0)
+    an_epoch = {"epoch_per_round": 1, "local_steps": 0, "straggler": 0.0}
+    tuning_options = replace(options, lr=options.ft_lr, lr_schedule="constant", **an_epoch)
     only, memory, diverged = federation.model(k, weights).names(options.ft_part), None, 0
     accuracies = [_personal_accuracy(federation, k, weights, own)]
     for epoch in range(1, options.ft_epochs + 1):

@@ -4,6 +4,7 @@ Every way to train a round's clients uses these three: one after another, in wor
 `ranks`), and stacked, where several clients take their steps as one network (`stacked`).
 """
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
@@ -109,7 +110,8 @@ class LocalEpochs:
         order_stream, augment_stream = federation.stream("batches", self.k), federation.stream("augment", self.k)
         if self.is_private:  # fresh draws in every call, which the accounting assumes
             order_stream = federation.stream(f"dp_sgd batches {self.common.call}", self.k)
-        for _ in range(options.epoch_per_round):
+        epochs = itertools.count() if options.local_steps and n else range(options.epoch_per_round)
+        for _ in epochs:
             if self.is_private:
                 batches = [streams.moved(i, federation.device) for i in dp_sgd.batches(n, options.batch_size, order_stream)]
             else:
@@ -138,16 +140,17 @@ class LocalEpochs:
 
 
 def last_step(federation: Federation, k: int, options) -> int | None:
-    """Return the number of local steps after which client k stops in this round; None if the client does all local epochs.
+    """Return the number of local steps after which client k stops in this round; None is after `--epoch_per_round`.
 
     A client straggles with the probability `--straggler`. A straggler stops after a fraction of its steps, which is drawn
     uniformly from (0, 1].
     """
     if federation.party != "client" or not options.straggler:
-        return None
+        return options.local_steps or None
     straggles, fraction = federation.stream("straggler", k).random(2)
     steps_per_epoch = len(cut_batches(torch.empty(len(federation.shares[k])), options.batch_size))
-    return math.ceil((1 - fraction) * options.epoch_per_round * steps_per_epoch) if straggles < options.straggler else None
+    steps = options.local_steps or options.epoch_per_round * steps_per_epoch
+    return math.ceil((1 - fraction) * steps) if straggles < options.straggler else options.local_steps or None
 
 
 def cut_batches(positions: Tensor, batch_size: int) -> list[Tensor]:

@@ -493,6 +493,15 @@ def test_clients_that_do_not_take_part_keep_their_models_and_cost_nothing(case):
 
 
 @every_case
+def test_local_steps_stand_for_the_local_epochs_and_for_no_other_epochs(case):
+    one_batch = {"batch_size": 1000, "epoch_per_round": 1}  # so that an epoch is a step
+    states = [
+        play(federation_for(case), options_of(case, **one_batch, **flags), rounds=2)[0] for flags in ({}, {"local_steps": 1})
+    ]
+    assert equal(*states)
+
+
+@every_case
 def test_the_weights_that_a_round_names_as_trained_are_those_that_local_training_left(case, monkeypatch):
     left = []
 

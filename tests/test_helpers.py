@@ -525,6 +525,30 @@ def test_the_steps_that_each_client_took_are_told():
     assert result == [federation.meter.spent["steps", "client", k] for k in range(3)]
 
 
+# --- train: a number of steps ---
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 12])
+def test_local_steps_are_the_first_steps_of_as_many_epochs_as_they_take_however_large_the_share(n):
+    federation = tiny_federation(model="MLP", shares=[range(10), range(10, 30), range(30, 60), ()])
+    options = options_for("independent", batch_size=8)
+    rows, (noted, recorded), (other, cut) = initial(federation), recorder(), recorder()
+    train(federation, [0, 1, 2, 3], rows, noted, replace(options, epoch_per_round=12), "abcd")
+    trained = train(federation, [0, 1, 2, 3], rows, other, replace(options, local_steps=n), "abcd")
+    assert trained.steps == [n, n, n, 0], "whoever has no examples takes no step"
+    for name in "abc":
+        assert len(cut[name]) == n
+        assert all(map(torch.equal, cut[name], recorded[name]))
+
+
+def test_a_straggler_stops_after_a_part_of_the_local_steps():
+    federation = tiny_federation(shares=[range(60)])
+    options = options_for("independent", batch_size=1, local_steps=7, straggler=0.5)
+    results = [last_step(federation.at(r), 0, options) for r in range(300)]
+    assert set(results) == set(range(1, 8))
+    assert results.count(7) > 140, "half of all, and a seventh of the others"
+
+
 # --- train: stragglers ---
 
 

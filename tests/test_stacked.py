@@ -85,6 +85,7 @@ SETTINGS = {
     "momentum, clip_grad": {"momentum": 0.9, "clip_grad": 0.1, "straggler": 0.5},
     "augment": {"augment": "crop_flip_cutout", "lr_schedule": "cosine"},
     "batches of one": {"batch_size": 1},
+    "local_steps": {"local_steps": 5, "momentum": 0.9},
 }
 
 

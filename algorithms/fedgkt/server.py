@@ -182,9 +182,8 @@ def learn(federation: Federation, state: dict, clients: Sequence[int], draws, lo
     server = _server_federation(federation, maps, torch.cat([row["labels"] for row in rows_by_client.values()]), options)
     targets = torch.cat([row["logits"] for row in rows_by_client.values()])
     context = {"targets": targets, "said": torch.zeros_like(targets)}
-    server_options = replace(
-        options, epoch_per_round=options.epochs_server, augment="none", lr=options.lr * state["plateau"]["factor"]
-    )
+    rate = options.lr * state["plateau"]["factor"]
+    server_options = replace(options, epoch_per_round=options.epochs_server, local_steps=0, augment="none", lr=rate)
     trained = train(server, [0], [state["server"]], loss, server_options, [context], [state["server_memory"]])
     (state["server"],), (state["server_memory"],) = trained.weights, trained.memory
     ages = [(len(row["labels"]), federation.round - row["round"]) for row in rows_by_client.values()]

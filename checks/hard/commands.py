@@ -247,7 +247,7 @@ def words_of(name: str, text: Any, declared, names, draw) -> list[str]:
 COSTLY = (
     *("rounds", "epoch_per_round", "ft_epochs", "head_epochs", "pretrain_epochs", "digest_epochs", "distill_epochs"),
     *("distill_steps", "epochs_server", "inner_steps", "ala_first", "ala_layers", "feature_dim", "image_size"),
-    *("threads", "n_clients"),
+    *("threads", "n_clients", "local_steps"),
 )
 EXTREMES = {
     int: ("0", "1", "9223372036854775807", "2147483648"),
