@@ -112,7 +112,7 @@ def problem_rows(table: Table, results: Results) -> list[dict[str, str]]:
         test = tests.get(method, {})
         is_level, is_different = test.get("p best", 0) >= SIGNIFICANT, test.get("p fedavg", 1) < SIGNIFICANT
         mark = (" ↑" if test["difference"] > 0 else " ↓") if is_different else ""
-        n, requested = results.n(table, method, "global"), len(runs_of(row_cells["global"].command))
+        n, requested = _counts(table, method, results)
         rows.append(
             {
                 "": method,
@@ -129,6 +129,11 @@ def problem_rows(table: Table, results: Results) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def _counts(table: Table, method: str, results: Results) -> tuple[int, int]:
+    """Return how many runs of a method have results, and how many there should be: diverged runs have none."""
+    return results.n(table, method, "global"), len(runs_of(table.rows[method]["global"].command))
 
 
 def _median_rounds(rounds: np.ndarray) -> str:
@@ -295,6 +300,9 @@ def problem_words(table: Table, results: Results) -> str:
             f"Of the methods that are better than alone, {cheap} sends least: {sent[cheap]:.1f} kB per client and round for "
             f"{personal[cheap]:.1f} %."
         )
+    counts = {method: _counts(table, method, results) for method in table.rows}
+    if diverged := [f"{method} ({all_runs - n} of {all_runs})" for method, (n, all_runs) in counts.items() if n < all_runs]:
+        sentences.append(f"Diverged in the chosen setting: {', '.join(diverged)}; their numbers are of the other runs.")
     return " ".join(sentences)
 
 
