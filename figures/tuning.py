@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, help="file of a picture, PNG or PDF; default: no picture")
     command.add_size(parser)
     args = parser.parse_args(argv)
+    if args.size and not args.output:
+        parser.error("--size: only with --output")
     try:
         groups = ordered(command.chosen(args))
         not_tuned = [group.algorithm for group in groups if not group.tuned]

@@ -113,6 +113,9 @@ def test_runs_without_fine_tuning_are_refused_in_a_line(exchanged, capsys):
     with pytest.raises(SystemExit):
         tuning.main([str(exchanged[3].folder)])
     assert "dpsgd: a run has no fine-tuning; use runs with --ft_epochs" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        tuning.main([str(exchanged[3].folder), "--size", "column"])
+    assert "--size: only with --output" in capsys.readouterr().err
 
 
 def test_the_comparison_tells_what_went_to_neighbours_and_what_fine_tuning_made_of_it(exchanged, tmp_path):
