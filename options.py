@@ -556,13 +556,13 @@ class Options(Execution, Problem):
         1,
         Number(int, least=1),
         "number of local epochs per round",
-        Requires("--local_steps 0", lambda o: not o.local_steps),
         aliases=("local_ep", "local_epoch", "local_epochs", "epochs_client"),
     )
     local_steps: int = flag(
         0,
         Number(int, least=0),
-        "number of local steps per round, the same for clients with few and with many examples; 0 is --epoch_per_round",
+        "number of local steps per round, in place of --epoch_per_round, the same for clients with few and with many "
+        "examples; 0 is epochs",
         legacy_value=0,
     )
     batch_size: int = flag(32, Number(int, least=1), "number of examples per batch", aliases=("local_bs",))
