@@ -145,12 +145,13 @@ def last_step(federation: Federation, k: int, options) -> int | None:
     A client straggles with the probability `--straggler`. A straggler stops after a fraction of its steps, which is drawn
     uniformly from (0, 1].
     """
+    last = options.local_steps or None
     if federation.party != "client" or not options.straggler:
-        return options.local_steps or None
+        return last
     straggles, fraction = federation.stream("straggler", k).random(2)
     steps_per_epoch = len(cut_batches(torch.empty(len(federation.shares[k])), options.batch_size))
-    steps = options.local_steps or options.epoch_per_round * steps_per_epoch
-    return math.ceil((1 - fraction) * steps) if straggles < options.straggler else options.local_steps or None
+    steps = last or options.epoch_per_round * steps_per_epoch
+    return math.ceil((1 - fraction) * steps) if straggles < options.straggler else last
 
 
 def cut_batches(positions: Tensor, batch_size: int) -> list[Tensor]:
